@@ -1,0 +1,95 @@
+//! Environments and applications: whom a message belongs to.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::event_type::set;
+use crate::ids::ApplicationId;
+use crate::names::Uid;
+use crate::time::Timestamp;
+
+/// Free text pairs that callers attach to their objects.
+pub type Metadata = BTreeMap<String, String>;
+
+/// An environment: the isolation unit of one operator. It exists as soon as a key or a signed token names it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EnvironmentId(Box<str>);
+
+impl EnvironmentId {
+    /// What every environment's id begins with.
+    pub const PREFIX: &'static str = "org_";
+    /// The environment that a fresh server's first key belongs to.
+    pub const DEFAULT: &'static str = "org_default";
+
+    /// Checks the text: `org_`, then up to 252 printable ASCII characters.
+    pub fn parse(text: &str) -> Option<Self> {
+        let legal =
+            text.starts_with(Self::PREFIX) && text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic());
+        legal.then(|| Self(text.into()))
+    }
+
+    /// The environment that a fresh server's first key belongs to.
+    pub fn default_environment() -> Self {
+        Self(Self::DEFAULT.into())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for EnvironmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for EnvironmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One customer of the operator: a tenant inside an environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Application {
+    /// Its id.
+    pub id: ApplicationId,
+    /// The caller's own identifier, unique in the environment.
+    pub uid: Option<Uid>,
+    /// Its name, for people.
+    pub name: String,
+    /// Messages per second over all its endpoints; `None` is unlimited.
+    pub throttle_rate: Option<u16>,
+    /// Free text pairs.
+    pub metadata: Metadata,
+    /// When it was made; equals the instant in the id.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+/// Changes to an application. `None` leaves a member as it is; a full replacement sets every member.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ApplicationPatch {
+    /// See [`Application::name`].
+    pub name: Option<String>,
+    /// See [`Application::uid`].
+    pub uid: Option<Option<Uid>>,
+    /// See [`Application::throttle_rate`].
+    pub throttle_rate: Option<Option<u16>>,
+    /// See [`Application::metadata`]. The whole map is replaced.
+    pub metadata: Option<Metadata>,
+}
+
+impl ApplicationPatch {
+    /// Applies the changes. Dates are the caller's business.
+    pub fn apply(self, to: &mut Application) {
+        let Self { name, uid, throttle_rate, metadata } = self;
+        set(&mut to.name, name);
+        set(&mut to.uid, uid);
+        set(&mut to.throttle_rate, throttle_rate);
+        set(&mut to.metadata, metadata);
+    }
+}

@@ -1,0 +1,346 @@
+//! The life of a delivery, and the one function that decides its next state.
+//!
+//! ```text
+//! pending ─► sending ─► succeeded
+//!    ▲          ├─────► waiting (until next_attempt_at) ─► pending
+//!    │          ├─────► exhausted
+//!    │          └─────► canceled
+//!    └── resend, recover (from any state)
+//! ```
+//!
+//! `sending` is a fact in memory only: after a crash the delivery is pending still, and is sent again. [`transition`] is
+//! pure: what it needs of the world (time, jitter) is passed in, so every case can be tested.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::attempt::Trigger;
+use crate::endpoint::Health;
+use crate::retry::{RetrySchedule, jittered, jittered_up};
+use crate::time::Timestamp;
+
+/// What an attempt came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The receiver answered.
+    Answered {
+        /// The HTTP status.
+        status: u16,
+        /// What `Retry-After` asked for.
+        retry_after: Option<Duration>,
+        /// The first bytes of the body, at most [`crate::attempt::MAX_KEPT_ANSWER_BYTES`].
+        body: Bytes,
+    },
+    /// There was no answer.
+    Failed {
+        /// What kind of failure it was.
+        kind: Failure,
+        /// What went wrong, for people.
+        detail: String,
+    },
+}
+
+/// Why there was no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// The egress policy forbids the target.
+    Forbidden,
+    /// The name did not resolve.
+    Resolve,
+    /// No connection could be made.
+    Connect,
+    /// The TLS handshake failed.
+    Tls,
+    /// The deadline passed.
+    Timeout,
+    /// The connection broke, or what came was no HTTP answer.
+    Protocol,
+}
+
+impl Outcome {
+    /// Whether the receiver took the message: any 2xx.
+    pub fn succeeded(&self) -> bool {
+        matches!(self, Self::Answered { status: 200..=299, .. })
+    }
+
+    /// Whether the receiver is in trouble or asks for less, as opposed to refusing this one message.
+    pub fn congested(&self) -> bool {
+        match self {
+            Self::Answered { status, .. } => matches!(status, 429 | 502 | 503 | 504),
+            Self::Failed { kind, .. } => !matches!(kind, Failure::Forbidden),
+        }
+    }
+}
+
+/// How failures are treated; the settings in force for one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// The waits between attempts.
+    pub schedule: RetrySchedule,
+    /// The most that a `Retry-After` can ask for.
+    pub retry_after_max: Duration,
+    /// An endpoint that has exhausted deliveries for longer than this, with no success, is disabled.
+    pub disable_after: Duration,
+}
+
+/// What the transition needs to know about a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Attempts made before this one.
+    pub made: u32,
+    /// Why this attempt was made.
+    pub trigger: Trigger,
+}
+
+/// The state after an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Done: a 2xx.
+    Succeeded,
+    /// Tried again at this instant.
+    Waiting(Timestamp),
+    /// The schedule is used up, or it was a manual attempt that failed.
+    Exhausted,
+    /// The endpoint wants nothing any more.
+    Canceled,
+}
+
+/// What an attempt means for the endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndpointChange {
+    /// It works again: forget that it failed.
+    Recovered,
+    /// Remember that it has been failing since this instant.
+    FailingSince(Timestamp),
+    /// Disable it.
+    Disable(DisableReason),
+}
+
+/// Why an endpoint was disabled by the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DisableReason {
+    /// It answered 410 Gone.
+    Gone,
+    /// It has been failing for longer than `delivery.disable_after`.
+    Failing,
+}
+
+/// The decision: the delivery's next state, and what else follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// The delivery's next state.
+    pub next: Next,
+    /// What changes for the endpoint, if anything.
+    pub endpoint: Option<EndpointChange>,
+    /// Nothing is sent to the endpoint before this instant, because it asked for that.
+    pub hold_until: Option<Timestamp>,
+}
+
+/// Decides what follows from an attempt. `unit` in `[0, 1)` is the jitter.
+pub fn transition(
+    progress: Progress,
+    outcome: &Outcome,
+    policy: &RetryPolicy,
+    health: Health,
+    now: Timestamp,
+    unit: f64,
+) -> Decision {
+    if outcome.succeeded() {
+        let endpoint = health.failing_since.map(|_| EndpointChange::Recovered);
+        return Decision { next: Next::Succeeded, endpoint, hold_until: None };
+    }
+    if matches!(outcome, Outcome::Answered { status: 410, .. }) {
+        let endpoint = Some(EndpointChange::Disable(DisableReason::Gone));
+        return Decision { next: Next::Canceled, endpoint, hold_until: None };
+    }
+    let asked = asked_wait(outcome, policy);
+    let hold_until = asked.map(|wait| now.saturating_add(wait));
+    let wait = match progress.trigger {
+        Trigger::Scheduled => policy.schedule.wait_after(progress.made.saturating_add(1)),
+        // Somebody is watching a manual attempt, and can ask for another.
+        Trigger::Manual => None,
+    };
+    match wait {
+        Some(base) => {
+            let wait = match asked {
+                Some(asked) if asked > base => jittered_up(asked, unit),
+                _ => jittered(base, unit),
+            };
+            Decision { next: Next::Waiting(now.saturating_add(wait)), endpoint: None, hold_until }
+        }
+        None => {
+            Decision { next: Next::Exhausted, endpoint: exhausted(progress.trigger, policy, health, now), hold_until }
+        }
+    }
+}
+
+/// What `Retry-After` asks for, at most the policy's maximum; only those answers count that ask for slowing down.
+fn asked_wait(outcome: &Outcome, policy: &RetryPolicy) -> Option<Duration> {
+    match outcome {
+        Outcome::Answered { retry_after: Some(wait), .. } if outcome.congested() => {
+            Some((*wait).min(policy.retry_after_max))
+        }
+        _ => None,
+    }
+}
+
+/// An endpoint is judged when a delivery is exhausted: the first such failure is noted, and forgotten after twice the
+/// limit; a later one beyond the limit disables (rest-contract §11).
+fn exhausted(trigger: Trigger, policy: &RetryPolicy, health: Health, now: Timestamp) -> Option<EndpointChange> {
+    if trigger == Trigger::Manual {
+        return None;
+    }
+    match health.failing_since {
+        Some(since) if now.since(since) > policy.disable_after.saturating_mul(2) => {
+            Some(EndpointChange::FailingSince(now))
+        }
+        Some(since) if now.since(since) > policy.disable_after => Some(EndpointChange::Disable(DisableReason::Failing)),
+        Some(_) => None,
+        None => Some(EndpointChange::FailingSince(now)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn policy(waits: &[u64]) -> RetryPolicy {
+        RetryPolicy {
+            schedule: RetrySchedule::try_new(waits.iter().map(|secs| Duration::from_secs(*secs)).collect()).unwrap(),
+            retry_after_max: Duration::from_secs(86_400),
+            disable_after: Duration::from_secs(100),
+        }
+    }
+
+    fn answered(status: u16, retry_after: Option<u64>) -> Outcome {
+        Outcome::Answered { status, retry_after: retry_after.map(Duration::from_secs), body: Bytes::new() }
+    }
+
+    fn scheduled(made: u32) -> Progress {
+        Progress { made, trigger: Trigger::Scheduled }
+    }
+
+    const NOW: Timestamp = Timestamp::from_micros(1_767_323_045_000_000);
+
+    fn decide(progress: Progress, outcome: &Outcome, failing_since: Option<Timestamp>) -> Decision {
+        transition(progress, outcome, &policy(&[5, 300]), Health { failing_since }, NOW, 0.5)
+    }
+
+    #[test]
+    fn only_2xx_succeeds() {
+        for status in 100..600 {
+            let next = decide(scheduled(0), &answered(status, None), None).next;
+            assert_eq!(next == Next::Succeeded, (200..300).contains(&status), "{status}");
+        }
+    }
+
+    #[test]
+    fn the_schedule_is_walked_to_its_end() {
+        let failed = answered(500, None);
+        let wait = |secs| Next::Waiting(NOW.saturating_add(Duration::from_secs(secs)));
+        assert_eq!(decide(scheduled(0), &failed, None).next, wait(5));
+        assert_eq!(decide(scheduled(1), &failed, None).next, wait(300));
+        assert_eq!(decide(scheduled(2), &failed, None).next, Next::Exhausted);
+    }
+
+    #[test]
+    fn a_retry_after_of_120_on_429_or_503_waits_at_least_120_seconds_and_holds_the_lane() {
+        for status in [429, 503] {
+            let decision = decide(scheduled(0), &answered(status, Some(120)), None);
+            let Next::Waiting(at) = decision.next else { panic!("{decision:?}") };
+            assert!(at >= NOW.saturating_add(Duration::from_secs(120)));
+            assert_eq!(decision.hold_until, Some(NOW.saturating_add(Duration::from_secs(120))));
+        }
+    }
+
+    #[test]
+    fn a_retry_after_is_clamped_between_the_schedule_and_the_maximum() {
+        let short = decide(scheduled(1), &answered(503, Some(1)), None);
+        assert_eq!(short.next, Next::Waiting(NOW.saturating_add(Duration::from_secs(300))));
+        let Next::Waiting(at) = decide(scheduled(0), &answered(503, Some(u64::MAX)), None).next else { panic!() };
+        assert!(at <= NOW.saturating_add(Duration::from_secs(86_400 * 6 / 5)));
+    }
+
+    #[test]
+    fn a_410_cancels_and_disables() {
+        let decision = decide(scheduled(0), &answered(410, None), None);
+        assert_eq!(decision.next, Next::Canceled);
+        assert_eq!(decision.endpoint, Some(EndpointChange::Disable(DisableReason::Gone)));
+    }
+
+    #[test]
+    fn a_failed_manual_attempt_is_not_retried_and_does_not_count_against_the_endpoint() {
+        let manual = Progress { made: 0, trigger: Trigger::Manual };
+        let decision = decide(manual, &answered(500, None), None);
+        assert_eq!((decision.next, decision.endpoint), (Next::Exhausted, None));
+    }
+
+    #[test]
+    fn an_endpoint_is_disabled_by_an_exhaustion_beyond_the_limit_and_forgiven_by_a_success() {
+        let ago = |secs| Some(NOW.saturating_sub(Duration::from_secs(secs)));
+        let failed = answered(500, None);
+        let change = |since| decide(scheduled(2), &failed, since).endpoint;
+        assert_eq!(change(None), Some(EndpointChange::FailingSince(NOW)));
+        assert_eq!(change(ago(100)), None);
+        assert_eq!(change(ago(101)), Some(EndpointChange::Disable(DisableReason::Failing)));
+        assert_eq!(change(ago(201)), Some(EndpointChange::FailingSince(NOW)), "forgotten after twice the limit");
+        assert_eq!(decide(scheduled(0), &answered(200, None), ago(50)).endpoint, Some(EndpointChange::Recovered));
+        assert_eq!(decide(scheduled(0), &answered(200, None), None).endpoint, None);
+    }
+
+    fn any_outcome() -> impl Strategy<Value = Outcome> {
+        prop_oneof![
+            (100u16..1000, proptest::option::of(any::<u64>())).prop_map(|(status, wait)| answered(status, wait)),
+            prop_oneof![
+                Just(Failure::Forbidden),
+                Just(Failure::Resolve),
+                Just(Failure::Connect),
+                Just(Failure::Tls),
+                Just(Failure::Timeout),
+                Just(Failure::Protocol),
+            ]
+            .prop_map(|kind| Outcome::Failed { kind, detail: String::new() }),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens, a delivery reaches a final state after as many attempts as the schedule has, plus one.
+        #[test]
+        fn every_series_of_outcomes_ends(outcomes in proptest::collection::vec(any_outcome(), 10), unit in 0.0f64..1.0) {
+            let policy = policy(&[1, 2, 3]);
+            let mut made = 0;
+            for outcome in &outcomes {
+                let decision = transition(scheduled(made), outcome, &policy, Health::default(), NOW, unit);
+                match decision.next {
+                    Next::Waiting(at) => {
+                        prop_assert!(at > NOW);
+                        prop_assert!(!outcome.succeeded());
+                        made += 1;
+                    }
+                    Next::Succeeded => { prop_assert!(outcome.succeeded()); return Ok(()) }
+                    Next::Exhausted => { prop_assert_eq!(made, 3); return Ok(()) }
+                    Next::Canceled => return Ok(()),
+                }
+            }
+            prop_assert!(false, "no final state");
+        }
+
+        /// A manual attempt is always the last of its delivery.
+        #[test]
+        fn a_manual_attempt_never_waits(outcome in any_outcome(), made in 0u32..20, unit in 0.0f64..1.0) {
+            let progress = Progress { made, trigger: Trigger::Manual };
+            let decision = transition(progress, &outcome, &policy(&[1; 50]), Health::default(), NOW, unit);
+            prop_assert!(!matches!(decision.next, Next::Waiting(_)));
+        }
+
+        /// No answer, however strange, schedules a retry before the schedule's own wait less jitter.
+        #[test]
+        fn no_retry_is_early(outcome in any_outcome(), unit in 0.0f64..1.0) {
+            if let Next::Waiting(at) = transition(scheduled(0), &outcome, &policy(&[100]), Health::default(), NOW, unit).next {
+                prop_assert!(at.since(NOW) >= Duration::from_secs(79));
+            }
+        }
+    }
+}

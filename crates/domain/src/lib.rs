@@ -1,0 +1,20 @@
+//! The words of Postrider as types, and its decisions as pure functions.
+//!
+//! Nothing here does I/O: no sockets, no files, no database. What the other crates exchange (ids, messages, endpoints,
+//! deliveries), what they decide (the one transition function in [`delivery`], the schedule in [`retry`]) and how a
+//! request is signed ([`signature`]) can therefore be tested without a server.
+
+pub mod application;
+pub mod attempt;
+pub mod clock;
+pub mod delivery;
+pub mod endpoint;
+pub mod entropy;
+pub mod event_type;
+pub mod ids;
+pub mod message;
+pub mod names;
+pub mod retry;
+pub mod settings;
+pub mod signature;
+pub mod time;

@@ -1,0 +1,153 @@
+//! Names that callers choose: uids, event type names and channels. Each is checked in its constructor, so a value of
+//! these types is always legal, and never holds CR, LF, NUL or anything else that could break out of a header or a query.
+
+use std::fmt;
+
+use crate::ids::Id;
+
+/// The longest name, in bytes.
+pub const MAX_NAME_BYTES: usize = 256;
+
+/// Why a name was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// It is empty or longer than [`MAX_NAME_BYTES`].
+    #[error("must be 1 to 256 characters long")]
+    Length,
+    /// It has a character outside `[a-zA-Z0-9\-_.]`.
+    #[error("may only contain letters, digits, '-', '_' and '.'")]
+    Character,
+    /// A uid that begins like an id could be mistaken for one.
+    #[error("must not begin with '{0}', which is how ids begin")]
+    Prefix(&'static str),
+}
+
+fn check(text: &str) -> Result<(), NameError> {
+    if text.is_empty() || text.len() > MAX_NAME_BYTES {
+        return Err(NameError::Length);
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
+        return Err(NameError::Character);
+    }
+    Ok(())
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// A value that a store kept, which was checked when it was first taken.
+            pub fn from_trusted(text: String) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+    };
+}
+
+name!(
+    /// An identifier that the caller chose for an application, an endpoint or a message (there called `eventId`).
+    Uid
+);
+name!(
+    /// The name of an event type.
+    EventTypeName
+);
+name!(
+    /// A channel that a message is sent on and an endpoint may listen to.
+    Channel
+);
+
+impl Uid {
+    /// Checks a uid of something whose ids are of kind `I` (rest-contract §1.5).
+    pub fn parse<I: Id>(text: &str) -> Result<Self, NameError> {
+        check(text)?;
+        if text.starts_with(I::PREFIX) {
+            return Err(NameError::Prefix(I::PREFIX));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl EventTypeName {
+    /// Checks the name of an event type.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        check(text).map(|()| Self(text.into()))
+    }
+}
+
+impl Channel {
+    /// Checks the name of a channel.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        check(text).map(|()| Self(text.into()))
+    }
+}
+
+/// What a path parameter may hold: an id or the caller's own identifier. It is looked up, never validated: a text of an
+/// illegal form simply names nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum IdOrUid<I> {
+    /// The text is an id.
+    Id(I),
+    /// Anything else.
+    Uid(Box<str>),
+}
+
+impl<I: Id> IdOrUid<I> {
+    /// Reads a path parameter.
+    pub fn parse(text: &str) -> Self {
+        text.parse().map_or_else(|_| Self::Uid(text.into()), Self::Id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{ApplicationId, MessageId};
+
+    #[test]
+    fn control_characters_never_get_into_a_name() {
+        for text in ["a\r\nb", "a\0", "a b", "ä", "", &"x".repeat(257)] {
+            assert!(EventTypeName::parse(text).is_err(), "{text:?}");
+            assert!(Channel::parse(text).is_err(), "{text:?}");
+            assert!(Uid::parse::<MessageId>(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_uid_must_not_look_like_an_id_of_its_kind() {
+        assert_eq!(Uid::parse::<ApplicationId>("app_1"), Err(NameError::Prefix("app_")));
+        assert!(Uid::parse::<MessageId>("app_1").is_ok());
+    }
+}
