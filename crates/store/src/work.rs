@@ -244,3 +244,9 @@ pub trait Work {
     /// How many deliveries an endpoint has pending, counted up to `limit`.
     async fn backlog(&self, endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError>;
 }
+
+impl From<StoreError> for ResendError {
+    fn from(error: StoreError) -> Self {
+        Self::Write(error.into())
+    }
+}
