@@ -91,27 +91,22 @@ impl Work for SqliteStore {
             .await
     }
 
-    async fn park(&self, endpoint: EndpointKey, now: Timestamp) -> Result<Parked, StoreError> {
+    async fn park(&self, endpoint: EndpointKey, after: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         self.writer
             .run(move |tx| {
                 let next: Option<i64> = tx
-                    .prepare_cached("SELECT min(due_at) FROM delivery WHERE endpoint_no = ?")?
-                    .query_row([endpoint.0], |row| row.get(0))?;
-                let parked = match next.map(Timestamp::from_micros) {
-                    None => Parked::Empty,
-                    Some(due_at) if due_at <= now => return Ok(Parked::Due),
-                    Some(due_at) => Parked::Until(due_at),
-                };
-                match parked {
-                    Parked::Until(due_at) => tx
+                    .prepare_cached("SELECT min(due_at) FROM delivery WHERE endpoint_no = ? AND due_at > ?")?
+                    .query_row(params![endpoint.0, after.as_micros()], |row| row.get(0))?;
+                match next {
+                    Some(due_at) => tx
                         .prepare_cached(
                             "INSERT INTO wake (endpoint_no, due_at) VALUES (?, ?)
                              ON CONFLICT DO UPDATE SET due_at = excluded.due_at",
                         )?
-                        .execute(params![endpoint.0, due_at.as_micros()])?,
-                    _ => tx.prepare_cached("DELETE FROM wake WHERE endpoint_no = ?")?.execute([endpoint.0])?,
+                        .execute(params![endpoint.0, due_at])?,
+                    None => tx.prepare_cached("DELETE FROM wake WHERE endpoint_no = ?")?.execute([endpoint.0])?,
                 };
-                Ok::<_, Abort<StoreError>>(parked)
+                Ok::<_, Abort<StoreError>>(next.map(Timestamp::from_micros))
             })
             .await
     }
@@ -207,6 +202,15 @@ impl Work for SqliteStore {
                 }
                 idempotency::remember(tx, once, &(), now)?;
                 Ok(Written::Done(()))
+            })
+            .await
+    }
+
+    async fn newest_message(&self) -> Result<Option<MessageKey>, StoreError> {
+        self.readers
+            .run(|connection| {
+                let newest: Option<i64> = connection.query_row("SELECT max(no) FROM message", [], |row| row.get(0))?;
+                Ok(newest.map(MessageKey))
             })
             .await
     }
