@@ -11,8 +11,8 @@ use postrider_domain::message::Message;
 use postrider_domain::names::IdOrUid;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    AcceptError, Accepted, ApplicationKey, DeliveryKey, Due, EndpointKey, MessageKey, NewMessage, Once, Parked,
-    ResendError, Routes, Settlement, StoreError, Target, Wakes, Work, WriteError, Written,
+    AcceptError, Accepted, ApplicationKey, DeliveryKey, Due, EndpointKey, MessageKey, NewMessage, Once, ResendError,
+    Routes, Settlement, StoreError, Target, Wakes, Work, WriteError, Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, params};
 
