@@ -190,6 +190,7 @@ macro_rules! conformance_cases {
                 an_expired_key_accepts_anew_and_is_renewed,
                 racing_batches_accept_each_message_once,
                 an_empty_batch_is_nothing,
+                the_newest_message_is_the_one_accepted_last,
             }
             due {
                 deliveries_come_by_due_instant_and_not_before_it,
@@ -220,7 +221,8 @@ macro_rules! conformance_cases {
                 a_waiting_delivery_is_in_the_index,
                 the_index_keeps_the_earliest_instant,
                 taking_is_by_instant_and_limit_and_removes,
-                parking_tells_empty_due_and_until,
+                parking_sets_the_index_to_what_is_due_later,
+                parking_one_endpoint_leaves_others_alone,
                 waking_later_keeps_the_earlier_instant,
                 rebuilding_finds_fresh_and_waiting_deliveries,
                 rebuilding_an_empty_store_finds_nothing,

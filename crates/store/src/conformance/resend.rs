@@ -9,7 +9,7 @@ use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
 
 use super::Harness;
-use super::world::{App, Ep, FAR, Msg, News, Recorder, World, by_id, done, once, stored_answer};
+use super::world::{App, Ep, FAR, Msg, News, Recorder, World, by_id, done, environment, once, stored_answer};
 use crate::{EndpointKey, MessageKey, ResendError, WriteError, Written};
 
 /// A message that was delivered, and its endpoint.
@@ -75,6 +75,9 @@ pub(super) async fn what_is_not_there_is_not_found<H: Harness>(world: &World<H>)
     store.delete_endpoint(app.key, &by_id(endpoint.value.id), world.tick()).await.unwrap();
     assert_not_found(&store.resend(endpoint.key, message.key, world.tick(), None).await);
     assert_eq!(store.backlog(endpoint.key, 10).await.unwrap(), 0);
+    let other = world.endpoint(&app).await;
+    store.delete_application(&environment(), &by_id(app.value.id), world.tick()).await.unwrap();
+    assert_not_found(&store.resend(other.key, message.key, world.tick(), None).await);
 }
 
 pub(super) async fn a_payload_that_is_gone_cannot_be_sent_again<H: Harness>(world: &World<H>) {

@@ -5,7 +5,7 @@ use postrider_domain::time::Timestamp;
 
 use super::Harness;
 use super::world::{App, Ep, FAR, World, after};
-use crate::{EndpointKey, Parked, Wakes};
+use crate::{EndpointKey, Wakes};
 
 /// A new endpoint with one delivery that waits until `at`.
 async fn waiting<H: Harness>(world: &World<H>, app: &App, at: Timestamp) -> Ep {
@@ -61,22 +61,31 @@ pub(super) async fn taking_is_by_instant_and_limit_and_removes<H: Harness>(world
     assert_eq!(take(world, FAR, usize::MAX).await, (vec![keys[0]], None));
 }
 
-pub(super) async fn parking_tells_empty_due_and_until<H: Harness>(world: &World<H>) {
+pub(super) async fn parking_sets_the_index_to_what_is_due_later<H: Harness>(world: &World<H>) {
     let (store, app) = (world.store(), world.application().await);
     let endpoint = world.endpoint(&app).await;
-    let park = async |now| store.park(endpoint.key, now).await.unwrap();
-    assert_eq!(park(instant(0)).await, Parked::Empty);
+    let park = async |after| store.park(endpoint.key, after).await.unwrap();
+    assert_eq!(park(instant(0)).await, None);
     assert_eq!(take(world, FAR, 10).await, (vec![], None));
 
     wait(world, &app, &endpoint, instant(20)).await;
     wait(world, &app, &endpoint, instant(10)).await;
     assert_eq!(take(world, FAR, 10).await, (vec![endpoint.key], None));
-    assert_eq!(park(instant(10)).await, Parked::Due, "what is due now is not parked");
+    for _ in 0..2 {
+        assert_eq!(park(instant(9)).await, Some(instant(10)));
+        assert_eq!(take(world, instant(9), 10).await, (vec![], Some(instant(10))));
+    }
+    assert_eq!(park(instant(10)).await, Some(instant(20)), "what is due by then is the caller's, and put off");
+    assert_eq!(take(world, instant(19), 10).await, (vec![], Some(instant(20))));
+    assert_eq!(park(instant(20)).await, None, "nothing is due later");
     assert_eq!(take(world, FAR, 10).await, (vec![], None));
-    assert_eq!(park(instant(9)).await, Parked::Until(instant(10)));
-    assert_eq!(park(instant(9)).await, Parked::Until(instant(10)), "parking again changes nothing");
-    assert_eq!(take(world, instant(9), 10).await, (vec![], Some(instant(10))));
-    assert_eq!(take(world, instant(10), 10).await, (vec![endpoint.key], None));
+}
+
+pub(super) async fn parking_one_endpoint_leaves_others_alone<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let (one, two) = (waiting(world, &app, instant(10)).await, waiting(world, &app, instant(20)).await);
+    assert_eq!(world.store().park(one.key, instant(10)).await.unwrap(), None);
+    assert_eq!(take(world, FAR, 10).await, (vec![two.key], None));
 }
 
 pub(super) async fn waking_later_keeps_the_earlier_instant<H: Harness>(world: &World<H>) {
