@@ -279,7 +279,13 @@ impl State {
     /// Takes what a load found. `dispatched` is the newest message that was handed over from its accept commit: a newer
     /// one is still on its way through memory, and will be offered. Deliveries without a payload are returned: there is
     /// nothing to send, they can only be canceled.
-    pub(crate) fn loaded(&mut self, found: Vec<Due>, load: Load, dispatched: MessageKey, budgets: &Budgets) -> Vec<Due> {
+    pub(crate) fn loaded(
+        &mut self,
+        found: Vec<Due>,
+        load: Load,
+        dispatched: MessageKey,
+        budgets: &Budgets,
+    ) -> Vec<Due> {
         self.busy = None;
         self.loaded_until = load.now;
         let settled = std::mem::take(&mut self.settled_meanwhile);
