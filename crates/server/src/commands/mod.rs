@@ -5,6 +5,7 @@ use std::future::Future;
 use anyhow::Context as _;
 
 pub(crate) mod bench;
+mod http1;
 pub(crate) mod listen;
 
 /// Runs a command's future to its end, on as many threads as there are cores.

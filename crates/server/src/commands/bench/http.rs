@@ -1,7 +1,6 @@
 //! HTTP/1.1 as the load, the relay and the control calls use it: one connection, one request in flight.
 //!
-//! The task that sends a request also drives the connection, so that a request costs no wake-up of another task. The
-//! receivers and the relay serve with [`serve`].
+//! The task that sends a request also drives the connection, so that a request costs no wake-up of another task.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -95,45 +94,4 @@ pub(super) async fn whole(mut body: Incoming) -> Result<Bytes, hyper::Error> {
         }
     }
     Ok(if rest.is_empty() { first } else { rest.freeze() })
-}
-
-/// Serves every connection of `listener` with `answer`, until dropped.
-pub(super) async fn serve<F, R>(listener: TcpListener, answer: F)
-where
-    F: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
-    R: Future<Output = Result<Response<Full<Bytes>>, hyper::Error>> + Send + 'static,
-{
-    let mut connections = JoinSet::new();
-    loop {
-        let Some((stream, _)) = accept(&listener).await else { continue };
-        // What has ended is forgotten as new ones come.
-        while connections.try_join_next().is_some() {}
-        let service = hyper::service::service_fn(answer.clone());
-        connections.spawn(async move {
-            // A connection that breaks is the client's to notice.
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-        });
-    }
-}
-
-async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-    match listener.accept().await {
-        Ok((stream, peer)) => {
-            // Without it an answer may wait for the acknowledgement of the last one.
-            let _ = stream.set_nodelay(true);
-            Some((stream, peer))
-        }
-        Err(_) => {
-            // Out of descriptors, most likely: busy waiting would make it worse.
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            None
-        }
-    }
-}
-
-/// An answer without a body.
-pub(super) fn empty(status: StatusCode) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = status;
-    response
 }

@@ -5,8 +5,6 @@
 
 use bytes::Bytes;
 
-/// The event type of every message.
-pub(super) const EVENT_TYPE: &str = "bench.message";
 /// The smallest payload that holds the stamp.
 pub(super) const SMALLEST_PAYLOAD: usize = 80;
 /// How many phases one run can have: two digits that begin with 1 to 9.
@@ -102,7 +100,7 @@ mod tests {
         for size in [SMALLEST_PAYLOAD, 1_024, 20_000] {
             let body = Template::new(size).stamped(STAMP);
             let message: serde_json::Value = serde_json::from_slice(&body).unwrap();
-            assert_eq!(message["eventType"], EVENT_TYPE);
+            assert_eq!(message["eventType"], "bench.message");
             let payload = &body[HEAD.len()..body.len() - 1];
             assert_eq!(payload.len(), size);
             assert_eq!(Stamp::read(payload), Some(STAMP));

@@ -60,13 +60,6 @@ impl Progress {
         self.write(&mut state, &text);
     }
 
-    /// A line that stays.
-    pub(super) fn say(&self, text: &str) {
-        let mut state = self.state.lock();
-        self.write(&mut state, text);
-        self.close(&mut state);
-    }
-
     /// Nothing more to show: gives the line back.
     pub(super) fn end(&self) {
         let mut state = self.state.lock();
@@ -85,12 +78,6 @@ impl Progress {
             state.open_line = true;
         } else {
             let _ = writeln!(out, "{text}");
-        }
-    }
-
-    fn close(&self, state: &mut State) {
-        if std::mem::take(&mut state.open_line) && self.terminal {
-            let _ = writeln!(terminal::stderr());
         }
     }
 }

@@ -18,9 +18,10 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 
 use super::clock::micros;
-use super::http::{empty, serve, whole};
+use super::http::whole;
 use super::message::{PHASES, Stamp};
 use super::phase::Phase;
+use crate::commands::http1::{empty, serve};
 
 /// Of how many deliveries one is verified.
 const SAMPLE: u32 = 100;

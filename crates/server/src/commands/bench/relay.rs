@@ -27,7 +27,8 @@ use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::http::{Connection, empty, serve, whole};
+use super::http::{Connection, whole};
+use crate::commands::http1::{empty, serve};
 
 /// Forward what is posted here, signed, and store nothing.
 #[derive(Debug, clap::Args)]
