@@ -11,7 +11,7 @@ use postrider_domain::clock::Clock;
 use postrider_domain::entropy::Entropy;
 use postrider_domain::ids::{Id as _, KeyId};
 use postrider_domain::settings::Span;
-use postrider_store::{ApiKey, KeyHash, Store, WriteError};
+use postrider_store::{ApiKey, ApiKeys as _, KeyHash, Store, WriteError};
 use postrider_store_sqlite::{OpenError, Ownership, SqliteStore};
 
 use super::serve::Settings;

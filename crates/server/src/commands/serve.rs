@@ -1,9 +1,11 @@
 //! `postrider serve`: the server.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -47,12 +49,15 @@ impl Settings {
     }
 }
 
+/// What `--dev` lets be delivered to.
+const LOOPBACK: [IpNet; 2] =
+    [IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)), IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128))];
+
 /// Runs until SIGTERM or Ctrl-C.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut config = args.settings.load(&[("server.listen", args.listen.clone())])?;
     if args.dev {
-        let local = ["127.0.0.0/8", "::1/128"];
-        config.delivery.allow_subnets.0.extend(local.iter().filter_map(|subnet| subnet.parse().ok()));
+        config.delivery.allow_subnets.0.extend(LOOPBACK);
     }
     start_log(&config.log)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
