@@ -30,6 +30,7 @@ pub(crate) struct Hot<'c> {
     event_id_taken: Statement<'c>,
     insert_message: Statement<'c>,
     insert_delivery: Statement<'c>,
+    insert_waiting: Statement<'c>,
     insert_key: Statement<'c>,
     known_key: Statement<'c>,
     replace_key: Statement<'c>,
@@ -49,6 +50,7 @@ pub(crate) struct Hot<'c> {
 
 /// Statements for what seldom happens at a settle.
 struct Changes<'c> {
+    recovered: Statement<'c>,
     failing_since: Statement<'c>,
     disable: Statement<'c>,
     bump_version: Statement<'c>,
@@ -69,6 +71,11 @@ impl<'c> Hot<'c> {
             )?,
             insert_delivery: prepare(
                 "INSERT OR IGNORE INTO delivery (endpoint_no, due_at, message_no, made, trigger) VALUES (?, ?, ?, ?, ?)",
+            )?,
+            insert_waiting: prepare(
+                "INSERT OR IGNORE INTO delivery (endpoint_no, due_at, message_no, made, trigger)
+                 SELECT ?1, ?2, ?3, ?4, ?5 FROM endpoint JOIN application ON application.no = application_no
+                 WHERE endpoint.no = ?1 AND endpoint.deleted_at IS NULL AND application.deleted_at IS NULL",
             )?,
             insert_key: prepare(
                 "INSERT INTO idempotency (key, created_at, message_no) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
@@ -209,18 +216,16 @@ impl<'c> Hot<'c> {
         let Settlement { endpoint, delivery, .. } = settlement;
         let gone = params![endpoint.0, delivery.due_at.as_micros(), delivery.message.0];
         let was_pending = self.delete_delivery.execute(gone)? == 1;
+        let next_at = match settlement.next {
+            Next::Waiting(at) if was_pending => self.reschedule(settlement, at.as_micros())?,
+            _ => None,
+        };
         if let Some(attempt) = &settlement.attempt {
-            self.log(settlement, attempt, was_pending)?;
+            self.log(settlement, attempt, next_at)?;
         }
         if !was_pending {
             // Settled before, or canceled meanwhile.
             return Ok(());
-        }
-        if let Next::Waiting(at) = settlement.next {
-            let made = settlement.made + 1;
-            let row = params![endpoint.0, at.as_micros(), delivery.message.0, made, settlement.trigger.code()];
-            self.insert_delivery.execute(row)?;
-            self.upsert_wake.execute(params![endpoint.0, at.as_micros()])?;
         }
         if settlement.trigger == postrider_domain::attempt::Trigger::Manual && settlement.next == Next::Succeeded {
             self.end_series(*endpoint, delivery.message)?;
@@ -231,12 +236,19 @@ impl<'c> Hot<'c> {
         }
     }
 
-    fn log(&mut self, settlement: &Settlement, attempt: &AttemptRecord, was_pending: bool) -> Result<(), SqlError> {
+    /// Makes the delivery wait until `at`, unless its endpoint was deleted meanwhile; returns until when it waits.
+    fn reschedule(&mut self, settlement: &Settlement, at: i64) -> Result<Option<i64>, SqlError> {
+        let Settlement { endpoint, delivery, made, trigger, .. } = settlement;
+        let row = params![endpoint.0, at, delivery.message.0, made + 1, trigger.code()];
+        if self.insert_waiting.execute(row)? == 0 {
+            return Ok(None);
+        }
+        self.upsert_wake.execute(params![endpoint.0, at])?;
+        Ok(Some(at))
+    }
+
+    fn log(&mut self, settlement: &Settlement, attempt: &AttemptRecord, next_at: Option<i64>) -> Result<(), SqlError> {
         let url = self.url_number(settlement.endpoint, &attempt.url)?;
-        let next_at = match settlement.next {
-            Next::Waiting(at) if was_pending => Some(at.as_micros()),
-            _ => None,
-        };
         self.insert_attempt.execute(params![
             settlement.endpoint.0,
             attempt.id.ksuid().as_bytes(),
@@ -284,7 +296,7 @@ impl<'c> Hot<'c> {
     fn change_endpoint(&mut self, endpoint: EndpointKey, change: EndpointChange, tx: &Tx<'_>) -> Result<(), SqlError> {
         let no = endpoint.0;
         match change {
-            EndpointChange::Recovered => self.change.failing_since.execute(params![no, None::<i64>])?,
+            EndpointChange::Recovered => self.change.recovered.execute([no])?,
             EndpointChange::FailingSince(at) => self.change.failing_since.execute(params![no, at.as_micros()])?,
             EndpointChange::Disable(_) => {
                 self.change.disable.execute([no])?;
@@ -300,7 +312,10 @@ impl<'c> Hot<'c> {
 impl<'c> Changes<'c> {
     fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
-            failing_since: connection.prepare("UPDATE endpoint SET failing_since = ?2 WHERE no = ?1")?,
+            recovered: connection.prepare("UPDATE endpoint SET failing_since = NULL WHERE no = ?")?,
+            // The first failure counts: requests under way together each report one of their own.
+            failing_since: connection
+                .prepare("UPDATE endpoint SET failing_since = coalesce(failing_since, ?2) WHERE no = ?1")?,
             disable: connection.prepare("UPDATE endpoint SET disabled = 1 WHERE no = ?")?,
             bump_version: connection.prepare(
                 "UPDATE application SET version = version + 1
@@ -311,7 +326,7 @@ impl<'c> Changes<'c> {
                 "SELECT CASE WHEN last.id IS NULL THEN message.created_at ELSE last.next_attempt_at END
                  FROM message LEFT JOIN (
                      SELECT id, message_no, next_attempt_at FROM attempt
-                     WHERE message_no = ?1 AND endpoint_no = ?2 AND trigger = 0 ORDER BY id DESC LIMIT 1
+                     WHERE message_no = ?1 AND endpoint_no = ?2 AND trigger = 0 ORDER BY number DESC LIMIT 1
                  ) AS last ON last.message_no = message.no
                  WHERE message.no = ?1",
             )?,
