@@ -274,6 +274,9 @@ fn read_routes(
     Ok(Some(Routes { application: key, id, version, targets }))
 }
 
+const DUE_SQL: &str = "SELECT due_at, message_no, made, trigger FROM delivery
+     WHERE endpoint_no = ? AND due_at <= ? ORDER BY due_at, message_no";
+
 fn read_due(
     connection: &Connection,
     endpoint: EndpointKey,
@@ -282,10 +285,7 @@ fn read_due(
     limit: usize,
     max_bytes: usize,
 ) -> Result<Vec<Due>, SqlError> {
-    let mut due = connection.prepare_cached(
-        "SELECT due_at, message_no, made, trigger FROM delivery
-         WHERE endpoint_no = ? AND due_at <= ? ORDER BY due_at, message_no",
-    )?;
+    let mut due = connection.prepare_cached(DUE_SQL)?;
     let mut message =
         connection.prepare_cached(&format!("SELECT {MESSAGE_COLUMNS}, payload FROM message WHERE no = ?"))?;
     let mut rows = due.query(params![endpoint.0, now.as_micros()])?;
@@ -315,4 +315,14 @@ fn read_due(
 
 fn payload_bytes(message: &Message) -> usize {
     message.payload.as_ref().map_or(0, bytes::Bytes::len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_is_walked_in_order() {
+        crate::plans::assert_walks(DUE_SQL, "delivery USING PRIMARY KEY (endpoint_no=? AND due_at<?)");
+    }
 }
