@@ -13,7 +13,6 @@ mod body;
 mod cors;
 mod error;
 mod idempotency;
-mod intake;
 mod json;
 mod model;
 mod options;
@@ -27,6 +26,5 @@ mod rules;
 mod schema;
 
 pub use auth::KeyUsage;
-pub use intake::{Intake, NewApplication, Submission, SubmitError, Submitted};
 pub use options::{AuthOptions, JwtSecret, SigningOptions};
 pub use router::{Api, Parts, UrlCheck};

@@ -18,6 +18,7 @@ use http::{Request, StatusCode, Uri, header};
 use postrider_domain::clock::Clock;
 use postrider_domain::endpoint::EndpointUrl;
 use postrider_domain::entropy::Entropy;
+use postrider_ingest::Intake;
 use postrider_store::Store;
 use tower_service::Service as _;
 
@@ -25,7 +26,6 @@ use crate::auth::{Authenticator, KeyUsage};
 use crate::body::Upload;
 use crate::cors;
 use crate::error::ApiError;
-use crate::intake::Intake;
 use crate::options::{AuthOptions, SigningOptions};
 use crate::routes;
 
@@ -37,7 +37,7 @@ pub struct Parts {
     /// Where everything is kept.
     pub store: Arc<dyn Store>,
     /// Where messages go.
-    pub intake: Arc<dyn Intake>,
+    pub intake: Arc<Intake>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Randomness for ids and secrets.
@@ -55,7 +55,7 @@ pub struct Parts {
 /// What handlers have at hand.
 pub(crate) struct State {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) intake: Arc<dyn Intake>,
+    pub(crate) intake: Arc<Intake>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) check_url: UrlCheck,

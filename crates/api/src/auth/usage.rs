@@ -43,8 +43,8 @@ impl KeyUsage {
         Self { log, store, clock }
     }
 
-    /// Writes once a minute, for ever. What it has not written when it is dropped, [`KeyUsage::flush`] writes.
-    pub async fn run(&self) {
+    /// Writes once a minute, for ever.
+    pub async fn run(self) {
         loop {
             let next = self.clock.now().saturating_add(INTERVAL);
             while self.clock.now() < next {
@@ -55,7 +55,7 @@ impl KeyUsage {
     }
 
     /// Writes down what was noted since the last time. If the store fails, it is tried again next time.
-    pub async fn flush(&self) {
+    async fn flush(&self) {
         let uses = self.log.take();
         if uses.is_empty() {
             return;

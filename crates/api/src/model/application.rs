@@ -4,10 +4,10 @@ use postrider_domain::application::{Application, ApplicationPatch, Metadata};
 use postrider_domain::ids::ApplicationId;
 use postrider_domain::names::Uid;
 use postrider_domain::time::Timestamp;
+use postrider_ingest::NewApplication;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::intake::NewApplication;
 use crate::json::{nullable, present};
 use crate::rules::Problems;
 
@@ -42,21 +42,19 @@ impl ApplicationIn {
     }
 }
 
-impl NewApplication {
-    /// The application, made now.
-    pub(crate) fn into_application(self, id: ApplicationId, now: Timestamp) -> Application {
-        let Self { uid, name, throttle_rate, metadata } = self;
-        Application { id, uid, name, throttle_rate, metadata, created_at: now, updated_at: now }
-    }
+/// The application, made now.
+pub(crate) fn made(new: NewApplication, id: ApplicationId, now: Timestamp) -> Application {
+    let NewApplication { uid, name, throttle_rate, metadata } = new;
+    Application { id, uid, name, throttle_rate, metadata, created_at: now, updated_at: now }
+}
 
-    /// The changes that make an application the same as this.
-    pub(crate) fn into_replacement(self) -> ApplicationPatch {
-        ApplicationPatch {
-            name: Some(self.name),
-            uid: Some(self.uid),
-            throttle_rate: Some(self.throttle_rate),
-            metadata: Some(self.metadata),
-        }
+/// The changes that make an application the same as this.
+pub(crate) fn replacement(new: NewApplication) -> ApplicationPatch {
+    ApplicationPatch {
+        name: Some(new.name),
+        uid: Some(new.uid),
+        throttle_rate: Some(new.throttle_rate),
+        metadata: Some(new.metadata),
     }
 }
 

@@ -10,12 +10,12 @@ use postrider_domain::ids::{ApplicationId, MessageId};
 use postrider_domain::message::Message;
 use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Uid};
 use postrider_domain::time::Timestamp;
+use postrider_ingest::Submission;
 use postrider_store::IdempotencyKey;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::error::Result;
-use crate::intake::Submission;
 use crate::json;
 use crate::model::application::ApplicationIn;
 use crate::rules::Problems;

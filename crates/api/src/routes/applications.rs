@@ -13,7 +13,7 @@ use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::json::JsonBody;
-use crate::model::application::{ApplicationIn, ApplicationOut, ApplicationPatchIn};
+use crate::model::application::{self, ApplicationIn, ApplicationOut, ApplicationPatchIn};
 use crate::pagination::{self, Walk};
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
@@ -67,7 +67,7 @@ pub(super) async fn create(
     JsonBody(body): JsonBody<ApplicationIn>,
 ) -> Result<Response> {
     let now = state.clock.now();
-    let new = body.checked()?.into_application(ApplicationId::new(now, &*state.entropy), now);
+    let new = application::made(body.checked()?, ApplicationId::new(now, &*state.entropy), now);
     let uid = new.uid.clone();
     let once = idempotency::once(operator.once, now, created);
     match state.store.create_application(&operator.environment, new, once).await {
@@ -98,8 +98,8 @@ pub(super) async fn replace(
     let new = body.checked()?;
     let id = params.id_or_uid(ID)?;
     let now = state.clock.now();
-    let otherwise = new.clone().into_application(ApplicationId::new(now, &*state.entropy), now);
-    let patch = new.into_replacement();
+    let otherwise = application::made(new.clone(), ApplicationId::new(now, &*state.entropy), now);
+    let patch = application::replacement(new);
     Ok(match state.store.upsert_application(&operator.environment, &id, patch, otherwise, now).await? {
         Upserted::Updated(application) => show(StatusCode::OK, &application),
         Upserted::Created(application) => show(StatusCode::CREATED, &application),

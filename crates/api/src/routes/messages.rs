@@ -6,13 +6,13 @@ use axum::response::Response;
 use http::StatusCode;
 use postrider_domain::ids::{ApplicationId, MessageId};
 use postrider_domain::names::{IdOrUid, Uid};
+use postrider_ingest::SubmitError;
 use postrider_store::MessageFilter;
 
 use crate::access::{Operator, Tenant};
 use crate::answer;
 use crate::body;
 use crate::error::{ApiError, Problem, Result};
-use crate::intake::SubmitError;
 use crate::model::message::{self, MessageOut};
 use crate::pagination::Timed;
 use crate::params::Params;
@@ -112,6 +112,7 @@ impl From<SubmitError> for ApiError {
                 about_uid("application_uid_mismatch", "the uid of the application to create is not what the path names")
             }
             SubmitError::Conflict => Self::conflict(),
+            SubmitError::Overloaded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", error.to_string()),
             SubmitError::Unavailable(error) => error.into(),
         }
     }

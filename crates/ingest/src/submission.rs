@@ -1,22 +1,13 @@
-//! The way in for messages, as the API sees it. Whoever implements it matches the message against the application's
-//! endpoints and commits it, with its deliveries and its idempotency key, before it answers.
+//! What comes in, and what is answered.
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_domain::application::{EnvironmentId, Metadata};
 use postrider_domain::ids::ApplicationId;
 use postrider_domain::message::Message;
 use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Uid};
 use postrider_store::{IdempotencyKey, StoreError};
-
-/// Takes messages in.
-#[async_trait]
-pub trait Intake: Send + Sync {
-    /// Accepts a message. `Ok` means that it is on disk.
-    async fn submit(&self, request: Submission) -> Result<Submitted, SubmitError>;
-}
 
 /// A message that somebody wants to send. Everything in it has been checked by itself.
 #[derive(Debug, Clone)]
@@ -79,6 +70,9 @@ pub enum SubmitError {
     /// The application has another message with this event id.
     #[error("the event id is in use")]
     Conflict,
+    /// More is arriving than the disk takes, and the queue is full. Nothing was accepted.
+    #[error("too many messages are waiting to be stored: try again in a moment")]
+    Overloaded,
     /// The store failed. Whether the message was accepted is unknown; its key finds out.
     #[error(transparent)]
     Unavailable(#[from] StoreError),
