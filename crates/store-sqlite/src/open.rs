@@ -118,11 +118,17 @@ impl SqliteStore {
             Ownership::Owner => Some(OwnerLock::take(path)?),
             Ownership::Guest => None,
         };
+        if ownership == Ownership::Guest && is_absent(path) {
+            return Err(OpenError::NotMigrated { path: path.to_owned() });
+        }
+        // Looked at before anything is written: another program's file must stay as it is.
+        let current = migrate::is_current(&open_file(path)?, path)?;
+        if ownership == Ownership::Guest && !current {
+            return Err(OpenError::NotMigrated { path: path.to_owned() });
+        }
         let mut connection = connect(path)?;
-        match ownership {
-            Ownership::Owner => migrate::migrate(&mut connection, path)?,
-            Ownership::Guest if migrate::is_current(&connection, path)? => {}
-            Ownership::Guest => return Err(OpenError::NotMigrated { path: path.to_owned() }),
+        if ownership == Ownership::Owner {
+            migrate::migrate(&mut connection, path)?;
         }
         let readers = (0..READERS).map(|_| connect_reader(path)).collect::<Result<Vec<_>, _>>()?;
         let observers = Arc::new(Observers::default());
@@ -133,11 +139,23 @@ impl SqliteStore {
     }
 }
 
-fn connect(path: &Path) -> Result<Connection, OpenError> {
+/// Whether there is no such file, though there is a folder for it.
+fn is_absent(path: &Path) -> bool {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    !path.exists() && folder.is_dir()
+}
+
+fn open_file(path: &Path) -> Result<Connection, OpenError> {
     let database = |error: rusqlite::Error| OpenError::database(path, &error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(database)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(database)?;
+    Ok(connection)
+}
+
+fn connect(path: &Path) -> Result<Connection, OpenError> {
+    let database = |error: rusqlite::Error| OpenError::database(path, &error);
+    let connection = open_file(path)?;
     connection
         .execute_batch(
             "PRAGMA journal_mode = WAL;

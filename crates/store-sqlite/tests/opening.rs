@@ -50,6 +50,7 @@ fn a_guest_needs_a_store_that_is_set_up() {
     let (_folder, path) = folder();
     let error = refused(&path, Ownership::Guest);
     assert!(matches!(error, OpenError::NotMigrated { .. }), "{error}");
+    assert!(!path.exists(), "a guest makes no file");
 }
 
 #[test]
@@ -67,13 +68,12 @@ fn a_folder_that_is_not_there_is_named() {
 fn another_programs_database_is_left_alone() {
     let (_folder, path) = folder();
     rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE theirs (a)").unwrap();
-    let error = refused(&path, Ownership::Owner);
-    assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
-    let tables =
-        rusqlite::Connection::open(&path)
-            .unwrap()
-            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
-    assert_eq!(tables, Ok(1));
+    let before = std::fs::read(&path).unwrap();
+    for ownership in [Ownership::Owner, Ownership::Guest] {
+        let error = refused(&path, ownership);
+        assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
+        assert!(std::fs::read(&path).unwrap() == before, "not a byte of it changes");
+    }
 }
 
 #[test]
