@@ -50,11 +50,12 @@ pub trait Harness: Sized + Send + Sync + 'static {
 #[macro_export]
 macro_rules! conformance_suite {
     ($harness:ty) => {
-        $crate::conformance_cases!({ $crate::conformance_tests } $harness);
+        type HarnessUnderTest = $harness;
+        $crate::conformance_cases!({ $crate::conformance_tests });
 
         #[test]
         fn the_work_table_behaves_like_its_model() {
-            $crate::conformance::the_work_table_behaves_like_its_model::<$harness>();
+            $crate::conformance::the_work_table_behaves_like_its_model::<HarnessUnderTest>();
         }
     };
 }
@@ -62,14 +63,12 @@ macro_rules! conformance_suite {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! conformance_tests {
-    ([$harness:ty] $($area:ident { $($case:ident,)* })*) => {
+    ([] $($area:ident { $($case:ident,)* })*) => {
         $(mod $area {
-            #[allow(unused_imports, reason = "a harness may be named by a path")]
-            use super::*;
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() {
-                    $crate::conformance::run::$area::$case::<$harness>().await;
+                    $crate::conformance::run::$area::$case::<super::HarnessUnderTest>().await;
                 }
             )*
         })*
