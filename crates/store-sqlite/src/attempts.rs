@@ -24,7 +24,7 @@ impl Attempts for SqliteStore {
         scan: Scan<Ksuid>,
     ) -> Result<Vec<Attempt>, StoreError> {
         let filter = filter.clone();
-        self.readers.run(move |connection| list(connection, None, Some(endpoint), &filter, scan)).await
+        self.lists.run(move |connection| list(connection, None, Some(endpoint), &filter, scan)).await
     }
 
     async fn attempts_by_message(
@@ -35,7 +35,7 @@ impl Attempts for SqliteStore {
         scan: Scan<Ksuid>,
     ) -> Result<Vec<Attempt>, StoreError> {
         let filter = filter.clone();
-        self.readers.run(move |connection| list(connection, Some(message), endpoint, &filter, scan)).await
+        self.lists.run(move |connection| list(connection, Some(message), endpoint, &filter, scan)).await
     }
 
     async fn attempt(
@@ -59,7 +59,7 @@ impl Attempts for SqliteStore {
     }
 
     async fn attempt_stats(&self, endpoint: EndpointKey, from: Ksuid, to: Ksuid) -> Result<AttemptStats, StoreError> {
-        self.readers
+        self.lists
             .run(move |connection| {
                 let mut statement = connection.prepare_cached(STATS_SQL)?;
                 let stats = statement.query_row(params![endpoint.0, from.as_bytes(), to.as_bytes()], |row| {

@@ -31,7 +31,7 @@ impl Messages for SqliteStore {
         scan: Scan<Ksuid>,
     ) -> Result<Vec<Message>, StoreError> {
         let filter = filter.clone();
-        self.readers.run(move |connection| list(connection, application, &filter, scan)).await
+        self.lists.run(move |connection| list(connection, application, &filter, scan)).await
     }
 }
 

@@ -18,8 +18,11 @@ const OLDEST_SQLITE: i32 = 3_051_003;
 /// How long a statement waits for another process that writes (`postrider key …` beside a server).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections for reading. Reads are short; two keep one slow list from delaying the lanes' loads.
+/// Connections for reads that are short: lanes' loads, and look-ups by id.
 const READERS: usize = 3;
+
+/// Connections for lists and counts, which may be long: a filter that hardly anything passes walks far.
+const LISTS: usize = 2;
 
 /// Whether the store is opened to run the engine on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,12 +133,15 @@ impl SqliteStore {
         if ownership == Ownership::Owner {
             migrate::migrate(&mut connection, path)?;
         }
-        let readers = (0..READERS).map(|_| connect_reader(path)).collect::<Result<Vec<_>, _>>()?;
+        let readers = |count| -> Result<Readers, OpenError> {
+            (0..count).map(|_| connect_reader(path)).collect::<Result<_, _>>().map(Readers::new)
+        };
+        let (readers, lists) = (readers(READERS)?, readers(LISTS)?);
         let observers = Arc::new(Observers::default());
         let checkpoints = (ownership == Ownership::Owner).then(|| connect(path)).transpose()?;
         let writer = Writer::start(connection, checkpoints, lock, Arc::clone(&observers))
             .map_err(|error| OpenError::path(path, &error))?;
-        Ok(Self { writer, readers: Readers::new(readers), observers })
+        Ok(Self { writer, readers, lists, observers })
     }
 }
 
