@@ -66,7 +66,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// Runs random histories; see [`super::the_work_table_behaves_like_its_model`].
 pub(super) fn compare<H: Harness>() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let config = Config { cases: 48, failure_persistence: None, max_shrink_iters: 512, ..Config::default() };
+    let config = Config { cases: 32, failure_persistence: None, max_shrink_iters: 512, ..Config::default() };
     let histories = proptest::collection::vec(step(), 1..40);
     let result = TestRunner::new(config).run(&histories, |history| {
         runtime.block_on(async {
