@@ -164,7 +164,8 @@ fn connect(path: &Path) -> Result<Connection, OpenError> {
     let connection = open_file(path)?;
     connection
         .execute_batch(
-            "PRAGMA journal_mode = WAL;
+            "PRAGMA page_size = 8192;
+             PRAGMA journal_mode = WAL;
              PRAGMA synchronous = FULL;
              PRAGMA foreign_keys = OFF;
              PRAGMA temp_store = MEMORY;
