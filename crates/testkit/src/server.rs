@@ -178,6 +178,11 @@ impl TestServer {
         token::sign(&token::application_claims(&self.org, application), JWT_SECRET)
     }
 
+    /// Any token that the server's secret signs.
+    pub fn sign(&self, claims: &serde_json::Value) -> String {
+        token::sign(claims, JWT_SECRET)
+    }
+
     /// A client with the token of this test's environment.
     pub fn client(&self) -> Client {
         Client::new(self.address.subscribe(), Some(self.token()))
