@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_domain::clock::Clock;
-use postrider_domain::entropy::Entropy;
 use postrider_domain::delivery::RetryPolicy;
+use postrider_domain::entropy::Entropy;
 use postrider_domain::time::Timestamp;
 use postrider_store::{ApplicationKey, Dispatch, EndpointKey, Fresh, MessageKey, Observer, Store, StoreError, Target};
 use tokio::sync::Notify;
@@ -106,7 +106,8 @@ impl Engine {
             options,
         });
         store.observe(Arc::new(Handle(Arc::clone(&shared))));
-        let agents = vec![tokio::spawn(settler::run(Arc::clone(&shared))), tokio::spawn(waker::run(Arc::clone(&shared)))];
+        let agents =
+            vec![tokio::spawn(settler::run(Arc::clone(&shared))), tokio::spawn(waker::run(Arc::clone(&shared)))];
         Ok(Self { shared, agents: Mutex::new(agents) })
     }
 
@@ -125,7 +126,9 @@ impl Engine {
         };
         let deadline = self.shared.options.drain_timeout.0;
         if tokio::time::timeout(deadline, drained).await.is_err() {
-            tracing::warn!("requests are still under way after {deadline:?}; they will be made again at the next start");
+            tracing::warn!(
+                "requests are still under way after {deadline:?}; they will be made again at the next start"
+            );
         }
         for agent in self.agents.lock().drain(..) {
             agent.abort();

@@ -198,7 +198,8 @@ impl State {
         // What waits in the store is older: taking this one first would let it overtake for ever.
         let room = !self.more && self.window.len() < self.window_size();
         let delivery = Held { key, made: 0, trigger: Trigger::Scheduled, message: Arc::clone(message) };
-        if !self.held.contains(&key) && !(room && self.hold(delivery, budgets)) {
+        let taken = self.held.contains(&key) || (room && self.hold(delivery, budgets));
+        if !taken {
             self.wake();
         }
     }
@@ -279,7 +280,13 @@ impl State {
     /// Takes what a load found. `dispatched` is the newest message that was handed over from its accept commit: a newer
     /// one is still on its way through memory, and will be offered. Deliveries without a payload are returned: there is
     /// nothing to send, they can only be canceled.
-    pub(crate) fn loaded(&mut self, found: Vec<Due>, load: Load, dispatched: MessageKey, budgets: &Budgets) -> Vec<Due> {
+    pub(crate) fn loaded(
+        &mut self,
+        found: Vec<Due>,
+        load: Load,
+        dispatched: MessageKey,
+        budgets: &Budgets,
+    ) -> Vec<Due> {
         self.busy = None;
         self.loaded_until = load.now;
         let settled = std::mem::take(&mut self.settled_meanwhile);

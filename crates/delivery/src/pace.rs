@@ -104,7 +104,11 @@ mod tests {
         for _ in 0..5 {
             learn(&mut pace, &timed_out(), None);
         }
-        assert_eq!((pace.limit(), pace.hold(NOW)), (1, None), "slowed down, but not paused: retries have their own waits");
+        assert_eq!(
+            (pace.limit(), pace.hold(NOW)),
+            (1, None),
+            "slowed down, but not paused: retries have their own waits"
+        );
     }
 
     #[test]

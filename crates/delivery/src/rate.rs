@@ -38,7 +38,8 @@ impl Rate {
         self.tokens = (self.tokens + elapsed_micros * self.per_second).min(Self::capacity(self.per_second));
         self.filled_at = self.filled_at.max(now);
         let missing = MESSAGE - self.tokens;
-        (missing > 0).then(|| Timestamp::from_micros(now.as_micros() + (missing + self.per_second - 1) / self.per_second))
+        (missing > 0)
+            .then(|| Timestamp::from_micros(now.as_micros() + (missing + self.per_second - 1) / self.per_second))
     }
 
     /// Uses one message's worth, after [`Rate::ready_at`] said now.

@@ -107,7 +107,9 @@ fn log(delivery: &Held, ready: &Ready, sent: &Sent, next: &Next) {
     let status = status_code(&sent.outcome);
     match next {
         Next::Succeeded => tracing::debug!(%message, %endpoint, attempt, status, "delivered"),
-        Next::Waiting(at) => tracing::debug!(%message, %endpoint, attempt, status, next_attempt_at = %at, "attempt failed"),
+        Next::Waiting(at) => {
+            tracing::debug!(%message, %endpoint, attempt, status, next_attempt_at = %at, "attempt failed");
+        }
         Next::Exhausted => tracing::info!(%message, %endpoint, attempt, status, "attempts exhausted"),
         Next::Canceled => tracing::info!(%message, %endpoint, attempt, status, "delivery canceled"),
     }

@@ -11,6 +11,8 @@
 pub mod certificates;
 pub mod client;
 pub mod clock;
+pub mod ledger;
+pub mod load;
 pub mod process;
 pub mod random;
 pub mod raw;
@@ -22,5 +24,7 @@ pub mod wait;
 pub use certificates::{Authority, Identity};
 pub use client::{Answer, App, Client};
 pub use clock::ManualClock;
+pub use ledger::Ledger;
+pub use load::{Acked, Load};
 pub use receiver::{Received, Receiver, Reply};
 pub use server::{TestServer, TestServerBuilder};
