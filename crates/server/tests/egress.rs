@@ -37,7 +37,8 @@ fn expect_forbidden(attempt: &Value) {
 async fn other_spellings_of_127_0_0_1_are_refused() {
     let server = strict().start().await;
     let app = server.app().await;
-    for url in ["http://2130706433/", "http://0x7f.1/", "http://0177.0.0.1/", "http://127.1/", "https://127.0.0.1:8443/"]
+    for url in
+        ["http://2130706433/", "http://0x7f.1/", "http://0177.0.0.1/", "http://127.1/", "https://127.0.0.1:8443/"]
     {
         expect_refused(&app, url).await;
     }

@@ -50,8 +50,7 @@ async fn an_endless_body_is_cut_at_64_kib_and_its_status_kept() {
 
 #[tokio::test]
 async fn one_byte_every_now_and_then_is_ended_by_the_total_deadline() {
-    let server =
-        server().set("delivery.retry_schedule", "[]").set("delivery.request_timeout", "700ms").start().await;
+    let server = server().set("delivery.retry_schedule", "[]").set("delivery.request_timeout", "700ms").start().await;
     let app = server.app().await;
     for reply in [Reply::dripping_head(Duration::from_millis(50)), Reply::dripping_body(Duration::from_millis(50))] {
         let receiver = Receiver::always(reply).await;
@@ -96,10 +95,8 @@ async fn a_receiver_that_hangs_meets_the_deadline_and_is_retried() {
 async fn a_gzip_answer_that_would_expand_to_1_gb_is_never_decompressed() {
     let server = server().set("delivery.retry_schedule", "[]").start().await;
     let app = server.app().await;
-    let receiver = Receiver::always(
-        Reply::ok().header("content-encoding", "gzip").body(gzip_of_zeros(1024 * 1024 * 1024)),
-    )
-    .await;
+    let receiver =
+        Receiver::always(Reply::ok().header("content-encoding", "gzip").body(gzip_of_zeros(1024 * 1024 * 1024))).await;
     let before = server.memory_bytes();
     expect_answer(&first_attempt(&app, &receiver.url()).await, 200);
     assert!(server.memory_bytes() < before + MEMORY_SLACK, "{before} bytes became {}", server.memory_bytes());
