@@ -5,7 +5,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, listen};
+use crate::commands::{bench, config, key, listen, serve};
 use crate::terminal;
 
 /// Sends webhooks: accepts events, and delivers each one signed, retried and logged.
@@ -20,8 +20,14 @@ pub(crate) struct Cli {
 /// The commands, in the order in which a newcomer meets them.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run the server: accept messages, deliver them, keep the log
+    Serve(serve::Args),
     /// Receive webhooks here: verify their signatures and print them
     Listen(listen::Args),
+    /// Make, list and revoke API keys
+    Key(key::Args),
+    /// Show what can be set
+    Config(config::Args),
     /// Measure a server: messages per second, latency, what gets lost or repeated
     Bench(Box<bench::Args>),
 }
