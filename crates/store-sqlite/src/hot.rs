@@ -1,6 +1,6 @@
 //! The statements of the hot path, prepared once, and the loops over batches that use them.
 //!
-//! Runs on the writer's thread, inside a job's savepoint. What is remembered here between statements (versions of routes,
+//! Runs on the writer's thread. What is remembered here between statements (versions of routes,
 //! numbers of URLs) is only ever what this very thread wrote or read in the database it owns.
 
 use std::collections::HashMap;
@@ -124,8 +124,8 @@ impl<'c> Hot<'c> {
         let created_at = new.message.created_at.as_micros();
         if let Some(event_id) = &new.message.event_id {
             // A repeated request finds its own message under the event id: its key decides, not the event id.
-            if let Some(known) = self.known(new, application)? {
-                return Ok(Ok(known));
+            if let Some(known) = self.known(new, application) {
+                return Ok(known);
             }
             if self.event_id_taken.exists(params![application.0, event_id.as_str()])? {
                 return Ok(Err(AcceptError::Conflict));
@@ -134,8 +134,8 @@ impl<'c> Hot<'c> {
         if let Some((key, _)) = &new.idempotency
             && self.insert_key.execute(params![key.0, created_at, number])? == 0
         {
-            if let Some(known) = self.known(new, application)? {
-                return Ok(Ok(known));
+            if let Some(known) = self.known(new, application) {
+                return Ok(known);
             }
             self.replace_key.execute(params![key.0, created_at, number])?;
         }
@@ -181,8 +181,14 @@ impl<'c> Hot<'c> {
         Ok(self.next_message - 1)
     }
 
-    /// The message that this key stands for, if it is still valid.
-    fn known(&mut self, new: &NewMessage, application: ApplicationKey) -> Result<Option<Accepted>, SqlError> {
+    /// The message that this key stands for, if it is still valid. Nothing was written for `new` so far, so an error
+    /// concerns nobody else.
+    fn known(&mut self, new: &NewMessage, application: ApplicationKey) -> Option<Result<Accepted, AcceptError>> {
+        let known = self.read_known(new, application).transpose()?;
+        Some(known.map_err(|error| AcceptError::Store(error.into())))
+    }
+
+    fn read_known(&mut self, new: &NewMessage, application: ApplicationKey) -> Result<Option<Accepted>, SqlError> {
         let Some((IdempotencyKey(key), not_before)) = &new.idempotency else { return Ok(None) };
         let known = self.known_key.query_row([key], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?)));
         let Some((created_at, Some(number))) = known.optional()? else { return Ok(None) };
