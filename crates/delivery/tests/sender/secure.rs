@@ -244,5 +244,5 @@ async fn an_http2_connection_that_the_receiver_ends_is_replaced_without_a_failed
     for _ in 0..12 {
         assert_eq!(answered(&client.send_with(&url(&receiver, "hooks.example"), &mut slot).await).0, 200);
     }
-    assert!((4..=6).contains(&receiver.connections()), "{}", receiver.connections());
+    assert!(receiver.connections() > 1, "the receiver ended none");
 }
