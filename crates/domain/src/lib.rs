@@ -2,7 +2,7 @@
 //!
 //! Nothing here does I/O: no sockets, no files, no database. What the other crates exchange (ids, messages, endpoints,
 //! deliveries), what they decide (the one transition function in [`delivery`], the schedule in [`retry`]) and how a
-//! request is signed ([`signature`]) can therefore be tested without a server.
+//! request is signed ([`signature`]) and verified ([`verify`]) can therefore be tested without a server.
 
 pub mod application;
 pub mod attempt;
@@ -18,3 +18,4 @@ pub mod retry;
 pub mod settings;
 pub mod signature;
 pub mod time;
+pub mod verify;

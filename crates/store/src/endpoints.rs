@@ -112,3 +112,9 @@ pub trait Endpoints {
         changes: BTreeMap<String, Option<String>>,
     ) -> Result<(), WriteError>;
 }
+
+impl From<StoreError> for RotateError {
+    fn from(error: StoreError) -> Self {
+        Self::Write(error.into())
+    }
+}

@@ -22,6 +22,8 @@
 mod api_keys;
 mod applications;
 mod attempts;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod endpoints;
 mod error;
 mod event_types;
@@ -41,11 +43,11 @@ pub use error::{StoreError, WriteError};
 pub use event_types::{EventTypeFilter, EventTypes};
 pub use idempotency::{IdempotencyKey, Once, StoredAnswer, Written};
 pub use messages::{MessageFilter, MessageKey, Messages};
-pub use observer::{Observer, Observers};
+pub use observer::{Dispatch, Fresh, Observer, Observers};
 pub use scan::{Direction, Scan};
 pub use work::{
-    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, Parked, ResendError, Routes, Settlement,
-    Target, Wakes, Work,
+    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, ResendError, Routes, Settlement, Target, Wakes,
+    Work,
 };
 
 /// A thing with the engine's handle for it.

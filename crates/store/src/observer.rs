@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use crate::EndpointKey;
+use postrider_domain::message::Message;
+
+use crate::{EndpointKey, MessageKey, Target};
 
 /// Is told of changes, after their commit and before the writer's caller hears of it. Must return at once.
 pub trait Observer: Send + Sync {
@@ -29,4 +31,25 @@ impl Observers {
             news(observer.as_ref());
         }
     }
+}
+
+/// A message that was just accepted, with its fan-out, so that it can be sent without being read back.
+#[derive(Debug, Clone)]
+pub struct Fresh {
+    /// The engine's handle of the message.
+    pub key: MessageKey,
+    /// The message. Its deliveries are due at its `created_at`.
+    pub message: Arc<Message>,
+    /// The endpoints it goes to, as the accept commit checked them.
+    pub targets: Vec<Arc<Target>>,
+}
+
+/// Takes over what was accepted.
+///
+/// Everything accepted in this process is handed over exactly once, in the order of [`Fresh::key`]: whoever loads
+/// deliveries from the store relies on that to tell those that are still on their way through memory. What cannot be
+/// held may be dropped; it is in the store.
+pub trait Dispatch: Send + Sync {
+    /// Takes over a batch. Must return at once.
+    fn dispatch(&self, batch: Vec<Fresh>);
 }

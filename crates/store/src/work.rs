@@ -161,17 +161,6 @@ pub struct Wakes {
     pub next_at: Option<Timestamp>,
 }
 
-/// What parking an endpoint found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Parked {
-    /// Nothing is pending.
-    Empty,
-    /// The index of wakes knows that it is next due at this instant.
-    Until(Timestamp),
-    /// Something is due already; it was not parked.
-    Due,
-}
-
 /// A manual delivery was not made.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ResendError {
@@ -218,8 +207,9 @@ pub trait Work {
     /// Takes endpoints that are due at `now` out of the index of wakes, earliest first, at most `limit`.
     async fn take_wakes(&self, now: Timestamp, limit: usize) -> Result<Wakes, StoreError>;
 
-    /// Notes in the index of wakes when an endpoint is next due, unless that is now.
-    async fn park(&self, endpoint: EndpointKey, now: Timestamp) -> Result<Parked, StoreError>;
+    /// Sets the index of wakes to the earliest instant after `after` at which something of the endpoint is due, and returns
+    /// that; takes it out of the index if there is none. The caller has taken charge of what is due until `after`.
+    async fn park(&self, endpoint: EndpointKey, after: Timestamp) -> Result<Option<Timestamp>, StoreError>;
 
     /// Puts endpoints into the index of wakes at `at`, or leaves them there earlier.
     async fn wake_later(&self, endpoints: Vec<EndpointKey>, at: Timestamp) -> Result<(), StoreError>;
@@ -241,6 +231,15 @@ pub trait Work {
         once: Option<Once<()>>,
     ) -> Result<Written<()>, ResendError>;
 
+    /// The newest message in the store, whichever application's.
+    async fn newest_message(&self) -> Result<Option<MessageKey>, StoreError>;
+
     /// How many deliveries an endpoint has pending, counted up to `limit`.
     async fn backlog(&self, endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError>;
+}
+
+impl From<StoreError> for ResendError {
+    fn from(error: StoreError) -> Self {
+        Self::Write(error.into())
+    }
 }

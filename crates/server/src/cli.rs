@@ -1,0 +1,44 @@
+//! What can be typed: the list of commands and the help around it.
+//!
+//! Each command's own arguments are defined beside the command, in `commands/`. To add one: a file there with an `Args`
+//! and a `run`, a variant here, a line in `main`.
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{bench, config, key, listen, serve};
+use crate::terminal;
+
+/// Sends webhooks: accepts events, and delivers each one signed, retried and logged.
+#[derive(Debug, Parser)]
+#[command(name = "postrider", version, styles = terminal::HELP, propagate_version = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands, in the order in which a newcomer meets them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server: accept messages, deliver them, keep the log
+    Serve(serve::Args),
+    /// Receive webhooks here: verify their signatures and print them
+    Listen(listen::Args),
+    /// Make, list and revoke API keys
+    Key(key::Args),
+    /// Show what can be set
+    Config(config::Args),
+    /// Measure a server: messages per second, latency, what gets lost or repeated
+    Bench(Box<bench::Args>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

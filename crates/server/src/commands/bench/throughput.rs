@@ -1,0 +1,93 @@
+//! The plain measurement, alone or in turn with something to compare with.
+
+use http::Uri;
+
+use super::args::{Args, Compare, Subject as Measure};
+use super::control::Application;
+use super::lab::{Lab, Subject};
+use super::load::{Pace, Target};
+use super::private::Server;
+use super::report::{Column, LATENCIES, RATES, Report};
+
+/// One of those that are measured in turn.
+struct Contestant {
+    name: String,
+    target: Target,
+    path: Uri,
+    idempotency: bool,
+}
+
+/// Measures each contestant once per round, in turn, so that what disturbs the machine disturbs all of them.
+pub(super) async fn run(lab: &Lab) -> anyhow::Result<Report> {
+    let logs = tempfile::tempdir()?;
+    let mut contestants = Vec::new();
+    let relay = match lab.args.relay || lab.args.subject == Measure::Relay {
+        true => Some(Server::relay(&lab.receivers.addresses, logs.path()).await?),
+        false => None,
+    };
+    if let Some(relay) = &relay {
+        contestants.push(through_relay(relay, lab.args.idempotency)?);
+    }
+    let server = match lab.args.subject {
+        Measure::Server => Some(enter(lab, &mut contestants).await?),
+        Measure::Relay => None,
+    };
+
+    let mut columns: Vec<Column> =
+        contestants.iter().map(|one| Column { name: one.name.clone(), rounds: Vec::new() }).collect();
+    let rounds = lab.args.rounds();
+    for round in 1..=rounds {
+        for (one, column) in contestants.iter().zip(&mut columns) {
+            let label = if rounds > 1 { format!("{} ({round} of {rounds})", one.name) } else { one.name.clone() };
+            column.rounds.push(lab.measure(&label, &one.target, &one.path, one.idempotency).await?);
+        }
+    }
+    lab.progress.begin("stopping");
+    if let Some((subject, application)) = server {
+        leave(subject, application).await?;
+    }
+    if let Some(relay) = relay {
+        relay.stop().await?;
+    }
+    let figures = if lab.args.pace() == Pace::Closed { &RATES[..] } else { &LATENCIES[..] };
+    Ok(Report::new(columns, figures, lab.receivers.strays()))
+}
+
+fn through_relay(relay: &Server, idempotency: bool) -> anyhow::Result<Contestant> {
+    let target = Target {
+        name: "relay".into(),
+        address: relay.address,
+        host: relay.address.to_string(),
+        authorization: None,
+        pid: Some(relay.pid),
+    };
+    // The path that a server would have, with an application's id as long as any.
+    let path = Uri::from_static("/api/v1/app/app_00000000000000000000000relay/msg?with_content=false");
+    Ok(Contestant { name: "relay".into(), target, path, idempotency })
+}
+
+/// Finds the server, makes the application on it, and enters it once, or once in each condition to compare.
+async fn enter(lab: &Lab, contestants: &mut Vec<Contestant>) -> anyhow::Result<(Subject, Application)> {
+    let subject = lab.subject().await?;
+    let application = Application::create(&subject.target, "postrider bench", &lab.receivers.addresses).await?;
+    let path = application.messages()?;
+    for (name, idempotency) in conditions(&lab.args, &subject.target.name) {
+        contestants.push(Contestant { name, target: subject.target.clone(), path: path.clone(), idempotency });
+    }
+    Ok((subject, application))
+}
+
+fn conditions(args: &Args, name: &str) -> Vec<(String, bool)> {
+    match args.compare {
+        None => vec![(name.to_owned(), args.idempotency)],
+        Some(Compare::Idempotency) => vec![("without keys".into(), false), ("with keys".into(), true)],
+    }
+}
+
+/// Leaves a server as it was found.
+async fn leave(subject: Subject, application: Application) -> anyhow::Result<()> {
+    if subject.private.is_none() {
+        application.delete(&subject.target).await?;
+    }
+    subject.stop().await
+}

@@ -1,0 +1,162 @@
+//! `postrider listen`: a receiver for trying things out. It verifies signatures, prints what arrives, and can be told to
+//! fail, to be slow, or to answer certain codes, so that a sender's retries can be watched.
+//!
+//! What it answers is decided in [`behaviour`], how it is printed in [`print`].
+
+mod behaviour;
+mod print;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use postrider_domain::clock::{Clock as _, SystemClock};
+use postrider_domain::settings::Span;
+use postrider_domain::verify::{SignedHeaders, TOLERANCE, VerifyError, VerifyingKey};
+use tokio::net::TcpListener;
+
+use super::{block_on, http1};
+use behaviour::{Behaviour, Seen};
+use print::{Event, Printer, Verification};
+
+/// More than any sender should send at once.
+const LARGEST_BODY: usize = 16 * 1024 * 1024;
+
+const EXAMPLES: &str = "\
+Examples:
+  postrider listen                                  print whatever arrives
+  postrider listen --port 4000 --secret whsec_…     and verify that it was signed with this secret
+  postrider listen --fail-first 2                   fail the first two attempts of every message
+  postrider listen --status 200,503 --delay 2s      answer 200 and 503 in turn, each after two seconds";
+
+/// Receive webhooks here: verify their signatures and print them.
+///
+/// With a secret, a request whose signature does not verify is answered 401, as a careful receiver would.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Port to listen on [default: any that is free]
+    #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]
+    port: u16,
+    /// Address to listen on; 0.0.0.0 for requests from other machines
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    bind: IpAddr,
+    /// The endpoint's secret (whsec_…) or public key (whpk_…) to verify with; more than once during a rotation
+    #[arg(long = "secret", value_name = "KEY", env = "POSTRIDER_LISTEN_SECRET", hide_env_values = true)]
+    secrets: Vec<VerifyingKey>,
+    /// What to answer, in turn
+    #[arg(long, value_name = "CODES", value_delimiter = ',', default_value = "200", value_parser = status)]
+    status: Vec<StatusCode>,
+    /// How long to wait before each answer, e.g. 2s
+    #[arg(long, value_name = "TIME", default_value = "0s", hide_default_value = true)]
+    delay: Span,
+    /// Answer the first N attempts of every message with 500
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    fail_first: u32,
+    /// Print one JSON object per line
+    #[arg(long)]
+    json: bool,
+    /// Print no payloads
+    #[arg(long)]
+    quiet: bool,
+}
+
+struct Listener {
+    keys: Vec<VerifyingKey>,
+    delay: Duration,
+    clock: SystemClock,
+    state: Mutex<State>,
+}
+
+struct State {
+    behaviour: Behaviour,
+    printer: Printer,
+}
+
+/// Receives until Ctrl-C or SIGTERM, then sums up.
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    block_on(listen(args)).map(|()| ExitCode::SUCCESS)
+}
+
+async fn listen(args: Args) -> anyhow::Result<()> {
+    // Before anything is printed: whoever reads the first line may end it at once.
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut interrupted = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let socket = TcpListener::bind((args.bind, args.port))
+        .await
+        .with_context(|| format!("can't listen on {}:{} (try another --port)", args.bind, args.port))?;
+    let printer = Printer::new(args.json, args.quiet);
+    printer.start(socket.local_addr()?, !args.secrets.is_empty())?;
+    let listener = Arc::new(Listener {
+        keys: args.secrets,
+        delay: args.delay.0,
+        clock: SystemClock::new(),
+        state: Mutex::new(State { behaviour: Behaviour::new(args.status, args.fail_first), printer }),
+    });
+    let answering = Arc::clone(&listener);
+    tokio::select! {
+        () = http1::serve(socket, move |request| receive(Arc::clone(&answering), request)) => {}
+        _ = interrupted.recv() => {}
+        _ = terminated.recv() => {}
+    }
+    listener.state.lock().printer.end()
+}
+
+async fn receive(listener: Arc<Listener>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = Limited::new(body, LARGEST_BODY).collect().await else {
+        return Ok(http1::empty(StatusCode::PAYLOAD_TOO_LARGE));
+    };
+    let body = body.to_bytes();
+    let header = |name: &'static str| parts.headers.get(name)?.to_str().ok();
+    let verification = listener.verify(SignedHeaders::find(header), &body);
+    let id = header("webhook-id").or_else(|| header("svix-id"));
+    let status = listener.note(&parts, id, verification, &body);
+    if !listener.delay.is_zero() {
+        tokio::time::sleep(listener.delay).await;
+    }
+    Ok(http1::empty(status))
+}
+
+impl Listener {
+    fn verify(&self, signed: Result<SignedHeaders<'_>, VerifyError>, body: &[u8]) -> Verification {
+        if self.keys.is_empty() {
+            return Verification::NoSecret;
+        }
+        match signed.and_then(|signed| signed.verify(&self.keys, body, self.clock.wall(), TOLERANCE)) {
+            Ok(()) => Verification::Verified,
+            Err(error) => Verification::Failed(error),
+        }
+    }
+
+    /// Decides what to answer, and prints the request with it.
+    fn note(
+        &self,
+        parts: &http::request::Parts,
+        id: Option<&str>,
+        verification: Verification,
+        body: &[u8],
+    ) -> StatusCode {
+        let mut state = self.state.lock();
+        let Seen { attempt, status } = state.behaviour.next(id, !matches!(verification, Verification::Failed(_)));
+        let event = Event { at: self.clock.wall(), path: parts.uri.path(), id, attempt, verification, status, body };
+        // Whoever closed the output still gets the answers.
+        let _ = state.printer.event(&event);
+        status
+    }
+}
+
+fn status(text: &str) -> Result<StatusCode, String> {
+    // Below 200 is not an answer, but the announcement of one.
+    StatusCode::from_bytes(text.trim().as_bytes())
+        .ok()
+        .filter(|status| (200..=599).contains(&status.as_u16()))
+        .ok_or_else(|| "write a status from 200 to 599".into())
+}

@@ -1,0 +1,56 @@
+//! Writing for people: colour only where it is seen.
+//!
+//! anstream (which clap prints its help with) strips styles when the output is no terminal, and when `NO_COLOR` is set.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use anstream::AutoStream;
+use anstyle::{AnsiColor, Style};
+use clap::builder::Styles;
+
+/// Something went well.
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
+/// Something went wrong.
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+/// Neither, but worth a look.
+pub(crate) const NOTE: Style = AnsiColor::Yellow.on_default();
+/// Less important than what is around it.
+pub(crate) const DIM: Style = Style::new().dimmed();
+/// More important than what is around it.
+pub(crate) const STRONG: Style = Style::new().bold();
+
+/// How clap colours the help.
+pub(crate) const HELP: Styles = Styles::styled()
+    .header(STRONG)
+    .usage(STRONG)
+    .literal(AnsiColor::Cyan.on_default())
+    .placeholder(DIM)
+    .error(BAD)
+    .valid(AnsiColor::Green.on_default())
+    .invalid(NOTE);
+
+/// Standard output; styles are stripped unless a terminal shows them.
+pub(crate) fn stdout() -> AutoStream<std::io::Stdout> {
+    AutoStream::auto(std::io::stdout())
+}
+
+/// Standard error; styles are stripped unless a terminal shows them.
+pub(crate) fn stderr() -> AutoStream<std::io::Stderr> {
+    AutoStream::auto(std::io::stderr())
+}
+
+/// Whether a line on standard error can be overwritten.
+pub(crate) fn stderr_is_terminal() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// One line that says why the command failed.
+pub(crate) fn error(error: &anyhow::Error) {
+    // Nothing is left to do if even this cannot be written.
+    let _ = writeln!(stderr(), "{BAD}error:{BAD:#} {error:#}");
+}
+
+/// `text` in `style`.
+pub(crate) fn paint(style: Style, text: impl std::fmt::Display) -> String {
+    format!("{style}{text}{style:#}")
+}
