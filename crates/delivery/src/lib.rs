@@ -1,1 +1,16 @@
-//! Placeholder.
+//! Delivering: from the commit that accepted a message to the commit that records what came of it.
+//!
+//! `engine` holds the lanes and performs their decisions; `lane`, `pace`, `rate` and `budget` decide; `worker` makes
+//! attempts with the `sender`; `settler` stores results; `waker` brings back what is due.
+
+mod budget;
+mod engine;
+mod lane;
+pub mod options;
+mod pace;
+mod rate;
+mod settler;
+mod waker;
+mod worker;
+
+pub use engine::Engine;

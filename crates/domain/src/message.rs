@@ -20,8 +20,8 @@ pub struct Message {
     pub event_type: EventTypeName,
     /// The channels it is sent on; `None` reaches only endpoints that listen to all.
     pub channels: Option<Vec<Channel>>,
-    /// The bytes to deliver.
-    pub payload: Bytes,
+    /// The bytes to deliver; `None` if they were expunged, or have expired, or were not asked for.
+    pub payload: Option<Bytes>,
     /// For how many days the payload is kept.
     pub retention_days: u16,
     /// When it was accepted; equals the instant in the id.

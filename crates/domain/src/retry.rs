@@ -52,18 +52,7 @@ impl<'de> serde::Deserialize<'de> for RetrySchedule {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         use serde::de::Error;
 
-        #[derive(serde::Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            List(Vec<String>),
-            Text(String),
-        }
-        let items = match Form::deserialize(deserializer)
-            .map_err(|_| Error::custom("write a list of durations, as in [\"5s\", \"5m\"]"))?
-        {
-            Form::List(items) => items,
-            Form::Text(text) => crate::settings::list_items(&text).map_err(Error::custom)?,
-        };
+        let items = crate::settings::string_list(deserializer)?;
         let waits = items.iter().map(|item| item.parse::<Span>().map(|span| span.0)).collect::<Result<_, _>>();
         Self::try_new(waits.map_err(Error::custom)?).map_err(Error::custom)
     }

@@ -51,7 +51,7 @@ impl fmt::Display for Span {
         for (suffix, unit) in
             [("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000)]
         {
-            if micros % unit == 0 {
+            if micros.is_multiple_of(unit) {
                 return write!(f, "{}{suffix}", micros / unit);
             }
         }
@@ -140,6 +140,25 @@ pub fn list_items(text: &str) -> Result<Vec<String>, serde_json::Error> {
         return serde_json::from_str(text);
     }
     Ok(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect())
+}
+
+/// Deserialises a list of texts from a list, or from what [`list_items`] reads.
+pub fn string_list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    use serde::Deserialize as _;
+    use serde::de::Error;
+
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        List(Vec<String>),
+        Text(String),
+    }
+    match Form::deserialize(deserializer)
+        .map_err(|_| D::Error::custom("write a list of texts, as in [\"a\", \"b\"]"))?
+    {
+        Form::List(items) => Ok(items),
+        Form::Text(text) => list_items(&text).map_err(D::Error::custom),
+    }
 }
 
 /// A default as TOML writes it (JSON and TOML agree on what settings use); `None` for an absent one.

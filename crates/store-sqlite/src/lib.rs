@@ -1,1 +1,39 @@
-//! Placeholder.
+//! The store on SQLite: one file, one process, one writer.
+//!
+//! * [`writer`] is a thread that owns the only connection that writes. What is asked of it while a commit is under way
+//!   goes into the next one: group commit, with one fsync for all. WAL and `synchronous=FULL`, so `Ok` means on disk.
+//! * [`readers`] are a few connections that see the last commit and never block the writer.
+//! * [`work`] is the hot path: accept, settle, due, wakes. The other areas have the names they have in the contract.
+//!
+//! The schema is in `migrations/`, commented.
+
+mod checkpoint;
+mod decode;
+mod hot;
+mod idempotency;
+mod lock;
+mod migrate;
+mod open;
+mod readers;
+mod rows;
+mod work;
+mod writer;
+
+use std::sync::Arc;
+
+use postrider_store::Observers;
+
+pub use open::{OpenError, Ownership};
+
+/// A store in one SQLite file.
+pub struct SqliteStore {
+    writer: writer::Writer,
+    readers: readers::Readers,
+    observers: Arc<Observers>,
+}
+
+impl std::fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SqliteStore")
+    }
+}

@@ -1,1 +1,73 @@
-//! Placeholder.
+//! The contract between Postrider and a database: traits by area, what they exchange, and their errors.
+//!
+//! The store is the truth; everything in memory can be rebuilt from it. An engine (`store-sqlite`, later others) has
+//! hand-written SQL of its own and passes the suite in `conformance` (feature `conformance`), which is the other half of
+//! this contract: what a trait's comment promises, the suite checks.
+//!
+//! # How to add an operation
+//!
+//! 1. Add the method to the trait of its area, with what it guarantees and which errors it has.
+//! 2. Add cases to `conformance/<area>.rs`, and see them fail.
+//! 3. Implement it in each engine, in the file named after the area. A method that writes takes everything it needs in
+//!    one call and commits once; a method that lists takes a [`Scan`] and never an offset.
+//!
+//! # What every engine guarantees
+//!
+//! * A write that returned `Ok` has reached the disk. A write whose fate is unknown returns an error; repeating it with
+//!   its idempotency key finds out.
+//! * Writes are seen by every later call, from whichever task.
+//! * Handles ([`ApplicationKey`], [`EndpointKey`], [`MessageKey`]) are the engine's own compact names: stable, never
+//!   reused, never shown to callers of the API.
+
+mod api_keys;
+mod applications;
+mod attempts;
+mod endpoints;
+mod error;
+mod event_types;
+mod idempotency;
+mod messages;
+mod observer;
+mod scan;
+mod work;
+
+use async_trait::async_trait;
+
+pub use api_keys::{ApiKey, ApiKeys, KeyHash};
+pub use applications::{ApplicationKey, Applications, Upserted};
+pub use attempts::{AttemptFilter, AttemptStats, Attempts};
+pub use endpoints::{EndpointKey, Endpoints, NewEndpoint, RotateError};
+pub use error::{StoreError, WriteError};
+pub use event_types::{EventTypeFilter, EventTypes};
+pub use idempotency::{IdempotencyKey, Once, StoredAnswer, Written};
+pub use messages::{MessageFilter, MessageKey, Messages};
+pub use observer::{Dispatch, Fresh, Observer, Observers};
+pub use scan::{Direction, Scan};
+pub use work::{
+    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, ResendError, Routes, Settlement, Target, Wakes,
+    Work,
+};
+
+/// A thing with the engine's handle for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored<K, T> {
+    /// The engine's handle.
+    pub key: K,
+    /// The thing.
+    pub value: T,
+}
+
+/// All areas together.
+#[async_trait]
+pub trait Store:
+    Applications + Endpoints + EventTypes + Messages + Attempts + Work + ApiKeys + Send + Sync + 'static
+{
+    /// Whether the store can read and write right now. Writes nothing that lasts.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Tells `observer` of changes from now on.
+    fn observe(&self, observer: std::sync::Arc<dyn Observer>);
+
+    /// Finishes what was handed over, and lets go of the database. Later calls return [`StoreError::Closed`].
+    async fn close(&self);
+}

@@ -63,9 +63,9 @@ pub(crate) fn run(mut args: Args) -> anyhow::Result<ExitCode> {
     })?;
     let mut out = terminal::stdout();
     if json {
-        report.write_json(&mut out)?
+        report.write_json(&mut out)?;
     } else {
-        report.write_table(&mut out)?
+        report.write_table(&mut out)?;
     }
     Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,0 +1,441 @@
+//! A lane: the deliveries of one endpoint that are in memory, and the rules by which they leave.
+//!
+//! The store is the authority on what is pending. A lane holds a bounded window of it; `held` names every delivery that
+//! this process has taken charge of and not yet settled, so that none is sent twice. Everything here can be lost at any
+//! instant and is loaded again.
+//!
+//! This file is the lane's state and its decisions, without I/O: [`State::next_step`] says what to do next, and
+//! `engine.rs` does it and reports back. The order in which a delivery is judged: disabled, held back by the receiver,
+//! rate limits, concurrency.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use postrider_domain::attempt::Trigger;
+use postrider_domain::message::Message;
+use postrider_domain::time::Timestamp;
+use postrider_store::{DeliveryKey, Due, EndpointKey, MessageKey, Target};
+
+use crate::budget::Budget;
+use crate::pace::Pace;
+use crate::rate::Rate;
+use crate::sender::Prepared;
+
+/// A window is this many times what may be under way, within these bounds.
+const WINDOW_FACTOR: u32 = 8;
+const MIN_WINDOW: u32 = 8;
+const MAX_WINDOW: u32 = 256;
+
+/// What a delivery costs in memory beside its payload, roughly.
+const OVERHEAD_BYTES: u64 = 512;
+
+/// An endpoint, ready to be sent to.
+pub(crate) struct Ready {
+    pub(crate) target: Arc<Target>,
+    pub(crate) prepared: Arc<Prepared>,
+    pub(crate) url: Arc<str>,
+}
+
+/// A delivery in the window.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    pub(crate) key: DeliveryKey,
+    pub(crate) made: u32,
+    pub(crate) trigger: Trigger,
+    pub(crate) message: Arc<Message>,
+}
+
+impl Held {
+    fn bytes(&self) -> u64 {
+        OVERHEAD_BYTES + self.message.payload.as_ref().map_or(0, |payload| payload.len() as u64)
+    }
+}
+
+/// What a lane wants done.
+pub(crate) enum Step {
+    /// Start a worker with this delivery; it has been counted.
+    Work(Held, Arc<Ready>),
+    /// Read the endpoint.
+    Target,
+    /// Load deliveries.
+    Load(Load),
+    /// Look again at this instant.
+    WaitUntil(Timestamp),
+    /// Remove the deliveries of an endpoint that wants nothing.
+    Cancel,
+    /// Note in the store when the endpoint is next due after this instant.
+    Park(Timestamp),
+    /// Forget the lane.
+    Close,
+    /// Nothing: an event will come.
+    Idle,
+}
+
+/// What to load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Load {
+    /// What is due at this instant.
+    pub(crate) now: Timestamp,
+    /// At most so many deliveries.
+    pub(crate) limit: usize,
+    /// About so many bytes of payload.
+    pub(crate) max_bytes: usize,
+}
+
+impl Load {
+    /// Whether the store may have stopped because of the bytes, not because there was nothing more.
+    fn cut_short(&self, found: &[Due]) -> bool {
+        let bytes = |due: &Due| due.message.as_ref().and_then(|message| message.payload.as_ref()).map_or(0, Bytes::len);
+        found.iter().map(bytes).sum::<usize>() >= self.max_bytes
+    }
+}
+
+/// The shared resources a lane draws on.
+pub(crate) struct Budgets {
+    pub(crate) memory: Budget,
+    pub(crate) requests: Budget,
+}
+
+/// One endpoint with work.
+pub(crate) struct Lane {
+    pub(crate) key: EndpointKey,
+    pub(crate) state: Mutex<State>,
+}
+
+pub(crate) struct State {
+    pub(crate) ready: Option<Arc<Ready>>,
+    /// The endpoint changed since `ready` was made.
+    stale: bool,
+    window: VecDeque<Held>,
+    held: HashSet<DeliveryKey, foldhash::fast::RandomState>,
+    held_bytes: u64,
+    workers: u32,
+    pub(crate) pace: Pace,
+    rate: Option<Rate>,
+    application_rate: Option<Arc<Mutex<Rate>>>,
+    /// The store may have due deliveries that are not held.
+    more: bool,
+    /// The store may have later deliveries that its index of wakes does not know of.
+    unparked: bool,
+    /// Everything due until then was loaded, or is held.
+    loaded_until: Timestamp,
+    /// Something asynchronous is under way that will look at the lane again.
+    busy: Option<Busy>,
+    /// Keys that stopped being held while a load was under way, which may have seen them in the store.
+    settled_meanwhile: Vec<DeliveryKey>,
+    /// The store failed: nothing is asked of it before this instant.
+    retry_store_at: Option<Timestamp>,
+    timer: Option<Timestamp>,
+    closed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Busy {
+    Target,
+    Load,
+    Cancel,
+    Park,
+}
+
+impl Lane {
+    pub(crate) fn new(key: EndpointKey, concurrency: u32) -> Self {
+        let state = State {
+            ready: None,
+            stale: false,
+            window: VecDeque::new(),
+            held: HashSet::default(),
+            held_bytes: 0,
+            workers: 0,
+            pace: Pace::new(concurrency),
+            rate: None,
+            application_rate: None,
+            more: false,
+            unparked: false,
+            loaded_until: Timestamp::EPOCH,
+            busy: None,
+            settled_meanwhile: Vec::new(),
+            retry_store_at: None,
+            timer: None,
+            closed: false,
+        };
+        Self { key, state: Mutex::new(state) }
+    }
+}
+
+impl State {
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Takes the endpoint as it is now.
+    pub(crate) fn set_ready(&mut self, ready: Arc<Ready>, application_rate: Option<Arc<Mutex<Rate>>>, now: Timestamp) {
+        let wanted = ready.target.endpoint.throttle_rate;
+        if self.rate.as_ref().map(Rate::per_second) != wanted {
+            self.rate = wanted.map(|rate| Rate::new(rate, now));
+        }
+        self.application_rate = application_rate;
+        self.ready = Some(ready);
+        self.stale = false;
+    }
+
+    /// The endpoint changed: read it again before the next request.
+    pub(crate) fn mark_stale(&mut self) {
+        self.stale = true;
+        self.wake();
+    }
+
+    /// The store has, or may have, something due.
+    pub(crate) fn wake(&mut self) {
+        self.more = true;
+        self.unparked = true;
+    }
+
+    /// Offers a delivery straight from its accept commit. It is taken if there is room, else found in the store later.
+    pub(crate) fn offer(&mut self, message: &Arc<Message>, key: MessageKey, budgets: &Budgets) {
+        let key = DeliveryKey { due_at: message.created_at, message: key };
+        // What waits in the store is older: taking this one first would let it overtake for ever.
+        let room = !self.more && self.window.len() < self.window_size();
+        let delivery = Held { key, made: 0, trigger: Trigger::Scheduled, message: Arc::clone(message) };
+        if !self.held.contains(&key) && !(room && self.hold(delivery, budgets)) {
+            self.wake();
+        }
+    }
+
+    fn hold(&mut self, delivery: Held, budgets: &Budgets) -> bool {
+        let bytes = delivery.bytes();
+        if !budgets.memory.try_take(self.held_bytes, bytes) {
+            return false;
+        }
+        self.held_bytes += bytes;
+        self.held.insert(delivery.key);
+        self.window.push_back(delivery);
+        true
+    }
+
+    /// The next delivery to send, for a worker that is counted; `None` tells it to leave.
+    pub(crate) fn take(&mut self, now: Timestamp) -> Option<(Held, Arc<Ready>)> {
+        if self.stale || self.disabled() || self.workers > self.pace.limit() || self.blocked_until(now).is_some() {
+            return None;
+        }
+        let ready = Arc::clone(self.ready.as_ref()?);
+        let delivery = self.window.pop_front()?;
+        if let Some(rate) = &mut self.rate {
+            rate.take();
+        }
+        if let Some(rate) = &self.application_rate {
+            rate.lock().take();
+        }
+        Some((delivery, ready))
+    }
+
+    /// When the receiver's wishes and the rate limits let the next request go; `None` is now.
+    fn blocked_until(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let hold = self.pace.hold(now);
+        let rate = self.rate.as_mut().and_then(|rate| rate.ready_at(now));
+        let application = self.application_rate.as_ref().and_then(|rate| rate.lock().ready_at(now));
+        hold.max(rate).max(application)
+    }
+
+    /// A worker left.
+    pub(crate) fn worker_left(&mut self, budgets: &Budgets) {
+        self.workers -= 1;
+        budgets.requests.give_back(1);
+    }
+
+    /// A delivery's result is in the store.
+    pub(crate) fn settled(&mut self, delivery: &Held, budgets: &Budgets) {
+        if self.held.remove(&delivery.key) {
+            self.held_bytes -= delivery.bytes();
+            budgets.memory.give_back(delivery.bytes());
+            if self.busy == Some(Busy::Load) {
+                self.settled_meanwhile.push(delivery.key);
+            }
+        }
+    }
+
+    /// Drops what waits in memory, because the endpoint wants nothing any more.
+    fn drop_window(&mut self, budgets: &Budgets) {
+        for delivery in std::mem::take(&mut self.window) {
+            self.settled(&delivery, budgets);
+        }
+    }
+
+    /// What a load has to leave out.
+    pub(crate) fn held_keys(&self) -> HashSet<DeliveryKey> {
+        self.held.iter().copied().collect()
+    }
+
+    /// How many more deliveries have a place in the window.
+    fn room(&self) -> usize {
+        self.window_size().saturating_sub(self.window.len())
+    }
+
+    fn window_size(&self) -> usize {
+        (self.pace.limit() * WINDOW_FACTOR).clamp(MIN_WINDOW, MAX_WINDOW) as usize
+    }
+
+    /// Takes what a load found. `dispatched` is the newest message that was handed over from its accept commit: a newer
+    /// one is still on its way through memory, and will be offered. Deliveries without a payload are returned: there is
+    /// nothing to send, they can only be canceled.
+    pub(crate) fn loaded(
+        &mut self,
+        found: Vec<Due>,
+        load: Load,
+        dispatched: MessageKey,
+        budgets: &Budgets,
+    ) -> Vec<Due> {
+        self.busy = None;
+        self.loaded_until = load.now;
+        let settled = std::mem::take(&mut self.settled_meanwhile);
+        let mut empty = Vec::new();
+        if found.len() >= load.limit || load.cut_short(&found) {
+            self.more = true;
+        }
+        for due in found {
+            let fresh = due.made == 0 && due.trigger == Trigger::Scheduled && due.key.message > dispatched;
+            if fresh || self.held.contains(&due.key) || settled.contains(&due.key) {
+                continue;
+            }
+            let Some(message) = due.message.clone() else {
+                self.held.insert(due.key);
+                empty.push(due);
+                continue;
+            };
+            let delivery = Held { key: due.key, made: due.made, trigger: due.trigger, message };
+            if !self.hold(delivery, budgets) {
+                self.more = true;
+                break;
+            }
+        }
+        empty
+    }
+
+    /// A delivery without payload was canceled.
+    pub(crate) fn canceled(&mut self, key: &DeliveryKey) {
+        self.held.remove(key);
+    }
+
+    /// The endpoint was read, or could not be.
+    pub(crate) fn target_read(&mut self) {
+        self.busy = None;
+    }
+
+    /// A slice of an endpoint that wants nothing was removed; `rest` if there may be more.
+    pub(crate) fn cancel_done(&mut self, rest: bool) {
+        self.busy = None;
+        if rest {
+            self.wake();
+        }
+    }
+
+    /// The store noted when the endpoint is next due.
+    pub(crate) fn park_done(&mut self) {
+        self.busy = None;
+    }
+
+    /// The store failed at what it was asked last.
+    pub(crate) fn store_failed(&mut self, retry_at: Timestamp) {
+        self.busy = None;
+        self.settled_meanwhile.clear();
+        self.retry_store_at = Some(retry_at);
+        self.wake();
+    }
+
+    /// The timer for `at` has gone off.
+    pub(crate) fn timer_done(&mut self, at: Timestamp) {
+        if self.timer == Some(at) {
+            self.timer = None;
+        }
+    }
+
+    /// Decides what to do next, and notes it as begun. To be called again after every event, until it says
+    /// [`Step::Idle`] or [`Step::Close`].
+    pub(crate) fn next_step(&mut self, now: Timestamp, budgets: &Budgets) -> Step {
+        if self.closed {
+            return Step::Idle;
+        }
+        let store_asleep = self.retry_store_at.filter(|at| *at > now);
+        let idle_store = self.busy.is_none() && store_asleep.is_none();
+        if self.stale || self.ready.is_none() {
+            return if idle_store { self.begin(Busy::Target, Step::Target) } else { self.wait(store_asleep) };
+        }
+        if self.disabled() {
+            return self.wind_down(idle_store, store_asleep, budgets);
+        }
+        match self.blocked_until(now) {
+            None if self.may_start(budgets) => {
+                if let Some((delivery, ready)) = self.take(now) {
+                    self.workers += 1;
+                    return Step::Work(delivery, ready);
+                }
+            }
+            blocked @ Some(_) if self.more || !self.window.is_empty() => return self.wait(blocked),
+            _ => {}
+        }
+        if self.more && idle_store && self.room() * 2 >= self.window_size() {
+            self.more = false;
+            let max_bytes = usize::try_from(budgets.memory.free() / 2).unwrap_or(usize::MAX);
+            return self.begin(Busy::Load, Step::Load(Load { now, limit: self.room(), max_bytes }));
+        }
+        self.rest(idle_store, store_asleep)
+    }
+
+    fn disabled(&self) -> bool {
+        self.ready.as_ref().is_some_and(|ready| ready.target.endpoint.disabled)
+    }
+
+    fn may_start(&self, budgets: &Budgets) -> bool {
+        !self.window.is_empty()
+            && self.workers < self.pace.limit()
+            && budgets.requests.try_take(u64::from(self.workers), 1)
+    }
+
+    /// An endpoint that wants nothing: what waits is dropped here and removed in the store.
+    fn wind_down(&mut self, idle_store: bool, store_asleep: Option<Timestamp>, budgets: &Budgets) -> Step {
+        self.drop_window(budgets);
+        if self.more && idle_store {
+            self.more = false;
+            // What is later due goes the same way, so nothing is left to be noted.
+            self.unparked = false;
+            return self.begin(Busy::Cancel, Step::Cancel);
+        }
+        self.rest(idle_store, store_asleep)
+    }
+
+    /// Nothing more to start: park, close, or wait for what is under way.
+    fn rest(&mut self, idle_store: bool, store_asleep: Option<Timestamp>) -> Step {
+        if !idle_store {
+            return self.wait(store_asleep);
+        }
+        if self.more {
+            return Step::Idle;
+        }
+        if self.unparked {
+            // Before it is asked for: a wake that comes meanwhile must not be forgotten with the answer.
+            self.unparked = false;
+            return self.begin(Busy::Park, Step::Park(self.loaded_until));
+        }
+        if !self.held.is_empty() || self.workers > 0 {
+            return Step::Idle;
+        }
+        self.closed = true;
+        Step::Close
+    }
+
+    fn begin(&mut self, busy: Busy, step: Step) -> Step {
+        self.busy = Some(busy);
+        step
+    }
+
+    fn wait(&mut self, until: Option<Timestamp>) -> Step {
+        match until {
+            Some(at) if self.timer.is_none_or(|timer| timer > at) => {
+                self.timer = Some(at);
+                Step::WaitUntil(at)
+            }
+            _ => Step::Idle,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! How many requests an endpoint gets at a time, and when it gets none: learned from how it answers.
+//!
+//! A lane starts with a few and works up to the configured limit while the receiver answers; every sign of trouble (no
+//! answer, 429, 502, 503, 504) halves it, down to one. So a receiver that hangs costs a few connections, not the limit,
+//! and one that is overwhelmed gets room to recover. A receiver that says when to come back (`Retry-After`) is left alone
+//! until then; one that only says 429 or 503 is left alone for a short, growing while.
+
+use std::time::Duration;
+
+use postrider_domain::delivery::{Decision, Outcome};
+use postrider_domain::time::Timestamp;
+
+/// Enough for a low latency at once, little enough to lose to a receiver that hangs.
+const START: u32 = 4;
+
+/// The first pause after an answer that asks for slowing down without saying for how long; doubles up to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The pace of one endpoint.
+#[derive(Debug, Clone)]
+pub(crate) struct Pace {
+    limit: u32,
+    max: u32,
+    /// Answers in a row that asked for slowing down.
+    refusals: u32,
+    hold_until: Option<Timestamp>,
+}
+
+impl Pace {
+    pub(crate) fn new(max: u32) -> Self {
+        let max = max.max(1);
+        Self { limit: START.min(max), max, refusals: 0, hold_until: None }
+    }
+
+    /// The most requests under way at present.
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// The instant before which nothing is sent, if it lies ahead.
+    pub(crate) fn hold(&self, now: Timestamp) -> Option<Timestamp> {
+        self.hold_until.filter(|until| *until > now)
+    }
+
+    /// Learns from an attempt.
+    pub(crate) fn learn(&mut self, outcome: &Outcome, decision: &Decision, now: Timestamp) {
+        if !outcome.congested() {
+            self.refusals = 0;
+            self.limit = (self.limit + 1).min(self.max);
+            return;
+        }
+        self.limit = (self.limit / 2).max(1);
+        let until = match decision.hold_until {
+            Some(until) => until,
+            None if asks_for_less(outcome) => {
+                let pause = FIRST_PAUSE.saturating_mul(1 << self.refusals.min(16)).min(LAST_PAUSE);
+                self.refusals += 1;
+                now.saturating_add(pause)
+            }
+            None => return,
+        };
+        self.hold_until = self.hold_until.max(Some(until));
+    }
+}
+
+fn asks_for_less(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Answered { .. }) && outcome.congested()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use postrider_domain::delivery::{Failure, Next};
+
+    const NOW: Timestamp = Timestamp::from_micros(1_767_323_045_000_000);
+
+    fn learn(pace: &mut Pace, outcome: &Outcome, hold_until: Option<Timestamp>) {
+        pace.learn(outcome, &Decision { next: Next::Succeeded, endpoint: None, hold_until }, NOW);
+    }
+
+    fn answered(status: u16) -> Outcome {
+        Outcome::Answered { status, retry_after: None, body: Bytes::new() }
+    }
+
+    fn timed_out() -> Outcome {
+        Outcome::Failed { kind: Failure::Timeout, detail: String::new() }
+    }
+
+    #[test]
+    fn a_receiver_that_answers_gets_more_up_to_the_limit() {
+        let mut pace = Pace::new(16);
+        assert_eq!(pace.limit(), 4);
+        for _ in 0..100 {
+            learn(&mut pace, &answered(200), None);
+        }
+        assert_eq!(pace.limit(), 16);
+    }
+
+    #[test]
+    fn a_receiver_that_hangs_ends_at_one() {
+        let mut pace = Pace::new(16);
+        for _ in 0..5 {
+            learn(&mut pace, &timed_out(), None);
+        }
+        assert_eq!(
+            (pace.limit(), pace.hold(NOW)),
+            (1, None),
+            "slowed down, but not paused: retries have their own waits"
+        );
+    }
+
+    #[test]
+    fn a_refusal_of_one_message_is_no_reason_to_slow_down() {
+        let mut pace = Pace::new(16);
+        learn(&mut pace, &answered(400), None);
+        assert_eq!((pace.limit(), pace.hold(NOW)), (5, None));
+    }
+
+    #[test]
+    fn answers_that_ask_for_less_pause_the_lane_longer_and_longer() {
+        let mut pace = Pace::new(16);
+        let mut last = NOW;
+        for _ in 0..20 {
+            learn(&mut pace, &answered(503), None);
+            let until = pace.hold(NOW).expect("a pause");
+            assert!(until >= last && until <= NOW.saturating_add(LAST_PAUSE));
+            last = until;
+        }
+        assert_eq!(last, NOW.saturating_add(LAST_PAUSE));
+    }
+
+    #[test]
+    fn what_the_receiver_asked_for_is_kept_even_if_a_late_answer_asks_for_less() {
+        let mut pace = Pace::new(16);
+        let asked = NOW.saturating_add(Duration::from_secs(120));
+        learn(&mut pace, &answered(429), Some(asked));
+        learn(&mut pace, &answered(503), None);
+        assert_eq!(pace.hold(NOW), Some(asked));
+        assert_eq!(pace.hold(asked), None);
+    }
+}

@@ -1,0 +1,147 @@
+//! Recording results: attempts and next states, in batches.
+//!
+//! Workers hand over what came of each attempt and go on. Everything that gathers while one commit is under way goes into
+//! the next. A result is never dropped: if the store fails, the batch is tried again until it takes it; meanwhile its
+//! deliveries stay held, so they are not sent again, and the lanes' shares of memory stop new ones from piling up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use postrider_domain::delivery::Next;
+use postrider_domain::time::Timestamp;
+use postrider_store::{Settlement, StoreError};
+use tokio::sync::Notify;
+
+use crate::engine::Shared;
+use crate::lane::{Held, Lane};
+
+/// The most results in one batch, so that no commit takes long.
+const MAX_BATCH: usize = 1_024;
+
+/// Waits between tries when the store fails.
+const FIRST_RETRY: Duration = Duration::from_millis(20);
+const LAST_RETRY: Duration = Duration::from_secs(2);
+
+/// A result on its way to the store.
+pub(crate) struct Unsettled {
+    pub(crate) lane: Arc<Lane>,
+    /// What was sent; `None` if the delivery had no payload and was canceled.
+    pub(crate) held: Option<Held>,
+    pub(crate) settlement: Settlement,
+}
+
+/// The queue of results.
+#[derive(Default)]
+pub(crate) struct Settler {
+    queue: Mutex<Vec<Unsettled>>,
+    arrived: Notify,
+    /// Told after each commit; a shutdown waits for the last.
+    committed: Notify,
+    /// Results in the queue or in a commit.
+    pending: AtomicUsize,
+}
+
+impl Settler {
+    /// Hands over a result.
+    pub(crate) fn submit(&self, unsettled: Unsettled) {
+        self.pending.fetch_add(1, Ordering::SeqCst);
+        self.queue.lock().push(unsettled);
+        self.arrived.notify_one();
+    }
+
+    /// Waits until everything handed over is in the store.
+    pub(crate) async fn drained(&self) {
+        loop {
+            let committed = self.committed.notified();
+            if self.pending.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            committed.await;
+        }
+    }
+
+    fn next_batch(&self) -> Vec<Unsettled> {
+        let mut queue = self.queue.lock();
+        if queue.len() <= MAX_BATCH {
+            return std::mem::take(&mut *queue);
+        }
+        let rest = queue.split_off(MAX_BATCH);
+        std::mem::replace(&mut *queue, rest)
+    }
+}
+
+/// Runs until the engine is dropped.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    loop {
+        let batch = shared.settler.next_batch();
+        if batch.is_empty() {
+            shared.settler.arrived.notified().await;
+            continue;
+        }
+        let count = batch.len();
+        commit(&shared, batch).await;
+        shared.settler.pending.fetch_sub(count, Ordering::SeqCst);
+        shared.settler.committed.notify_waiters();
+    }
+}
+
+/// Stores a batch, however long it takes, and tells the lanes.
+async fn commit(shared: &Arc<Shared>, batch: Vec<Unsettled>) {
+    let mut wait = FIRST_RETRY;
+    loop {
+        let settlements = batch.iter().map(|unsettled| unsettled.settlement.clone()).collect();
+        match shared.store.settle(settlements).await {
+            Ok(()) => break,
+            Err(StoreError::Closed) => return,
+            Err(StoreError::Inconsistent { .. }) if batch.len() > 1 => return one_by_one(shared, batch).await,
+            Err(error @ StoreError::Inconsistent { .. }) => {
+                // Held until the next start, so that it is not sent again and again meanwhile.
+                tracing::error!(%error, endpoint = batch[0].settlement.endpoint.0, "a result cannot be stored");
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, results = batch.len(), "results could not be stored yet; trying again");
+                shared.clock.sleep_until(shared.clock.now().saturating_add(wait)).await;
+                wait = (wait * 2).min(LAST_RETRY);
+            }
+        }
+    }
+    tell_lanes(shared, &batch);
+}
+
+/// One bad row must not hold up the others.
+async fn one_by_one(shared: &Arc<Shared>, batch: Vec<Unsettled>) {
+    for unsettled in batch {
+        Box::pin(commit(shared, vec![unsettled])).await;
+    }
+}
+
+fn tell_lanes(shared: &Arc<Shared>, batch: &[Unsettled]) {
+    let mut wake_at: Option<Timestamp> = None;
+    let mut told: Option<&Arc<Lane>> = None;
+    for Unsettled { lane, held, settlement } in batch {
+        {
+            let mut state = lane.state.lock();
+            match held {
+                Some(held) => state.settled(held, &shared.budgets),
+                None => state.canceled(&settlement.delivery),
+            }
+        }
+        if let Next::Waiting(at) = settlement.next {
+            wake_at = Some(wake_at.map_or(at, |earliest| earliest.min(at)));
+        }
+        // Runs of one lane are common; each needs one look.
+        if let Some(last) = told.filter(|last| !Arc::ptr_eq(last, lane)) {
+            shared.pump(last);
+        }
+        told = Some(lane);
+    }
+    if let Some(last) = told {
+        shared.pump(last);
+    }
+    if let Some(at) = wake_at {
+        shared.waker.expect(at);
+    }
+}

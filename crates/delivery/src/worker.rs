@@ -1,0 +1,116 @@
+//! A worker: makes one attempt after the other for a lane, until the lane has none for it.
+//!
+//! It keeps its connection from one attempt to the next. It performs what others decide: the lane what comes next,
+//! `domain::delivery::transition` what follows from the outcome, the settler when that is stored.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use postrider_domain::attempt::MAX_KEPT_ANSWER_BYTES;
+use postrider_domain::delivery::{Failure, Next, Outcome, Progress, transition};
+use postrider_domain::ids::AttemptId;
+use postrider_store::{AttemptRecord, Due, EndpointKey, Settlement};
+
+use crate::engine::Shared;
+use crate::lane::{Held, Lane, Ready};
+use crate::sender::{Sent, Slot};
+use crate::settler::Unsettled;
+
+/// Runs until the lane has nothing for it, or the engine stops.
+pub(crate) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, delivery: Held, ready: Arc<Ready>) {
+    let mut slot = Slot::default();
+    let mut next = Some((delivery, ready));
+    while let Some((delivery, ready)) = next.take() {
+        attempt(&shared, &lane, delivery, &ready, &mut slot).await;
+        if !shared.is_stopping() {
+            next = lane.state.lock().take(shared.clock.now());
+        }
+    }
+    shared.sender.release(slot);
+    lane.state.lock().worker_left(&shared.budgets);
+    shared.pump(&lane);
+    shared.worker_gone();
+}
+
+async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: &Ready, slot: &mut Slot) {
+    let started_at = shared.clock.now();
+    let id = AttemptId::new(started_at, shared.entropy.as_ref());
+    let sending = shared.sender.send(&ready.prepared, &delivery.message, slot);
+    // A bug in sending must cost one attempt, not the delivery.
+    let sent = AssertUnwindSafe(sending).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!(message = %delivery.message.id, endpoint = %ready.target.endpoint.id, "sending failed unexpectedly");
+        let detail = "the request could not be made because of an internal error".to_owned();
+        Sent { outcome: Outcome::Failed { kind: Failure::Protocol, detail }, duration: std::time::Duration::ZERO }
+    });
+    let now = shared.clock.now();
+    let progress = Progress { made: delivery.made, trigger: delivery.trigger };
+    let unit = if sent.outcome.succeeded() { 0.0 } else { shared.entropy.unit() };
+    let decision = transition(progress, &sent.outcome, &shared.policy, ready.target.health, now, unit);
+    lane.state.lock().pace.learn(&sent.outcome, &decision, now);
+    log(&delivery, ready, &sent, &decision.next);
+    let (status_code, succeeded) = (status_code(&sent.outcome), sent.outcome.succeeded());
+    let settlement = Settlement {
+        endpoint: lane.key,
+        delivery: delivery.key,
+        made: delivery.made,
+        trigger: delivery.trigger,
+        attempt: Some(AttemptRecord {
+            id,
+            started_at,
+            url: Arc::clone(&ready.url),
+            succeeded,
+            status_code,
+            response: response(sent.outcome),
+            duration_ms: u32::try_from(sent.duration.as_millis()).unwrap_or(u32::MAX),
+        }),
+        next: decision.next,
+        change: decision.endpoint,
+    };
+    shared.settler.submit(Unsettled { lane: Arc::clone(lane), held: Some(delivery), settlement });
+}
+
+/// The end of a delivery whose payload is gone: there is nothing to send.
+pub(crate) fn canceled(endpoint: EndpointKey, due: &Due) -> Settlement {
+    Settlement {
+        endpoint,
+        delivery: due.key,
+        made: due.made,
+        trigger: due.trigger,
+        attempt: None,
+        next: Next::Canceled,
+        change: None,
+    }
+}
+
+fn status_code(outcome: &Outcome) -> u16 {
+    match outcome {
+        Outcome::Answered { status, .. } => *status,
+        Outcome::Failed { .. } => 0,
+    }
+}
+
+/// What the log keeps: the first bytes of the answer, or what went wrong.
+fn response(outcome: Outcome) -> Bytes {
+    let mut kept = match outcome {
+        Outcome::Answered { body, .. } => body,
+        Outcome::Failed { detail, .. } => detail.into(),
+    };
+    kept.truncate(MAX_KEPT_ANSWER_BYTES);
+    kept
+}
+
+/// One line where the outcome is decided; a success is only worth one to those who look closely.
+fn log(delivery: &Held, ready: &Ready, sent: &Sent, next: &Next) {
+    let (message, endpoint, attempt) = (&delivery.message.id, &ready.target.endpoint.id, delivery.made + 1);
+    let status = status_code(&sent.outcome);
+    match next {
+        Next::Succeeded => tracing::debug!(%message, %endpoint, attempt, status, "delivered"),
+        Next::Waiting(at) => {
+            tracing::debug!(%message, %endpoint, attempt, status, next_attempt_at = %at, "attempt failed")
+        }
+        Next::Exhausted => tracing::info!(%message, %endpoint, attempt, status, "attempts exhausted"),
+        Next::Canceled => tracing::info!(%message, %endpoint, attempt, status, "delivery canceled"),
+    }
+}

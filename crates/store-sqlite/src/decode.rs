@@ -1,0 +1,88 @@
+//! From rows to the contract's types. What makes no sense is an error that names table, column and row; it never panics.
+
+use postrider_domain::application::Metadata;
+use postrider_domain::ids::{Id, Ksuid};
+use postrider_domain::time::Timestamp;
+use postrider_store::StoreError;
+use rusqlite::Row;
+use rusqlite::types::FromSql;
+
+/// An error of the driver. Its text names the cause (disk full, I/O error) and holds no data.
+pub(crate) fn driver(error: &rusqlite::Error) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}
+
+/// What reading and writing closures return: the driver's errors and the contract's.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SqlError {
+    /// The driver failed.
+    #[error(transparent)]
+    Driver(#[from] rusqlite::Error),
+    /// What was read makes no sense.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<SqlError> for StoreError {
+    fn from(error: SqlError) -> Self {
+        match error {
+            SqlError::Driver(error) => driver(&error),
+            SqlError::Store(error) => error,
+        }
+    }
+}
+
+/// A row of a known table, for errors that say where they are.
+pub(crate) struct Columns<'row, 'statement> {
+    row: &'row Row<'statement>,
+    table: &'static str,
+}
+
+impl<'row, 'statement> Columns<'row, 'statement> {
+    pub(crate) fn new(row: &'row Row<'statement>, table: &'static str) -> Self {
+        Self { row, table }
+    }
+
+    pub(crate) fn inconsistent(&self, column: &'static str, problem: &impl ToString) -> SqlError {
+        let row = self.row.get::<_, i64>(0).map_or_else(|_| "?".to_owned(), |no| no.to_string());
+        SqlError::Store(StoreError::Inconsistent { table: self.table, column, row, problem: problem.to_string() })
+    }
+
+    pub(crate) fn get<T: FromSql>(&self, column: &'static str) -> Result<T, SqlError> {
+        self.row.get(column).map_err(|error| match error {
+            rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..) => self.inconsistent(column, &error),
+            error => SqlError::Driver(error),
+        })
+    }
+
+    pub(crate) fn id<I: Id>(&self, column: &'static str) -> Result<I, SqlError> {
+        Ok(I::from_ksuid(Ksuid::from_bytes(self.get::<[u8; 20]>(column)?)))
+    }
+
+    pub(crate) fn instant(&self, column: &'static str) -> Result<Timestamp, SqlError> {
+        Ok(Timestamp::from_micros(self.get(column)?))
+    }
+
+    pub(crate) fn maybe_instant(&self, column: &'static str) -> Result<Option<Timestamp>, SqlError> {
+        Ok(self.get::<Option<i64>>(column)?.map(Timestamp::from_micros))
+    }
+
+    pub(crate) fn json<T: serde::de::DeserializeOwned>(&self, column: &'static str) -> Result<T, SqlError> {
+        let text: String = self.get(column)?;
+        serde_json::from_str(&text).map_err(|error| self.inconsistent(column, &error))
+    }
+
+    pub(crate) fn maybe_json<T: serde::de::DeserializeOwned>(
+        &self,
+        column: &'static str,
+    ) -> Result<Option<T>, SqlError> {
+        let Some(text) = self.get::<Option<String>>(column)? else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).map_err(|error| self.inconsistent(column, &error))
+    }
+
+    pub(crate) fn metadata(&self) -> Result<Metadata, SqlError> {
+        self.json("metadata")
+    }
+}

@@ -1,0 +1,340 @@
+//! The statements of the hot path, prepared once, and the loops over batches that use them.
+//!
+//! Runs on the writer's thread, inside a job's savepoint. What is remembered here between statements (versions of routes,
+//! numbers of URLs) is only ever what this very thread wrote or read in the database it owns.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use postrider_domain::delivery::{EndpointChange, Next};
+use postrider_domain::ids::Id as _;
+use postrider_domain::message::Message;
+use postrider_store::{
+    AcceptError, Accepted, ApplicationKey, AttemptRecord, DeliveryKey, EndpointKey, IdempotencyKey, MessageKey,
+    NewMessage, Settlement,
+};
+use rusqlite::{Connection, OptionalExtension as _, Statement, params};
+
+use crate::decode::SqlError;
+use crate::rows::{MESSAGE_COLUMNS, decode_message};
+use crate::writer::{News, Tx};
+
+/// How many message numbers are reserved at a time. A crash skips what was left of them, which costs nothing.
+const RESERVE: i64 = 1 << 20;
+
+/// Remembered URLs; the memory of an endpoint that comes back later is one look-up.
+const MAX_URLS: usize = 4_096;
+
+pub(crate) struct Hot<'c> {
+    version: Statement<'c>,
+    event_id_taken: Statement<'c>,
+    insert_message: Statement<'c>,
+    insert_delivery: Statement<'c>,
+    insert_key: Statement<'c>,
+    known_key: Statement<'c>,
+    replace_key: Statement<'c>,
+    message: Statement<'c>,
+    delete_delivery: Statement<'c>,
+    insert_attempt: Statement<'c>,
+    upsert_wake: Statement<'c>,
+    url_number: Statement<'c>,
+    insert_url: Statement<'c>,
+    reserve: Statement<'c>,
+    change: Changes<'c>,
+    versions: HashMap<ApplicationKey, Option<i64>>,
+    urls: HashMap<EndpointKey, (Arc<str>, i64)>,
+    next_message: i64,
+    reserved: i64,
+}
+
+/// Statements for what seldom happens at a settle.
+struct Changes<'c> {
+    failing_since: Statement<'c>,
+    disable: Statement<'c>,
+    bump_version: Statement<'c>,
+    scheduled_due: Statement<'c>,
+}
+
+impl<'c> Hot<'c> {
+    pub(crate) fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
+        let prepare = |sql: &str| connection.prepare(sql);
+        let next = connection.query_row("SELECT next FROM sequence WHERE name = 'message'", [], |row| row.get(0))?;
+        Ok(Self {
+            version: prepare("SELECT version FROM application WHERE no = ? AND deleted_at IS NULL")?,
+            event_id_taken: prepare("SELECT 1 FROM message WHERE application_no = ? AND event_id = ?")?,
+            insert_message: prepare(
+                "INSERT INTO message
+                     (no, application_no, id, event_type, event_id, channels, retention_days, created_at, payload)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )?,
+            insert_delivery: prepare(
+                "INSERT OR IGNORE INTO delivery (endpoint_no, due_at, message_no, made, trigger) VALUES (?, ?, ?, ?, ?)",
+            )?,
+            insert_key: prepare(
+                "INSERT INTO idempotency (key, created_at, message_no) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            )?,
+            known_key: prepare("SELECT created_at, message_no FROM idempotency WHERE key = ?")?,
+            replace_key: prepare(
+                "UPDATE idempotency SET created_at = ?2, message_no = ?3, status = NULL, body = NULL WHERE key = ?1",
+            )?,
+            message: prepare(&format!("SELECT {MESSAGE_COLUMNS}, payload, application_no FROM message WHERE no = ?"))?,
+            delete_delivery: prepare("DELETE FROM delivery WHERE endpoint_no = ? AND due_at = ? AND message_no = ?")?,
+            insert_attempt: prepare(
+                "INSERT OR IGNORE INTO attempt (endpoint_no, id, message_no, url_no, number, trigger, started_at,
+                                                duration_ms, succeeded, status_code, next_attempt_at, response)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )?,
+            upsert_wake: prepare(
+                "INSERT INTO wake (endpoint_no, due_at) VALUES (?, ?)
+                 ON CONFLICT DO UPDATE SET due_at = excluded.due_at WHERE excluded.due_at < wake.due_at",
+            )?,
+            url_number: prepare("SELECT no FROM endpoint_url WHERE endpoint_no = ? AND url = ?")?,
+            insert_url: prepare("INSERT INTO endpoint_url (endpoint_no, url) VALUES (?, ?)")?,
+            reserve: prepare("UPDATE sequence SET next = ? WHERE name = 'message'")?,
+            change: Changes::prepare(connection)?,
+            versions: HashMap::new(),
+            urls: HashMap::new(),
+            next_message: next,
+            reserved: next,
+        })
+    }
+
+    /// A group of jobs begins, or a job of another kind runs: versions are read anew.
+    pub(crate) fn begin(&mut self) {
+        self.versions.clear();
+    }
+
+    /// The transaction came to nothing: so did what was reserved and noted in it.
+    pub(crate) fn rolled_back(&mut self) {
+        self.reserved = self.next_message;
+        self.urls.clear();
+    }
+
+    pub(crate) fn accept(&mut self, batch: &[NewMessage]) -> Result<Vec<Result<Accepted, AcceptError>>, SqlError> {
+        batch.iter().map(|new| self.accept_one(new)).collect()
+    }
+
+    /// Checks come before the first write, so a refusal leaves nothing behind. `Err` is a failure of the whole batch.
+    fn accept_one(&mut self, new: &NewMessage) -> Result<Result<Accepted, AcceptError>, SqlError> {
+        let application = new.application;
+        if self.current_version(application)? != Some(new.version) {
+            return Ok(Err(AcceptError::Stale));
+        }
+        let number = self.next_number()?;
+        let created_at = new.message.created_at.as_micros();
+        if let Some(event_id) = &new.message.event_id {
+            // A repeated request finds its own message under the event id: its key decides, not the event id.
+            if let Some(known) = self.known(new, application)? {
+                return Ok(Ok(known));
+            }
+            if self.event_id_taken.exists(params![application.0, event_id.as_str()])? {
+                return Ok(Err(AcceptError::Conflict));
+            }
+        }
+        if let Some((key, _)) = &new.idempotency
+            && self.insert_key.execute(params![key.0, created_at, number])? == 0
+        {
+            if let Some(known) = self.known(new, application)? {
+                return Ok(Ok(known));
+            }
+            self.replace_key.execute(params![key.0, created_at, number])?;
+        }
+        self.insert_message(number, application, &new.message)?;
+        for endpoint in &new.endpoints {
+            self.insert_delivery.execute(params![endpoint.0, created_at, number, 0, 0])?;
+        }
+        Ok(Ok(Accepted::New(MessageKey(number))))
+    }
+
+    fn insert_message(&mut self, number: i64, application: ApplicationKey, message: &Message) -> rusqlite::Result<()> {
+        let channels =
+            message.channels.as_ref().map(|channels| json_list(channels.iter().map(|channel| channel.as_str())));
+        self.insert_message.execute(params![
+            number,
+            application.0,
+            message.id.ksuid().as_bytes(),
+            message.event_type.as_str(),
+            message.event_id.as_ref().map(|id| id.as_str()),
+            channels,
+            message.retention_days,
+            message.created_at.as_micros(),
+            message.payload.as_deref(),
+        ])?;
+        Ok(())
+    }
+
+    fn current_version(&mut self, application: ApplicationKey) -> Result<Option<i64>, SqlError> {
+        if let Some(version) = self.versions.get(&application) {
+            return Ok(*version);
+        }
+        let version = self.version.query_row([application.0], |row| row.get(0)).optional()?;
+        self.versions.insert(application, version);
+        Ok(version)
+    }
+
+    fn next_number(&mut self) -> Result<i64, SqlError> {
+        if self.next_message == self.reserved {
+            self.reserve.execute([self.reserved + RESERVE])?;
+            self.reserved += RESERVE;
+        }
+        self.next_message += 1;
+        Ok(self.next_message - 1)
+    }
+
+    /// The message that this key stands for, if it is still valid.
+    fn known(&mut self, new: &NewMessage, application: ApplicationKey) -> Result<Option<Accepted>, SqlError> {
+        let Some((IdempotencyKey(key), not_before)) = &new.idempotency else { return Ok(None) };
+        let known = self.known_key.query_row([key], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?)));
+        let Some((created_at, Some(number))) = known.optional()? else { return Ok(None) };
+        if created_at < not_before.as_micros() {
+            return Ok(None);
+        }
+        let mut rows = self.message.query([number])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        // The key covers who asked and for which path; another application here would be somebody else's message.
+        if row.get::<_, i64>("application_no")? != application.0 {
+            return Ok(None);
+        }
+        Ok(Some(Accepted::Replayed(Arc::new(decode_message(row)?.value))))
+    }
+
+    pub(crate) fn settle(&mut self, batch: &[Settlement], tx: &Tx<'_>) -> Result<(), SqlError> {
+        for settlement in batch {
+            self.settle_one(settlement, tx)?;
+        }
+        Ok(())
+    }
+
+    fn settle_one(&mut self, settlement: &Settlement, tx: &Tx<'_>) -> Result<(), SqlError> {
+        let Settlement { endpoint, delivery, .. } = settlement;
+        let gone = params![endpoint.0, delivery.due_at.as_micros(), delivery.message.0];
+        let was_pending = self.delete_delivery.execute(gone)? == 1;
+        if let Some(attempt) = &settlement.attempt {
+            self.log(settlement, attempt, was_pending)?;
+        }
+        if !was_pending {
+            // Settled before, or canceled meanwhile.
+            return Ok(());
+        }
+        if let Next::Waiting(at) = settlement.next {
+            let made = settlement.made + 1;
+            let row = params![endpoint.0, at.as_micros(), delivery.message.0, made, settlement.trigger.code()];
+            self.insert_delivery.execute(row)?;
+            self.upsert_wake.execute(params![endpoint.0, at.as_micros()])?;
+        }
+        if settlement.trigger == postrider_domain::attempt::Trigger::Manual && settlement.next == Next::Succeeded {
+            self.end_series(*endpoint, delivery.message)?;
+        }
+        match settlement.change {
+            Some(change) => self.change_endpoint(*endpoint, change, tx),
+            None => Ok(()),
+        }
+    }
+
+    fn log(&mut self, settlement: &Settlement, attempt: &AttemptRecord, was_pending: bool) -> Result<(), SqlError> {
+        let url = self.url_number(settlement.endpoint, &attempt.url)?;
+        let next_at = match settlement.next {
+            Next::Waiting(at) if was_pending => Some(at.as_micros()),
+            _ => None,
+        };
+        self.insert_attempt.execute(params![
+            settlement.endpoint.0,
+            attempt.id.ksuid().as_bytes(),
+            settlement.delivery.message.0,
+            url,
+            settlement.made + 1,
+            settlement.trigger.code(),
+            attempt.started_at.as_micros(),
+            attempt.duration_ms,
+            attempt.succeeded,
+            attempt.status_code,
+            next_at,
+            attempt.response.as_ref(),
+        ])?;
+        Ok(())
+    }
+
+    fn url_number(&mut self, endpoint: EndpointKey, url: &Arc<str>) -> Result<i64, SqlError> {
+        if let Some((known, number)) = self.urls.get(&endpoint)
+            && (Arc::ptr_eq(known, url) || known == url)
+        {
+            return Ok(*number);
+        }
+        let found = self.url_number.query_row(params![endpoint.0, &**url], |row| row.get(0)).optional()?;
+        let number = match found {
+            Some(number) => number,
+            None => self.insert_url.insert(params![endpoint.0, &**url])?,
+        };
+        if self.urls.len() >= MAX_URLS {
+            self.urls.clear();
+        }
+        self.urls.insert(endpoint, (Arc::clone(url), number));
+        Ok(number)
+    }
+
+    /// A manual attempt succeeded: what the schedule still has for this message and endpoint would be a repeat.
+    fn end_series(&mut self, endpoint: EndpointKey, message: MessageKey) -> Result<(), SqlError> {
+        let due_at = self.change.scheduled_due.query_row([message.0, endpoint.0], |row| row.get::<_, Option<i64>>(0));
+        if let Some(due_at) = due_at.optional()?.flatten() {
+            self.delete_delivery.execute(params![endpoint.0, due_at, message.0])?;
+        }
+        Ok(())
+    }
+
+    fn change_endpoint(&mut self, endpoint: EndpointKey, change: EndpointChange, tx: &Tx<'_>) -> Result<(), SqlError> {
+        let no = endpoint.0;
+        match change {
+            EndpointChange::Recovered => self.change.failing_since.execute(params![no, None::<i64>])?,
+            EndpointChange::FailingSince(at) => self.change.failing_since.execute(params![no, at.as_micros()])?,
+            EndpointChange::Disable(_) => {
+                self.change.disable.execute([no])?;
+                self.versions.clear();
+                self.change.bump_version.execute([no])?
+            }
+        };
+        tx.tell(News::EndpointChanged(endpoint));
+        Ok(())
+    }
+}
+
+impl<'c> Changes<'c> {
+    fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
+        Ok(Self {
+            failing_since: connection.prepare("UPDATE endpoint SET failing_since = ?2 WHERE no = ?1")?,
+            disable: connection.prepare("UPDATE endpoint SET disabled = 1 WHERE no = ?")?,
+            bump_version: connection.prepare(
+                "UPDATE application SET version = version + 1
+                 WHERE no = (SELECT application_no FROM endpoint WHERE no = ?)",
+            )?,
+            // When the pending scheduled delivery is due: what its last attempt said, or at once if there was none.
+            scheduled_due: connection.prepare(
+                "SELECT CASE WHEN last.id IS NULL THEN message.created_at ELSE last.next_attempt_at END
+                 FROM message LEFT JOIN (
+                     SELECT id, message_no, next_attempt_at FROM attempt
+                     WHERE message_no = ?1 AND endpoint_no = ?2 AND trigger = 0 ORDER BY id DESC LIMIT 1
+                 ) AS last ON last.message_no = message.no
+                 WHERE message.no = ?1",
+            )?,
+        })
+    }
+}
+
+/// A JSON list of names. They hold nothing that JSON would have to escape.
+pub(crate) fn json_list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut text = String::from("[");
+    for (place, name) in names.enumerate() {
+        if place > 0 {
+            text.push(',');
+        }
+        text.push('"');
+        text.push_str(name);
+        text.push('"');
+    }
+    text.push(']');
+    text
+}
+
+/// Names a delivery row.
+pub(crate) fn delivery_key(due_at: i64, message: i64) -> DeliveryKey {
+    DeliveryKey { due_at: postrider_domain::time::Timestamp::from_micros(due_at), message: MessageKey(message) }
+}

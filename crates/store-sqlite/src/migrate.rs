@@ -1,0 +1,49 @@
+//! Bringing a database to the schema that this version knows. `user_version` counts the migrations that were applied;
+//! each runs in a transaction of its own together with the count.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use crate::OpenError;
+
+/// In order; a migration that was released is never changed.
+const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_initial.sql")];
+
+/// Marks the file as Postrider's ("PstR"), so that another program's database is not taken for an empty one.
+const APPLICATION_ID: i32 = 0x5073_7452;
+
+/// Whether nothing is missing.
+pub(crate) fn is_current(connection: &Connection, path: &Path) -> Result<bool, OpenError> {
+    Ok(applied(connection, path)? == MIGRATIONS.len())
+}
+
+/// How many migrations were applied; refuses a file that is not ours, or of a newer version.
+fn applied(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
+    let driver = |error: rusqlite::Error| OpenError::database(path, &error);
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(driver);
+    let found = pragma("user_version")?;
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(driver)?;
+    if tables > 0 && pragma("application_id")? != i64::from(APPLICATION_ID) {
+        return Err(OpenError::Foreign { path: path.to_owned() });
+    }
+    match usize::try_from(found) {
+        Ok(version) if version <= MIGRATIONS.len() => Ok(version),
+        _ => Err(OpenError::Newer { path: path.to_owned(), found, known: MIGRATIONS.len() }),
+    }
+}
+
+/// Applies what is missing.
+pub(crate) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let driver = |error: rusqlite::Error| OpenError::database(path, &error);
+    let applied = applied(connection, path)?;
+    for (version, sql) in MIGRATIONS.iter().enumerate().skip(applied) {
+        let transaction = connection.transaction().map_err(driver)?;
+        transaction.execute_batch(sql).map_err(driver)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(driver)?;
+        transaction.pragma_update(None, "user_version", version + 1).map_err(driver)?;
+        transaction.commit().map_err(driver)?;
+    }
+    Ok(())
+}

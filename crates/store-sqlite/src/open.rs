@@ -1,0 +1,162 @@
+//! Opening a store: who may, with which pragmas, and every way in which it can fail, in words that say what to do.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider_store::Observers;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::lock::OwnerLock;
+use crate::readers::Readers;
+use crate::writer::Writer;
+use crate::{SqliteStore, migrate};
+
+/// Earlier versions of SQLite can corrupt a database when a WAL file is reset while it is checkpointed.
+const OLDEST_SQLITE: i32 = 3_051_003;
+
+/// How long a statement waits for another process that writes (`postrider key …` beside a server).
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections for reading. Reads are short; two keep one slow list from delaying the lanes' loads.
+const READERS: usize = 3;
+
+/// Whether the store is opened to run the engine on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ownership {
+    /// The one process that accepts and delivers. Migrates, and keeps every other owner out.
+    Owner,
+    /// A guest for a few short statements, beside an owner or alone. The schema must be current.
+    Guest,
+}
+
+/// A store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error(
+        "the store {path} is in use by another postrider{}: stop that one first, or give this one a store of its own (store.url)",
+        if owner.is_empty() { String::new() } else { format!(" (process {owner})") }
+    )]
+    InUse {
+        /// The file.
+        path: PathBuf,
+        /// The other's process number, if known.
+        owner: String,
+    },
+    /// The path can't be used.
+    #[error("cannot open the store {path}: {problem}: check that the folder exists and that this user may write to it")]
+    Path {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        problem: String,
+    },
+    /// A newer version made it.
+    #[error(
+        "the store {path} has schema version {found}, this postrider knows up to {known}: use the newer postrider that wrote it"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The newest version known here.
+        known: usize,
+    },
+    /// It is some other program's database.
+    #[error("the file {path} is a database of another program: choose another path in store.url")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// SQLite itself is too old.
+    #[error("this postrider was built with SQLite {found}, which can corrupt its files: build it with 3.51.3 or later")]
+    OldSqlite {
+        /// The version.
+        found: &'static str,
+    },
+    /// SQLite refused.
+    #[error("cannot use the store {path}: {problem}")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        problem: String,
+    },
+    /// A guest came before any owner.
+    #[error("the store {path} is not set up yet, or is of an older version: start the server once")]
+    NotMigrated {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl OpenError {
+    pub(crate) fn path(path: &Path, error: &std::io::Error) -> Self {
+        Self::Path { path: path.to_owned(), problem: error.to_string() }
+    }
+
+    pub(crate) fn database(path: &Path, error: &rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::ReadOnly) => {
+                Self::Path { path: path.to_owned(), problem: error.to_string() }
+            }
+            Some(rusqlite::ErrorCode::NotADatabase) => Self::Foreign { path: path.to_owned() },
+            _ => Self::Database { path: path.to_owned(), problem: error.to_string() },
+        }
+    }
+}
+
+impl SqliteStore {
+    /// Opens the store in the file at `path`; an owner creates it if it does not exist.
+    pub fn open(path: &Path, ownership: Ownership) -> Result<Self, OpenError> {
+        if rusqlite::version_number() < OLDEST_SQLITE {
+            return Err(OpenError::OldSqlite { found: rusqlite::version() });
+        }
+        let lock = match ownership {
+            Ownership::Owner => Some(OwnerLock::take(path)?),
+            Ownership::Guest => None,
+        };
+        let mut connection = connect(path)?;
+        match ownership {
+            Ownership::Owner => migrate::migrate(&mut connection, path)?,
+            Ownership::Guest if migrate::is_current(&connection, path)? => {}
+            Ownership::Guest => return Err(OpenError::NotMigrated { path: path.to_owned() }),
+        }
+        let readers = (0..READERS).map(|_| connect_reader(path)).collect::<Result<Vec<_>, _>>()?;
+        let observers = Arc::new(Observers::default());
+        let checkpoints = (ownership == Ownership::Owner).then(|| connect(path)).transpose()?;
+        let writer = Writer::start(connection, checkpoints, lock, Arc::clone(&observers))
+            .map_err(|error| OpenError::path(path, &error))?;
+        Ok(Self { writer, readers: Readers::new(readers), observers })
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, OpenError> {
+    let database = |error: rusqlite::Error| OpenError::database(path, &error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(database)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(database)?;
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode = WAL;
+             PRAGMA synchronous = FULL;
+             PRAGMA foreign_keys = OFF;
+             PRAGMA temp_store = MEMORY;
+             PRAGMA cache_size = -16384;
+             PRAGMA journal_size_limit = 67108864;
+             PRAGMA wal_autocheckpoint = 0;",
+        )
+        .map_err(database)?;
+    connection.set_prepared_statement_cache_capacity(128);
+    Ok(connection)
+}
+
+fn connect_reader(path: &Path) -> Result<Connection, OpenError> {
+    let connection = connect(path)?;
+    connection
+        .execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -4096;")
+        .map_err(|error| OpenError::database(path, &error))?;
+    Ok(connection)
+}

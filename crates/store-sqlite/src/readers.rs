@@ -1,0 +1,53 @@
+//! A few connections for reading. Each read runs on a blocking thread with a connection of its own, so a long list never
+//! stops the runtime, and waits its turn when all connections are busy.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use postrider_store::StoreError;
+use rusqlite::Connection;
+use tokio::sync::Semaphore;
+
+use crate::decode::SqlError;
+
+/// The reading side.
+pub(crate) struct Readers {
+    idle: Arc<Mutex<Vec<Connection>>>,
+    turns: Arc<Semaphore>,
+}
+
+impl Readers {
+    pub(crate) fn new(connections: Vec<Connection>) -> Self {
+        let turns = Arc::new(Semaphore::new(connections.len()));
+        Self { idle: Arc::new(Mutex::new(connections)), turns }
+    }
+
+    /// Runs `read` on a connection that sees every commit made so far.
+    pub(crate) async fn run<T, F>(&self, read: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, SqlError> + Send + 'static,
+    {
+        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let idle = Arc::clone(&self.idle);
+        let work = move || {
+            // Held until the connection is back, even if nobody waits for the result any more.
+            let _turn = turn;
+            let connection = idle.lock().pop().ok_or(StoreError::Closed)?;
+            // A panic must not take the connection with it: the pool would shrink until nothing can be read.
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(&connection)));
+            idle.lock().push(connection);
+            match result {
+                Ok(result) => result.map_err(StoreError::from),
+                Err(_) => Err(StoreError::Unavailable("a read failed unexpectedly; see the log".to_owned())),
+            }
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// No read starts from now on.
+    pub(crate) fn close(&self) {
+        self.turns.close();
+        self.idle.lock().clear();
+    }
+}

@@ -1,0 +1,116 @@
+//! Rows of messages and endpoints as the contract's types. Both the hot path and the lists read them.
+
+use bytes::Bytes;
+use postrider_domain::endpoint::{Endpoint, EndpointUrl, Headers, Health};
+use postrider_domain::message::Message;
+use postrider_domain::names::{Channel, EventTypeName, Uid};
+use postrider_domain::signature::{OldKey, Secret, SigningKeys};
+use postrider_domain::time::Timestamp;
+use postrider_store::{ApplicationKey, EndpointKey, MessageKey, Stored, Target};
+use rusqlite::Row;
+
+use crate::decode::{Columns, SqlError};
+
+/// What [`decode_message`] reads; a column `payload` follows, or `NULL AS payload`.
+pub(crate) const MESSAGE_COLUMNS: &str =
+    "message.no, message.id, event_type, event_id, message.channels, retention_days, message.created_at";
+
+/// Reads a message from a row that begins with [`MESSAGE_COLUMNS`] and the payload.
+pub(crate) fn decode_message(row: &Row<'_>) -> Result<Stored<MessageKey, Message>, SqlError> {
+    let columns = Columns::new(row, "message");
+    let value = Message {
+        id: columns.id("id")?,
+        event_type: EventTypeName::from_trusted(columns.get("event_type")?),
+        event_id: columns.get::<Option<String>>("event_id")?.map(Uid::from_trusted),
+        channels: names(columns.maybe_json::<Vec<String>>("channels")?, Channel::from_trusted),
+        retention_days: columns.get("retention_days")?,
+        created_at: columns.instant("created_at")?,
+        payload: columns.get::<Option<Vec<u8>>>("payload")?.map(Bytes::from),
+    };
+    Ok(Stored { key: MessageKey(columns.get("no")?), value })
+}
+
+/// What [`decode_endpoint`] reads.
+pub(crate) const ENDPOINT_COLUMNS: &str = "endpoint.no, endpoint.id, endpoint.uid, url, description, endpoint.version,
+     disabled, event_types, channels, endpoint.throttle_rate, endpoint.metadata, endpoint.created_at, endpoint.updated_at";
+
+/// Reads an endpoint from a row with [`ENDPOINT_COLUMNS`].
+pub(crate) fn decode_endpoint(row: &Row<'_>) -> Result<Stored<EndpointKey, Endpoint>, SqlError> {
+    let columns = Columns::new(row, "endpoint");
+    let url: String = columns.get("url")?;
+    let value = Endpoint {
+        id: columns.id("id")?,
+        uid: columns.get::<Option<String>>("uid")?.map(Uid::from_trusted),
+        url: EndpointUrl::parse(&url).map_err(|error| columns.inconsistent("url", &error))?,
+        description: columns.get("description")?,
+        version: columns.get("version")?,
+        disabled: columns.get("disabled")?,
+        event_types: names(columns.maybe_json::<Vec<String>>("event_types")?, EventTypeName::from_trusted),
+        channels: names(columns.maybe_json::<Vec<String>>("channels")?, Channel::from_trusted),
+        throttle_rate: columns.get("throttle_rate")?,
+        metadata: columns.metadata()?,
+        created_at: columns.instant("created_at")?,
+        updated_at: columns.instant("updated_at")?,
+    };
+    Ok(Stored { key: EndpointKey(columns.get("no")?), value })
+}
+
+fn names<T>(texts: Option<Vec<String>>, from_trusted: impl Fn(String) -> T) -> Option<Vec<T>> {
+    texts.map(|texts| texts.into_iter().map(from_trusted).collect())
+}
+
+/// What [`decode_target`] reads, from `endpoint JOIN application`.
+pub(crate) const TARGET_COLUMNS: &str = "headers, signing_keys, failing_since, application_no,
+     application.throttle_rate AS application_rate,
+     (endpoint.deleted_at IS NOT NULL OR application.deleted_at IS NOT NULL) AS gone";
+
+/// Reads an endpoint as the sender needs it from a row with [`ENDPOINT_COLUMNS`] and [`TARGET_COLUMNS`].
+pub(crate) fn decode_target(row: &Row<'_>) -> Result<Target, SqlError> {
+    let columns = Columns::new(row, "endpoint");
+    let Stored { key, value: mut endpoint } = decode_endpoint(row)?;
+    endpoint.disabled |= columns.get::<bool>("gone")?;
+    Ok(Target {
+        key,
+        application: ApplicationKey(columns.get("application_no")?),
+        endpoint,
+        headers: columns.json::<Headers>("headers")?,
+        keys: decode_keys(&columns)?,
+        health: Health { failing_since: columns.maybe_instant("failing_since")? },
+        application_rate: columns.get("application_rate")?,
+    })
+}
+
+#[derive(serde::Deserialize, serde::Serialize)]
+struct StoredKeys {
+    current: String,
+    old: Vec<StoredOldKey>,
+}
+
+#[derive(serde::Deserialize, serde::Serialize)]
+struct StoredOldKey {
+    secret: String,
+    expires_at: i64,
+}
+
+/// Reads the column `signing_keys`.
+pub(crate) fn decode_keys(columns: &Columns<'_, '_>) -> Result<SigningKeys, SqlError> {
+    let stored: StoredKeys = columns.json("signing_keys")?;
+    // The error must not quote the secret.
+    let secret = |text: &str| text.parse::<Secret>().map_err(|error| columns.inconsistent("signing_keys", &error));
+    let old = |key: &StoredOldKey| {
+        Ok(OldKey { secret: secret(&key.secret)?, expires_at: Timestamp::from_micros(key.expires_at) })
+    };
+    Ok(SigningKeys {
+        current: secret(&stored.current)?,
+        old: stored.old.iter().map(old).collect::<Result<_, SqlError>>()?,
+    })
+}
+
+/// The text for the column `signing_keys`.
+pub(crate) fn encode_keys(keys: &SigningKeys) -> Result<String, SqlError> {
+    let old =
+        |key: &OldKey| StoredOldKey { secret: key.secret.as_str().into(), expires_at: key.expires_at.as_micros() };
+    let stored = StoredKeys { current: keys.current.as_str().into(), old: keys.old.iter().map(old).collect() };
+    serde_json::to_string(&stored)
+        .map_err(|error| SqlError::Driver(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))
+}

@@ -1,0 +1,32 @@
+//! The contract as a whole: health, observers, closing.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use postrider_store::{Observer, Store, StoreError};
+
+use crate::SqliteStore;
+use crate::writer::Abort;
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn ping(&self) -> Result<(), StoreError> {
+        // Both sides: a reader that answers says nothing about a writer that is stuck or a disk that is full.
+        self.writer
+            .run(|tx| {
+                tx.execute("UPDATE sequence SET next = next WHERE name = 'message'", [])?;
+                Ok::<_, Abort<StoreError>>(())
+            })
+            .await?;
+        self.readers.run(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(()))?)).await
+    }
+
+    fn observe(&self, observer: Arc<dyn Observer>) {
+        self.observers.add(observer);
+    }
+
+    async fn close(&self) {
+        self.writer.close().await;
+        self.readers.close();
+    }
+}

@@ -1,0 +1,305 @@
+//! The work table, for the contract: batches go to the writer's hot loops, the rest is a statement or two each.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::attempt::Trigger;
+use postrider_domain::ids::{ApplicationId, Id as _};
+use postrider_domain::message::Message;
+use postrider_domain::names::IdOrUid;
+use postrider_domain::time::Timestamp;
+use postrider_store::{
+    AcceptError, Accepted, ApplicationKey, DeliveryKey, Due, EndpointKey, MessageKey, NewMessage, Once, ResendError,
+    Routes, Settlement, StoreError, Target, Wakes, Work, WriteError, Written,
+};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::SqliteStore;
+use crate::decode::{Columns, SqlError};
+use crate::hot::delivery_key;
+use crate::idempotency;
+use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, TARGET_COLUMNS, decode_message, decode_target};
+use crate::writer::{Abort, News};
+
+#[async_trait]
+impl Work for SqliteStore {
+    async fn routes(
+        &self,
+        environment: &EnvironmentId,
+        application: &IdOrUid<ApplicationId>,
+    ) -> Result<Option<Routes>, StoreError> {
+        let (environment, application) = (environment.clone(), application.clone());
+        self.readers.run(move |connection| read_routes(connection, &environment, &application)).await
+    }
+
+    async fn target(&self, endpoint: EndpointKey) -> Result<Option<Target>, StoreError> {
+        self.readers
+            .run(move |connection| {
+                let sql = format!(
+                    "SELECT {ENDPOINT_COLUMNS}, {TARGET_COLUMNS}
+                     FROM endpoint JOIN application ON application.no = application_no WHERE endpoint.no = ?"
+                );
+                let mut statement = connection.prepare_cached(&sql)?;
+                let mut rows = statement.query([endpoint.0])?;
+                rows.next()?.map(decode_target).transpose()
+            })
+            .await
+    }
+
+    async fn accept(&self, batch: Vec<NewMessage>) -> Vec<Result<Accepted, AcceptError>> {
+        self.writer.accept(batch).await
+    }
+
+    async fn settle(&self, batch: Vec<Settlement>) -> Result<(), StoreError> {
+        self.writer.settle(batch).await
+    }
+
+    async fn due(
+        &self,
+        endpoint: EndpointKey,
+        now: Timestamp,
+        held: HashSet<DeliveryKey>,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Due>, StoreError> {
+        self.readers.run(move |connection| read_due(connection, endpoint, now, &held, limit, max_bytes)).await
+    }
+
+    async fn take_wakes(&self, now: Timestamp, limit: usize) -> Result<Wakes, StoreError> {
+        self.writer
+            .run(move |tx| {
+                let mut due =
+                    tx.prepare_cached("SELECT endpoint_no, due_at FROM wake ORDER BY due_at, endpoint_no LIMIT ?")?;
+                let mut rows = due.query([limit.saturating_add(1)])?;
+                let mut wakes = Wakes::default();
+                while let Some(row) = rows.next()? {
+                    let due_at = Timestamp::from_micros(row.get(1)?);
+                    if due_at > now || wakes.endpoints.len() == limit {
+                        wakes.next_at = Some(due_at);
+                        break;
+                    }
+                    wakes.endpoints.push(EndpointKey(row.get(0)?));
+                }
+                let mut delete = tx.prepare_cached("DELETE FROM wake WHERE endpoint_no = ?")?;
+                for endpoint in &wakes.endpoints {
+                    delete.execute([endpoint.0])?;
+                }
+                Ok::<_, Abort<StoreError>>(wakes)
+            })
+            .await
+    }
+
+    async fn park(&self, endpoint: EndpointKey, after: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        self.writer
+            .run(move |tx| {
+                let next: Option<i64> = tx
+                    .prepare_cached("SELECT min(due_at) FROM delivery WHERE endpoint_no = ? AND due_at > ?")?
+                    .query_row(params![endpoint.0, after.as_micros()], |row| row.get(0))?;
+                match next {
+                    Some(due_at) => tx
+                        .prepare_cached(
+                            "INSERT INTO wake (endpoint_no, due_at) VALUES (?, ?)
+                             ON CONFLICT DO UPDATE SET due_at = excluded.due_at",
+                        )?
+                        .execute(params![endpoint.0, due_at])?,
+                    None => tx.prepare_cached("DELETE FROM wake WHERE endpoint_no = ?")?.execute([endpoint.0])?,
+                };
+                Ok::<_, Abort<StoreError>>(next.map(Timestamp::from_micros))
+            })
+            .await
+    }
+
+    async fn wake_later(&self, endpoints: Vec<EndpointKey>, at: Timestamp) -> Result<(), StoreError> {
+        self.writer
+            .run(move |tx| {
+                let mut upsert = tx.prepare_cached(
+                    "INSERT INTO wake (endpoint_no, due_at) VALUES (?, ?)
+                     ON CONFLICT DO UPDATE SET due_at = min(due_at, excluded.due_at)",
+                )?;
+                for endpoint in &endpoints {
+                    upsert.execute(params![endpoint.0, at.as_micros()])?;
+                }
+                Ok::<_, Abort<StoreError>>(())
+            })
+            .await
+    }
+
+    async fn rebuild_wakes(&self) -> Result<u64, StoreError> {
+        self.writer
+            .run(|tx| {
+                tx.execute("DELETE FROM wake", [])?;
+                // A loose index scan: from each endpoint straight to the next one, past all its other deliveries.
+                tx.execute(
+                    "WITH RECURSIVE busy (endpoint_no) AS (
+                         SELECT min(endpoint_no) FROM delivery
+                         UNION ALL
+                         SELECT (SELECT min(delivery.endpoint_no) FROM delivery WHERE delivery.endpoint_no > busy.endpoint_no)
+                         FROM busy WHERE busy.endpoint_no IS NOT NULL
+                     )
+                     INSERT INTO wake (endpoint_no, due_at)
+                     SELECT endpoint_no, (SELECT min(due_at) FROM delivery WHERE delivery.endpoint_no = busy.endpoint_no)
+                     FROM busy WHERE endpoint_no IS NOT NULL",
+                    [],
+                )?;
+                Ok::<_, Abort<StoreError>>(tx.changes())
+            })
+            .await
+    }
+
+    async fn cancel_deliveries(&self, endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError> {
+        self.writer
+            .run(move |tx| {
+                let removed = tx
+                    .prepare_cached(
+                        "DELETE FROM delivery WHERE (endpoint_no, due_at, message_no) IN
+                         (SELECT endpoint_no, due_at, message_no FROM delivery WHERE endpoint_no = ? LIMIT ?)",
+                    )?
+                    .execute(params![endpoint.0, limit])?;
+                Ok::<_, Abort<StoreError>>(removed)
+            })
+            .await
+    }
+
+    async fn resend(
+        &self,
+        endpoint: EndpointKey,
+        message: MessageKey,
+        now: Timestamp,
+        once: Option<Once<()>>,
+    ) -> Result<Written<()>, ResendError> {
+        self.writer
+            .run(move |tx| {
+                if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
+                    return Ok(Written::Replayed(answer));
+                }
+                let payload_gone: Option<bool> = tx
+                    .prepare_cached("SELECT payload IS NULL FROM message WHERE no = ?")?
+                    .query_row([message.0], |row| row.get(0))
+                    .optional()?;
+                match payload_gone {
+                    None => return Err(Abort::Refused(WriteError::NotFound.into())),
+                    Some(true) => return Err(Abort::Refused(ResendError::MissingPayload)),
+                    Some(false) => {}
+                }
+                let disabled: Option<bool> = tx
+                    .prepare_cached("SELECT disabled FROM endpoint WHERE no = ? AND deleted_at IS NULL")?
+                    .query_row([endpoint.0], |row| row.get(0))
+                    .optional()?;
+                if !disabled.ok_or(Abort::Refused(ResendError::Write(WriteError::NotFound)))? {
+                    tx.prepare_cached(
+                        "INSERT INTO delivery (endpoint_no, due_at, message_no, made, trigger) VALUES (?, ?, ?, 0, ?)
+                         ON CONFLICT DO NOTHING",
+                    )?
+                    .execute(params![
+                        endpoint.0,
+                        now.as_micros(),
+                        message.0,
+                        Trigger::Manual.code()
+                    ])?;
+                    tx.tell(News::WorkAdded(endpoint));
+                }
+                idempotency::remember(tx, once, &(), now)?;
+                Ok(Written::Done(()))
+            })
+            .await
+    }
+
+    async fn newest_message(&self) -> Result<Option<MessageKey>, StoreError> {
+        self.readers
+            .run(|connection| {
+                let newest: Option<i64> = connection.query_row("SELECT max(no) FROM message", [], |row| row.get(0))?;
+                Ok(newest.map(MessageKey))
+            })
+            .await
+    }
+
+    async fn backlog(&self, endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError> {
+        self.readers
+            .run(move |connection| {
+                let count = connection
+                    .prepare_cached("SELECT count(*) FROM (SELECT 1 FROM delivery WHERE endpoint_no = ? LIMIT ?)")?
+                    .query_row(params![endpoint.0, limit], |row| row.get(0))?;
+                Ok(count)
+            })
+            .await
+    }
+}
+
+fn read_routes(
+    connection: &Connection,
+    environment: &EnvironmentId,
+    application: &IdOrUid<ApplicationId>,
+) -> Result<Option<Routes>, SqlError> {
+    let by = match application {
+        IdOrUid::Id(_) => "application.id",
+        IdOrUid::Uid(_) => "application.uid",
+    };
+    // Application and endpoints in one snapshot: the version must be the one that these endpoints belong to.
+    let snapshot = connection.unchecked_transaction()?;
+    let mut statement = snapshot.prepare_cached(&format!(
+        "SELECT application.no, application.id, application.version FROM application
+         JOIN environment ON environment.no = environment_no
+         WHERE environment.id = ? AND {by} = ? AND deleted_at IS NULL"
+    ))?;
+    let mut rows = match application {
+        IdOrUid::Id(id) => statement.query(params![environment.as_str(), id.ksuid().as_bytes()])?,
+        IdOrUid::Uid(uid) => statement.query(params![environment.as_str(), uid])?,
+    };
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let columns = Columns::new(row, "application");
+    let (key, id, version) = (ApplicationKey(columns.get("no")?), columns.id("id")?, columns.get("version")?);
+    let mut statement = snapshot.prepare_cached(&format!(
+        "SELECT {ENDPOINT_COLUMNS}, {TARGET_COLUMNS} FROM endpoint JOIN application ON application.no = application_no
+         WHERE application_no = ? AND endpoint.deleted_at IS NULL ORDER BY endpoint.id"
+    ))?;
+    let mut rows = statement.query([key.0])?;
+    let mut targets = Vec::new();
+    while let Some(row) = rows.next()? {
+        targets.push(Arc::new(decode_target(row)?));
+    }
+    Ok(Some(Routes { application: key, id, version, targets }))
+}
+
+fn read_due(
+    connection: &Connection,
+    endpoint: EndpointKey,
+    now: Timestamp,
+    held: &HashSet<DeliveryKey>,
+    limit: usize,
+    max_bytes: usize,
+) -> Result<Vec<Due>, SqlError> {
+    let mut due = connection.prepare_cached(
+        "SELECT due_at, message_no, made, trigger FROM delivery
+         WHERE endpoint_no = ? AND due_at <= ? ORDER BY due_at, message_no",
+    )?;
+    let mut message =
+        connection.prepare_cached(&format!("SELECT {MESSAGE_COLUMNS}, payload FROM message WHERE no = ?"))?;
+    let mut rows = due.query(params![endpoint.0, now.as_micros()])?;
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        if found.len() >= limit || bytes >= max_bytes {
+            break;
+        }
+        let key = delivery_key(row.get(0)?, row.get(1)?);
+        if held.contains(&key) {
+            continue;
+        }
+        let mut messages = message.query([key.message.0])?;
+        let message = messages.next()?.map(decode_message).transpose()?.map(|stored| stored.value);
+        let message = message.filter(|message| message.payload.is_some());
+        bytes += message.as_ref().map_or(0, payload_bytes);
+        found.push(Due {
+            key,
+            made: row.get(2)?,
+            trigger: Trigger::from_code(row.get(3)?),
+            message: message.map(Arc::new),
+        });
+    }
+    Ok(found)
+}
+
+fn payload_bytes(message: &Message) -> usize {
+    message.payload.as_ref().map_or(0, bytes::Bytes::len)
+}

@@ -1,0 +1,329 @@
+//! The one thread that writes.
+//!
+//! Jobs queue up while a commit is under way, and all that are waiting go into the next transaction together: group
+//! commit. Each job runs inside a savepoint, so one that is refused takes nothing from the others. Nobody hears of a
+//! success before the commit that contains it has reached the disk; if the commit fails, everybody in it hears of that.
+
+use std::cell::RefCell;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use postrider_store::{AcceptError, Accepted, EndpointKey, NewMessage, Observers, Settlement, StoreError};
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use crate::checkpoint::Checkpointer;
+use crate::decode::{SqlError, driver};
+use crate::hot::Hot;
+use crate::lock::OwnerLock;
+
+/// A transaction ends when it holds this many rows' worth of jobs, so that no one waits long for a commit.
+const MAX_GROUP_WEIGHT: usize = 4_096;
+
+/// What a job tells observers after its commit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum News {
+    EndpointChanged(EndpointKey),
+    WorkAdded(EndpointKey),
+}
+
+/// The transaction that a job writes in: a connection, and a place for news.
+pub(crate) struct Tx<'c> {
+    connection: &'c Connection,
+    news: RefCell<Vec<News>>,
+}
+
+impl Tx<'_> {
+    /// Tells observers after the commit.
+    pub(crate) fn tell(&self, news: News) {
+        self.news.borrow_mut().push(news);
+    }
+}
+
+impl Deref for Tx<'_> {
+    type Target = Connection;
+    fn deref(&self) -> &Connection {
+        self.connection
+    }
+}
+
+/// Why a job wrote nothing.
+#[derive(Debug)]
+pub(crate) enum Abort<E> {
+    /// The driver failed, or what was read makes no sense.
+    Sql(SqlError),
+    /// The job refused: its rules say no.
+    Refused(E),
+}
+
+impl<E> From<rusqlite::Error> for Abort<E> {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(SqlError::Driver(error))
+    }
+}
+
+impl<E> From<SqlError> for Abort<E> {
+    fn from(error: SqlError) -> Self {
+        Self::Sql(error)
+    }
+}
+
+/// Told after the commit: `None` if it reached the disk.
+type Done = Box<dyn FnOnce(Option<&StoreError>) + Send>;
+
+enum Job {
+    Accept(Vec<NewMessage>, oneshot::Sender<Vec<Result<Accepted, AcceptError>>>),
+    Settle(Vec<Settlement>, oneshot::Sender<Result<(), StoreError>>),
+    Other(Box<dyn FnOnce(&Tx<'_>) -> Done + Send>),
+}
+
+enum Command {
+    Run(Job),
+    /// Start the WAL file anew: nearly all of it was checkpointed in the background.
+    ResetWal,
+    Close,
+}
+
+/// The writing side of a store.
+pub(crate) struct Writer {
+    commands: mpsc::Sender<Command>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Writer {
+    /// Starts the thread. It holds `lock` until it ends, so that the next owner finds everything written.
+    pub(crate) fn start(
+        mut connection: Connection,
+        checkpoints: Option<Connection>,
+        lock: Option<OwnerLock>,
+        observers: Arc<Observers>,
+    ) -> std::io::Result<Self> {
+        let (commands, queue) = mpsc::channel();
+        let reset = commands.clone();
+        let checkpointer = checkpoints
+            .map(|own| Checkpointer::start(own, &mut connection, move || drop(reset.send(Command::ResetWal))))
+            .transpose()?;
+        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
+            let _lock = lock;
+            match Hot::prepare(&connection) {
+                Ok(hot) => Loop { connection: &connection, hot, observers: &observers }.run(&queue),
+                Err(error) => tracing::error!(%error, "the store's writer could not prepare its statements"),
+            }
+            if let Some(checkpointer) = checkpointer {
+                checkpointer.stop();
+            }
+        })?;
+        Ok(Self { commands, thread: Mutex::new(Some(thread)) })
+    }
+
+    fn send(&self, job: Job) -> Result<(), StoreError> {
+        self.commands.send(Command::Run(job)).map_err(|_| StoreError::Closed)
+    }
+
+    pub(crate) async fn accept(&self, batch: Vec<NewMessage>) -> Vec<Result<Accepted, AcceptError>> {
+        let count = batch.len();
+        let (reply, answer) = oneshot::channel();
+        let answer = match self.send(Job::Accept(batch, reply)) {
+            Ok(()) => answer.await.map_err(|_| StoreError::Closed),
+            Err(error) => Err(error),
+        };
+        answer.unwrap_or_else(|error| vec![Err(AcceptError::Store(error)); count])
+    }
+
+    pub(crate) async fn settle(&self, batch: Vec<Settlement>) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Job::Settle(batch, reply))?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Runs `write` in the next transaction. It is carried out even if the caller no longer waits.
+    pub(crate) async fn run<T, E, F>(&self, write: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, Abort<E>> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel::<Result<T, E>>();
+        let job = Job::Other(Box::new(move |tx| {
+            let result = in_savepoint(tx, || write(tx));
+            Box::new(move |failed| {
+                let result = match (result, failed) {
+                    (Ok(_), Some(error)) => Err(E::from(error.clone())),
+                    (Ok(value), None) => Ok(value),
+                    (Err(Abort::Refused(error)), _) => Err(error),
+                    (Err(Abort::Sql(error)), _) => Err(E::from(error.into())),
+                };
+                // Whoever asked may have gone; the write stands all the same.
+                let _ = reply.send(result);
+            })
+        }));
+        self.send(job)?;
+        answer.await.map_err(|_| E::from(StoreError::Closed))?
+    }
+
+    /// Carries out what was handed over, and ends the thread.
+    pub(crate) async fn close(&self) {
+        // Fails if the thread is gone already, which is what is wanted.
+        let _ = self.commands.send(Command::Close);
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // The thread would wait for ever otherwise: the checkpointer can send to it, too.
+        let _ = self.commands.send(Command::Close);
+    }
+}
+
+/// Runs `write` so that it takes effect wholly or not at all, whatever else the transaction holds; a panic is an error.
+fn in_savepoint<T, E>(connection: &Connection, write: impl FnOnce() -> Result<T, Abort<E>>) -> Result<T, Abort<E>> {
+    connection.execute_batch("SAVEPOINT job")?;
+    let result = catch_unwind(AssertUnwindSafe(write)).unwrap_or_else(|_| {
+        let problem = "a write failed unexpectedly; see the log".to_owned();
+        Err(Abort::Sql(SqlError::Store(StoreError::Unavailable(problem))))
+    });
+    match &result {
+        Ok(_) => connection.execute_batch("RELEASE job")?,
+        // SQLite has rolled everything back already if the disk is full; then there is no savepoint to go back to.
+        Err(_) if connection.is_autocommit() => {}
+        Err(_) => connection.execute_batch("ROLLBACK TO job; RELEASE job")?,
+    }
+    result
+}
+
+struct Loop<'c> {
+    connection: &'c Connection,
+    hot: Hot<'c>,
+    observers: &'c Observers,
+}
+
+impl Loop<'_> {
+    fn run(&mut self, queue: &mpsc::Receiver<Command>) {
+        loop {
+            match queue.recv() {
+                Ok(Command::Run(job)) => {
+                    if !self.group(job, queue) {
+                        return;
+                    }
+                }
+                Ok(Command::ResetWal) => self.reset_wal(),
+                Ok(Command::Close) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Carries out `first` and what waits behind it in one transaction; false when told to close.
+    fn group(&mut self, first: Job, queue: &mpsc::Receiver<Command>) -> bool {
+        let tx = Tx { connection: self.connection, news: RefCell::default() };
+        let mut done: Vec<Done> = Vec::new();
+        let mut failed = self.connection.execute_batch("BEGIN IMMEDIATE").err().map(|error| driver(&error));
+        let (mut weight, mut next, mut go_on, mut reset_wal) = (0, Some(first), true, false);
+        self.hot.begin();
+        while let Some(job) = next.take() {
+            weight += weigh(&job);
+            done.push(self.job(job, &tx));
+            if failed.is_none() && self.connection.is_autocommit() {
+                failed = Some(StoreError::Unavailable("the transaction was rolled back: is the disk full?".to_owned()));
+            }
+            if weight < MAX_GROUP_WEIGHT && failed.is_none() {
+                match queue.try_recv() {
+                    Ok(Command::Run(job)) => next = Some(job),
+                    Ok(Command::ResetWal) => reset_wal = true,
+                    Ok(Command::Close) => go_on = false,
+                    Err(_) => {}
+                }
+            }
+        }
+        if failed.is_none() {
+            failed = self.connection.execute_batch("COMMIT").err().map(|error| driver(&error));
+        }
+        if let Some(error) = &failed {
+            tracing::error!(%error, jobs = done.len(), "a group of writes failed; all who asked were told");
+            self.hot.rolled_back();
+            if !self.connection.is_autocommit() {
+                // Nothing can be done if even this fails; the next BEGIN will say so.
+                let _ = self.connection.execute_batch("ROLLBACK");
+            }
+        } else {
+            self.tell(tx.news.take());
+        }
+        for done in done {
+            done(failed.as_ref());
+        }
+        if reset_wal {
+            self.reset_wal();
+        }
+        go_on
+    }
+
+    fn job(&mut self, job: Job, tx: &Tx<'_>) -> Done {
+        match job {
+            Job::Accept(batch, reply) => {
+                let results = in_savepoint(tx, || self.hot.accept(&batch).map_err(Abort::<StoreError>::from));
+                let results = results.map_err(store_error);
+                Box::new(move |failed| {
+                    let failed = failed.or(results.as_ref().err()).cloned();
+                    let results = match (failed, results) {
+                        (None, Ok(results)) => results,
+                        (failed, _) => {
+                            let error = failed.unwrap_or(StoreError::Closed);
+                            vec![Err(AcceptError::Store(error)); batch.len()]
+                        }
+                    };
+                    let _ = reply.send(results);
+                })
+            }
+            Job::Settle(batch, reply) => {
+                let result = in_savepoint(tx, || self.hot.settle(&batch, tx).map_err(Abort::<StoreError>::from));
+                let result = result.map_err(store_error);
+                Box::new(move |failed| {
+                    let _ = reply.send(failed.map_or(result, |error| Err(error.clone())));
+                })
+            }
+            Job::Other(run) => {
+                // It may change routes, of which the hot statements remember versions for the length of a group.
+                self.hot.begin();
+                run(tx)
+            }
+        }
+    }
+
+    fn tell(&self, news: Vec<News>) {
+        for item in news {
+            self.observers.tell(|observer| match item {
+                News::EndpointChanged(endpoint) => observer.endpoint_changed(endpoint),
+                News::WorkAdded(endpoint) => observer.work_added(endpoint),
+            });
+        }
+    }
+
+    fn reset_wal(&self) {
+        let mode = rusqlite::wal::CheckpointMode::RESTART;
+        if let Err(error) = self.connection.wal_checkpoint_v2(None::<&str>, mode) {
+            // Harmless: the WAL grows a little more, and the next checkpoint tries again.
+            tracing::debug!(%error, "the WAL could not be restarted");
+        }
+    }
+}
+
+fn store_error(abort: Abort<StoreError>) -> StoreError {
+    match abort {
+        Abort::Sql(error) => error.into(),
+        Abort::Refused(error) => error,
+    }
+}
+
+fn weigh(job: &Job) -> usize {
+    match job {
+        Job::Accept(batch, _) => batch.iter().map(|message| 1 + message.endpoints.len()).sum(),
+        Job::Settle(batch, _) => batch.len(),
+        Job::Other(_) => 16,
+    }
+}

@@ -1,0 +1,64 @@
+//! Reading the log of attempts. It is written by [`crate::Work::settle`].
+
+use async_trait::async_trait;
+use postrider_domain::attempt::Attempt;
+use postrider_domain::ids::{AttemptId, Ksuid};
+use postrider_domain::names::{Channel, EventTypeName};
+
+use crate::{ApplicationKey, EndpointKey, MessageKey, Scan, StoreError};
+
+/// Which attempts a list shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AttemptFilter {
+    /// Only those that succeeded (`true`) or failed (`false`).
+    pub succeeded: Option<bool>,
+    /// Only those with a status code from this hundred on: 0 for 0 to 99, 200 for 200 to 299 and so on.
+    pub status_code_class: Option<u16>,
+    /// Only those of messages sent on this channel.
+    pub channel: Option<Channel>,
+    /// Only those of messages of these types; `None` is all.
+    pub event_types: Option<Vec<EventTypeName>>,
+    /// With what the receiver answered; otherwise `response` is empty.
+    pub with_response: bool,
+}
+
+/// How many attempts ended how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AttemptStats {
+    /// Attempts that succeeded.
+    pub succeeded: u64,
+    /// Attempts that failed.
+    pub failed: u64,
+}
+
+/// Operations that read attempts.
+#[async_trait]
+pub trait Attempts {
+    /// A page of the attempts to an endpoint, by id.
+    async fn attempts_by_endpoint(
+        &self,
+        endpoint: EndpointKey,
+        filter: &AttemptFilter,
+        scan: Scan<Ksuid>,
+    ) -> Result<Vec<Attempt>, StoreError>;
+
+    /// A page of the attempts for a message, by id; to one endpoint only if `endpoint` names it.
+    async fn attempts_by_message(
+        &self,
+        message: MessageKey,
+        endpoint: Option<EndpointKey>,
+        filter: &AttemptFilter,
+        scan: Scan<Ksuid>,
+    ) -> Result<Vec<Attempt>, StoreError>;
+
+    /// One attempt of a message of this application.
+    async fn attempt(
+        &self,
+        application: ApplicationKey,
+        message: MessageKey,
+        id: AttemptId,
+    ) -> Result<Option<Attempt>, StoreError>;
+
+    /// Counts the attempts to an endpoint whose ids lie in `[from, to)`.
+    async fn attempt_stats(&self, endpoint: EndpointKey, from: Ksuid, to: Ksuid) -> Result<AttemptStats, StoreError>;
+}

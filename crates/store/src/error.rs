@@ -1,0 +1,39 @@
+//! What can go wrong in a store: typed, so that callers can tell "try again" from "somebody must look at this".
+
+/// The store could not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The driver failed: disk full, connection lost, time-out. Whether a write took effect is unknown; it was not
+    /// reported as done to anybody. Trying again later is sensible.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// What was read makes no sense. Trying again will not help.
+    #[error("the store is inconsistent: {table}.{column}, row {row}: {problem}")]
+    Inconsistent {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+        /// Which row, in words.
+        row: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// A write did not take place.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WriteError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What was to be changed does not exist.
+    #[error("there is no such row")]
+    NotFound,
+    /// A uid or name is taken.
+    #[error("the identifier is in use")]
+    Conflict,
+}

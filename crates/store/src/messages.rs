@@ -1,0 +1,42 @@
+//! Reading messages. They are written by [`crate::Work::accept`].
+
+use async_trait::async_trait;
+use postrider_domain::ids::{Ksuid, MessageId};
+use postrider_domain::message::Message;
+use postrider_domain::names::{Channel, EventTypeName, IdOrUid};
+
+use crate::{ApplicationKey, Scan, StoreError, Stored};
+
+/// The engine's handle of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageKey(pub i64);
+
+/// Which messages a list shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MessageFilter {
+    /// Only those sent on this channel.
+    pub channel: Option<Channel>,
+    /// Only those of these types; `None` is all.
+    pub event_types: Option<Vec<EventTypeName>>,
+    /// With their payloads; otherwise `payload` is `None`.
+    pub with_payload: bool,
+}
+
+/// Operations that read messages.
+#[async_trait]
+pub trait Messages {
+    /// The message with this id or event id, if the application has one.
+    async fn message(
+        &self,
+        application: ApplicationKey,
+        id: &IdOrUid<MessageId>,
+    ) -> Result<Option<Stored<MessageKey, Message>>, StoreError>;
+
+    /// A page of messages, by id.
+    async fn messages(
+        &self,
+        application: ApplicationKey,
+        filter: &MessageFilter,
+        scan: Scan<Ksuid>,
+    ) -> Result<Vec<Message>, StoreError>;
+}

@@ -1,0 +1,55 @@
+//! How the engine in this process learns of changes that others made through the store. It is a hint that saves time:
+//! whoever misses one finds the truth in the store.
+
+use std::sync::Arc;
+
+use postrider_domain::message::Message;
+
+use crate::{EndpointKey, MessageKey, Target};
+
+/// Is told of changes, after their commit and before the writer's caller hears of it. Must return at once.
+pub trait Observer: Send + Sync {
+    /// An endpoint (its URL, keys, headers, limits, disabled flag) changed, or it was deleted.
+    fn endpoint_changed(&self, endpoint: EndpointKey);
+    /// Deliveries were added for an endpoint by something other than accept.
+    fn work_added(&self, endpoint: EndpointKey);
+}
+
+/// The observers of a store.
+#[derive(Default)]
+pub struct Observers(std::sync::RwLock<Vec<Arc<dyn Observer>>>);
+
+impl Observers {
+    /// Adds one.
+    pub fn add(&self, observer: Arc<dyn Observer>) {
+        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner).push(observer);
+    }
+
+    /// Tells all.
+    pub fn tell(&self, news: impl Fn(&dyn Observer)) {
+        for observer in self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
+            news(observer.as_ref());
+        }
+    }
+}
+
+/// A message that was just accepted, with its fan-out, so that it can be sent without being read back.
+#[derive(Debug, Clone)]
+pub struct Fresh {
+    /// The engine's handle of the message.
+    pub key: MessageKey,
+    /// The message. Its deliveries are due at its `created_at`.
+    pub message: Arc<Message>,
+    /// The endpoints it goes to, as the accept commit checked them.
+    pub targets: Vec<Arc<Target>>,
+}
+
+/// Takes over what was accepted.
+///
+/// Everything accepted in this process is handed over exactly once, in the order of [`Fresh::key`]: whoever loads
+/// deliveries from the store relies on that to tell those that are still on their way through memory. What cannot be
+/// held may be dropped; it is in the store.
+pub trait Dispatch: Send + Sync {
+    /// Takes over a batch. Must return at once.
+    fn dispatch(&self, batch: Vec<Fresh>);
+}

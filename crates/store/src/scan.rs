@@ -1,0 +1,33 @@
+//! Keyset pagination: every list is a range of keys, walked in one direction, with a limit. The API's iterators and time
+//! windows are all expressed in it, so a page costs the same at the beginning and after ten million rows.
+
+use std::ops::Bound;
+
+/// Which way a range is walked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the lowest key up.
+    Ascending,
+    /// From the highest key down.
+    Descending,
+}
+
+/// A range of keys to walk. `C` is the key: a KSUID for lists by id, a name for event types.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scan<C> {
+    /// The lower end of the range, whatever the direction.
+    pub lower: Bound<C>,
+    /// The upper end of the range, whatever the direction.
+    pub upper: Bound<C>,
+    /// Which way to walk.
+    pub direction: Direction,
+    /// The most rows to return.
+    pub limit: usize,
+}
+
+impl<C> Scan<C> {
+    /// All keys.
+    pub fn all(direction: Direction, limit: usize) -> Self {
+        Self { lower: Bound::Unbounded, upper: Bound::Unbounded, direction, limit }
+    }
+}

@@ -1,0 +1,245 @@
+//! The work table: what must be delivered. Accept fills it, settle empties it, and both are batches.
+//!
+//! A delivery is a row `(endpoint, due instant, message)`. It exists from the accept commit until the settle commit that
+//! ends it; while a request is under way the row is untouched, so a crash leaves it pending. `wakes` is an index of the
+//! endpoints that have deliveries due later: one row per endpoint, however large its backlog is.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::attempt::Trigger;
+use postrider_domain::delivery::{EndpointChange, Next};
+use postrider_domain::endpoint::{Endpoint, Headers, Health};
+use postrider_domain::ids::{ApplicationId, AttemptId};
+use postrider_domain::message::Message;
+use postrider_domain::names::IdOrUid;
+use postrider_domain::signature::SigningKeys;
+use postrider_domain::time::Timestamp;
+
+use crate::{ApplicationKey, EndpointKey, IdempotencyKey, MessageKey, Once, StoreError, WriteError, Written};
+
+/// An endpoint as the sender needs it.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The engine's handle.
+    pub key: EndpointKey,
+    /// Whose endpoint it is.
+    pub application: ApplicationKey,
+    /// The endpoint; `disabled` is also true if it, or its application, was deleted.
+    pub endpoint: Endpoint,
+    /// Its extra headers.
+    pub headers: Headers,
+    /// Its keys.
+    pub keys: SigningKeys,
+    /// Whether it has been failing.
+    pub health: Health,
+    /// The limit of its application over all its endpoints, in messages per second.
+    pub application_rate: Option<u16>,
+}
+
+/// Where the messages of an application go.
+#[derive(Debug, Clone)]
+pub struct Routes {
+    /// The application's handle.
+    pub application: ApplicationKey,
+    /// The application's id.
+    pub id: ApplicationId,
+    /// Grows with every change that could alter where a message goes or how it is sent. Accept refuses an older one.
+    pub version: i64,
+    /// The endpoints that are not deleted, by id. Disabled ones are among them.
+    pub targets: Vec<Arc<Target>>,
+}
+
+/// A message to accept, with its fan-out.
+#[derive(Debug, Clone)]
+pub struct NewMessage {
+    /// The application.
+    pub application: ApplicationKey,
+    /// The version of the routes from which `endpoints` was computed.
+    pub version: i64,
+    /// The message.
+    pub message: Arc<Message>,
+    /// The endpoints it goes to.
+    pub endpoints: Vec<EndpointKey>,
+    /// Accept it only once under this key. Of a key that is older than `not_before` nothing is known.
+    pub idempotency: Option<(IdempotencyKey, Timestamp)>,
+}
+
+/// What accept did.
+#[derive(Debug, Clone)]
+pub enum Accepted {
+    /// The message and its deliveries are on disk. Each delivery's due instant is the message's `created_at`.
+    New(MessageKey),
+    /// It had been accepted before, as this message. Nothing was written.
+    Replayed(Arc<Message>),
+}
+
+/// A message was not accepted; others of its batch may have been.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AcceptError {
+    /// The store failed; nothing of the batch may be taken for accepted.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The routes changed, or the application is gone: load them again.
+    #[error("the application's routes are out of date")]
+    Stale,
+    /// The application has another message with this event id.
+    #[error("the event id is in use")]
+    Conflict,
+}
+
+/// Names a delivery of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeliveryKey {
+    /// When it is due.
+    pub due_at: Timestamp,
+    /// What is delivered.
+    pub message: MessageKey,
+}
+
+/// A delivery that is due, with all that the sender needs of it.
+#[derive(Debug, Clone)]
+pub struct Due {
+    /// Its name.
+    pub key: DeliveryKey,
+    /// Attempts made so far.
+    pub made: u32,
+    /// Why the next attempt is made.
+    pub trigger: Trigger,
+    /// What to deliver; `None` if the payload is gone, so that the delivery can only be canceled.
+    pub message: Option<Arc<Message>>,
+}
+
+/// An attempt to log.
+#[derive(Debug, Clone)]
+pub struct AttemptRecord {
+    /// Its id, made when it started.
+    pub id: AttemptId,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// The URL that was used.
+    pub url: Arc<str>,
+    /// Whether the receiver answered 2xx.
+    pub succeeded: bool,
+    /// The status of the answer; 0 if there was none.
+    pub status_code: u16,
+    /// The first bytes of the answer, or what went wrong.
+    pub response: Bytes,
+    /// From start to answer, in milliseconds.
+    pub duration_ms: u32,
+}
+
+/// The result of an attempt, to store: the log entry and the delivery's next state, in one commit.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// The endpoint.
+    pub endpoint: EndpointKey,
+    /// The delivery. If the store has it no more (its endpoint was deleted meanwhile), the attempt is logged all the same
+    /// and nothing is scheduled.
+    pub delivery: DeliveryKey,
+    /// Attempts made before this one.
+    pub made: u32,
+    /// Why the attempt was made.
+    pub trigger: Trigger,
+    /// The log entry; `None` if the delivery is canceled without an attempt.
+    pub attempt: Option<AttemptRecord>,
+    /// The delivery's next state.
+    pub next: Next,
+    /// What changes for the endpoint.
+    pub change: Option<EndpointChange>,
+}
+
+/// Endpoints that have deliveries due, taken from the index of wakes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wakes {
+    /// Those that are due. They are no longer in the index: whoever took them must look after them.
+    pub endpoints: Vec<EndpointKey>,
+    /// When the next one is due, as far as the index knows.
+    pub next_at: Option<Timestamp>,
+}
+
+/// A manual delivery was not made.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ResendError {
+    /// The store failed, or there is no such message or endpoint.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The message's payload is gone.
+    #[error("the payload is gone")]
+    MissingPayload,
+}
+
+/// Operations on the work table.
+#[async_trait]
+pub trait Work {
+    /// Where the messages of an application go.
+    async fn routes(
+        &self,
+        environment: &EnvironmentId,
+        application: &IdOrUid<ApplicationId>,
+    ) -> Result<Option<Routes>, StoreError>;
+
+    /// One endpoint as the sender needs it; `None` if it never existed.
+    async fn target(&self, endpoint: EndpointKey) -> Result<Option<Target>, StoreError>;
+
+    /// Accepts messages: each with its deliveries and its idempotency key, all in one commit with whatever else is being
+    /// written. One result per message, in order. `Ok` is given only when the commit has reached the disk.
+    async fn accept(&self, batch: Vec<NewMessage>) -> Vec<Result<Accepted, AcceptError>>;
+
+    /// Stores results, all or none. Repeating a settlement that took effect does no harm. A disabled endpoint
+    /// ([`EndpointChange::Disable`]) is told to observers.
+    async fn settle(&self, batch: Vec<Settlement>) -> Result<(), StoreError>;
+
+    /// The next deliveries of an endpoint that are due at `now`, earliest first, at most `limit`, leaving out those whose
+    /// keys are in `held`, and stopping early after about `max_bytes` of payload (never before the first).
+    async fn due(
+        &self,
+        endpoint: EndpointKey,
+        now: Timestamp,
+        held: HashSet<DeliveryKey>,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Due>, StoreError>;
+
+    /// Takes endpoints that are due at `now` out of the index of wakes, earliest first, at most `limit`.
+    async fn take_wakes(&self, now: Timestamp, limit: usize) -> Result<Wakes, StoreError>;
+
+    /// Sets the index of wakes to the earliest instant after `after` at which something of the endpoint is due, and returns
+    /// that; takes it out of the index if there is none. The caller has taken charge of what is due until `after`.
+    async fn park(&self, endpoint: EndpointKey, after: Timestamp) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Puts endpoints into the index of wakes at `at`, or leaves them there earlier.
+    async fn wake_later(&self, endpoints: Vec<EndpointKey>, at: Timestamp) -> Result<(), StoreError>;
+
+    /// Puts every endpoint with deliveries into the index of wakes. To be called once at start, when nobody holds any.
+    /// Takes time by the number of endpoints, not of deliveries. Returns how many there are.
+    async fn rebuild_wakes(&self) -> Result<u64, StoreError>;
+
+    /// Removes up to `limit` deliveries of an endpoint that wants nothing any more; returns how many it removed.
+    async fn cancel_deliveries(&self, endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError>;
+
+    /// Adds one manual delivery, due at `now`, and tells observers. [`WriteError::NotFound`] if the message or endpoint is
+    /// gone. Nothing is added for a disabled endpoint, which is no error.
+    async fn resend(
+        &self,
+        endpoint: EndpointKey,
+        message: MessageKey,
+        now: Timestamp,
+        once: Option<Once<()>>,
+    ) -> Result<Written<()>, ResendError>;
+
+    /// The newest message in the store, whichever application's.
+    async fn newest_message(&self) -> Result<Option<MessageKey>, StoreError>;
+
+    /// How many deliveries an endpoint has pending, counted up to `limit`.
+    async fn backlog(&self, endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError>;
+}
+
+impl From<StoreError> for ResendError {
+    fn from(error: StoreError) -> Self {
+        Self::Write(error.into())
+    }
+}
