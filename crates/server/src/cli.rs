@@ -17,12 +17,10 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// The commands, in the order in which a newcomer meets them.
+/// The commands, in the order in which a newcomer meets them. Their `Args` say what they are for.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Receive webhooks here: verify their signatures and print them
     Listen(listen::Args),
-    /// Measure a server: messages per second, latency, what gets lost or repeated
     Bench(Box<bench::Args>),
 }
 
