@@ -198,7 +198,8 @@ impl State {
         // What waits in the store is older: taking this one first would let it overtake for ever.
         let room = !self.more && self.window.len() < self.window_size();
         let delivery = Held { key, made: 0, trigger: Trigger::Scheduled, message: Arc::clone(message) };
-        if !self.held.contains(&key) && !(room && self.hold(delivery, budgets)) {
+        let taken = self.held.contains(&key) || (room && self.hold(delivery, budgets));
+        if !taken {
             self.wake();
         }
     }

@@ -3,13 +3,23 @@
 //! `engine` holds the lanes and performs their decisions; `lane`, `pace`, `rate` and `budget` decide; `worker` makes
 //! attempts with the `sender`; `settler` stores results; `waker` brings back what is due.
 
+mod answer;
 mod budget;
+mod connect;
+mod connection;
+pub mod egress;
 mod engine;
 mod lane;
 pub mod options;
 mod pace;
+mod pool;
 mod rate;
+pub mod request;
+pub mod resolve;
+pub mod sender;
 mod settler;
+pub mod tls;
+mod transport;
 mod waker;
 mod worker;
 

@@ -108,7 +108,7 @@ fn log(delivery: &Held, ready: &Ready, sent: &Sent, next: &Next) {
     match next {
         Next::Succeeded => tracing::debug!(%message, %endpoint, attempt, status, "delivered"),
         Next::Waiting(at) => {
-            tracing::debug!(%message, %endpoint, attempt, status, next_attempt_at = %at, "attempt failed")
+            tracing::debug!(%message, %endpoint, attempt, status, next_attempt_at = %at, "attempt failed");
         }
         Next::Exhausted => tracing::info!(%message, %endpoint, attempt, status, "attempts exhausted"),
         Next::Canceled => tracing::info!(%message, %endpoint, attempt, status, "delivery canceled"),

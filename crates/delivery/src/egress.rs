@@ -1,0 +1,291 @@
+//! The egress policy: which targets a delivery may be made to.
+//!
+//! Customers choose the URLs, so a URL may be a way to reach what only this machine can reach: the cloud's metadata
+//! service, a database, the server itself. Every address that is not plainly public is forbidden unless
+//! `delivery.allow_subnets` covers it. The check is made twice: for a literal address when an endpoint is created
+//! ([`Policy::check_literal`]), and for every address that is about to be dialled ([`Policy::check`]). The second one is
+//! what counts, because a name may resolve differently at any time.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use postrider_domain::endpoint::EndpointUrl;
+
+use crate::options::DeliveryOptions;
+
+/// Why a target is forbidden. The texts are for the endpoint's owner: they name no address, so that nobody can find out
+/// through them what a name resolves to inside this network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Forbidden {
+    /// The address, or one of the addresses of the name, is not public.
+    #[error("the host is, or resolves to, a private, local or reserved address, which is not delivered to")]
+    Address,
+    /// The URL is http, and `delivery.https_only` is set.
+    #[error("only https URLs are delivered to")]
+    Plaintext,
+}
+
+/// Which targets may be delivered to.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    allowed: Vec<IpNet>,
+    https_only: bool,
+}
+
+impl Policy {
+    /// The policy of these settings.
+    pub fn new(options: &DeliveryOptions) -> Self {
+        Self { allowed: options.allow_subnets.0.iter().map(unmapped).collect(), https_only: options.https_only }
+    }
+
+    /// Checks what can be known of a URL without resolving its name.
+    pub fn check_literal(&self, url: &EndpointUrl) -> Result<(), Forbidden> {
+        if self.https_only && url.url().scheme() != "https" {
+            return Err(Forbidden::Plaintext);
+        }
+        match url.url().host() {
+            Some(url::Host::Ipv4(address)) => self.check(address.into()),
+            Some(url::Host::Ipv6(address)) => self.check(address.into()),
+            Some(url::Host::Domain(_)) | None => Ok(()),
+        }
+    }
+
+    /// Checks an address that is about to be dialled.
+    pub fn check(&self, address: IpAddr) -> Result<(), Forbidden> {
+        // What a mapped address reaches is the IPv4 address, so a network that covers that one covers both.
+        let reached = address.to_canonical();
+        if self.allowed.iter().any(|network| network.contains(&address) || network.contains(&reached)) {
+            return Ok(());
+        }
+        match address {
+            IpAddr::V4(address) => forbid(is_reserved_v4(address)),
+            IpAddr::V6(address) => match translated(address) {
+                Some(inside) => self.check(inside.into()),
+                None => forbid(is_reserved_v6(address)),
+            },
+        }
+    }
+}
+
+fn forbid(reserved: bool) -> Result<(), Forbidden> {
+    if reserved { Err(Forbidden::Address) } else { Ok(()) }
+}
+
+/// A network of IPv4-mapped addresses as the IPv4 network that it is; any other as it was.
+fn unmapped(network: &IpNet) -> IpNet {
+    let IpNet::V6(mapped) = network else { return *network };
+    let inside = mapped.addr().to_ipv4_mapped().zip(mapped.prefix_len().checked_sub(96));
+    inside.and_then(|(address, length)| Ipv4Net::new(address, length).ok()).map_or(*network, IpNet::V4)
+}
+
+/// The IPv4 address inside `64:ff9b::/96`, to which a NAT64 gateway translates (RFC 6052).
+fn translated(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [0x64, 0xff9b, 0, 0, 0, 0, high, low] = address.segments() else { return None };
+    Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+}
+
+const fn v4(a: u8, b: u8, c: u8, d: u8, length: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length)
+}
+
+const fn v6(a: u16, b: u16, c: u16, length: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), length)
+}
+
+/// From IANA's registry of special-purpose addresses, plus multicast and one cloud's metadata address.
+const RESERVED_V4: [Ipv4Net; 16] = [
+    v4(0, 0, 0, 0, 8),        // this network
+    v4(10, 0, 0, 0, 8),       // private
+    v4(100, 64, 0, 0, 10),    // shared by carriers (CGNAT)
+    v4(127, 0, 0, 0, 8),      // loopback
+    v4(169, 254, 0, 0, 16),   // link-local: also most clouds' metadata service
+    v4(172, 16, 0, 0, 12),    // private
+    v4(192, 0, 0, 0, 24),     // protocol assignments
+    v4(192, 0, 2, 0, 24),     // documentation
+    v4(192, 88, 99, 0, 24),   // 6to4 relays, deprecated
+    v4(192, 168, 0, 0, 16),   // private
+    v4(198, 18, 0, 0, 15),    // benchmarks
+    v4(198, 51, 100, 0, 24),  // documentation
+    v4(203, 0, 113, 0, 24),   // documentation
+    v4(224, 0, 0, 0, 4),      // multicast
+    v4(240, 0, 0, 0, 4),      // future use, and broadcast
+    v4(168, 63, 129, 16, 32), // Azure's platform service
+];
+
+const RESERVED_V6: [Ipv6Net; 12] = [
+    v6(0, 0, 0, 8),           // unspecified, loopback, IPv4-mapped and -compatible
+    v6(0x64, 0xff9b, 1, 48),  // local NAT64
+    v6(0x100, 0, 0, 64),      // discard
+    v6(0x2001, 0, 0, 23),     // protocol assignments, Teredo
+    v6(0x2001, 0xdb8, 0, 32), // documentation
+    v6(0x2002, 0, 0, 16),     // 6to4
+    v6(0x3fff, 0, 0, 20),     // documentation
+    v6(0x5f00, 0, 0, 16),     // segment routing
+    v6(0xfc00, 0, 0, 7),      // unique local
+    v6(0xfe80, 0, 0, 10),     // link-local
+    v6(0xfec0, 0, 0, 10),     // site-local, deprecated
+    v6(0xff00, 0, 0, 8),      // multicast
+];
+
+fn is_reserved_v4(address: Ipv4Addr) -> bool {
+    RESERVED_V4.iter().any(|network| network.contains(&address))
+}
+
+fn is_reserved_v6(address: Ipv6Addr) -> bool {
+    RESERVED_V6.iter().any(|network| network.contains(&address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Subnets;
+
+    fn policy(allow: &[&str]) -> Policy {
+        let allow_subnets = Subnets(allow.iter().map(|network| network.parse().unwrap()).collect());
+        Policy::new(&DeliveryOptions { allow_subnets, ..DeliveryOptions::default() })
+    }
+
+    fn allowed(policy: &Policy, address: IpAddr) -> bool {
+        policy.check(address).is_ok()
+    }
+
+    /// The list of the acceptance cases, written out again so that a slip in the table above is seen.
+    const FORBIDDEN: [&str; 29] = [
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+        "255.255.255.255/32",
+        "168.63.129.16/32",
+        "::/8",
+        "64:ff9b:1::/48",
+        "100::/64",
+        "2001::/23",
+        "2001:db8::/32",
+        "2002::/16",
+        "3fff::/20",
+        "5f00::/16",
+        "fc00::/7",
+        "fe80::/10",
+        "fec0::/10",
+        "ff00::/8",
+    ];
+
+    /// The addresses just before and just after a network, where there are any.
+    fn neighbours(network: &IpNet) -> Vec<IpAddr> {
+        match network {
+            IpNet::V4(network) => {
+                let before = network.network().to_bits().checked_sub(1);
+                let after = network.broadcast().to_bits().checked_add(1);
+                before.into_iter().chain(after).map(|bits| Ipv4Addr::from_bits(bits).into()).collect()
+            }
+            IpNet::V6(network) => {
+                let before = network.network().to_bits().checked_sub(1);
+                let after = network.broadcast().to_bits().checked_add(1);
+                before.into_iter().chain(after).map(|bits| Ipv6Addr::from_bits(bits).into()).collect()
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_and_last_address_of_every_forbidden_network_are_refused_and_their_neighbours_are_not() {
+        let policy = policy(&[]);
+        let networks: Vec<IpNet> = FORBIDDEN.iter().map(|network| network.parse().unwrap()).collect();
+        let mut free_neighbours = 0;
+        for network in &networks {
+            assert!(!allowed(&policy, network.network()), "{network}: first address");
+            assert!(!allowed(&policy, network.broadcast()), "{network}: last address");
+            for neighbour in neighbours(network) {
+                let covered = networks.iter().any(|other| other.contains(&neighbour));
+                assert_eq!(allowed(&policy, neighbour), !covered, "{neighbour} beside {network}");
+                free_neighbours += usize::from(!covered);
+            }
+        }
+        assert!(free_neighbours > 30, "only {free_neighbours} neighbours were public: the test has lost its point");
+    }
+
+    #[test]
+    fn ordinary_public_addresses_are_allowed() {
+        for address in ["1.1.1.1", "8.8.8.8", "93.184.215.14", "2606:4700::1111", "2a00:1450:4001:80f::200e"] {
+            assert!(allowed(&policy(&[]), address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_nat64_address_is_judged_by_the_ipv4_address_inside_it() {
+        let open = policy(&[]);
+        for (address, want) in [
+            ("64:ff9b::7f00:1", false),
+            ("64:ff9b::a00:1", false),
+            ("64:ff9b::a9fe:a9fe", false),
+            ("64:ff9b::808:808", true),
+        ] {
+            assert_eq!(allowed(&open, address.parse().unwrap()), want, "{address}");
+        }
+        assert!(allowed(&policy(&["10.0.0.0/8"]), "64:ff9b::a00:1".parse().unwrap()));
+        assert!(!allowed(&open, "64:ff9b::1:0:808:808".parse().unwrap()), "not in the /96");
+    }
+
+    #[test]
+    fn a_mapped_address_is_refused_even_if_the_inside_is_public_and_allowed_with_its_network() {
+        let mapped = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert!(!allowed(&policy(&[]), mapped("::ffff:169.254.169.254")));
+        assert!(!allowed(&policy(&[]), mapped("::ffff:8.8.8.8")));
+        for network in ["127.0.0.0/8", "::ffff:127.0.0.0/104", "::ffff:0:0/96"] {
+            assert!(allowed(&policy(&[network]), mapped("::ffff:127.0.0.1")), "{network}");
+            assert!(allowed(&policy(&[network]), mapped("127.0.0.1")), "{network}");
+        }
+        assert!(!allowed(&policy(&["127.0.0.0/8"]), mapped("::1")), "another address altogether");
+    }
+
+    #[test]
+    fn an_allowed_network_opens_exactly_itself() {
+        let policy = policy(&["10.1.2.0/24", "fd00::/8"]);
+        for (address, want) in
+            [("10.1.2.3", true), ("10.1.3.0", false), ("10.1.1.255", false), ("fd12::1", true), ("fc00::1", false)]
+        {
+            assert_eq!(allowed(&policy, address.parse().unwrap()), want, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_literal_address_is_judged_when_the_endpoint_is_created_however_it_is_spelled() {
+        let policy = policy(&[]);
+        for url in [
+            "http://2130706433/",
+            "http://0x7f.1/",
+            "http://0177.0.0.1/",
+            "http://127.0.0.1./",
+            "http://[::]/",
+            "http://[::ffff:169.254.169.254]/",
+            "http://[64:ff9b::7f00:1]/",
+            "http://[fd00:ec2::254]/",
+            "https://user:password@10.0.0.1:8443/hook",
+        ] {
+            let url = EndpointUrl::parse(url).unwrap();
+            assert_eq!(policy.check_literal(&url), Err(Forbidden::Address), "{}", url.as_str());
+        }
+        for url in ["https://example.com/hook", "http://8.8.8.8/", "http://localhost./"] {
+            assert_eq!(policy.check_literal(&EndpointUrl::parse(url).unwrap()), Ok(()), "{url}: judged at dial");
+        }
+    }
+
+    #[test]
+    fn https_only_refuses_http() {
+        let policy = Policy::new(&DeliveryOptions { https_only: true, ..DeliveryOptions::default() });
+        let check = |url| policy.check_literal(&EndpointUrl::parse(url).unwrap());
+        assert_eq!(check("http://example.com/"), Err(Forbidden::Plaintext));
+        assert_eq!(check("https://example.com/"), Ok(()));
+    }
+}

@@ -1,0 +1,171 @@
+//! Connections that wait for their next request, by origin.
+//!
+//! Bounded per origin and in all; when there are too many, the one that has waited longest is closed. Most requests never
+//! come here: a lane's worker keeps its connection from one request to the next (see [`crate::sender::Slot`]). So one
+//! mutex, held for a few map operations and never while a socket is used or closed, is enough.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use postrider_domain::time::Timestamp;
+
+use crate::connect::{Link, Origin};
+use crate::connection::{Http1, Http2};
+
+/// The most idle connections to one origin.
+const MAX_PER_ORIGIN: usize = 64;
+/// The most idle connections in all. Each holds a socket and about 10 KB.
+const MAX_IDLE: usize = 1_024;
+/// Receivers commonly close what was idle for a minute or more; so do we.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+#[derive(Default)]
+pub(crate) struct Pool(Mutex<Idle>);
+
+#[derive(Default)]
+struct Idle {
+    /// Rises with every connection that is put in: the order of `waiting` is the order of age.
+    next: u64,
+    waiting: BTreeMap<u64, Waiting>,
+    /// The numbers of an origin's connections in `waiting`, oldest first.
+    by_origin: HashMap<Arc<Origin>, VecDeque<u64>>,
+    shared: HashMap<Arc<Origin>, Shared>,
+}
+
+struct Waiting {
+    origin: Arc<Origin>,
+    connection: Box<Http1>,
+    since: Timestamp,
+}
+
+struct Shared {
+    connection: Http2,
+    used_at: Timestamp,
+}
+
+impl Pool {
+    /// A connection to this origin that is open as far as is known.
+    pub(crate) fn take(&self, origin: &Arc<Origin>, now: Timestamp) -> Option<Link> {
+        loop {
+            let (found, expired) = {
+                let mut idle = self.0.lock();
+                let expired = idle.expire(now);
+                (idle.take(origin, now), expired)
+            };
+            drop(expired);
+            match found? {
+                // Looked at outside the lock: it reads from the socket.
+                Link::Http1(mut connection) => {
+                    if connection.is_open() {
+                        return Some(Link::Http1(connection));
+                    }
+                }
+                shared => return Some(shared),
+            }
+        }
+    }
+
+    /// Keeps a connection for whoever needs one next.
+    pub(crate) fn put(&self, origin: &Arc<Origin>, link: Link, now: Timestamp) {
+        let closed = {
+            let mut idle = self.0.lock();
+            let mut closed = idle.expire(now);
+            match link {
+                Link::Http1(connection) => closed.extend(idle.put(origin, connection, now)),
+                Link::Http2(connection) => idle.share(origin, connection, now),
+            }
+            closed
+        };
+        drop(closed);
+    }
+
+    /// Closes what has waited too long.
+    pub(crate) fn expire(&self, now: Timestamp) {
+        let expired = self.0.lock().expire(now);
+        drop(expired);
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.0.lock().waiting.len()
+    }
+}
+
+impl Idle {
+    /// The youngest connection of an origin: the others may then grow old enough to be closed.
+    fn take(&mut self, origin: &Arc<Origin>, now: Timestamp) -> Option<Link> {
+        if let Some(shared) = self.shared.get_mut(origin) {
+            if shared.connection.is_open() {
+                shared.used_at = now;
+                return Some(Link::Http2(shared.connection.clone()));
+            }
+            self.shared.remove(origin);
+        }
+        let number = self.by_origin.get_mut(origin)?.pop_back()?;
+        self.forget_if_empty(origin);
+        self.waiting.remove(&number).map(|waiting| Link::Http1(waiting.connection))
+    }
+
+    /// Returns what had to be closed for it; the caller drops that outside the lock.
+    fn put(&mut self, origin: &Arc<Origin>, connection: Box<Http1>, now: Timestamp) -> Vec<Waiting> {
+        let number = self.next;
+        self.next += 1;
+        self.waiting.insert(number, Waiting { origin: Arc::clone(origin), connection, since: now });
+        let of_origin = self.by_origin.entry(Arc::clone(origin)).or_default();
+        of_origin.push_back(number);
+        let too_many_here = if of_origin.len() > MAX_PER_ORIGIN { of_origin.front().copied() } else { None };
+        let mut closed: Vec<_> = too_many_here.and_then(|number| self.remove(number)).into_iter().collect();
+        while self.waiting.len() > MAX_IDLE {
+            closed.extend(self.remove_oldest());
+        }
+        closed
+    }
+
+    /// The first connection to an origin is the one that is shared; others made at the same time just run out.
+    fn share(&mut self, origin: &Arc<Origin>, connection: Http2, now: Timestamp) {
+        match self.shared.get_mut(origin) {
+            Some(shared) if shared.connection.is_open() => shared.used_at = now,
+            _ => {
+                if self.shared.len() >= MAX_IDLE {
+                    let oldest = self.shared.iter().min_by_key(|(_, shared)| shared.used_at);
+                    let oldest = oldest.map(|(origin, _)| Arc::clone(origin));
+                    oldest.and_then(|origin| self.shared.remove(&origin));
+                }
+                self.shared.insert(Arc::clone(origin), Shared { connection, used_at: now });
+            }
+        }
+    }
+
+    fn expire(&mut self, now: Timestamp) -> Vec<Waiting> {
+        let mut expired = Vec::new();
+        while self.waiting.first_key_value().is_some_and(|(_, oldest)| now.since(oldest.since) > IDLE_TIMEOUT) {
+            expired.extend(self.remove_oldest());
+        }
+        // Dropping one of these only tells its task to close the connection.
+        self.shared.retain(|_, shared| shared.connection.is_open() && now.since(shared.used_at) <= IDLE_TIMEOUT);
+        expired
+    }
+
+    fn remove_oldest(&mut self) -> Option<Waiting> {
+        let number = *self.waiting.first_key_value()?.0;
+        self.remove(number)
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&number)?;
+        if let Some(of_origin) = self.by_origin.get_mut(&waiting.origin) {
+            // It is the oldest of its origin, too, so this finds it at once.
+            of_origin.retain(|other| *other != number);
+        }
+        self.forget_if_empty(&waiting.origin);
+        Some(waiting)
+    }
+
+    fn forget_if_empty(&mut self, origin: &Arc<Origin>) {
+        if self.by_origin.get(origin).is_some_and(VecDeque::is_empty) {
+            self.by_origin.remove(origin);
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The sender: makes one attempt, and says what came of it. It decides nothing and stores nothing.
+//!
+//! One deadline covers the whole attempt: resolving, connecting, TLS, the request, and the answer to its last byte. The
+//! receiver's answer is read up to 64 KiB and never decompressed, redirects are not followed, and no proxy is used.
+//!
+//! A connection that a receiver closed while it was idle is not a failed attempt. Usually that is seen before the
+//! connection is used again. If it is not, the reused connection breaks before a byte of the answer has come; the request
+//! is then made once more, over a new connection and within the same deadline. On a new connection the same is a failure.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Version;
+use postrider_domain::clock::Clock;
+use postrider_domain::delivery::{Failure, Outcome};
+use postrider_domain::endpoint::{EndpointUrl, Headers};
+use postrider_domain::message::Message;
+use postrider_domain::signature::SigningKeys;
+use postrider_store::Target;
+
+use crate::answer::{Stage, Trouble};
+use crate::connect::{Connector, Link, Origin};
+use crate::connection::Broken;
+use crate::egress::Policy;
+use crate::options::DeliveryOptions;
+use crate::pool::Pool;
+use crate::request::{self, SignatureNames, Template};
+use crate::resolve::Resolve;
+use crate::tls;
+
+/// Makes attempts. One for the whole process.
+pub struct Sender {
+    connector: Connector,
+    pool: Pool,
+    names: SignatureNames,
+    timeout: Duration,
+    clock: Arc<dyn Clock>,
+}
+
+/// An endpoint, ready to be sent to, or the reason why it cannot be. Made anew when its URL, headers or keys change.
+pub struct Prepared(Result<Template, Trouble>);
+
+/// What whoever sends one message after another keeps between them: the connection. Dropping it closes the connection;
+/// [`Sender::release`] leaves it to others.
+#[derive(Default)]
+pub struct Slot(Option<(Arc<Origin>, Link)>);
+
+/// What came of an attempt.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// The answer, or why there is none.
+    pub outcome: Outcome,
+    /// From the start to the end of the answer.
+    pub duration: Duration,
+}
+
+impl Sender {
+    /// A sender that trusts the certificates that the system trusts. Fails only if TLS cannot be set up.
+    pub fn new(
+        options: &DeliveryOptions,
+        clock: Arc<dyn Clock>,
+        resolve: Arc<dyn Resolve>,
+    ) -> Result<Self, rustls::Error> {
+        Ok(Self::with_tls(options, clock, resolve, Arc::new(tls::system_config()?)))
+    }
+
+    /// A sender that trusts what `tls` says (see [`tls::config`]).
+    pub fn with_tls(
+        options: &DeliveryOptions,
+        clock: Arc<dyn Clock>,
+        resolve: Arc<dyn Resolve>,
+        tls: Arc<rustls::ClientConfig>,
+    ) -> Self {
+        Self {
+            connector: Connector::new(Policy::new(options), resolve, tls),
+            pool: Pool::default(),
+            names: options.header_prefix.into(),
+            timeout: options.request_timeout.0,
+            clock,
+        }
+    }
+
+    /// The egress policy that attempts are made under.
+    pub fn policy(&self) -> &Policy {
+        self.connector.policy()
+    }
+
+    /// Prepares an endpoint: once per version of it.
+    pub fn prepare(&self, target: &Target) -> Arc<Prepared> {
+        Arc::new(self.prepare_parts(&target.endpoint.url, &target.headers, &target.keys))
+    }
+
+    /// Prepares a URL that is no stored endpoint.
+    pub fn prepare_parts(&self, url: &EndpointUrl, headers: &Headers, keys: &SigningKeys) -> Prepared {
+        Prepared(request::prepare(url, headers, keys, self.policy(), &self.names))
+    }
+
+    /// Makes one attempt. Cancel-safe in that dropping the future ends the request.
+    pub async fn send(&self, to: &Prepared, message: &Message, slot: &mut Slot) -> Sent {
+        let started = self.clock.now();
+        let stage = Stage::default();
+        let attempt = async {
+            let to = to.0.as_ref().map_err(|trouble| Trouble::new(trouble.kind, trouble.detail.clone()))?;
+            self.attempt(to, message, slot, &stage).await
+        };
+        let result = tokio::time::timeout(self.timeout, attempt).await;
+        let outcome = match result.unwrap_or_else(|_| Err(stage.timed_out(self.timeout))) {
+            Ok(outcome) => outcome,
+            Err(trouble) => trouble.into(),
+        };
+        Sent { outcome, duration: self.clock.now().since(started) }
+    }
+
+    /// Takes back what a slot holds, so that others can use it.
+    pub fn release(&self, slot: Slot) {
+        if let Some((origin, link)) = slot.0 {
+            self.pool.put(&origin, link, self.clock.now());
+        }
+    }
+
+    /// Closes connections that have been idle for a minute. Happens by itself when connections are taken and released;
+    /// worth calling now and then in case none are.
+    pub fn close_idle(&self) {
+        self.pool.expire(self.clock.now());
+    }
+
+    async fn attempt(
+        &self,
+        to: &Template,
+        message: &Message,
+        slot: &mut Slot,
+        stage: &Stage,
+    ) -> Result<Outcome, Trouble> {
+        if let Some(link) = self.idle(&to.origin, slot) {
+            stage.waiting();
+            match self.exchange(to, message, link, slot, stage).await {
+                Err(broken) if broken.unheard => {}
+                other => return other.map_err(|broken| broken.trouble),
+            }
+        }
+        let link = self.connector.connect(&to.origin, stage).await?;
+        stage.waiting();
+        if let Link::Http2(connection) = &link {
+            // Others can use it from now on.
+            self.pool.put(&to.origin, Link::Http2(connection.clone()), self.clock.now());
+        }
+        self.exchange(to, message, link, slot, stage).await.map_err(|broken| broken.trouble)
+    }
+
+    /// A connection to the origin that has been used before: the slot's own, or one from the pool.
+    fn idle(&self, origin: &Arc<Origin>, slot: &mut Slot) -> Option<Link> {
+        match slot.0.take() {
+            Some((own, mut link)) if own == *origin => {
+                let open = match &mut link {
+                    Link::Http1(connection) => connection.is_open(),
+                    Link::Http2(connection) => connection.is_open(),
+                };
+                if open {
+                    return Some(link);
+                }
+            }
+            Some((other, link)) => self.pool.put(&other, link, self.clock.now()),
+            None => {}
+        }
+        self.pool.take(origin, self.clock.now())
+    }
+
+    /// Makes the request over a connection. If that can be used again, it is in the slot afterwards.
+    async fn exchange(
+        &self,
+        to: &Template,
+        message: &Message,
+        link: Link,
+        slot: &mut Slot,
+        stage: &Stage,
+    ) -> Result<Outcome, Broken> {
+        let wall = self.clock.wall();
+        let build = |version| {
+            let payload = message.payload.clone().unwrap_or_default();
+            to.request(version, &message.id, payload, wall, self.clock.now()).ok_or_else(|| Broken {
+                unheard: false,
+                trouble: Trouble::new(Failure::Protocol, "the request could not be built"),
+            })
+        };
+        match link {
+            Link::Http1(mut connection) => {
+                let request = build(Version::HTTP_11)?;
+                let (outcome, reusable) = connection.exchange(request, stage, wall).await?;
+                if reusable {
+                    slot.0 = Some((Arc::clone(&to.origin), Link::Http1(connection)));
+                }
+                Ok(outcome)
+            }
+            Link::Http2(mut connection) => {
+                let request = build(Version::HTTP_2)?;
+                let outcome = connection.exchange(request, stage, wall).await?;
+                slot.0 = Some((Arc::clone(&to.origin), Link::Http2(connection)));
+                Ok(outcome)
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What comes in, and what is answered.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use postrider_domain::application::{EnvironmentId, Metadata};
+use postrider_domain::ids::ApplicationId;
+use postrider_domain::message::Message;
+use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Uid};
+use postrider_store::{IdempotencyKey, StoreError};
+
+/// A message that somebody wants to send. Everything in it has been checked by itself.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    /// Whose message it is.
+    pub environment: EnvironmentId,
+    /// To whom it goes.
+    pub application: IdOrUid<ApplicationId>,
+    /// What kind of event it is.
+    pub event_type: EventTypeName,
+    /// The caller's own identifier.
+    pub event_id: Option<Uid>,
+    /// The channels it is sent on.
+    pub channels: Option<Vec<Channel>>,
+    /// The bytes to deliver.
+    pub payload: Bytes,
+    /// For how many days the payload is kept.
+    pub retention_days: u16,
+    /// Make this application first, if there is none that `application` names (rest-contract §8.2). Its uid must then be
+    /// what `application` says.
+    pub create_application: Option<NewApplication>,
+    /// Accept it only once under this key.
+    pub idempotency: Option<IdempotencyKey>,
+}
+
+/// An application that a message may bring along.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewApplication {
+    /// The caller's own identifier.
+    pub uid: Option<Uid>,
+    /// Its name, for people.
+    pub name: String,
+    /// Messages per second over all its endpoints.
+    pub throttle_rate: Option<u16>,
+    /// Free text pairs.
+    pub metadata: Metadata,
+}
+
+/// A message that is on disk.
+#[derive(Debug, Clone)]
+pub struct Submitted {
+    /// The message; the first one, if the request is a repetition.
+    pub message: Arc<Message>,
+    /// Whether it had been accepted before under the same key.
+    pub replayed: bool,
+}
+
+/// A message was not accepted.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SubmitError {
+    /// There is no such application, and none was brought along.
+    #[error("there is no such application")]
+    ApplicationNotFound,
+    /// The application that was brought along has no uid.
+    #[error("the application to create has no uid")]
+    ApplicationUidMissing,
+    /// The application that was brought along has another uid than the one that the message is for.
+    #[error("the application to create has another uid")]
+    ApplicationUidMismatch,
+    /// The application has another message with this event id.
+    #[error("the event id is in use")]
+    Conflict,
+    /// More is arriving than the disk takes, and the queue is full. Nothing was accepted.
+    #[error("too many messages are waiting to be stored: try again in a moment")]
+    Overloaded,
+    /// The store failed. Whether the message was accepted is unknown; its key finds out.
+    #[error(transparent)]
+    Unavailable(#[from] StoreError),
+}
