@@ -1,1 +1,30 @@
-//! Placeholder.
+//! The HTTP API: routes over the store's traits and the intake, wire-compatible with the Svix server's REST API.
+//!
+//! A request passes, in this order: [`Api::respond`] (trailing slashes, CORS, panics), the router, the extractors of its
+//! handler (query, token, application, body), the handler, and on the way back the answer as JSON. Handlers decide
+//! nothing about delivery: they check, call one store operation that commits once, and show the result.
+//!
+//! `routes/mod.rs` says how a route is added.
+
+mod access;
+mod answer;
+mod auth;
+mod body;
+mod cors;
+mod error;
+mod idempotency;
+mod json;
+mod model;
+mod options;
+mod pagination;
+mod params;
+mod query;
+mod quirks;
+mod router;
+mod routes;
+mod rules;
+mod schema;
+
+pub use auth::KeyUsage;
+pub use options::{AuthOptions, JwtSecret, SigningOptions};
+pub use router::{Api, Parts, UrlCheck};

@@ -5,7 +5,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, listen};
+use crate::commands::{bench, config, key, listen, serve};
 use crate::terminal;
 
 /// Sends webhooks: accepts events, and delivers each one signed, retried and logged.
@@ -17,10 +17,17 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// The commands, in the order in which a newcomer meets them. Their `Args` say what they are for.
+/// The commands, in the order in which a newcomer meets them. Where none is given here, the
+/// `Args` say what it is for.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run the server: accept messages, deliver them, keep the log
+    Serve(serve::Args),
     Listen(listen::Args),
+    /// Make, list and revoke API keys
+    Key(key::Args),
+    /// Show what can be set
+    Config(config::Args),
     Bench(Box<bench::Args>),
 }
 

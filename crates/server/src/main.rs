@@ -2,7 +2,10 @@
 
 mod cli;
 mod commands;
+mod config;
+mod http;
 mod terminal;
+mod wiring;
 
 use std::process::ExitCode;
 
@@ -12,7 +15,10 @@ use cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Serve(args) => commands::serve::run(&args),
         Command::Listen(args) => commands::listen::run(args),
+        Command::Key(args) => commands::key::run(args),
+        Command::Config(args) => commands::config::run(&args),
         Command::Bench(args) => commands::bench::run(*args),
     };
     result.unwrap_or_else(|error| {

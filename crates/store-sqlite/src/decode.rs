@@ -4,8 +4,8 @@ use postrider_domain::application::Metadata;
 use postrider_domain::ids::{Id, Ksuid};
 use postrider_domain::time::Timestamp;
 use postrider_store::StoreError;
-use rusqlite::Row;
 use rusqlite::types::FromSql;
+use rusqlite::{Row, Rows};
 
 /// An error of the driver. Its text names the cause (disk full, I/O error) and holds no data.
 pub(crate) fn driver(error: &rusqlite::Error) -> StoreError {
@@ -32,7 +32,30 @@ impl From<SqlError> for StoreError {
     }
 }
 
-/// A row of a known table, for errors that say where they are.
+/// All rows of a query.
+pub(crate) fn all<T>(mut rows: Rows<'_>, decode: impl Fn(&Row<'_>) -> Result<T, SqlError>) -> Result<Vec<T>, SqlError> {
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(decode(row)?);
+    }
+    Ok(found)
+}
+
+/// The first row of a query, if there is one.
+pub(crate) fn first<T>(
+    mut rows: Rows<'_>,
+    decode: impl Fn(&Row<'_>) -> Result<T, SqlError>,
+) -> Result<Option<T>, SqlError> {
+    rows.next()?.map(decode).transpose()
+}
+
+/// The JSON text of a list or map.
+pub(crate) fn encode_json<T: serde::Serialize>(value: &T) -> Result<String, SqlError> {
+    serde_json::to_string(value)
+        .map_err(|error| SqlError::Driver(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))
+}
+
+/// A row of a known table, for errors that say where they are. They name a row by its first column.
 pub(crate) struct Columns<'row, 'statement> {
     row: &'row Row<'statement>,
     table: &'static str,
@@ -44,7 +67,8 @@ impl<'row, 'statement> Columns<'row, 'statement> {
     }
 
     pub(crate) fn inconsistent(&self, column: &'static str, problem: &impl ToString) -> SqlError {
-        let row = self.row.get::<_, i64>(0).map_or_else(|_| "?".to_owned(), |no| no.to_string());
+        let number = self.row.get::<_, i64>(0).map(|no| no.to_string());
+        let row = number.or_else(|_| self.row.get::<_, String>(0)).unwrap_or_else(|_| "?".to_owned());
         SqlError::Store(StoreError::Inconsistent { table: self.table, column, row, problem: problem.to_string() })
     }
 

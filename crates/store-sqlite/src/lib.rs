@@ -7,15 +7,23 @@
 //!
 //! The schema is in `migrations/`, commented.
 
+mod api_keys;
+mod applications;
+mod attempts;
 mod checkpoint;
 mod decode;
+mod endpoints;
+mod event_types;
 mod hot;
 mod idempotency;
 mod lock;
+mod messages;
 mod migrate;
 mod open;
+mod range;
 mod readers;
 mod rows;
+mod store;
 mod work;
 mod writer;
 

@@ -9,7 +9,7 @@ use postrider_domain::time::Timestamp;
 use postrider_store::{ApplicationKey, EndpointKey, MessageKey, Stored, Target};
 use rusqlite::Row;
 
-use crate::decode::{Columns, SqlError};
+use crate::decode::{Columns, SqlError, encode_json};
 
 /// What [`decode_message`] reads; a column `payload` follows, or `NULL AS payload`.
 pub(crate) const MESSAGE_COLUMNS: &str =
@@ -111,6 +111,5 @@ pub(crate) fn encode_keys(keys: &SigningKeys) -> Result<String, SqlError> {
     let old =
         |key: &OldKey| StoredOldKey { secret: key.secret.as_str().into(), expires_at: key.expires_at.as_micros() };
     let stored = StoredKeys { current: keys.current.as_str().into(), old: keys.old.iter().map(old).collect() };
-    serde_json::to_string(&stored)
-        .map_err(|error| SqlError::Driver(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))
+    encode_json(&stored)
 }

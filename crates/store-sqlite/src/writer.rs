@@ -11,8 +11,9 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
-use postrider_store::{AcceptError, Accepted, EndpointKey, NewMessage, Observers, Settlement, StoreError};
+use postrider_store::{AcceptError, Accepted, EndpointKey, NewMessage, Observers, Settlement, StoreError, WriteError};
 use rusqlite::Connection;
+use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
 use tokio::sync::oneshot;
 
 use crate::checkpoint::Checkpointer;
@@ -68,6 +69,14 @@ impl<E> From<rusqlite::Error> for Abort<E> {
 impl<E> From<SqlError> for Abort<E> {
     fn from(error: SqlError) -> Self {
         Self::Sql(error)
+    }
+}
+
+/// What it means that a row could not be written: a unique index refused it if its identifier is taken.
+pub(crate) fn taken(error: rusqlite::Error) -> Abort<WriteError> {
+    match error.sqlite_extended_error_code() {
+        Some(SQLITE_CONSTRAINT_UNIQUE | SQLITE_CONSTRAINT_PRIMARYKEY) => Abort::Refused(WriteError::Conflict),
+        _ => error.into(),
     }
 }
 

@@ -18,7 +18,7 @@ pub struct AttemptFilter {
     pub channel: Option<Channel>,
     /// Only those of messages of these types; `None` is all.
     pub event_types: Option<Vec<EventTypeName>>,
-    /// With what the receiver answered; otherwise `response` is empty.
+    /// With what the receiver answered; otherwise `response` is `Some` and empty.
     pub with_response: bool,
 }
 

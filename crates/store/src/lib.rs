@@ -22,6 +22,8 @@
 mod api_keys;
 mod applications;
 mod attempts;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod endpoints;
 mod error;
 mod event_types;

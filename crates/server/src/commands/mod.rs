@@ -5,8 +5,11 @@ use std::future::Future;
 use anyhow::Context as _;
 
 pub(crate) mod bench;
+pub(crate) mod config;
 mod http1;
+pub(crate) mod key;
 pub(crate) mod listen;
+pub(crate) mod serve;
 
 /// Runs a command's future to its end, on as many threads as there are cores.
 pub(crate) fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

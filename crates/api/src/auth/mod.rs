@@ -1,0 +1,242 @@
+//! Who is calling: `Authorization: Bearer` with an API key (`pk_…`) or a signed token (rest-contract §4).
+//!
+//! Verified tokens are cached, so that a request costs one hash lookup. The cache is a hint only: a signed token is
+//! compared with the clock each time, and an API key is read from the store again after a second, so that one that was
+//! revoked by another process stops working within about that time.
+
+mod jwt;
+mod usage;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode, header};
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::clock::Clock;
+use postrider_domain::ids::ApplicationId;
+use postrider_domain::time::Timestamp;
+use postrider_store::{ApiKey, KeyHash, Store};
+use quick_cache::sync::Cache;
+use ring::digest::{SHA256, digest};
+
+use crate::error::{ApiError, Result};
+use crate::options::AuthOptions;
+pub use usage::KeyUsage;
+use usage::UsageLog;
+
+/// What API keys begin with.
+const KEY_PREFIX: &str = "pk_";
+
+/// The scope of a key that may do everything in its environment.
+const ALL_SCOPES: &str = "*";
+
+/// For how long an API key is believed without asking the store.
+const KEY_TRUST: Duration = Duration::from_secs(1);
+
+/// The most tokens in the cache.
+const CACHED_TOKENS: usize = 10_000;
+
+/// A longer token is not cached: with it, the cache would have no bound in bytes.
+const MAX_CACHED_BYTES: usize = 2_048;
+
+/// Whom a token speaks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Principal {
+    /// The operator of an environment.
+    Environment(EnvironmentId),
+    /// One application, for what its customer may see.
+    Application {
+        /// The environment that it belongs to.
+        environment: EnvironmentId,
+        /// The application.
+        application: ApplicationId,
+        /// Which flagged event types it sees.
+        feature_flags: Vec<String>,
+    },
+}
+
+/// A caller with a token that was found good.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    /// Whom the token speaks for.
+    pub(crate) principal: Principal,
+    /// SHA-256 of the token: tells callers apart without keeping what they said.
+    pub(crate) fingerprint: [u8; 32],
+    proof: Proof,
+}
+
+/// Why the token is good, and for how long.
+#[derive(Debug)]
+enum Proof {
+    Signed(jwt::Validity),
+    Key { expires_at: Option<Timestamp>, read_at: AtomicI64 },
+}
+
+/// What the cache says of a token.
+enum Cached {
+    Good(Arc<Caller>),
+    Expired,
+    /// Not known, or to be read again.
+    Unknown,
+}
+
+/// Finds out who is calling.
+pub(crate) struct Authenticator {
+    verifier: Option<jwt::Verifier>,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    cache: Cache<Box<str>, Arc<Caller>>,
+    usage: Arc<UsageLog>,
+}
+
+impl Authenticator {
+    /// Accepts keys of `store`, and tokens if `options` has a secret for them.
+    pub(crate) fn new(options: &AuthOptions, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+        let verifier = options.jwt_secret.as_ref().map(|secret| jwt::Verifier::new(secret.0.as_bytes()));
+        Self { verifier, store, clock, cache: Cache::new(CACHED_TOKENS), usage: Arc::default() }
+    }
+
+    /// What writes down when keys were used.
+    pub(crate) fn key_usage(&self) -> KeyUsage {
+        KeyUsage::new(self.usage.clone(), self.store.clone(), self.clock.clone())
+    }
+
+    /// Who sent a request with these headers; 401 if that can't be told.
+    pub(crate) async fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>> {
+        let token = bearer(headers).ok_or_else(ApiError::invalid_token)?;
+        match self.cached(token) {
+            Cached::Good(caller) => return Ok(caller),
+            Cached::Expired => return Err(ApiError::invalid_token()),
+            Cached::Unknown => {}
+        }
+        let caller = if token.starts_with(KEY_PREFIX) { self.by_key(token).await } else { self.by_signature(token) };
+        match caller {
+            Ok(caller) => {
+                let caller = Arc::new(caller);
+                if token.len() <= MAX_CACHED_BYTES {
+                    self.cache.insert(token.into(), caller.clone());
+                }
+                Ok(caller)
+            }
+            Err(error) => {
+                self.cache.remove(token);
+                Err(error)
+            }
+        }
+    }
+
+    fn cached(&self, token: &str) -> Cached {
+        let Some(caller) = self.cache.get(token) else { return Cached::Unknown };
+        let good = match &caller.proof {
+            Proof::Signed(validity) => validity.holds_at(self.clock.wall()),
+            Proof::Key { expires_at, read_at } => {
+                let now = self.clock.now();
+                if now.since(Timestamp::from_micros(read_at.load(Ordering::Relaxed))) >= KEY_TRUST {
+                    return Cached::Unknown;
+                }
+                expires_at.is_none_or(|at| now < at)
+            }
+        };
+        if good { Cached::Good(caller) } else { Cached::Expired }
+    }
+
+    fn by_signature(&self, token: &str) -> Result<Caller> {
+        let claims = self
+            .verifier
+            .as_ref()
+            .and_then(|verifier| verifier.claims(token).ok())
+            .filter(|claims| claims.validity.holds_at(self.clock.wall()))
+            .ok_or_else(ApiError::invalid_token)?;
+        let proof = Proof::Signed(claims.validity);
+        let principal = principal(claims).ok_or_else(bad_token)?;
+        Ok(Caller { principal, fingerprint: sha256(token), proof })
+    }
+
+    async fn by_key(&self, token: &str) -> Result<Caller> {
+        let fingerprint = sha256(token);
+        let hash = KeyHash(fingerprint);
+        let now = self.clock.now();
+        let key = self.store.api_key(&hash).await?.ok_or_else(ApiError::invalid_token)?;
+        let ApiKey { environment, scopes, expires_at, .. } = key;
+        if expires_at.is_some_and(|at| at <= now) {
+            return Err(ApiError::invalid_token());
+        }
+        if !scopes.iter().any(|scope| scope == ALL_SCOPES) {
+            return Err(ApiError::insufficient_access());
+        }
+        // Once a second at most, because that is how often a key is read.
+        self.usage.note(hash, now);
+        let proof = Proof::Key { expires_at, read_at: AtomicI64::new(now.as_micros()) };
+        Ok(Caller { principal: Principal::Environment(environment), fingerprint, proof })
+    }
+}
+
+/// The token of an `Authorization: Bearer` header; the scheme's case does not matter.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+fn principal(claims: jwt::Claims) -> Option<Principal> {
+    let sub = claims.sub?;
+    let Some(org) = claims.org else { return EnvironmentId::parse(&sub).map(Principal::Environment) };
+    Some(Principal::Application {
+        environment: EnvironmentId::parse(&org)?,
+        application: sub.parse().ok()?,
+        feature_flags: claims.feature_flags,
+    })
+}
+
+/// 400: signed with the secret, but for nothing that there is.
+fn bad_token() -> ApiError {
+    ApiError::new(
+        StatusCode::BAD_REQUEST,
+        "bad token",
+        "The token is neither for an environment nor for an application.",
+    )
+}
+
+fn sha256(text: &str) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+    hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bearer_token_is_taken_from_its_header() {
+        for (value, token) in [
+            ("Bearer abc", Some("abc")),
+            ("bEARER  abc ", Some("abc")),
+            ("Basic abc", None),
+            ("Bearer", None),
+            ("Bearer ", None),
+            ("abc", None),
+        ] {
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
+            assert_eq!(bearer(&headers), token, "{value}");
+        }
+        assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn the_subject_says_whom_a_token_speaks_for() {
+        let claims = |sub: &str, org: Option<&str>| jwt::Claims {
+            sub: Some(sub.to_owned()),
+            org: org.map(str::to_owned),
+            ..jwt::Claims::default()
+        };
+        let app = "app_0ujtsYcgvSTl8PAuAdqWYSMnLOv";
+        assert!(matches!(principal(claims("org_x", None)), Some(Principal::Environment(_))));
+        assert!(matches!(principal(claims(app, Some("org_x"))), Some(Principal::Application { .. })));
+        for (sub, org) in [("user_1", None), (app, None), ("org_x", Some("org_x")), (app, Some("x")), ("", None)] {
+            assert_eq!(principal(claims(sub, org)), None, "{sub} {org:?}");
+        }
+        assert_eq!(principal(jwt::Claims::default()), None);
+    }
+}

@@ -1,0 +1,193 @@
+//! Request bodies: read whole, with a limit, and drained when nobody reads them.
+//!
+//! A server that answers an upload before reading it all, and then closes the connection, makes the kernel reset it: the
+//! client sees a broken pipe instead of the 413 or 401. So a body that is dropped unread is read and thrown away in the
+//! background, within bounds, while the answer is on its way.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body as AxumBody;
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use postrider_domain::message::MAX_BODY_BYTES;
+
+use crate::error::{ApiError, Result};
+
+/// The most bytes that are thrown away for the sake of a readable answer.
+const DRAIN_BYTES: usize = 16 * 1024 * 1024;
+
+/// The longest time for which they are.
+const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+/// A body grows from this size; what a client merely announces reserves no memory.
+const FIRST_CAPACITY: usize = 64 * 1024;
+
+/// The body of a request, drained if it is dropped before its end.
+pub(crate) struct Upload<B: Body<Data = Bytes> + Send + Unpin + 'static> {
+    inner: Option<B>,
+    drains: bool,
+}
+
+impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Upload<B> {
+    /// `awaits_consent`: the client sends the body only once it is told to continue, so there is nothing to drain.
+    pub(crate) fn new(inner: B, awaits_consent: bool) -> Self {
+        Self { inner: Some(inner), drains: !awaits_consent }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Body for Upload<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.get_mut();
+        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(inner).poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) {
+            this.inner = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Drop for Upload<B> {
+    fn drop(&mut self) {
+        if !self.drains || self.is_end_stream() {
+            return;
+        }
+        if let (Some(inner), Ok(runtime)) = (self.inner.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(tokio::time::timeout(DRAIN_TIME, drain(inner)));
+        }
+    }
+}
+
+async fn drain<B: Body<Data = Bytes> + Unpin>(mut body: B) {
+    let mut drained = 0;
+    while drained < DRAIN_BYTES {
+        match next_data(&mut body).await {
+            Some(Ok(data)) => drained += data.len(),
+            Some(Err(_)) | None => return,
+        }
+    }
+}
+
+/// The next data of a body; trailers are skipped.
+async fn next_data<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Option<Result<Bytes, B::Error>> {
+    loop {
+        let frame = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await?;
+        match frame.map(Frame::into_data) {
+            Ok(Ok(data)) => return Some(Ok(data)),
+            Ok(Err(_trailers)) => {}
+            Err(error) => return Some(Err(error)),
+        }
+    }
+}
+
+/// Reads a whole body of at most [`MAX_BODY_BYTES`]. One that came in one piece is not copied.
+pub(crate) async fn read(mut body: AxumBody) -> Result<Bytes> {
+    let limit = MAX_BODY_BYTES as u64;
+    if body.size_hint().lower() > limit {
+        return Err(ApiError::payload_too_large());
+    }
+    let broken = |_| ApiError::bad_request("the body could not be read");
+    let Some(first) = next_data(&mut body).await.transpose().map_err(broken)? else { return Ok(Bytes::new()) };
+    if body.is_end_stream() && first.len() <= MAX_BODY_BYTES {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::with_capacity(first.len().max(FIRST_CAPACITY));
+    let mut next = Some(first);
+    while let Some(data) = next {
+        if whole.len() + data.len() > MAX_BODY_BYTES {
+            return Err(ApiError::payload_too_large());
+        }
+        whole.extend_from_slice(&data);
+        next = next_data(&mut body).await.transpose().map_err(broken)?;
+    }
+    Ok(whole.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// A body of pieces that counts the bytes that were taken, and tells when it is dropped.
+    struct Pieces {
+        left: VecDeque<Bytes>,
+        taken: Arc<AtomicUsize>,
+        _dropped: tokio::sync::oneshot::Sender<()>,
+    }
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            let piece = self.left.pop_front();
+            self.taken.fetch_add(piece.as_ref().map_or(0, Bytes::len), Ordering::SeqCst);
+            Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+        }
+    }
+
+    fn pieces(count: usize, len: usize) -> (Pieces, Arc<AtomicUsize>, tokio::sync::oneshot::Receiver<()>) {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let (dropped, gone) = tokio::sync::oneshot::channel();
+        let left = std::iter::repeat_n(Bytes::from(vec![b' '; len]), count).collect();
+        (Pieces { left, taken: taken.clone(), _dropped: dropped }, taken, gone)
+    }
+
+    async fn read_pieces(count: usize, len: usize) -> Result<Bytes> {
+        read(AxumBody::new(Upload::new(pieces(count, len).0, false))).await
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_whole_up_to_the_limit() {
+        assert_eq!(read_pieces(0, 0).await.unwrap().len(), 0);
+        assert_eq!(read_pieces(3, 1_000).await.unwrap().len(), 3_000);
+        assert_eq!(read_pieces(32, MAX_BODY_BYTES / 32).await.unwrap().len(), MAX_BODY_BYTES);
+    }
+
+    #[tokio::test]
+    async fn one_byte_more_than_the_limit_is_too_large() {
+        for (count, len) in [(1, MAX_BODY_BYTES + 1), (33, MAX_BODY_BYTES / 32)] {
+            let error = read_pieces(count, len).await.unwrap_err();
+            assert!(matches!(error, ApiError::General { code: "payload_too_large", .. }), "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unread_body_is_drained_within_bounds() {
+        let (body, taken, gone) = pieces(3, 1_000);
+        drop(Upload::new(body, false));
+        gone.await.unwrap_err();
+        assert_eq!(taken.load(Ordering::SeqCst), 3_000);
+
+        let (body, taken, gone) = pieces(1_000, 1_000_000);
+        drop(Upload::new(body, false));
+        gone.await.unwrap_err();
+        assert_eq!(taken.load(Ordering::SeqCst), 17_000_000);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_awaits_consent_is_not_asked_for_its_body() {
+        let (body, taken, gone) = pieces(3, 1_000);
+        drop(Upload::new(body, true));
+        gone.await.unwrap_err();
+        assert_eq!(taken.load(Ordering::SeqCst), 0);
+    }
+}

@@ -1,0 +1,124 @@
+//! Applications on the wire (rest-contract §5).
+
+use postrider_domain::application::{Application, ApplicationPatch, Metadata};
+use postrider_domain::ids::ApplicationId;
+use postrider_domain::names::Uid;
+use postrider_domain::time::Timestamp;
+use postrider_ingest::NewApplication;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::json::{nullable, present};
+use crate::rules::Problems;
+
+/// What creates or replaces an application.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ApplicationIn {
+    name: String,
+    uid: Option<String>,
+    throttle_rate: Option<u16>,
+    rate_limit: Option<u16>,
+    metadata: Option<Metadata>,
+}
+
+impl ApplicationIn {
+    /// Checks a body.
+    pub(crate) fn checked(self) -> Result<NewApplication> {
+        let mut problems = Problems::of_body();
+        let application = self.check(&mut problems);
+        problems.finish(Some(application))
+    }
+
+    /// Checks what may be a part of another body.
+    pub(crate) fn check(self, problems: &mut Problems) -> NewApplication {
+        problems.prose("name", &self.name, 1);
+        let metadata = self.metadata.unwrap_or_default();
+        problems.metadata(&metadata);
+        let throttle_rate = self.throttle_rate.or(self.rate_limit);
+        problems.rate("throttleRate", throttle_rate);
+        let uid = self.uid.and_then(|uid| problems.check("uid", Uid::parse::<ApplicationId>(&uid)));
+        NewApplication { uid, name: self.name, throttle_rate, metadata }
+    }
+}
+
+/// The application, made now.
+pub(crate) fn made(new: NewApplication, id: ApplicationId, now: Timestamp) -> Application {
+    let NewApplication { uid, name, throttle_rate, metadata } = new;
+    Application { id, uid, name, throttle_rate, metadata, created_at: now, updated_at: now }
+}
+
+/// The changes that make an application the same as this.
+pub(crate) fn replacement(new: NewApplication) -> ApplicationPatch {
+    ApplicationPatch {
+        name: Some(new.name),
+        uid: Some(new.uid),
+        throttle_rate: Some(new.throttle_rate),
+        metadata: Some(new.metadata),
+    }
+}
+
+/// What changes an application.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ApplicationPatchIn {
+    #[serde(default, deserialize_with = "present")]
+    name: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    uid: Option<Option<String>>,
+    #[serde(default, deserialize_with = "nullable")]
+    throttle_rate: Option<Option<u16>>,
+    #[serde(default, deserialize_with = "nullable")]
+    rate_limit: Option<Option<u16>>,
+    #[serde(default, deserialize_with = "nullable")]
+    metadata: Option<Option<Metadata>>,
+}
+
+impl ApplicationPatchIn {
+    /// Checks a body.
+    pub(crate) fn checked(self) -> Result<ApplicationPatch> {
+        let mut problems = Problems::of_body();
+        if let Some(name) = &self.name {
+            problems.prose("name", name, 1);
+        }
+        let metadata = self.metadata.map(Option::unwrap_or_default);
+        if let Some(metadata) = &metadata {
+            problems.metadata(metadata);
+        }
+        let throttle_rate = self.throttle_rate.or(self.rate_limit);
+        problems.rate("throttleRate", throttle_rate.flatten());
+        let uid = self.uid.map(|uid| uid.and_then(|uid| problems.check("uid", Uid::parse::<ApplicationId>(&uid))));
+        problems.finish(Some(ApplicationPatch { name: self.name, uid, throttle_rate, metadata }))
+    }
+}
+
+/// An application as it is shown.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ApplicationOut<'a> {
+    id: ApplicationId,
+    name: &'a str,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    metadata: &'a Metadata,
+    throttle_rate: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<&'a Uid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_limit: Option<u16>,
+}
+
+impl<'a> From<&'a Application> for ApplicationOut<'a> {
+    fn from(application: &'a Application) -> Self {
+        Self {
+            id: application.id,
+            name: &application.name,
+            created_at: application.created_at,
+            updated_at: application.updated_at,
+            metadata: &application.metadata,
+            throttle_rate: application.throttle_rate,
+            uid: application.uid.as_ref(),
+            rate_limit: application.throttle_rate,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The extra headers of an endpoint on the wire (rest-contract §7.1).
+
+use std::collections::BTreeMap;
+
+use http::{HeaderName, HeaderValue};
+use postrider_domain::endpoint::Headers;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::rules::Problems;
+
+/// The longest value.
+const MAX_VALUE_BYTES: usize = 4_096;
+
+/// Names whose values are never shown.
+const SENSITIVE: [&str; 6] =
+    ["x-auth-token", "x-api-key", "www-authenticate", "authorization", "proxy-authenticate", "proxy-authorization"];
+
+/// Names that say something about the request itself, which only the sender knows. The last three are how a receiver
+/// knows that a request is ours.
+const RESERVED: [&str; 22] = [
+    "user-agent",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailers",
+    "transfer-encoding",
+    "upgrade",
+    "age",
+    "cache-control",
+    "clear-site-data",
+    "expires",
+    "pragma",
+    "warning",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "content-language",
+    "content-location",
+    "webhook-id",
+    "webhook-timestamp",
+    "webhook-signature",
+];
+
+/// Names that begin like this belong to proxies and to signatures.
+const RESERVED_PREFIXES: [&str; 9] =
+    ["x-amz-", "x-amzn-", "x-google", "x-goog-", "x-gfe", "x-azure-", "x-fd-", "x-svix-", "svix-"];
+
+/// What replaces the headers.
+#[derive(Deserialize)]
+pub(crate) struct HeadersIn {
+    headers: Headers,
+}
+
+/// What changes some headers: null removes one.
+#[derive(Deserialize)]
+pub(crate) struct HeadersPatchIn {
+    headers: BTreeMap<String, Option<String>>,
+}
+
+impl HeadersIn {
+    /// Checks a body.
+    pub(crate) fn checked(self) -> Result<Headers> {
+        let mut problems = Problems::of_body();
+        check(&mut problems, &self.headers);
+        problems.finish(Some(self.headers))
+    }
+}
+
+impl HeadersPatchIn {
+    /// Checks a body. A header that is removed may have any name.
+    pub(crate) fn checked(self) -> Result<BTreeMap<String, Option<String>>> {
+        let mut problems = Problems::of_body();
+        let set = self.headers.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        problems.within("headers", |problems| check_each(problems, set));
+        problems.finish(Some(self.headers))
+    }
+}
+
+/// Checks the member `headers`.
+pub(crate) fn check(problems: &mut Problems, headers: &Headers) {
+    problems.within("headers", |problems| check_each(problems, headers.iter()));
+}
+
+fn check_each<'a>(problems: &mut Problems, headers: impl Iterator<Item = (&'a String, &'a String)>) {
+    for (name, value) in headers {
+        if let Err(problem) = judge(name, value) {
+            problems.add(name.clone(), problem);
+        }
+    }
+}
+
+fn judge(name: &str, value: &str) -> Result<(), String> {
+    // Lower case from here on: `HeaderName` is.
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "is not the name of a header".to_owned())?;
+    let name = name.as_str();
+    if RESERVED.contains(&name) || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+        return Err("is set by the sender and can't be chosen".to_owned());
+    }
+    if value.len() > MAX_VALUE_BYTES {
+        return Err(format!("must be at most {MAX_VALUE_BYTES} bytes long"));
+    }
+    HeaderValue::from_str(value)
+        .map(drop)
+        .map_err(|_| "may only contain visible ASCII characters and blanks".to_owned())
+}
+
+/// The headers as they are shown: sensitive ones by name only.
+#[derive(Serialize)]
+pub(crate) struct HeadersOut<'a> {
+    headers: BTreeMap<&'a str, &'a str>,
+    sensitive: Vec<&'a str>,
+}
+
+impl<'a> From<&'a Headers> for HeadersOut<'a> {
+    fn from(all: &'a Headers) -> Self {
+        let is_sensitive = |name: &str| SENSITIVE.iter().any(|sensitive| name.eq_ignore_ascii_case(sensitive));
+        let (sensitive, shown): (Vec<_>, Vec<_>) =
+            all.iter().map(|(name, value)| (name.as_str(), value.as_str())).partition(|(name, _)| is_sensitive(name));
+        Self { headers: shown.into_iter().collect(), sensitive: sensitive.into_iter().map(|(name, _)| name).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ordinary_headers_are_taken() {
+        for (name, value) in
+            [("X-Custom", "a b"), ("Authorization", "Bearer x"), ("x-empty", ""), ("Webhook-Shop", "1")]
+        {
+            assert_eq!(judge(name, value), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn reserved_and_broken_headers_are_refused() {
+        let long = "x".repeat(MAX_VALUE_BYTES + 1);
+        for (name, value) in [
+            ("Content-Type", "text/plain"),
+            ("X-AMZ-Date", "now"),
+            ("x-googlebot", "1"),
+            ("Svix-Id", "1"),
+            ("webhook-signature", "v1,x"),
+            ("a b", "1"),
+            ("", "1"),
+            ("x\r\ny", "1"),
+            ("x-a", "1\r\nx-b: 2"),
+            ("x-a", "nul\0"),
+            ("x-a", long.as_str()),
+        ] {
+            assert!(judge(name, value).is_err(), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn sensitive_values_are_not_shown_and_names_keep_their_case() {
+        let headers = Headers::from([
+            ("X-Plain".to_owned(), "a".to_owned()),
+            ("AUTHORIZATION".to_owned(), "b".to_owned()),
+            ("x-Api-key".to_owned(), "c".to_owned()),
+        ]);
+        let shown = serde_json::to_value(HeadersOut::from(&headers)).unwrap();
+        assert_eq!(
+            shown,
+            serde_json::json!({"headers": {"X-Plain": "a"}, "sensitive": ["AUTHORIZATION", "x-Api-key"]})
+        );
+    }
+}

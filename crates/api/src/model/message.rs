@@ -1,0 +1,318 @@
+//! Messages on the wire (rest-contract §8). Creating one is the hot path: the body is parsed once, names are borrowed
+//! from it until they are checked, the payload stays the slice of the body that it is, and the answer is written as text.
+
+use std::borrow::Cow;
+use std::io::Write as _;
+
+use bytes::Bytes;
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::ids::{ApplicationId, MessageId};
+use postrider_domain::message::Message;
+use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Uid};
+use postrider_domain::time::Timestamp;
+use postrider_ingest::Submission;
+use postrider_store::IdempotencyKey;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::error::Result;
+use crate::json;
+use crate::model::application::ApplicationIn;
+use crate::rules::Problems;
+
+/// The most channels that a message is sent on.
+const MAX_CHANNELS: usize = 5;
+
+/// The shortest time for which a payload can be kept, in days.
+const MIN_RETENTION_DAYS: u16 = 5;
+
+/// The longest time for which a payload can be kept, and that for which it is, in days.
+const MAX_RETENTION_DAYS: u16 = 90;
+
+/// What stands for a payload that is gone. Clients compare this text.
+const EXPIRED: &str = r#"{"expired":true}"#;
+
+/// What stands for a payload that was not asked for.
+const LEFT_OUT: &str = "{}";
+
+/// A text that is borrowed from the body unless it has escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl AsRef<str> for Text<'_> {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What creates a message.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MessageIn<'a> {
+    #[serde(borrow)]
+    event_type: Text<'a>,
+    #[serde(borrow, alias = "data")]
+    payload: &'a RawValue,
+    #[serde(borrow)]
+    event_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    channels: Option<Vec<Text<'a>>>,
+    payload_retention_period: Option<u16>,
+    #[serde(borrow)]
+    transformations_params: Option<TransformationsParams<'a>>,
+    application: Option<ApplicationIn>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TransformationsParams<'a> {
+    /// Delivered instead of the payload.
+    #[serde(borrow)]
+    raw_payload: Option<Text<'a>>,
+}
+
+/// A message that was read from a body.
+pub(crate) struct Read {
+    /// What to submit.
+    pub(crate) submission: Submission,
+    /// Whether its payload is known to be a JSON object. One that was given as raw text may be anything.
+    pub(crate) is_object: bool,
+}
+
+/// Reads and checks a body.
+pub(crate) fn read(
+    body: &Bytes,
+    environment: EnvironmentId,
+    application: IdOrUid<ApplicationId>,
+    idempotency: Option<IdempotencyKey>,
+) -> Result<Read> {
+    let message: MessageIn<'_> = json::decode(json::text(body)?)?;
+    let mut problems = Problems::of_body();
+    if !is_object(message.payload) {
+        problems.add("payload", "must be a JSON object");
+    }
+    let event_type = problems.check("eventType", EventTypeName::parse(&message.event_type.0));
+    let event_id = message.event_id.and_then(|id| problems.check("eventId", Uid::parse::<MessageId>(&id.0)));
+    let channels = message.channels.map(|names| {
+        let channels = problems.list("channels", &names, 1..=MAX_CHANNELS, Channel::parse);
+        problems.distinct("channels", &channels);
+        channels
+    });
+    let retention_days = message.payload_retention_period.unwrap_or(MAX_RETENTION_DAYS);
+    if !(MIN_RETENTION_DAYS..=MAX_RETENTION_DAYS).contains(&retention_days) {
+        problems.add("payloadRetentionPeriod", format!("must be {MIN_RETENTION_DAYS} to {MAX_RETENTION_DAYS}"));
+    }
+    let create_application =
+        message.application.map(|application| problems.within("application", |problems| application.check(problems)));
+    let raw = message.transformations_params.and_then(|params| params.raw_payload);
+    let is_object = raw.is_none();
+    let payload = match raw {
+        Some(Text(Cow::Borrowed(raw))) => body.slice_ref(raw.as_bytes()),
+        Some(Text(Cow::Owned(raw))) => raw.into(),
+        None => body.slice_ref(message.payload.get().as_bytes()),
+    };
+    let submission = event_type.map(|event_type| Submission {
+        environment,
+        application,
+        event_type,
+        event_id,
+        channels,
+        payload,
+        retention_days,
+        create_application,
+        idempotency,
+    });
+    problems.finish(submission.map(|submission| Read { submission, is_object }))
+}
+
+fn is_object(json: &RawValue) -> bool {
+    json.get().starts_with('{')
+}
+
+/// A message as it is shown.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MessageOut<'a> {
+    channels: Option<&'a [Channel]>,
+    event_id: Option<&'a Uid>,
+    event_type: &'a EventTypeName,
+    id: MessageId,
+    payload: &'a RawValue,
+    timestamp: Timestamp,
+}
+
+impl<'a> MessageOut<'a> {
+    /// Shows a message with its payload, or without.
+    pub(crate) fn new(message: &'a Message, with_content: bool) -> Self {
+        Self {
+            channels: message.channels.as_deref(),
+            event_id: message.event_id.as_ref(),
+            event_type: &message.event_type,
+            id: message.id,
+            payload: if with_content { shown_payload(message) } else { constant(LEFT_OUT) },
+            timestamp: message.created_at,
+        }
+    }
+}
+
+/// The payload as it is shown: a JSON object in any case, because clients have a type for that. One that was sent raw and
+/// is none is shown as if it were gone.
+fn shown_payload(message: &Message) -> &RawValue {
+    let payload = message.payload.as_deref().and_then(|payload| serde_json::from_slice::<&RawValue>(payload).ok());
+    payload.filter(|payload| is_object(payload)).unwrap_or_else(|| constant(EXPIRED))
+}
+
+fn constant(json: &'static str) -> &'static RawValue {
+    serde_json::from_str(json).unwrap_or(RawValue::NULL)
+}
+
+/// Writes a message that was just accepted, the same as [`MessageOut`] but without reading its payload again.
+/// `content` is a JSON object. Names need no escapes, because of what they may consist of.
+pub(crate) fn write(message: &Message, content: Option<&[u8]>) -> Bytes {
+    let content = content.unwrap_or(LEFT_OUT.as_bytes());
+    let mut out = Vec::with_capacity(content.len() + 256 + message.event_type.as_str().len());
+    out.extend_from_slice(b"{\"channels\":");
+    match &message.channels {
+        None => out.extend_from_slice(b"null"),
+        Some(channels) => {
+            for (at, channel) in channels.iter().enumerate() {
+                out.push(if at == 0 { b'[' } else { b',' });
+                quote(channel.as_str(), &mut out);
+            }
+            out.push(b']');
+        }
+    }
+    out.extend_from_slice(b",\"eventId\":");
+    match &message.event_id {
+        None => out.extend_from_slice(b"null"),
+        Some(id) => quote(id.as_str(), &mut out),
+    }
+    out.extend_from_slice(b",\"eventType\":");
+    quote(message.event_type.as_str(), &mut out);
+    // Writing to a vector does not fail.
+    let _ = write!(out, ",\"id\":\"{}\",\"payload\":", message.id);
+    out.extend_from_slice(content);
+    let _ = write!(out, ",\"timestamp\":\"{}\"}}", message.created_at);
+    out.into()
+}
+
+fn quote(name: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ApiError;
+    use postrider_domain::entropy::SeededEntropy;
+
+    fn read_text(body: &str) -> Result<Read> {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        read(&body, EnvironmentId::default_environment(), IdOrUid::parse("shop"), None)
+    }
+
+    fn submission(body: &str) -> Submission {
+        read_text(body).map(|read| read.submission).unwrap_or_else(|error| panic!("{body}: {error:?}"))
+    }
+
+    fn place(body: &str) -> String {
+        match read_text(body).map(|read| read.submission) {
+            Err(ApiError::Invalid(problems)) => problems[0].loc.join("."),
+            other => panic!("{body}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_payload_is_the_bytes_of_the_body() {
+        let payload = "{ \"b\" :1.00,\t\"a\":\"\\u00e4\", \"b\":2e0 }";
+        for body in [
+            format!(r#"{{"eventType":"a.b","payload": {payload} }}"#),
+            format!(r#"{{"data":{payload},"eventType":"a\u002eb","unknown":[{{}}]}}"#),
+        ] {
+            let bytes = Bytes::from(body);
+            let read = read(&bytes, EnvironmentId::default_environment(), IdOrUid::parse("shop"), None).unwrap();
+            assert_eq!(read.submission.payload, payload);
+            assert!(bytes.as_ptr_range().contains(&read.submission.payload.as_ptr()), "the payload was copied");
+            assert_eq!(read.submission.event_type.as_str(), "a.b");
+        }
+    }
+
+    #[test]
+    fn a_raw_payload_is_delivered_instead() {
+        let body =
+            |raw: &str| format!(r#"{{"eventType":"a","payload":{{}},"transformationsParams":{{"rawPayload":{raw}}}}}"#);
+        assert_eq!(submission(&body(r#""<xml/>""#)).payload, "<xml/>");
+        assert_eq!(submission(&body(r#""a\nb""#)).payload, "a\nb");
+        assert_eq!(submission(&body("null")).payload, "{}");
+    }
+
+    #[test]
+    fn every_rule_is_said_with_its_place() {
+        for (rest, want) in [
+            (r#""payload":[]"#, "body.payload"),
+            (r#""payload":"{}""#, "body.payload"),
+            (r#""payload":{},"data":{}"#, "body"),
+            (r#""payload":{},"eventId":"msg_1""#, "body.eventId"),
+            (r#""payload":{},"eventId":"a\u0000""#, "body.eventId"),
+            (r#""payload":{},"channels":[]"#, "body.channels"),
+            (r#""payload":{},"channels":["a","a"]"#, "body.channels"),
+            (r#""payload":{},"channels":["a","b","c","d","e","f"]"#, "body.channels"),
+            (r#""payload":{},"channels":["a","b\r\n"]"#, "body.channels.[1]"),
+            (r#""payload":{},"payloadRetentionPeriod":4"#, "body.payloadRetentionPeriod"),
+            (r#""payload":{},"payloadRetentionPeriod":91"#, "body.payloadRetentionPeriod"),
+            (r#""payload":{},"payloadRetentionPeriod":"9""#, "body.payloadRetentionPeriod"),
+            (r#""payload":{},"application":{"name":""}"#, "body.application.name"),
+            (r#""payload":{},"transformationsParams":{"rawPayload":1}"#, "body.transformationsParams.rawPayload"),
+        ] {
+            assert_eq!(place(&format!(r#"{{"eventType":"a",{rest}}}"#)), want, "{rest}");
+        }
+        assert_eq!(place(r#"{"payload":{}}"#), "body");
+        assert_eq!(place(r#"{"eventType":"a\r\nb","payload":{}}"#), "body.eventType");
+        assert_eq!(place(r#"{"eventType":"a","payload":{}"#), "body");
+        assert_eq!(place(r#"{"eventType":"a","payload":{}}x"#), "body");
+    }
+
+    fn message(payload: Option<&'static str>) -> Message {
+        let at = Timestamp::from_micros(1_767_323_045_120_001);
+        Message {
+            id: MessageId::new(at, &SeededEntropy::new(1)),
+            event_id: None,
+            event_type: EventTypeName::parse("a.b").unwrap(),
+            channels: None,
+            payload: payload.map(Bytes::from),
+            retention_days: 90,
+            created_at: at,
+        }
+    }
+
+    fn shown(message: &Message, with_content: bool) -> String {
+        serde_json::to_string(&MessageOut::new(message, with_content)).unwrap()
+    }
+
+    #[test]
+    fn a_message_is_written_as_it_is_shown_later() {
+        let payload = "{ \"b\" : 1 }";
+        let plain = message(Some(payload));
+        let channels = ["x", "y"].map(|name| Channel::parse(name).unwrap()).to_vec();
+        let full = Message {
+            event_id: Some(Uid::parse::<MessageId>("e-1").unwrap()),
+            channels: Some(channels),
+            ..message(Some(payload))
+        };
+        for message in [plain, full] {
+            assert_eq!(write(&message, None), shown(&message, false));
+            assert_eq!(write(&message, Some(payload.as_bytes())), shown(&message, true));
+            assert!(shown(&message, true).contains(payload));
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_is_shown_as_expired() {
+        for payload in [None, Some("<xml/>"), Some("[1]"), Some("{} {}"), Some("")] {
+            assert!(shown(&message(payload), true).contains(r#""payload":{"expired":true}"#), "{payload:?}");
+            assert!(shown(&message(payload), false).contains(r#""payload":{}"#), "{payload:?}");
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Parameters of the path. They are looked up, never validated: what has an illegal form names nothing.
+
+use axum::extract::{FromRequestParts, RawPathParams};
+use http::request::Parts;
+use postrider_domain::ids::Id;
+use postrider_domain::names::IdOrUid;
+
+use crate::error::{ApiError, Result};
+use crate::router::Shared;
+
+/// The parameters of the path by name.
+pub(crate) struct Params(RawPathParams);
+
+impl Params {
+    /// The text of a parameter, percent-decoded.
+    pub(crate) fn text(&self, name: &'static str) -> Result<&str> {
+        self.0.iter().find(|(key, _)| *key == name).map(|(_, value)| value).ok_or_else(ApiError::not_found)
+    }
+
+    /// A parameter that may be an id or the caller's own identifier.
+    pub(crate) fn id_or_uid<I: Id>(&self, name: &'static str) -> Result<IdOrUid<I>> {
+        self.text(name).map(IdOrUid::parse)
+    }
+
+    /// A parameter that can only be an id.
+    pub(crate) fn id<I: Id>(&self, name: &'static str) -> Result<I> {
+        self.text(name)?.parse().map_err(|_| ApiError::not_found())
+    }
+}
+
+impl FromRequestParts<Shared> for Params {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self> {
+        // A path that does not decode to UTF-8 names nothing either.
+        RawPathParams::from_request_parts(parts, state).await.map(Self).map_err(|_| ApiError::not_found())
+    }
+}

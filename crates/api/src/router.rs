@@ -1,0 +1,175 @@
+//! The API as one function from request to response: the routes, and around them what every request needs.
+//!
+//! * A trailing slash is the same as none, without a redirect (rest-contract §1.2).
+//! * Every answer that is no success is JSON, also for an unknown path, a wrong method and a panic.
+//! * Pages of any origin may call; preflight requests need no token.
+//! * A client that is still uploading can read its error (see [`crate::body`]).
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http::{Request, StatusCode, Uri, header};
+use postrider_domain::clock::Clock;
+use postrider_domain::endpoint::EndpointUrl;
+use postrider_domain::entropy::Entropy;
+use postrider_ingest::Intake;
+use postrider_store::Store;
+use tower_service::Service as _;
+
+use crate::auth::{Authenticator, KeyUsage};
+use crate::body::Upload;
+use crate::cors;
+use crate::error::ApiError;
+use crate::options::{AuthOptions, SigningOptions};
+use crate::routes;
+
+/// Says whether an endpoint may have this URL, and if not, why.
+pub type UrlCheck = Arc<dyn Fn(&EndpointUrl) -> Result<(), String> + Send + Sync>;
+
+/// What the API works with.
+pub struct Parts {
+    /// Where everything is kept.
+    pub store: Arc<dyn Store>,
+    /// Where messages go.
+    pub intake: Arc<Intake>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for ids and secrets.
+    pub entropy: Arc<dyn Entropy>,
+    /// The egress policy for literal addresses.
+    pub check_url: UrlCheck,
+    /// Refuse endpoints with http URLs.
+    pub https_only: bool,
+    /// Who may call.
+    pub auth: AuthOptions,
+    /// Which secrets are generated.
+    pub signing: SigningOptions,
+}
+
+/// What handlers have at hand.
+pub(crate) struct State {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) check_url: UrlCheck,
+    pub(crate) https_only: bool,
+    pub(crate) signing: SigningOptions,
+    pub(crate) authenticator: Authenticator,
+}
+
+/// The state as extractors see it.
+pub(crate) type Shared = Arc<State>;
+
+/// The HTTP API. Clones share everything.
+#[derive(Clone)]
+pub struct Api {
+    state: Shared,
+    router: Router,
+}
+
+impl Api {
+    /// Puts the API together.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { store, intake, clock, entropy, check_url, https_only, auth, signing } = parts;
+        let authenticator = Authenticator::new(&auth, store.clone(), clock.clone());
+        let state = Arc::new(State { store, intake, clock, entropy, check_url, https_only, signing, authenticator });
+        let router = Router::new()
+            .nest("/api/v1", routes::all())
+            .fallback(unknown_path)
+            .method_not_allowed_fallback(wrong_method)
+            .with_state(state.clone());
+        Self { state, router }
+    }
+
+    /// The agent that writes down when API keys were used. Run it in the background.
+    pub fn key_usage(&self) -> KeyUsage {
+        self.state.authenticator.key_usage()
+    }
+
+    /// Answers a request.
+    pub async fn respond<B>(&self, request: Request<B>) -> Response
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        if let Some(response) = cors::preflight(&request) {
+            return response;
+        }
+        let is_cross_origin = request.headers().contains_key(header::ORIGIN);
+        let mut response = self.route(request).await;
+        if is_cross_origin {
+            cors::allow_origin(response.headers_mut());
+        }
+        response
+    }
+
+    async fn route<B>(&self, request: Request<B>) -> Response
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        let awaits_consent = request.headers().contains_key(header::EXPECT);
+        let mut request = request.map(|body| Body::new(Upload::new(body, awaits_consent)));
+        trim_slashes(request.uri_mut());
+        let answer: Result<Response, Infallible> =
+            match AssertUnwindSafe(self.router.clone().call(request)).catch_unwind().await {
+                Ok(answer) => answer,
+                // The panic hook has logged it.
+                Err(_panic) => Ok(ApiError::internal().into_response()),
+            };
+        answer.unwrap_or_else(|never| match never {})
+    }
+}
+
+/// Removes slashes from the end of the path.
+fn trim_slashes(uri: &mut Uri) {
+    let path = uri.path();
+    let trimmed = path.trim_end_matches('/');
+    if trimmed.len() == path.len() || trimmed.is_empty() {
+        return;
+    }
+    let target = match uri.query() {
+        Some(query) => format!("{trimmed}?{query}"),
+        None => trimmed.to_owned(),
+    };
+    // Part of what was a path is a path; if it were not, the request would find nothing.
+    if let Ok(target) = target.parse() {
+        *uri = target;
+    }
+}
+
+async fn unknown_path() -> ApiError {
+    ApiError::not_found()
+}
+
+async fn wrong_method() -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not allowed for this path.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slashes_at_the_end_are_trimmed() {
+        for (from, to) in [
+            ("/api/v1/app/", "/api/v1/app"),
+            ("/api/v1/app//?limit=1", "/api/v1/app?limit=1"),
+            ("/api/v1/app?a=/", "/api/v1/app?a=/"),
+            ("/", "/"),
+            ("//", "//"),
+            ("/api/%2F/", "/api/%2F"),
+        ] {
+            let mut uri: Uri = from.parse().unwrap();
+            trim_slashes(&mut uri);
+            assert_eq!(uri.to_string(), to);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Applications of an environment (rest-contract §5).
+
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use postrider_domain::application::Application;
+use postrider_domain::ids::{ApplicationId, Ksuid};
+use postrider_domain::names::IdOrUid;
+use postrider_store::{Direction, StoredAnswer, Upserted, WriteError};
+
+use crate::access::{Operator, Tenant};
+use crate::answer;
+use crate::error::{ApiError, Result};
+use crate::idempotency;
+use crate::json::JsonBody;
+use crate::model::application::{self, ApplicationIn, ApplicationOut, ApplicationPatchIn};
+use crate::pagination::{self, Walk};
+use crate::params::Params;
+use crate::query::{FromQuery, Query, QueryString};
+use crate::router::Shared;
+
+const ID: &str = "app_id";
+
+pub(super) struct ListQuery(Walk<Ksuid>);
+
+impl FromQuery for ListQuery {
+    fn from_query(query: &QueryString<'_>) -> Result<Self> {
+        pagination::ordered::<ApplicationId>(query, Direction::Ascending).map(Self)
+    }
+}
+
+pub(super) struct CreateQuery {
+    get_if_exists: bool,
+}
+
+impl FromQuery for CreateQuery {
+    fn from_query(query: &QueryString<'_>) -> Result<Self> {
+        Ok(Self { get_if_exists: query.flag("get_if_exists", false)? })
+    }
+}
+
+fn show(status: StatusCode, application: &Application) -> Response {
+    answer::json(status, &ApplicationOut::from(application))
+}
+
+fn created(application: &Application) -> StoredAnswer {
+    answer::to_store(StatusCode::CREATED, &ApplicationOut::from(application))
+}
+
+fn uid_conflict() -> ApiError {
+    ApiError::new(StatusCode::CONFLICT, "conflict", "An application with this uid already exists.")
+}
+
+pub(super) async fn list(
+    Query(ListQuery(walk)): Query<ListQuery>,
+    operator: Operator,
+    State(state): State<Shared>,
+) -> Result<Response> {
+    let page = walk.page(state.store.applications(&operator.environment, walk.scan.clone()).await?);
+    Ok(page.answer(|application| application.id.to_string(), ApplicationOut::from))
+}
+
+pub(super) async fn create(
+    operator: Operator,
+    Query(query): Query<CreateQuery>,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<ApplicationIn>,
+) -> Result<Response> {
+    let now = state.clock.now();
+    let new = application::made(body.checked()?, ApplicationId::new(now, &*state.entropy), now);
+    let uid = new.uid.clone();
+    let once = idempotency::once(operator.once, now, created);
+    match state.store.create_application(&operator.environment, new, once).await {
+        Ok(written) => Ok(answer::written(written, created)),
+        Err(WriteError::Conflict) => match uid {
+            Some(uid) if query.get_if_exists => {
+                let id = IdOrUid::parse(uid.as_str());
+                let existing = state.store.application(&operator.environment, &id).await?;
+                // One that was deleted in between has been in the way nevertheless.
+                existing.map(|existing| show(StatusCode::OK, &existing.value)).ok_or_else(uid_conflict)
+            }
+            _ => Err(uid_conflict()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) async fn read(tenant: Tenant) -> Response {
+    show(StatusCode::OK, &tenant.application.value)
+}
+
+pub(super) async fn replace(
+    operator: Operator,
+    params: Params,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<ApplicationIn>,
+) -> Result<Response> {
+    let new = body.checked()?;
+    let id = params.id_or_uid(ID)?;
+    let now = state.clock.now();
+    let otherwise = application::made(new.clone(), ApplicationId::new(now, &*state.entropy), now);
+    let patch = application::replacement(new);
+    Ok(match state.store.upsert_application(&operator.environment, &id, patch, otherwise, now).await? {
+        Upserted::Updated(application) => show(StatusCode::OK, &application),
+        Upserted::Created(application) => show(StatusCode::CREATED, &application),
+    })
+}
+
+pub(super) async fn change(
+    operator: Operator,
+    params: Params,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<ApplicationPatchIn>,
+) -> Result<Response> {
+    let patch = body.checked()?;
+    let id = params.id_or_uid(ID)?;
+    let changed = state.store.update_application(&operator.environment, &id, patch, state.clock.now()).await?;
+    Ok(show(StatusCode::OK, &changed))
+}
+
+pub(super) async fn delete(operator: Operator, params: Params, State(state): State<Shared>) -> Result<Response> {
+    let id = params.id_or_uid(ID)?;
+    state.store.delete_application(&operator.environment, &id, state.clock.now()).await?;
+    Ok(answer::empty(StatusCode::NO_CONTENT))
+}

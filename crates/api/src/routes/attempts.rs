@@ -1,0 +1,130 @@
+//! Attempts to deliver messages, and asking for one more (rest-contract §10).
+
+use axum::extract::State;
+use axum::response::Response;
+use bytes::Bytes;
+use http::StatusCode;
+use postrider_domain::ids::{AttemptId, EndpointId};
+use postrider_domain::names::IdOrUid;
+use postrider_store::{AttemptFilter, ResendError, StoredAnswer};
+
+use crate::access::Tenant;
+use crate::answer;
+use crate::error::{ApiError, Result};
+use crate::idempotency;
+use crate::model::attempt::{AttemptOut, Status};
+use crate::pagination::{Page, Timed};
+use crate::query::{FromQuery, Query, QueryString};
+use crate::router::Shared;
+
+/// The classes of status codes that a list can be filtered by: their lowest codes.
+const STATUS_CLASSES: [u16; 6] = [0, 100, 200, 300, 400, 500];
+
+pub(super) struct ListQuery {
+    timed: Timed,
+    filter: AttemptFilter,
+    /// Only attempts in a state in which none can be.
+    is_empty: bool,
+    endpoint: Option<IdOrUid<EndpointId>>,
+}
+
+impl FromQuery for ListQuery {
+    fn from_query(query: &QueryString<'_>) -> Result<Self> {
+        let unknown = |name| ApiError::bad_request(format!("the query parameter '{name}' has an unknown value"));
+        let status =
+            query.number("status")?.map(|code| Status::from_code(code).ok_or_else(|| unknown("status"))).transpose()?;
+        let status_code_class = query.number("status_code_class")?;
+        if status_code_class.is_some_and(|class| !STATUS_CLASSES.contains(&class)) {
+            return Err(unknown("status_code_class"));
+        }
+        let (succeeded, is_empty) = match status {
+            None => (None, false),
+            Some(Status::Success) => (Some(true), false),
+            Some(Status::Fail) => (Some(false), false),
+            Some(Status::Pending | Status::Sending) => (None, true),
+        };
+        let filter = AttemptFilter {
+            succeeded,
+            status_code_class,
+            channel: query.channel()?,
+            event_types: query.event_types()?,
+            with_response: query.flag("with_content", true)?,
+        };
+        let endpoint = query.text("endpoint_id").map(IdOrUid::parse);
+        Ok(Self { timed: Timed::from_query::<AttemptId>(query)?, filter, is_empty, endpoint })
+    }
+}
+
+fn answer_page(page: &Page<postrider_domain::attempt::Attempt>, with_content: bool) -> Response {
+    page.answer(|attempt| attempt.id.to_string(), |attempt| AttemptOut::new(attempt, with_content))
+}
+
+pub(super) async fn list_by_endpoint(
+    Query(query): Query<ListQuery>,
+    tenant: Tenant,
+    State(state): State<Shared>,
+) -> Result<Response> {
+    let ListQuery { timed, filter, is_empty, .. } = query;
+    let endpoint = tenant.endpoint(&state).await?;
+    if is_empty {
+        return Ok(answer_page(&Page::empty(), false));
+    }
+    let walk = timed.walk(state.clock.now());
+    let page = walk.page(state.store.attempts_by_endpoint(endpoint.key, &filter, walk.scan.clone()).await?);
+    Ok(answer_page(&page, filter.with_response))
+}
+
+pub(super) async fn list_by_message(
+    Query(query): Query<ListQuery>,
+    tenant: Tenant,
+    State(state): State<Shared>,
+) -> Result<Response> {
+    let ListQuery { timed, filter, is_empty, endpoint } = query;
+    let message = tenant.message(&state).await?;
+    let endpoint = match endpoint {
+        Some(id) => {
+            let found = state.store.endpoint(tenant.application.key, &id).await?;
+            Some(found.ok_or_else(ApiError::not_found)?.key)
+        }
+        None => None,
+    };
+    if is_empty {
+        return Ok(answer_page(&Page::empty(), false));
+    }
+    let walk = timed.walk(state.clock.now());
+    let rows = state.store.attempts_by_message(message.key, endpoint, &filter, walk.scan.clone()).await?;
+    Ok(answer_page(&walk.page(rows), filter.with_response))
+}
+
+pub(super) async fn read(tenant: Tenant, State(state): State<Shared>) -> Result<Response> {
+    let message = tenant.message(&state).await?;
+    let id = tenant.params().id::<AttemptId>("attempt_id")?;
+    let attempt = state.store.attempt(tenant.application.key, message.key, id).await?;
+    let attempt = attempt.ok_or_else(ApiError::not_found)?;
+    Ok(answer::json(StatusCode::OK, &AttemptOut::new(&attempt, true)))
+}
+
+/// Clients parse an object.
+fn resent((): &()) -> StoredAnswer {
+    StoredAnswer { status: StatusCode::ACCEPTED.as_u16(), body: Bytes::from_static(b"{}") }
+}
+
+pub(super) async fn resend(tenant: Tenant, State(state): State<Shared>) -> Result<Response> {
+    let message = tenant.message(&state).await?;
+    let endpoint = tenant.endpoint(&state).await?;
+    let now = state.clock.now();
+    let once = idempotency::once(tenant.once, now, resent);
+    let written = state.store.resend(endpoint.key, message.key, now, once).await?;
+    Ok(answer::written(written, resent))
+}
+
+impl From<ResendError> for ApiError {
+    fn from(error: ResendError) -> Self {
+        match error {
+            ResendError::Write(error) => error.into(),
+            ResendError::MissingPayload => {
+                Self::new(StatusCode::BAD_REQUEST, "missing_payload", "The payload of this message is gone.")
+            }
+        }
+    }
+}

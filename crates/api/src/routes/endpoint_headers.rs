@@ -1,0 +1,40 @@
+//! The extra headers of an endpoint (rest-contract §7.1).
+
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+
+use crate::access::Tenant;
+use crate::answer;
+use crate::error::{ApiError, Result};
+use crate::json::JsonBody;
+use crate::model::headers::{HeadersIn, HeadersOut, HeadersPatchIn};
+use crate::router::Shared;
+
+pub(super) async fn read(tenant: Tenant, State(state): State<Shared>) -> Result<Response> {
+    let endpoint = tenant.endpoint(&state).await?;
+    let headers = state.store.headers(endpoint.key).await?.ok_or_else(ApiError::not_found)?;
+    Ok(answer::json(StatusCode::OK, &HeadersOut::from(&headers)))
+}
+
+pub(super) async fn replace(
+    tenant: Tenant,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<HeadersIn>,
+) -> Result<Response> {
+    let headers = body.checked()?;
+    let endpoint = tenant.endpoint(&state).await?;
+    state.store.set_headers(endpoint.key, headers).await?;
+    Ok(answer::empty(StatusCode::NO_CONTENT))
+}
+
+pub(super) async fn change(
+    tenant: Tenant,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<HeadersPatchIn>,
+) -> Result<Response> {
+    let changes = body.checked()?;
+    let endpoint = tenant.endpoint(&state).await?;
+    state.store.merge_headers(endpoint.key, changes).await?;
+    Ok(answer::empty(StatusCode::NO_CONTENT))
+}

@@ -1,0 +1,206 @@
+//! Endpoints of an application (rest-contract §7), and how their attempts ended (§9.6).
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::endpoint::Endpoint;
+use postrider_domain::ids::{EndpointId, Ksuid};
+use postrider_domain::names::EventTypeName;
+use postrider_domain::signature::Secret;
+use postrider_domain::time::Timestamp;
+use postrider_store::{Direction, NewEndpoint, StoredAnswer, Upserted};
+
+use crate::access::Tenant;
+use crate::answer;
+use crate::error::{ApiError, Result};
+use crate::idempotency;
+use crate::json::JsonBody;
+use crate::model::attempt::StatsOut;
+use crate::model::endpoint::{EndpointIn, EndpointOut, EndpointParts, EndpointPatchIn, wanted_types};
+use crate::pagination::{self, Walk};
+use crate::query::{FromQuery, Query, QueryString};
+use crate::router::{self, Shared};
+
+const ID: &str = "endpoint_id";
+
+/// The longest time that statistics cover, and what it may be exceeded by: the clocks of callers differ.
+const STATS_SPAN: Duration = Duration::from_secs(28 * 86_400);
+const STATS_SLACK: Duration = Duration::from_secs(5 * 60);
+
+/// The resolution of ids: statistics up to now include what has just been made.
+const ID_RESOLUTION: Duration = Duration::from_millis(4);
+
+pub(super) struct ListQuery(Walk<Ksuid>);
+
+impl FromQuery for ListQuery {
+    fn from_query(query: &QueryString<'_>) -> Result<Self> {
+        pagination::ordered::<EndpointId>(query, Direction::Descending).map(Self)
+    }
+}
+
+fn show(status: StatusCode, endpoint: &Endpoint) -> Response {
+    answer::json(status, &EndpointOut::from(endpoint))
+}
+
+fn created(endpoint: &Endpoint) -> StoredAnswer {
+    answer::to_store(StatusCode::CREATED, &EndpointOut::from(endpoint))
+}
+
+/// Refuses a filter for event types that nobody has defined or that are archived.
+async fn event_types_exist(
+    state: &router::State,
+    environment: &EnvironmentId,
+    wanted: Option<&[EventTypeName]>,
+) -> Result<()> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let missing = state.store.missing_event_types(environment, wanted).await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let missing = missing.iter().map(EventTypeName::as_str).collect::<Vec<_>>().join(", ");
+    Err(ApiError::invalid(&["body", "eventTypes"], format!("these event types do not exist: {missing}")))
+}
+
+fn new_endpoint(state: &router::State, parts: EndpointParts, now: Timestamp) -> NewEndpoint {
+    let endpoint = parts.endpoint(EndpointId::new(now, &*state.entropy), now);
+    let secret = parts.secret.unwrap_or_else(|| Secret::generate(state.signing.default_kind, &*state.entropy));
+    NewEndpoint { endpoint, secret, headers: parts.headers }
+}
+
+pub(super) async fn list(
+    Query(ListQuery(walk)): Query<ListQuery>,
+    tenant: Tenant,
+    State(state): State<Shared>,
+) -> Result<Response> {
+    let page = walk.page(state.store.endpoints(tenant.application.key, walk.scan.clone()).await?);
+    Ok(page.answer(|endpoint| endpoint.id.to_string(), EndpointOut::from))
+}
+
+pub(super) async fn create(
+    tenant: Tenant,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<EndpointIn>,
+) -> Result<Response> {
+    let parts = body.checked(&state)?;
+    event_types_exist(&state, &tenant.environment, parts.event_types()).await?;
+    let now = state.clock.now();
+    let new = new_endpoint(&state, parts, now);
+    let once = idempotency::once(tenant.once, now, created);
+    let written = state.store.create_endpoint(tenant.application.key, new, once).await?;
+    Ok(answer::written(written, created))
+}
+
+pub(super) async fn read(tenant: Tenant, State(state): State<Shared>) -> Result<Response> {
+    Ok(show(StatusCode::OK, &tenant.endpoint(&state).await?.value))
+}
+
+pub(super) async fn replace(
+    tenant: Tenant,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<EndpointIn>,
+) -> Result<Response> {
+    let parts = body.without_secrets().checked(&state)?;
+    event_types_exist(&state, &tenant.environment, parts.event_types()).await?;
+    let id = tenant.params().id_or_uid(ID)?;
+    let now = state.clock.now();
+    let patch = parts.replacement();
+    let otherwise = new_endpoint(&state, parts, now);
+    Ok(match state.store.upsert_endpoint(tenant.application.key, &id, patch, otherwise, now).await? {
+        Upserted::Updated(endpoint) => show(StatusCode::OK, &endpoint),
+        Upserted::Created(endpoint) => show(StatusCode::CREATED, &endpoint),
+    })
+}
+
+pub(super) async fn change(
+    tenant: Tenant,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<EndpointPatchIn>,
+) -> Result<Response> {
+    let patch = body.checked(&state)?;
+    event_types_exist(&state, &tenant.environment, wanted_types(&patch)).await?;
+    let id = tenant.params().id_or_uid(ID)?;
+    let now = state.clock.now();
+    Ok(show(StatusCode::OK, &state.store.update_endpoint(tenant.application.key, &id, patch, now).await?))
+}
+
+pub(super) async fn delete(tenant: Tenant, State(state): State<Shared>) -> Result<Response> {
+    let id = tenant.params().id_or_uid(ID)?;
+    state.store.delete_endpoint(tenant.application.key, &id, state.clock.now()).await?;
+    Ok(answer::empty(StatusCode::NO_CONTENT))
+}
+
+pub(super) struct StatsQuery {
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+}
+
+impl FromQuery for StatsQuery {
+    fn from_query(query: &QueryString<'_>) -> Result<Self> {
+        Ok(Self { since: query.date("since")?, until: query.date("until")? })
+    }
+}
+
+impl StatsQuery {
+    /// The ids of the attempts to count: from the first one up to, and without, the second.
+    fn range(self, now: Timestamp) -> Result<(Ksuid, Ksuid)> {
+        let until = self.until.unwrap_or(now);
+        let since = self.since.unwrap_or_else(|| until.saturating_sub(STATS_SPAN));
+        let refuse = |detail: &'static str| Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid_range", detail));
+        if until > now {
+            return refuse("'until' is in the future");
+        }
+        if since > until {
+            return refuse("'since' is after 'until'");
+        }
+        if until.since(since) > STATS_SPAN + STATS_SLACK {
+            return refuse("the time between 'since' and 'until' is longer than 28 days");
+        }
+        let end = if self.until.is_none() { now.saturating_add(ID_RESOLUTION) } else { until };
+        Ok((Ksuid::floor(since), Ksuid::floor(end)))
+    }
+}
+
+pub(super) async fn stats(
+    Query(query): Query<StatsQuery>,
+    tenant: Tenant,
+    State(state): State<Shared>,
+) -> Result<Response> {
+    let (from, to) = query.range(state.clock.now())?;
+    let endpoint = tenant.endpoint(&state).await?;
+    let stats = state.store.attempt_stats(endpoint.key, from, to).await?;
+    Ok(answer::json(StatusCode::OK, &StatsOut::from(stats)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_micros(1_767_323_045_000_000);
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    #[test]
+    fn statistics_cover_28_days_and_no_future() {
+        let ago = |days: u32| NOW.saturating_sub(DAY * days);
+        let ahead = NOW.saturating_add(Duration::from_secs(1));
+        for (since, until, legal) in [
+            (None, None, true),
+            (Some(ago(28)), None, true),
+            (Some(ago(29)), None, false),
+            (Some(ago(29)), Some(ago(2)), true),
+            (None, Some(ago(400)), true),
+            (None, Some(ahead), false),
+            (Some(ago(1)), Some(ago(2)), false),
+        ] {
+            assert_eq!(StatsQuery { since, until }.range(NOW).is_ok(), legal, "{since:?} {until:?}");
+        }
+    }
+
+    #[test]
+    fn statistics_up_to_now_include_this_moment() {
+        let (_, to) = StatsQuery { since: None, until: None }.range(NOW).unwrap();
+        assert!(to > Ksuid::new(NOW, &postrider_domain::entropy::SeededEntropy::new(1)));
+    }
+}

@@ -1,0 +1,143 @@
+//! Event types of an environment (rest-contract §6).
+
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use postrider_domain::event_type::EventType;
+use postrider_domain::names::EventTypeName;
+use postrider_store::{Direction, EventTypeFilter, StoredAnswer, Upserted, WriteError};
+
+use crate::access::{Operator, Reader};
+use crate::answer;
+use crate::error::{ApiError, Result};
+use crate::idempotency;
+use crate::json::JsonBody;
+use crate::model::event_type::{self, EventTypeIn, EventTypeOut, EventTypePatchIn, EventTypeUpdate};
+use crate::pagination::{self, Walk};
+use crate::params::Params;
+use crate::query::{FromQuery, Query, QueryString};
+use crate::router::Shared;
+
+const NAME: &str = "event_type_name";
+
+pub(super) struct ListQuery {
+    walk: Walk<String>,
+    include_archived: bool,
+    with_content: bool,
+}
+
+impl FromQuery for ListQuery {
+    fn from_query(query: &QueryString<'_>) -> Result<Self> {
+        // Clients may ask for an order, but there is only one.
+        query.order(Direction::Ascending)?;
+        let position = pagination::name_position(query)?;
+        Ok(Self {
+            walk: pagination::by_order(position, Direction::Ascending, pagination::limit(query)?),
+            include_archived: query.flag("include_archived", false)?,
+            with_content: query.flag("with_content", false)?,
+        })
+    }
+}
+
+pub(super) struct DeleteQuery {
+    expunge: bool,
+}
+
+impl FromQuery for DeleteQuery {
+    fn from_query(query: &QueryString<'_>) -> Result<Self> {
+        Ok(Self { expunge: query.flag("expunge", false)? })
+    }
+}
+
+fn show(status: StatusCode, event_type: &EventType) -> Response {
+    answer::json(status, &EventTypeOut::from(event_type))
+}
+
+fn created(event_type: &EventType) -> StoredAnswer {
+    answer::to_store(StatusCode::CREATED, &EventTypeOut::from(event_type))
+}
+
+pub(super) async fn list(
+    Query(query): Query<ListQuery>,
+    reader: Reader,
+    State(state): State<Shared>,
+) -> Result<Response> {
+    let filter = EventTypeFilter {
+        include_archived: query.include_archived,
+        with_schemas: query.with_content,
+        feature_flags: reader.feature_flags,
+    };
+    let walk = query.walk;
+    let page = walk.page(state.store.event_types(&reader.environment, &filter, walk.scan.clone()).await?);
+    Ok(page.answer(|event_type| pagination::name_iterator(&event_type.name), EventTypeOut::from))
+}
+
+pub(super) async fn create(
+    operator: Operator,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<EventTypeIn>,
+) -> Result<Response> {
+    let now = state.clock.now();
+    let new = body.checked(now)?;
+    let once = idempotency::once(operator.once, now, created);
+    match state.store.create_event_type(&operator.environment, new, once).await {
+        Ok(written) => Ok(answer::written(written, created)),
+        Err(WriteError::Conflict) => {
+            let detail = "An event type with this name already exists.";
+            Err(ApiError::new(StatusCode::CONFLICT, "event_type_exists", detail))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) async fn read(reader: Reader, params: Params, State(state): State<Shared>) -> Result<Response> {
+    let event_type = state.store.event_type(&reader.environment, params.text(NAME)?).await?;
+    let sees = |event_type: &EventType| match (&reader.feature_flags, &event_type.feature_flag) {
+        (Some(flags), Some(flag)) => flags.contains(flag),
+        _ => true,
+    };
+    let event_type = event_type.filter(sees).ok_or_else(ApiError::not_found)?;
+    Ok(show(StatusCode::OK, &event_type))
+}
+
+pub(super) async fn replace(
+    operator: Operator,
+    params: Params,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<EventTypeUpdate>,
+) -> Result<Response> {
+    let name = params.text(NAME)?;
+    // A name that is not legal names nothing, and nothing can be made under it.
+    let legal =
+        EventTypeName::parse(name).map_err(|error| ApiError::invalid(&["path", NAME], format!("the name {error}")))?;
+    let now = state.clock.now();
+    let otherwise = body.checked(legal, now)?;
+    let patch = event_type::replacement(&otherwise);
+    Ok(match state.store.upsert_event_type(&operator.environment, name, patch, otherwise, now).await? {
+        Upserted::Updated(event_type) => show(StatusCode::OK, &event_type),
+        Upserted::Created(event_type) => show(StatusCode::CREATED, &event_type),
+    })
+}
+
+pub(super) async fn change(
+    operator: Operator,
+    params: Params,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<EventTypePatchIn>,
+) -> Result<Response> {
+    let patch = body.checked()?;
+    let name = params.text(NAME)?;
+    let changed = state.store.update_event_type(&operator.environment, name, patch, state.clock.now()).await?;
+    Ok(show(StatusCode::OK, &changed))
+}
+
+pub(super) async fn delete(
+    operator: Operator,
+    Query(query): Query<DeleteQuery>,
+    params: Params,
+    State(state): State<Shared>,
+) -> Result<Response> {
+    let name = params.text(NAME)?;
+    state.store.delete_event_type(&operator.environment, name, query.expunge, state.clock.now()).await?;
+    Ok(answer::empty(StatusCode::NO_CONTENT))
+}

@@ -1,0 +1,119 @@
+//! Messages of an application (rest-contract §8).
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use postrider_domain::ids::{ApplicationId, MessageId};
+use postrider_domain::names::{IdOrUid, Uid};
+use postrider_ingest::SubmitError;
+use postrider_store::MessageFilter;
+
+use crate::access::{Operator, Tenant};
+use crate::answer;
+use crate::body;
+use crate::error::{ApiError, Problem, Result};
+use crate::model::message::{self, MessageOut};
+use crate::pagination::Timed;
+use crate::params::Params;
+use crate::query::{FromQuery, Query, QueryString};
+use crate::router::Shared;
+
+pub(super) struct ContentQuery {
+    with_content: bool,
+}
+
+impl FromQuery for ContentQuery {
+    fn from_query(query: &QueryString<'_>) -> Result<Self> {
+        Ok(Self { with_content: query.flag("with_content", true)? })
+    }
+}
+
+pub(super) struct ListQuery {
+    timed: Timed,
+    filter: MessageFilter,
+}
+
+impl FromQuery for ListQuery {
+    fn from_query(query: &QueryString<'_>) -> Result<Self> {
+        let filter = MessageFilter {
+            channel: query.channel()?,
+            event_types: query.event_types()?,
+            with_payload: query.flag("with_content", true)?,
+        };
+        Ok(Self { timed: Timed::from_query::<MessageId>(query)?, filter })
+    }
+}
+
+pub(super) async fn list(
+    Query(query): Query<ListQuery>,
+    tenant: Tenant,
+    State(state): State<Shared>,
+) -> Result<Response> {
+    let ListQuery { timed, filter } = query;
+    let walk = timed.walk(state.clock.now());
+    let page = walk.page(state.store.messages(tenant.application.key, &filter, walk.scan.clone()).await?);
+    Ok(page.answer(|message| message.id.to_string(), |message| MessageOut::new(message, filter.with_payload)))
+}
+
+pub(super) async fn read(
+    tenant: Tenant,
+    Query(query): Query<ContentQuery>,
+    State(state): State<Shared>,
+) -> Result<Response> {
+    let message = tenant.message(&state).await?;
+    Ok(answer::json(StatusCode::OK, &MessageOut::new(&message.value, query.with_content)))
+}
+
+pub(super) async fn create(
+    operator: Operator,
+    Query(query): Query<ContentQuery>,
+    params: Params,
+    State(state): State<Shared>,
+    body: Body,
+) -> Result<Response> {
+    let application = addressee(params.text("app_id")?)?;
+    let body = body::read(body).await?;
+    let message::Read { submission, is_object } =
+        message::read(&body, operator.environment, application, operator.once)?;
+    let submitted = state.intake.submit(submission).await?;
+    let message = &submitted.message;
+    if submitted.replayed || !is_object {
+        // What was sent before, or was sent raw, has to be looked at before it is shown.
+        return Ok(answer::json(StatusCode::ACCEPTED, &MessageOut::new(message, query.with_content)));
+    }
+    let content = message.payload.as_deref().filter(|_| query.with_content);
+    Ok(answer::raw_json(StatusCode::ACCEPTED, message::write(message, content)))
+}
+
+/// The application that the path names. Here alone its form is checked: the message would otherwise be lost in a 404 that
+/// looks as if the application were not there yet.
+fn addressee(text: &str) -> Result<IdOrUid<ApplicationId>> {
+    let id = IdOrUid::parse(text);
+    if let IdOrUid::Uid(_) = &id {
+        Uid::parse::<ApplicationId>(text)
+            .map_err(|error| ApiError::invalid(&["path", "app_id_or_uid", "__all__"], error.to_string()))?;
+    }
+    Ok(id)
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        let about_uid = |kind: &'static str, msg: &str| {
+            let loc = ["body", "application", "uid"].map(Into::into).to_vec();
+            Self::Invalid(vec![Problem { loc, msg: msg.to_owned(), kind }])
+        };
+        match error {
+            SubmitError::ApplicationNotFound => Self::new(StatusCode::NOT_FOUND, "not_found", "Application not found"),
+            SubmitError::ApplicationUidMissing => {
+                about_uid("application_uid_missing", "the application to create needs the uid that the path names")
+            }
+            SubmitError::ApplicationUidMismatch => {
+                about_uid("application_uid_mismatch", "the uid of the application to create is not what the path names")
+            }
+            SubmitError::Conflict => Self::conflict(),
+            SubmitError::Overloaded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", error.to_string()),
+            SubmitError::Unavailable(error) => error.into(),
+        }
+    }
+}

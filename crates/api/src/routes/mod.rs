@@ -1,0 +1,74 @@
+//! The routes, one file per resource.
+//!
+//! # How to add a route
+//!
+//! 1. Write what comes in and what is shown in `model/<resource>.rs`: a struct that decodes, and a `checked` that gives a
+//!    value of the domain or everything that is wrong.
+//! 2. Write the handler in the file of its resource. Its arguments are judged in their order, so: [`Query`] first if it
+//!    is a list, then who may call ([`Operator`], [`Tenant`] or [`Reader`] of `access.rs`), then the body.
+//! 3. Make one call to the store, which commits once. A POST passes `once` to it, so that a repetition gets the same
+//!    answer.
+//! 4. Add the route below, where the path parameters are called `app_id`, `endpoint_id`, `msg_id`, and a row to the table
+//!    in `tests/access.rs`, which is compared with this one.
+//!
+//! [`Query`]: crate::query::Query
+//! [`Operator`]: crate::access::Operator
+//! [`Tenant`]: crate::access::Tenant
+//! [`Reader`]: crate::access::Reader
+
+mod applications;
+mod attempts;
+mod endpoint_headers;
+mod endpoint_secret;
+mod endpoints;
+mod event_types;
+mod health;
+mod messages;
+
+use axum::Router;
+use axum::routing::{get, post};
+use http::StatusCode;
+
+use crate::error::ApiError;
+use crate::router::Shared;
+
+/// All routes, below `/api/v1`.
+pub(crate) fn all() -> Router<Shared> {
+    Router::new()
+        .route("/app", get(applications::list).post(applications::create))
+        .route(
+            "/app/{app_id}",
+            get(applications::read).put(applications::replace).patch(applications::change).delete(applications::delete),
+        )
+        .route("/app/{app_id}/endpoint", get(endpoints::list).post(endpoints::create))
+        .route(
+            "/app/{app_id}/endpoint/{endpoint_id}",
+            get(endpoints::read).put(endpoints::replace).patch(endpoints::change).delete(endpoints::delete),
+        )
+        .route("/app/{app_id}/endpoint/{endpoint_id}/secret", get(endpoint_secret::read))
+        .route("/app/{app_id}/endpoint/{endpoint_id}/secret/rotate", post(endpoint_secret::rotate))
+        .route(
+            "/app/{app_id}/endpoint/{endpoint_id}/headers",
+            get(endpoint_headers::read).put(endpoint_headers::replace).patch(endpoint_headers::change),
+        )
+        .route("/app/{app_id}/endpoint/{endpoint_id}/stats", get(endpoints::stats))
+        .route("/app/{app_id}/msg", get(messages::list).post(messages::create))
+        .route("/app/{app_id}/msg/{msg_id}", get(messages::read))
+        .route("/app/{app_id}/msg/{msg_id}/attempt/{attempt_id}", get(attempts::read))
+        .route("/app/{app_id}/msg/{msg_id}/endpoint/{endpoint_id}/resend", post(attempts::resend))
+        .route("/app/{app_id}/attempt/endpoint/{endpoint_id}", get(attempts::list_by_endpoint))
+        .route("/app/{app_id}/attempt/msg/{msg_id}", get(attempts::list_by_message))
+        .route("/event-type", get(event_types::list).post(event_types::create))
+        .route(
+            "/event-type/{event_type_name}",
+            get(event_types::read).put(event_types::replace).patch(event_types::change).delete(event_types::delete),
+        )
+        .route("/auth/logout", post(logout))
+        .route("/health", get(health::check))
+        .route("/health/ping", get(health::ping))
+}
+
+/// Tokens are not kept, so there is nothing to log out of; clients expect to be told so.
+async fn logout() -> ApiError {
+    ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", "Tokens can't be revoked.")
+}

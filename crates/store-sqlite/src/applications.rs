@@ -1,0 +1,233 @@
+//! Applications and the environments that they are in.
+
+use async_trait::async_trait;
+use postrider_domain::application::{Application, ApplicationPatch, EnvironmentId};
+use postrider_domain::ids::{ApplicationId, Id as _, Ksuid};
+use postrider_domain::names::{IdOrUid, Uid};
+use postrider_domain::time::Timestamp;
+use postrider_store::{
+    ApplicationKey, Applications, EndpointKey, Once, Scan, StoreError, Stored, Upserted, WriteError, Written,
+};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use crate::SqliteStore;
+use crate::decode::{Columns, SqlError, all, encode_json, first};
+use crate::idempotency;
+use crate::range::Range;
+use crate::writer::{Abort, News, Tx, taken};
+
+#[async_trait]
+impl Applications for SqliteStore {
+    async fn create_application(
+        &self,
+        environment: &EnvironmentId,
+        application: Application,
+        once: Option<Once<Application>>,
+    ) -> Result<Written<Application>, WriteError> {
+        let environment = environment.clone();
+        self.writer
+            .run(move |tx| {
+                if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
+                    return Ok(Written::Replayed(answer));
+                }
+                insert(tx, &environment, &application)?;
+                idempotency::remember(tx, once, &application, application.created_at)?;
+                Ok(Written::Done(application))
+            })
+            .await
+    }
+
+    async fn application(
+        &self,
+        environment: &EnvironmentId,
+        id: &IdOrUid<ApplicationId>,
+    ) -> Result<Option<Stored<ApplicationKey, Application>>, StoreError> {
+        let (environment, id) = (environment.clone(), id.clone());
+        self.readers.run(move |connection| find(connection, &environment, &id)).await
+    }
+
+    async fn applications(
+        &self,
+        environment: &EnvironmentId,
+        scan: Scan<Ksuid>,
+    ) -> Result<Vec<Application>, StoreError> {
+        let environment = environment.clone();
+        self.readers
+            .run(move |connection| {
+                let Range { low, high, order, limit } = Range::of_ids(scan);
+                let mut statement = connection.prepare_cached(&format!(
+                    "SELECT {COLUMNS} FROM application
+                     WHERE environment_no = (SELECT no FROM environment WHERE id = ?)
+                         AND id >= ? AND id < ? AND deleted_at IS NULL
+                     ORDER BY id {order} LIMIT ?"
+                ))?;
+                let rows = statement.query(params![environment.as_str(), low, high, limit])?;
+                all(rows, |row| Ok(decode(row)?.value))
+            })
+            .await
+    }
+
+    async fn update_application(
+        &self,
+        environment: &EnvironmentId,
+        id: &IdOrUid<ApplicationId>,
+        patch: ApplicationPatch,
+        now: Timestamp,
+    ) -> Result<Application, WriteError> {
+        let (environment, id) = (environment.clone(), id.clone());
+        self.writer
+            .run(move |tx| {
+                let found = find(tx, &environment, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
+                change(tx, found, patch, now)
+            })
+            .await
+    }
+
+    async fn upsert_application(
+        &self,
+        environment: &EnvironmentId,
+        id: &IdOrUid<ApplicationId>,
+        patch: ApplicationPatch,
+        otherwise: Application,
+        now: Timestamp,
+    ) -> Result<Upserted<Application>, WriteError> {
+        let (environment, id) = (environment.clone(), id.clone());
+        self.writer
+            .run(move |tx| {
+                if let Some(found) = find(tx, &environment, &id)? {
+                    return change(tx, found, patch, now).map(Upserted::Updated);
+                }
+                insert(tx, &environment, &otherwise)?;
+                Ok(Upserted::Created(otherwise))
+            })
+            .await
+    }
+
+    async fn delete_application(
+        &self,
+        environment: &EnvironmentId,
+        id: &IdOrUid<ApplicationId>,
+        now: Timestamp,
+    ) -> Result<(), WriteError> {
+        let (environment, id) = (environment.clone(), id.clone());
+        self.writer
+            .run(move |tx| {
+                let found = find(tx, &environment, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
+                tx.prepare_cached("UPDATE application SET deleted_at = ?2, version = version + 1 WHERE no = ?1")?
+                    .execute(params![found.key.0, now.as_micros()])?;
+                tell_endpoints(tx, found.key)?;
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// What [`decode`] reads.
+const COLUMNS: &str = "application.no, application.id, uid, name, throttle_rate, metadata, created_at, updated_at";
+
+fn decode(row: &Row<'_>) -> Result<Stored<ApplicationKey, Application>, SqlError> {
+    let columns = Columns::new(row, "application");
+    let value = Application {
+        id: columns.id("id")?,
+        uid: columns.get::<Option<String>>("uid")?.map(Uid::from_trusted),
+        name: columns.get("name")?,
+        throttle_rate: columns.get("throttle_rate")?,
+        metadata: columns.metadata()?,
+        created_at: columns.instant("created_at")?,
+        updated_at: columns.instant("updated_at")?,
+    };
+    Ok(Stored { key: ApplicationKey(columns.get("no")?), value })
+}
+
+fn find(
+    connection: &Connection,
+    environment: &EnvironmentId,
+    id: &IdOrUid<ApplicationId>,
+) -> Result<Option<Stored<ApplicationKey, Application>>, SqlError> {
+    let by = match id {
+        IdOrUid::Id(_) => "id",
+        IdOrUid::Uid(_) => "uid",
+    };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM application
+         WHERE environment_no = (SELECT no FROM environment WHERE id = ?) AND {by} = ? AND deleted_at IS NULL"
+    ))?;
+    let rows = match id {
+        IdOrUid::Id(id) => statement.query(params![environment.as_str(), id.ksuid().as_bytes()])?,
+        IdOrUid::Uid(uid) => statement.query(params![environment.as_str(), uid])?,
+    };
+    first(rows, decode)
+}
+
+/// The number of an environment, which exists from now on if it did not.
+pub(crate) fn environment_number(tx: &Tx<'_>, environment: &EnvironmentId) -> Result<i64, SqlError> {
+    let known = tx
+        .prepare_cached("SELECT no FROM environment WHERE id = ?")?
+        .query_row([environment.as_str()], |row| row.get(0))
+        .optional()?;
+    match known {
+        Some(number) => Ok(number),
+        None => Ok(tx.prepare_cached("INSERT INTO environment (id) VALUES (?)")?.insert([environment.as_str()])?),
+    }
+}
+
+fn insert(tx: &Tx<'_>, environment: &EnvironmentId, new: &Application) -> Result<(), Abort<WriteError>> {
+    let environment = environment_number(tx, environment)?;
+    tx.prepare_cached(
+        "INSERT INTO application (environment_no, id, uid, name, throttle_rate, metadata, created_at, updated_at)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    )?
+    .execute(params![
+        environment,
+        new.id.ksuid().as_bytes(),
+        new.uid.as_ref().map(Uid::as_str),
+        new.name,
+        new.throttle_rate,
+        encode_json(&new.metadata)?,
+        new.created_at.as_micros(),
+        new.updated_at.as_micros(),
+    ])
+    .map_err(taken)?;
+    Ok(())
+}
+
+fn change(
+    tx: &Tx<'_>,
+    found: Stored<ApplicationKey, Application>,
+    patch: ApplicationPatch,
+    now: Timestamp,
+) -> Result<Application, Abort<WriteError>> {
+    let Stored { key, value: mut application } = found;
+    let former_rate = application.throttle_rate;
+    patch.apply(&mut application);
+    application.updated_at = now;
+    // Caches know applications by their uid and hold their rate, so every change counts as one of the routes.
+    tx.prepare_cached(
+        "UPDATE application SET uid = ?2, name = ?3, throttle_rate = ?4, metadata = ?5, updated_at = ?6,
+                                version = version + 1
+         WHERE no = ?1",
+    )?
+    .execute(params![
+        key.0,
+        application.uid.as_ref().map(Uid::as_str),
+        application.name,
+        application.throttle_rate,
+        encode_json(&application.metadata)?,
+        now.as_micros(),
+    ])
+    .map_err(taken)?;
+    if application.throttle_rate != former_rate {
+        tell_endpoints(tx, key)?;
+    }
+    Ok(application)
+}
+
+/// Tells observers that all endpoints of an application changed.
+fn tell_endpoints(tx: &Tx<'_>, application: ApplicationKey) -> Result<(), SqlError> {
+    let mut statement = tx.prepare_cached("SELECT no FROM endpoint WHERE application_no = ? AND deleted_at IS NULL")?;
+    let mut rows = statement.query([application.0])?;
+    while let Some(row) = rows.next()? {
+        tx.tell(News::EndpointChanged(EndpointKey(row.get(0)?)));
+    }
+    Ok(())
+}

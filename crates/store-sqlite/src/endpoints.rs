@@ -1,0 +1,309 @@
+//! Endpoints, their secrets and headers. Every write goes through [`changed`], which makes the application's routes newer
+//! and tells observers.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use postrider_domain::endpoint::{Endpoint, EndpointPatch, Headers};
+use postrider_domain::ids::{EndpointId, Id as _, Ksuid};
+use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Uid};
+use postrider_domain::signature::{Secret, SigningKeys};
+use postrider_domain::time::Timestamp;
+use postrider_store::{
+    ApplicationKey, EndpointKey, Endpoints, NewEndpoint, Once, RotateError, Scan, StoreError, Stored, Upserted,
+    WriteError, Written,
+};
+use rusqlite::{Connection, Row, params};
+
+use crate::SqliteStore;
+use crate::decode::{Columns, SqlError, all, encode_json, first};
+use crate::hot::json_list;
+use crate::idempotency;
+use crate::range::Range;
+use crate::rows::{ENDPOINT_COLUMNS, decode_endpoint, decode_keys, encode_keys};
+use crate::writer::{Abort, News, Tx, taken};
+
+#[async_trait]
+impl Endpoints for SqliteStore {
+    async fn create_endpoint(
+        &self,
+        application: ApplicationKey,
+        new: NewEndpoint,
+        once: Option<Once<Endpoint>>,
+    ) -> Result<Written<Endpoint>, WriteError> {
+        self.writer
+            .run(move |tx| {
+                if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
+                    return Ok(Written::Replayed(answer));
+                }
+                let endpoint = insert(tx, application, new)?;
+                idempotency::remember(tx, once, &endpoint, endpoint.created_at)?;
+                Ok(Written::Done(endpoint))
+            })
+            .await
+    }
+
+    async fn endpoint(
+        &self,
+        application: ApplicationKey,
+        id: &IdOrUid<EndpointId>,
+    ) -> Result<Option<Stored<EndpointKey, Endpoint>>, StoreError> {
+        let id = id.clone();
+        self.readers.run(move |connection| find(connection, application, &id)).await
+    }
+
+    async fn endpoints(&self, application: ApplicationKey, scan: Scan<Ksuid>) -> Result<Vec<Endpoint>, StoreError> {
+        self.readers
+            .run(move |connection| {
+                let Range { low, high, order, limit } = Range::of_ids(scan);
+                let mut statement = connection.prepare_cached(&format!(
+                    "SELECT {ENDPOINT_COLUMNS} FROM endpoint
+                     WHERE application_no = ?1 AND id >= ?2 AND id < ?3 AND {LIVE}
+                     ORDER BY id {order} LIMIT ?4"
+                ))?;
+                let rows = statement.query(params![application.0, low, high, limit])?;
+                all(rows, |row| Ok(decode_endpoint(row)?.value))
+            })
+            .await
+    }
+
+    async fn update_endpoint(
+        &self,
+        application: ApplicationKey,
+        id: &IdOrUid<EndpointId>,
+        patch: EndpointPatch,
+        now: Timestamp,
+    ) -> Result<Endpoint, WriteError> {
+        let id = id.clone();
+        self.writer
+            .run(move |tx| {
+                let found = find(tx, application, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
+                change(tx, found, patch, now)
+            })
+            .await
+    }
+
+    async fn upsert_endpoint(
+        &self,
+        application: ApplicationKey,
+        id: &IdOrUid<EndpointId>,
+        patch: EndpointPatch,
+        otherwise: NewEndpoint,
+        now: Timestamp,
+    ) -> Result<Upserted<Endpoint>, WriteError> {
+        let id = id.clone();
+        self.writer
+            .run(move |tx| match find(tx, application, &id)? {
+                Some(found) => change(tx, found, patch, now).map(Upserted::Updated),
+                None => insert(tx, application, otherwise).map(Upserted::Created),
+            })
+            .await
+    }
+
+    async fn delete_endpoint(
+        &self,
+        application: ApplicationKey,
+        id: &IdOrUid<EndpointId>,
+        now: Timestamp,
+    ) -> Result<(), WriteError> {
+        let id = id.clone();
+        self.writer
+            .run(move |tx| {
+                let found = find(tx, application, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
+                tx.prepare_cached("UPDATE endpoint SET deleted_at = ? WHERE no = ?")?
+                    .execute(params![now.as_micros(), found.key.0])?;
+                Ok(changed(tx, found.key)?)
+            })
+            .await
+    }
+
+    async fn signing_keys(&self, endpoint: EndpointKey) -> Result<Option<SigningKeys>, StoreError> {
+        self.readers.run(move |connection| read_keys(connection, endpoint)).await
+    }
+
+    async fn rotate_secret(
+        &self,
+        endpoint: EndpointKey,
+        next: Secret,
+        grace_until: Timestamp,
+        now: Timestamp,
+        once: Option<Once<Secret>>,
+    ) -> Result<Written<Secret>, RotateError> {
+        self.writer
+            .run(move |tx| {
+                if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
+                    return Ok(Written::Replayed(answer));
+                }
+                let mut keys = read_keys(tx, endpoint)?.ok_or(Abort::Refused(WriteError::NotFound.into()))?;
+                keys.rotate(next.clone(), grace_until, now).map_err(|error| Abort::Refused(error.into()))?;
+                tx.prepare_cached("UPDATE endpoint SET signing_keys = ? WHERE no = ?")?
+                    .execute(params![encode_keys(&keys)?, endpoint.0])?;
+                changed(tx, endpoint)?;
+                idempotency::remember(tx, once, &next, now)?;
+                Ok(Written::Done(next))
+            })
+            .await
+    }
+
+    async fn headers(&self, endpoint: EndpointKey) -> Result<Option<Headers>, StoreError> {
+        self.readers.run(move |connection| read_headers(connection, endpoint)).await
+    }
+
+    async fn set_headers(&self, endpoint: EndpointKey, headers: Headers) -> Result<(), WriteError> {
+        self.writer
+            .run(move |tx| {
+                read_headers(tx, endpoint)?.ok_or(Abort::Refused(WriteError::NotFound))?;
+                Ok(write_headers(tx, endpoint, &headers)?)
+            })
+            .await
+    }
+
+    async fn merge_headers(
+        &self,
+        endpoint: EndpointKey,
+        changes: BTreeMap<String, Option<String>>,
+    ) -> Result<(), WriteError> {
+        self.writer
+            .run(move |tx| {
+                let mut headers = read_headers(tx, endpoint)?.ok_or(Abort::Refused(WriteError::NotFound))?;
+                for (name, value) in changes {
+                    match value {
+                        Some(value) => headers.insert(name, value),
+                        None => headers.remove(&name),
+                    };
+                }
+                Ok(write_headers(tx, endpoint, &headers)?)
+            })
+            .await
+    }
+}
+
+/// What an endpoint that can be found meets, and its application.
+const LIVE: &str = "endpoint.deleted_at IS NULL
+     AND EXISTS (SELECT 1 FROM application WHERE application.no = application_no AND application.deleted_at IS NULL)";
+
+fn find(
+    connection: &Connection,
+    application: ApplicationKey,
+    id: &IdOrUid<EndpointId>,
+) -> Result<Option<Stored<EndpointKey, Endpoint>>, SqlError> {
+    let by = match id {
+        IdOrUid::Id(_) => "id",
+        IdOrUid::Uid(_) => "uid",
+    };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {ENDPOINT_COLUMNS} FROM endpoint WHERE application_no = ? AND {by} = ? AND {LIVE}"
+    ))?;
+    let rows = match id {
+        IdOrUid::Id(id) => statement.query(params![application.0, id.ksuid().as_bytes()])?,
+        IdOrUid::Uid(uid) => statement.query(params![application.0, uid])?,
+    };
+    first(rows, decode_endpoint)
+}
+
+fn read_keys(connection: &Connection, endpoint: EndpointKey) -> Result<Option<SigningKeys>, SqlError> {
+    let sql = format!("SELECT no, signing_keys FROM endpoint WHERE no = ? AND {LIVE}");
+    let mut statement = connection.prepare_cached(&sql)?;
+    first(statement.query([endpoint.0])?, |row| decode_keys(&Columns::new(row, "endpoint")))
+}
+
+fn read_headers(connection: &Connection, endpoint: EndpointKey) -> Result<Option<Headers>, SqlError> {
+    let sql = format!("SELECT no, headers FROM endpoint WHERE no = ? AND {LIVE}");
+    let mut statement = connection.prepare_cached(&sql)?;
+    first(statement.query([endpoint.0])?, |row: &Row<'_>| Columns::new(row, "endpoint").json("headers"))
+}
+
+fn write_headers(tx: &Tx<'_>, endpoint: EndpointKey, headers: &Headers) -> Result<(), SqlError> {
+    tx.prepare_cached("UPDATE endpoint SET headers = ? WHERE no = ?")?
+        .execute(params![encode_json(headers)?, endpoint.0])?;
+    changed(tx, endpoint)
+}
+
+fn insert(tx: &Tx<'_>, application: ApplicationKey, new: NewEndpoint) -> Result<Endpoint, Abort<WriteError>> {
+    let alive =
+        tx.prepare_cached("SELECT 1 FROM application WHERE no = ? AND deleted_at IS NULL")?.exists([application.0])?;
+    if !alive {
+        return Err(Abort::Refused(WriteError::NotFound));
+    }
+    let NewEndpoint { endpoint, secret, headers } = new;
+    let number = tx
+        .prepare_cached(
+            "INSERT INTO endpoint (application_no, id, uid, url, description, version, disabled, event_types, channels,
+                                   throttle_rate, metadata, headers, signing_keys, created_at, updated_at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )?
+        .insert(params![
+            application.0,
+            endpoint.id.ksuid().as_bytes(),
+            endpoint.uid.as_ref().map(Uid::as_str),
+            endpoint.url.as_str(),
+            endpoint.description,
+            endpoint.version,
+            endpoint.disabled,
+            event_types(&endpoint),
+            channels(&endpoint),
+            endpoint.throttle_rate,
+            encode_json(&endpoint.metadata)?,
+            encode_json(&headers)?,
+            encode_keys(&SigningKeys::new(secret))?,
+            endpoint.created_at.as_micros(),
+            endpoint.updated_at.as_micros(),
+        ])
+        .map_err(taken)?;
+    changed(tx, EndpointKey(number))?;
+    Ok(endpoint)
+}
+
+fn change(
+    tx: &Tx<'_>,
+    found: Stored<EndpointKey, Endpoint>,
+    patch: EndpointPatch,
+    now: Timestamp,
+) -> Result<Endpoint, Abort<WriteError>> {
+    let Stored { key, value: mut endpoint } = found;
+    let was_disabled = endpoint.disabled;
+    patch.apply(&mut endpoint);
+    endpoint.updated_at = now;
+    let enabled = was_disabled && !endpoint.disabled;
+    tx.prepare_cached(
+        "UPDATE endpoint SET uid = ?2, url = ?3, description = ?4, version = ?5, disabled = ?6, event_types = ?7,
+                             channels = ?8, throttle_rate = ?9, metadata = ?10, updated_at = ?11,
+                             failing_since = CASE WHEN ?12 THEN NULL ELSE failing_since END
+         WHERE no = ?1",
+    )?
+    .execute(params![
+        key.0,
+        endpoint.uid.as_ref().map(Uid::as_str),
+        endpoint.url.as_str(),
+        endpoint.description,
+        endpoint.version,
+        endpoint.disabled,
+        event_types(&endpoint),
+        channels(&endpoint),
+        endpoint.throttle_rate,
+        encode_json(&endpoint.metadata)?,
+        now.as_micros(),
+        enabled,
+    ])
+    .map_err(taken)?;
+    changed(tx, key)?;
+    Ok(endpoint)
+}
+
+fn event_types(endpoint: &Endpoint) -> Option<String> {
+    endpoint.event_types.as_ref().map(|names| json_list(names.iter().map(EventTypeName::as_str)))
+}
+
+fn channels(endpoint: &Endpoint) -> Option<String> {
+    endpoint.channels.as_ref().map(|names| json_list(names.iter().map(Channel::as_str)))
+}
+
+/// Makes the application's routes newer, and tells observers after the commit.
+fn changed(tx: &Tx<'_>, endpoint: EndpointKey) -> Result<(), SqlError> {
+    tx.prepare_cached(
+        "UPDATE application SET version = version + 1 WHERE no = (SELECT application_no FROM endpoint WHERE no = ?)",
+    )?
+    .execute([endpoint.0])?;
+    tx.tell(News::EndpointChanged(endpoint));
+    Ok(())
+}

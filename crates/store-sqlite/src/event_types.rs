@@ -1,0 +1,264 @@
+//! Event types.
+
+use async_trait::async_trait;
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::event_type::{EventType, EventTypePatch, Schemas};
+use postrider_domain::names::EventTypeName;
+use postrider_domain::time::Timestamp;
+use postrider_store::{EventTypeFilter, EventTypes, Once, Scan, StoreError, Upserted, WriteError, Written};
+use rusqlite::{Connection, Row, params};
+
+use crate::SqliteStore;
+use crate::applications::environment_number;
+use crate::decode::{Columns, SqlError, all, encode_json, first};
+use crate::hot::json_list;
+use crate::idempotency;
+use crate::range::Range;
+use crate::writer::{Abort, Tx, taken};
+
+#[async_trait]
+impl EventTypes for SqliteStore {
+    async fn create_event_type(
+        &self,
+        environment: &EnvironmentId,
+        event_type: EventType,
+        once: Option<Once<EventType>>,
+    ) -> Result<Written<EventType>, WriteError> {
+        let environment = environment.clone();
+        self.writer
+            .run(move |tx| {
+                if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
+                    return Ok(Written::Replayed(answer));
+                }
+                let now = event_type.created_at;
+                let event_type = add_or_revive(tx, &environment, event_type)?;
+                idempotency::remember(tx, once, &event_type, now)?;
+                Ok(Written::Done(event_type))
+            })
+            .await
+    }
+
+    async fn event_type(&self, environment: &EnvironmentId, name: &str) -> Result<Option<EventType>, StoreError> {
+        let (environment, name) = (environment.clone(), name.to_owned());
+        self.readers.run(move |connection| find(connection, &environment, &name)).await
+    }
+
+    async fn event_types(
+        &self,
+        environment: &EnvironmentId,
+        filter: &EventTypeFilter,
+        scan: Scan<String>,
+    ) -> Result<Vec<EventType>, StoreError> {
+        let (environment, filter) = (environment.clone(), filter.clone());
+        self.readers.run(move |connection| list(connection, &environment, &filter, scan)).await
+    }
+
+    async fn missing_event_types(
+        &self,
+        environment: &EnvironmentId,
+        names: &[EventTypeName],
+    ) -> Result<Vec<EventTypeName>, StoreError> {
+        let (environment, wanted) = (environment.clone(), json_list(names.iter().map(EventTypeName::as_str)));
+        self.readers
+            .run(move |connection| {
+                let mut statement = connection.prepare_cached(
+                    "SELECT wanted.value FROM json_each(?2) AS wanted
+                     WHERE NOT EXISTS (
+                         SELECT 1 FROM event_type
+                         WHERE environment_no = (SELECT no FROM environment WHERE id = ?1)
+                             AND name = wanted.value AND NOT archived
+                     )
+                     ORDER BY wanted.key",
+                )?;
+                let rows = statement.query(params![environment.as_str(), wanted])?;
+                all(rows, |row| Ok(EventTypeName::from_trusted(row.get(0)?)))
+            })
+            .await
+    }
+
+    async fn update_event_type(
+        &self,
+        environment: &EnvironmentId,
+        name: &str,
+        patch: EventTypePatch,
+        now: Timestamp,
+    ) -> Result<EventType, WriteError> {
+        let (environment, name) = (environment.clone(), name.to_owned());
+        self.writer
+            .run(move |tx| {
+                let found = find(tx, &environment, &name)?.ok_or(Abort::Refused(WriteError::NotFound))?;
+                change(tx, &environment, found, patch, now)
+            })
+            .await
+    }
+
+    async fn upsert_event_type(
+        &self,
+        environment: &EnvironmentId,
+        name: &str,
+        patch: EventTypePatch,
+        otherwise: EventType,
+        now: Timestamp,
+    ) -> Result<Upserted<EventType>, WriteError> {
+        let (environment, name) = (environment.clone(), name.to_owned());
+        self.writer
+            .run(move |tx| {
+                if let Some(found) = find(tx, &environment, &name)? {
+                    return change(tx, &environment, found, patch, now).map(Upserted::Updated);
+                }
+                insert(tx, &environment, &otherwise)?;
+                Ok(Upserted::Created(otherwise))
+            })
+            .await
+    }
+
+    async fn delete_event_type(
+        &self,
+        environment: &EnvironmentId,
+        name: &str,
+        expunge: bool,
+        now: Timestamp,
+    ) -> Result<(), WriteError> {
+        let (environment, name) = (environment.clone(), name.to_owned());
+        self.writer
+            .run(move |tx| {
+                let found = find(tx, &environment, &name)?.ok_or(Abort::Refused(WriteError::NotFound))?;
+                if expunge {
+                    tx.prepare_cached(&format!("DELETE FROM event_type WHERE {THIS}"))?
+                        .execute(params![environment.as_str(), name])?;
+                } else if !found.archived {
+                    let archive = EventTypePatch { archived: Some(true), ..EventTypePatch::default() };
+                    change(tx, &environment, found, archive, now)?;
+                }
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// Names one event type by environment and name.
+const THIS: &str = "environment_no = (SELECT no FROM environment WHERE id = ?1) AND name = ?2";
+
+/// What [`decode`] reads; a column `schemas` follows, or `NULL AS schemas`.
+const COLUMNS: &str = "name, description, archived, deprecated, feature_flag, group_name, created_at, updated_at";
+
+fn decode(row: &Row<'_>) -> Result<EventType, SqlError> {
+    let columns = Columns::new(row, "event_type");
+    Ok(EventType {
+        name: EventTypeName::from_trusted(columns.get("name")?),
+        description: columns.get("description")?,
+        archived: columns.get("archived")?,
+        deprecated: columns.get("deprecated")?,
+        schemas: columns.maybe_json::<Schemas>("schemas")?,
+        feature_flag: columns.get("feature_flag")?,
+        group_name: columns.get("group_name")?,
+        created_at: columns.instant("created_at")?,
+        updated_at: columns.instant("updated_at")?,
+    })
+}
+
+fn find(connection: &Connection, environment: &EnvironmentId, name: &str) -> Result<Option<EventType>, SqlError> {
+    let mut statement =
+        connection.prepare_cached(&format!("SELECT {COLUMNS}, schemas FROM event_type WHERE {THIS}"))?;
+    first(statement.query(params![environment.as_str(), name])?, decode)
+}
+
+fn list(
+    connection: &Connection,
+    environment: &EnvironmentId,
+    filter: &EventTypeFilter,
+    scan: Scan<String>,
+) -> Result<Vec<EventType>, SqlError> {
+    let Range { low, high, order, limit } = Range::of_names(scan);
+    let flags = filter.feature_flags.as_ref().map(encode_json).transpose()?;
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS}, CASE WHEN ?5 THEN schemas END AS schemas FROM event_type
+         WHERE environment_no = (SELECT no FROM environment WHERE id = ?1) AND name >= ?2 AND name < ?3
+             AND (?4 OR NOT archived)
+             AND (?6 IS NULL OR feature_flag IS NULL OR feature_flag IN (SELECT value FROM json_each(?6)))
+         ORDER BY name {order} LIMIT ?7"
+    ))?;
+    let rows = statement.query(params![
+        environment.as_str(),
+        low,
+        high,
+        filter.include_archived,
+        filter.with_schemas,
+        flags,
+        limit
+    ])?;
+    all(rows, decode)
+}
+
+fn add_or_revive(
+    tx: &Tx<'_>,
+    environment: &EnvironmentId,
+    mut event_type: EventType,
+) -> Result<EventType, Abort<WriteError>> {
+    match find(tx, environment, event_type.name.as_str())? {
+        Some(found) if !found.archived => return Err(Abort::Refused(WriteError::Conflict)),
+        Some(found) => {
+            event_type.created_at = found.created_at;
+            write(tx, environment, &event_type)?;
+        }
+        None => insert(tx, environment, &event_type)?,
+    }
+    Ok(event_type)
+}
+
+fn insert(tx: &Tx<'_>, environment: &EnvironmentId, event_type: &EventType) -> Result<(), Abort<WriteError>> {
+    let environment = environment_number(tx, environment)?;
+    tx.prepare_cached(
+        "INSERT INTO event_type (environment_no, name, description, archived, deprecated, schemas, feature_flag,
+                                 group_name, created_at, updated_at)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )?
+    .execute(params![
+        environment,
+        event_type.name.as_str(),
+        event_type.description,
+        event_type.archived,
+        event_type.deprecated,
+        event_type.schemas.as_ref().map(encode_json).transpose()?,
+        event_type.feature_flag,
+        event_type.group_name,
+        event_type.created_at.as_micros(),
+        event_type.updated_at.as_micros(),
+    ])
+    .map_err(taken)?;
+    Ok(())
+}
+
+fn change(
+    tx: &Tx<'_>,
+    environment: &EnvironmentId,
+    mut event_type: EventType,
+    patch: EventTypePatch,
+    now: Timestamp,
+) -> Result<EventType, Abort<WriteError>> {
+    patch.apply(&mut event_type);
+    event_type.updated_at = now;
+    write(tx, environment, &event_type)?;
+    Ok(event_type)
+}
+
+/// Overwrites an event type that is there, except its name and its date of creation.
+fn write(tx: &Tx<'_>, environment: &EnvironmentId, event_type: &EventType) -> Result<(), SqlError> {
+    tx.prepare_cached(&format!(
+        "UPDATE event_type SET description = ?3, archived = ?4, deprecated = ?5, schemas = ?6, feature_flag = ?7,
+                               group_name = ?8, updated_at = ?9
+         WHERE {THIS}"
+    ))?
+    .execute(params![
+        environment.as_str(),
+        event_type.name.as_str(),
+        event_type.description,
+        event_type.archived,
+        event_type.deprecated,
+        event_type.schemas.as_ref().map(encode_json).transpose()?,
+        event_type.feature_flag,
+        event_type.group_name,
+        event_type.updated_at.as_micros(),
+    ])?;
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! Reading messages. The hot path writes them.
+
+use async_trait::async_trait;
+use postrider_domain::ids::{Id as _, Ksuid, MessageId};
+use postrider_domain::message::Message;
+use postrider_domain::names::{Channel, EventTypeName, IdOrUid};
+use postrider_store::{ApplicationKey, MessageFilter, MessageKey, Messages, Scan, StoreError, Stored};
+use rusqlite::{Connection, params};
+
+use crate::SqliteStore;
+use crate::decode::{SqlError, all, first};
+use crate::hot::json_list;
+use crate::range::Range;
+use crate::rows::{MESSAGE_COLUMNS, decode_message};
+
+#[async_trait]
+impl Messages for SqliteStore {
+    async fn message(
+        &self,
+        application: ApplicationKey,
+        id: &IdOrUid<MessageId>,
+    ) -> Result<Option<Stored<MessageKey, Message>>, StoreError> {
+        let id = id.clone();
+        self.readers.run(move |connection| find(connection, application, &id)).await
+    }
+
+    async fn messages(
+        &self,
+        application: ApplicationKey,
+        filter: &MessageFilter,
+        scan: Scan<Ksuid>,
+    ) -> Result<Vec<Message>, StoreError> {
+        let filter = filter.clone();
+        self.readers.run(move |connection| list(connection, application, &filter, scan)).await
+    }
+}
+
+/// What the application of a message that can be found meets.
+const LIVE: &str = "EXISTS (SELECT 1 FROM application WHERE no = ?1 AND deleted_at IS NULL)";
+
+/// Which messages a filter lets through, given its list of types as ?5 and its channel as ?6.
+pub(crate) const FILTER: &str = "(?5 IS NULL OR message.event_type IN (SELECT value FROM json_each(?5)))
+     AND (?6 IS NULL OR EXISTS (SELECT 1 FROM json_each(message.channels) WHERE value = ?6))";
+
+/// A filter's list of types, for [`FILTER`].
+pub(crate) fn types(names: Option<&Vec<EventTypeName>>) -> Option<String> {
+    names.map(|names| json_list(names.iter().map(EventTypeName::as_str)))
+}
+
+fn find(
+    connection: &Connection,
+    application: ApplicationKey,
+    id: &IdOrUid<MessageId>,
+) -> Result<Option<Stored<MessageKey, Message>>, SqlError> {
+    let by = match id {
+        IdOrUid::Id(_) => "id",
+        IdOrUid::Uid(_) => "event_id",
+    };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {MESSAGE_COLUMNS}, payload FROM message WHERE application_no = ?1 AND {by} = ?2 AND {LIVE}"
+    ))?;
+    let rows = match id {
+        IdOrUid::Id(id) => statement.query(params![application.0, id.ksuid().as_bytes()])?,
+        IdOrUid::Uid(uid) => statement.query(params![application.0, uid])?,
+    };
+    first(rows, decode_message)
+}
+
+fn list(
+    connection: &Connection,
+    application: ApplicationKey,
+    filter: &MessageFilter,
+    scan: Scan<Ksuid>,
+) -> Result<Vec<Message>, SqlError> {
+    let Range { low, high, order, limit } = Range::of_ids(scan);
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {MESSAGE_COLUMNS}, CASE WHEN ?7 THEN payload END AS payload FROM message
+         WHERE application_no = ?1 AND id >= ?2 AND id < ?3 AND {LIVE} AND {FILTER}
+         ORDER BY id {order} LIMIT ?4"
+    ))?;
+    let rows = statement.query(params![
+        application.0,
+        low,
+        high,
+        limit,
+        types(filter.event_types.as_ref()),
+        filter.channel.as_ref().map(Channel::as_str),
+        filter.with_payload
+    ])?;
+    all(rows, |row| Ok(decode_message(row)?.value))
+}

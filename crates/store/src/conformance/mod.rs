@@ -1,0 +1,265 @@
+//! The suite that every engine must pass unchanged: what the comments of the traits promise, as tests.
+//!
+//! An engine implements [`Harness`] in its tests and writes `postrider_store::conformance_suite!(MyHarness);`. Each case
+//! becomes a test with a name of its own, on a store of its own. The cases know nothing of the engine but the traits.
+//!
+//! To add a case, write an `async fn` in the file of its area and name it in `conformance_cases` below. A case that is
+//! not named there is dead code, which the compiler reports.
+
+#![expect(clippy::unwrap_used, reason = "a case fails by panicking")]
+
+mod accept;
+mod api_keys;
+mod applications;
+mod attempts;
+mod due;
+mod durability;
+mod endpoints;
+mod event_types;
+mod idempotency;
+mod messages;
+mod model;
+mod paging;
+mod resend;
+mod routes;
+mod settle;
+mod wakes;
+mod world;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::Store;
+
+/// A database of an engine, for one test.
+#[async_trait]
+pub trait Harness: Sized + Send + Sync + 'static {
+    /// A new database with nothing in it, and a store on it.
+    async fn fresh() -> Self;
+    /// The store that is open.
+    fn store(&self) -> Arc<dyn Store>;
+    /// Closes the store and opens another one on the same database.
+    async fn reopen(&mut self);
+}
+
+/// Makes a test of every case, for the engine behind a [`Harness`](crate::conformance::Harness). The crate that calls it
+/// needs `tokio` with the features `macros` and `rt-multi-thread`.
+#[macro_export]
+macro_rules! conformance_suite {
+    ($harness:ty) => {
+        $crate::conformance_cases!({ $crate::conformance_tests } $harness);
+
+        #[test]
+        fn the_work_table_behaves_like_its_model() {
+            $crate::conformance::the_work_table_behaves_like_its_model::<$harness>();
+        }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_tests {
+    ([$harness:ty] $($area:ident { $($case:ident,)* })*) => {
+        $(mod $area {
+            #[allow(unused_imports, reason = "a harness may be named by a path")]
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    $crate::conformance::run::$area::$case::<$harness>().await;
+                }
+            )*
+        })*
+    };
+}
+
+macro_rules! conformance_runners {
+    ([] $($area:ident { $($case:ident,)* })*) => {
+        /// The cases, to be called by the tests that [`conformance_suite`](crate::conformance_suite) makes.
+        #[doc(hidden)]
+        pub mod run {
+            $(pub mod $area {
+                $(
+                    pub async fn $case<H: super::super::Harness>() {
+                        let mut world = super::super::world::World::<H>::fresh().await;
+                        Box::pin(super::super::$area::$case(&mut world)).await;
+                    }
+                )*
+            })*
+        }
+    };
+}
+
+/// Compares the work table with a model of it, over random histories; shows the shortest history that differs.
+pub fn the_work_table_behaves_like_its_model<H: Harness>() {
+    model::compare::<H>();
+}
+
+/// All cases by area: the one list. Calls the macro in braces with what follows, in brackets, and the list.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_cases {
+    ({ $($callback:tt)* } $($arguments:tt)*) => {
+        $($callback)*! {
+            [$($arguments)*]
+            applications {
+                an_application_reads_back_as_it_was_written,
+                an_application_is_found_by_its_uid,
+                a_taken_uid_is_a_conflict_on_every_way_to_write_it,
+                environments_do_not_see_each_other,
+                a_patch_changes_only_what_it_names,
+                an_update_of_what_is_not_there_is_not_found,
+                an_upsert_changes_what_is_there_and_adds_what_is_not,
+                a_deleted_application_and_all_of_it_are_found_no_more,
+                a_uid_is_free_after_its_application_is_deleted,
+                handles_are_not_reused_after_a_delete,
+            }
+            endpoints {
+                an_endpoint_reads_back_as_it_was_written,
+                an_endpoint_is_found_by_its_uid_in_its_application_only,
+                a_taken_uid_is_a_conflict_on_every_way_to_write_it,
+                an_endpoint_of_an_application_that_is_gone_is_not_found,
+                a_patch_changes_only_what_it_names,
+                an_upsert_keeps_secret_and_headers_or_adds_an_endpoint,
+                a_deleted_endpoint_is_found_no_more_and_frees_its_uid,
+                rotation_keeps_the_former_key_until_its_grace_ends,
+                the_eleventh_quick_rotation_is_refused_and_changes_nothing,
+                headers_are_replaced_and_merged,
+                enabling_an_endpoint_forgets_that_it_was_failing,
+                observers_are_told_of_every_change,
+            }
+            event_types {
+                an_event_type_reads_back_with_its_schemas_byte_for_byte,
+                an_active_name_is_a_conflict_and_an_archived_one_is_revived,
+                environments_do_not_see_each_other,
+                a_list_is_ordered_bytewise_and_filtered,
+                missing_names_are_told_in_the_order_given,
+                a_patch_changes_only_what_it_names,
+                an_upsert_changes_what_is_there_and_adds_what_is_not,
+                deleting_archives_again_and_again_and_expunging_removes,
+                a_name_of_an_illegal_form_names_nothing,
+            }
+            messages {
+                a_message_reads_back_as_it_was_accepted,
+                a_payload_comes_back_byte_for_byte,
+                another_applications_messages_are_not_found,
+                a_list_shows_only_what_its_filter_asks_for,
+                a_filtered_page_is_full_if_enough_messages_match,
+                a_list_leaves_payloads_out_unless_asked,
+            }
+            attempts {
+                an_attempt_reads_back_as_it_was_settled,
+                lists_by_endpoint_and_by_message_show_theirs_only,
+                a_list_shows_only_what_its_filter_asks_for,
+                a_filter_looks_at_the_message,
+                a_list_leaves_answers_out_unless_asked,
+                an_attempt_is_found_only_under_its_message_and_application,
+                stats_count_a_half_open_range,
+                the_url_is_the_one_that_was_used,
+                attempts_outlive_their_endpoint,
+            }
+            paging {
+                pages_of_applications_visit_each_once,
+                pages_of_endpoints_visit_each_once,
+                pages_of_event_types_visit_each_once,
+                pages_of_messages_visit_each_once,
+                pages_of_attempts_visit_each_once,
+                no_limit_is_too_large_and_none_too_small,
+            }
+            routes {
+                routes_hold_all_that_the_sender_needs,
+                routes_leave_out_deleted_endpoints_and_keep_disabled_ones,
+                routes_are_found_by_id_and_uid_in_their_environment_only,
+                every_change_makes_routes_newer,
+                a_target_stays_readable_after_its_endpoint_or_application_is_deleted,
+                an_endpoint_that_never_existed_has_no_target,
+            }
+            accept {
+                an_accepted_message_has_its_deliveries_and_its_key,
+                a_message_that_goes_nowhere_is_stored,
+                routes_that_changed_are_refused,
+                the_routes_of_a_deleted_application_are_refused,
+                an_event_id_is_taken_once_within_and_across_batches,
+                an_event_id_belongs_to_its_application,
+                a_refused_message_does_not_hurt_its_batch,
+                one_key_in_one_batch_accepts_one_message,
+                one_key_in_many_batches_accepts_one_message,
+                a_replay_comes_before_a_conflict_of_event_ids,
+                a_refused_message_leaves_no_key,
+                an_expired_key_accepts_anew_and_is_renewed,
+                racing_batches_accept_each_message_once,
+                an_empty_batch_is_nothing,
+                the_newest_message_is_the_one_accepted_last,
+            }
+            due {
+                deliveries_come_by_due_instant_and_not_before_it,
+                held_deliveries_are_left_out_and_do_not_count,
+                limits_by_number_and_bytes_are_kept,
+                one_endpoints_deliveries_do_not_show_at_another,
+                a_delivery_whose_payload_is_gone_has_no_message,
+                canceling_removes_in_slices,
+                a_backlog_is_counted_up_to_the_limit,
+            }
+            settle {
+                success_ends_a_delivery_and_logs_the_attempt,
+                waiting_moves_a_delivery_and_counts_the_attempt,
+                exhausted_and_canceled_end_a_delivery,
+                a_delivery_can_be_canceled_without_an_attempt,
+                settling_again_does_no_harm,
+                a_delivery_that_is_gone_is_logged_but_not_scheduled,
+                the_delivery_of_a_deleted_endpoint_is_logged_but_not_scheduled,
+                health_remembers_the_first_failure_until_a_success,
+                disabling_is_seen_by_routes_and_observers,
+                a_batch_settles_many_endpoints_at_once,
+                a_manual_success_ends_the_series_that_was_never_attempted,
+                a_manual_success_ends_the_series_that_waits,
+                a_manual_failure_leaves_the_series_alone,
+                a_manual_success_leaves_other_messages_alone,
+            }
+            wakes {
+                a_waiting_delivery_is_in_the_index,
+                the_index_keeps_the_earliest_instant,
+                taking_is_by_instant_and_limit_and_removes,
+                parking_sets_the_index_to_what_is_due_later,
+                parking_one_endpoint_leaves_others_alone,
+                waking_later_keeps_the_earlier_instant,
+                rebuilding_finds_fresh_and_waiting_deliveries,
+                rebuilding_an_empty_store_finds_nothing,
+            }
+            resend {
+                a_resend_adds_a_manual_delivery_and_tells_observers,
+                a_resend_beside_a_pending_delivery_is_one_more,
+                a_disabled_endpoint_gets_nothing,
+                what_is_not_there_is_not_found,
+                a_payload_that_is_gone_cannot_be_sent_again,
+                a_resend_is_carried_out_once,
+            }
+            idempotency {
+                an_application_is_created_once,
+                an_endpoint_is_created_once,
+                an_event_type_is_created_once,
+                a_rotation_is_carried_out_once,
+                a_refused_write_leaves_no_key,
+                an_expired_key_is_carried_out_anew,
+                racing_writes_under_one_key_are_carried_out_once,
+            }
+            api_keys {
+                a_key_reads_back_and_is_listed_by_id,
+                a_hash_is_taken_once,
+                a_revoked_key_is_gone,
+                touching_notes_the_last_use_and_skips_what_is_gone,
+            }
+            durability {
+                everything_survives_a_restart,
+                replays_survive_a_restart,
+                pending_deliveries_survive_a_restart,
+                handles_survive_a_restart,
+                a_closed_store_says_so,
+                a_store_that_is_open_answers_a_ping,
+            }
+        }
+    };
+}
+
+conformance_cases!({ conformance_runners });

@@ -1,0 +1,107 @@
+//! Cases for deliveries that somebody asked for.
+
+use std::sync::Arc;
+
+use postrider_domain::attempt::Trigger;
+use postrider_domain::delivery::Next;
+use postrider_domain::endpoint::EndpointPatch;
+use postrider_domain::message::Message;
+use postrider_domain::time::Timestamp;
+
+use super::Harness;
+use super::world::{App, Ep, FAR, Msg, News, Recorder, World, by_id, done, environment, once, stored_answer};
+use crate::{EndpointKey, MessageKey, ResendError, WriteError, Written};
+
+/// A message that was delivered, and its endpoint.
+async fn delivered<H: Harness>(world: &World<H>) -> (App, Ep, Msg) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let message = world.message(&app, &[&endpoint]).await;
+    let due = world.only_due(&endpoint).await;
+    world.settle(world.settlement(&endpoint, &due, Next::Succeeded)).await;
+    (app, endpoint, message)
+}
+
+fn assert_not_found<T: std::fmt::Debug>(result: &Result<T, ResendError>) {
+    assert!(matches!(result, Err(ResendError::Write(WriteError::NotFound))), "{result:?}");
+}
+
+pub(super) async fn a_resend_adds_a_manual_delivery_and_tells_observers<H: Harness>(world: &World<H>) {
+    let (app, endpoint, message) = delivered(world).await;
+    // The message need not have gone there before.
+    let other = world.endpoint(&app).await;
+    let recorder = Recorder::of(world.store().as_ref());
+    for endpoint in [&endpoint, &other] {
+        let now = world.tick();
+        done(world.store().resend(endpoint.key, message.key, now, None).await.unwrap());
+        assert_eq!(recorder.take(), [News::WorkAdded(endpoint.key)]);
+        let due = world.due(endpoint, now).await.remove(0);
+        assert_eq!((due.key.due_at, due.key.message), (now, message.key));
+        assert_eq!((due.made, due.trigger), (0, Trigger::Manual));
+        assert_eq!(due.message.as_ref(), Some(&message.value));
+    }
+}
+
+pub(super) async fn a_resend_beside_a_pending_delivery_is_one_more<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let message = world.message(&app, &[&endpoint]).await;
+    // At the very instant at which the scheduled delivery is due, twice.
+    for _ in 0..2 {
+        let at = message.value.created_at;
+        done(world.store().resend(endpoint.key, message.key, at, None).await.unwrap());
+    }
+    let due = world.due(&endpoint, FAR).await;
+    let manual = due.iter().filter(|due| due.trigger == Trigger::Manual).count();
+    assert_eq!((due.len(), manual), (3, 2));
+}
+
+pub(super) async fn a_disabled_endpoint_gets_nothing<H: Harness>(world: &World<H>) {
+    let (app, endpoint, message) = delivered(world).await;
+    let disable = EndpointPatch { disabled: Some(true), ..EndpointPatch::default() };
+    let id = by_id(endpoint.value.id);
+    world.store().update_endpoint(app.key, &id, disable, world.tick()).await.unwrap();
+    let recorder = Recorder::of(world.store().as_ref());
+    done(world.store().resend(endpoint.key, message.key, world.tick(), None).await.unwrap());
+    assert_eq!(world.due(&endpoint, FAR).await.len(), 0);
+    assert_eq!(recorder.take(), []);
+}
+
+pub(super) async fn what_is_not_there_is_not_found<H: Harness>(world: &World<H>) {
+    let (app, endpoint, message) = delivered(world).await;
+    let store = world.store();
+    assert_not_found(&store.resend(EndpointKey(i64::MAX), message.key, world.tick(), None).await);
+    assert_not_found(&store.resend(endpoint.key, MessageKey(i64::MAX), world.tick(), None).await);
+    store.delete_endpoint(app.key, &by_id(endpoint.value.id), world.tick()).await.unwrap();
+    assert_not_found(&store.resend(endpoint.key, message.key, world.tick(), None).await);
+    assert_eq!(store.backlog(endpoint.key, 10).await.unwrap(), 0);
+    let other = world.endpoint(&app).await;
+    store.delete_application(&environment(), &by_id(app.value.id), world.tick()).await.unwrap();
+    assert_not_found(&store.resend(other.key, message.key, world.tick(), None).await);
+}
+
+pub(super) async fn a_payload_that_is_gone_cannot_be_sent_again<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let expunged = Message { payload: None, ..world.new_message() };
+    let message = world.message_of(&app, &[], expunged).await;
+    let result = world.store().resend(endpoint.key, message.key, world.tick(), None).await;
+    assert!(matches!(result, Err(ResendError::MissingPayload)), "{result:?}");
+    assert_eq!(world.due(&endpoint, FAR).await.len(), 0);
+}
+
+pub(super) async fn a_resend_is_carried_out_once<H: Harness>(world: &World<H>) {
+    let (_, endpoint, message) = delivered(world).await;
+    let (store, key) = (world.store(), world.idempotency_key());
+    let resend = async |not_before| {
+        let under = once(key, not_before, "first");
+        store.resend(endpoint.key, message.key, world.tick(), Some(under)).await.unwrap()
+    };
+    done(resend(Timestamp::EPOCH).await);
+    let recorder = Recorder::of(Arc::as_ref(&store));
+    assert_eq!(resend(Timestamp::EPOCH).await, Written::Replayed(stored_answer("first")));
+    assert_eq!(recorder.take(), []);
+    assert_eq!(world.due(&endpoint, FAR).await.len(), 1);
+    done(resend(world.tick()).await);
+    assert_eq!(world.due(&endpoint, FAR).await.len(), 2);
+}

@@ -1,0 +1,260 @@
+//! Cases for settling: the attempt and the delivery's next state, in one commit.
+
+use postrider_domain::attempt::Trigger;
+use postrider_domain::delivery::{DisableReason, EndpointChange, Next};
+use postrider_domain::time::Timestamp;
+
+use super::Harness;
+use super::world::{Ep, FAR, Msg, News, Recorder, World, after, by_id, done};
+use crate::{AttemptFilter, Direction, MessageKey, Scan};
+
+/// The attempts that are logged for a message, as (succeeded, trigger, next attempt), oldest first.
+async fn log<H: Harness>(world: &World<H>, message: MessageKey) -> Vec<(bool, Trigger, Option<Timestamp>)> {
+    let page = Scan::all(Direction::Ascending, 100);
+    let attempts = world.store().attempts_by_message(message, None, &AttemptFilter::default(), page).await.unwrap();
+    attempts.iter().map(|attempt| (attempt.succeeded, attempt.trigger, attempt.next_attempt_at)).collect()
+}
+
+async fn resend<H: Harness>(world: &World<H>, endpoint: &Ep, message: &Msg) -> Timestamp {
+    let now = world.tick();
+    done(world.store().resend(endpoint.key, message.key, now, None).await.unwrap());
+    now
+}
+
+pub(super) async fn success_ends_a_delivery_and_logs_the_attempt<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let message = world.message(&app, &[&endpoint]).await;
+    let due = world.only_due(&endpoint).await;
+    world.settle(world.settlement(&endpoint, &due, Next::Succeeded)).await;
+    assert_eq!(world.due(&endpoint, FAR).await.len(), 0);
+    assert_eq!(log(world, message.key).await, [(true, Trigger::Scheduled, None)]);
+}
+
+pub(super) async fn waiting_moves_a_delivery_and_counts_the_attempt<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let message = world.message(&app, &[&endpoint]).await;
+    let mut instants = Vec::new();
+    for made in 1..=3 {
+        let due = world.only_due(&endpoint).await;
+        let at = after(message.value.created_at, u64::from(made) * 10);
+        instants.push((false, Trigger::Scheduled, Some(at)));
+        world.settle(world.settlement(&endpoint, &due, Next::Waiting(at))).await;
+        let early = Timestamp::from_micros(at.as_micros() - 1);
+        assert_eq!(world.due(&endpoint, early).await.len(), 0);
+        let due = world.due(&endpoint, at).await.remove(0);
+        assert_eq!((due.key.due_at, due.made, due.trigger), (at, made, Trigger::Scheduled));
+        assert_eq!(due.message.as_ref(), Some(&message.value));
+    }
+    assert_eq!(log(world, message.key).await, instants);
+}
+
+pub(super) async fn exhausted_and_canceled_end_a_delivery<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    for next in [Next::Exhausted, Next::Canceled] {
+        let message = world.message(&app, &[&endpoint]).await;
+        let due = world.only_due(&endpoint).await;
+        world.settle(world.settlement(&endpoint, &due, next)).await;
+        assert_eq!(world.due(&endpoint, FAR).await.len(), 0, "{next:?}");
+        assert_eq!(log(world, message.key).await, [(false, Trigger::Scheduled, None)]);
+    }
+}
+
+pub(super) async fn a_delivery_can_be_canceled_without_an_attempt<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let message = world.message(&app, &[&endpoint]).await;
+    let due = world.only_due(&endpoint).await;
+    let mut canceled = world.settlement(&endpoint, &due, Next::Canceled);
+    canceled.attempt = None;
+    world.settle(canceled).await;
+    assert_eq!(world.due(&endpoint, FAR).await.len(), 0);
+    assert_eq!(log(world, message.key).await, []);
+}
+
+pub(super) async fn settling_again_does_no_harm<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let message = world.message(&app, &[&endpoint]).await;
+    let first_wait = after(message.value.created_at, 10);
+    let first = world.settlement(&endpoint, &world.only_due(&endpoint).await, Next::Waiting(first_wait));
+    // Within one batch, and after it.
+    world.store().settle(vec![first.clone(), first.clone()]).await.unwrap();
+    world.settle(first.clone()).await;
+    let waiting = world.only_due(&endpoint).await;
+    assert_eq!((waiting.key.due_at, waiting.made), (first_wait, 1));
+
+    let second_wait = after(message.value.created_at, 20);
+    let second = world.settlement(&endpoint, &waiting, Next::Waiting(second_wait));
+    world.settle(second.clone()).await;
+    world.settle(first).await;
+    world.settle(second.clone()).await;
+    let waiting = world.only_due(&endpoint).await;
+    assert_eq!((waiting.key.due_at, waiting.made), (second_wait, 2));
+
+    let last = world.settlement(&endpoint, &waiting, Next::Succeeded);
+    for settlement in [last.clone(), last, second] {
+        world.settle(settlement).await;
+        assert_eq!(world.due(&endpoint, FAR).await.len(), 0);
+    }
+    let want = [(false, Trigger::Scheduled, Some(first_wait)), (false, Trigger::Scheduled, Some(second_wait))];
+    assert_eq!(log(world, message.key).await, [&want[..], &[(true, Trigger::Scheduled, None)]].concat());
+}
+
+pub(super) async fn a_delivery_that_is_gone_is_logged_but_not_scheduled<H: Harness>(world: &World<H>) {
+    let (store, app) = (world.store(), world.application().await);
+    let endpoint = world.endpoint(&app).await;
+    let message = world.message(&app, &[&endpoint]).await;
+    let due = world.only_due(&endpoint).await;
+    assert_eq!(store.cancel_deliveries(endpoint.key, 10).await.unwrap(), 1);
+    world.settle(world.settlement(&endpoint, &due, Next::Waiting(world.tick()))).await;
+    assert_eq!(store.backlog(endpoint.key, 10).await.unwrap(), 0);
+    assert_eq!(log(world, message.key).await.len(), 1);
+}
+
+pub(super) async fn the_delivery_of_a_deleted_endpoint_is_logged_but_not_scheduled<H: Harness>(world: &World<H>) {
+    let (store, app) = (world.store(), world.application().await);
+    let endpoint = world.endpoint(&app).await;
+    let message = world.message(&app, &[&endpoint]).await;
+    let due = world.only_due(&endpoint).await;
+    store.delete_endpoint(app.key, &by_id(endpoint.value.id), world.tick()).await.unwrap();
+    world.settle(world.settlement(&endpoint, &due, Next::Waiting(after(world.tick(), 60)))).await;
+    assert_eq!(store.backlog(endpoint.key, 10).await.unwrap(), 0);
+    assert_eq!(log(world, message.key).await.len(), 1);
+}
+
+pub(super) async fn health_remembers_the_first_failure_until_a_success<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let (endpoint, other) = (world.endpoint(&app).await, world.endpoint(&app).await);
+    let (first, later) = (world.tick(), after(world.tick(), 60));
+    let health = async |endpoint: &Ep| {
+        let target = world.store().target(endpoint.key).await.unwrap().unwrap();
+        target.health.failing_since
+    };
+    let change = async |next, change| {
+        world.message(&app, &[&endpoint]).await;
+        let due = world.only_due(&endpoint).await;
+        let mut settlement = world.settlement(&endpoint, &due, next);
+        settlement.change = Some(change);
+        world.settle(settlement).await;
+    };
+    change(Next::Exhausted, EndpointChange::FailingSince(first)).await;
+    assert_eq!((health(&endpoint).await, health(&other).await), (Some(first), None));
+    change(Next::Exhausted, EndpointChange::FailingSince(later)).await;
+    assert_eq!(health(&endpoint).await, Some(first), "requests under way together all see a healthy endpoint");
+    change(Next::Succeeded, EndpointChange::Recovered).await;
+    assert_eq!(health(&endpoint).await, None);
+    change(Next::Exhausted, EndpointChange::FailingSince(later)).await;
+    assert_eq!(health(&endpoint).await, Some(later));
+}
+
+pub(super) async fn disabling_is_seen_by_routes_and_observers<H: Harness>(world: &World<H>) {
+    let (store, app) = (world.store(), world.application().await);
+    let (endpoint, other) = (world.endpoint(&app).await, world.endpoint(&app).await);
+    let recorder = Recorder::of(store.as_ref());
+    for reason in [DisableReason::Gone, DisableReason::Failing] {
+        world.message(&app, &[&endpoint]).await;
+        let due = world.only_due(&endpoint).await;
+        let before = world.routes(&app).await.version;
+        let mut settlement = world.settlement(&endpoint, &due, Next::Canceled);
+        settlement.change = Some(EndpointChange::Disable(reason));
+        recorder.take();
+        world.settle(settlement).await;
+        let news = recorder.take();
+        assert!(news.contains(&News::Changed(endpoint.key)), "{news:?}");
+        assert!(!news.contains(&News::Changed(other.key)), "{news:?}");
+        let routes = world.routes(&app).await;
+        assert!(routes.version > before);
+        assert!(routes.targets[0].endpoint.disabled && !routes.targets[1].endpoint.disabled);
+        let id = by_id(endpoint.value.id);
+        assert!(store.endpoint(app.key, &id).await.unwrap().unwrap().value.disabled);
+        let enable = postrider_domain::endpoint::EndpointPatch { disabled: Some(false), ..Default::default() };
+        store.update_endpoint(app.key, &id, enable, world.tick()).await.unwrap();
+    }
+}
+
+pub(super) async fn a_batch_settles_many_endpoints_at_once<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoints = [world.endpoint(&app).await, world.endpoint(&app).await, world.endpoint(&app).await];
+    let all: Vec<&Ep> = endpoints.iter().collect();
+    let (first, second) = (world.message(&app, &all).await, world.message(&app, &all).await);
+    let wait = after(world.tick(), 60);
+    let mut batch = Vec::new();
+    for (endpoint, next) in endpoints.iter().zip([Next::Succeeded, Next::Waiting(wait), Next::Exhausted]) {
+        for due in world.due(endpoint, FAR).await {
+            batch.push(world.settlement(endpoint, &due, next));
+        }
+    }
+    world.store().settle(batch).await.unwrap();
+    let mut pending = Vec::new();
+    for endpoint in &endpoints {
+        pending.push(world.due(endpoint, FAR).await.iter().map(|due| due.key.due_at).collect::<Vec<_>>());
+    }
+    assert_eq!(pending, [vec![], vec![wait, wait], vec![]]);
+    for message in [first, second] {
+        let mut log = log(world, message.key).await;
+        log.sort_by_key(|(succeeded, _, next)| (*succeeded, *next));
+        let want = [(false, None), (false, Some(wait)), (true, None)];
+        assert_eq!(log, want.map(|(succeeded, next)| (succeeded, Trigger::Scheduled, next)));
+    }
+}
+
+pub(super) async fn a_manual_success_ends_the_series_that_was_never_attempted<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let message = world.message(&app, &[&endpoint]).await;
+    let at = resend(world, &endpoint, &message).await;
+    let due = world.due(&endpoint, FAR).await;
+    let manual = due.iter().find(|due| due.trigger == Trigger::Manual).unwrap();
+    assert_eq!((due.len(), manual.key.due_at, manual.made), (2, at, 0));
+    world.settle(world.settlement(&endpoint, manual, Next::Succeeded)).await;
+    assert_eq!(world.due(&endpoint, FAR).await.len(), 0);
+    assert_eq!(log(world, message.key).await, [(true, Trigger::Manual, None)]);
+}
+
+pub(super) async fn a_manual_success_ends_the_series_that_waits<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let message = world.message(&app, &[&endpoint]).await;
+    for turn in 1..=2 {
+        let due = world.only_due(&endpoint).await;
+        let at = after(message.value.created_at, 1_000 * turn);
+        world.settle(world.settlement(&endpoint, &due, Next::Waiting(at))).await;
+    }
+    // A manual failure in between must not hide when the series waits.
+    for next in [Next::Exhausted, Next::Succeeded] {
+        resend(world, &endpoint, &message).await;
+        let due = world.due(&endpoint, FAR).await;
+        let manual = due.iter().find(|due| due.trigger == Trigger::Manual).unwrap();
+        assert_eq!(due.len(), 2);
+        world.settle(world.settlement(&endpoint, manual, next)).await;
+    }
+    assert_eq!(world.due(&endpoint, FAR).await.len(), 0);
+    assert_eq!(log(world, message.key).await.len(), 4);
+}
+
+pub(super) async fn a_manual_failure_leaves_the_series_alone<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let message = world.message(&app, &[&endpoint]).await;
+    resend(world, &endpoint, &message).await;
+    let due = world.due(&endpoint, FAR).await;
+    let manual = due.iter().find(|due| due.trigger == Trigger::Manual).unwrap();
+    world.settle(world.settlement(&endpoint, manual, Next::Exhausted)).await;
+    let left = world.only_due(&endpoint).await;
+    assert_eq!((left.trigger, left.key.due_at), (Trigger::Scheduled, message.value.created_at));
+}
+
+pub(super) async fn a_manual_success_leaves_other_messages_alone<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let (endpoint, other) = (world.endpoint(&app).await, world.endpoint(&app).await);
+    let (one, two) = (world.message(&app, &[&endpoint, &other]).await, world.message(&app, &[&endpoint, &other]).await);
+    resend(world, &endpoint, &one).await;
+    let due = world.due(&endpoint, FAR).await;
+    let manual = due.iter().find(|due| due.trigger == Trigger::Manual).unwrap();
+    world.settle(world.settlement(&endpoint, manual, Next::Succeeded)).await;
+    assert_eq!(world.only_due(&endpoint).await.key.message, two.key);
+    assert_eq!(world.due(&other, FAR).await.len(), 2);
+}
