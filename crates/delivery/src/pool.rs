@@ -169,3 +169,94 @@ impl Idle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::{Transport, Wire};
+    use tokio::net::{TcpListener, TcpStream};
+
+    /// Connections to a listener, whose other ends the caller holds open.
+    async fn connections(count: usize) -> (Vec<Link>, Vec<TcpStream>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (mut links, mut peers) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            peers.push(listener.accept().await.unwrap().0);
+            let connection = Http1::start(Transport::plain(Wire::new(ours))).await.unwrap();
+            links.push(Link::Http1(Box::new(connection)));
+        }
+        (links, peers)
+    }
+
+    fn origin(port: u16) -> Arc<Origin> {
+        Arc::new(Origin { https: false, host: url::Host::Domain("example.com".to_owned()), port })
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_micros(seconds * 1_000_000)
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_found_by_its_origin_and_only_once() {
+        let pool = Pool::default();
+        let (mut links, _peers) = connections(1).await;
+        pool.put(&origin(1), links.remove(0), at(0));
+        assert!(pool.take(&origin(2), at(1)).is_none());
+        assert!(pool.take(&origin(1), at(1)).is_some());
+        assert!(pool.take(&origin(1), at(1)).is_none());
+        assert_eq!(pool.0.lock().by_origin.len(), 0, "nothing is left behind");
+    }
+
+    #[tokio::test]
+    async fn what_has_waited_for_more_than_a_minute_is_closed() {
+        let pool = Pool::default();
+        let (links, _peers) = connections(3).await;
+        for (second, link) in links.into_iter().enumerate() {
+            pool.put(&origin(1), link, at(second as i64 * 50));
+        }
+        assert_eq!(pool.len(), 2, "the first was closed when the third came");
+        pool.expire(at(111));
+        assert_eq!(pool.len(), 1);
+        pool.expire(at(161));
+        assert_eq!((pool.len(), pool.0.lock().by_origin.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn there_is_a_most_per_origin() {
+        let pool = Pool::default();
+        let (links, _peers) = connections(MAX_PER_ORIGIN + 5).await;
+        for (second, link) in links.into_iter().enumerate() {
+            pool.put(&origin(1), link, at(0).saturating_add(Duration::from_millis(second as u64)));
+        }
+        assert_eq!(pool.len(), MAX_PER_ORIGIN);
+    }
+
+    #[tokio::test]
+    async fn there_is_a_most_in_all_and_the_oldest_goes_first() {
+        let pool = Pool::default();
+        let (links, _peers) = connections(MAX_IDLE + 3).await;
+        for (number, link) in links.into_iter().enumerate() {
+            pool.put(&origin(number as u16), link, at(0));
+        }
+        assert_eq!(pool.len(), MAX_IDLE);
+        let idle = pool.0.lock();
+        assert!(!idle.by_origin.contains_key(&origin(2)) && idle.by_origin.contains_key(&origin(3)));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_closed_meanwhile_is_not_handed_out() {
+        let pool = Pool::default();
+        let (mut links, peers) = connections(2).await;
+        let mut closed = links.remove(0);
+        drop(peers);
+        // Wait until the end has reached this side.
+        if let Link::Http1(connection) = &mut closed {
+            while connection.is_open() {
+                tokio::task::yield_now().await;
+            }
+        }
+        pool.put(&origin(1), closed, at(0));
+        assert!(pool.take(&origin(1), at(0)).is_none());
+    }
+}

@@ -292,10 +292,8 @@ mod tests {
 
     #[test]
     fn json_is_indented_and_a_long_text_is_cut() {
-        assert_eq!(
-            readable(br#"{"z":1.0, "a":[ ],"b":["x\\",{}"]}"#),
-            "{\n  \"z\": 1.0,\n  \"a\": [],\n  \"b\": [\n    \"x\\\",{}\"\n  ]\n}"
-        );
+        let text = readable(br#"{"z":1.0, "a":[ ],"b":["x\",{}"]}"#);
+        assert_eq!(text, "{\n  \"z\": 1.0,\n  \"a\": [],\n  \"b\": [\n    \"x\\\",{}\"\n  ]\n}");
         assert!(readable("x".repeat(30_000).as_bytes()).ends_with("(30000 bytes in all)"));
     }
 
