@@ -192,6 +192,7 @@ macro_rules! conformance_cases {
                 one_key_in_one_batch_accepts_one_message,
                 one_key_in_many_batches_accepts_one_message,
                 a_replay_comes_before_a_conflict_of_event_ids,
+                forgetting_removes_the_old_keys_of_each_slice_and_keeps_the_others,
                 a_refused_message_leaves_no_key,
                 an_expired_key_accepts_anew_and_is_renewed,
             }
