@@ -218,6 +218,7 @@ macro_rules! conformance_cases {
                 a_batch_settles_many_endpoints_at_once,
                 a_manual_success_ends_the_series_that_was_never_attempted,
                 a_manual_success_ends_the_series_that_waits,
+                a_manual_success_ends_a_series_of_quick_retries,
                 a_manual_failure_leaves_the_series_alone,
                 a_manual_success_leaves_other_messages_alone,
             }
