@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::body::Body as AxumBody;
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use postrider_domain::message::MAX_BODY_BYTES;
 
@@ -20,6 +21,9 @@ const DRAIN_BYTES: usize = 16 * 1024 * 1024;
 
 /// The longest time for which they are.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+/// The time for a body that does not come in one piece.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A body grows from this size; what a client merely announces reserves no memory.
 const FIRST_CAPACITY: usize = 64 * 1024;
@@ -95,15 +99,18 @@ async fn next_data<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Option<Result
 
 /// Reads a whole body of at most [`MAX_BODY_BYTES`]. One that came in one piece is not copied.
 pub(crate) async fn read(mut body: AxumBody) -> Result<Bytes> {
-    let limit = MAX_BODY_BYTES as u64;
-    if body.size_hint().lower() > limit {
+    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
         return Err(ApiError::payload_too_large());
     }
-    let broken = |_| ApiError::bad_request("the body could not be read");
     let Some(first) = next_data(&mut body).await.transpose().map_err(broken)? else { return Ok(Bytes::new()) };
     if body.is_end_stream() && first.len() <= MAX_BODY_BYTES {
         return Ok(first);
     }
+    // From here on memory is held for the client.
+    tokio::time::timeout(PATIENCE, read_rest(body, first)).await.unwrap_or_else(|_| Err(too_slow()))
+}
+
+async fn read_rest(mut body: AxumBody, first: Bytes) -> Result<Bytes> {
     let mut whole = BytesMut::with_capacity(first.len().max(FIRST_CAPACITY));
     let mut next = Some(first);
     while let Some(data) = next {
@@ -114,6 +121,15 @@ pub(crate) async fn read(mut body: AxumBody) -> Result<Bytes> {
         next = next_data(&mut body).await.transpose().map_err(broken)?;
     }
     Ok(whole.freeze())
+}
+
+fn broken<E>(_: E) -> ApiError {
+    ApiError::bad_request("the body could not be read")
+}
+
+fn too_slow() -> ApiError {
+    let detail = format!("the body did not arrive within {} s", PATIENCE.as_secs());
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail)
 }
 
 #[cfg(test)]

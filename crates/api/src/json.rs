@@ -12,8 +12,9 @@ use crate::body;
 use crate::error::{ApiError, Problem, Result};
 use crate::router::Shared;
 
-/// How deep a body may nest: 128 levels of a payload, which many receivers' parsers have as their limit, in a request.
-const MAX_DEPTH: usize = 129;
+/// How deep a body may nest. A message has one level around its payload, which leaves 127 to the payload: as many as
+/// common parsers on the receiving side read.
+const MAX_DEPTH: usize = 128;
 
 /// A body of type `T`. To be taken last: whoever may not do something is told that, not what is wrong with his body.
 pub(crate) struct JsonBody<T>(pub(crate) T);

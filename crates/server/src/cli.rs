@@ -17,18 +17,17 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// The commands, in the order in which a newcomer meets them.
+/// The commands, in the order in which a newcomer meets them. Where none is given here, the
+/// `Args` say what it is for.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the server: accept messages, deliver them, keep the log
     Serve(serve::Args),
-    /// Receive webhooks here: verify their signatures and print them
     Listen(listen::Args),
     /// Make, list and revoke API keys
     Key(key::Args),
     /// Show what can be set
     Config(config::Args),
-    /// Measure a server: messages per second, latency, what gets lost or repeated
     Bench(Box<bench::Args>),
 }
 

@@ -113,7 +113,8 @@ impl Config {
             Self::from_table(&settings).with_context(|| format!("in the environment variable {name}"))?;
         }
         for (path, value) in flags {
-            if let Some(setting) = known.iter().find(|setting| format!("{}.{}", setting.section, setting.name) == *path) {
+            if let Some(setting) = known.iter().find(|setting| format!("{}.{}", setting.section, setting.name) == *path)
+            {
                 set(&mut settings, setting, value);
             }
         }
@@ -175,7 +176,11 @@ fn check_names(table: &Table, known: &[Setting]) -> anyhow::Result<()> {
 /// Sets a setting from text, as environment variables and flags hold it. Its default says what kind of value it is.
 fn set(settings: &mut Table, setting: &Setting, text: &str) {
     let is_text = setting.default.as_deref().is_none_or(|default| default.starts_with(['"', '[', '{']));
-    let parsed = if is_text { None } else { text.parse::<i64>().map(Value::from).ok().or_else(|| text.parse().map(Value::Boolean).ok()) };
+    let parsed = if is_text {
+        None
+    } else {
+        text.parse::<i64>().map(Value::from).ok().or_else(|| text.parse().map(Value::Boolean).ok())
+    };
     let section = settings.entry(setting.section).or_insert_with(|| Value::Table(Table::new()));
     if let Some(section) = section.as_table_mut() {
         section.insert(setting.name.to_owned(), parsed.unwrap_or_else(|| Value::from(text)));

@@ -52,12 +52,8 @@ impl Server {
         let https_only = delivery.https_only;
         let engine =
             Engine::start(Arc::clone(&store), sender, delivery, Arc::clone(&clock), Arc::clone(&entropy)).await?;
-        let intake = Arc::new(Intake::start(
-            Arc::clone(&store),
-            engine.dispatcher(),
-            Arc::clone(&clock),
-            Arc::clone(&entropy),
-        ));
+        let intake =
+            Arc::new(Intake::start(Arc::clone(&store), engine.dispatcher(), Arc::clone(&clock), Arc::clone(&entropy)));
         let api = Api::new(Parts {
             store: Arc::clone(&store),
             intake: Arc::clone(&intake),

@@ -52,7 +52,7 @@ impl ApiKeys for SqliteStore {
     }
 
     async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
-        self.readers
+        self.lists
             .run(|connection| {
                 let mut statement =
                     connection.prepare_cached(&format!("SELECT {COLUMNS} FROM {TABLES} ORDER BY api_key.id"))?;

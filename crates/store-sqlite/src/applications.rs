@@ -52,7 +52,7 @@ impl Applications for SqliteStore {
         scan: Scan<Ksuid>,
     ) -> Result<Vec<Application>, StoreError> {
         let environment = environment.clone();
-        self.readers
+        self.lists
             .run(move |connection| {
                 let Range { low, high, order, limit } = Range::of_ids(scan);
                 let mut statement = connection.prepare_cached(&format!(

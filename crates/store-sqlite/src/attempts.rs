@@ -24,7 +24,7 @@ impl Attempts for SqliteStore {
         scan: Scan<Ksuid>,
     ) -> Result<Vec<Attempt>, StoreError> {
         let filter = filter.clone();
-        self.readers.run(move |connection| list(connection, None, Some(endpoint), &filter, scan)).await
+        self.lists.run(move |connection| list(connection, None, Some(endpoint), &filter, scan)).await
     }
 
     async fn attempts_by_message(
@@ -35,7 +35,7 @@ impl Attempts for SqliteStore {
         scan: Scan<Ksuid>,
     ) -> Result<Vec<Attempt>, StoreError> {
         let filter = filter.clone();
-        self.readers.run(move |connection| list(connection, Some(message), endpoint, &filter, scan)).await
+        self.lists.run(move |connection| list(connection, Some(message), endpoint, &filter, scan)).await
     }
 
     async fn attempt(
@@ -47,7 +47,7 @@ impl Attempts for SqliteStore {
         self.readers
             .run(move |connection| {
                 let mut statement = connection.prepare_cached(&format!(
-                    "SELECT {COLUMNS}, response FROM {TABLES}
+                    "SELECT {COLUMNS}, response FROM attempt {LOOKED_UP}
                      WHERE attempt.message_no = ? AND attempt.id = ? AND message.application_no = ?
                          AND EXISTS (SELECT 1 FROM application
                                      WHERE no = message.application_no AND deleted_at IS NULL)"
@@ -59,12 +59,9 @@ impl Attempts for SqliteStore {
     }
 
     async fn attempt_stats(&self, endpoint: EndpointKey, from: Ksuid, to: Ksuid) -> Result<AttemptStats, StoreError> {
-        self.readers
+        self.lists
             .run(move |connection| {
-                let mut statement = connection.prepare_cached(
-                    "SELECT count(*) FILTER (WHERE succeeded), count(*) FILTER (WHERE NOT succeeded)
-                     FROM attempt WHERE endpoint_no = ? AND id >= ? AND id < ?",
-                )?;
+                let mut statement = connection.prepare_cached(STATS_SQL)?;
                 let stats = statement.query_row(params![endpoint.0, from.as_bytes(), to.as_bytes()], |row| {
                     Ok(AttemptStats { succeeded: row.get(0)?, failed: row.get(1)? })
                 })?;
@@ -74,13 +71,16 @@ impl Attempts for SqliteStore {
     }
 }
 
-/// Attempts with what they refer to. CROSS JOIN keeps the order of the tables: the log is walked in the order of its
-/// index, and the others are looked up by number.
-const TABLES: &str = "attempt CROSS JOIN message ON message.no = attempt.message_no
+const STATS_SQL: &str = "SELECT count(*) FILTER (WHERE succeeded), count(*) FILTER (WHERE NOT succeeded)
+     FROM attempt WHERE endpoint_no = ? AND id >= ? AND id < ?";
+
+/// What attempts refer to. CROSS JOIN keeps the order of the tables: the log is walked in the order of its index, and
+/// the others are looked up by number.
+const LOOKED_UP: &str = "CROSS JOIN message ON message.no = attempt.message_no
      CROSS JOIN endpoint ON endpoint.no = attempt.endpoint_no
      CROSS JOIN endpoint_url ON endpoint_url.no = attempt.url_no";
 
-/// What [`decode`] reads from [`TABLES`]; a column `response` follows.
+/// What [`decode`] reads from attempts and [`LOOKED_UP`]; a column `response` follows.
 const COLUMNS: &str = "attempt.message_no, attempt.id, message.id AS message_id, endpoint.id AS endpoint_id,
      endpoint_url.url AS url, succeeded, status_code, duration_ms, trigger, started_at, next_attempt_at";
 
@@ -101,6 +101,23 @@ fn decode(row: &Row<'_>) -> Result<Attempt, SqlError> {
     })
 }
 
+/// Which attempts a list is of, and the index that has them. A message with all its endpoints is sorted, which is short;
+/// the others are walked. SQLite would walk an endpoint's whole log for one message's attempts, if it were not told.
+const OF_ENDPOINT: [&str; 2] = ["", "attempt.endpoint_no = ?1 AND ?11 IS NULL"];
+const OF_MESSAGE: [&str; 2] = ["INDEXED BY attempt_by_message", "?1 IS NULL AND attempt.message_no = ?11"];
+const OF_BOTH: [&str; 2] = ["INDEXED BY attempt_by_message", "attempt.endpoint_no = ?1 AND attempt.message_no = ?11"];
+
+fn list_sql([index, of]: [&str; 2], order: &str) -> String {
+    format!(
+        "SELECT {COLUMNS}, CASE WHEN ?7 THEN response ELSE x'' END AS response FROM attempt {index} {LOOKED_UP}
+         WHERE {of} AND attempt.id >= ?2 AND attempt.id < ?3
+             AND (?8 IS NULL OR succeeded = ?8) AND (?9 IS NULL OR status_code BETWEEN ?9 AND ?10)
+             AND {filter}
+         ORDER BY attempt.id {order} LIMIT ?4",
+        filter = messages::FILTER
+    )
+}
+
 fn list(
     connection: &Connection,
     message: Option<MessageKey>,
@@ -109,20 +126,12 @@ fn list(
     scan: Scan<Ksuid>,
 ) -> Result<Vec<Attempt>, SqlError> {
     let Range { low, high, order, limit } = Range::of_ids(scan);
-    // Each of the three has an index of its own; a message with all its endpoints is sorted, which is short.
     let of = match (message, endpoint) {
-        (None, _) => "attempt.endpoint_no = ?1 AND ?11 IS NULL",
-        (Some(_), Some(_)) => "attempt.endpoint_no = ?1 AND attempt.message_no = ?11",
-        (Some(_), None) => "?1 IS NULL AND attempt.message_no = ?11",
+        (None, _) => OF_ENDPOINT,
+        (Some(_), Some(_)) => OF_BOTH,
+        (Some(_), None) => OF_MESSAGE,
     };
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS}, CASE WHEN ?7 THEN response ELSE x'' END AS response FROM {TABLES}
-         WHERE {of} AND attempt.id >= ?2 AND attempt.id < ?3
-             AND (?8 IS NULL OR succeeded = ?8) AND (?9 IS NULL OR status_code BETWEEN ?9 AND ?10)
-             AND {filter}
-         ORDER BY attempt.id {order} LIMIT ?4",
-        filter = messages::FILTER
-    ))?;
+    let mut statement = connection.prepare_cached(&list_sql(of, order))?;
     let rows = statement.query(params![
         endpoint.map(|key| key.0),
         low,
@@ -137,4 +146,31 @@ fn list(
         message.map(|key| key.0)
     ])?;
     all(rows, decode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plans::{assert_walks, plan};
+
+    const ORDERS: [&str; 2] = ["ASC", "DESC"];
+
+    #[test]
+    fn a_page_of_an_endpoint_walks_the_log() {
+        for order in ORDERS {
+            let walked = "attempt USING PRIMARY KEY (endpoint_no=? AND id>? AND id<?)";
+            assert_walks(&list_sql(OF_ENDPOINT, order), walked);
+            let walked = "attempt USING INDEX attempt_by_message (message_no=? AND endpoint_no=? AND id>? AND id<?)";
+            assert_walks(&list_sql(OF_BOTH, order), walked);
+        }
+        assert_walks(STATS_SQL, "attempt USING PRIMARY KEY (endpoint_no=? AND id>? AND id<?)");
+    }
+
+    #[test]
+    fn a_page_of_a_message_reads_that_message_only() {
+        for order in ORDERS {
+            let plan = plan(&list_sql(OF_MESSAGE, order));
+            assert!(plan[0].contains("attempt USING INDEX attempt_by_message (message_no=?)"), "{plan:#?}");
+        }
+    }
 }

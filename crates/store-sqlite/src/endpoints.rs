@@ -53,7 +53,7 @@ impl Endpoints for SqliteStore {
     }
 
     async fn endpoints(&self, application: ApplicationKey, scan: Scan<Ksuid>) -> Result<Vec<Endpoint>, StoreError> {
-        self.readers
+        self.lists
             .run(move |connection| {
                 let Range { low, high, order, limit } = Range::of_ids(scan);
                 let mut statement = connection.prepare_cached(&format!(

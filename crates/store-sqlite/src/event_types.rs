@@ -50,7 +50,7 @@ impl EventTypes for SqliteStore {
         scan: Scan<String>,
     ) -> Result<Vec<EventType>, StoreError> {
         let (environment, filter) = (environment.clone(), filter.clone());
-        self.readers.run(move |connection| list(connection, &environment, &filter, scan)).await
+        self.lists.run(move |connection| list(connection, &environment, &filter, scan)).await
     }
 
     async fn missing_event_types(

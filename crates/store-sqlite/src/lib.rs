@@ -1,9 +1,10 @@
 //! The store on SQLite: one file, one process, one writer.
 //!
-//! * [`writer`] is a thread that owns the only connection that writes. What is asked of it while a commit is under way
+//! * `writer` is a thread that owns the only connection that writes. What is asked of it while a commit is under way
 //!   goes into the next one: group commit, with one fsync for all. WAL and `synchronous=FULL`, so `Ok` means on disk.
-//! * [`readers`] are a few connections that see the last commit and never block the writer.
-//! * [`work`] is the hot path: accept, settle, due, wakes. The other areas have the names they have in the contract.
+//! * `readers` are a few connections that see the last commit and never block the writer. Lists have connections of
+//!   their own, so that a slow page never keeps a lane or a look-up waiting.
+//! * `work` is the hot path: accept, settle, due, wakes. The other areas have the names they have in the contract.
 //!
 //! The schema is in `migrations/`, commented.
 
@@ -20,6 +21,8 @@ mod lock;
 mod messages;
 mod migrate;
 mod open;
+#[cfg(test)]
+mod plans;
 mod range;
 mod readers;
 mod rows;
@@ -37,6 +40,7 @@ pub use open::{OpenError, Ownership};
 pub struct SqliteStore {
     writer: writer::Writer,
     readers: readers::Readers,
+    lists: readers::Readers,
     observers: Arc<Observers>,
 }
 

@@ -31,7 +31,7 @@ impl Messages for SqliteStore {
         scan: Scan<Ksuid>,
     ) -> Result<Vec<Message>, StoreError> {
         let filter = filter.clone();
-        self.readers.run(move |connection| list(connection, application, &filter, scan)).await
+        self.lists.run(move |connection| list(connection, application, &filter, scan)).await
     }
 }
 
@@ -66,6 +66,14 @@ fn find(
     first(rows, decode_message)
 }
 
+fn list_sql(order: &str) -> String {
+    format!(
+        "SELECT {MESSAGE_COLUMNS}, CASE WHEN ?7 THEN payload END AS payload FROM message
+         WHERE application_no = ?1 AND id >= ?2 AND id < ?3 AND {LIVE} AND {FILTER}
+         ORDER BY id {order} LIMIT ?4"
+    )
+}
+
 fn list(
     connection: &Connection,
     application: ApplicationKey,
@@ -73,11 +81,7 @@ fn list(
     scan: Scan<Ksuid>,
 ) -> Result<Vec<Message>, SqlError> {
     let Range { low, high, order, limit } = Range::of_ids(scan);
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {MESSAGE_COLUMNS}, CASE WHEN ?7 THEN payload END AS payload FROM message
-         WHERE application_no = ?1 AND id >= ?2 AND id < ?3 AND {LIVE} AND {FILTER}
-         ORDER BY id {order} LIMIT ?4"
-    ))?;
+    let mut statement = connection.prepare_cached(&list_sql(order))?;
     let rows = statement.query(params![
         application.0,
         low,
@@ -88,4 +92,17 @@ fn list(
         filter.with_payload
     ])?;
     all(rows, |row| Ok(decode_message(row)?.value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plans::assert_walks;
+
+    #[test]
+    fn a_page_walks_the_index_of_its_application() {
+        for order in ["ASC", "DESC"] {
+            assert_walks(&list_sql(order), "message USING INDEX message_by_id (application_no=? AND id>? AND id<?)");
+        }
+    }
 }

@@ -18,8 +18,11 @@ const OLDEST_SQLITE: i32 = 3_051_003;
 /// How long a statement waits for another process that writes (`postrider key …` beside a server).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections for reading. Reads are short; two keep one slow list from delaying the lanes' loads.
+/// Connections for reads that are short: lanes' loads, and look-ups by id.
 const READERS: usize = 3;
+
+/// Connections for lists and counts, which may be long: a filter that hardly anything passes walks far.
+const LISTS: usize = 2;
 
 /// Whether the store is opened to run the engine on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,29 +121,51 @@ impl SqliteStore {
             Ownership::Owner => Some(OwnerLock::take(path)?),
             Ownership::Guest => None,
         };
-        let mut connection = connect(path)?;
-        match ownership {
-            Ownership::Owner => migrate::migrate(&mut connection, path)?,
-            Ownership::Guest if migrate::is_current(&connection, path)? => {}
-            Ownership::Guest => return Err(OpenError::NotMigrated { path: path.to_owned() }),
+        if ownership == Ownership::Guest && is_absent(path) {
+            return Err(OpenError::NotMigrated { path: path.to_owned() });
         }
-        let readers = (0..READERS).map(|_| connect_reader(path)).collect::<Result<Vec<_>, _>>()?;
+        // Looked at before anything is written: another program's file must stay as it is.
+        let current = migrate::is_current(&open_file(path)?, path)?;
+        if ownership == Ownership::Guest && !current {
+            return Err(OpenError::NotMigrated { path: path.to_owned() });
+        }
+        let mut connection = connect(path)?;
+        if ownership == Ownership::Owner {
+            migrate::migrate(&mut connection, path)?;
+        }
+        let readers = |count| -> Result<Readers, OpenError> {
+            (0..count).map(|_| connect_reader(path)).collect::<Result<_, _>>().map(Readers::new)
+        };
+        let (readers, lists) = (readers(READERS)?, readers(LISTS)?);
         let observers = Arc::new(Observers::default());
         let checkpoints = (ownership == Ownership::Owner).then(|| connect(path)).transpose()?;
         let writer = Writer::start(connection, checkpoints, lock, Arc::clone(&observers))
             .map_err(|error| OpenError::path(path, &error))?;
-        Ok(Self { writer, readers: Readers::new(readers), observers })
+        Ok(Self { writer, readers, lists, observers })
     }
 }
 
-fn connect(path: &Path) -> Result<Connection, OpenError> {
+/// Whether there is no such file, though there is a folder for it.
+fn is_absent(path: &Path) -> bool {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    !path.exists() && folder.is_dir()
+}
+
+fn open_file(path: &Path) -> Result<Connection, OpenError> {
     let database = |error: rusqlite::Error| OpenError::database(path, &error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(database)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(database)?;
+    Ok(connection)
+}
+
+fn connect(path: &Path) -> Result<Connection, OpenError> {
+    let database = |error: rusqlite::Error| OpenError::database(path, &error);
+    let connection = open_file(path)?;
     connection
         .execute_batch(
-            "PRAGMA journal_mode = WAL;
+            "PRAGMA page_size = 8192;
+             PRAGMA journal_mode = WAL;
              PRAGMA synchronous = FULL;
              PRAGMA foreign_keys = OFF;
              PRAGMA temp_store = MEMORY;

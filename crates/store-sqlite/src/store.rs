@@ -28,5 +28,6 @@ impl Store for SqliteStore {
     async fn close(&self) {
         self.writer.close().await;
         self.readers.close();
+        self.lists.close();
     }
 }

@@ -19,9 +19,9 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use crate::SqliteStore;
 use crate::decode::{Columns, SqlError};
 use crate::hot::delivery_key;
-use crate::idempotency;
 use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, TARGET_COLUMNS, decode_message, decode_target};
 use crate::writer::{Abort, News};
+use crate::{idempotency, range};
 
 #[async_trait]
 impl Work for SqliteStore {
@@ -72,7 +72,7 @@ impl Work for SqliteStore {
             .run(move |tx| {
                 let mut due =
                     tx.prepare_cached("SELECT endpoint_no, due_at FROM wake ORDER BY due_at, endpoint_no LIMIT ?")?;
-                let mut rows = due.query([limit.saturating_add(1)])?;
+                let mut rows = due.query([range::limit(limit.saturating_add(1))])?;
                 let mut wakes = Wakes::default();
                 while let Some(row) = rows.next()? {
                     let due_at = Timestamp::from_micros(row.get(1)?);
@@ -156,7 +156,7 @@ impl Work for SqliteStore {
                         "DELETE FROM delivery WHERE (endpoint_no, due_at, message_no) IN
                          (SELECT endpoint_no, due_at, message_no FROM delivery WHERE endpoint_no = ? LIMIT ?)",
                     )?
-                    .execute(params![endpoint.0, limit])?;
+                    .execute(params![endpoint.0, range::limit(limit)])?;
                 Ok::<_, Abort<StoreError>>(removed)
             })
             .await
@@ -184,20 +184,14 @@ impl Work for SqliteStore {
                     Some(false) => {}
                 }
                 let disabled: Option<bool> = tx
-                    .prepare_cached("SELECT disabled FROM endpoint WHERE no = ? AND deleted_at IS NULL")?
+                    .prepare_cached(
+                        "SELECT disabled FROM endpoint JOIN application ON application.no = application_no
+                         WHERE endpoint.no = ? AND endpoint.deleted_at IS NULL AND application.deleted_at IS NULL",
+                    )?
                     .query_row([endpoint.0], |row| row.get(0))
                     .optional()?;
                 if !disabled.ok_or(Abort::Refused(ResendError::Write(WriteError::NotFound)))? {
-                    tx.prepare_cached(
-                        "INSERT INTO delivery (endpoint_no, due_at, message_no, made, trigger) VALUES (?, ?, ?, 0, ?)
-                         ON CONFLICT DO NOTHING",
-                    )?
-                    .execute(params![
-                        endpoint.0,
-                        now.as_micros(),
-                        message.0,
-                        Trigger::Manual.code()
-                    ])?;
+                    add_manual(tx, endpoint, message, now)?;
                     tx.tell(News::WorkAdded(endpoint));
                 }
                 idempotency::remember(tx, once, &(), now)?;
@@ -220,11 +214,29 @@ impl Work for SqliteStore {
             .run(move |connection| {
                 let count = connection
                     .prepare_cached("SELECT count(*) FROM (SELECT 1 FROM delivery WHERE endpoint_no = ? LIMIT ?)")?
-                    .query_row(params![endpoint.0, limit], |row| row.get(0))?;
+                    .query_row(params![endpoint.0, range::limit(limit)], |row| row.get(0))?;
                 Ok(count)
             })
             .await
     }
+}
+
+/// Adds a manual delivery that is due at `now`, or as soon after it as no other delivery of this message is due.
+fn add_manual(
+    connection: &Connection,
+    endpoint: EndpointKey,
+    message: MessageKey,
+    now: Timestamp,
+) -> Result<(), SqlError> {
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO delivery (endpoint_no, due_at, message_no, made, trigger) VALUES (?, ?, ?, 0, ?)
+         ON CONFLICT DO NOTHING",
+    )?;
+    let mut due_at = now.as_micros();
+    while insert.execute(params![endpoint.0, due_at, message.0, Trigger::Manual.code()])? == 0 {
+        due_at += 1;
+    }
+    Ok(())
 }
 
 fn read_routes(
@@ -262,6 +274,9 @@ fn read_routes(
     Ok(Some(Routes { application: key, id, version, targets }))
 }
 
+const DUE_SQL: &str = "SELECT due_at, message_no, made, trigger FROM delivery
+     WHERE endpoint_no = ? AND due_at <= ? ORDER BY due_at, message_no";
+
 fn read_due(
     connection: &Connection,
     endpoint: EndpointKey,
@@ -270,16 +285,14 @@ fn read_due(
     limit: usize,
     max_bytes: usize,
 ) -> Result<Vec<Due>, SqlError> {
-    let mut due = connection.prepare_cached(
-        "SELECT due_at, message_no, made, trigger FROM delivery
-         WHERE endpoint_no = ? AND due_at <= ? ORDER BY due_at, message_no",
-    )?;
+    let mut due = connection.prepare_cached(DUE_SQL)?;
     let mut message =
         connection.prepare_cached(&format!("SELECT {MESSAGE_COLUMNS}, payload FROM message WHERE no = ?"))?;
     let mut rows = due.query(params![endpoint.0, now.as_micros()])?;
     let (mut found, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
-        if found.len() >= limit || bytes >= max_bytes {
+        // Whatever its size, the first one is loaded: nothing would ever be sent otherwise.
+        if found.len() >= limit || (bytes >= max_bytes && !found.is_empty()) {
             break;
         }
         let key = delivery_key(row.get(0)?, row.get(1)?);
@@ -302,4 +315,14 @@ fn read_due(
 
 fn payload_bytes(message: &Message) -> usize {
     message.payload.as_ref().map_or(0, bytes::Bytes::len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_is_walked_in_order() {
+        crate::plans::assert_walks(DUE_SQL, "delivery USING PRIMARY KEY (endpoint_no=? AND due_at<?)");
+    }
 }

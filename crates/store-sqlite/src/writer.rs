@@ -1,14 +1,23 @@
 //! The one thread that writes.
 //!
 //! Jobs queue up while a commit is under way, and all that are waiting go into the next transaction together: group
-//! commit. Each job runs inside a savepoint, so one that is refused takes nothing from the others. Nobody hears of a
-//! success before the commit that contains it has reached the disk; if the commit fails, everybody in it hears of that.
+//! commit. Nobody hears of a success before the commit that contains it has reached the disk; if the commit fails,
+//! everybody in it hears of that.
+//!
+//! Accepting and settling check before they write, so only a failure of the driver stops them halfway, and that fails the
+//! whole transaction. Other jobs run inside a savepoint each, so one that is refused takes nothing from the others. (A
+//! savepoint for every job would have SQLite copy every page that a batch touches, once more.)
+//!
+//! Results have time: nobody waits for them. When nothing but results is queued, the writer waits a moment for something
+//! to come along, so that under load one fsync serves both sides.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_store::{AcceptError, Accepted, EndpointKey, NewMessage, Observers, Settlement, StoreError, WriteError};
@@ -23,6 +32,10 @@ use crate::lock::OwnerLock;
 
 /// A transaction ends when it holds this many rows' worth of jobs, so that no one waits long for a commit.
 const MAX_GROUP_WEIGHT: usize = 4_096;
+
+/// How long results wait for company. Long against the pause between two batches of accepts under load, short against
+/// anything a person could notice.
+const SETTLE_PATIENCE: Duration = Duration::from_millis(1);
 
 /// What a job tells observers after its commit.
 #[derive(Debug, Clone, Copy)]
@@ -170,7 +183,7 @@ impl Writer {
             })
         }));
         self.send(job)?;
-        answer.await.map_err(|_| E::from(StoreError::Closed))?
+        answer.await.map_err(|_| E::from(StoreError::Unavailable("the write was not carried out".to_owned())))?
     }
 
     /// Carries out what was handed over, and ends the thread.
@@ -231,28 +244,38 @@ impl Loop<'_> {
     /// Carries out `first` and what waits behind it in one transaction; false when told to close.
     fn group(&mut self, first: Job, queue: &mpsc::Receiver<Command>) -> bool {
         let tx = Tx { connection: self.connection, news: RefCell::default() };
-        let mut done: Vec<Done> = Vec::new();
+        let mut group = Group::default();
+        // Results that wait for company do so before the transaction begins: a guest may write meanwhile.
+        let second = group.company(&first, queue);
         let mut failed = self.connection.execute_batch("BEGIN IMMEDIATE").err().map(|error| driver(&error));
-        let (mut weight, mut next, mut go_on, mut reset_wal) = (0, Some(first), true, false);
         self.hot.begin();
-        while let Some(job) = next.take() {
-            weight += weigh(&job);
-            done.push(self.job(job, &tx));
+        let mut jobs: VecDeque<Job> = std::iter::once(first).chain(second).collect();
+        while let Some(job) = jobs.pop_front() {
+            if failed.is_some() {
+                group.done.push(refusal(job));
+                continue;
+            }
+            group.weight += weigh(&job);
+            let (done, error) = self.job(job, &tx);
+            group.done.push(done);
+            failed = error;
             if failed.is_none() && self.connection.is_autocommit() {
                 failed = Some(StoreError::Unavailable("the transaction was rolled back: is the disk full?".to_owned()));
             }
-            if weight < MAX_GROUP_WEIGHT && failed.is_none() {
-                match queue.try_recv() {
-                    Ok(Command::Run(job)) => next = Some(job),
-                    Ok(Command::ResetWal) => reset_wal = true,
-                    Ok(Command::Close) => go_on = false,
-                    Err(_) => {}
-                }
+            if jobs.is_empty() && failed.is_none() && group.weight < MAX_GROUP_WEIGHT {
+                jobs.extend(group.more(queue.try_recv().ok()));
             }
         }
-        if failed.is_none() {
-            failed = self.connection.execute_batch("COMMIT").err().map(|error| driver(&error));
+        self.end(&tx, failed, group.done);
+        if group.reset_wal {
+            self.reset_wal();
         }
+        !group.close
+    }
+
+    /// Commits, or takes everything back; then tells everybody.
+    fn end(&mut self, tx: &Tx<'_>, failed: Option<StoreError>, done: Vec<Done>) {
+        let failed = failed.or_else(|| self.connection.execute_batch("COMMIT").err().map(|error| driver(&error)));
         if let Some(error) = &failed {
             tracing::error!(%error, jobs = done.len(), "a group of writes failed; all who asked were told");
             self.hot.rolled_back();
@@ -266,40 +289,33 @@ impl Loop<'_> {
         for done in done {
             done(failed.as_ref());
         }
-        if reset_wal {
-            self.reset_wal();
-        }
-        go_on
     }
 
-    fn job(&mut self, job: Job, tx: &Tx<'_>) -> Done {
+    /// Carries out a job: what to call after the commit, and the error that fails the whole group, if any.
+    fn job(&mut self, job: Job, tx: &Tx<'_>) -> (Done, Option<StoreError>) {
         match job {
             Job::Accept(batch, reply) => {
-                let results = in_savepoint(tx, || self.hot.accept(&batch).map_err(Abort::<StoreError>::from));
-                let results = results.map_err(store_error);
-                Box::new(move |failed| {
-                    let failed = failed.or(results.as_ref().err()).cloned();
-                    let results = match (failed, results) {
-                        (None, Ok(results)) => results,
-                        (failed, _) => {
-                            let error = failed.unwrap_or(StoreError::Closed);
-                            vec![Err(AcceptError::Store(error)); batch.len()]
-                        }
-                    };
+                let results = guarded(|| self.hot.accept(&batch));
+                let failure = results.as_ref().err().cloned();
+                let done: Done = Box::new(move |failed| {
+                    let results = failed.map_or(results, |error| Err(error.clone()));
+                    let results = results.unwrap_or_else(|error| vec![Err(AcceptError::Store(error)); batch.len()]);
                     let _ = reply.send(results);
-                })
+                });
+                (done, failure)
             }
             Job::Settle(batch, reply) => {
-                let result = in_savepoint(tx, || self.hot.settle(&batch, tx).map_err(Abort::<StoreError>::from));
-                let result = result.map_err(store_error);
-                Box::new(move |failed| {
+                let result = guarded(|| self.hot.settle(&batch, tx));
+                let failure = result.as_ref().err().cloned();
+                let done: Done = Box::new(move |failed| {
                     let _ = reply.send(failed.map_or(result, |error| Err(error.clone())));
-                })
+                });
+                (done, failure)
             }
             Job::Other(run) => {
                 // It may change routes, of which the hot statements remember versions for the length of a group.
                 self.hot.begin();
-                run(tx)
+                (run(tx), None)
             }
         }
     }
@@ -322,11 +338,57 @@ impl Loop<'_> {
     }
 }
 
-fn store_error(abort: Abort<StoreError>) -> StoreError {
-    match abort {
-        Abort::Sql(error) => error.into(),
-        Abort::Refused(error) => error,
+/// One transaction's worth of jobs.
+#[derive(Default)]
+struct Group {
+    done: Vec<Done>,
+    weight: usize,
+    reset_wal: bool,
+    close: bool,
+}
+
+impl Group {
+    /// What comes along with `first` if that is only results.
+    fn company(&mut self, first: &Job, queue: &mpsc::Receiver<Command>) -> Option<Job> {
+        if !matches!(first, Job::Settle(..)) {
+            return None;
+        }
+        self.more(queue.recv_timeout(SETTLE_PATIENCE).ok())
     }
+
+    /// The job in a command; what else it says is noted.
+    fn more(&mut self, command: Option<Command>) -> Option<Job> {
+        match command {
+            Some(Command::Run(job)) => return Some(job),
+            Some(Command::ResetWal) => self.reset_wal = true,
+            Some(Command::Close) => self.close = true,
+            None => {}
+        }
+        None
+    }
+}
+
+/// What is called for a job that was not carried out, because its group had failed already.
+fn refusal(job: Job) -> Done {
+    Box::new(move |failed| {
+        let error = failed.cloned().unwrap_or(StoreError::Closed);
+        match job {
+            Job::Accept(batch, reply) => drop(reply.send(vec![Err(AcceptError::Store(error)); batch.len()])),
+            Job::Settle(_, reply) => drop(reply.send(Err(error))),
+            // Its reply is dropped with it, which tells the caller.
+            Job::Other(_) => {}
+        }
+    })
+}
+
+/// Runs part of a transaction; a panic is an error.
+fn guarded<T>(write: impl FnOnce() -> Result<T, SqlError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(write))
+        .unwrap_or_else(|_| {
+            let problem = "a write failed unexpectedly; see the log".to_owned();
+            Err(SqlError::Store(StoreError::Unavailable(problem)))
+        })
+        .map_err(StoreError::from)
 }
 
 fn weigh(job: &Job) -> usize {

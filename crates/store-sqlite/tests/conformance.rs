@@ -1,5 +1,7 @@
 //! The conformance suite of the store contract, on SQLite files in temporary folders.
 
+#![expect(clippy::unwrap_used, reason = "a harness that fails is a test that fails")]
+
 use std::sync::Arc;
 
 use postrider_store::Store;

@@ -9,7 +9,7 @@
 //! 3. Make one call to the store, which commits once. A POST passes `once` to it, so that a repetition gets the same
 //!    answer.
 //! 4. Add the route below, where the path parameters are called `app_id`, `endpoint_id`, `msg_id`, and a row to the table
-//!    in `tests/access.rs`, which is compared with this one.
+//!    in `tests/api/access.rs`, which tries every kind of caller on it.
 //!
 //! [`Query`]: crate::query::Query
 //! [`Operator`]: crate::access::Operator

@@ -80,7 +80,8 @@ fn as_markdown(settings: &[Setting]) -> String {
             section = setting.section;
             let _ = writeln!(text, "\n## {section}");
         }
-        let _ = writeln!(text, "\n### `{section}.{}`\n\n{}\n", setting.name, lines(setting).collect::<Vec<_>>().join("\n"));
+        let _ =
+            writeln!(text, "\n### `{section}.{}`\n\n{}\n", setting.name, lines(setting).collect::<Vec<_>>().join("\n"));
         let default = setting.default.as_ref().map_or("none".to_owned(), |default| format!("`{default}`"));
         let _ = writeln!(text, "Environment: `{}`. Default: {default}.", variable(setting));
     }

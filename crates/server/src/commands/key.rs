@@ -161,7 +161,9 @@ async fn list(common: &Common) -> anyhow::Result<()> {
         return print("There are no keys; `postrider key create` makes one.");
     }
     for key in keys {
-        let when = |at: Option<postrider_domain::time::Timestamp>, never: &str| at.map_or(never.to_owned(), |at| at.to_string());
+        let when = |at: Option<postrider_domain::time::Timestamp>, never: &str| {
+            at.map_or(never.to_owned(), |at| at.to_string())
+        };
         print(&format!(
             "{}  {}…  {}  {}\n    created {}, expires {}, last used {}",
             key.id,

@@ -50,8 +50,10 @@ impl Settings {
 }
 
 /// What `--dev` lets be delivered to.
-const LOOPBACK: [IpNet; 2] =
-    [IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)), IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128))];
+const LOOPBACK: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+];
 
 /// Runs until SIGTERM or Ctrl-C.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -163,4 +165,3 @@ fn say(text: &str) {
     // A closed standard output is no reason to stop serving.
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
-

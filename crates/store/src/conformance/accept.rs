@@ -14,35 +14,35 @@ use super::Harness;
 use super::world::{App, FAR, World, by_id, by_uid, channel, done, environment, uid_of};
 use crate::{AcceptError, Accepted, Direction, IdempotencyKey, MessageFilter, NewMessage, Scan};
 
-fn with_event_id(mut new: NewMessage, event_id: &str) -> NewMessage {
+pub(super) fn with_event_id(mut new: NewMessage, event_id: &str) -> NewMessage {
     new.message = Arc::new(Message { event_id: Some(uid_of(event_id)), ..new.message.as_ref().clone() });
     new
 }
 
-fn under(mut new: NewMessage, key: IdempotencyKey) -> NewMessage {
+pub(super) fn under(mut new: NewMessage, key: IdempotencyKey) -> NewMessage {
     new.idempotency = Some((key, Timestamp::EPOCH));
     new
 }
 
 /// How many messages an application has.
-async fn count<H: Harness>(world: &World<H>, app: &App) -> usize {
+pub(super) async fn count<H: Harness>(world: &World<H>, app: &App) -> usize {
     let page = Scan::all(Direction::Ascending, 1_000);
     world.store().messages(app.key, &MessageFilter::default(), page).await.unwrap().len()
 }
 
-fn assert_new(result: &Result<Accepted, AcceptError>) {
+pub(super) fn assert_new(result: &Result<Accepted, AcceptError>) {
     assert!(matches!(result, Ok(Accepted::New(_))), "{result:?}");
 }
 
-fn assert_conflict(result: &Result<Accepted, AcceptError>) {
+pub(super) fn assert_conflict(result: &Result<Accepted, AcceptError>) {
     assert!(matches!(result, Err(AcceptError::Conflict)), "{result:?}");
 }
 
-fn assert_stale(result: &Result<Accepted, AcceptError>) {
+pub(super) fn assert_stale(result: &Result<Accepted, AcceptError>) {
     assert!(matches!(result, Err(AcceptError::Stale)), "{result:?}");
 }
 
-fn assert_replayed(result: &Result<Accepted, AcceptError>, original: &Message) {
+pub(super) fn assert_replayed(result: &Result<Accepted, AcceptError>, original: &Message) {
     match result {
         Ok(Accepted::Replayed(message)) => assert_eq!(message.as_ref(), original),
         other => panic!("it was accepted before: {other:?}"),
@@ -175,90 +175,6 @@ pub(super) async fn a_refused_message_does_not_hurt_its_batch<H: Harness>(world:
         assert_new(&results[index]);
     }
     assert_eq!(world.due(&endpoint, FAR).await.len(), 3, "a refused message has no deliveries");
-}
-
-pub(super) async fn one_key_in_one_batch_accepts_one_message<H: Harness>(world: &World<H>) {
-    let app = world.application().await;
-    let endpoint = world.endpoint(&app).await;
-    let key = world.idempotency_key();
-    let mut batch = Vec::new();
-    for _ in 0..3 {
-        batch.push(under(world.draft(&app, &[endpoint.key]).await, key));
-    }
-    let first = Arc::clone(&batch[0].message);
-    let results = world.store().accept(batch).await;
-    assert_new(&results[0]);
-    assert_replayed(&results[1], &first);
-    assert_replayed(&results[2], &first);
-    assert_eq!(world.due(&endpoint, FAR).await.len(), 1);
-}
-
-pub(super) async fn one_key_in_many_batches_accepts_one_message<H: Harness>(world: &World<H>) {
-    let app = world.application().await;
-    let endpoint = world.endpoint(&app).await;
-    let (key, other) = (world.idempotency_key(), world.idempotency_key());
-    let first = under(world.draft(&app, &[endpoint.key]).await, key);
-    let original = Arc::clone(&first.message);
-    assert_new(&world.accept(first).await);
-    for _ in 0..2 {
-        let again = under(world.draft(&app, &[endpoint.key]).await, key);
-        assert_replayed(&world.accept(again).await, &original);
-    }
-    assert_new(&world.accept(under(world.draft(&app, &[endpoint.key]).await, other)).await);
-    // It makes no difference that the first one was delivered meanwhile.
-    for due in world.due(&endpoint, FAR).await {
-        world.settle(world.settlement(&endpoint, &due, Next::Succeeded)).await;
-    }
-    let again = under(world.draft(&app, &[endpoint.key]).await, key);
-    assert_replayed(&world.accept(again).await, &original);
-    assert_eq!(world.due(&endpoint, FAR).await.len(), 0);
-    assert_eq!(count(world, &app).await, 2);
-}
-
-pub(super) async fn a_replay_comes_before_a_conflict_of_event_ids<H: Harness>(world: &World<H>) {
-    let app = world.application().await;
-    let key = world.idempotency_key();
-    let first = with_event_id(under(world.draft(&app, &[]).await, key), "evt");
-    let again = with_event_id(under(world.draft(&app, &[]).await, key), "evt");
-    let original = Arc::clone(&first.message);
-    let results = world.store().accept(vec![first, again.clone()]).await;
-    assert_new(&results[0]);
-    assert_replayed(&results[1], &original);
-    assert_replayed(&world.accept(again).await, &original);
-}
-
-pub(super) async fn a_refused_message_leaves_no_key<H: Harness>(world: &World<H>) {
-    let app = world.application().await;
-    world.message_of(&app, &[], Message { event_id: Some(uid_of("taken")), ..world.new_message() }).await;
-    let key = world.idempotency_key();
-    let conflicting = with_event_id(under(world.draft(&app, &[]).await, key), "taken");
-    let stale = NewMessage { version: i64::MIN, ..under(world.draft(&app, &[]).await, key) };
-    let good = under(world.draft(&app, &[]).await, key);
-    let results = world.store().accept(vec![conflicting.clone(), stale, good]).await;
-    assert_conflict(&results[0]);
-    assert_stale(&results[1]);
-    assert_new(&results[2]);
-}
-
-pub(super) async fn an_expired_key_accepts_anew_and_is_renewed<H: Harness>(world: &World<H>) {
-    let app = world.application().await;
-    let key = world.idempotency_key();
-    let draft = async |not_before| {
-        let new = world.draft(&app, &[]).await;
-        NewMessage { idempotency: Some((key, not_before)), ..new }
-    };
-    let first = draft(Timestamp::EPOCH).await;
-    let first_at = first.message.created_at;
-    let first_message = Arc::clone(&first.message);
-    assert_new(&world.accept(first).await);
-    assert_replayed(&world.accept(draft(first_at).await).await, &first_message);
-
-    let just_later = Timestamp::from_micros(first_at.as_micros() + 1);
-    let second = draft(just_later).await;
-    let second_message = Arc::clone(&second.message);
-    assert_new(&world.accept(second).await);
-    assert_replayed(&world.accept(draft(just_later).await).await, &second_message);
-    assert_eq!(count(world, &app).await, 2);
 }
 
 pub(super) async fn racing_batches_accept_each_message_once<H: Harness>(world: &World<H>) {

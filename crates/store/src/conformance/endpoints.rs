@@ -9,7 +9,8 @@ use postrider_domain::names::IdOrUid;
 use postrider_domain::signature::{MAX_OLD_KEYS, OldKey, SigningKeys};
 
 use super::Harness;
-use super::world::{FAR, News, Recorder, World, after, by_id, by_uid, channel, done, environment, type_name, uid_of};
+use super::recorder::{News, Recorder};
+use super::world::{FAR, World, after, by_id, by_uid, channel, done, environment, type_name, uid_of};
 use crate::{Direction, EndpointKey, RotateError, Scan, Upserted, WriteError};
 
 pub(super) async fn an_endpoint_reads_back_as_it_was_written<H: Harness>(world: &World<H>) {

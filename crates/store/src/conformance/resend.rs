@@ -9,7 +9,8 @@ use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
 
 use super::Harness;
-use super::world::{App, Ep, FAR, Msg, News, Recorder, World, by_id, done, environment, once, stored_answer};
+use super::recorder::{News, Recorder};
+use super::world::{App, Ep, FAR, Msg, World, by_id, done, environment, once, stored_answer};
 use crate::{EndpointKey, MessageKey, ResendError, WriteError, Written};
 
 /// A message that was delivered, and its endpoint.

@@ -5,7 +5,8 @@ use postrider_domain::delivery::{DisableReason, EndpointChange, Next};
 use postrider_domain::time::Timestamp;
 
 use super::Harness;
-use super::world::{Ep, FAR, Msg, News, Recorder, World, after, by_id, done};
+use super::recorder::{News, Recorder};
+use super::world::{Ep, FAR, Msg, World, after, by_id, done};
 use crate::{AttemptFilter, Direction, MessageKey, Scan};
 
 /// The attempts that are logged for a message, as (succeeded, trigger, next attempt), oldest first.

@@ -3,8 +3,8 @@
 //! Every tick is 5 ms after the one before, so ids made at ticks are in the order in which they were made.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use postrider_domain::time::Timestamp;
 use super::Harness;
 use crate::{
     AcceptError, Accepted, ApplicationKey, AttemptRecord, Due, EndpointKey, IdempotencyKey, MessageKey, NewEndpoint,
-    NewMessage, Observer, Once, Routes, Settlement, Store, Stored, StoredAnswer, Written,
+    NewMessage, Once, Routes, Settlement, Store, Stored, StoredAnswer, Written,
 };
 
 pub(super) type App = Stored<ApplicationKey, Application>;
@@ -281,38 +281,4 @@ pub(super) fn once<T>(key: IdempotencyKey, not_before: Timestamp, answer: &'stat
 
 pub(super) fn stored_answer(body: &'static str) -> StoredAnswer {
     StoredAnswer { status: 201, body: Bytes::from_static(body.as_bytes()) }
-}
-
-/// Remembers what it is told.
-#[derive(Default)]
-pub(super) struct Recorder(Mutex<Vec<News>>);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum News {
-    Changed(EndpointKey),
-    WorkAdded(EndpointKey),
-}
-
-impl Recorder {
-    /// A recorder that observes `store`.
-    pub(super) fn of(store: &dyn Store) -> Arc<Self> {
-        let recorder = Arc::new(Self::default());
-        store.observe(Arc::clone(&recorder) as Arc<dyn Observer>);
-        recorder
-    }
-
-    /// What it was told since the last call.
-    pub(super) fn take(&self) -> Vec<News> {
-        std::mem::take(&mut self.0.lock().unwrap())
-    }
-}
-
-impl Observer for Recorder {
-    fn endpoint_changed(&self, endpoint: EndpointKey) {
-        self.0.lock().unwrap().push(News::Changed(endpoint));
-    }
-
-    fn work_added(&self, endpoint: EndpointKey) {
-        self.0.lock().unwrap().push(News::WorkAdded(endpoint));
-    }
 }

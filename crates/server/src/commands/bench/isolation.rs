@@ -38,9 +38,9 @@ pub(super) async fn hanging(lab: &Lab, count: usize) -> anyhow::Result<Report> {
     leave(subject, healthy, applications).await?;
     let mut report = Report::new(columns, &LATENCIES, lab.receivers.strays());
     report.facts = vec![
-        Fact { name: "hanging endpoints", value: count as f64 },
-        Fact { name: "messages waiting for them", value: messages as f64 },
-        Fact { name: "requests that hung at once", value: requests as f64 },
+        Fact { key: "hanging_endpoints", label: "hanging endpoints", value: count as f64 },
+        Fact { key: "messages_waiting", label: "messages waiting for them", value: messages as f64 },
+        Fact { key: "requests_hanging", label: "requests that hung at once", value: requests as f64 },
     ];
     Ok(report)
 }
@@ -58,21 +58,21 @@ pub(super) async fn backlog(lab: &Lab, count: u32) -> anyhow::Result<Report> {
     let label = format!("queueing {count} messages for a dead endpoint");
     let seconds = lab.fill(&label, &subject.target, vec![dead.messages()?], count.into()).await?;
     let mut facts = vec![
-        Fact { name: "messages waiting", value: count.into() },
-        Fact { name: "accepted/s while they were queued", value: f64::from(count) / seconds },
+        Fact { key: "messages_waiting", label: "messages waiting", value: count.into() },
+        Fact { key: "queued_per_s", label: "accepted/s while they were queued", value: f64::from(count) / seconds },
     ];
-    facts.extend(memory("server memory with them, MB", &subject.target));
+    facts.extend(memory("memory_with_backlog_mb", "server memory with them, MB", &subject.target));
     columns.push(column(lab, "with backlog", &subject.target, &path).await?);
 
     if subject.private.is_some() {
         lab.progress.begin("restarting");
         let (restarted, stop_seconds, start_seconds) = subject.restart().await?;
         subject = restarted;
-        facts.push(Fact { name: "stop, s", value: stop_seconds });
-        facts.push(Fact { name: "start until it answers, s", value: start_seconds });
-        facts.extend(memory("server memory after the restart, MB", &subject.target));
+        facts.push(Fact { key: "stop_seconds", label: "stop, s", value: stop_seconds });
+        facts.push(Fact { key: "start_seconds", label: "start until it answers, s", value: start_seconds });
+        facts.extend(memory("memory_after_restart_mb", "server memory after the restart, MB", &subject.target));
         columns.push(column(lab, "after restart", &subject.target, &path).await?);
-        facts.extend(memory("server memory at the end, MB", &subject.target));
+        facts.extend(memory("memory_at_end_mb", "server memory at the end, MB", &subject.target));
     }
     leave(subject, healthy, vec![dead]).await?;
     let mut report = Report::new(columns, &LATENCIES, lab.receivers.strays());
@@ -111,8 +111,8 @@ async fn until_held(sick: &Hanging, count: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn memory(name: &'static str, target: &Target) -> Option<Fact> {
-    usage(target).map(|usage| Fact { name, value: usage.memory_bytes as f64 / 1e6 })
+fn memory(key: &'static str, label: &'static str, target: &Target) -> Option<Fact> {
+    usage(target).map(|usage| Fact { key, label, value: usage.memory_bytes as f64 / 1e6 })
 }
 
 /// Leaves a server as it was found.

@@ -9,19 +9,19 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::Full;
-use postrider_domain::entropy::{Entropy as _, OsEntropy};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::clock::{micros, span};
 use super::http::Connection;
+use super::idempotency;
 use super::message::{Stamp, Template};
-use super::phase::{Counts, Phase};
+use super::phase::Phase;
 use super::progress::Progress;
+use super::tally::Counts;
 
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// How long a server may say nothing, or nothing but errors, before the run is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 const ERROR_PATIENCE: Duration = Duration::from_secs(5);
@@ -96,7 +96,9 @@ struct Run {
     next: AtomicU64,
     due: Semaphore,
     began: u64,
-    /// No request is due from here on.
+    /// How many messages there are at most.
+    last: u64,
+    /// A closed loop sends nothing from here on.
     end: u64,
     /// No request is sent from here on, however late the server is.
     give_up: u64,
@@ -117,12 +119,9 @@ pub(super) async fn send(load: Load, phase: &Arc<Phase>, progress: &Progress) ->
         () = all => {}
         gone = watch(&run, progress) => gone?,
     }
-    let unsent = match (run.load.pace, run.load.extent) {
-        (Pace::Closed, _) => 0,
-        (Pace::Rate(_), Extent::Messages(count)) => count.saturating_sub(run.next.load(Relaxed)),
-        (Pace::Rate(rate), Extent::Time(time)) => {
-            ((time.as_secs_f64() * rate) as u64).saturating_sub(run.next.load(Relaxed))
-        }
+    let unsent = match run.load.pace {
+        Pace::Closed => 0,
+        Pace::Rate(_) => run.last.saturating_sub(run.next.load(Relaxed)),
     };
     Ok(Sent { began: run.began, unsent })
 }
@@ -134,8 +133,13 @@ impl Run {
             Extent::Time(time) => (began + span(time), began + span(time) + span(PATIENCE)),
             Extent::Messages(_) => (u64::MAX, u64::MAX),
         };
+        let last = match (load.extent, load.pace) {
+            (Extent::Messages(count), _) => count,
+            (Extent::Time(time), Pace::Rate(rate)) => ((time.as_secs_f64() * rate) as u64).max(1),
+            (Extent::Time(_), Pace::Closed) => u64::MAX,
+        };
         let headers = headers(&load.target);
-        Self { load, headers, phase, next: AtomicU64::new(0), due: Semaphore::new(0), began, end, give_up }
+        Self { load, headers, phase, next: AtomicU64::new(0), due: Semaphore::new(0), began, last, end, give_up }
     }
 
     /// The next message to send; `None` when there is none.
@@ -152,11 +156,7 @@ impl Run {
             Pace::Closed => now,
             Pace::Rate(rate) => self.due_at(number, rate),
         };
-        let within = match self.load.extent {
-            Extent::Time(_) => sent < self.end,
-            Extent::Messages(count) => number < count,
-        };
-        within.then_some(Stamp { phase: self.phase.number, sequence: u32::try_from(number).ok()?, sent })
+        (number < self.last).then_some(Stamp { phase: self.phase.number, sequence: u32::try_from(number).ok()?, sent })
     }
 
     fn due_at(&self, number: u64, rate: f64) -> u64 {
@@ -169,7 +169,7 @@ impl Run {
         *request.uri_mut() = self.load.paths[stamp.sequence as usize % self.load.paths.len()].clone();
         *request.headers_mut() = self.headers.clone();
         if self.load.idempotency {
-            request.headers_mut().insert(IDEMPOTENCY_KEY, idempotency_key());
+            request.headers_mut().insert(idempotency::HEADER, idempotency::key());
         }
         request
     }
@@ -185,24 +185,6 @@ fn headers(target: &Target) -> HeaderMap {
         headers.insert(header::AUTHORIZATION, authorization.clone());
     }
     headers
-}
-
-/// `auto_` and a random UUID, as the SDKs make it.
-fn idempotency_key() -> HeaderValue {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut bytes = [0u8; 16];
-    OsEntropy.fill(&mut bytes);
-    bytes[6] = (bytes[6] & 0x0f) | 0x40;
-    bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let mut text = Vec::with_capacity(41);
-    text.extend_from_slice(b"auto_");
-    for (place, byte) in bytes.iter().enumerate() {
-        if matches!(place, 4 | 6 | 8 | 10) {
-            text.push(b'-');
-        }
-        text.extend([HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-    }
-    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).unwrap_or(HeaderValue::from_static("auto_"))
 }
 
 /// One connection's part of the load; reconnects when it has to.
@@ -247,10 +229,7 @@ fn excerpt(status: StatusCode, body: &[u8]) -> String {
 /// millisecond, and may be late under load.
 fn pace(run: Arc<Run>, rate: f64) -> anyhow::Result<()> {
     const SHORTEST_SLEEP: u64 = 200;
-    let last = match run.load.extent {
-        Extent::Time(_) => ((run.end - run.began) as f64 * rate / 1e6) as u64,
-        Extent::Messages(count) => count,
-    };
+    let last = run.last;
     let pacer = move || {
         let mut given = 0;
         while given < last && Arc::strong_count(&run) > 1 {
@@ -326,19 +305,22 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_rate_and_a_time_that_do_not_match_end_at_the_last_whole_message() {
+        let run = run(Pace::Rate(3.0), Extent::Time(Duration::from_millis(1_200)));
+        run.due.add_permits(4);
+        let mut sent = 0;
+        while run.next().await.is_some() {
+            sent += 1;
+        }
+        assert_eq!((sent, run.due.available_permits()), (3, 0));
+    }
+
     #[test]
     fn paths_are_used_in_turn_and_every_key_is_new() {
         let run = run(Pace::Closed, Extent::Messages(2));
         let request = |sequence| run.request(Stamp { phase: 0, sequence, sent: 0 });
         assert_eq!([0, 1, 2].map(|sequence| request(sequence).uri().path().to_owned()), ["/a", "/b", "/a"]);
-        assert_ne!(request(0).headers()[&IDEMPOTENCY_KEY], request(0).headers()[&IDEMPOTENCY_KEY]);
-    }
-
-    #[test]
-    fn an_idempotency_key_looks_like_an_sdks() {
-        let key = idempotency_key();
-        let text = key.to_str().unwrap().strip_prefix("auto_").unwrap();
-        assert_eq!(text.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
-        assert_eq!(&text[14..15], "4");
+        assert_ne!(request(0).headers()[&idempotency::HEADER], request(0).headers()[&idempotency::HEADER]);
     }
 }

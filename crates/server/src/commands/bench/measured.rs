@@ -6,7 +6,8 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::load::Sent;
-use super::phase::{Failures, Phase};
+use super::phase::Phase;
+use super::tally::Failures;
 use super::usage::Usage;
 
 /// What one phase came to.

@@ -9,8 +9,8 @@
 //! | [`args`] | what it takes |
 //! | [`throughput`], [`isolation`] | the scenarios |
 //! | [`lab`] | runs one phase: load, receivers, drain |
-//! | [`load`], [`receiver`], [`http`], [`message`], [`clock`] | the hot path |
-//! | [`phase`], [`measured`], [`report`], [`usage`] | the figures |
+//! | [`load`], [`receiver`], [`http`], [`message`], [`idempotency`], [`clock`] | the hot path |
+//! | [`phase`], [`tally`], [`measured`], [`report`], [`usage`] | the figures |
 //! | [`relay`] | the ceiling: a server that stores nothing |
 //! | [`private`], [`control`], [`token`] | starting servers, and talking to them |
 
@@ -18,6 +18,7 @@ mod args;
 mod clock;
 mod control;
 mod http;
+mod idempotency;
 mod isolation;
 mod lab;
 mod load;
@@ -29,6 +30,7 @@ mod progress;
 mod receiver;
 mod relay;
 mod report;
+mod tally;
 mod throughput;
 mod token;
 mod usage;
@@ -63,9 +65,9 @@ pub(crate) fn run(mut args: Args) -> anyhow::Result<ExitCode> {
     })?;
     let mut out = terminal::stdout();
     if json {
-        report.write_json(&mut out)?
+        report.write_json(&mut out)?;
     } else {
-        report.write_table(&mut out)?
+        report.write_table(&mut out)?;
     }
     Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

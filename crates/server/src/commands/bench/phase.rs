@@ -3,22 +3,18 @@
 //! Written by all load and receiver tasks at once. Whether a message was accepted and received is kept in atomics by its
 //! sequence number; latencies and counts in a few shards, each behind a lock that hardly anybody else wants.
 
-use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
 use super::message::Stamp;
+use super::tally::{Counts, Failures, Tally};
 
 const SHARDS: usize = 4;
 const SEGMENT: usize = 32_768;
 /// 268 million messages per phase: hours at the highest rate.
 const SEGMENTS: usize = 8_192;
-/// An hour in microseconds: what takes longer counts as that.
-const LONGEST: u64 = 3_600_000_000;
-
 /// A phase's books.
 pub(super) struct Phase {
     /// Its place in the run; messages carry it.
@@ -26,7 +22,7 @@ pub(super) struct Phase {
     /// How many endpoints should receive every message.
     pub(super) endpoints: usize,
     segments: Box<[OnceLock<Segment>]>,
-    shards: [Mutex<Shard>; SHARDS],
+    shards: [Mutex<Tally>; SHARDS],
 }
 
 /// What is known about [`SEGMENT`] messages in a row.
@@ -37,42 +33,6 @@ struct Segment {
     received: Box<[Box<[AtomicU64]>]>,
 }
 
-/// Counts and latencies, in microseconds.
-#[derive(Clone)]
-pub(super) struct Shard {
-    /// Sent (or due to be sent) → answer read.
-    pub(super) accept: Histogram<u64>,
-    /// Sent (or due to be sent) → webhook received whole.
-    pub(super) end_to_end: Histogram<u64>,
-    /// Answer read → webhook received whole; 0 if the webhook was earlier.
-    pub(super) lag: Histogram<u64>,
-    /// Answers 2xx.
-    pub(super) accepted: u64,
-    /// Deliveries received for the first time.
-    pub(super) received: u64,
-    /// Deliveries received again.
-    pub(super) repeated: u64,
-    /// Deliveries whose signature was looked at.
-    pub(super) signatures_checked: u64,
-    /// … and did not verify.
-    pub(super) signatures_bad: u64,
-    /// When the last acceptance was read.
-    pub(super) last_accept: u64,
-    /// When the last first-time delivery arrived.
-    pub(super) last_arrival: u64,
-    /// Requests that were not accepted, by what happened.
-    pub(super) errors: BTreeMap<String, Failures>,
-}
-
-/// Requests that failed in the same way.
-#[derive(Debug, Clone, Default, serde::Serialize)]
-pub(super) struct Failures {
-    /// How many.
-    pub(super) count: u64,
-    /// What the first one said.
-    pub(super) sample: String,
-}
-
 impl Phase {
     /// Empty books.
     pub(super) fn new(number: u8, endpoints: usize) -> Self {
@@ -80,7 +40,7 @@ impl Phase {
             number,
             endpoints,
             segments: (0..SEGMENTS).map(|_| OnceLock::new()).collect(),
-            shards: std::array::from_fn(|_| Mutex::new(Shard::new())),
+            shards: std::array::from_fn(|_| Mutex::new(Tally::new())),
         }
     }
 
@@ -136,8 +96,8 @@ impl Phase {
     }
 
     /// All shards in one.
-    pub(super) fn sum(&self) -> Shard {
-        let mut sum = Shard::new();
+    pub(super) fn sum(&self) -> Tally {
+        let mut sum = Tally::new();
         for shard in &self.shards {
             sum.add(&shard.lock());
         }
@@ -156,7 +116,7 @@ impl Phase {
         counts
     }
 
-    fn shard(&self, writer: usize) -> &Mutex<Shard> {
+    fn shard(&self, writer: usize) -> &Mutex<Tally> {
         &self.shards[writer % SHARDS]
     }
 
@@ -178,17 +138,6 @@ impl Phase {
     }
 }
 
-/// What has happened so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    /// Answers 2xx.
-    pub(super) accepted: u64,
-    /// First-time deliveries.
-    pub(super) received: u64,
-    /// Requests that were not accepted.
-    pub(super) failed: u64,
-}
-
 impl Segment {
     fn new(endpoints: usize) -> Self {
         let zeros = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect::<Box<[_]>>();
@@ -207,51 +156,6 @@ impl Segment {
             }
         }
         missing
-    }
-}
-
-impl Shard {
-    fn new() -> Self {
-        let histogram = || {
-            // Three digits up to an hour: 200 KB, and a relative error below 0.1 %.
-            Histogram::new_with_bounds(1, LONGEST, 3).unwrap_or_else(|error| unreachable!("constant bounds: {error}"))
-        };
-        Self {
-            accept: histogram(),
-            end_to_end: histogram(),
-            lag: histogram(),
-            accepted: 0,
-            received: 0,
-            repeated: 0,
-            signatures_checked: 0,
-            signatures_bad: 0,
-            last_accept: 0,
-            last_arrival: 0,
-            errors: BTreeMap::new(),
-        }
-    }
-
-    fn add(&mut self, other: &Self) {
-        for (sum, part) in
-            [(&mut self.accept, &other.accept), (&mut self.end_to_end, &other.end_to_end), (&mut self.lag, &other.lag)]
-        {
-            // Equal bounds: nothing can be out of range.
-            let _ = sum.add(part);
-        }
-        self.accepted += other.accepted;
-        self.received += other.received;
-        self.repeated += other.repeated;
-        self.signatures_checked += other.signatures_checked;
-        self.signatures_bad += other.signatures_bad;
-        self.last_accept = self.last_accept.max(other.last_accept);
-        self.last_arrival = self.last_arrival.max(other.last_arrival);
-        for (what, failures) in &other.errors {
-            let sum = self
-                .errors
-                .entry(what.clone())
-                .or_insert_with(|| Failures { count: 0, sample: failures.sample.clone() });
-            sum.count += failures.count;
-        }
     }
 }
 

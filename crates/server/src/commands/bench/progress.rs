@@ -5,7 +5,8 @@ use std::io::Write as _;
 use parking_lot::Mutex;
 
 use super::clock::micros;
-use super::phase::{Counts, Phase};
+use super::phase::Phase;
+use super::tally::Counts;
 use crate::terminal;
 
 /// Without a terminal: a line every so many microseconds.

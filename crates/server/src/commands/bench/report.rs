@@ -17,7 +17,7 @@ pub(super) struct Report {
     /// Comparisons, each of medians.
     pub(super) ratios: Vec<Ratio>,
     /// Further figures of a scenario.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(serialize_with = "as_object")]
     pub(super) facts: Vec<Fact>,
     /// Requests at the receivers that were none of the benchmark's.
     pub(super) strays: u64,
@@ -46,12 +46,18 @@ pub(super) struct Ratio {
 }
 
 /// A single figure.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(super) struct Fact {
-    /// What it is, with its unit.
-    pub(super) name: &'static str,
+    /// What programs call it.
+    pub(super) key: &'static str,
+    /// What people call it, with its unit.
+    pub(super) label: &'static str,
     /// Its value.
     pub(super) value: f64,
+}
+
+fn as_object<S: serde::Serializer>(facts: &[Fact], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(facts.iter().map(|fact| (fact.key, fact.value)))
 }
 
 /// A figure that columns are compared by.
@@ -96,19 +102,23 @@ impl Column {
 impl Report {
     /// A report that compares every column with the first by `figures`.
     pub(super) fn new(columns: Vec<Column>, figures: &[Figure], strays: u64) -> Self {
-        let mut ratios = Vec::new();
-        if let Some((first, others)) = columns.split_first() {
-            for other in others {
-                ratios.extend(figures.iter().map(|figure| Ratio {
-                    figure: figure.name,
-                    of: other.name.clone(),
-                    to: first.name.clone(),
-                    ratio: other.median(*figure) / first.median(*figure),
-                }));
-            }
-        }
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        Self { cores, columns, ratios, facts: Vec::new(), strays }
+        let mut report = Self { cores, columns, ratios: Vec::new(), facts: Vec::new(), strays };
+        for other in 1..report.columns.len() {
+            report.compare(other, 0, figures);
+        }
+        report
+    }
+
+    /// Adds the ratios of one column to another.
+    pub(super) fn compare(&mut self, of: usize, to: usize, figures: &[Figure]) {
+        let (of, to) = (&self.columns[of], &self.columns[to]);
+        self.ratios.extend(figures.iter().map(|figure| Ratio {
+            figure: figure.name,
+            of: of.name.clone(),
+            to: to.name.clone(),
+            ratio: of.median(*figure) / to.median(*figure),
+        }));
     }
 
     /// Whether nothing was lost or badly signed in any round.
@@ -127,26 +137,34 @@ impl Report {
     pub(super) fn write_table(&self, out: &mut impl Write) -> std::io::Result<()> {
         let middles: Vec<(&Column, &Measured)> =
             self.columns.iter().filter_map(|column| Some((column, column.middle()?))).collect();
-        let width = middles.iter().map(|(column, _)| column.name.chars().count()).max().unwrap_or(0).max(12) + 2;
+        let cells: Vec<Vec<String>> =
+            middles.iter().map(|(_, measured)| ROWS.iter().map(|(_, cell)| cell(measured)).collect()).collect();
+        let widths: Vec<usize> = middles
+            .iter()
+            .zip(&cells)
+            .map(|((column, _), cells)| cells.iter().chain([&column.name]).map(|text| text.chars().count()).max())
+            .map(|longest| longest.unwrap_or(0) + 3)
+            .collect();
         let mut header = format!("{:28}", "");
-        for (column, _) in &middles {
+        for ((column, _), width) in middles.iter().zip(&widths) {
             header += &format!("{:>width$}", column.name);
         }
         writeln!(out, "{}", paint(STRONG, header))?;
-        for (name, cell) in ROWS {
-            let cells: Vec<String> = middles.iter().map(|(_, measured)| cell(measured)).collect();
-            if cells.iter().any(|cell| cell != "-") {
-                write!(out, "{name:28}")?;
-                for cell in cells {
-                    write!(out, "{cell:>width$}")?;
-                }
-                writeln!(out)?;
+        for (row, (name, _)) in ROWS.iter().enumerate() {
+            if cells.iter().all(|cells| cells[row] == "-") {
+                continue;
             }
+            write!(out, "{name:28}")?;
+            for (cells, width) in cells.iter().zip(&widths) {
+                write!(out, "{:>width$}", cells[row])?;
+            }
+            writeln!(out)?;
         }
         self.write_rounds(out)?;
         self.write_errors(out)?;
         for fact in &self.facts {
-            writeln!(out, "{:40} {:>12}", fact.name, number(fact.value))?;
+            let value = if fact.value.fract() == 0.0 { grouped(&fact.value.to_string()) } else { number(fact.value) };
+            writeln!(out, "{:40} {value:>12}", fact.label)?;
         }
         for ratio in &self.ratios {
             let text = format!("{}: {} / {} = {:.2}", ratio.figure, ratio.of, ratio.to, ratio.ratio);
@@ -230,13 +248,94 @@ fn number(value: f64) -> String {
         _ => 0,
     };
     let text = format!("{value:.digits$}");
-    let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(a, b)| (a, Some(b)));
-    let mut grouped = String::new();
-    for (place, digit) in whole.chars().enumerate() {
-        if place > 0 && (whole.len() - place).is_multiple_of(3) && !grouped.ends_with('-') {
-            grouped.push(',');
-        }
-        grouped.push(digit);
+    match text.split_once('.') {
+        Some((whole, fraction)) => format!("{}.{fraction}", grouped(whole)),
+        None => grouped(&text),
     }
-    fraction.map_or(grouped.clone(), |fraction| format!("{grouped}.{fraction}"))
+}
+
+/// 12345 as 12,345.
+fn grouped(digits: &str) -> String {
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) && !text.ends_with('-') {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::bench::load::Sent;
+    use crate::commands::bench::message::Stamp;
+    use crate::commands::bench::phase::Phase;
+
+    /// A round in which `count` messages took a second each way.
+    fn round(count: u32) -> Measured {
+        let phase = Phase::new(0, 1);
+        for sequence in 0..count {
+            let stamp = Stamp { phase: 0, sequence, sent: 1 };
+            phase.accept(0, stamp, 1_000_001);
+            phase.receive(0, 0, stamp, 1_000_001, Some(true));
+        }
+        Measured::of(&phase, Sent { began: 1, unsent: 0 }, None)
+    }
+
+    fn report() -> Report {
+        let column = |name: &str, rounds: [u32; 3]| Column { name: name.into(), rounds: rounds.map(round).into() };
+        Report::new(vec![column("relay", [10, 400, 100]), column("server", [50, 40, 60])], &RATES, 0)
+    }
+
+    #[test]
+    fn a_ratio_is_of_medians() {
+        let ratios: Vec<(&str, f64)> = report().ratios.iter().map(|ratio| (ratio.figure, ratio.ratio)).collect();
+        assert_eq!(ratios, [("accepted/s", 0.5), ("delivered/s", 0.5)]);
+    }
+
+    #[test]
+    fn the_table_shows_the_round_in_the_middle_and_what_was_lost() {
+        let mut report = report();
+        report.columns[1].rounds[0].lost = 3;
+        report.facts.push(Fact { key: "waiting", label: "messages waiting", value: 1_000_000.0 });
+        let mut out = Vec::new();
+        report.write_table(&mut out).unwrap();
+        let table = anstream::adapter::strip_str(std::str::from_utf8(&out).unwrap()).to_string();
+        let line = |start: &str| -> Vec<String> {
+            let line = table.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}: {table}"));
+            line.split_whitespace().map(str::to_owned).collect()
+        };
+        assert_eq!(line("accepted/s"), ["accepted/s", "100", "50.0"]);
+        assert_eq!(line("messages waiting")[2], "1,000,000");
+        assert!(table.contains("server: 3 deliveries of accepted messages were lost"), "{table}");
+        assert!(table.contains("delivered/s: server / relay = 0.50"), "{table}");
+        assert!(!report.is_sound());
+    }
+
+    #[test]
+    fn facts_are_one_object() {
+        let mut report = report();
+        report.facts.push(Fact { key: "waiting", label: "messages waiting", value: 5.0 });
+        let mut out = Vec::new();
+        report.write_json(&mut out).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(json["facts"], serde_json::json!({ "waiting": 5.0 }));
+        assert_eq!(json["columns"][1]["name"], "server");
+    }
+
+    #[test]
+    fn numbers_have_three_digits_or_more() {
+        for (value, text) in [
+            (0.0, "0.000"),
+            (0.1234, "0.123"),
+            (1.234, "1.23"),
+            (12.34, "12.3"),
+            (123.4, "123"),
+            (1234567.0, "1,234,567"),
+        ] {
+            assert_eq!(number(value), text);
+        }
+    }
 }

@@ -50,7 +50,12 @@ pub(super) async fn run(lab: &Lab) -> anyhow::Result<Report> {
         relay.stop().await?;
     }
     let figures = if lab.args.pace() == Pace::Closed { &RATES[..] } else { &LATENCIES[..] };
-    Ok(Report::new(columns, figures, lab.receivers.strays()))
+    let mut report = Report::new(columns, figures, lab.receivers.strays());
+    if report.columns.len() == 3 {
+        // Relay, without, with: the last two are what was to be compared.
+        report.compare(2, 1, figures);
+    }
+    Ok(report)
 }
 
 fn through_relay(relay: &Server, idempotency: bool) -> anyhow::Result<Contestant> {

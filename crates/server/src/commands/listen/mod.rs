@@ -1,10 +1,10 @@
 //! `postrider listen`: a receiver for trying things out. It verifies signatures, prints what arrives, and can be told to
 //! fail, to be slow, or to answer certain codes, so that a sender's retries can be watched.
 //!
-//! What it answers is decided in [`behaviour`], how it is printed in [`print`].
+//! What it answers is decided in [`behaviour`], how it is printed in [`printer`].
 
 mod behaviour;
-mod print;
+mod printer;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 
 use super::{block_on, http1};
 use behaviour::{Behaviour, Seen};
-use print::{Event, Printer, Verification};
+use printer::{Event, Printer, Verification};
 
 /// More than any sender should send at once.
 const LARGEST_BODY: usize = 16 * 1024 * 1024;

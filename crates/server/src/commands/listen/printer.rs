@@ -186,7 +186,8 @@ fn readable(body: &[u8]) -> String {
 
 /// Spreads JSON over lines. Members keep their order and numbers their digits: what was signed is what is seen.
 fn spread(json: &str) -> String {
-    let (mut out, mut depth, mut in_string, mut escaped) = (String::with_capacity(json.len() * 2), 0usize, false, false);
+    let (mut out, mut depth, mut in_string, mut escaped) =
+        (String::with_capacity(json.len() * 2), 0usize, false, false);
     let mut letters = json.trim().chars().peekable();
     while let Some(letter) = letters.next() {
         if in_string {
@@ -291,7 +292,8 @@ mod tests {
 
     #[test]
     fn json_is_indented_and_a_long_text_is_cut() {
-        assert_eq!(readable(br#"{"z":1.0, "a":[ ],"b":["x\\",{}"]}"#), "{\n  \"z\": 1.0,\n  \"a\": [],\n  \"b\": [\n    \"x\\\",{}\"\n  ]\n}");
+        let text = readable(br#"{"z":1.0, "a":[ ],"b":["x\",{}"]}"#);
+        assert_eq!(text, "{\n  \"z\": 1.0,\n  \"a\": [],\n  \"b\": [\n    \"x\\\",{}\"\n  ]\n}");
         assert!(readable("x".repeat(30_000).as_bytes()).ends_with("(30000 bytes in all)"));
     }
 

@@ -1,0 +1,180 @@
+//! Messages (rest-contract §8).
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::world::{Answer, Extras, ORG, World, id, ids, org_token};
+
+async fn post_text(world: &World, path: &str, body: impl Into<Bytes>) -> Answer {
+    let token = org_token(ORG);
+    let path = format!("/api/v1{path}");
+    world.raw("POST", &path, Extras { token: Some(&token), body: body.into(), ..Extras::default() }).await
+}
+
+#[tokio::test]
+async fn a_message_is_shown_as_it_was_made_byte_for_byte() {
+    let world = World::new();
+    world.app("shop").await;
+    let payload = r#"{ "z":1.0,"a" : "\u00e4",  "n":12345678901234567890123 }"#;
+    let body = format!(r#"{{"eventType":"a.b","eventId":"e-1","channels":["x","y"],"payload":{payload}}}"#);
+    let made = post_text(&world, "/app/shop/msg", body).await;
+    let parsed = made.expect(202);
+    assert!(made.text.contains(payload), "{}", made.text);
+    assert_eq!(
+        (&parsed["eventType"], &parsed["eventId"], &parsed["channels"]),
+        (&json!("a.b"), &json!("e-1"), &json!(["x", "y"]))
+    );
+    assert!(parsed["timestamp"].is_string());
+    for path in [format!("/app/shop/msg/{}", id(&parsed)), "/app/shop/msg/e-1".to_owned()] {
+        assert_eq!(world.get(&path).await.text, made.text);
+    }
+    let list = world.get("/app/shop/msg").await;
+    assert!(list.text.contains(&made.text), "{}", list.text);
+}
+
+#[tokio::test]
+async fn content_is_left_out_if_that_is_asked_for() {
+    let world = World::new();
+    world.app("shop").await;
+    let body = json!({ "eventType": "a", "payload": { "secret": 1 } });
+    let made = world.post("/app/shop/msg?with_content=false", body).await.expect(202);
+    assert_eq!((&made["payload"], &made["eventId"], &made["channels"]), (&json!({}), &Value::Null, &Value::Null));
+    let path = format!("/app/shop/msg/{}", id(&made));
+    assert_eq!(world.get(&format!("{path}?with_content=false")).await.expect(200)["payload"], json!({}));
+    assert_eq!(world.get(&path).await.expect(200)["payload"], json!({ "secret": 1 }));
+    let list = world.get("/app/shop/msg?with_content=false").await.expect(200);
+    assert_eq!(list["data"][0]["payload"], json!({}));
+}
+
+#[tokio::test]
+async fn a_raw_payload_that_is_no_object_is_shown_as_expired() {
+    let world = World::new();
+    world.app("shop").await;
+    for raw in ["<xml/>", "[1]", "{"] {
+        let body = json!({ "eventType": "a", "payload": {}, "transformationsParams": { "rawPayload": raw } });
+        let made = world.post("/app/shop/msg", body).await;
+        assert!(made.text.contains(r#""payload":{"expired":true}"#), "{}", made.text);
+        assert!(world.get(&format!("/app/shop/msg/{}", id(&made.expect(202)))).await.text == made.text);
+    }
+}
+
+#[tokio::test]
+async fn an_event_id_is_unique_in_its_application() {
+    let world = World::new();
+    world.app("one").await;
+    world.app("two").await;
+    let body = json!({ "eventType": "a", "payload": {}, "eventId": "e" });
+    world.post("/app/one/msg", body.clone()).await.expect(202);
+    world.post("/app/one/msg", body.clone()).await.refused(409, "conflict");
+    world.post("/app/two/msg", body).await.expect(202);
+}
+
+#[tokio::test]
+async fn an_application_is_made_along_the_way() {
+    let world = World::new();
+    let message = |application: Value| json!({ "eventType": "a", "payload": {}, "application": application });
+    let missing = world.post("/app/new/msg", json!({ "eventType": "a", "payload": {} })).await;
+    missing.refused(404, "not_found");
+    assert_eq!(missing.json()["detail"], "Application not found");
+    let no_uid = world.post("/app/new/msg", message(json!({ "name": "New" }))).await;
+    assert_eq!(no_uid.invalid(), ["body.application.uid"]);
+    assert!(no_uid.text.contains("application_uid_missing"));
+    let other_uid = world.post("/app/new/msg", message(json!({ "name": "New", "uid": "old" }))).await;
+    assert_eq!(other_uid.invalid(), ["body.application.uid"]);
+    assert!(other_uid.text.contains("application_uid_mismatch"));
+    let made = world.post("/app/new/msg", message(json!({ "name": "New", "uid": "new" }))).await.expect(202);
+    assert_eq!(world.get("/app/new").await.expect(200)["name"], "New");
+    world.get(&format!("/app/new/msg/{}", id(&made))).await.expect(200);
+    world.post("/app/new/msg", message(json!({ "name": "Ignored", "uid": "else" }))).await.expect(202);
+    assert_eq!(world.get("/app/new").await.expect(200)["name"], "New");
+}
+
+#[tokio::test]
+async fn what_is_no_message_is_refused() {
+    let world = World::new();
+    world.app("shop").await;
+    let deep = format!(r#"{{"eventType":"a","payload":{{"a":{}{}}}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+    let broken = b"{\"eventType\":\"a\",\"payload\":{\"a\":\"\xff\"}}".to_vec();
+    for body in [
+        b"".to_vec(),
+        b"null".to_vec(),
+        b"[]".to_vec(),
+        br#"{"eventType":"a"}"#.to_vec(),
+        br#"{"eventType":"a","payload":[1]}"#.to_vec(),
+        br#"{"eventType":"a","payload":"x"}"#.to_vec(),
+        br#"{"eventType":"a\u0000","payload":{}}"#.to_vec(),
+        br#"{"eventType":"a","payload":{"a":1}"#.to_vec(),
+        broken,
+        deep.into_bytes(),
+    ] {
+        post_text(&world, "/app/shop/msg", body).await.invalid();
+    }
+    assert_eq!(post_text(&world, "/app/a%20b/msg", "{}").await.invalid(), ["path.app_id_or_uid.__all__"]);
+    assert_eq!(post_text(&world, "/app/app_x/msg", "{}").await.invalid(), ["path.app_id_or_uid.__all__"]);
+    assert!(ids(&world.get("/app/shop/msg").await.expect(200)).is_empty());
+    for (depth, status) in [(126, 202), (127, 422)] {
+        let deep = format!(r#"{{"eventType":"a","payload":{{"a":{}{}}}}}"#, "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(post_text(&world, "/app/shop/msg", deep).await.status, status);
+    }
+}
+
+#[tokio::test]
+async fn a_body_may_have_two_mebibytes_and_no_byte_more() {
+    let world = World::new();
+    world.app("shop").await;
+    let body = |len: usize| {
+        let frame = r#"{"eventType":"a","payload":{"p":""}}"#.len();
+        format!(r#"{{"eventType":"a","payload":{{"p":"{}"}}}}"#, "x".repeat(len - frame))
+    };
+    let limit = 2 * 1024 * 1024;
+    post_text(&world, "/app/shop/msg?with_content=false", body(limit)).await.expect(202);
+    post_text(&world, "/app/shop/msg", body(limit + 1)).await.refused(413, "payload_too_large");
+}
+
+#[tokio::test]
+async fn a_list_is_filtered_by_type_and_channel() {
+    let world = World::new();
+    world.app("shop").await;
+    let mut made = Vec::new();
+    for (event_type, channels) in [("a", json!(["x"])), ("b", json!(["x", "y"])), ("c", Value::Null)] {
+        let body = json!({ "eventType": event_type, "channels": channels, "payload": {} });
+        made.push(id(&world.post("/app/shop/msg", body).await.expect(202)));
+    }
+    let (a, b, c) = (made[0].clone(), made[1].clone(), made[2].clone());
+    for (query, want) in [
+        ("event_types=a,c", vec![&c, &a]),
+        ("event_types[]=b&event_types[]=a", vec![&b, &a]),
+        ("event_types=none", vec![]),
+        ("channel=x", vec![&b, &a]),
+        ("channel=x&event_types=b", vec![&b]),
+    ] {
+        let list = world.get(&format!("/app/shop/msg?{query}")).await.expect(200);
+        assert_eq!(ids(&list).iter().collect::<Vec<_>>(), want, "{query}");
+    }
+    assert_eq!(world.get("/app/shop/msg?event_types=a%20b").await.invalid(), ["query.event_types"]);
+}
+
+#[tokio::test]
+async fn messages_of_nobody_are_not_found() {
+    let world = World::new();
+    world.app("shop").await;
+    world.get("/app/none/msg").await.refused(404, "not_found");
+    world.get("/app/shop/msg/none").await.refused(404, "not_found");
+    world.get("/app/shop/msg/msg_0ujtsYcgvSTl8PAuAdqWYSMnLOv").await.refused(404, "not_found");
+    world.get("/app/shop/msg/%ff").await.refused(404, "not_found");
+}
+
+#[tokio::test]
+async fn a_store_that_is_closed_is_an_error_and_never_a_success() {
+    let world = World::new();
+    world.app("shop").await;
+    world.message("shop", "a").await;
+    world.close().await;
+    let answer = world.post("/app/shop/msg", json!({ "eventType": "a", "payload": {} })).await;
+    assert!(answer.status.is_server_error(), "{answer:?}");
+    assert!(answer.json()["code"].is_string());
+    world.get("/app").await.refused(503, "unavailable");
+    let unhealthy = world.get("/health").await.expect(500);
+    assert_eq!(unhealthy["database"]["status"], "error");
+    world.get("/health/ping").await.expect(204);
+}

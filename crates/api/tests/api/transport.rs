@@ -1,0 +1,130 @@
+//! What every request goes through (rest-contract §1, §2, §12), also over a real connection.
+
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::world::{Extras, ORG, World, org_token};
+
+#[tokio::test]
+async fn a_slash_at_the_end_changes_nothing() {
+    let world = World::new();
+    let app = world.app("shop").await;
+    for path in ["/app/shop/", "/app/shop//", "/app/shop/?x=1", "/app/shop"] {
+        assert_eq!(world.get(path).await.expect(200)["id"], app, "{path}");
+    }
+    world.get("/health/ping/").await.expect(204);
+}
+
+#[tokio::test]
+async fn what_does_not_exist_is_answered_with_json() {
+    let world = World::new();
+    world.get("/none").await.refused(404, "not_found");
+    world.raw("GET", "/", Extras::default()).await.refused(404, "not_found");
+    world.raw("GET", "//", Extras::default()).await.refused(404, "not_found");
+    let wrong = world.send("PUT", "/app", json!({})).await;
+    wrong.refused(405, "method_not_allowed");
+    let allowed = wrong.headers["allow"].to_str().unwrap();
+    assert!(allowed.contains("GET") && allowed.contains("POST"), "{allowed}");
+    world.raw("OPTIONS", "/api/v1/app", Extras::default()).await.refused(405, "method_not_allowed");
+    world.post("/auth/logout", json!({})).await.refused(501, "not_implemented");
+}
+
+#[tokio::test]
+async fn health_needs_no_token() {
+    let world = World::new();
+    for method in ["GET", "HEAD"] {
+        for path in ["/api/v1/health", "/api/v1/health/ping"] {
+            let answer = world.raw(method, path, Extras::default()).await;
+            assert_eq!((answer.status.as_u16(), answer.text.as_str()), (204, ""), "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_content_type_of_a_body_does_not_matter() {
+    let world = World::new();
+    let token = org_token(ORG);
+    for headers in [&[][..], &[("content-type", "text/plain")], &[("content-type", "application/json")]] {
+        let extras = Extras { token: Some(&token), headers, body: r#"{"name":"x"}"#.into() };
+        world.raw("POST", "/api/v1/app", extras).await.expect(201);
+    }
+}
+
+#[tokio::test]
+async fn pages_of_any_origin_may_call() {
+    let world = World::new();
+    let headers = [
+        ("origin", "https://dash.test"),
+        ("access-control-request-method", "PATCH"),
+        ("access-control-request-headers", "authorization, x-odd"),
+    ];
+    let preflight = world.raw("OPTIONS", "/api/v1/app/x", Extras { headers: &headers, ..Extras::default() }).await;
+    assert_eq!(preflight.status, 200);
+    assert_eq!(preflight.headers["access-control-allow-origin"], "*");
+    assert_eq!(preflight.headers["access-control-allow-methods"], "PATCH");
+    assert_eq!(preflight.headers["access-control-allow-headers"], "authorization, x-odd");
+    assert_eq!(preflight.headers["access-control-max-age"], "600");
+    for path in ["/api/v1/app", "/none"] {
+        let refused = world.raw("GET", path, Extras { headers: &headers[..1], ..Extras::default() }).await;
+        assert!(refused.status.is_client_error());
+        assert_eq!(refused.headers["access-control-allow-origin"], "*");
+    }
+}
+
+/// Serves the world on one connection; gives the client's end.
+async fn connect(world: &World) -> tokio::net::TcpStream {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let api = world.api.clone();
+    tokio::spawn(async move {
+        let service = hyper::service::service_fn(move |request| {
+            let api = api.clone();
+            async move { Ok::<_, std::convert::Infallible>(api.respond(request).await) }
+        });
+        let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    });
+    client
+}
+
+/// Uploads `len` bytes, reads nothing until all are sent, then reads an answer and asks for another on the same
+/// connection if that is still open.
+async fn upload(world: &World, head: &str, len: usize) -> String {
+    let mut client = connect(world).await;
+    let exchange = async {
+        client.write_all(head.as_bytes()).await.unwrap();
+        let chunk = vec![b'x'; 64 * 1024];
+        let mut left = len;
+        while left > 0 {
+            let now = left.min(chunk.len());
+            client.write_all(&chunk[..now]).await.expect("the connection was reset during the upload");
+            left -= now;
+        }
+        client.write_all(b"GET /api/v1/health/ping HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.expect("the answer could not be read");
+        answer
+    };
+    tokio::time::timeout(Duration::from_secs(30), exchange).await.expect("no answer")
+}
+
+#[tokio::test]
+async fn a_client_that_uploads_too_much_can_read_its_answer() {
+    let world = World::new();
+    world.app("shop").await;
+    let token = org_token(ORG);
+    let len = 8_000_000;
+    let head = |token: &str| {
+        format!(
+            "POST /api/v1/app/shop/msg HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: {len}\r\n\r\n"
+        )
+    };
+    let answer = upload(&world, &head(&token), len).await;
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("payload_too_large"), "{answer}");
+    assert!(answer.contains("HTTP/1.1 204 "), "the connection is of use still: {answer}");
+    let answer = upload(&world, &head("wrong"), len).await;
+    assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("HTTP/1.1 204 "), "{answer}");
+}

@@ -1,0 +1,126 @@
+//! `postrider listen` from the outside: what it answers, what it prints, how it ends.
+
+mod support;
+
+use std::process::Command;
+
+use postrider_domain::clock::{Clock as _, SystemClock};
+use postrider_domain::entropy::OsEntropy;
+use postrider_domain::ids::MessageId;
+use postrider_domain::signature::{Secret, SecretKind, SigningKeys};
+
+use support::{Process, post, postrider};
+
+const BODY: &[u8] = br#"{"type":"user.created","data":{"name":"Ada"}}"#;
+
+fn listen(arguments: &[&str]) -> Command {
+    let mut command = postrider();
+    command.arg("listen").args(arguments).env_remove("POSTRIDER_LISTEN_SECRET");
+    command
+}
+
+/// Starts it with `--json`, and gives its address as well.
+fn listen_json(arguments: &[&str]) -> (Process, String) {
+    let process = Process::start(listen(arguments).arg("--json"));
+    let start = process.json();
+    assert_eq!(start["kind"], "listening");
+    let url = start["url"].as_str().expect("a URL");
+    let address = url.strip_prefix("http://").expect("http").trim_end_matches('/').to_owned();
+    (process, address)
+}
+
+/// Headers with which `secret` signs `BODY` now, under either prefix.
+fn signed(secret: &Secret, prefix: &str) -> Vec<(String, String)> {
+    let now = SystemClock::new().wall();
+    let id = MessageId::new(now, &OsEntropy);
+    let timestamp = now.as_seconds().to_string();
+    let signature = SigningKeys::new(secret.clone()).sign(&id, &timestamp, BODY, now);
+    [("id", id.to_string()), ("timestamp", timestamp), ("signature", signature)]
+        .map(|(name, value)| (format!("{prefix}-{name}"), value))
+        .into()
+}
+
+fn post_signed(address: &str, headers: &[(String, String)]) -> u16 {
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    post(address, &headers, BODY)
+}
+
+#[test]
+fn a_signed_request_is_verified_with_either_scheme_and_either_names() {
+    for kind in [SecretKind::Hmac256, SecretKind::Ed25519] {
+        let secret = Secret::generate(kind, &OsEntropy);
+        let (process, address) = listen_json(&["--secret", &secret.public_text()]);
+        for prefix in ["webhook", "svix"] {
+            let headers = signed(&secret, prefix);
+            assert_eq!(post_signed(&address, &headers), 200);
+            let event = process.json();
+            assert_eq!(event["verification"], "verified", "{event}");
+            assert_eq!(event["id"], headers[0].1);
+            assert_eq!(event["type"], "user.created");
+            assert_eq!(event["payload"]["data"]["name"], "Ada");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_signed_by_the_secret_is_refused() {
+    let (process, address) = listen_json(&["--secret", "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="]);
+    let other = Secret::generate(SecretKind::Hmac256, &OsEntropy);
+    assert_eq!(post_signed(&address, &signed(&other, "webhook")), 401);
+    assert_eq!(process.json()["reason"], "no signature fits");
+    assert_eq!(post(&address, &[], BODY), 401);
+    assert_eq!(process.json()["reason"], "header webhook-id is missing");
+}
+
+#[test]
+fn it_fails_as_often_as_it_is_told_and_counts_attempts() {
+    let (process, address) = listen_json(&["--fail-first", "2", "--status", "204,503"]);
+    let expected = [("a", 500, 1), ("a", 500, 2), ("a", 204, 3), ("b", 500, 1), ("b", 500, 2), ("b", 503, 3)];
+    for (id, status, attempt) in expected {
+        assert_eq!(post(&address, &[("webhook-id", id)], BODY), status, "attempt {attempt} of {id}");
+        let event = process.json();
+        assert_eq!((&event["attempt"], &event["verification"]), (&attempt.into(), &"no secret given".into()));
+    }
+}
+
+#[test]
+fn ctrl_c_ends_it_with_a_summary_and_success() {
+    let (process, address) = listen_json(&["--status", "200,500"]);
+    for id in ["a", "a", "b"] {
+        post(&address, &[("webhook-id", id)], b"{}");
+        process.json();
+    }
+    process.interrupt();
+    let summary = process.json();
+    assert_eq!(summary["kind"], "summary");
+    assert_eq!((&summary["requests"], &summary["messages"]), (&3.into(), &2.into()));
+    assert_eq!(summary["answeredOtherThan2xx"], 1);
+    assert!(process.wait().success());
+}
+
+#[test]
+fn people_are_told_the_url_what_to_type_next_and_what_arrived() {
+    let process = Process::start(&mut listen(&[]));
+    let line = process.line_with("Listening on ");
+    let address = line.strip_prefix("Listening on http://").unwrap().trim_end_matches('/').to_owned();
+    process.line_with(&format!("postrider send http://{address}/"));
+    post(&address, &[("webhook-id", "msg_1")], BODY);
+    let line = process.line_with("msg_1");
+    assert!(line.ends_with("msg_1  no secret given  user.created  → 200"), "{line}");
+    process.line_with("    \"name\": \"Ada\"");
+    assert!(!line.contains('\u{1b}'), "no colour without a terminal");
+}
+
+#[test]
+fn a_port_in_use_and_a_wrong_secret_are_said_in_one_line() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let output = listen(&["--port", &port]).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.starts_with("error: can't listen on 127.0.0.1:") && error.lines().count() == 1, "{error}");
+
+    let output = listen(&["--secret", "hunter2"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("must begin with whsec_"));
+}

@@ -1,0 +1,318 @@
+//! What receivers do wrong: each case costs its own delivery an attempt, and nobody else anything.
+
+use std::time::Duration;
+
+use postrider_testkit::receiver::{Greeting, gzip_of_zeros};
+use postrider_testkit::{App, Authority, Identity, Receiver, Reply, TestServer, TestServerBuilder};
+use serde_json::{Value, json};
+
+/// Receivers may make the server use this much more memory than before, however much they send.
+const MEMORY_SLACK: u64 = 48 * 1024 * 1024;
+
+fn server() -> TestServerBuilder {
+    TestServer::builder(env!("CARGO_BIN_EXE_postrider"))
+}
+
+/// Sends one message to `url`; returns its first attempt.
+async fn first_attempt(app: &App, url: &str) -> Value {
+    let endpoint = app.endpoint(url).await;
+    let message = app.send("a", &json!({ "x": 1 })).await;
+    let attempt = app.logged_attempts(&message, 1).await[0].clone();
+    app.client.delete(&app.path(&format!("/endpoint/{endpoint}"))).await.expect(204);
+    attempt
+}
+
+/// Checks that there was no answer, and that the log says why, in words that contain one of `reasons`.
+#[track_caller]
+fn expect_no_answer(attempt: &Value, reasons: &[&str]) {
+    assert_eq!((&attempt["status"], &attempt["responseStatusCode"]), (&json!(2), &json!(0)), "{attempt}");
+    let reason = attempt["response"].as_str().unwrap_or_default().to_lowercase();
+    assert!(reasons.iter().any(|part| reason.contains(part)), "{reasons:?} in: {attempt}");
+}
+
+#[track_caller]
+fn expect_answer(attempt: &Value, status: u16) {
+    let logged = if (200..300).contains(&status) { 0 } else { 2 };
+    assert_eq!((&attempt["status"], &attempt["responseStatusCode"]), (&json!(logged), &json!(status)), "{attempt}");
+}
+
+#[tokio::test]
+async fn an_endless_body_is_cut_at_64_kib_and_its_status_kept() {
+    let server = server().set("delivery.retry_schedule", "[]").start().await;
+    let app = server.app().await;
+    for status in [200, 500] {
+        let receiver = Receiver::always(Reply::endless_body(status)).await;
+        let attempt = first_attempt(&app, &receiver.url()).await;
+        expect_answer(&attempt, status);
+        assert_eq!(attempt["response"].as_str().unwrap().len(), 20_000);
+    }
+}
+
+#[tokio::test]
+async fn one_byte_every_now_and_then_is_ended_by_the_total_deadline() {
+    let server = server().set("delivery.retry_schedule", "[]").set("delivery.request_timeout", "700ms").start().await;
+    let app = server.app().await;
+    for reply in [Reply::dripping_head(Duration::from_millis(50)), Reply::dripping_body(Duration::from_millis(50))] {
+        let receiver = Receiver::always(reply).await;
+        let attempt = first_attempt(&app, &receiver.url()).await;
+        let took = attempt["responseDurationMs"].as_u64().unwrap();
+        assert!((600..10_000).contains(&took), "{attempt}");
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_accepts_tls_then_silence_meets_the_deadline() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    let server = server()
+        .set("delivery.retry_schedule", "[]")
+        .set("delivery.request_timeout", "700ms")
+        .variable("SSL_CERT_FILE", authority.write_pem(folder.path()).to_str().unwrap())
+        .start()
+        .await;
+    let app = server.app().await;
+    let silent = Receiver::builder(|_| Reply::hang()).tls(authority.issue(&["127.0.0.1"])).start().await;
+    expect_no_answer(&first_attempt(&app, &silent.url()).await, &["time", "deadline"]);
+
+    let no_handshake = Receiver::builder(|_| Reply::ok()).greeting(Greeting::Silence).start().await;
+    let url = format!("https://{}/", no_handshake.address());
+    expect_no_answer(&first_attempt(&app, &url).await, &["time", "deadline"]);
+}
+
+#[tokio::test]
+async fn a_receiver_that_hangs_meets_the_deadline_and_is_retried() {
+    let server = server().set("delivery.request_timeout", "500ms").start().await;
+    let app = server.app().await;
+    let receiver = Receiver::sequence([Reply::hang(), Reply::ok()]).await;
+    app.endpoint(&receiver.url()).await;
+    let message = app.send("a", &json!({})).await;
+    let attempts = app.logged_attempts(&message, 2).await;
+    expect_no_answer(&attempts[0], &["time", "deadline"]);
+    expect_answer(&attempts[1], 200);
+}
+
+#[tokio::test]
+async fn a_gzip_answer_that_would_expand_to_1_gb_is_never_decompressed() {
+    let server = server().set("delivery.retry_schedule", "[]").start().await;
+    let app = server.app().await;
+    let receiver =
+        Receiver::always(Reply::ok().header("content-encoding", "gzip").body(gzip_of_zeros(1024 * 1024 * 1024))).await;
+    let before = server.memory_bytes();
+    expect_answer(&first_attempt(&app, &receiver.url()).await, 200);
+    assert!(server.memory_bytes() < before + MEMORY_SLACK, "{before} bytes became {}", server.memory_bytes());
+    assert_eq!(receiver.requests()[0].header("accept-encoding"), None);
+}
+
+#[tokio::test]
+async fn ten_thousand_headers_or_a_1_mb_head_fail_with_memory_flat() {
+    let server = server().set("delivery.retry_schedule", "[]").start().await;
+    let app = server.app().await;
+    let before = server.memory_bytes();
+    for reply in [Reply::many_headers(10_000), Reply::huge_head(1024 * 1024)] {
+        let receiver = Receiver::always(reply).await;
+        for _ in 0..10 {
+            expect_no_answer(&first_attempt(&app, &receiver.url()).await, &[""]);
+        }
+    }
+    assert!(server.memory_bytes() < before + MEMORY_SLACK, "{before} bytes became {}", server.memory_bytes());
+}
+
+#[tokio::test]
+async fn a_reset_after_reading_the_request_is_retried_with_the_same_id_and_recorded() {
+    let server = server().start().await;
+    let app = server.app().await;
+    for misbehaviour in [Reply::reset(), Reply::close(), Reply::raw("this is no HTTP\r\n\r\n")] {
+        let receiver = Receiver::sequence([misbehaviour, Reply::ok()]).await;
+        let endpoint = app.endpoint(&receiver.url()).await;
+        let message = app.send("a", &json!({})).await;
+        let requests = receiver.wait_for(2).await;
+        assert!(requests.iter().all(|request| request.id() == Some(&message)));
+        let attempts = app.logged_attempts(&message, 2).await;
+        expect_no_answer(&attempts[0], &[""]);
+        assert_ne!(attempts[0]["response"], "", "{attempts:?}");
+        expect_answer(&attempts[1], 200);
+        assert_eq!(receiver.requests().len(), 2);
+        app.client.delete(&app.path(&format!("/endpoint/{endpoint}"))).await.expect(204);
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_not_there_is_retried_until_it_is() {
+    let server = server().set("delivery.retry_schedule", r#"["50ms","50ms","50ms"]"#).start().await;
+    let app = server.app().await;
+    let gone = Receiver::ok().await.address();
+    expect_no_answer(&first_attempt(&app, &format!("http://{gone}/")).await, &["connect", "refused"]);
+    let rude = Receiver::builder(|_| Reply::ok()).greeting(Greeting::Reset).start().await;
+    expect_no_answer(&first_attempt(&app, &rude.url()).await, &[""]);
+    expect_no_answer(&first_attempt(&app, "http://no-such-host.invalid/").await, &[""]);
+}
+
+#[tokio::test]
+async fn a_retry_after_that_is_absurd_is_clamped() {
+    let server = server().set("delivery.retry_after_max", "100ms").start().await;
+    let app = server.app().await;
+    let values = [
+        "1e18",
+        "inf",
+        "-1",
+        "NaN",
+        "99999999999999999999999999",
+        "",
+        "Thu, 01 Jan 1970 00:00:00 GMT",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "Thu, 99 Foo 2026 99:99:99 GMT",
+        "soon",
+    ];
+    for value in values {
+        let receiver = Receiver::sequence([Reply::status(503).header("Retry-After", value), Reply::ok()]).await;
+        let endpoint = app.endpoint(&receiver.url()).await;
+        let message = app.send("a", &json!({})).await;
+        let attempts = app.logged_attempts(&message, 2).await;
+        expect_answer(&attempts[1], 200);
+        app.client.delete(&app.path(&format!("/endpoint/{endpoint}"))).await.expect(204);
+    }
+}
+
+#[tokio::test]
+async fn retry_after_on_429_or_503_holds_the_next_attempt_back_as_long_as_it_says() {
+    let server = server().start().await;
+    let app = server.app().await;
+    for status in [429, 503] {
+        let receiver = Receiver::sequence([Reply::status(status).header("Retry-After", "2"), Reply::ok()]).await;
+        app.endpoint(&receiver.url()).await;
+        app.send("a", &json!({})).await;
+        // The wait is the endpoint's, not only the message's.
+        receiver.wait_for(1).await;
+        app.send("a", &json!({})).await;
+        let requests = receiver.wait_for(2).await;
+        let waited = requests[1].at - requests[0].at;
+        assert!(waited >= Duration::from_secs(2), "{status}: {waited:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_410_disables_the_endpoint_and_cancels_what_was_pending() {
+    let server = server().set("delivery.retry_schedule", r#"["1s"]"#).start().await;
+    let app = server.app().await;
+    let receiver = Receiver::sequence([Reply::status(500), Reply::status(410), Reply::ok()]).await;
+    let endpoint = app.endpoint(&receiver.url()).await;
+    let waiting = app.send("a", &json!({ "n": 1 })).await;
+    app.logged_attempts(&waiting, 1).await;
+    let last = app.send("a", &json!({ "n": 2 })).await;
+    app.logged_attempts(&last, 1).await;
+    let path = app.path(&format!("/endpoint/{endpoint}"));
+    assert_eq!(app.client.get(&path).await.expect(200).json()["disabled"], true);
+
+    // Enabled again, it gets what is new; what was pending does not come back.
+    app.client.patch(&path, &json!({ "disabled": false })).await.expect(200);
+    let mut newest = String::new();
+    let end = tokio::time::Instant::now() + Duration::from_millis(1_500);
+    while tokio::time::Instant::now() < end {
+        newest = app.send("a", &json!({ "n": 3 })).await;
+        receiver.wait_for_id(&newest).await;
+    }
+    app.logged_attempts(&newest, 1).await;
+    let of_waiting = receiver.requests().iter().filter(|request| request.id() == Some(&waiting)).count();
+    assert_eq!(of_waiting, 1);
+}
+
+#[tokio::test]
+async fn an_expired_self_signed_or_wrong_host_certificate_is_a_tls_error_in_the_log_and_retried() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    let server = server()
+        .variable("SSL_CERT_FILE", authority.write_pem(folder.path()).to_str().unwrap())
+        .set("delivery.retry_schedule", r#"["10ms"]"#)
+        .start()
+        .await;
+    let app = server.app().await;
+    let bad = [
+        ("expired", authority.issue_expired(&["127.0.0.1"])),
+        ("self-signed", Identity::self_signed(&["127.0.0.1"])),
+        ("wrong host", authority.issue(&["example.com", "127.0.0.2"])),
+        ("another authority", Authority::new().issue(&["127.0.0.1"])),
+    ];
+    for (what, identity) in bad {
+        let receiver = Receiver::builder(|_| Reply::ok()).tls(identity).start().await;
+        let endpoint = app.endpoint(&receiver.url()).await;
+        let message = app.send("a", &json!({})).await;
+        for attempt in app.logged_attempts(&message, 2).await {
+            expect_no_answer(&attempt, &["tls", "certificate"]);
+        }
+        assert_eq!(receiver.requests().len(), 0, "{what}");
+        assert_eq!(receiver.connections(), 2, "{what}");
+        app.client.delete(&app.path(&format!("/endpoint/{endpoint}"))).await.expect(204);
+    }
+}
+
+#[tokio::test]
+async fn a_good_certificate_is_accepted() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    let pem = authority.write_pem(folder.path());
+    let server = server().variable("SSL_CERT_FILE", pem.to_str().unwrap()).start().await;
+    let app = server.app().await;
+    let receiver = Receiver::builder(|_| Reply::ok()).tls(authority.issue(&["127.0.0.1"])).start().await;
+    expect_answer(&first_attempt(&app, &receiver.url()).await, 200);
+}
+
+#[tokio::test]
+async fn a_receiver_of_http_2_gets_many_messages_on_few_connections() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    let pem = authority.write_pem(folder.path());
+    let server = server().variable("SSL_CERT_FILE", pem.to_str().unwrap()).start().await;
+    let app = server.app().await;
+    let receiver = Receiver::builder(|_| Reply::ok()).tls(authority.issue(&["127.0.0.1"])).http2().start().await;
+    let endpoint = app.endpoint(&receiver.url()).await;
+    let mut messages = Vec::new();
+    for n in 0..100 {
+        messages.push(app.send("a", &json!({ "n": n })).await);
+    }
+    let requests = receiver.wait_for(100).await;
+    assert!(requests.iter().all(|request| request.version == http::Version::HTTP_2));
+    let secret = app.secret(&endpoint).await;
+    let webhook = standardwebhooks::Webhook::new(&secret).unwrap();
+    for request in &requests {
+        webhook.verify(&request.body, &request.header_map()).unwrap();
+    }
+    assert!(receiver.connections() <= 4, "{} connections", receiver.connections());
+    for message in &messages {
+        assert_eq!(app.logged_attempts(message, 1).await.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_the_receiver_closed_while_idle_is_not_a_failed_attempt() {
+    let server = server().set("delivery.retry_schedule", "[]").start().await;
+    let app = server.app().await;
+    for reply in [Reply::ok().then_close(), Reply::ok().then_reset()] {
+        let receiver = Receiver::always(reply).await;
+        let endpoint = app.endpoint(&receiver.url()).await;
+        let mut messages = Vec::new();
+        for n in 0..200 {
+            // The next message comes when the answer has just been given, and the connection is being closed.
+            messages.push(app.send("a", &json!({ "n": n })).await);
+            receiver.wait_for(n + 1).await;
+        }
+        for message in &messages {
+            let attempts = app.logged_attempts(message, 1).await;
+            expect_answer(&attempts[0], 200);
+        }
+        assert_eq!(receiver.requests().len(), 200);
+        app.client.delete(&app.path(&format!("/endpoint/{endpoint}"))).await.expect(204);
+    }
+}
+
+#[tokio::test]
+async fn kept_connections_are_used_again() {
+    let server = server().start().await;
+    let app = server.app().await;
+    let receiver = Receiver::ok().await;
+    app.endpoint(&receiver.url()).await;
+    for n in 0..50 {
+        let message = app.send("a", &json!({ "n": n })).await;
+        app.logged_attempts(&message, 1).await;
+    }
+    assert!(receiver.connections() <= 2, "{} connections for 50 messages", receiver.connections());
+}

@@ -1,0 +1,133 @@
+//! An orderly end: what is under way is finished and recorded, so that the next start repeats nothing.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::Duration;
+
+use postrider_testkit::{Ledger, Load, Receiver, Reply, TestServer, TestServerBuilder, random, wait};
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::net::TcpStream;
+
+fn server() -> TestServerBuilder {
+    TestServer::builder(env!("CARGO_BIN_EXE_postrider"))
+}
+
+/// Waits until the server takes no connections any more: it has noticed that it was asked to end.
+async fn stopped_listening(server: &TestServer) {
+    wait::until("the server to stop listening", async || TcpStream::connect(server.address()).await.err()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn terminated_under_load_it_exits_0_loses_nothing_and_repeats_nothing() {
+    let ledger = Ledger::new();
+    let noted = ledger.clone();
+    let answer = move |request: &_| {
+        noted.note(request);
+        Reply::ok().after(random::duration(Duration::ZERO, Duration::from_millis(30)))
+    };
+    let receiver = Receiver::builder(answer).forgetful().start().await;
+    let mut server = server().start().await;
+    let app = server.app().await;
+    let targets = ["/0".to_owned(), "/1".to_owned()];
+    for number in 0..2 {
+        app.endpoint(&receiver.at(&number.to_string())).await;
+    }
+    let load = Load::start(&app, 8);
+    for signal in [Signal::TERM, Signal::INT, Signal::TERM] {
+        load.progress(200).await;
+        server.signal(signal);
+        let status = server.ended().await;
+        assert_eq!(status.code(), Some(0), "{signal:?}: {status}");
+        server.start().await;
+    }
+    let acked = load.finish().await;
+    let ids: Vec<&str> = acked.iter().map(|message| message.id.as_str()).collect();
+    ledger.wait_for(&targets, &ids).await;
+
+    // Whatever was not settled would be sent again by the next start, before the new message.
+    assert_eq!(server.terminate().await.code(), Some(0));
+    server.start().await;
+    let last = app.send("a", &json!({})).await;
+    ledger.wait_for(&targets, &[&last]).await;
+    assert_eq!(ledger.repeated(), []);
+    assert_eq!(ledger.deliveries(), 2 * (acked.len() + 1));
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_finished_and_recorded() {
+    let mut server = server().start().await;
+    let app = server.app().await;
+    let receiver = Receiver::always(Reply::ok().after(Duration::from_millis(1_500))).await;
+    app.endpoint(&receiver.url()).await;
+    let message = app.send("a", &json!({})).await;
+    receiver.wait_for_id(&message).await;
+    assert_eq!(server.terminate().await.code(), Some(0));
+    server.start().await;
+    let attempts = app.attempts(&message).await;
+    assert_eq!(attempts.len(), 1);
+    assert_eq!(attempts[0]["status"], 0);
+    assert_eq!(receiver.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn what_waits_for_a_retry_does_not_hold_the_end_up() {
+    let mut server = server().set("delivery.retry_schedule", r#"["1h"]"#).start().await;
+    let app = server.app().await;
+    let receiver = Receiver::always(Reply::status(500)).await;
+    app.endpoint(&receiver.url()).await;
+    let message = app.send("a", &json!({})).await;
+    app.logged_attempts(&message, 1).await;
+    assert_eq!(server.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once_and_what_was_under_way_is_sent_again() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut server = server().start().await;
+        let app = server.app().await;
+        let receiver = Receiver::sequence([Reply::hang(), Reply::ok()]).await;
+        app.endpoint(&receiver.url()).await;
+        let message = app.send("a", &json!({})).await;
+        receiver.wait_for_id(&message).await;
+        server.signal(signal);
+        stopped_listening(&server).await;
+        server.signal(signal);
+        let start = tokio::time::Instant::now();
+        let status = server.ended().await;
+        // Without the second signal it would wait for the receiver until the request times out after 30 s.
+        assert!(start.elapsed() < Duration::from_secs(20), "{signal:?}");
+        assert!(status.code() != Some(0) || status.signal().is_some(), "{signal:?}: {status}");
+        server.start().await;
+        let requests = receiver.wait_for(2).await;
+        assert!(requests.iter().all(|request| request.id() == Some(&message)));
+    }
+}
+
+#[tokio::test]
+async fn a_drain_that_takes_too_long_is_given_up_and_what_was_under_way_is_sent_again() {
+    let mut server = server().set("delivery.drain_timeout", "300ms").start().await;
+    let app = server.app().await;
+    let receiver = Receiver::sequence([Reply::hang(), Reply::ok()]).await;
+    app.endpoint(&receiver.url()).await;
+    let message = app.send("a", &json!({})).await;
+    receiver.wait_for_id(&message).await;
+    let start = tokio::time::Instant::now();
+    server.terminate().await;
+    assert!(start.elapsed() < Duration::from_secs(20));
+    server.start().await;
+    receiver.wait_for(2).await;
+    assert_eq!(app.logged_attempts(&message, 1).await[0]["status"], 0);
+}
+
+#[tokio::test]
+async fn an_idle_server_exits_0_when_asked() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut server = server().start().await;
+        // A kept connection without a request on it is no reason to stay.
+        let idle = TcpStream::connect(server.address()).await.unwrap();
+        server.client().get("/api/v1/health/ping").await.expect(204);
+        server.signal(signal);
+        assert_eq!(server.ended().await.code(), Some(0), "{signal:?}");
+        drop(idle);
+    }
+}

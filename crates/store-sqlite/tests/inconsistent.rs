@@ -1,0 +1,132 @@
+//! Rows that make no sense, as a broken disk or a hand edit leaves them: an error that says where, never a panic.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+use postrider_domain::application::{Application, EnvironmentId};
+use postrider_domain::endpoint::{Endpoint, EndpointUrl};
+use postrider_domain::entropy::SeededEntropy;
+use postrider_domain::ids::{ApplicationId, EndpointId};
+use postrider_domain::names::IdOrUid;
+use postrider_domain::signature::{Secret, SecretKind};
+use postrider_domain::time::Timestamp;
+use postrider_store::{
+    ApplicationKey, Applications as _, Direction, EndpointKey, Endpoints as _, NewEndpoint, Scan, Store as _,
+    StoreError, Work as _, WriteError,
+};
+use postrider_store_sqlite::{Ownership, SqliteStore};
+
+struct Broken {
+    _folder: tempfile::TempDir,
+    store: SqliteStore,
+    environment: EnvironmentId,
+    id: ApplicationId,
+    application: ApplicationKey,
+    endpoint: EndpointKey,
+}
+
+/// A store with one application and one endpoint, then `sql` run on its file by somebody else.
+async fn broken_by(sql: &str) -> Broken {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("postrider.db");
+    let store = SqliteStore::open(&path, Ownership::Owner).unwrap();
+    let environment = EnvironmentId::default_environment();
+    let (now, entropy) = (Timestamp::from_micros(1_767_323_045_000_000), SeededEntropy::new(1));
+    let id = ApplicationId::new(now, &entropy);
+    let application = Application {
+        id,
+        uid: None,
+        name: "a".to_owned(),
+        throttle_rate: None,
+        metadata: BTreeMap::new(),
+        created_at: now,
+        updated_at: now,
+    };
+    store.create_application(&environment, application, None).await.unwrap();
+    let application = store.application(&environment, &IdOrUid::Id(id)).await.unwrap().unwrap().key;
+    let endpoint = Endpoint {
+        id: EndpointId::new(now, &entropy),
+        uid: None,
+        url: EndpointUrl::parse("https://example.com/").unwrap(),
+        description: String::new(),
+        version: 1,
+        disabled: false,
+        event_types: None,
+        channels: None,
+        throttle_rate: None,
+        metadata: BTreeMap::new(),
+        created_at: now,
+        updated_at: now,
+    };
+    let secret = Secret::generate(SecretKind::Hmac256, &entropy);
+    let by_id = IdOrUid::Id(endpoint.id);
+    let new = NewEndpoint { endpoint, secret, headers: BTreeMap::new() };
+    store.create_endpoint(application, new, None).await.unwrap();
+    let endpoint = store.endpoint(application, &by_id).await.unwrap().unwrap().key;
+    break_file(&path, sql);
+    Broken { _folder: folder, store, environment, id, application, endpoint }
+}
+
+fn break_file(path: &Path, sql: &str) {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    assert!(connection.execute(sql, []).unwrap() > 0, "{sql}");
+}
+
+fn assert_inconsistent(error: &StoreError, place: &str) {
+    let text = error.to_string();
+    assert!(matches!(error, StoreError::Inconsistent { .. }) && text.contains(place), "{text}");
+}
+
+#[tokio::test]
+async fn a_broken_column_is_named_with_its_table_and_row() {
+    let broken = broken_by("UPDATE application SET metadata = '{'").await;
+    let Broken { store, environment, id, .. } = &broken;
+    let error = store.application(environment, &IdOrUid::Id(*id)).await.unwrap_err();
+    assert_inconsistent(&error, "application.metadata, row 1");
+    let listed = store.applications(environment, Scan::all(Direction::Ascending, 10)).await;
+    assert_inconsistent(&listed.unwrap_err(), "application.metadata, row 1");
+    match store.delete_application(environment, &IdOrUid::Id(*id), Timestamp::EPOCH).await {
+        Err(WriteError::Store(error)) => assert_inconsistent(&error, "application.metadata, row 1"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn every_column_of_an_endpoint_is_checked() {
+    for (column, value) in [
+        ("id", "x'00'"),
+        ("url", "'gopher://x'"),
+        ("event_types", "'a,b'"),
+        ("channels", "'{}'"),
+        ("version", "70000"),
+        ("throttle_rate", "-1"),
+        ("metadata", "'[]'"),
+        ("signing_keys", "'{\"current\":\"none\",\"old\":[]}'"),
+        ("headers", "'{\"a\":1}'"),
+    ] {
+        let broken = broken_by(&format!("UPDATE endpoint SET {column} = {value}")).await;
+        let error = broken.store.target(broken.endpoint).await.unwrap_err();
+        assert_inconsistent(&error, &format!("endpoint.{column}, row 1"));
+    }
+}
+
+#[tokio::test]
+async fn an_error_never_quotes_a_secret() {
+    let broken = broken_by("UPDATE endpoint SET signing_keys = replace(signing_keys, 'whsec_', 'whsec-')").await;
+    let error = broken.store.signing_keys(broken.endpoint).await.unwrap_err();
+    assert_inconsistent(&error, "endpoint.signing_keys");
+    assert!(!error.to_string().contains("whsec-"), "{error}");
+}
+
+#[tokio::test]
+async fn a_broken_row_stops_nobody_else() {
+    let broken = broken_by("UPDATE endpoint SET url = ''").await;
+    let Broken { store, environment, id, application, endpoint, .. } = &broken;
+    assert!(store.endpoints(*application, Scan::all(Direction::Ascending, 10)).await.is_err());
+    assert!(store.application(environment, &IdOrUid::Id(*id)).await.is_ok());
+    assert!(store.due(*endpoint, Timestamp::MAX, HashSet::new(), 10, 1_000).await.is_ok());
+    store.ping().await.unwrap();
+    store.close().await;
+}

@@ -1,0 +1,98 @@
+//! Opening a store, and every way in which that is refused: one clear line that says what to do.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+
+use postrider_store::{ApiKeys as _, Store as _};
+use postrider_store_sqlite::{OpenError, Ownership, SqliteStore};
+
+fn folder() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("postrider.db");
+    (folder, path)
+}
+
+fn refused(path: &Path, ownership: Ownership) -> OpenError {
+    let error = SqliteStore::open(path, ownership).unwrap_err();
+    assert!(!error.to_string().contains('\n'), "one line: {error}");
+    error
+}
+
+#[tokio::test]
+async fn a_second_owner_is_told_who_the_first_one_is() {
+    let (_folder, path) = folder();
+    let first = SqliteStore::open(&path, Ownership::Owner).unwrap();
+    let error = refused(&path, Ownership::Owner);
+    assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+    assert!(error.to_string().contains(&format!("(process {})", std::process::id())), "{error}");
+    first.ping().await.unwrap();
+    first.close().await;
+    SqliteStore::open(&path, Ownership::Owner).unwrap().close().await;
+}
+
+#[tokio::test]
+async fn a_guest_writes_beside_an_owner() {
+    let (_folder, path) = folder();
+    let owner = SqliteStore::open(&path, Ownership::Owner).unwrap();
+    let guest = SqliteStore::open(&path, Ownership::Guest).unwrap();
+    for store in [&owner, &guest] {
+        store.ping().await.unwrap();
+        assert_eq!(store.api_keys().await.unwrap(), []);
+    }
+    guest.close().await;
+    owner.ping().await.unwrap();
+    owner.close().await;
+}
+
+#[test]
+fn a_guest_needs_a_store_that_is_set_up() {
+    let (_folder, path) = folder();
+    let error = refused(&path, Ownership::Guest);
+    assert!(matches!(error, OpenError::NotMigrated { .. }), "{error}");
+    assert!(!path.exists(), "a guest makes no file");
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_named() {
+    let (_folder, path) = folder();
+    let path = path.join("nowhere").join("postrider.db");
+    for ownership in [Ownership::Owner, Ownership::Guest] {
+        let error = refused(&path, ownership);
+        assert!(matches!(error, OpenError::Path { .. }), "{error}");
+        assert!(error.to_string().contains("nowhere"), "{error}");
+    }
+}
+
+#[test]
+fn another_programs_database_is_left_alone() {
+    let (_folder, path) = folder();
+    rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE theirs (a)").unwrap();
+    let before = std::fs::read(&path).unwrap();
+    for ownership in [Ownership::Owner, Ownership::Guest] {
+        let error = refused(&path, ownership);
+        assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
+        assert!(std::fs::read(&path).unwrap() == before, "not a byte of it changes");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_database_is_left_alone() {
+    let (_folder, path) = folder();
+    let text = "Dear diary, ".repeat(1_000);
+    std::fs::write(&path, &text).unwrap();
+    let error = refused(&path, Ownership::Owner);
+    assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_version_is_refused() {
+    let (_folder, path) = folder();
+    SqliteStore::open(&path, Ownership::Owner).unwrap().close().await;
+    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 999).unwrap();
+    for ownership in [Ownership::Owner, Ownership::Guest] {
+        let error = refused(&path, ownership);
+        assert!(matches!(error, OpenError::Newer { found: 999, .. }), "{error}");
+    }
+}

@@ -1,0 +1,138 @@
+//! Several callers at once that send message after message, and remember exactly what they were promised.
+//!
+//! A caller names an idempotency key, and repeats its request until it has an answer: what a careful caller does when a
+//! server dies under it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::client::App;
+use crate::{random, wait};
+
+/// Before a caller repeats a request that failed.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// A message that was answered with a 2xx.
+#[derive(Debug, Clone)]
+pub struct Acked {
+    /// The idempotency key, which is also in the payload.
+    pub key: String,
+    /// The id in the answer.
+    pub id: String,
+    /// The payload as it was sent.
+    pub payload: String,
+    /// How many requests it took.
+    pub requests: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Run,
+    /// Get an answer for the message at hand, and stop.
+    Finish,
+    /// Stop, answer or not.
+    Abandon,
+}
+
+/// Callers at work.
+#[derive(Debug)]
+pub struct Load {
+    phase: watch::Sender<Phase>,
+    callers: JoinSet<Vec<Acked>>,
+    acked: Arc<AtomicU64>,
+}
+
+impl Load {
+    /// Starts `callers` callers that send to `app`.
+    pub fn start(app: &App, callers: usize) -> Self {
+        let phase = watch::Sender::new(Phase::Run);
+        let acked = Arc::new(AtomicU64::new(0));
+        let mut set = JoinSet::new();
+        for _ in 0..callers {
+            set.spawn(call(app.clone(), phase.subscribe(), Arc::clone(&acked)));
+        }
+        Self { phase, callers: set, acked }
+    }
+
+    /// How many messages were answered with a 2xx until now.
+    pub fn acked(&self) -> u64 {
+        self.acked.load(Ordering::SeqCst)
+    }
+
+    /// Waits until this many more messages were acked.
+    pub async fn progress(&self, more: u64) {
+        let goal = self.acked() + more;
+        wait::until(&format!("{more} more messages to be acked"), async || (self.acked() >= goal).then_some(())).await;
+    }
+
+    /// Lets every caller get an answer for the message that it is sending; returns all that was acked.
+    pub async fn finish(self) -> Vec<Acked> {
+        self.stop(Phase::Finish).await
+    }
+
+    /// Stops every caller at once; returns all that was acked.
+    pub async fn abandon(self) -> Vec<Acked> {
+        self.stop(Phase::Abandon).await
+    }
+
+    async fn stop(self, phase: Phase) -> Vec<Acked> {
+        self.phase.send_replace(phase);
+        wait::within("the callers to stop", self.callers.join_all()).await.concat()
+    }
+}
+
+async fn call(app: App, mut phase: watch::Receiver<Phase>, total: Arc<AtomicU64>) -> Vec<Acked> {
+    let mut acked = Vec::new();
+    while *phase.borrow() == Phase::Run {
+        let sent = tokio::select! {
+            sent = send_until_acked(&app) => sent,
+            _ = phase.wait_for(|phase| *phase == Phase::Abandon) => break,
+        };
+        acked.push(sent);
+        total.fetch_add(1, Ordering::SeqCst);
+    }
+    acked
+}
+
+async fn send_until_acked(app: &App) -> Acked {
+    let key = random::name();
+    // The blanks must arrive as they are.
+    let payload = format!(r#"{{ "key":  "{key}", "text": "some text, so that it is not all too short" }}"#);
+    let body = format!(r#"{{"eventType":"load.test","payload":{payload}}}"#);
+    let path = app.path("/msg");
+    for requests in 1.. {
+        let request = app.client.request(Method::POST, &path).header("idempotency-key", &key).body(body.clone());
+        match request.try_send().await {
+            Ok(answer) if answer.succeeded() => {
+                let id = answer.json()["id"].as_str().expect("a message has an id").to_owned();
+                return Acked { key, id, payload, requests };
+            }
+            Ok(answer) => assert!(answer.status >= 500, "{} {}", answer.status, answer.text()),
+            Err(_) => {}
+        }
+        sleep(PAUSE).await;
+    }
+    unreachable!("requests are repeated for ever")
+}
+
+/// All messages of an application, newest first, page by page.
+pub async fn list_messages(app: &App) -> Vec<Value> {
+    let mut messages = Vec::new();
+    let mut path = app.path("/msg?limit=250");
+    loop {
+        let page = app.client.get(&path).await.expect(200).json();
+        messages.extend(page["data"].as_array().expect("a list has data").iter().cloned());
+        if page["done"] == json!(true) {
+            return messages;
+        }
+        let iterator = page["iterator"].as_str().expect("a page that is not the last has an iterator");
+        path = app.path(&format!("/msg?limit=250&iterator={iterator}"));
+    }
+}
