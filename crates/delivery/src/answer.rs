@@ -18,7 +18,7 @@ use postrider_domain::time::Timestamp;
 pub(crate) const MAX_READ_BYTES: usize = 64 * 1024;
 
 /// A failure to get an answer, with its text for people.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Trouble {
     pub(crate) kind: Failure,
     pub(crate) detail: Cow<'static, str>,
@@ -84,6 +84,10 @@ const WAITING: u16 = 3;
 // From 100 on it is the status of the answer whose body is being read.
 
 impl Stage {
+    pub(crate) fn resolving(&self) {
+        self.0.store(RESOLVING, Ordering::Relaxed);
+    }
+
     pub(crate) fn connecting(&self) {
         self.0.store(CONNECTING, Ordering::Relaxed);
     }

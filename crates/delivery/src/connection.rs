@@ -42,6 +42,11 @@ impl Broken {
     fn new(error: &hyper::Error, unheard: bool) -> Self {
         Self { unheard, trouble: Trouble::new(Failure::Protocol, describe(error)) }
     }
+
+    /// There was nothing that could have been sent.
+    pub(crate) fn unbuilt() -> Self {
+        Self { unheard: false, trouble: Trouble::new(Failure::Protocol, "the request could not be built") }
+    }
 }
 
 /// What went wrong after the connection was made, for the endpoint's owner.

@@ -3,6 +3,7 @@
 //! The body is the message's payload, byte for byte, and what is signed is what is sent. The signature's timestamp is the
 //! system clock's at the attempt, because the receiver compares it with its own clock.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -26,6 +27,9 @@ use crate::options::HeaderPrefix;
 /// What requests say they come from.
 pub const USER_AGENT: &str = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
 
+const SIGNATURE_NAMES: [[&str; 3]; 2] =
+    [["webhook-id", "webhook-timestamp", "webhook-signature"], ["svix-id", "svix-timestamp", "svix-signature"]];
+
 /// The names of the three headers that make a request verifiable.
 #[derive(Debug, Clone)]
 pub(crate) struct SignatureNames {
@@ -36,11 +40,11 @@ pub(crate) struct SignatureNames {
 
 impl From<HeaderPrefix> for SignatureNames {
     fn from(prefix: HeaderPrefix) -> Self {
-        let [id, timestamp, signature] = match prefix {
-            HeaderPrefix::Webhook => ["webhook-id", "webhook-timestamp", "webhook-signature"],
-            HeaderPrefix::Svix => ["svix-id", "svix-timestamp", "svix-signature"],
-        }
-        .map(HeaderName::from_static);
+        let names = match prefix {
+            HeaderPrefix::Webhook => SIGNATURE_NAMES[0],
+            HeaderPrefix::Svix => SIGNATURE_NAMES[1],
+        };
+        let [id, timestamp, signature] = names.map(HeaderName::from_static);
         Self { id, timestamp, signature }
     }
 }
@@ -92,9 +96,9 @@ pub(crate) fn prepare(
     Ok(Template { origin, path: path.into(), absolute, headers, names: names.clone(), keys: keys.clone() })
 }
 
-/// Names that an endpoint's own headers must not have: they would change where the body ends, how the connection is used,
-/// or what was signed. The API refuses most of them; a store may hold what an older version let in.
-fn is_ours(name: &HeaderName, names: &SignatureNames) -> bool {
+/// Names that an endpoint's own headers can't have: they would change where the body ends, how the connection is used, or
+/// what was signed. The API refuses most of them; a store may hold what an older version let in.
+pub fn is_reserved(name: &HeaderName) -> bool {
     const FRAMING: [HeaderName; 6] = [
         header::CONNECTION,
         header::CONTENT_LENGTH,
@@ -103,9 +107,8 @@ fn is_ours(name: &HeaderName, names: &SignatureNames) -> bool {
         header::TRANSFER_ENCODING,
         header::UPGRADE,
     ];
-    FRAMING.contains(name)
-        || [&names.id, &names.timestamp, &names.signature].contains(&name)
-        || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "expect")
+    const OTHERS: [&str; 3] = ["keep-alive", "proxy-connection", "expect"];
+    FRAMING.contains(name) || OTHERS.contains(&name.as_str()) || SIGNATURE_NAMES.as_flattened().contains(&name.as_str())
 }
 
 fn template(authority: &str, url: &url::Url, extra: &Headers, names: &SignatureNames) -> Option<HeaderMap> {
@@ -120,7 +123,7 @@ fn template(authority: &str, url: &url::Url, extra: &Headers, names: &SignatureN
     headers.extend(basic_auth(url).map(|value| (header::AUTHORIZATION, value)));
     for (name, value) in extra {
         match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-            (Ok(name), Ok(value)) if !is_ours(&name, names) => {
+            (Ok(name), Ok(value)) if !is_reserved(&name) => {
                 headers.insert(name, value);
             }
             _ => tracing::warn!(header = %name.escape_debug(), "an endpoint's header cannot be sent and is left out"),
@@ -154,9 +157,12 @@ impl Template {
         now: Timestamp,
     ) -> Option<Request<Payload>> {
         let timestamp = HeaderValue::from(wall.as_seconds());
-        let signature = self.keys.sign(id, timestamp.to_str().ok()?, &payload, now);
+        // Exactly as long as an id is, so that it becomes a header value without being copied.
+        let mut id_text = String::with_capacity(31);
+        write!(id_text, "{id}").ok()?;
+        let signature = self.keys.sign_text(&id_text, timestamp.to_str().ok()?, &payload, now);
         let mut headers = self.headers.clone();
-        *headers.get_mut(&self.names.id)? = HeaderValue::from_maybe_shared(Bytes::from(id.to_string())).ok()?;
+        *headers.get_mut(&self.names.id)? = HeaderValue::from_maybe_shared(Bytes::from(id_text)).ok()?;
         *headers.get_mut(&self.names.timestamp)? = timestamp;
         *headers.get_mut(&self.names.signature)? = HeaderValue::from_maybe_shared(Bytes::from(signature)).ok()?;
         if payload.is_empty() {

@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use http::Version;
 use postrider_domain::clock::Clock;
-use postrider_domain::delivery::{Failure, Outcome};
+use postrider_domain::delivery::Outcome;
 use postrider_domain::endpoint::{EndpointUrl, Headers};
 use postrider_domain::message::Message;
 use postrider_domain::signature::SigningKeys;
+use postrider_domain::time::Timestamp;
 use postrider_store::Target;
 
 use crate::answer::{Stage, Trouble};
@@ -52,6 +53,14 @@ pub struct Sent {
     pub outcome: Outcome,
     /// From the start to the end of the answer.
     pub duration: Duration,
+}
+
+/// One attempt under way.
+struct Attempt<'a> {
+    to: &'a Template,
+    message: &'a Message,
+    started: Timestamp,
+    stage: Stage,
 }
 
 impl Sender {
@@ -95,20 +104,20 @@ impl Sender {
         Prepared(request::prepare(url, headers, keys, self.policy(), &self.names))
     }
 
-    /// Makes one attempt. Cancel-safe in that dropping the future ends the request.
+    /// Makes one attempt. Dropping the future ends the request.
     pub async fn send(&self, to: &Prepared, message: &Message, slot: &mut Slot) -> Sent {
         let started = self.clock.now();
-        let stage = Stage::default();
-        let attempt = async {
-            let to = to.0.as_ref().map_err(|trouble| Trouble::new(trouble.kind, trouble.detail.clone()))?;
-            self.attempt(to, message, slot, &stage).await
+        let outcome = match &to.0 {
+            Ok(to) => {
+                let attempt = Attempt { to, message, started, stage: Stage::default() };
+                match tokio::time::timeout(self.timeout, self.make(&attempt, slot)).await {
+                    Ok(result) => result,
+                    Err(_) => Err(attempt.stage.timed_out(self.timeout)),
+                }
+            }
+            Err(refused) => Err(refused.clone()),
         };
-        let result = tokio::time::timeout(self.timeout, attempt).await;
-        let outcome = match result.unwrap_or_else(|_| Err(stage.timed_out(self.timeout))) {
-            Ok(outcome) => outcome,
-            Err(trouble) => trouble.into(),
-        };
-        Sent { outcome, duration: self.clock.now().since(started) }
+        Sent { outcome: outcome.unwrap_or_else(Outcome::from), duration: self.clock.now().since(started) }
     }
 
     /// Takes back what a slot holds, so that others can use it.
@@ -124,27 +133,21 @@ impl Sender {
         self.pool.expire(self.clock.now());
     }
 
-    async fn attempt(
-        &self,
-        to: &Template,
-        message: &Message,
-        slot: &mut Slot,
-        stage: &Stage,
-    ) -> Result<Outcome, Trouble> {
-        if let Some(link) = self.idle(&to.origin, slot) {
-            stage.waiting();
-            match self.exchange(to, message, link, slot, stage).await {
+    async fn make(&self, attempt: &Attempt<'_>, slot: &mut Slot) -> Result<Outcome, Trouble> {
+        let origin = &attempt.to.origin;
+        if let Some(link) = self.idle(origin, slot) {
+            match self.exchange(attempt, link, slot).await {
                 Err(broken) if broken.unheard => {}
                 other => return other.map_err(|broken| broken.trouble),
             }
+            attempt.stage.resolving();
         }
-        let link = self.connector.connect(&to.origin, stage).await?;
-        stage.waiting();
+        let link = self.connector.connect(origin, &attempt.stage).await?;
         if let Link::Http2(connection) = &link {
             // Others can use it from now on.
-            self.pool.put(&to.origin, Link::Http2(connection.clone()), self.clock.now());
+            self.pool.put(origin, Link::Http2(connection.clone()), attempt.started);
         }
-        self.exchange(to, message, link, slot, stage).await.map_err(|broken| broken.trouble)
+        self.exchange(attempt, link, slot).await.map_err(|broken| broken.trouble)
     }
 
     /// A connection to the origin that has been used before: the slot's own, or one from the pool.
@@ -166,25 +169,18 @@ impl Sender {
     }
 
     /// Makes the request over a connection. If that can be used again, it is in the slot afterwards.
-    async fn exchange(
-        &self,
-        to: &Template,
-        message: &Message,
-        link: Link,
-        slot: &mut Slot,
-        stage: &Stage,
-    ) -> Result<Outcome, Broken> {
+    async fn exchange(&self, attempt: &Attempt<'_>, link: Link, slot: &mut Slot) -> Result<Outcome, Broken> {
+        let Attempt { to, message, started, stage } = attempt;
         let wall = self.clock.wall();
-        let build = |version| {
-            let payload = message.payload.clone().unwrap_or_default();
-            to.request(version, &message.id, payload, wall, self.clock.now()).ok_or_else(|| Broken {
-                unheard: false,
-                trouble: Trouble::new(Failure::Protocol, "the request could not be built"),
-            })
+        let version = match &link {
+            Link::Http1(_) => Version::HTTP_11,
+            Link::Http2(_) => Version::HTTP_2,
         };
+        let payload = message.payload.clone().unwrap_or_default();
+        let request = to.request(version, &message.id, payload, wall, *started).ok_or_else(Broken::unbuilt)?;
+        stage.waiting();
         match link {
             Link::Http1(mut connection) => {
-                let request = build(Version::HTTP_11)?;
                 let (outcome, reusable) = connection.exchange(request, stage, wall).await?;
                 if reusable {
                     slot.0 = Some((Arc::clone(&to.origin), Link::Http1(connection)));
@@ -192,7 +188,6 @@ impl Sender {
                 Ok(outcome)
             }
             Link::Http2(mut connection) => {
-                let request = build(Version::HTTP_2)?;
                 let outcome = connection.exchange(request, stage, wall).await?;
                 slot.0 = Some((Arc::clone(&to.origin), Link::Http2(connection)));
                 Ok(outcome)

@@ -1,5 +1,7 @@
 //! The sender against real sockets: receivers here are small, and as hostile as the case needs.
 
+#![expect(clippy::unwrap_used, reason = "in a test, what cannot be is a failure")]
+
 mod hostile;
 mod names;
 mod reuse;

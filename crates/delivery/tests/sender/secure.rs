@@ -40,10 +40,10 @@ impl Authority {
     }
 
     fn acceptor(&self, name: &str, protocols: &[&str]) -> TlsAcceptor {
-        self.acceptor_of(CertificateParams::new(vec![name.to_owned()]).unwrap(), protocols)
+        self.acceptor_of(&CertificateParams::new(vec![name.to_owned()]).unwrap(), protocols)
     }
 
-    fn acceptor_of(&self, params: CertificateParams, protocols: &[&str]) -> TlsAcceptor {
+    fn acceptor_of(&self, params: &CertificateParams, protocols: &[&str]) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         acceptor(certificate.der().clone(), &key, protocols)
@@ -116,7 +116,7 @@ async fn a_certificate_that_is_expired_self_signed_or_for_another_host_is_named_
     let own = CertificateParams::new(vec!["hooks.example".to_owned()]).unwrap().self_signed(&own_key).unwrap();
     let client = authority.client(PATIENCE);
     for (acceptor, text) in [
-        (authority.acceptor_of(expired, &[]), "it has expired"),
+        (authority.acceptor_of(&expired, &[]), "it has expired"),
         (acceptor(own.der().clone(), &own_key, &[]), "its issuer is unknown (self-signed, or an intermediate"),
         (authority.acceptor("other.example", &[]), "it is for another host name"),
     ] {
