@@ -5,7 +5,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, config, key, listen, serve};
+use crate::commands::{bench, config, key, listen, send, serve};
 use crate::terminal;
 
 /// Sends webhooks: accepts events, and delivers each one signed, retried and logged.
@@ -23,6 +23,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the server: accept messages, deliver them, keep the log
     Serve(serve::Args),
+    Send(Box<send::Args>),
     Listen(listen::Args),
     /// Make, list and revoke API keys
     Key(key::Args),

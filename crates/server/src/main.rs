@@ -19,6 +19,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => commands::serve::run(&args),
+        Command::Send(args) => commands::send::run(*args),
         Command::Listen(args) => commands::listen::run(args),
         Command::Key(args) => commands::key::run(args),
         Command::Config(args) => commands::config::run(&args),

@@ -2,6 +2,7 @@
 //!
 //! anstream (which clap prints its help with) strips styles when the output is no terminal, and when `NO_COLOR` is set.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal as _, Write as _};
 
 use anstream::AutoStream;
@@ -53,4 +54,13 @@ pub(crate) fn error(error: &anyhow::Error) {
 /// `text` in `style`.
 pub(crate) fn paint(style: Style, text: impl std::fmt::Display) -> String {
     format!("{style}{text}{style:#}")
+}
+
+/// Without characters that a terminal would obey.
+pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
+    if text.chars().any(char::is_control) {
+        Cow::Owned(text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect())
+    } else {
+        Cow::Borrowed(text)
+    }
 }

@@ -9,6 +9,7 @@ pub(crate) mod config;
 mod http1;
 pub(crate) mod key;
 pub(crate) mod listen;
+pub(crate) mod send;
 pub(crate) mod serve;
 
 /// Runs a command's future to its end, on as many threads as there are cores.

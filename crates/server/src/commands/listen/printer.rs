@@ -10,7 +10,7 @@ use postrider_domain::time::Timestamp;
 use postrider_domain::verify::VerifyError;
 use serde_json::{Value, json};
 
-use crate::terminal::{self, BAD, DIM, GOOD, NOTE, STRONG, paint};
+use crate::terminal::{self, BAD, DIM, GOOD, NOTE, STRONG, harmless, paint};
 
 /// Longer payloads are cut, so that a large one does not push everything else away.
 const SHOWN_CHARACTERS: usize = 20_000;
@@ -236,15 +236,6 @@ fn line(out: &mut String, depth: usize) {
 fn indented(text: &str) -> String {
     let lines: Vec<String> = text.lines().map(|line| format!("    {}", harmless(line))).collect();
     lines.join("\n")
-}
-
-/// Without characters that a terminal would obey.
-fn harmless(text: &str) -> Cow<'_, str> {
-    if text.chars().any(char::is_control) {
-        Cow::Owned(text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect())
-    } else {
-        Cow::Borrowed(text)
-    }
 }
 
 #[cfg(test)]
