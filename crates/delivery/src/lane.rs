@@ -366,7 +366,7 @@ impl State {
             return if idle_store { self.begin(Busy::Target, Step::Target) } else { self.wait(store_asleep) };
         }
         if self.disabled() {
-            return self.wind_down(idle_store, store_asleep, budgets);
+            return self.wind_down(now, idle_store, store_asleep, budgets);
         }
         match self.blocked_until(now) {
             None if self.may_start(budgets) => {
@@ -384,7 +384,7 @@ impl State {
             let max_bytes = usize::try_from(budgets.memory.free() / 2).unwrap_or(usize::MAX);
             return self.begin(Busy::Load, Step::Load(Load { now, limit: self.room(), max_bytes }));
         }
-        self.rest(idle_store, store_asleep)
+        self.rest(now, idle_store, store_asleep)
     }
 
     fn disabled(&self) -> bool {
@@ -398,7 +398,13 @@ impl State {
     }
 
     /// An endpoint that wants nothing: what waits is dropped here and removed in the store.
-    fn wind_down(&mut self, idle_store: bool, store_asleep: Option<Timestamp>, budgets: &Budgets) -> Step {
+    fn wind_down(
+        &mut self,
+        now: Timestamp,
+        idle_store: bool,
+        store_asleep: Option<Timestamp>,
+        budgets: &Budgets,
+    ) -> Step {
         self.drop_window(budgets);
         if self.more && idle_store {
             self.more = false;
@@ -406,11 +412,11 @@ impl State {
             self.unparked = false;
             return self.begin(Busy::Cancel, Step::Cancel);
         }
-        self.rest(idle_store, store_asleep)
+        self.rest(now, idle_store, store_asleep)
     }
 
     /// Nothing more to start: park, close, or wait for what is under way.
-    fn rest(&mut self, idle_store: bool, store_asleep: Option<Timestamp>) -> Step {
+    fn rest(&mut self, now: Timestamp, idle_store: bool, store_asleep: Option<Timestamp>) -> Step {
         if !idle_store {
             return self.wait(store_asleep);
         }
@@ -424,6 +430,10 @@ impl State {
         }
         if !self.held.is_empty() || self.workers > 0 {
             return Step::Idle;
+        }
+        if let Some(until) = self.pace.hold(now) {
+            // What the receiver asked for must outlive the messages that it was asked about.
+            return self.wait(Some(until));
         }
         self.closed = true;
         Step::Close
