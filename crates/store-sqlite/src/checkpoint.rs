@@ -12,7 +12,7 @@ use rusqlite::wal::CheckpointMode;
 
 /// 32 MiB of WAL: long enough that pages which change again and again are copied once, short enough to read quickly at
 /// the next start.
-const CHECKPOINT_PAGES: i32 = 4_096;
+const CHECKPOINT_PAGES: i32 = 8_192;
 
 /// The thread; ends when told to.
 pub(crate) struct Checkpointer {

@@ -164,7 +164,7 @@ fn connect(path: &Path) -> Result<Connection, OpenError> {
     let connection = open_file(path)?;
     connection
         .execute_batch(
-            "PRAGMA page_size = 8192;
+            "PRAGMA page_size = 4096;
              PRAGMA journal_mode = WAL;
              PRAGMA synchronous = FULL;
              PRAGMA foreign_keys = OFF;
