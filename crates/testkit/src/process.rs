@@ -2,8 +2,13 @@
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::wait;
 
@@ -40,16 +45,47 @@ pub(crate) fn command(program: &Path, folder: &Path) -> Command {
 /// Runs a program to its end.
 ///
 /// # Panics
-/// If it cannot be started, or has not ended by the deadline.
+/// If it cannot be started, or has not ended by the deadline; then with what it had printed.
 pub async fn run(program: impl AsRef<Path>, arguments: &[&str], settings: &[(&str, &str)], folder: &Path) -> Finished {
     let program = program.as_ref();
     let mut command = command(program, folder);
     command.args(arguments).envs(settings.iter().copied());
-    let output = wait::within(&format!("the end of {program:?} {arguments:?}"), command.output()).await;
-    let output = output.unwrap_or_else(|error| panic!("{program:?} cannot be started: {error}"));
-    Finished {
-        status: output.status,
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{program:?} cannot be started: {error}"));
+    let stdout = Output::of(child.stdout.take());
+    let stderr = Output::of(child.stderr.take());
+    let Ok(status) = timeout(wait::DEADLINE, child.wait()).await else {
+        panic!("{program:?} {arguments:?} did not end\n{}\n{}", stdout.so_far(), stderr.so_far());
+    };
+    let status = status.expect("a child process can be waited for");
+    Finished { status, stdout: stdout.all().await, stderr: stderr.all().await }
+}
+
+/// What comes out of a pipe.
+struct Output {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reading: JoinHandle<()>,
+}
+
+impl Output {
+    fn of(pipe: Option<impl AsyncRead + Unpin + Send + 'static>) -> Self {
+        let bytes = Arc::<Mutex<Vec<u8>>>::default();
+        let into = Arc::clone(&bytes);
+        let reading = tokio::spawn(async move {
+            let mut pipe = pipe.expect("the output of the command is a pipe");
+            let mut chunk = Vec::new();
+            while pipe.read_buf(&mut chunk).await.is_ok_and(|read| read > 0) {
+                into.lock().append(&mut chunk);
+            }
+        });
+        Self { bytes, reading }
+    }
+
+    fn so_far(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock()).into_owned()
+    }
+
+    async fn all(mut self) -> String {
+        wait::within("the end of the output", &mut self.reading).await.expect("reading does not panic");
+        self.so_far()
     }
 }

@@ -4,6 +4,7 @@ Run by `sdk_python.rs`, which starts the server and gives its URL and a token in
 checked by two published verifiers: the SDK's own, and that of `standardwebhooks`.
 """
 
+import faulthandler
 import os
 import queue
 import threading
@@ -41,7 +42,10 @@ from svix.api.message import message_in_raw
 from svix.exceptions import HttpError, HTTPValidationError
 from svix.models import MessageStatus
 
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 30
+
+# Whatever hangs shows where, before it is ended from outside.
+faulthandler.dump_traceback_later(50, exit=True)
 
 
 class Receiver:
