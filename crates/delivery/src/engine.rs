@@ -29,6 +29,9 @@ use crate::worker;
 /// Lanes are spread over this many locks.
 const SHARDS: usize = 64;
 
+/// How many lanes may be open for each request that may be under way. Most wait: for a receiver's wish, a rate limit.
+const LANES_PER_REQUEST: usize = 4;
+
 /// Deliveries of a disabled endpoint that are removed in one commit.
 const CANCEL_SLICE: usize = 1_000;
 
@@ -144,7 +147,7 @@ impl Shared {
 
     /// How many more lanes may be opened for what waits in the store.
     pub(crate) fn room_for_lanes(&self) -> usize {
-        (self.options.max_in_flight as usize).saturating_sub(self.lanes.load(Ordering::Relaxed))
+        (self.options.max_in_flight as usize * LANES_PER_REQUEST).saturating_sub(self.lanes.load(Ordering::Relaxed))
     }
 
     /// Runs `change` on the endpoint's lane, which is opened if need be (then `true` is passed), and pumps it.

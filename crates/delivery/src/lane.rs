@@ -119,7 +119,7 @@ pub(crate) struct State {
     more: bool,
     /// The store may have later deliveries that its index of wakes does not know of.
     unparked: bool,
-    /// Everything due until then was loaded, or is held.
+    /// Everything due until then was loaded, is being loaded, or is held.
     loaded_until: Timestamp,
     /// Something asynchronous is under way that will look at the lane again.
     busy: Option<Busy>,
@@ -245,8 +245,12 @@ impl State {
         budgets.requests.give_back(1);
     }
 
-    /// A delivery's result is in the store.
-    pub(crate) fn settled(&mut self, delivery: &Held, budgets: &Budgets) {
+    /// A delivery's result is in the store. If it is to be tried again, that is due at `next_at`.
+    pub(crate) fn settled(&mut self, delivery: &Held, next_at: Option<Timestamp>, budgets: &Budgets) {
+        // A retry that became due before it was stored is missed by a load before the commit, and by parking after it.
+        if next_at.is_some_and(|at| at <= self.loaded_until) {
+            self.wake();
+        }
         if self.held.remove(&delivery.key) {
             self.held_bytes -= delivery.bytes();
             budgets.memory.give_back(delivery.bytes());
@@ -259,7 +263,7 @@ impl State {
     /// Drops what waits in memory, because the endpoint wants nothing any more.
     fn drop_window(&mut self, budgets: &Budgets) {
         for delivery in std::mem::take(&mut self.window) {
-            self.settled(&delivery, budgets);
+            self.settled(&delivery, None, budgets);
         }
     }
 
@@ -288,7 +292,6 @@ impl State {
         budgets: &Budgets,
     ) -> Vec<Due> {
         self.busy = None;
-        self.loaded_until = load.now;
         let settled = std::mem::take(&mut self.settled_meanwhile);
         let mut empty = Vec::new();
         if found.len() >= load.limit || load.cut_short(&found) {
@@ -363,7 +366,7 @@ impl State {
             return if idle_store { self.begin(Busy::Target, Step::Target) } else { self.wait(store_asleep) };
         }
         if self.disabled() {
-            return self.wind_down(idle_store, store_asleep, budgets);
+            return self.wind_down(now, idle_store, store_asleep, budgets);
         }
         match self.blocked_until(now) {
             None if self.may_start(budgets) => {
@@ -377,10 +380,11 @@ impl State {
         }
         if self.more && idle_store && self.room() * 2 >= self.window_size() {
             self.more = false;
+            self.loaded_until = now;
             let max_bytes = usize::try_from(budgets.memory.free() / 2).unwrap_or(usize::MAX);
             return self.begin(Busy::Load, Step::Load(Load { now, limit: self.room(), max_bytes }));
         }
-        self.rest(idle_store, store_asleep)
+        self.rest(now, idle_store, store_asleep)
     }
 
     fn disabled(&self) -> bool {
@@ -394,7 +398,13 @@ impl State {
     }
 
     /// An endpoint that wants nothing: what waits is dropped here and removed in the store.
-    fn wind_down(&mut self, idle_store: bool, store_asleep: Option<Timestamp>, budgets: &Budgets) -> Step {
+    fn wind_down(
+        &mut self,
+        now: Timestamp,
+        idle_store: bool,
+        store_asleep: Option<Timestamp>,
+        budgets: &Budgets,
+    ) -> Step {
         self.drop_window(budgets);
         if self.more && idle_store {
             self.more = false;
@@ -402,11 +412,11 @@ impl State {
             self.unparked = false;
             return self.begin(Busy::Cancel, Step::Cancel);
         }
-        self.rest(idle_store, store_asleep)
+        self.rest(now, idle_store, store_asleep)
     }
 
     /// Nothing more to start: park, close, or wait for what is under way.
-    fn rest(&mut self, idle_store: bool, store_asleep: Option<Timestamp>) -> Step {
+    fn rest(&mut self, now: Timestamp, idle_store: bool, store_asleep: Option<Timestamp>) -> Step {
         if !idle_store {
             return self.wait(store_asleep);
         }
@@ -420,6 +430,10 @@ impl State {
         }
         if !self.held.is_empty() || self.workers > 0 {
             return Step::Idle;
+        }
+        if let Some(until) = self.pace.hold(now) {
+            // What the receiver asked for must outlive the messages that it was asked about.
+            return self.wait(Some(until));
         }
         self.closed = true;
         Step::Close
@@ -437,6 +451,54 @@ impl State {
                 Step::WaitUntil(at)
             }
             _ => Step::Idle,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use postrider_domain::entropy::SeededEntropy;
+    use postrider_domain::ids::MessageId;
+    use postrider_domain::names::EventTypeName;
+
+    const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+
+    fn budgets() -> Budgets {
+        Budgets { memory: Budget::new(1_000_000, 2), requests: Budget::new(1_000, 8) }
+    }
+
+    /// A delivery that the lane holds.
+    fn held(state: &mut State, budgets: &Budgets) -> Held {
+        let message = Message {
+            id: MessageId::new(NOW, &SeededEntropy::new(1)),
+            event_id: None,
+            event_type: EventTypeName::parse("a.b").unwrap(),
+            channels: None,
+            payload: None,
+            retention_days: 90,
+            created_at: NOW,
+        };
+        let key = DeliveryKey { due_at: NOW, message: MessageKey(1) };
+        let delivery = Held { key, made: 0, trigger: Trigger::Scheduled, message: Arc::new(message) };
+        assert!(state.hold(delivery.clone(), budgets));
+        delivery
+    }
+
+    #[test]
+    fn a_retry_that_became_due_before_it_was_stored_is_looked_for() {
+        let budgets = budgets();
+        for (due_after_ms, looked_for) in [(1, true), (10, true), (11, false)] {
+            let lane = Lane::new(EndpointKey(1), 4);
+            let mut state = lane.state.lock();
+            let delivery = held(&mut state, &budgets);
+            // While its result was being stored, the lane loaded, without finding it.
+            state.loaded_until = NOW.saturating_add(Duration::from_millis(10));
+            let next_at = NOW.saturating_add(Duration::from_millis(due_after_ms));
+            state.settled(&delivery, Some(next_at), &budgets);
+            assert_eq!((state.more, state.unparked), (looked_for, looked_for), "{due_after_ms} ms");
         }
     }
 }

@@ -57,7 +57,7 @@ postrider_domain::options! {
         pub header_prefix: HeaderPrefix = HeaderPrefix::Webhook,
         /// The most requests under way to one endpoint at a time. A lane starts with 4 and works up to it while the
         /// receiver answers; a receiver that is slow or failing gets less.
-        pub concurrency: u32 = 16,
+        pub concurrency: u32 = 32,
         /// The most requests under way in all. Bounded by the limit on open files, too.
         pub max_in_flight: u32 = 4096,
         /// The most bytes of messages waiting in memory for their turn; whatever is beyond waits in the store.

@@ -122,14 +122,18 @@ fn tell_lanes(shared: &Arc<Shared>, batch: &[Unsettled]) {
     let mut wake_at: Option<Timestamp> = None;
     let mut told: Option<&Arc<Lane>> = None;
     for Unsettled { lane, held, settlement } in batch {
+        let next_at = match settlement.next {
+            Next::Waiting(at) => Some(at),
+            _ => None,
+        };
         {
             let mut state = lane.state.lock();
             match held {
-                Some(held) => state.settled(held, &shared.budgets),
+                Some(held) => state.settled(held, next_at, &shared.budgets),
                 None => state.canceled(&settlement.delivery),
             }
         }
-        if let Next::Waiting(at) = settlement.next {
+        if let Some(at) = next_at {
             wake_at = Some(wake_at.map_or(at, |earliest| earliest.min(at)));
         }
         // Runs of one lane are common; each needs one look.

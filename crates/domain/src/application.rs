@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::event_type::set;
 use crate::ids::ApplicationId;
@@ -12,8 +13,10 @@ use crate::time::Timestamp;
 pub type Metadata = BTreeMap<String, String>;
 
 /// An environment: the isolation unit of one operator. It exists as soon as a key or a signed token names it.
+///
+/// Cheap to clone: every request carries one along.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EnvironmentId(Box<str>);
+pub struct EnvironmentId(Arc<str>);
 
 impl EnvironmentId {
     /// What every environment's id begins with.

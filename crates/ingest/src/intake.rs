@@ -12,14 +12,15 @@ use postrider_domain::message::Message;
 use postrider_domain::names::IdOrUid;
 use postrider_store::{AcceptError, Accepted, Dispatch, NewMessage, Routes, Store, StoreError, Target, WriteError};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::batcher::{self, Batcher, Waiting};
 use crate::routes::RouteCache;
 use crate::submission::{NewApplication, Submission, SubmitError, Submitted};
+use crate::sweeper;
 
 /// For how long an idempotency key is remembered (rest-contract §13).
-const KEY_LIFETIME: Duration = Duration::from_secs(12 * 3_600);
+pub(crate) const KEY_LIFETIME: Duration = Duration::from_secs(12 * 3_600);
 
 /// How often routes are loaded anew for one message before it is given up: each time, somebody changed them in between.
 const MAX_RELOADS: usize = 10;
@@ -32,6 +33,7 @@ pub struct Intake {
     routes: RouteCache,
     batcher: Arc<Batcher>,
     task: Mutex<Option<JoinHandle<()>>>,
+    sweeper: AbortHandle,
 }
 
 impl Intake {
@@ -44,7 +46,8 @@ impl Intake {
     ) -> Self {
         let batcher = Arc::new(Batcher::default());
         let task = tokio::spawn(batcher::run(Arc::clone(&batcher), Arc::clone(&store), dispatcher));
-        Self { store, clock, entropy, routes: RouteCache::new(), batcher, task: Mutex::new(Some(task)) }
+        let sweeper = tokio::spawn(sweeper::run(Arc::clone(&store), Arc::clone(&clock))).abort_handle();
+        Self { store, clock, entropy, routes: RouteCache::new(), batcher, task: Mutex::new(Some(task)), sweeper }
     }
 
     /// Accepts a message. `Ok` means that it is on disk, with its deliveries and its key.
@@ -128,6 +131,7 @@ impl Intake {
 
     /// Takes no more, and waits until everything taken is stored and dispatched.
     pub async fn close(&self) {
+        self.sweeper.abort();
         self.batcher.close();
         let task = self.task.lock().take();
         if let Some(task) = task

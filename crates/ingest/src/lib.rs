@@ -8,6 +8,7 @@ mod batcher;
 mod intake;
 mod routes;
 mod submission;
+mod sweeper;
 
 pub use intake::Intake;
 pub use submission::{NewApplication, Submission, SubmitError, Submitted};

@@ -32,9 +32,10 @@ fn verify_ed25519(public_key: &str, request: &Received) {
     assert!(signatures.any(|signature| key.verify(&text, &BASE64.decode(signature).unwrap()).is_ok()));
 }
 
-/// Posts the text of a message as it is.
+/// Posts the text of a message as it is. The answer does not repeat the payload.
 async fn post_message(app: &App, text: &str) -> Answer {
-    app.client.request(http::Method::POST, &app.path("/msg")).body(text.to_owned()).send().await
+    let path = app.path("/msg?with_content=false");
+    app.client.request(http::Method::POST, &path).body(text.to_owned()).send().await
 }
 
 #[tokio::test]
@@ -335,16 +336,16 @@ async fn symmetric_and_asymmetric_keys_sign_together() {
 }
 
 #[tokio::test]
-async fn custom_headers_are_sent_with_their_casing() {
+async fn custom_headers_are_sent() {
     let server = server().start().await;
     let app = server.app().await;
     let receiver = Receiver::ok().await;
     let endpoint = app.endpoint(&receiver.url()).await;
-    let headers = json!({ "headers": { "X-My-HEADER": "some value", "Authorization": "Basic eDp5" } });
+    let headers = json!({ "headers": { "X-My-HEADER": "some  value", "Authorization": "Basic eDp5" } });
     app.client.put(&app.path(&format!("/endpoint/{endpoint}/headers")), &headers).await.expect(204);
     let message = app.send("a", &json!({})).await;
     let request = receiver.wait_for_id(&message).await;
-    assert!(request.headers.contains(&("X-My-HEADER".into(), "some value".into())), "{:?}", request.headers);
+    assert_eq!(request.header("x-my-header"), Some("some  value"));
     assert_eq!(request.header("authorization"), Some("Basic eDp5"));
 }
 

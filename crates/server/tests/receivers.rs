@@ -180,9 +180,9 @@ async fn retry_after_on_429_or_503_holds_the_next_attempt_back_as_long_as_it_say
     for status in [429, 503] {
         let receiver = Receiver::sequence([Reply::status(status).header("Retry-After", "2"), Reply::ok()]).await;
         app.endpoint(&receiver.url()).await;
-        app.send("a", &json!({})).await;
+        let first = app.send("a", &json!({})).await;
+        app.logged_attempts(&first, 1).await;
         // The wait is the endpoint's, not only the message's.
-        receiver.wait_for(1).await;
         app.send("a", &json!({})).await;
         let requests = receiver.wait_for(2).await;
         let waited = requests[1].at - requests[0].at;

@@ -41,7 +41,7 @@ async fn a_port_in_use() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let finished = serve(folder.path(), &[("POSTRIDER_SERVER__LISTEN", &address)]).await;
-    expect_one_line(&finished, &[&address, "in use", "server.listen"]);
+    expect_one_line(&finished, &[&address, "already", "--listen"]);
 }
 
 #[tokio::test]

@@ -11,8 +11,8 @@ use postrider_domain::message::Message;
 use postrider_domain::names::IdOrUid;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    AcceptError, Accepted, ApplicationKey, DeliveryKey, Due, EndpointKey, MessageKey, NewMessage, Once, ResendError,
-    Routes, Settlement, StoreError, Target, Wakes, Work, WriteError, Written,
+    AcceptError, Accepted, ApplicationKey, DeliveryKey, Due, EndpointKey, IdempotencyKey, MessageKey, NewMessage, Once,
+    ResendError, Routes, Settlement, StoreError, Target, Wakes, Work, WriteError, Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -196,6 +196,29 @@ impl Work for SqliteStore {
                 }
                 idempotency::remember(tx, once, &(), now)?;
                 Ok(Written::Done(()))
+            })
+            .await
+    }
+
+    async fn forget_keys(
+        &self,
+        before: Timestamp,
+        from: Option<IdempotencyKey>,
+        limit: usize,
+    ) -> Result<Option<IdempotencyKey>, StoreError> {
+        self.writer
+            .run(move |tx| {
+                let from = from.map_or(Vec::new(), |key| key.0.to_vec());
+                // The last key of the slice; none if fewer than `limit` are left.
+                let last: Option<[u8; 16]> = tx
+                    .prepare_cached("SELECT key FROM idempotency WHERE key > ? ORDER BY key LIMIT 1 OFFSET ?")?
+                    .query_row(params![from, limit.saturating_sub(1)], |row| row.get(0))
+                    .optional()?;
+                // Longer than any key, so above all of them.
+                let to = last.map_or(vec![0xff; 17], |key| key.to_vec());
+                tx.prepare_cached("DELETE FROM idempotency WHERE key > ? AND key <= ? AND created_at < ?")?
+                    .execute(params![from, to, before.as_micros()])?;
+                Ok::<_, Abort<StoreError>>(last.map(IdempotencyKey))
             })
             .await
     }

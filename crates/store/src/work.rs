@@ -231,6 +231,15 @@ pub trait Work {
         once: Option<Once<()>>,
     ) -> Result<Written<()>, ResendError>;
 
+    /// Forgets idempotency keys from before `before`, among the next `limit` keys after `from` (bytewise; `None` is the
+    /// beginning). Returns where to go on; `None` when there are no more.
+    async fn forget_keys(
+        &self,
+        before: Timestamp,
+        from: Option<IdempotencyKey>,
+        limit: usize,
+    ) -> Result<Option<IdempotencyKey>, StoreError>;
+
     /// The newest message in the store, whichever application's.
     async fn newest_message(&self) -> Result<Option<MessageKey>, StoreError>;
 

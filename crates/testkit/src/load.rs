@@ -122,17 +122,27 @@ async fn send_until_acked(app: &App) -> Acked {
     unreachable!("requests are repeated for ever")
 }
 
-/// All messages of an application, newest first, page by page.
-pub async fn list_messages(app: &App) -> Vec<Value> {
-    let mut messages = Vec::new();
-    let mut path = app.path("/msg?limit=250");
+/// Everything in a list of the API, page by page; `path` is the list's, with its first parameter.
+pub async fn list_all(app: &App, path: &str) -> Vec<Value> {
+    let mut items = Vec::new();
+    let mut iterator = String::new();
     loop {
-        let page = app.client.get(&path).await.expect(200).json();
-        messages.extend(page["data"].as_array().expect("a list has data").iter().cloned());
+        let page = app.client.get(&app.path(&format!("{path}&limit=250{iterator}"))).await.expect(200).json();
+        items.extend(page["data"].as_array().expect("a list has data").iter().cloned());
         if page["done"] == json!(true) {
-            return messages;
+            return items;
         }
-        let iterator = page["iterator"].as_str().expect("a page that is not the last has an iterator");
-        path = app.path(&format!("/msg?limit=250&iterator={iterator}"));
+        let last = page["iterator"].as_str().expect("a page that is not the last has an iterator");
+        iterator = format!("&iterator={last}");
     }
+}
+
+/// All messages of an application, newest first.
+pub async fn list_messages(app: &App) -> Vec<Value> {
+    list_all(app, "/msg?with_content=true").await
+}
+
+/// All attempts at an endpoint, newest first.
+pub async fn list_attempts(app: &App, endpoint: &str) -> Vec<Value> {
+    list_all(app, &format!("/attempt/endpoint/{endpoint}?with_content=false")).await
 }

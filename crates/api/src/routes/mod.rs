@@ -32,40 +32,45 @@ use http::StatusCode;
 use crate::error::ApiError;
 use crate::router::Shared;
 
-/// All routes, below `/api/v1`.
+/// The whole path of a route. The router is not nested below the prefix: that would rewrite the URI of every request.
+fn at(path: &str) -> String {
+    format!("/api/v1{path}")
+}
+
+/// All routes.
 pub(crate) fn all() -> Router<Shared> {
     Router::new()
-        .route("/app", get(applications::list).post(applications::create))
+        .route(&at("/app"), get(applications::list).post(applications::create))
         .route(
-            "/app/{app_id}",
+            &at("/app/{app_id}"),
             get(applications::read).put(applications::replace).patch(applications::change).delete(applications::delete),
         )
-        .route("/app/{app_id}/endpoint", get(endpoints::list).post(endpoints::create))
+        .route(&at("/app/{app_id}/endpoint"), get(endpoints::list).post(endpoints::create))
         .route(
-            "/app/{app_id}/endpoint/{endpoint_id}",
+            &at("/app/{app_id}/endpoint/{endpoint_id}"),
             get(endpoints::read).put(endpoints::replace).patch(endpoints::change).delete(endpoints::delete),
         )
-        .route("/app/{app_id}/endpoint/{endpoint_id}/secret", get(endpoint_secret::read))
-        .route("/app/{app_id}/endpoint/{endpoint_id}/secret/rotate", post(endpoint_secret::rotate))
+        .route(&at("/app/{app_id}/endpoint/{endpoint_id}/secret"), get(endpoint_secret::read))
+        .route(&at("/app/{app_id}/endpoint/{endpoint_id}/secret/rotate"), post(endpoint_secret::rotate))
         .route(
-            "/app/{app_id}/endpoint/{endpoint_id}/headers",
+            &at("/app/{app_id}/endpoint/{endpoint_id}/headers"),
             get(endpoint_headers::read).put(endpoint_headers::replace).patch(endpoint_headers::change),
         )
-        .route("/app/{app_id}/endpoint/{endpoint_id}/stats", get(endpoints::stats))
-        .route("/app/{app_id}/msg", get(messages::list).post(messages::create))
-        .route("/app/{app_id}/msg/{msg_id}", get(messages::read))
-        .route("/app/{app_id}/msg/{msg_id}/attempt/{attempt_id}", get(attempts::read))
-        .route("/app/{app_id}/msg/{msg_id}/endpoint/{endpoint_id}/resend", post(attempts::resend))
-        .route("/app/{app_id}/attempt/endpoint/{endpoint_id}", get(attempts::list_by_endpoint))
-        .route("/app/{app_id}/attempt/msg/{msg_id}", get(attempts::list_by_message))
-        .route("/event-type", get(event_types::list).post(event_types::create))
+        .route(&at("/app/{app_id}/endpoint/{endpoint_id}/stats"), get(endpoints::stats))
+        .route(&at("/app/{app_id}/msg"), get(messages::list).post(messages::create))
+        .route(&at("/app/{app_id}/msg/{msg_id}"), get(messages::read))
+        .route(&at("/app/{app_id}/msg/{msg_id}/attempt/{attempt_id}"), get(attempts::read))
+        .route(&at("/app/{app_id}/msg/{msg_id}/endpoint/{endpoint_id}/resend"), post(attempts::resend))
+        .route(&at("/app/{app_id}/attempt/endpoint/{endpoint_id}"), get(attempts::list_by_endpoint))
+        .route(&at("/app/{app_id}/attempt/msg/{msg_id}"), get(attempts::list_by_message))
+        .route(&at("/event-type"), get(event_types::list).post(event_types::create))
         .route(
-            "/event-type/{event_type_name}",
+            &at("/event-type/{event_type_name}"),
             get(event_types::read).put(event_types::replace).patch(event_types::change).delete(event_types::delete),
         )
-        .route("/auth/logout", post(logout))
-        .route("/health", get(health::check))
-        .route("/health/ping", get(health::ping))
+        .route(&at("/auth/logout"), post(logout))
+        .route(&at("/health"), get(health::check))
+        .route(&at("/health/ping"), get(health::ping))
 }
 
 /// Tokens are not kept, so there is nothing to log out of; clients expect to be told so.

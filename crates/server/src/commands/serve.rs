@@ -67,11 +67,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         runtime.worker_threads(config.server.threads);
     }
     let runtime = runtime.enable_all().build().context("cannot start the asynchronous runtime")?;
-    runtime.block_on(serve(&config, args.dev))?;
-    Ok(ExitCode::SUCCESS)
+    runtime.block_on(serve(&config, args.dev))
 }
 
-async fn serve(config: &Config, dev: bool) -> anyhow::Result<()> {
+async fn serve(config: &Config, dev: bool) -> anyhow::Result<ExitCode> {
     let address = &config.server.listen;
     let listener = TcpListener::bind(address).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
@@ -79,20 +78,26 @@ async fn serve(config: &Config, dev: bool) -> anyhow::Result<()> {
         }
         _ => anyhow!("cannot listen on {address}: {error}; choose another address with --listen"),
     })?;
+    // Before anybody is told that it runs: from then on a signal must end it in order.
+    let mut signals = Signals::install()?;
     let server = Server::start(config).await?;
     let url = format!("http://{}", listener.local_addr()?);
     say(&format!("postrider {} listening on {url}", env!("CARGO_PKG_VERSION")));
     if dev {
         welcome(&server, &url).await?;
     }
-    let mut signals = Signals::install()?;
     http::serve(listener, server.api.clone(), signals.first()).await;
     tracing::info!("stopping: no new messages are taken, requests under way are finished");
     tokio::select! {
-        () = server.stop() => tracing::info!("stopped"),
-        () = signals.again() => tracing::warn!("stopped at once; what was under way is sent again at the next start"),
+        () = server.stop() => {
+            tracing::info!("stopped");
+            Ok(ExitCode::SUCCESS)
+        }
+        () = signals.again() => {
+            tracing::warn!("stopped at once; what was under way is sent again at the next start");
+            Ok(ExitCode::FAILURE)
+        }
     }
-    Ok(())
 }
 
 /// The signals that end the server. A second one ends it at once.

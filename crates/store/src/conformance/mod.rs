@@ -192,6 +192,7 @@ macro_rules! conformance_cases {
                 one_key_in_one_batch_accepts_one_message,
                 one_key_in_many_batches_accepts_one_message,
                 a_replay_comes_before_a_conflict_of_event_ids,
+                forgetting_removes_the_old_keys_of_each_slice_and_keeps_the_others,
                 a_refused_message_leaves_no_key,
                 an_expired_key_accepts_anew_and_is_renewed,
             }
@@ -217,6 +218,7 @@ macro_rules! conformance_cases {
                 a_batch_settles_many_endpoints_at_once,
                 a_manual_success_ends_the_series_that_was_never_attempted,
                 a_manual_success_ends_the_series_that_waits,
+                a_manual_success_ends_a_series_of_quick_retries,
                 a_manual_failure_leaves_the_series_alone,
                 a_manual_success_leaves_other_messages_alone,
             }

@@ -94,3 +94,28 @@ pub(super) async fn an_expired_key_accepts_anew_and_is_renewed<H: Harness>(world
     assert_replayed(&world.accept(draft(just_later).await).await, &second_message);
     assert_eq!(count(world, &app).await, 2);
 }
+
+pub(super) async fn forgetting_removes_the_old_keys_of_each_slice_and_keeps_the_others<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let mut accepted = Vec::new();
+    for _ in 0..5 {
+        let new = under(world.draft(&app, &[]).await, world.idempotency_key());
+        assert_new(&world.accept(new.clone()).await);
+        accepted.push(new);
+    }
+    let before = accepted[3].message.created_at;
+    let (mut from, mut slices) = (None, 0);
+    loop {
+        from = world.store().forget_keys(before, from, 2).await.unwrap();
+        slices += 1;
+        if from.is_none() {
+            break;
+        }
+    }
+    assert!((3..=4).contains(&slices), "{slices} slices of two for five keys");
+    for (place, old) in accepted.iter().enumerate() {
+        let (key, _) = old.idempotency.unwrap();
+        let again = world.accept(under(world.draft(&app, &[]).await, key)).await;
+        if place < 3 { assert_new(&again) } else { assert_replayed(&again, &old.message) }
+    }
+}

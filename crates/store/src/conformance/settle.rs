@@ -236,6 +236,27 @@ pub(super) async fn a_manual_success_ends_the_series_that_waits<H: Harness>(worl
     assert_eq!(log(world, message.key).await.len(), 4);
 }
 
+pub(super) async fn a_manual_success_ends_a_series_of_quick_retries<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let message = world.message(&app, &[&endpoint]).await;
+    // All within the 4 ms that ids resolve, so the order of ids says nothing.
+    for micros in 1..=8 {
+        let due = world.only_due(&endpoint).await;
+        let at = Timestamp::from_micros(message.value.created_at.as_micros() + micros);
+        let mut failed = world.settlement(&endpoint, &due, Next::Waiting(at));
+        if let Some(attempt) = &mut failed.attempt {
+            attempt.id = world.attempt_id(message.value.created_at);
+        }
+        world.settle(failed).await;
+    }
+    resend(world, &endpoint, &message).await;
+    let due = world.due(&endpoint, FAR).await;
+    let manual = due.iter().find(|due| due.trigger == Trigger::Manual).unwrap();
+    world.settle(world.settlement(&endpoint, manual, Next::Succeeded)).await;
+    assert_eq!(world.due(&endpoint, FAR).await.len(), 0);
+}
+
 pub(super) async fn a_manual_failure_leaves_the_series_alone<H: Harness>(world: &World<H>) {
     let app = world.application().await;
     let endpoint = world.endpoint(&app).await;

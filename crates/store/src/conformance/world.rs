@@ -202,7 +202,7 @@ impl<H: Harness> World<H> {
         let now = self.tick();
         let succeeded = next == Next::Succeeded;
         let attempt = AttemptRecord {
-            id: AttemptId::new(now, &self.entropy),
+            id: self.attempt_id(now),
             started_at: now,
             url: endpoint.value.url.as_str().into(),
             succeeded,
@@ -219,6 +219,10 @@ impl<H: Harness> World<H> {
             next,
             change: None,
         }
+    }
+
+    pub(super) fn attempt_id(&self, at: Timestamp) -> AttemptId {
+        AttemptId::new(at, &self.entropy)
     }
 
     pub(super) async fn settle(&self, settlement: Settlement) {
