@@ -54,6 +54,12 @@ pub(crate) fn all() -> Router<Shared> {
         .route("/app/{app_id}/endpoint/{endpoint_id}/stats", get(endpoints::stats))
         .route("/app/{app_id}/msg", get(messages::list).post(messages::create))
         .route("/app/{app_id}/msg/{msg_id}", get(messages::read))
+        // Two older forms of the lists below, which some clients still use.
+        .route("/app/{app_id}/msg/{msg_id}/attempt", get(attempts::list_by_message))
+        .route(
+            "/app/{app_id}/msg/{msg_id}/endpoint/{endpoint_id}/attempt",
+            get(attempts::list_by_message_and_endpoint),
+        )
         .route("/app/{app_id}/msg/{msg_id}/attempt/{attempt_id}", get(attempts::read))
         .route("/app/{app_id}/msg/{msg_id}/endpoint/{endpoint_id}/resend", post(attempts::resend))
         .route("/app/{app_id}/attempt/endpoint/{endpoint_id}", get(attempts::list_by_endpoint))

@@ -1,6 +1,8 @@
 //! The API as callers see it: requests in, answers out, on a real store in a temporary folder. Nothing is delivered; what
 //! a test needs of attempts it writes into the store as the engine would.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod access;
 mod applications;
 mod attempts;
