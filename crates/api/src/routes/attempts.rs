@@ -4,9 +4,10 @@ use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
+use postrider_domain::attempt::Attempt;
 use postrider_domain::ids::{AttemptId, EndpointId};
 use postrider_domain::names::IdOrUid;
-use postrider_store::{AttemptFilter, ResendError, StoredAnswer};
+use postrider_store::{AttemptFilter, EndpointKey, MessageKey, ResendError, StoredAnswer};
 
 use crate::access::Tenant;
 use crate::answer;
@@ -55,7 +56,7 @@ impl FromQuery for ListQuery {
     }
 }
 
-fn answer_page(page: &Page<postrider_domain::attempt::Attempt>, with_content: bool) -> Response {
+fn answer_page(page: &Page<Attempt>, with_content: bool) -> Response {
     page.answer(|attempt| attempt.id.to_string(), |attempt| AttemptOut::new(attempt, with_content))
 }
 
@@ -79,20 +80,40 @@ pub(super) async fn list_by_message(
     tenant: Tenant,
     State(state): State<Shared>,
 ) -> Result<Response> {
-    let ListQuery { timed, filter, is_empty, endpoint } = query;
     let message = tenant.message(&state).await?;
-    let endpoint = match endpoint {
+    let endpoint = match &query.endpoint {
         Some(id) => {
-            let found = state.store.endpoint(tenant.application.key, &id).await?;
+            let found = state.store.endpoint(tenant.application.key, id).await?;
             Some(found.ok_or_else(ApiError::not_found)?.key)
         }
         None => None,
     };
+    message_page(&state, query, message.key, endpoint).await
+}
+
+/// An older form of the list by message, with the endpoint in the path.
+pub(super) async fn list_by_message_and_endpoint(
+    Query(query): Query<ListQuery>,
+    tenant: Tenant,
+    State(state): State<Shared>,
+) -> Result<Response> {
+    let message = tenant.message(&state).await?;
+    let endpoint = tenant.endpoint(&state).await?;
+    message_page(&state, query, message.key, Some(endpoint.key)).await
+}
+
+async fn message_page(
+    state: &Shared,
+    query: ListQuery,
+    message: MessageKey,
+    endpoint: Option<EndpointKey>,
+) -> Result<Response> {
+    let ListQuery { timed, filter, is_empty, .. } = query;
     if is_empty {
         return Ok(answer_page(&Page::empty(), false));
     }
     let walk = timed.walk(state.clock.now());
-    let rows = state.store.attempts_by_message(message.key, endpoint, &filter, walk.scan.clone()).await?;
+    let rows = state.store.attempts_by_message(message, endpoint, &filter, walk.scan.clone()).await?;
     Ok(answer_page(&walk.page(rows), filter.with_response))
 }
 

@@ -59,6 +59,12 @@ pub(crate) fn all() -> Router<Shared> {
         .route(&at("/app/{app_id}/endpoint/{endpoint_id}/stats"), get(endpoints::stats))
         .route(&at("/app/{app_id}/msg"), get(messages::list).post(messages::create))
         .route(&at("/app/{app_id}/msg/{msg_id}"), get(messages::read))
+        // Two older forms of the lists below, which some clients still use.
+        .route(&at("/app/{app_id}/msg/{msg_id}/attempt"), get(attempts::list_by_message))
+        .route(
+            &at("/app/{app_id}/msg/{msg_id}/endpoint/{endpoint_id}/attempt"),
+            get(attempts::list_by_message_and_endpoint),
+        )
         .route(&at("/app/{app_id}/msg/{msg_id}/attempt/{attempt_id}"), get(attempts::read))
         .route(&at("/app/{app_id}/msg/{msg_id}/endpoint/{endpoint_id}/resend"), post(attempts::resend))
         .route(&at("/app/{app_id}/attempt/endpoint/{endpoint_id}"), get(attempts::list_by_endpoint))

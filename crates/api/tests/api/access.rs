@@ -49,6 +49,8 @@ fn routes() -> Vec<(&'static str, &'static str, Access, Value, u16)> {
         ("GET", "/app/{app}/msg", Tenant, Value::Null, 200),
         ("POST", "/app/{app}/msg", Operator, json!({ "eventType": "a.b", "payload": {} }), 202),
         ("GET", "/app/{app}/msg/{msg}", Tenant, Value::Null, 200),
+        ("GET", "/app/{app}/msg/{msg}/attempt", Tenant, Value::Null, 200),
+        ("GET", "/app/{app}/msg/{msg}/endpoint/{ep}/attempt", Tenant, Value::Null, 200),
         ("GET", "/app/{app}/msg/{msg}/attempt/{atmpt}", Tenant, Value::Null, 200),
         ("POST", "/app/{app}/msg/{msg}/endpoint/{ep}/resend", Tenant, Value::Null, 202),
         ("GET", "/app/{app}/attempt/endpoint/{ep}", Tenant, Value::Null, 200),

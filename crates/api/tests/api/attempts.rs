@@ -61,6 +61,15 @@ async fn lists_are_filtered() {
         let list = world.get(&format!("/app/shop/attempt/{path}")).await.expect(200);
         assert_eq!(ids(&list).iter().collect::<Vec<_>>(), want, "{path}");
     }
+    for (path, want) in [
+        (format!("{second}/attempt"), vec![&other, &bad]),
+        (format!("{second}/attempt?endpoint_id=f"), vec![&other]),
+        (format!("{second}/endpoint/f/attempt"), vec![&other]),
+        (format!("{first}/endpoint/f/attempt"), vec![]),
+    ] {
+        let list = world.get(&format!("/app/shop/msg/{path}")).await.expect(200);
+        assert_eq!(ids(&list).iter().collect::<Vec<_>>(), want, "{path}");
+    }
     for path in ["endpoint/none".to_owned(), "msg/none".to_owned(), format!("msg/{first}?endpoint_id=none")] {
         world.get(&format!("/app/shop/attempt/{path}")).await.refused(404, "not_found");
     }

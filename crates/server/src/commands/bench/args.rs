@@ -58,7 +58,7 @@ pub(crate) struct Args {
     pub(super) bind: IpAddr,
 
     /// How many connections send, each with one request at a time
-    #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Load")]
+    #[arg(long, value_name = "N", default_value_t = 192, help_heading = "Load")]
     pub(super) connections: usize,
     /// Send so many messages per second, instead of as fast as they are accepted
     #[arg(long, value_name = "N/s", value_parser = rate, help_heading = "Load")]

@@ -18,6 +18,9 @@ use super::receiver::Receivers;
 use super::usage::Usage;
 use super::{control, token};
 
+/// When nothing has arrived for this long, people are told what is being waited for.
+const DRAIN_NOTICE: Duration = Duration::from_secs(1);
+
 /// All that the scenarios share.
 pub(super) struct Lab {
     /// What was asked for.
@@ -84,13 +87,13 @@ impl Lab {
             self.progress.begin(format!("{label}: warming up"));
             let phase = self.receivers.open_phase(self.args.endpoints)?;
             load::send(load(Extent::Time(self.args.warmup.0)), &phase, &self.progress).await?;
-            self.drain(&phase).await;
+            self.drain(label, &phase).await;
         }
         self.progress.begin(label);
         let phase = self.receivers.open_phase(self.args.endpoints)?;
         let before = usage(target);
         let sent = load::send(load(self.args.extent()), &phase, &self.progress).await?;
-        self.drain(&phase).await;
+        self.drain(label, &phase).await;
         let server = before.and_then(|before| Some(usage(target)?.since(before)));
         Ok(Measured::of(&phase, sent, server))
     }
@@ -115,18 +118,22 @@ impl Lab {
     }
 
     /// Waits until everything accepted has arrived, or nothing has arrived for a while.
-    async fn drain(&self, phase: &Phase) {
-        let (mut received, mut since) = (0, micros());
+    async fn drain(&self, label: &str, phase: &Phase) {
+        let (mut received, mut since, mut said) = (0, micros(), false);
         loop {
             let counts = phase.counts();
             // Counting is cheap, looking at every message is not: first whether it can be all.
             if counts.received >= counts.accepted * phase.endpoints as u64 && phase.missing() == 0 {
                 return;
             }
+            let idle = micros() - since;
             if counts.received > received {
-                (received, since) = (counts.received, micros());
-            } else if micros() - since > span(self.args.drain.0) {
+                (received, since, said) = (counts.received, micros(), false);
+            } else if idle > span(self.args.drain.0) {
                 return;
+            } else if idle > span(DRAIN_NOTICE) && !said {
+                self.progress.begin(format!("{label}: waiting for {} deliveries", phase.missing()));
+                said = true;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
