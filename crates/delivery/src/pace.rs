@@ -4,6 +4,10 @@
 //! answer, 429, 502, 503, 504) halves it, down to one. So a receiver that hangs costs a few connections, not the limit,
 //! and one that is overwhelmed gets room to recover. A receiver that says when to come back (`Retry-After`) is left alone
 //! until then; one that only says 429 or 503 is left alone for a short, growing while.
+//!
+//! An endpoint from which nothing at all is heard, attempt after attempt, is tried at most once a second: a million
+//! messages for a dead one would otherwise be tried as fast as connections are refused, at everybody's expense. What waits
+//! keeps its attempts for when it is back.
 
 use std::time::Duration;
 
@@ -17,6 +21,13 @@ const START: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
 
+/// So many attempts in a row may end without an answer before there are pauses between them. The first is short; every
+/// few attempts it doubles, up to the last.
+const SILENT_BEFORE_PAUSE: u32 = 16;
+const SILENT_PER_DOUBLING: u32 = 4;
+const FIRST_SILENT_PAUSE: Duration = Duration::from_millis(25);
+const LAST_SILENT_PAUSE: Duration = Duration::from_secs(1);
+
 /// The pace of one endpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct Pace {
@@ -24,13 +35,15 @@ pub(crate) struct Pace {
     max: u32,
     /// Answers in a row that asked for slowing down.
     refusals: u32,
+    /// Attempts in a row that ended without an answer.
+    silent: u32,
     hold_until: Option<Timestamp>,
 }
 
 impl Pace {
     pub(crate) fn new(max: u32) -> Self {
         let max = max.max(1);
-        Self { limit: START.min(max), max, refusals: 0, hold_until: None }
+        Self { limit: START.min(max), max, refusals: 0, silent: 0, hold_until: None }
     }
 
     /// The most requests under way at present.
@@ -45,6 +58,14 @@ impl Pace {
 
     /// Learns from an attempt.
     pub(crate) fn learn(&mut self, outcome: &Outcome, decision: &Decision, now: Timestamp) {
+        if let Outcome::Answered { .. } = outcome {
+            self.silent = 0;
+        } else {
+            self.silent = self.silent.saturating_add(1);
+            if let Some(pause) = self.silent_pause() {
+                self.hold_until = self.hold_until.max(Some(now.saturating_add(pause)));
+            }
+        }
         if !outcome.congested() {
             self.refusals = 0;
             self.limit = (self.limit + 1).min(self.max);
@@ -61,6 +82,15 @@ impl Pace {
             None => return,
         };
         self.hold_until = self.hold_until.max(Some(until));
+    }
+}
+
+impl Pace {
+    /// The pause after the attempts that heard nothing, if there were many.
+    fn silent_pause(&self) -> Option<Duration> {
+        let beyond = self.silent.checked_sub(SILENT_BEFORE_PAUSE)?;
+        let doublings = (beyond / SILENT_PER_DOUBLING).min(16);
+        Some(FIRST_SILENT_PAUSE.saturating_mul(1 << doublings).min(LAST_SILENT_PAUSE))
     }
 }
 
@@ -109,6 +139,22 @@ mod tests {
             (1, None),
             "slowed down, but not paused: retries have their own waits"
         );
+    }
+
+    #[test]
+    fn an_endpoint_that_stays_silent_is_tried_once_a_second_until_it_answers() {
+        let mut pace = Pace::new(16);
+        for _ in 0..15 {
+            learn(&mut pace, &timed_out(), None);
+        }
+        assert_eq!(pace.hold(NOW), None, "a bad minute is the retry schedule's business");
+        for _ in 0..1_000 {
+            learn(&mut pace, &timed_out(), None);
+        }
+        assert_eq!(pace.hold(NOW), Some(NOW.saturating_add(LAST_SILENT_PAUSE)));
+        learn(&mut pace, &answered(500), None);
+        learn(&mut pace, &timed_out(), None);
+        assert_eq!(pace.silent, 1);
     }
 
     #[test]
