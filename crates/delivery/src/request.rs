@@ -1,4 +1,4 @@
-//! The signed request: what is fixed per endpoint is prepared once ([`Template`]), what changes per attempt is added.
+//! The signed request: what is fixed per endpoint is prepared once (`Template`), what changes per attempt is added.
 //!
 //! The body is the message's payload, byte for byte, and what is signed is what is sent. The signature's timestamp is the
 //! system clock's at the attempt, because the receiver compares it with its own clock.

@@ -1,5 +1,6 @@
 //! `postrider send` from the outside, with `postrider listen` as the receiver.
 
+#[expect(dead_code, reason = "the tests of other commands use the rest")]
 mod support;
 
 use std::io::Write as _;

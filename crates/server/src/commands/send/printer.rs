@@ -74,7 +74,7 @@ impl Printer {
         match next {
             Next::Succeeded => writeln!(out, "{} after {count}", paint(GOOD, "Delivered"))?,
             Next::Canceled => {
-                writeln!(out, "{}: the receiver wants no more messages (410)", paint(BAD, "Not delivered"))?
+                writeln!(out, "{}: the receiver wants no more messages (410)", paint(BAD, "Not delivered"))?;
             }
             Next::Waiting(_) | Next::Exhausted => writeln!(out, "{} after {count}", paint(BAD, "Not delivered"))?,
         }
