@@ -56,6 +56,11 @@ impl Pace {
         self.hold_until.filter(|until| *until > now)
     }
 
+    /// Whether nothing was heard in so many attempts that there are pauses between them.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent >= SILENT_BEFORE_PAUSE
+    }
+
     /// Learns from an attempt.
     pub(crate) fn learn(&mut self, outcome: &Outcome, decision: &Decision, now: Timestamp) {
         if let Outcome::Answered { .. } = outcome {

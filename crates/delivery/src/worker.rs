@@ -45,7 +45,8 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
         Sent { outcome: Outcome::Failed { kind: Failure::Protocol, detail }, duration: std::time::Duration::ZERO }
     });
     let now = shared.clock.now();
-    let progress = Progress { made: delivery.made, trigger: delivery.trigger };
+    let silent = lane.state.lock().pace.is_silent();
+    let progress = Progress { made: delivery.made, trigger: delivery.trigger, silent };
     let unit = if sent.outcome.succeeded() { 0.0 } else { shared.entropy.unit() };
     let decision = transition(progress, &sent.outcome, &shared.policy, ready.target.health, now, unit);
     lane.state.lock().pace.learn(&sent.outcome, &decision, now);

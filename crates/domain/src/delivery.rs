@@ -91,6 +91,8 @@ pub struct Progress {
     pub made: u32,
     /// Why this attempt was made.
     pub trigger: Trigger,
+    /// Whether nothing was heard from the endpoint in many attempts before this one.
+    pub silent: bool,
 }
 
 /// The state after an attempt.
@@ -167,11 +169,15 @@ pub fn transition(
                 Some(asked) if asked > base => jittered_up(asked, unit),
                 _ => jittered(base, unit),
             };
-            Decision { next: Next::Waiting(now.saturating_add(wait)), endpoint: None, hold_until }
+            // An endpoint that is silent is tried so seldom that its deliveries may take for ever to be exhausted.
+            let endpoint = if progress.silent && matches!(outcome, Outcome::Failed { .. }) {
+                judged(progress.trigger, policy, health, now)
+            } else {
+                None
+            };
+            Decision { next: Next::Waiting(now.saturating_add(wait)), endpoint, hold_until }
         }
-        None => {
-            Decision { next: Next::Exhausted, endpoint: exhausted(progress.trigger, policy, health, now), hold_until }
-        }
+        None => Decision { next: Next::Exhausted, endpoint: judged(progress.trigger, policy, health, now), hold_until },
     }
 }
 
@@ -185,9 +191,9 @@ fn asked_wait(outcome: &Outcome, policy: &RetryPolicy) -> Option<Duration> {
     }
 }
 
-/// An endpoint is judged when a delivery is exhausted: the first such failure is noted, and forgotten after twice the
-/// limit; a later one beyond the limit disables (rest-contract §11).
-fn exhausted(trigger: Trigger, policy: &RetryPolicy, health: Health, now: Timestamp) -> Option<EndpointChange> {
+/// An endpoint is judged when a delivery is exhausted, or when it is silent: the first such failure is noted, and
+/// forgotten after twice the limit; a later one beyond the limit disables (rest-contract §11).
+fn judged(trigger: Trigger, policy: &RetryPolicy, health: Health, now: Timestamp) -> Option<EndpointChange> {
     if trigger == Trigger::Manual {
         return None;
     }
@@ -219,7 +225,7 @@ mod tests {
     }
 
     fn scheduled(made: u32) -> Progress {
-        Progress { made, trigger: Trigger::Scheduled }
+        Progress { made, trigger: Trigger::Scheduled, silent: false }
     }
 
     const NOW: Timestamp = Timestamp::from_micros(1_767_323_045_000_000);
@@ -272,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_failed_manual_attempt_is_not_retried_and_does_not_count_against_the_endpoint() {
-        let manual = Progress { made: 0, trigger: Trigger::Manual };
+        let manual = Progress { made: 0, trigger: Trigger::Manual, silent: false };
         let decision = decide(manual, &answered(500, None), None);
         assert_eq!((decision.next, decision.endpoint), (Next::Exhausted, None));
     }
@@ -288,6 +294,20 @@ mod tests {
         assert_eq!(change(ago(201)), Some(EndpointChange::FailingSince(NOW)), "forgotten after twice the limit");
         assert_eq!(decide(scheduled(0), &answered(200, None), ago(50)).endpoint, Some(EndpointChange::Recovered));
         assert_eq!(decide(scheduled(0), &answered(200, None), None).endpoint, None);
+    }
+
+    #[test]
+    fn a_silent_endpoint_is_judged_at_every_attempt() {
+        let progress = Progress { silent: true, ..scheduled(0) };
+        let ago = |secs| Some(NOW.saturating_sub(Duration::from_secs(secs)));
+        let timed_out = Outcome::Failed { kind: Failure::Timeout, detail: String::new() };
+        assert_eq!(decide(progress, &timed_out, None).endpoint, Some(EndpointChange::FailingSince(NOW)));
+        assert_eq!(
+            decide(progress, &timed_out, ago(101)).endpoint,
+            Some(EndpointChange::Disable(DisableReason::Failing))
+        );
+        assert_eq!(decide(progress, &answered(500, None), ago(101)).endpoint, None, "an answer breaks the silence");
+        assert_eq!(decide(scheduled(0), &timed_out, ago(101)).endpoint, None);
     }
 
     fn any_outcome() -> impl Strategy<Value = Outcome> {
@@ -330,7 +350,7 @@ mod tests {
         /// A manual attempt is always the last of its delivery.
         #[test]
         fn a_manual_attempt_never_waits(outcome in any_outcome(), made in 0u32..20, unit in 0.0f64..1.0) {
-            let progress = Progress { made, trigger: Trigger::Manual };
+            let progress = Progress { made, trigger: Trigger::Manual, silent: false };
             let decision = transition(progress, &outcome, &policy(&[1; 50]), Health::default(), NOW, unit);
             prop_assert!(!matches!(decision.next, Next::Waiting(_)));
         }

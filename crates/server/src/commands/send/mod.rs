@@ -159,7 +159,7 @@ impl Delivery {
         for made in 0.. {
             let sent = self.sender.send(&self.to, &self.message, &mut slot).await;
             let now = self.clock.now();
-            let progress = Progress { made, trigger: Trigger::Scheduled };
+            let progress = Progress { made, trigger: Trigger::Scheduled, silent: false };
             let next = transition(progress, &sent.outcome, &self.policy, Health::default(), now, OsEntropy.unit()).next;
             let until = match next {
                 Next::Waiting(at) => Some(at),
