@@ -7,7 +7,7 @@ use postrider_domain::application::{EnvironmentId, Metadata};
 use postrider_domain::ids::ApplicationId;
 use postrider_domain::message::Message;
 use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Uid};
-use postrider_store::{IdempotencyKey, StoreError};
+use postrider_store::{EndpointKey, IdempotencyKey, StoreError};
 
 /// A message that somebody wants to send. Everything in it has been checked by itself.
 #[derive(Debug, Clone)]
@@ -29,6 +29,8 @@ pub struct Submission {
     /// Make this application first, if there is none that `application` names (rest-contract §8.2). Its uid must then be
     /// what `application` says.
     pub create_application: Option<NewApplication>,
+    /// Send it to no endpoint but this one.
+    pub only: Option<EndpointKey>,
     /// Accept it only once under this key.
     pub idempotency: Option<IdempotencyKey>,
 }

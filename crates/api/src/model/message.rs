@@ -26,8 +26,11 @@ const MAX_CHANNELS: usize = 5;
 /// The shortest time for which a payload can be kept, in days.
 const MIN_RETENTION_DAYS: u16 = 5;
 
-/// The longest time for which a payload can be kept, and that for which it is, in days.
+/// The longest time for which a payload can be kept, in days.
 const MAX_RETENTION_DAYS: u16 = 90;
+
+/// The time for which it is kept if nobody says, in days.
+pub(crate) const DEFAULT_RETENTION_DAYS: u16 = 90;
 
 /// What stands for a payload that is gone. Clients compare this text.
 const EXPIRED: &str = r#"{"expired":true}"#;
@@ -98,7 +101,7 @@ pub(crate) fn read(
         problems.distinct("channels", &channels);
         channels
     });
-    let retention_days = message.payload_retention_period.unwrap_or(MAX_RETENTION_DAYS);
+    let retention_days = message.payload_retention_period.unwrap_or(DEFAULT_RETENTION_DAYS);
     if !(MIN_RETENTION_DAYS..=MAX_RETENTION_DAYS).contains(&retention_days) {
         problems.add("payloadRetentionPeriod", format!("must be {MIN_RETENTION_DAYS} to {MAX_RETENTION_DAYS}"));
     }
@@ -120,6 +123,7 @@ pub(crate) fn read(
         payload,
         retention_days,
         create_application,
+        only: None,
         idempotency,
     });
     problems.finish(submission.map(|submission| Read { submission, is_object }))
@@ -127,6 +131,47 @@ pub(crate) fn read(
 
 fn is_object(json: &RawValue) -> bool {
     json.get().starts_with('{')
+}
+
+/// What has an example sent.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ExampleIn {
+    event_type: String,
+}
+
+impl ExampleIn {
+    /// Checks a body.
+    pub(crate) fn checked(self) -> Result<EventTypeName> {
+        let mut problems = Problems::of_body();
+        let event_type = problems.check("eventType", EventTypeName::parse(&self.event_type));
+        problems.finish(event_type)
+    }
+}
+
+/// What asks whether anybody would be sent a message.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PrecheckIn {
+    event_type: String,
+    channels: Option<Vec<String>>,
+}
+
+impl PrecheckIn {
+    /// Checks a body.
+    pub(crate) fn checked(self) -> Result<(EventTypeName, Option<Vec<Channel>>)> {
+        let mut problems = Problems::of_body();
+        let event_type = problems.check("eventType", EventTypeName::parse(&self.event_type));
+        let channels = self.channels.map(|names| problems.list("channels", &names, 1..=MAX_CHANNELS, Channel::parse));
+        problems.finish(event_type.map(|event_type| (event_type, channels)))
+    }
+}
+
+/// Whether anybody would be.
+#[derive(Serialize)]
+pub(crate) struct PrecheckOut {
+    /// Whether an endpoint that is not disabled wants it.
+    pub(crate) active: bool,
 }
 
 /// A message as it is shown.
