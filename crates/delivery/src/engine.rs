@@ -321,12 +321,26 @@ impl Shared {
                 let dispatched = MessageKey(self.dispatched.load(Ordering::SeqCst));
                 let empty = lane.state.lock().loaded(found, load, dispatched, &self.budgets);
                 for due in empty {
-                    let settlement = worker::canceled(lane.key, &due);
+                    let settlement = worker::canceled(lane.key, due.key, due.made, due.trigger);
                     self.settler.submit(Unsettled { lane: Arc::clone(&lane), held: None, settlement });
                 }
                 self.pump(&lane);
             }
             Err(error) => self.store_failed(&lane, &error, "load deliveries"),
+        }
+    }
+
+    /// Cancels what waits in memory of a message whose payload was erased. What the store still has of it is loaded without
+    /// a payload, and canceled then.
+    fn withdraw(self: &Arc<Self>, message: MessageKey) {
+        for shard in &self.shards {
+            let lanes: Vec<_> = shard.lock().values().cloned().collect();
+            for lane in lanes {
+                for held in lane.state.lock().withdraw(message) {
+                    let settlement = worker::canceled(lane.key, held.key, held.made, held.trigger);
+                    self.settler.submit(Unsettled { lane: Arc::clone(&lane), held: Some(held), settlement });
+                }
+            }
         }
     }
 
@@ -409,5 +423,9 @@ impl Observer for Handle {
 
     fn work_added(&self, endpoint: EndpointKey) {
         self.0.wake_lane(endpoint);
+    }
+
+    fn message_expunged(&self, message: MessageKey) {
+        self.0.withdraw(message);
     }
 }

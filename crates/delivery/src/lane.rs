@@ -260,6 +260,13 @@ impl State {
         }
     }
 
+    /// Takes what waits of a message out of the window; it stays held until its end is stored.
+    pub(crate) fn withdraw(&mut self, message: MessageKey) -> Vec<Held> {
+        let (withdrawn, left) = self.window.drain(..).partition(|delivery| delivery.key.message == message);
+        self.window = left;
+        withdrawn.into()
+    }
+
     /// Drops what waits in memory, because the endpoint wants nothing any more.
     fn drop_window(&mut self, budgets: &Budgets) {
         for delivery in std::mem::take(&mut self.window) {

@@ -9,7 +9,7 @@ use postrider_domain::ids::ApplicationId;
 use postrider_domain::message::Message;
 use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Tag, Uid};
 use postrider_domain::time::Timestamp;
-use postrider_store::{IdempotencyKey, StoreError};
+use postrider_store::{EndpointKey, IdempotencyKey, StoreError};
 
 /// A message that somebody wants to send. Everything in it has been checked by itself.
 #[derive(Debug, Clone)]
@@ -35,6 +35,8 @@ pub struct Submission {
     /// Make this application first, if there is none that `application` names (rest-contract §8.2). Its uid must then be
     /// what `application` says.
     pub create_application: Option<NewApplication>,
+    /// Send it to no endpoint but this one.
+    pub only: Option<EndpointKey>,
     /// Accept it only once under this key.
     pub idempotency: Option<IdempotencyKey>,
 }

@@ -31,3 +31,21 @@ CREATE INDEX message_by_expiry ON message (expires_at) WHERE expires_at IS NOT N
 
 -- The first message that may still have a payload which goes after the time that the server keeps payloads.
 INSERT INTO sequence (name, next) VALUES ('retention', 1);
+
+-- Tokens ----------------------------------------------------------------------------------------------------------------
+
+-- Signs the application tokens that this server makes, if its settings name no secret for that.
+CREATE TABLE token_secret (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+    secret   BLOB NOT NULL
+) STRICT;
+
+-- Tokens of an application that were issued earlier are refused from an instant on.
+CREATE TABLE token_expiry (
+    application_no INTEGER NOT NULL,
+    -- Only tokens of this session; empty for all.
+    session        TEXT NOT NULL,
+    issued_before  INTEGER NOT NULL,
+    refused_from   INTEGER NOT NULL,
+    PRIMARY KEY (application_no, session, issued_before)
+) STRICT, WITHOUT ROWID;

@@ -1,4 +1,4 @@
-//! Reading the log of attempts. The hot path writes it.
+//! Reading the log of attempts, and erasing answers. The hot path writes it.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -6,7 +6,7 @@ use postrider_domain::attempt::{Attempt, Trigger};
 use postrider_domain::ids::{AttemptId, Id as _, Ksuid};
 use postrider_domain::names::{Channel, Tag};
 use postrider_store::{
-    ApplicationKey, AttemptFilter, AttemptStats, Attempts, EndpointKey, MessageKey, Scan, StoreError,
+    ApplicationKey, AttemptFilter, AttemptStats, Attempts, EndpointKey, MessageKey, Scan, StoreError, WriteError,
 };
 use rusqlite::{Connection, Row, params};
 
@@ -14,6 +14,7 @@ use crate::SqliteStore;
 use crate::decode::{Columns, SqlError, all, first};
 use crate::messages;
 use crate::range::Range;
+use crate::writer::Abort;
 
 #[async_trait]
 impl Attempts for SqliteStore {
@@ -54,6 +55,21 @@ impl Attempts for SqliteStore {
                 ))?;
                 let rows = statement.query(params![message.0, id.ksuid().as_bytes(), application.0])?;
                 first(rows, decode)
+            })
+            .await
+    }
+
+    async fn expunge_attempt(&self, message: MessageKey, id: AttemptId) -> Result<(), WriteError> {
+        self.writer
+            .run(move |tx| {
+                let erased = tx
+                    .prepare_cached(
+                        "UPDATE attempt SET response = NULL WHERE (endpoint_no, id) =
+                         (SELECT endpoint_no, id FROM attempt INDEXED BY attempt_by_message
+                          WHERE message_no = ? AND id = ?)",
+                    )?
+                    .execute(params![message.0, id.ksuid().as_bytes()])?;
+                if erased == 0 { Err(Abort::Refused(WriteError::NotFound)) } else { Ok(()) }
             })
             .await
     }

@@ -1,4 +1,4 @@
-//! Reading messages. The hot path writes them.
+//! Reading messages, and erasing payloads. The hot path writes them.
 
 use async_trait::async_trait;
 use postrider_domain::ids::{Id as _, Ksuid, MessageId};
@@ -12,6 +12,7 @@ use crate::decode::{SqlError, all, first};
 use crate::hot::json_list;
 use crate::range::Range;
 use crate::rows::{MESSAGE_COLUMNS, decode_message};
+use crate::writer::{Abort, News};
 
 #[async_trait]
 impl Messages for SqliteStore {
@@ -32,6 +33,16 @@ impl Messages for SqliteStore {
     ) -> Result<Vec<Message>, StoreError> {
         let filter = filter.clone();
         self.lists.run(move |connection| list(connection, application, &filter, scan)).await
+    }
+
+    async fn expunge_message(&self, message: MessageKey) -> Result<(), StoreError> {
+        self.writer
+            .run(move |tx| {
+                tx.prepare_cached("UPDATE message SET payload = NULL WHERE no = ?")?.execute([message.0])?;
+                tx.tell(News::MessageExpunged(message));
+                Ok::<_, Abort<StoreError>>(())
+            })
+            .await
     }
 }
 

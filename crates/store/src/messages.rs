@@ -1,4 +1,4 @@
-//! Reading messages. They are written by [`crate::Work::accept`].
+//! Reading messages, and erasing their payloads. They are written by [`crate::Work::accept`].
 
 use async_trait::async_trait;
 use postrider_domain::ids::{Ksuid, MessageId};
@@ -24,7 +24,7 @@ pub struct MessageFilter {
     pub with_payload: bool,
 }
 
-/// Operations that read messages.
+/// Operations on messages that were accepted.
 #[async_trait]
 pub trait Messages {
     /// The message with this id or event id, if the application has one.
@@ -41,4 +41,7 @@ pub trait Messages {
         filter: &MessageFilter,
         scan: Scan<Ksuid>,
     ) -> Result<Vec<Message>, StoreError>;
+
+    /// Erases the payload; what is still to be delivered of it is not. Told to observers. Repeating it does no harm.
+    async fn expunge_message(&self, message: MessageKey) -> Result<(), StoreError>;
 }

@@ -13,6 +13,8 @@ pub trait Observer: Send + Sync {
     fn endpoint_changed(&self, endpoint: EndpointKey);
     /// Deliveries were added for an endpoint by something other than accept.
     fn work_added(&self, endpoint: EndpointKey);
+    /// The payload of a message was erased: copies of it are not to be sent.
+    fn message_expunged(&self, message: MessageKey);
 }
 
 /// The observers of a store.

@@ -132,6 +132,7 @@ pub(crate) fn read(
         deliver_at: message.deliver_at,
         retention,
         create_application,
+        only: None,
         idempotency,
     });
     problems.finish(submission.map(|submission| Read { submission, is_object }))
@@ -156,6 +157,47 @@ fn retention(days: Option<u16>, hours: Option<u16>, problems: &mut Problems) -> 
 
 fn is_object(json: &RawValue) -> bool {
     json.get().starts_with('{')
+}
+
+/// What has an example sent.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ExampleIn {
+    event_type: String,
+}
+
+impl ExampleIn {
+    /// Checks a body.
+    pub(crate) fn checked(self) -> Result<EventTypeName> {
+        let mut problems = Problems::of_body();
+        let event_type = problems.check("eventType", EventTypeName::parse(&self.event_type));
+        problems.finish(event_type)
+    }
+}
+
+/// What asks whether anybody would be sent a message.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PrecheckIn {
+    event_type: String,
+    channels: Option<Vec<String>>,
+}
+
+impl PrecheckIn {
+    /// Checks a body.
+    pub(crate) fn checked(self) -> Result<(EventTypeName, Option<Vec<Channel>>)> {
+        let mut problems = Problems::of_body();
+        let event_type = problems.check("eventType", EventTypeName::parse(&self.event_type));
+        let channels = self.channels.map(|names| problems.list("channels", &names, 1..=MAX_CHANNELS, Channel::parse));
+        problems.finish(event_type.map(|event_type| (event_type, channels)))
+    }
+}
+
+/// Whether anybody would be.
+#[derive(Serialize)]
+pub(crate) struct PrecheckOut {
+    /// Whether an endpoint that is not disabled wants it.
+    pub(crate) active: bool,
 }
 
 /// A message as it is shown.

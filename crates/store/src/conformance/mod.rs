@@ -16,6 +16,7 @@ mod due;
 mod durability;
 mod endpoints;
 mod event_types;
+mod expunge;
 mod idempotency;
 mod messages;
 mod model;
@@ -25,6 +26,7 @@ mod replay;
 mod resend;
 mod routes;
 mod settle;
+mod tokens;
 mod wakes;
 mod world;
 
@@ -159,6 +161,16 @@ macro_rules! conformance_cases {
                 stats_count_a_half_open_range,
                 the_url_is_the_one_that_was_used,
                 attempts_outlive_their_endpoint,
+            }
+            expunge {
+                an_erased_payload_is_gone_and_its_message_stays,
+                an_erased_answer_is_gone_and_its_attempt_stays,
+            }
+            tokens {
+                the_secret_is_the_first_one_offered,
+                tokens_issued_earlier_are_refused_from_then_on,
+                only_tokens_of_the_named_sessions_are_ended,
+                ending_tokens_is_carried_out_once,
             }
             paging {
                 pages_of_applications_visit_each_once,
