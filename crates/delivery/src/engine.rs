@@ -192,6 +192,16 @@ impl Shared {
         true
     }
 
+    /// Sees to it that a delivery which is due at `at` is found then. The accept commit has noted its endpoint.
+    fn later(self: &Arc<Self>, endpoint: EndpointKey, at: Timestamp) {
+        if at > self.clock.now() {
+            self.waker.expect(at);
+        } else {
+            // Its time came while it was stored: a lane may have loaded, and parked, without seeing it.
+            self.wake_lane(endpoint);
+        }
+    }
+
     /// Notes endpoints whose deliveries found no lane, so that the waker comes back to them.
     async fn wake_later(self: Arc<Self>, endpoints: Vec<EndpointKey>) {
         loop {
@@ -392,7 +402,9 @@ impl Dispatch for Handle {
         let mut crowded_out = Vec::new();
         for fresh in &batch {
             for target in &fresh.targets {
-                if !shared.offer(fresh, target) {
+                if let Some(at) = fresh.message.deliver_at {
+                    shared.later(target.key, at);
+                } else if !shared.offer(fresh, target) {
                     crowded_out.push(target.key);
                 }
             }

@@ -8,7 +8,7 @@ use postrider_domain::application::{Application, EnvironmentId};
 use postrider_domain::clock::Clock;
 use postrider_domain::entropy::Entropy;
 use postrider_domain::ids::{ApplicationId, MessageId};
-use postrider_domain::message::Message;
+use postrider_domain::message::{MAX_DELAY, Message};
 use postrider_domain::names::{Channel, EventTypeName, IdOrUid};
 use postrider_store::{
     AcceptError, Accepted, Dispatch, EndpointKey, NewMessage, Routes, Store, StoreError, Target, WriteError,
@@ -66,13 +66,20 @@ impl Intake {
         };
         let now = self.clock.now();
         let key = submission.idempotency.map(|key| (key, now.saturating_sub(KEY_LIFETIME)));
+        let deliver_at = submission.deliver_at.filter(|at| *at > now);
+        let expires_at = submission.retention.map(|kept| now.saturating_add(kept));
+        if deliver_at.is_some_and(|at| at >= expires_at.unwrap_or(now.saturating_add(MAX_DELAY))) {
+            return Err(SubmitError::DeliverAtTooLate);
+        }
         let message = Arc::new(Message {
             id: MessageId::new(now, self.entropy.as_ref()),
             event_id: submission.event_id,
             event_type: submission.event_type,
             channels: submission.channels,
             payload: Some(submission.payload),
-            retention_days: submission.retention_days,
+            tags: submission.tags,
+            deliver_at,
+            expires_at,
             created_at: now,
         });
         let mut routes = routes;

@@ -50,6 +50,7 @@ impl FromQuery for ListQuery {
             status_code_class,
             channel: query.channel()?,
             event_types: query.event_types()?,
+            tag: query.tag()?,
             with_response: query.flag("with_content", true)?,
         };
         let endpoint = query.text("endpoint_id").map(IdOrUid::parse);

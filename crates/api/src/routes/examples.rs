@@ -17,7 +17,7 @@ use crate::access::{Operator, Tenant};
 use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::json::JsonBody;
-use crate::model::message::{DEFAULT_RETENTION_DAYS, ExampleIn, MessageOut};
+use crate::model::message::{ExampleIn, MessageOut};
 use crate::router::{self, Shared};
 
 /// The event types that need not be defined, and what is sent for them: a first sign of life.
@@ -43,7 +43,9 @@ pub(super) async fn send(
         event_id: None,
         channels: None,
         payload,
-        retention_days: DEFAULT_RETENTION_DAYS,
+        tags: None,
+        deliver_at: None,
+        retention: None,
         create_application: None,
         only: Some(endpoint.key),
         idempotency: operator.once,

@@ -40,6 +40,7 @@ impl FromQuery for ListQuery {
         let filter = MessageFilter {
             channel: query.channel()?,
             event_types: query.event_types()?,
+            tag: query.tag()?,
             with_payload: query.flag("with_content", true)?,
         };
         Ok(Self { timed: Timed::from_query::<MessageId>(query)?, filter })
@@ -132,6 +133,7 @@ impl From<SubmitError> for ApiError {
                 about_uid("application_uid_mismatch", "the uid of the application to create is not what the path names")
             }
             SubmitError::Conflict => Self::conflict(),
+            SubmitError::DeliverAtTooLate => Self::invalid(&["body", "deliverAt"], error.to_string()),
             SubmitError::Overloaded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", error.to_string()),
             SubmitError::Unavailable(error) => error.into(),
         }

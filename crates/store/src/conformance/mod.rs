@@ -199,6 +199,8 @@ macro_rules! conformance_cases {
                 racing_batches_accept_each_message_once,
                 an_empty_batch_is_nothing,
                 the_newest_message_is_the_one_accepted_last,
+                a_delivery_that_is_put_off_is_in_the_index_of_wakes_and_not_fresh,
+                a_manual_success_ends_a_delivery_that_is_put_off,
             }
             replay {
                 one_key_in_one_batch_accepts_one_message,
