@@ -121,6 +121,13 @@ impl<'a> QueryString<'a> {
             .transpose()
     }
 
+    /// The one event type that a stream is filtered by.
+    pub(crate) fn event_type(&self) -> Result<Option<EventTypeName>> {
+        let parse = |text| EventTypeName::parse(text).map_err(|error| error.to_string());
+        let refuse = |msg: String| ApiError::invalid(&["query", "event_type"], msg);
+        self.text("event_type").map(parse).transpose().map_err(refuse)
+    }
+
     /// The channel that a list is filtered by.
     pub(crate) fn channel(&self) -> Result<Option<Channel>> {
         self.text("channel")

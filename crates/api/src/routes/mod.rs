@@ -26,6 +26,7 @@ mod event_types;
 mod examples;
 mod health;
 mod messages;
+mod poller;
 
 use axum::Router;
 use axum::routing::{delete, get, post};
@@ -71,6 +72,9 @@ pub(crate) fn all() -> Router<Shared> {
         )
         .route(&at("/app/{app_id}/msg/{msg_id}/attempt/{attempt_id}"), get(attempts::read))
         .route(&at("/app/{app_id}/msg/{msg_id}/endpoint/{endpoint_id}/resend"), post(attempts::resend))
+        .route(&at("/app/{app_id}/poller/{sink_id}"), get(poller::poll))
+        .route(&at("/app/{app_id}/poller/{sink_id}/consumer/{consumer_id}"), get(poller::poll_as_consumer))
+        .route(&at("/app/{app_id}/poller/{sink_id}/consumer/{consumer_id}/seek"), post(poller::seek))
         .route(&at("/app/{app_id}/attempt/endpoint/{endpoint_id}"), get(attempts::list_by_endpoint))
         .route(&at("/app/{app_id}/attempt/msg/{msg_id}"), get(attempts::list_by_message))
         // The endpoints of the operator himself: the same handlers, for the application that a path without one means.

@@ -15,5 +15,6 @@ mod idempotency;
 mod messages;
 mod operational;
 mod pages;
+mod poller;
 mod transport;
 mod world;
