@@ -80,8 +80,8 @@ impl Api {
         let Parts { store, intake, clock, entropy, check_url, https_only, auth, signing } = parts;
         let authenticator = Authenticator::new(&auth, store.clone(), clock.clone());
         let state = Arc::new(State { store, intake, clock, entropy, check_url, https_only, signing, authenticator });
-        let router =
-            routes::all().fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(state.clone());
+        let (router, _) = routes::all().into_parts();
+        let router = router.fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(state.clone());
         Self { state, router }
     }
 

@@ -12,12 +12,14 @@ use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Uid};
 use postrider_domain::time::Timestamp;
 use postrider_ingest::Submission;
 use postrider_store::IdempotencyKey;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::error::Result;
 use crate::json;
 use crate::model::application::ApplicationIn;
+use crate::openapi::types::{Object, UidOf};
 use crate::rules::Problems;
 
 /// The most channels that a message is sent on.
@@ -46,28 +48,42 @@ impl AsRef<str> for Text<'_> {
 }
 
 /// What creates a message.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct MessageIn<'a> {
+pub(crate) struct MessageIn<'a> {
+    /// What kind of event it is. The event type need not exist.
     #[serde(borrow)]
+    #[schemars(with = "EventTypeName")]
     event_type: Text<'a>,
+    /// What is delivered, byte for byte: a JSON object. `data` is another name.
     #[serde(borrow, alias = "data")]
+    #[schemars(with = "Object")]
     payload: &'a RawValue,
+    /// Your own identifier, which can be used wherever the id can. It can be used once.
     #[serde(borrow)]
+    #[schemars(with = "Option<UidOf<MessageId>>")]
     event_id: Option<Text<'a>>,
+    /// The channels that it is sent on.
     #[serde(borrow)]
+    #[schemars(with = "Option<Vec<Channel>>", length(min = 1, max = 5), extend("uniqueItems" = true))]
     channels: Option<Vec<Text<'a>>>,
+    /// For how many days the payload is kept. By default 90.
+    #[schemars(range(min = 5, max = 90))]
     payload_retention_period: Option<u16>,
+    /// What changes the delivery.
     #[serde(borrow)]
     transformations_params: Option<TransformationsParams<'a>>,
+    /// The application, to be made if the path names none. Its uid must be what the path names.
     application: Option<ApplicationIn>,
 }
 
-#[derive(Deserialize)]
+/// What changes the delivery of a message.
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct TransformationsParams<'a> {
     /// Delivered instead of the payload.
     #[serde(borrow)]
+    #[schemars(with = "Option<String>")]
     raw_payload: Option<Text<'a>>,
 }
 
@@ -130,14 +146,21 @@ fn is_object(json: &RawValue) -> bool {
 }
 
 /// A message as it is shown.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MessageOut<'a> {
+    /// The channels that it was sent on.
     channels: Option<&'a [Channel]>,
+    /// Your own identifier, if it has one.
     event_id: Option<&'a Uid>,
+    /// What kind of event it is.
     event_type: &'a EventTypeName,
+    /// Its id.
     id: MessageId,
+    /// What is delivered; `{}` if it was not asked for, `{"expired":true}` if it is gone.
+    #[schemars(with = "Object")]
     payload: &'a RawValue,
+    /// When it was accepted.
     timestamp: Timestamp,
 }
 

@@ -9,7 +9,32 @@ use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::json::JsonBody;
 use crate::model::headers::{HeadersIn, HeadersOut, HeadersPatchIn};
+use crate::openapi::{Operation, Routes};
 use crate::router::Shared;
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    const PATH: &str = "/app/{app_id}/endpoint/{endpoint_id}/headers";
+    Routes::new()
+        .get(
+            PATH,
+            read,
+            Operation::new("v1.endpoint.get-headers", "Get the extra headers of an endpoint")
+                .returns::<HeadersOut<'_>>(StatusCode::OK, "The headers."),
+        )
+        .put(
+            PATH,
+            replace,
+            Operation::new("v1.endpoint.update-headers", "Replace the extra headers of an endpoint")
+                .returns_nothing(StatusCode::NO_CONTENT, "They are replaced."),
+        )
+        .patch(
+            PATH,
+            change,
+            Operation::new("v1.endpoint.patch-headers", "Set and remove extra headers of an endpoint")
+                .returns_nothing(StatusCode::NO_CONTENT, "They are changed."),
+        )
+}
 
 pub(super) async fn read(tenant: Tenant, State(state): State<Shared>) -> Result<Response> {
     let endpoint = tenant.endpoint(&state).await?;

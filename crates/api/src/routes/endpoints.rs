@@ -20,7 +20,8 @@ use crate::idempotency;
 use crate::json::JsonBody;
 use crate::model::attempt::StatsOut;
 use crate::model::endpoint::{EndpointIn, EndpointOut, EndpointParts, EndpointPatchIn, wanted_types};
-use crate::pagination::{self, Walk};
+use crate::openapi::{Operation, Routes};
+use crate::pagination::{self, ListOut, Walk};
 use crate::query::{FromQuery, Query, QueryString};
 use crate::router::{self, Shared};
 
@@ -32,6 +33,65 @@ const STATS_SLACK: Duration = Duration::from_secs(5 * 60);
 
 /// The resolution of ids: statistics up to now include what has just been made.
 const ID_RESOLUTION: Duration = Duration::from_millis(4);
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    type Out = EndpointOut<'static>;
+    Routes::new()
+        .get(
+            "/app/{app_id}/endpoint",
+            list,
+            Operation::new("v1.endpoint.list", "List the endpoints of an application")
+                .returns::<ListOut<Out>>(StatusCode::OK, "A page of endpoints."),
+        )
+        .post(
+            "/app/{app_id}/endpoint",
+            create,
+            Operation::new("v1.endpoint.create", "Create an endpoint")
+                .returns::<Out>(StatusCode::CREATED, "The new endpoint.")
+                .error(StatusCode::CONFLICT, "Another endpoint of the application has this uid.")
+                .creates(ID, "/id"),
+        )
+        .get(
+            "/app/{app_id}/endpoint/{endpoint_id}",
+            read,
+            Operation::new("v1.endpoint.get", "Get an endpoint").returns::<Out>(StatusCode::OK, "The endpoint."),
+        )
+        .put(
+            "/app/{app_id}/endpoint/{endpoint_id}",
+            replace,
+            Operation::new("v1.endpoint.update", "Replace an endpoint, or create one")
+                .description(
+                    "Members that are left out are reset, but its secret and headers stay. If the path names nothing, \
+                     an endpoint is created with a new id; what the path says does not become its uid.",
+                )
+                .returns::<Out>(StatusCode::OK, "The changed endpoint.")
+                .returns::<Out>(StatusCode::CREATED, "The new endpoint.")
+                .error(StatusCode::CONFLICT, "Another endpoint of the application has this uid.")
+                .creates(ID, "/id"),
+        )
+        .patch(
+            "/app/{app_id}/endpoint/{endpoint_id}",
+            change,
+            Operation::new("v1.endpoint.patch", "Change members of an endpoint")
+                .returns::<Out>(StatusCode::OK, "The changed endpoint.")
+                .error(StatusCode::CONFLICT, "Another endpoint of the application has this uid."),
+        )
+        .delete(
+            "/app/{app_id}/endpoint/{endpoint_id}",
+            delete,
+            Operation::new("v1.endpoint.delete", "Delete an endpoint")
+                .description("What is not delivered to it yet is dropped.")
+                .returns_nothing(StatusCode::NO_CONTENT, "It is gone."),
+        )
+        .get(
+            "/app/{app_id}/endpoint/{endpoint_id}/stats",
+            stats,
+            Operation::new("v1.endpoint.get-stats", "Count the attempts of an endpoint by how they ended")
+                .description("The time between `since` and `until` is 28 days at most.")
+                .returns::<StatsOut>(StatusCode::OK, "The counts."),
+        )
+}
 
 pub(super) struct ListQuery(Walk<Ksuid>);
 

@@ -6,6 +6,7 @@ use axum::response::Response;
 use http::StatusCode;
 use postrider_domain::ids::{ApplicationId, MessageId};
 use postrider_domain::names::{IdOrUid, Uid};
+use postrider_domain::schema::NAME_PATTERN;
 use postrider_ingest::SubmitError;
 use postrider_store::MessageFilter;
 
@@ -14,10 +15,45 @@ use crate::answer;
 use crate::body;
 use crate::error::{ApiError, Problem, Result};
 use crate::model::message::{self, MessageOut};
-use crate::pagination::Timed;
+use crate::openapi::{Operation, Routes};
+use crate::pagination::{ListOut, Timed};
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
 use crate::router::Shared;
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    type Out = MessageOut<'static>;
+    Routes::new()
+        .get(
+            "/app/{app_id}/msg",
+            list,
+            Operation::new("v1.message.list", "List the messages of an application")
+                .description(
+                    "Newest first, and of the last 90 days unless `before`, `after` or `iterator` say otherwise.",
+                )
+                .returns::<ListOut<Out>>(StatusCode::OK, "A page of messages."),
+        )
+        .post(
+            "/app/{app_id}/msg",
+            create,
+            Operation::new("v1.message.create", "Create a message")
+                .description(
+                    "When this is answered the message is on disk, and will be delivered to every endpoint of the \
+                     application that wants it.",
+                )
+                .path_pattern("app_id", NAME_PATTERN)
+                .body::<message::MessageIn<'_>>()
+                .returns::<Out>(StatusCode::ACCEPTED, "The message.")
+                .error(StatusCode::CONFLICT, "Another message of the application has this `eventId`.")
+                .creates("msg_id", "/id"),
+        )
+        .get(
+            "/app/{app_id}/msg/{msg_id}",
+            read,
+            Operation::new("v1.message.get", "Get a message").returns::<Out>(StatusCode::OK, "The message."),
+        )
+}
 
 pub(super) struct ContentQuery {
     with_content: bool,

@@ -10,6 +10,7 @@ mod endpoints;
 mod event_types;
 mod idempotency;
 mod messages;
+mod openapi;
 mod pages;
 mod transport;
 mod world;
