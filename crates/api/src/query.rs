@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
-use postrider_domain::names::{Channel, EventTypeName};
+use postrider_domain::names::{Channel, EventTypeName, Tag};
 use postrider_domain::schema::NAME_PATTERN;
 use postrider_domain::time::Timestamp;
 use postrider_store::Direction;
@@ -181,6 +181,14 @@ impl<'a> QueryString<'a> {
             .collect::<Result<_, _>>()
             .map_err(|error| ApiError::invalid(&["query", "event_types"], error.to_string()))?;
         Ok((!names.is_empty()).then_some(names))
+    }
+
+    /// The tag that a list is filtered by.
+    pub(crate) fn tag(&self) -> Result<Option<Tag>> {
+        self.note("tag", || json!({ "type": "string", "pattern": NAME_PATTERN }));
+        self.find("tag")
+            .map(|text| Tag::parse(text).map_err(|error| ApiError::invalid(&["query", "tag"], error.to_string())))
+            .transpose()
     }
 
     /// The channel that a list is filtered by.

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::endpoint::EndpointUrl;
 use crate::ids::{ApplicationId, AttemptId, EndpointId, Id, KeyId, MessageId};
-use crate::names::{Channel, EventTypeName, Uid};
+use crate::names::{Channel, EventTypeName, Tag, Uid};
 use crate::time::Timestamp;
 
 /// What a name may consist of.
@@ -54,6 +54,7 @@ schemas! {
     Uid => name("customer-42");
     EventTypeName => name("invoice.paid");
     Channel => name("project_1337");
+    Tag => name("priority");
     Timestamp => json_schema!({ "type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00Z"] });
     EndpointUrl => json_schema!({
         "type": "string",

@@ -3,12 +3,14 @@
 
 use std::borrow::Cow;
 use std::io::Write as _;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::{ApplicationId, MessageId};
 use postrider_domain::message::Message;
-use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Uid};
+use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Tag, Uid};
 use postrider_domain::time::Timestamp;
 use postrider_ingest::Submission;
 use postrider_store::IdempotencyKey;
@@ -25,11 +27,12 @@ use crate::rules::Problems;
 /// The most channels that a message is sent on.
 const MAX_CHANNELS: usize = 5;
 
-/// The shortest time for which a payload can be kept, in days.
-const MIN_RETENTION_DAYS: u16 = 5;
+/// The most tags that a message has.
+const MAX_TAGS: usize = 10;
 
-/// The longest time for which a payload can be kept, and that for which it is, in days.
-const MAX_RETENTION_DAYS: u16 = 90;
+/// For how long a payload can be kept, in days and in hours.
+const RETENTION_DAYS: RangeInclusive<u16> = 5..=90;
+const RETENTION_HOURS: RangeInclusive<u16> = 1..=90 * 24;
 
 /// What stands for a payload that is gone. Clients compare this text.
 const EXPIRED: &str = r#"{"expired":true}"#;
@@ -67,9 +70,18 @@ pub(crate) struct MessageIn<'a> {
     #[serde(borrow)]
     #[schemars(with = "Option<Vec<Channel>>", length(min = 1, max = 5), extend("uniqueItems" = true))]
     channels: Option<Vec<Text<'a>>>,
+    /// Words by which it can be found, and nothing else.
+    #[serde(borrow)]
+    #[schemars(with = "Option<Vec<Tag>>", length(max = 10), extend("uniqueItems" = true))]
+    tags: Option<Vec<Text<'a>>>,
+    /// Not to be delivered before this instant.
+    deliver_at: Option<Timestamp>,
     /// For how many days the payload is kept. By default 90.
     #[schemars(range(min = 5, max = 90))]
     payload_retention_period: Option<u16>,
+    /// For how many hours the payload is kept. Counts more than the days.
+    #[schemars(range(min = 1, max = 2_160))]
+    payload_retention_hours: Option<u16>,
     /// What changes the delivery.
     #[serde(borrow)]
     transformations_params: Option<TransformationsParams<'a>>,
@@ -114,10 +126,13 @@ pub(crate) fn read(
         problems.distinct("channels", &channels);
         channels
     });
-    let retention_days = message.payload_retention_period.unwrap_or(MAX_RETENTION_DAYS);
-    if !(MIN_RETENTION_DAYS..=MAX_RETENTION_DAYS).contains(&retention_days) {
-        problems.add("payloadRetentionPeriod", format!("must be {MIN_RETENTION_DAYS} to {MAX_RETENTION_DAYS}"));
-    }
+    // Without any is the same as with none.
+    let tags = message.tags.filter(|tags| !tags.is_empty()).map(|names| {
+        let tags = problems.list("tags", &names, 1..=MAX_TAGS, Tag::parse);
+        problems.distinct("tags", &tags);
+        tags
+    });
+    let retention = retention(message.payload_retention_period, message.payload_retention_hours, &mut problems);
     let create_application =
         message.application.map(|application| problems.within("application", |problems| application.check(problems)));
     let raw = message.transformations_params.and_then(|params| params.raw_payload);
@@ -134,15 +149,85 @@ pub(crate) fn read(
         event_id,
         channels,
         payload,
-        retention_days,
+        tags,
+        deliver_at: message.deliver_at,
+        retention,
         create_application,
+        only: None,
         idempotency,
     });
     problems.finish(submission.map(|submission| Read { submission, is_object }))
 }
 
+/// For how long the payload is kept, if the sender says so.
+fn retention(days: Option<u16>, hours: Option<u16>, problems: &mut Problems) -> Option<Duration> {
+    if days.is_some() && hours.is_some() {
+        problems.add("payloadRetentionHours", "must not be given together with payloadRetentionPeriod");
+    }
+    let mut check = |member: &'static str, value: Option<u16>, range: RangeInclusive<u16>| {
+        if value.is_some_and(|value| !range.contains(&value)) {
+            problems.add(member, format!("must be {} to {}", range.start(), range.end()));
+        }
+        value
+    };
+    let days = check("payloadRetentionPeriod", days, RETENTION_DAYS);
+    let hours = check("payloadRetentionHours", hours, RETENTION_HOURS);
+    let hours = hours.map(u64::from).or(days.map(|days| u64::from(days) * 24));
+    hours.map(|hours| Duration::from_secs(hours * 3_600))
+}
+
 fn is_object(json: &RawValue) -> bool {
     json.get().starts_with('{')
+}
+
+/// What has an example sent.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "EventExampleIn")]
+pub(crate) struct ExampleIn {
+    /// Its event type, or `postrider.ping`, which need not be defined.
+    #[schemars(with = "EventTypeName")]
+    event_type: String,
+}
+
+impl ExampleIn {
+    /// Checks a body.
+    pub(crate) fn checked(self) -> Result<EventTypeName> {
+        let mut problems = Problems::of_body();
+        let event_type = problems.check("eventType", EventTypeName::parse(&self.event_type));
+        problems.finish(event_type)
+    }
+}
+
+/// What asks whether anybody would be sent a message.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "MessagePrecheckIn")]
+pub(crate) struct PrecheckIn {
+    /// The event type of the message.
+    #[schemars(with = "EventTypeName")]
+    event_type: String,
+    /// The channels that it would be sent on.
+    #[schemars(with = "Option<Vec<Channel>>", length(min = 1, max = 5))]
+    channels: Option<Vec<String>>,
+}
+
+impl PrecheckIn {
+    /// Checks a body.
+    pub(crate) fn checked(self) -> Result<(EventTypeName, Option<Vec<Channel>>)> {
+        let mut problems = Problems::of_body();
+        let event_type = problems.check("eventType", EventTypeName::parse(&self.event_type));
+        let channels = self.channels.map(|names| problems.list("channels", &names, 1..=MAX_CHANNELS, Channel::parse));
+        problems.finish(event_type.map(|event_type| (event_type, channels)))
+    }
+}
+
+/// Whether anybody would be.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "MessagePrecheckOut")]
+pub(crate) struct PrecheckOut {
+    /// Whether an endpoint that is not disabled wants it.
+    pub(crate) active: bool,
 }
 
 /// A message as it is shown.
@@ -151,6 +236,9 @@ fn is_object(json: &RawValue) -> bool {
 pub(crate) struct MessageOut<'a> {
     /// The channels that it was sent on.
     channels: Option<&'a [Channel]>,
+    /// Not delivered before this instant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deliver_at: Option<Timestamp>,
     /// Your own identifier, if it has one.
     event_id: Option<&'a Uid>,
     /// What kind of event it is.
@@ -160,6 +248,8 @@ pub(crate) struct MessageOut<'a> {
     /// What is delivered; `{}` if it was not asked for, `{"expired":true}` if it is gone.
     #[schemars(with = "Object")]
     payload: &'a RawValue,
+    /// Words by which it can be found.
+    tags: Option<&'a [Tag]>,
     /// When it was accepted.
     timestamp: Timestamp,
 }
@@ -169,10 +259,12 @@ impl<'a> MessageOut<'a> {
     pub(crate) fn new(message: &'a Message, with_content: bool) -> Self {
         Self {
             channels: message.channels.as_deref(),
+            deliver_at: message.deliver_at,
             event_id: message.event_id.as_ref(),
             event_type: &message.event_type,
             id: message.id,
             payload: if with_content { shown_payload(message) } else { constant(LEFT_OUT) },
+            tags: message.tags.as_deref(),
             timestamp: message.created_at,
         }
     }
@@ -195,15 +287,9 @@ pub(crate) fn write(message: &Message, content: Option<&[u8]>) -> Bytes {
     let content = content.unwrap_or(LEFT_OUT.as_bytes());
     let mut out = Vec::with_capacity(content.len() + 256 + message.event_type.as_str().len());
     out.extend_from_slice(b"{\"channels\":");
-    match &message.channels {
-        None => out.extend_from_slice(b"null"),
-        Some(channels) => {
-            for (at, channel) in channels.iter().enumerate() {
-                out.push(if at == 0 { b'[' } else { b',' });
-                quote(channel.as_str(), &mut out);
-            }
-            out.push(b']');
-        }
+    quote_all(message.channels.as_deref(), Channel::as_str, &mut out);
+    if let Some(at) = message.deliver_at {
+        let _ = write!(out, ",\"deliverAt\":\"{at}\"");
     }
     out.extend_from_slice(b",\"eventId\":");
     match &message.event_id {
@@ -215,8 +301,19 @@ pub(crate) fn write(message: &Message, content: Option<&[u8]>) -> Bytes {
     // Writing to a vector does not fail.
     let _ = write!(out, ",\"id\":\"{}\",\"payload\":", message.id);
     out.extend_from_slice(content);
+    out.extend_from_slice(b",\"tags\":");
+    quote_all(message.tags.as_deref(), Tag::as_str, &mut out);
     let _ = write!(out, ",\"timestamp\":\"{}\"}}", message.created_at);
     out.into()
+}
+
+fn quote_all<T>(names: Option<&[T]>, text: impl Fn(&T) -> &str, out: &mut Vec<u8>) {
+    let Some(names) = names else { return out.extend_from_slice(b"null") };
+    for (at, name) in names.iter().enumerate() {
+        out.push(if at == 0 { b'[' } else { b',' });
+        quote(text(name), out);
+    }
+    out.push(b']');
 }
 
 fn quote(name: &str, out: &mut Vec<u8>) {
@@ -286,6 +383,12 @@ mod tests {
             (r#""payload":{},"payloadRetentionPeriod":4"#, "body.payloadRetentionPeriod"),
             (r#""payload":{},"payloadRetentionPeriod":91"#, "body.payloadRetentionPeriod"),
             (r#""payload":{},"payloadRetentionPeriod":"9""#, "body.payloadRetentionPeriod"),
+            (r#""payload":{},"payloadRetentionHours":0"#, "body.payloadRetentionHours"),
+            (r#""payload":{},"payloadRetentionHours":2161"#, "body.payloadRetentionHours"),
+            (r#""payload":{},"payloadRetentionHours":24,"payloadRetentionPeriod":5"#, "body.payloadRetentionHours"),
+            (r#""payload":{},"tags":["a","a"]"#, "body.tags"),
+            (r#""payload":{},"tags":["a b"]"#, "body.tags.[0]"),
+            (r#""payload":{},"deliverAt":"soon""#, "body.deliverAt"),
             (r#""payload":{},"application":{"name":""}"#, "body.application.name"),
             (r#""payload":{},"transformationsParams":{"rawPayload":1}"#, "body.transformationsParams.rawPayload"),
         ] {
@@ -305,7 +408,9 @@ mod tests {
             event_type: EventTypeName::parse("a.b").unwrap(),
             channels: None,
             payload: payload.map(Bytes::from),
-            retention_days: 90,
+            tags: None,
+            deliver_at: None,
+            expires_at: None,
             created_at: at,
         }
     }
@@ -322,6 +427,8 @@ mod tests {
         let full = Message {
             event_id: Some(Uid::parse::<MessageId>("e-1").unwrap()),
             channels: Some(channels),
+            tags: Some(vec![Tag::parse("t_1").unwrap()]),
+            deliver_at: Some(Timestamp::from_micros(1_767_323_046_000_000)),
             ..message(Some(payload))
         };
         for message in [plain, full] {

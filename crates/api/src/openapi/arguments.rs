@@ -52,9 +52,12 @@ impl Argument for Operator {
     }
 }
 
-impl Argument for Tenant {
+impl<N> Argument for Tenant<N> {
     fn describe(signature: &mut Signature) {
-        signature.access = Access::Tenant;
+        // A handler that also wants the operator is his alone.
+        if signature.access != Access::Operator {
+            signature.access = Access::Tenant;
+        }
     }
 }
 

@@ -82,9 +82,11 @@ pub(crate) fn document(routes: &[Route]) -> Value {
     })
 }
 
-/// The resource that an operation belongs to: the middle of its id.
+/// The resource that an operation belongs to: what stands in its id between the version and the last word.
 fn resource(route: &Route) -> String {
-    let resource = route.operation.id.split('.').nth(1).unwrap_or_default();
+    let id = &route.operation.id;
+    let resource =
+        id.split_once('.').and_then(|(_, rest)| rest.rsplit_once('.')).map_or(id.as_str(), |(resource, _)| resource);
     parameters::heading(resource)
 }
 

@@ -18,7 +18,7 @@ pub(crate) fn from(route: &Route, routes: &[Route]) -> Map<String, Value> {
                 let mut parameters = passed_on(&wanted);
                 let made = format!("$response.body#{}", creates.pointer);
                 parameters.insert(format!("path.{}", creates.parameter), made.into());
-                links.insert(target.operation.id.to_owned(), link(target, &parameters));
+                links.insert(target.operation.id.clone(), link(target, &parameters));
             }
         }
     }

@@ -26,7 +26,7 @@ pub(crate) struct Creates {
 
 /// The description of an operation.
 pub(crate) struct Operation {
-    pub(crate) id: &'static str,
+    pub(crate) id: String,
     pub(crate) summary: &'static str,
     pub(crate) description: &'static str,
     pub(crate) outcomes: Vec<Outcome>,
@@ -41,9 +41,9 @@ pub(crate) struct Operation {
 
 impl Operation {
     /// An operation. Its id is `v1.<resource>.<what>`, the resource being the heading under which it is listed.
-    pub(crate) fn new(id: &'static str, summary: &'static str) -> Self {
+    pub(crate) fn new(id: impl Into<String>, summary: &'static str) -> Self {
         Self {
-            id,
+            id: id.into(),
             summary,
             description: "",
             outcomes: Vec::new(),

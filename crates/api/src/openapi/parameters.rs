@@ -27,6 +27,7 @@ const QUERY: &[(&str, &str)] = &[
     ("since", "From this instant on. By default 28 days before `until`."),
     ("status", "Only what is in this state: 0 succeeded, 1 pending, 2 failed, 3 sending."),
     ("status_code_class", "Only what was answered with a status of this hundred; 0 is no answer at all."),
+    ("tag", "Only what has this tag."),
     ("until", "Up to this instant. By default now."),
     ("with_content", "Whether to answer the content, or to leave it empty."),
 ];
@@ -96,7 +97,7 @@ pub(crate) fn idempotency_key() -> Value {
 
 /// A heading for the operations of a resource: `message-attempt` becomes `Message attempt`.
 pub(crate) fn heading(resource: &str) -> String {
-    let words = resource.replace('-', " ");
+    let words = resource.replace(['-', '.'], " ");
     let mut letters = words.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }

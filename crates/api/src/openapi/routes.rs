@@ -5,7 +5,7 @@ use axum::handler::Handler;
 use axum::routing::{MethodFilter, on};
 use http::Method;
 
-use crate::openapi::arguments::{Arguments, Signature};
+use crate::openapi::arguments::{Access, Arguments, Signature};
 use crate::openapi::operation::Operation;
 use crate::router::Shared;
 
@@ -59,7 +59,12 @@ impl Routes {
     {
         let path = format!("{PREFIX}{path}");
         self.router = self.router.route(&path, on(filter, handler));
-        self.all.push(Route { method, path, signature: T::signature(), operation });
+        let mut signature = T::signature();
+        if signature.access == Access::Tenant && !path.contains("{app_id}") {
+            // The application is the operator's own.
+            signature.access = Access::Operator;
+        }
+        self.all.push(Route { method, path, signature, operation });
         self
     }
 

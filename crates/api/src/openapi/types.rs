@@ -27,6 +27,9 @@ impl<I: Id> JsonSchema for UidOf<I> {
     }
 }
 
+/// What names an application in a path whose form is judged: its id or a uid.
+pub(crate) const APPLICATION_PATTERN: &str = "^(?!app_)[a-zA-Z0-9\\-_.]{1,256}$|^app_[0-9A-Za-z]{27}$";
+
 macro_rules! members {
     ($($(#[$doc:meta])* $type:ident => $schema:expr;)*) => {
         $(

@@ -9,7 +9,7 @@ use postrider_domain::ids::{AttemptId, EndpointId};
 use postrider_domain::names::IdOrUid;
 use postrider_store::{AttemptFilter, EndpointKey, MessageKey, ResendError, StoredAnswer};
 
-use crate::access::Tenant;
+use crate::access::{CreateAttempts, Operator, Tenant};
 use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
@@ -17,6 +17,7 @@ use crate::model::attempt::{AttemptOut, Status};
 use crate::openapi::types::Object;
 use crate::openapi::{Operation, Routes};
 use crate::pagination::{ListOut, Page, Timed};
+use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
 use crate::router::Shared;
 
@@ -49,6 +50,12 @@ pub(super) fn routes() -> Routes {
             "/app/{app_id}/msg/{msg_id}/attempt/{attempt_id}",
             read,
             Operation::new("v1.message-attempt.get", "Get an attempt").returns::<Out>(StatusCode::OK, "The attempt."),
+        )
+        .delete(
+            "/app/{app_id}/msg/{msg_id}/attempt/{attempt_id}/content",
+            expunge,
+            Operation::new("v1.message-attempt.expunge-content", "Erase what an attempt was answered")
+                .returns_nothing(StatusCode::NO_CONTENT, "It is gone."),
         )
         .post(
             "/app/{app_id}/msg/{msg_id}/endpoint/{endpoint_id}/resend",
@@ -97,6 +104,7 @@ impl FromQuery for ListQuery {
             status_code_class,
             channel: query.channel()?,
             event_types: query.event_types()?,
+            tag: query.tag()?,
             with_response: query.flag("with_content", true)?,
         };
         let endpoint = query.text("endpoint_id").map(IdOrUid::parse);
@@ -173,12 +181,18 @@ pub(super) async fn read(tenant: Tenant, State(state): State<Shared>) -> Result<
     Ok(answer::json(StatusCode::OK, &AttemptOut::new(&attempt, true)))
 }
 
+pub(super) async fn expunge(operator: Operator, params: Params, State(state): State<Shared>) -> Result<Response> {
+    let message = operator.message(&state, &params).await?;
+    state.store.expunge_attempt(message.key, params.id::<AttemptId>("attempt_id")?).await?;
+    Ok(answer::empty(StatusCode::NO_CONTENT))
+}
+
 /// Clients parse an object.
 fn resent((): &()) -> StoredAnswer {
     StoredAnswer { status: StatusCode::ACCEPTED.as_u16(), body: Bytes::from_static(b"{}") }
 }
 
-pub(super) async fn resend(tenant: Tenant, State(state): State<Shared>) -> Result<Response> {
+pub(super) async fn resend(tenant: Tenant<CreateAttempts>, State(state): State<Shared>) -> Result<Response> {
     let message = tenant.message(&state).await?;
     let endpoint = tenant.endpoint(&state).await?;
     let now = state.clock.now();

@@ -14,24 +14,33 @@ use crate::router::Shared;
 
 /// The routes.
 pub(super) fn routes() -> Routes {
-    const PATH: &str = "/app/{app_id}/endpoint/{endpoint_id}/headers";
+    below("/app/{app_id}/endpoint/{endpoint_id}", "v1.endpoint")
+}
+
+/// The same for the operator's own endpoints.
+pub(super) fn operational_routes() -> Routes {
+    below("/operational-webhook/endpoint/{endpoint_id}", "v1.operational-webhook.endpoint")
+}
+
+fn below(path: &str, resource: &str) -> Routes {
+    let path = &format!("{path}/headers");
     Routes::new()
         .get(
-            PATH,
+            path,
             read,
-            Operation::new("v1.endpoint.get-headers", "Get the extra headers of an endpoint")
+            Operation::new(format!("{resource}.get-headers"), "Get the extra headers of an endpoint")
                 .returns::<HeadersOut<'_>>(StatusCode::OK, "The headers."),
         )
         .put(
-            PATH,
+            path,
             replace,
-            Operation::new("v1.endpoint.update-headers", "Replace the extra headers of an endpoint")
+            Operation::new(format!("{resource}.update-headers"), "Replace the extra headers of an endpoint")
                 .returns_nothing(StatusCode::NO_CONTENT, "They are replaced."),
         )
         .patch(
-            PATH,
+            path,
             change,
-            Operation::new("v1.endpoint.patch-headers", "Set and remove extra headers of an endpoint")
+            Operation::new(format!("{resource}.patch-headers"), "Set and remove extra headers of an endpoint")
                 .returns_nothing(StatusCode::NO_CONTENT, "They are changed."),
         )
 }

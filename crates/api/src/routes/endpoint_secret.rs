@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 use postrider_domain::signature::Secret;
 use postrider_store::{RotateError, StoredAnswer};
 
-use crate::access::Tenant;
+use crate::access::{ManageSecret, ReadSecret, Tenant};
 use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
@@ -18,17 +18,26 @@ use crate::router::Shared;
 
 /// The routes.
 pub(super) fn routes() -> Routes {
+    below("/app/{app_id}/endpoint/{endpoint_id}", "v1.endpoint")
+}
+
+/// The same for the operator's own endpoints.
+pub(super) fn operational_routes() -> Routes {
+    below("/operational-webhook/endpoint/{endpoint_id}", "v1.operational-webhook.endpoint")
+}
+
+fn below(path: &str, resource: &str) -> Routes {
     Routes::new()
         .get(
-            "/app/{app_id}/endpoint/{endpoint_id}/secret",
+            &format!("{path}/secret"),
             read,
-            Operation::new("v1.endpoint.get-secret", "Get the secret of an endpoint")
+            Operation::new(format!("{resource}.get-secret"), "Get the secret of an endpoint")
                 .returns::<SecretOut>(StatusCode::OK, "The secret."),
         )
         .post(
-            "/app/{app_id}/endpoint/{endpoint_id}/secret/rotate",
+            &format!("{path}/secret/rotate"),
             rotate,
-            Operation::new("v1.endpoint.rotate-secret", "Replace the secret of an endpoint")
+            Operation::new(format!("{resource}.rotate-secret"), "Replace the secret of an endpoint")
                 .description(
                     "The old secret goes on signing too for a while, so that receivers can change theirs. At most 10 \
                      old secrets do at a time.",
@@ -39,14 +48,14 @@ pub(super) fn routes() -> Routes {
         )
 }
 
-pub(super) async fn read(tenant: Tenant, State(state): State<Shared>) -> Result<Response> {
+pub(super) async fn read(tenant: Tenant<ReadSecret>, State(state): State<Shared>) -> Result<Response> {
     let endpoint = tenant.endpoint(&state).await?;
     let keys = state.store.signing_keys(endpoint.key).await?.ok_or_else(ApiError::not_found)?;
     Ok(answer::json(StatusCode::OK, &SecretOut::from(&keys.current)))
 }
 
 pub(super) async fn rotate(
-    tenant: Tenant,
+    tenant: Tenant<ManageSecret>,
     State(state): State<Shared>,
     headers: HeaderMap,
     JsonBody(body): JsonBody<RotateIn>,

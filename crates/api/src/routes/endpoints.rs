@@ -36,31 +36,49 @@ const ID_RESOLUTION: Duration = Duration::from_millis(4);
 
 /// The routes.
 pub(super) fn routes() -> Routes {
+    collection("/app/{app_id}/endpoint", "v1.endpoint").get(
+        "/app/{app_id}/endpoint/{endpoint_id}/stats",
+        stats,
+        Operation::new("v1.endpoint.get-stats", "Count the attempts of an endpoint by how they ended")
+            .description("The time between `since` and `until` is 28 days at most.")
+            .returns::<StatsOut>(StatusCode::OK, "The counts."),
+    )
+}
+
+/// The operator's own endpoints, which get the operational webhooks: the same handlers, for the application that a path
+/// without one means.
+pub(super) fn operational_routes() -> Routes {
+    collection("/operational-webhook/endpoint", "v1.operational-webhook.endpoint")
+}
+
+fn collection(path: &str, resource: &str) -> Routes {
     type Out = EndpointOut<'static>;
+    let one = &format!("{path}/{{endpoint_id}}");
     Routes::new()
         .get(
-            "/app/{app_id}/endpoint",
+            path,
             list,
-            Operation::new("v1.endpoint.list", "List the endpoints of an application")
+            Operation::new(format!("{resource}.list"), "List the endpoints of an application")
                 .returns::<ListOut<Out>>(StatusCode::OK, "A page of endpoints."),
         )
         .post(
-            "/app/{app_id}/endpoint",
+            path,
             create,
-            Operation::new("v1.endpoint.create", "Create an endpoint")
+            Operation::new(format!("{resource}.create"), "Create an endpoint")
                 .returns::<Out>(StatusCode::CREATED, "The new endpoint.")
                 .error(StatusCode::CONFLICT, "Another endpoint of the application has this uid.")
                 .creates(ID, "/id"),
         )
         .get(
-            "/app/{app_id}/endpoint/{endpoint_id}",
+            one,
             read,
-            Operation::new("v1.endpoint.get", "Get an endpoint").returns::<Out>(StatusCode::OK, "The endpoint."),
+            Operation::new(format!("{resource}.get"), "Get an endpoint")
+                .returns::<Out>(StatusCode::OK, "The endpoint."),
         )
         .put(
-            "/app/{app_id}/endpoint/{endpoint_id}",
+            one,
             replace,
-            Operation::new("v1.endpoint.update", "Replace an endpoint, or create one")
+            Operation::new(format!("{resource}.update"), "Replace an endpoint, or create one")
                 .description(
                     "Members that are left out are reset, but its secret and headers stay. If the path names nothing, \
                      an endpoint is created with a new id; what the path says does not become its uid.",
@@ -71,25 +89,18 @@ pub(super) fn routes() -> Routes {
                 .creates(ID, "/id"),
         )
         .patch(
-            "/app/{app_id}/endpoint/{endpoint_id}",
+            one,
             change,
-            Operation::new("v1.endpoint.patch", "Change members of an endpoint")
+            Operation::new(format!("{resource}.patch"), "Change members of an endpoint")
                 .returns::<Out>(StatusCode::OK, "The changed endpoint.")
                 .error(StatusCode::CONFLICT, "Another endpoint of the application has this uid."),
         )
         .delete(
-            "/app/{app_id}/endpoint/{endpoint_id}",
+            one,
             delete,
-            Operation::new("v1.endpoint.delete", "Delete an endpoint")
+            Operation::new(format!("{resource}.delete"), "Delete an endpoint")
                 .description("What is not delivered to it yet is dropped.")
                 .returns_nothing(StatusCode::NO_CONTENT, "It is gone."),
-        )
-        .get(
-            "/app/{app_id}/endpoint/{endpoint_id}/stats",
-            stats,
-            Operation::new("v1.endpoint.get-stats", "Count the attempts of an endpoint by how they ended")
-                .description("The time between `since` and `until` is 28 days at most.")
-                .returns::<StatsOut>(StatusCode::OK, "The counts."),
         )
 }
 

@@ -6,7 +6,6 @@ use axum::response::Response;
 use http::StatusCode;
 use postrider_domain::ids::{ApplicationId, MessageId};
 use postrider_domain::names::{IdOrUid, Uid};
-use postrider_domain::schema::NAME_PATTERN;
 use postrider_ingest::SubmitError;
 use postrider_store::MessageFilter;
 
@@ -14,7 +13,9 @@ use crate::access::{Operator, Tenant};
 use crate::answer;
 use crate::body;
 use crate::error::{ApiError, Problem, Result};
-use crate::model::message::{self, MessageOut};
+use crate::json::JsonBody;
+use crate::model::message::{self, MessageOut, PrecheckIn, PrecheckOut};
+use crate::openapi::types::APPLICATION_PATTERN;
 use crate::openapi::{Operation, Routes};
 use crate::pagination::{ListOut, Timed};
 use crate::params::Params;
@@ -42,7 +43,7 @@ pub(super) fn routes() -> Routes {
                     "When this is answered the message is on disk, and will be delivered to every endpoint of the \
                      application that wants it.",
                 )
-                .path_pattern("app_id", NAME_PATTERN)
+                .path_pattern("app_id", APPLICATION_PATTERN)
                 .body::<message::MessageIn<'_>>()
                 .returns::<Out>(StatusCode::ACCEPTED, "The message.")
                 .error(StatusCode::CONFLICT, "Another message of the application has this `eventId`.")
@@ -52,6 +53,19 @@ pub(super) fn routes() -> Routes {
             "/app/{app_id}/msg/{msg_id}",
             read,
             Operation::new("v1.message.get", "Get a message").returns::<Out>(StatusCode::OK, "The message."),
+        )
+        .delete(
+            "/app/{app_id}/msg/{msg_id}/content",
+            expunge,
+            Operation::new("v1.message.expunge-content", "Erase the payload of a message")
+                .description("It is not delivered any more. The message itself and its attempts stay.")
+                .returns_nothing(StatusCode::NO_CONTENT, "It is gone."),
+        )
+        .post(
+            "/app/{app_id}/msg/precheck/active",
+            precheck,
+            Operation::new("v1.message.precheck", "Ask whether any endpoint wants such a message")
+                .returns::<PrecheckOut>(StatusCode::OK, "Whether one does."),
         )
 }
 
@@ -75,6 +89,7 @@ impl FromQuery for ListQuery {
         let filter = MessageFilter {
             channel: query.channel()?,
             event_types: query.event_types()?,
+            tag: query.tag()?,
             with_payload: query.flag("with_content", true)?,
         };
         Ok(Self { timed: Timed::from_query::<MessageId>(query)?, filter })
@@ -122,9 +137,28 @@ pub(super) async fn create(
     Ok(answer::raw_json(StatusCode::ACCEPTED, message::write(message, content)))
 }
 
+pub(super) async fn expunge(operator: Operator, params: Params, State(state): State<Shared>) -> Result<Response> {
+    let message = operator.message(&state, &params).await?;
+    state.store.expunge_message(message.key).await?;
+    Ok(answer::empty(StatusCode::NO_CONTENT))
+}
+
+/// Whether anybody would be sent such a message.
+pub(super) async fn precheck(
+    operator: Operator,
+    params: Params,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<PrecheckIn>,
+) -> Result<Response> {
+    let (event_type, channels) = body.checked()?;
+    let application = params.id_or_uid("app_id")?;
+    let active = state.intake.is_wanted(&operator.environment, &application, &event_type, channels.as_deref()).await?;
+    Ok(answer::json(StatusCode::OK, &PrecheckOut { active }))
+}
+
 /// The application that the path names. Here alone its form is checked: the message would otherwise be lost in a 404 that
 /// looks as if the application were not there yet.
-fn addressee(text: &str) -> Result<IdOrUid<ApplicationId>> {
+pub(super) fn addressee(text: &str) -> Result<IdOrUid<ApplicationId>> {
     let id = IdOrUid::parse(text);
     if let IdOrUid::Uid(_) = &id {
         Uid::parse::<ApplicationId>(text)
@@ -148,6 +182,7 @@ impl From<SubmitError> for ApiError {
                 about_uid("application_uid_mismatch", "the uid of the application to create is not what the path names")
             }
             SubmitError::Conflict => Self::conflict(),
+            SubmitError::DeliverAtTooLate => Self::invalid(&["body", "deliverAt"], error.to_string()),
             SubmitError::Overloaded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", error.to_string()),
             SubmitError::Unavailable(error) => error.into(),
         }

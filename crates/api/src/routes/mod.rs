@@ -28,18 +28,17 @@
 
 mod applications;
 mod attempts;
+mod authentication;
 mod endpoint_headers;
 mod endpoint_secret;
 mod endpoints;
 mod event_types;
+mod examples;
 mod health;
 mod messages;
 pub(crate) mod openapi;
 
-use http::StatusCode;
-
-use crate::error::ApiError;
-use crate::openapi::{Operation, Routes};
+use crate::openapi::Routes;
 
 /// All routes, in the order in which they are documented.
 pub(crate) fn all() -> Routes {
@@ -51,17 +50,11 @@ pub(crate) fn all() -> Routes {
         .and(event_types::routes())
         .and(messages::routes())
         .and(attempts::routes())
+        .and(examples::routes())
+        .and(endpoints::operational_routes())
+        .and(endpoint_secret::operational_routes())
+        .and(endpoint_headers::operational_routes())
+        .and(authentication::routes())
         .and(health::routes())
         .and(openapi::routes())
-        .post(
-            "/auth/logout",
-            logout,
-            Operation::new("v1.authentication.logout", "End a token")
-                .error(StatusCode::NOT_IMPLEMENTED, "Always: signed tokens can't be ended."),
-        )
-}
-
-/// Tokens are not kept, so there is nothing to log out of; clients expect to be told so.
-async fn logout() -> ApiError {
-    ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", "Tokens can't be revoked.")
 }
