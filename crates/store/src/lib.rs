@@ -38,7 +38,7 @@ mod work;
 use async_trait::async_trait;
 
 pub use api_keys::{ApiKey, ApiKeys, KeyHash};
-pub use applications::{ApplicationKey, Applications, Upserted};
+pub use applications::{ApplicationFilter, ApplicationKey, Applications, Upserted};
 pub use attempts::{AttemptFilter, AttemptStats, Attempts};
 pub use endpoints::{EndpointKey, Endpoints, NewEndpoint, RotateError};
 pub use error::{StoreError, WriteError};

@@ -110,6 +110,7 @@ macro_rules! conformance_cases {
             applications {
                 an_application_reads_back_as_it_was_written,
                 an_application_is_found_by_its_uid,
+                a_list_may_leave_out_applications_that_nobody_listens_to,
                 a_taken_uid_is_a_conflict_on_every_way_to_write_it,
                 environments_do_not_see_each_other,
                 a_patch_changes_only_what_it_names,
