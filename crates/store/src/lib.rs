@@ -30,6 +30,7 @@ mod event_types;
 mod idempotency;
 mod messages;
 mod observer;
+mod outbox;
 mod scan;
 mod tokens;
 mod work;
@@ -45,6 +46,7 @@ pub use event_types::{EventTypeFilter, EventTypes};
 pub use idempotency::{IdempotencyKey, Once, StoredAnswer, Written};
 pub use messages::{MessageFilter, MessageKey, Messages};
 pub use observer::{Dispatch, Fresh, Observer, Observers};
+pub use outbox::{Notice, NoticeKey, Outbox};
 pub use scan::{Direction, Scan};
 pub use tokens::{IssuedToken, TokenExpiry, Tokens};
 pub use work::{
@@ -64,7 +66,7 @@ pub struct Stored<K, T> {
 /// All areas together.
 #[async_trait]
 pub trait Store:
-    Applications + Endpoints + EventTypes + Messages + Attempts + Work + ApiKeys + Tokens + Send + Sync + 'static
+    Applications + Endpoints + EventTypes + Messages + Attempts + Work + ApiKeys + Tokens + Outbox + Send + Sync + 'static
 {
     /// Whether the store can read and write right now. Writes nothing that lasts.
     async fn ping(&self) -> Result<(), StoreError>;
