@@ -18,6 +18,7 @@ use postrider_store::{ApplicationKey, Dispatch, EndpointKey, Fresh, MessageKey, 
 use tokio::sync::Notify;
 
 use crate::budget::Budget;
+use crate::idler;
 use crate::lane::{Budgets, Lane, Load, Ready, State, Step};
 use crate::options::DeliveryOptions;
 use crate::rate::Rate;
@@ -109,8 +110,11 @@ impl Engine {
             options,
         });
         store.observe(Arc::new(Handle(Arc::clone(&shared))));
-        let agents =
-            vec![tokio::spawn(settler::run(Arc::clone(&shared))), tokio::spawn(waker::run(Arc::clone(&shared)))];
+        let agents = vec![
+            tokio::spawn(settler::run(Arc::clone(&shared))),
+            tokio::spawn(waker::run(Arc::clone(&shared))),
+            tokio::spawn(idler::run(Arc::clone(&shared))),
+        ];
         Ok(Self { shared, agents: Mutex::new(agents) })
     }
 

@@ -16,6 +16,7 @@ pub mod message;
 pub mod names;
 pub mod notice;
 pub mod retry;
+pub mod schema;
 pub mod settings;
 pub mod signature;
 pub mod time;

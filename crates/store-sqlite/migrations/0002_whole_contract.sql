@@ -81,3 +81,16 @@ FROM environment, (VALUES
      '{"1":{"$schema":"http://json-schema.org/draft-07/schema#","title":"message.attempt.recovered","description":"A message was delivered after four or more attempts had failed.","type":"object","properties":{"type":{"type":"string","const":"message.attempt.recovered"},"data":{"type":"object","properties":{"appId":{"type":"string","description":"The application''s id."},"appUid":{"type":["string","null"],"description":"The application''s uid."},"msgId":{"type":"string","description":"The message''s id."},"msgEventId":{"type":["string","null"],"description":"The message''s event id."},"endpointId":{"type":"string","description":"The endpoint''s id."},"lastAttempt":{"type":"object","properties":{"id":{"type":"string","description":"The attempt''s id."},"responseStatusCode":{"type":"integer","description":"The status of the answer; 0 if there was none."},"timestamp":{"type":"string","format":"date-time","description":"When the attempt started."}},"required":["id","responseStatusCode","timestamp"]}},"required":["appId","msgId","endpointId","lastAttempt"]}},"required":["type","data"],"examples":[{"type":"message.attempt.recovered","data":{"appId":"app_1srOrx2ZWZBpBUvZwXKQmoEYga2","appUid":"customer-1","msgId":"msg_1srOrx2ZWZBpBUvZwXKQmoEYga2","msgEventId":"order-4711","endpointId":"ep_1srOrx2ZWZBpBUvZwXKQmoEYga2","lastAttempt":{"id":"atmpt_1srOrx2ZWZBpBUvZwXKQmoEYga2","responseStatusCode":200,"timestamp":"2026-01-02T03:04:05Z"}}}]}}')
 ) AS seed
 WHERE environment.id = 'org_00000000000SvixManagement00';
+
+-- Streams ---------------------------------------------------------------------------------------------------------------
+
+-- How far named readers have come with the messages that an endpoint's filters let through.
+CREATE TABLE stream_reader (
+    endpoint_no INTEGER NOT NULL,
+    name        TEXT NOT NULL,
+    -- The id up to which everything was read, as far as it was there when `seen` was the newest message.
+    after       BLOB NOT NULL,
+    seen        INTEGER,
+    updated_at  INTEGER NOT NULL,
+    PRIMARY KEY (endpoint_no, name)
+) STRICT, WITHOUT ROWID;

@@ -32,6 +32,7 @@ mod messages;
 mod observer;
 mod outbox;
 mod scan;
+mod streams;
 mod tokens;
 mod work;
 
@@ -48,6 +49,7 @@ pub use messages::{MessageFilter, MessageKey, Messages};
 pub use observer::{Dispatch, Fresh, Observer, Observers};
 pub use outbox::{Notice, NoticeKey, Outbox};
 pub use scan::{Direction, Scan};
+pub use streams::{LATEST_COMMIT, StreamFilter, StreamPosition, StreamSlice, Streams};
 pub use tokens::{IssuedToken, TokenExpiry, Tokens};
 pub use work::{
     AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, ResendError, Routes, Settlement, Target, Wakes,
@@ -66,7 +68,19 @@ pub struct Stored<K, T> {
 /// All areas together.
 #[async_trait]
 pub trait Store:
-    Applications + Endpoints + EventTypes + Messages + Attempts + Work + ApiKeys + Tokens + Outbox + Send + Sync + 'static
+    Applications
+    + Endpoints
+    + EventTypes
+    + Messages
+    + Attempts
+    + Work
+    + ApiKeys
+    + Tokens
+    + Streams
+    + Outbox
+    + Send
+    + Sync
+    + 'static
 {
     /// Whether the store can read and write right now. Writes nothing that lasts.
     async fn ping(&self) -> Result<(), StoreError>;
