@@ -30,6 +30,7 @@ mod event_types;
 mod idempotency;
 mod messages;
 mod observer;
+mod outbox;
 mod scan;
 mod streams;
 mod tokens;
@@ -46,6 +47,7 @@ pub use event_types::{EventTypeFilter, EventTypes};
 pub use idempotency::{IdempotencyKey, Once, StoredAnswer, Written};
 pub use messages::{MessageFilter, MessageKey, Messages};
 pub use observer::{Dispatch, Fresh, Observer, Observers};
+pub use outbox::{Notice, NoticeKey, Outbox};
 pub use scan::{Direction, Scan};
 pub use streams::{LATEST_COMMIT, StreamFilter, StreamPosition, StreamSlice, Streams};
 pub use tokens::{IssuedToken, TokenExpiry, Tokens};
@@ -66,7 +68,19 @@ pub struct Stored<K, T> {
 /// All areas together.
 #[async_trait]
 pub trait Store:
-    Applications + Endpoints + EventTypes + Messages + Attempts + Work + ApiKeys + Tokens + Streams + Send + Sync + 'static
+    Applications
+    + Endpoints
+    + EventTypes
+    + Messages
+    + Attempts
+    + Work
+    + ApiKeys
+    + Tokens
+    + Streams
+    + Outbox
+    + Send
+    + Sync
+    + 'static
 {
     /// Whether the store can read and write right now. Writes nothing that lasts.
     async fn ping(&self) -> Result<(), StoreError>;

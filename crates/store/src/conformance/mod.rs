@@ -20,6 +20,7 @@ mod expunge;
 mod idempotency;
 mod messages;
 mod model;
+mod outbox;
 mod paging;
 mod recorder;
 mod replay;
@@ -270,6 +271,16 @@ macro_rules! conformance_cases {
                 a_refused_write_leaves_no_key,
                 an_expired_key_is_carried_out_anew,
                 racing_writes_under_one_key_are_carried_out_once,
+            }
+            outbox {
+                nothing_is_reported_if_nobody_is_told,
+                changes_of_endpoints_are_reported_in_order,
+                what_did_not_happen_is_not_reported,
+                the_management_environment_does_not_report_itself,
+                an_attempt_is_reported_once,
+                a_disabled_endpoint_is_reported_once_with_the_time_of_its_first_failure,
+                notices_survive_a_restart_until_they_are_removed,
+                the_event_types_of_notices_are_there,
             }
             api_keys {
                 a_key_reads_back_and_is_listed_by_id,
