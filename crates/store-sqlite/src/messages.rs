@@ -4,14 +4,17 @@ use async_trait::async_trait;
 use postrider_domain::ids::{Id as _, Ksuid, MessageId};
 use postrider_domain::message::Message;
 use postrider_domain::names::{Channel, EventTypeName, IdOrUid};
-use postrider_store::{ApplicationKey, MessageFilter, MessageKey, Messages, Scan, StoreError, Stored};
+use postrider_store::{ApplicationKey, Listed, MessageFilter, MessageKey, Messages, Scan, StoreError, Stored};
 use rusqlite::{Connection, params};
 
 use crate::SqliteStore;
-use crate::decode::{SqlError, all, first};
+use crate::blocks::MESSAGES;
+use crate::decode::{SqlError, first};
 use crate::hot::json_list;
+use crate::postings::{Gathered, List, Named};
 use crate::range::Range;
 use crate::rows::{MESSAGE_COLUMNS, decode_message};
+use crate::terms::About;
 use crate::writer::{Abort, News};
 
 #[async_trait]
@@ -30,9 +33,9 @@ impl Messages for SqliteStore {
         application: ApplicationKey,
         filter: &MessageFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Vec<Message>, StoreError> {
+    ) -> Result<Listed<Message>, StoreError> {
         let filter = filter.clone();
-        self.lists.run(move |connection| list(connection, application, &filter, scan)).await
+        self.lists.run_at_once(move |connection| list(connection, application, &filter, scan)).await
     }
 
     async fn expunge_message(&self, message: MessageKey) -> Result<(), StoreError> {
@@ -47,11 +50,17 @@ impl Messages for SqliteStore {
 }
 
 /// What the application of a message that can be found meets.
-const LIVE: &str = "EXISTS (SELECT 1 FROM application WHERE no = ?1 AND deleted_at IS NULL)";
+pub(crate) const LIVE: &str = "EXISTS (SELECT 1 FROM application WHERE no = ?1 AND deleted_at IS NULL)";
 
 /// Which messages a filter lets through, given its list of types as ?5 and its channel as ?6.
 pub(crate) const FILTER: &str = "(?5 IS NULL OR message.event_type IN (SELECT value FROM json_each(?5)))
-     AND (?6 IS NULL OR EXISTS (SELECT 1 FROM json_each(message.channels) WHERE value = ?6))";
+     AND (?6 IS NULL OR instr(message.channels, ?6) > 0)";
+
+/// A filter's channel, for [`FILTER`]: as it stands in the column's JSON. No other name can have it inside, because names
+/// hold no quotes.
+pub(crate) fn quoted(channel: Option<&Channel>) -> Option<String> {
+    channel.map(|channel| format!("\"{channel}\""))
+}
 
 /// A filter's list of types, for [`FILTER`].
 pub(crate) fn types(names: Option<&Vec<EventTypeName>>) -> Option<String> {
@@ -90,19 +99,27 @@ fn list(
     application: ApplicationKey,
     filter: &MessageFilter,
     scan: Scan<Ksuid>,
-) -> Result<Vec<Message>, SqlError> {
-    let Range { low, high, order, limit } = Range::of_ids(scan);
-    let mut statement = connection.prepare_cached(&list_sql(order))?;
-    let rows = statement.query(params![
-        application.0,
-        low,
-        high,
-        limit,
-        types(filter.event_types.as_ref()),
-        filter.channel.as_ref().map(Channel::as_str),
-        filter.with_payload
-    ])?;
-    all(rows, |row| Ok(decode_message(row)?.value))
+) -> Result<Listed<Message>, SqlError> {
+    let range = Range::of_ids(scan);
+    let (types, channel) = (types(filter.event_types.as_ref()), quoted(filter.channel.as_ref()));
+    let mut statement = connection.prepare_cached(&list_sql(range.order))?;
+    let read = |low: &[u8], high: &[u8], page: &mut Gathered<Message>| {
+        let wanted = page.wanted();
+        let rows = statement.query(params![application.0, low, high, wanted, types, channel, filter.with_payload])?;
+        page.take(rows, |row| Ok(sized(decode_message(row)?.value)))
+    };
+    let list = List { log: MESSAGES, owner: application.0, range: &range };
+    if filter.event_types.is_none() && filter.channel.is_none() {
+        return list.walk(read);
+    }
+    let terms = About::Message.asked(filter.event_types.as_deref(), filter.channel.as_ref()).collect();
+    list.gather(connection, terms, Named::Blocks, read)
+}
+
+/// A message, and how many bytes its payload has.
+pub(crate) fn sized(message: Message) -> (Message, usize) {
+    let bytes = message.payload.as_ref().map_or(0, |payload| payload.len());
+    (message, bytes)
 }
 
 #[cfg(test)]

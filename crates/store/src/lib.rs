@@ -21,6 +21,7 @@
 
 mod api_keys;
 mod applications;
+mod attempted;
 mod attempts;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -38,6 +39,7 @@ use async_trait::async_trait;
 
 pub use api_keys::{ApiKey, ApiKeys, KeyHash};
 pub use applications::{ApplicationKey, Applications, Upserted};
+pub use attempted::{Attempted, AttemptedFilter, AttemptedMessage, Destination, Standing};
 pub use attempts::{AttemptFilter, AttemptStats, Attempts};
 pub use endpoints::{EndpointKey, Endpoints, NewEndpoint, RotateError};
 pub use error::{StoreError, WriteError};
@@ -45,11 +47,11 @@ pub use event_types::{EventTypeFilter, EventTypes};
 pub use idempotency::{IdempotencyKey, Once, StoredAnswer, Written};
 pub use messages::{MessageFilter, MessageKey, Messages};
 pub use observer::{Dispatch, Fresh, Observer, Observers};
-pub use scan::{Direction, Scan};
+pub use scan::{Direction, Listed, PAGE_BYTES, Scan};
 pub use tokens::{IssuedToken, TokenExpiry, Tokens};
 pub use work::{
-    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, ResendError, Routes, Settlement, Target, Wakes,
-    Work,
+    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, Origin, ResendError, Routes, Settlement,
+    Target, Wakes, Work,
 };
 
 /// A thing with the engine's handle for it.
@@ -64,7 +66,18 @@ pub struct Stored<K, T> {
 /// All areas together.
 #[async_trait]
 pub trait Store:
-    Applications + Endpoints + EventTypes + Messages + Attempts + Work + ApiKeys + Tokens + Send + Sync + 'static
+    Applications
+    + Endpoints
+    + EventTypes
+    + Messages
+    + Attempts
+    + Attempted
+    + Work
+    + ApiKeys
+    + Tokens
+    + Send
+    + Sync
+    + 'static
 {
     /// Whether the store can read and write right now. Writes nothing that lasts.
     async fn ping(&self) -> Result<(), StoreError>;

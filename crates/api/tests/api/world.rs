@@ -252,6 +252,7 @@ impl World {
             }),
             next: if succeeded { Next::Succeeded } else { Next::Exhausted },
             change: None,
+            origin: None,
         };
         let _: ApplicationKey = app;
         self.store.settle(vec![settlement]).await.unwrap();
