@@ -18,7 +18,7 @@ use crate::messages::{self, FILTER, LIVE};
 use crate::postings::{Gathered, List, Named};
 use crate::range::Range;
 use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, decode_endpoint, decode_message};
-use crate::terms::{About, Term};
+use crate::terms::{About, Term, Wanted};
 
 #[async_trait]
 impl Attempted for SqliteStore {
@@ -96,7 +96,7 @@ fn story(tried: &mut Statement<'_>, message: i64, endpoint: i64) -> Result<Optio
 fn candidates_sql(order: &str) -> String {
     format!(
         "SELECT message.no FROM message
-         WHERE application_no = ?1 AND id >= ?2 AND id < ?3 AND {LIVE} AND ?4 > 0 AND {FILTER}
+         WHERE application_no = ?1 AND id >= ?2 AND id < ?3 AND {LIVE} AND ?4 > ?7 AND {FILTER}
          ORDER BY id {order}"
     )
 }
@@ -114,9 +114,10 @@ fn list(
     let mut message = connection.prepare_cached(&format!(
         "SELECT {MESSAGE_COLUMNS}, CASE WHEN ?2 THEN payload END AS payload FROM message WHERE no = ?1"
     ))?;
-    let (types, channel) = (messages::types(filter.event_types.as_ref()), messages::quoted(filter.channel.as_ref()));
+    let types = messages::types(filter.event_types.as_ref());
+    let (channel, tag) = (messages::quoted(filter.channel.as_ref()), messages::quoted(filter.tag.as_ref()));
     let read = |low: &[u8], high: &[u8], page: &mut Gathered<AttemptedMessage>| {
-        let mut rows = candidates.query(params![application.0, low, high, page.wanted(), types, channel])?;
+        let mut rows = candidates.query(params![application.0, low, high, page.wanted(), types, channel, 0, tag])?;
         while let Some(row) = rows.next()? {
             let number: i64 = row.get(0)?;
             let Some(story) = story(&mut tried, number, endpoint.0)? else { continue };
@@ -144,8 +145,9 @@ fn asked(endpoint: EndpointKey, filter: &AttemptedFilter) -> (Vec<Term>, Named) 
         Some(Standing::Delivered) => (vec![About::Attempted(endpoint, true)], Named::Blocks),
         Some(standing) => (vec![About::Standing(endpoint, standing)], Named::Rows),
     };
-    let asked = |about: About| about.asked(filter.event_types.as_deref(), filter.channel.as_ref());
-    (about.into_iter().flat_map(asked).collect(), named)
+    let AttemptedFilter { event_types, channel, tag, .. } = filter;
+    let wanted = Wanted { event_types: event_types.as_deref(), channel: channel.as_ref(), tag: tag.as_ref() };
+    (about.into_iter().flat_map(|about| wanted.terms(about)).collect(), named)
 }
 
 /// The endpoints to which message ?1 was attempted, with ids in [?2, ?3).

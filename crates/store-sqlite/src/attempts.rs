@@ -17,7 +17,7 @@ use crate::messages;
 use crate::postings::{Gathered, List, Named};
 use crate::range::Range;
 use crate::rows::{MESSAGE_COLUMNS, decode_message};
-use crate::terms::{About, Outcome, SUCCESS};
+use crate::terms::{About, Outcome, SUCCESS, Wanted};
 use crate::writer::Abort;
 
 #[async_trait]
@@ -120,13 +120,13 @@ fn decode(row: &Row<'_>, with_message: bool) -> Result<Attempt, SqlError> {
 /// Which attempts a list is of, and the index that has them. SQLite would walk an endpoint's whole log for one message's
 /// attempts, if it were not told. Those of a message with all its endpoints are sorted by their keys alone, so that
 /// answers are read for one page only.
-const OF_ENDPOINT: [&str; 2] = ["attempt", "attempt.endpoint_no = ?1 AND ?11 IS NULL"];
+const OF_ENDPOINT: [&str; 2] = ["attempt", "attempt.endpoint_no = ?1 AND ?12 IS NULL"];
 const OF_BOTH: [&str; 2] =
-    ["attempt INDEXED BY attempt_by_message", "attempt.endpoint_no = ?1 AND attempt.message_no = ?11"];
+    ["attempt INDEXED BY attempt_by_message", "attempt.endpoint_no = ?1 AND attempt.message_no = ?12"];
 
 /// The attempts that the parameters ask for, but for what they ask of the message.
 const WANTED: &str = "attempt.id >= ?2 AND attempt.id < ?3
-     AND (?8 IS NULL OR succeeded = ?8) AND (?9 IS NULL OR status_code BETWEEN ?9 AND ?10)";
+     AND (?9 IS NULL OR succeeded = ?9) AND (?10 IS NULL OR status_code BETWEEN ?10 AND ?11)";
 
 fn list_sql([attempts, of]: [&str; 2], order: &str) -> String {
     format!(
@@ -142,7 +142,7 @@ fn of_message_sql(order: &str) -> String {
     format!(
         "SELECT {columns}, CASE WHEN ?7 THEN response ELSE x'' END AS response
          FROM (SELECT attempt.endpoint_no, attempt.id FROM attempt INDEXED BY attempt_by_message
-               WHERE ?1 IS NULL AND attempt.message_no = ?11 AND {WANTED} ORDER BY attempt.id {order} LIMIT ?4) AS page
+               WHERE ?1 IS NULL AND attempt.message_no = ?12 AND {WANTED} ORDER BY attempt.id {order} LIMIT ?4) AS page
          CROSS JOIN attempt ON attempt.endpoint_no = page.endpoint_no AND attempt.id = page.id {LOOKED_UP}
          WHERE {filter} ORDER BY attempt.id {order}",
         columns = columns(),
@@ -165,7 +165,7 @@ fn list(
     };
     let mut statement = connection.prepare_cached(&sql)?;
     let types = messages::types(filter.event_types.as_ref());
-    let channel = messages::quoted(filter.channel.as_ref());
+    let (channel, tag) = (messages::quoted(filter.channel.as_ref()), messages::quoted(filter.tag.as_ref()));
     let read = |low: &[u8], high: &[u8], page: &mut Gathered<Attempt>| {
         let rows = statement.query(params![
             endpoint.map(|key| key.0),
@@ -175,6 +175,7 @@ fn list(
             types,
             channel,
             filter.with_response,
+            tag,
             filter.succeeded,
             filter.status_code_class,
             filter.status_code_class.map(|class| i64::from(class) + 99),
@@ -183,15 +184,13 @@ fn list(
         page.take(rows, |row| Ok(sized(decode(row, filter.with_message)?)))
     };
     let list = List { log: ATTEMPTS, owner: endpoint.map_or(0, |key| key.0), range: &range };
-    let all =
-        AttemptFilter { with_response: filter.with_response, with_message: filter.with_message, ..Default::default() };
-    if message.is_some() || *filter == all {
+    let AttemptFilter { succeeded, status_code_class, event_types, channel, tag, .. } = filter;
+    let wanted = Wanted { event_types: event_types.as_deref(), channel: channel.as_ref(), tag: tag.as_ref() };
+    if message.is_some() || (succeeded.is_none() && status_code_class.is_none() && wanted.is_all()) {
         return list.walk(read);
     }
-    let terms = outcomes(filter.succeeded, filter.status_code_class)
-        .iter()
-        .flat_map(|outcome| About::Attempt(*outcome).asked(filter.event_types.as_deref(), filter.channel.as_ref()))
-        .collect();
+    let outcomes = outcomes(*succeeded, *status_code_class);
+    let terms = outcomes.iter().flat_map(|outcome| wanted.terms(About::Attempt(*outcome))).collect();
     list.gather(connection, terms, Named::Blocks, read)
 }
 

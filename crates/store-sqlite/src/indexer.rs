@@ -6,7 +6,7 @@
 
 use postrider_domain::ids::Id as _;
 use postrider_domain::message::Message;
-use postrider_domain::names::{Channel, EventTypeName};
+use postrider_domain::names::{Channel, EventTypeName, Tag};
 use postrider_store::{ApplicationKey, AttemptRecord, EndpointKey, MessageKey, Settlement, Standing};
 use rusqlite::{Connection, Statement, params};
 
@@ -42,7 +42,7 @@ impl<'c> Indexer<'c> {
             attempts: Blocks::prepare(connection, ATTEMPTS)?,
             tally: Tally::prepare(connection)?,
             subject: connection
-                .prepare("SELECT no, application_no, id, event_type, channels FROM message WHERE no = ?")?,
+                .prepare("SELECT no, application_no, id, event_type, channels, tags FROM message WHERE no = ?")?,
             attempts_of: connection.prepare(TRIED_SQL)?,
             accepted: Rows::default(),
             attempted: Rows::default(),
@@ -99,9 +99,12 @@ impl<'c> Indexer<'c> {
         let event_type = EventTypeName::from_trusted(columns.get("event_type")?);
         let channels: Vec<String> = columns.maybe_json("channels")?.unwrap_or_default();
         let channels: Vec<Channel> = channels.into_iter().map(Channel::from_trusted).collect();
+        let tags: Vec<String> = columns.maybe_json("tags")?.unwrap_or_default();
+        let tags: Vec<Tag> = tags.into_iter().map(Tag::from_trusted).collect();
         let (application, id) = (ApplicationKey(columns.get("application_no")?), columns.get("id")?);
         drop(rows);
-        let case = Case { application, id, subject: Subject { event_type: &event_type, channels: &channels } };
+        let case =
+            Case { application, id, subject: Subject { event_type: &event_type, channels: &channels, tags: &tags } };
         self.index(settlement, attempt, next_at, &case)
     }
 
@@ -134,7 +137,7 @@ impl<'c> Indexer<'c> {
         case: &Case<'_>,
     ) -> Result<(), SqlError> {
         let endpoint = settlement.endpoint;
-        let failed_before = About::Attempted(endpoint, false).term(None, None);
+        let failed_before = About::Attempted(endpoint, false).any();
         if attempt.succeeded && !self.messages.may_have(case.application.0, &case.id, failed_before)? {
             return Ok(());
         }

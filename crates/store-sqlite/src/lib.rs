@@ -31,6 +31,7 @@ mod range;
 mod readers;
 mod rows;
 mod store;
+mod streams;
 mod tally;
 mod terms;
 mod tokens;

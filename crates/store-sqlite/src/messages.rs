@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use postrider_domain::ids::{Id as _, Ksuid, MessageId};
 use postrider_domain::message::Message;
-use postrider_domain::names::{Channel, EventTypeName, IdOrUid};
+use postrider_domain::names::{EventTypeName, IdOrUid};
 use postrider_store::{ApplicationKey, Listed, MessageFilter, MessageKey, Messages, Scan, StoreError, Stored};
 use rusqlite::{Connection, params};
 
@@ -14,7 +14,7 @@ use crate::hot::json_list;
 use crate::postings::{Gathered, List, Named};
 use crate::range::Range;
 use crate::rows::{MESSAGE_COLUMNS, decode_message};
-use crate::terms::About;
+use crate::terms::{About, Wanted};
 use crate::writer::{Abort, News};
 
 #[async_trait]
@@ -52,14 +52,15 @@ impl Messages for SqliteStore {
 /// What the application of a message that can be found meets.
 pub(crate) const LIVE: &str = "EXISTS (SELECT 1 FROM application WHERE no = ?1 AND deleted_at IS NULL)";
 
-/// Which messages a filter lets through, given its list of types as ?5 and its channel as ?6.
+/// Which messages a filter lets through, given its list of types as ?5, its channel as ?6 and its tag as ?8.
 pub(crate) const FILTER: &str = "(?5 IS NULL OR message.event_type IN (SELECT value FROM json_each(?5)))
-     AND (?6 IS NULL OR instr(message.channels, ?6) > 0)";
+     AND (?6 IS NULL OR instr(message.channels, ?6) > 0)
+     AND (?8 IS NULL OR instr(message.tags, ?8) > 0)";
 
-/// A filter's channel, for [`FILTER`]: as it stands in the column's JSON. No other name can have it inside, because names
-/// hold no quotes.
-pub(crate) fn quoted(channel: Option<&Channel>) -> Option<String> {
-    channel.map(|channel| format!("\"{channel}\""))
+/// A filter's channel or tag, for [`FILTER`]: as it stands in the column's JSON. Nothing else there has it inside, because
+/// names hold no quotes.
+pub(crate) fn quoted(name: Option<&impl std::fmt::Display>) -> Option<String> {
+    name.map(|name| format!("\"{name}\""))
 }
 
 /// A filter's list of types, for [`FILTER`].
@@ -101,19 +102,22 @@ fn list(
     scan: Scan<Ksuid>,
 ) -> Result<Listed<Message>, SqlError> {
     let range = Range::of_ids(scan);
-    let (types, channel) = (types(filter.event_types.as_ref()), quoted(filter.channel.as_ref()));
+    let (types, channel, tag) =
+        (types(filter.event_types.as_ref()), quoted(filter.channel.as_ref()), quoted(filter.tag.as_ref()));
     let mut statement = connection.prepare_cached(&list_sql(range.order))?;
     let read = |low: &[u8], high: &[u8], page: &mut Gathered<Message>| {
         let wanted = page.wanted();
-        let rows = statement.query(params![application.0, low, high, wanted, types, channel, filter.with_payload])?;
+        let rows =
+            statement.query(params![application.0, low, high, wanted, types, channel, filter.with_payload, tag])?;
         page.take(rows, |row| Ok(sized(decode_message(row)?.value)))
     };
     let list = List { log: MESSAGES, owner: application.0, range: &range };
-    if filter.event_types.is_none() && filter.channel.is_none() {
+    let MessageFilter { event_types, channel, tag, .. } = filter;
+    let wanted = Wanted { event_types: event_types.as_deref(), channel: channel.as_ref(), tag: tag.as_ref() };
+    if wanted.is_all() {
         return list.walk(read);
     }
-    let terms = About::Message.asked(filter.event_types.as_deref(), filter.channel.as_ref()).collect();
-    list.gather(connection, terms, Named::Blocks, read)
+    list.gather(connection, wanted.terms(About::Message).collect(), Named::Blocks, read)
 }
 
 /// A message, and how many bytes its payload has.

@@ -4,10 +4,11 @@
 //! blocks in vain: every row is compared with the filter itself. Each combination of a filter's parts has a term of its
 //! own, so a list is a union of terms and never an intersection, which could run through everything and find nothing.
 //!
-//! A further part of a message by which lists are filtered takes its place beside type and channel in [`Subject::spread`].
+//! A further part of a message by which lists are filtered takes its place beside type, channel and tag in [`Wanted::terms`]
+//! and [`Subject::spread`].
 
 use postrider_domain::message::Message;
-use postrider_domain::names::{Channel, EventTypeName};
+use postrider_domain::names::{Channel, EventTypeName, Tag};
 use postrider_store::{EndpointKey, Standing};
 
 /// What a posting is for.
@@ -16,7 +17,7 @@ pub(crate) type Term = i64;
 /// Met by every block.
 pub(crate) const BLOCK: Term = 0;
 
-/// Which log a term is of, and what it asks for besides type and channel.
+/// Which log a term is of, and what it asks for besides type, channel and tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum About {
     /// Messages.
@@ -89,21 +90,32 @@ impl About {
         }
     }
 
-    /// The term of one combination.
-    pub(crate) fn term(self, event_type: Option<&str>, channel: Option<&str>) -> Term {
-        self.hash().name(event_type).name(channel).term()
+    /// The term that asks for nothing else.
+    pub(crate) fn any(self) -> Term {
+        self.hash().name(None).name(None).name(None).term()
+    }
+}
+
+/// What a filter asks of messages.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) event_types: Option<&'a [EventTypeName]>,
+    pub(crate) channel: Option<&'a Channel>,
+    pub(crate) tag: Option<&'a Tag>,
+}
+
+impl Wanted<'_> {
+    /// Whether it asks for nothing.
+    pub(crate) fn is_all(&self) -> bool {
+        self.event_types.is_none() && self.channel.is_none() && self.tag.is_none()
     }
 
-    /// The terms whose union is what a filter lets through.
-    pub(crate) fn asked(
-        self,
-        event_types: Option<&[EventTypeName]>,
-        channel: Option<&Channel>,
-    ) -> impl Iterator<Item = Term> {
-        let channel = channel.map(Channel::as_str);
-        let any = event_types.is_none().then(|| self.term(None, channel));
-        let each = event_types.unwrap_or_default().iter().map(move |name| self.term(Some(name.as_str()), channel));
-        any.into_iter().chain(each)
+    /// The terms about this whose union is what the filter lets through.
+    pub(crate) fn terms(&self, about: About) -> impl Iterator<Item = Term> {
+        let (channel, tag) = (self.channel.map(Channel::as_str), self.tag.map(Tag::as_str));
+        let term = move |kind: Option<&str>| about.hash().name(kind).name(channel).name(tag).term();
+        let any = self.event_types.is_none().then(|| term(None));
+        any.into_iter().chain(self.event_types.unwrap_or_default().iter().map(move |kind| term(Some(kind.as_str()))))
     }
 }
 
@@ -112,24 +124,32 @@ impl About {
 pub(crate) struct Subject<'a> {
     pub(crate) event_type: &'a EventTypeName,
     pub(crate) channels: &'a [Channel],
+    pub(crate) tags: &'a [Tag],
 }
 
 impl<'a> Subject<'a> {
     pub(crate) fn of(message: &'a Message) -> Self {
-        Self { event_type: &message.event_type, channels: message.channels.as_deref().unwrap_or_default() }
+        Self {
+            event_type: &message.event_type,
+            channels: message.channels.as_deref().unwrap_or_default(),
+            tags: message.tags.as_deref().unwrap_or_default(),
+        }
     }
 
     /// Every term about this that the subject meets.
     pub(crate) fn spread(self, about: About, terms: &mut Vec<Term>) {
-        let (any, typed) = (about.hash().name(None), about.hash().name(Some(self.event_type.as_str())));
-        // A list of messages that asks for nothing needs no postings.
-        if about != About::Message {
-            terms.push(any.name(None).term());
+        let first = terms.len();
+        for kind in [None, Some(self.event_type.as_str())] {
+            let kind = about.hash().name(kind);
+            for channel in std::iter::once(None).chain(self.channels.iter().map(|channel| Some(channel.as_str()))) {
+                let channel = kind.name(channel);
+                terms.push(channel.name(None).term());
+                terms.extend(self.tags.iter().map(|tag| channel.name(Some(tag.as_str())).term()));
+            }
         }
-        terms.push(typed.name(None).term());
-        for channel in self.channels {
-            terms.push(any.name(Some(channel.as_str())).term());
-            terms.push(typed.name(Some(channel.as_str())).term());
+        // A list of messages that asks for nothing needs no postings.
+        if about == About::Message {
+            terms.swap_remove(first);
         }
     }
 }
@@ -143,22 +163,34 @@ mod tests {
     fn what_is_asked_for_is_among_what_is_posted() {
         let names = ["a", "b", "ab"].map(|name| EventTypeName::parse(name).unwrap());
         let channels = ["a", "x"].map(|name| Channel::parse(name).unwrap());
+        let tags = [Tag::parse("a").unwrap()];
         let about = About::Attempt(Outcome::Class(404));
         let mut terms = Vec::new();
-        Subject { event_type: &names[0], channels: &channels }.spread(about, &mut terms);
+        Subject { event_type: &names[0], channels: &channels, tags: &tags }.spread(about, &mut terms);
         let posted: HashSet<Term> = terms.iter().copied().collect();
-        assert_eq!(posted.len(), 6);
-        let asked: Vec<Term> = [None, Some(&channels[0]), Some(&channels[1])]
-            .into_iter()
-            .flat_map(|channel| about.asked(None, channel).chain(about.asked(Some(&names[..1]), channel)))
-            .collect();
-        assert_eq!(asked.into_iter().collect::<HashSet<_>>(), posted);
-        assert!(about.asked(Some(&names[1..]), Some(&channels[0])).all(|term| !posted.contains(&term)));
+        assert_eq!((posted.len(), terms.len()), (12, 12));
+        let mut asked = HashSet::new();
+        for event_types in [None, Some(&names[..1])] {
+            for channel in [None, Some(&channels[0]), Some(&channels[1])] {
+                for tag in [None, Some(&tags[0])] {
+                    asked.extend(Wanted { event_types, channel, tag }.terms(about));
+                }
+            }
+        }
+        assert_eq!(asked, posted);
+        let other = Wanted { event_types: Some(&names[1..]), channel: Some(&channels[0]), tag: None };
+        assert!(other.terms(about).all(|term| !posted.contains(&term)));
     }
 
     #[test]
     fn terms_never_change_because_they_are_stored() {
-        assert_eq!(About::Message.term(Some("invoice.paid"), None), 5_997_282_153_049_794_753);
-        assert_eq!(About::Standing(EndpointKey(7), Standing::Waiting).term(None, Some("x")), 5_798_252_729_525_592_173);
+        let kinds = [EventTypeName::parse("invoice.paid").unwrap()];
+        let typed = Wanted { event_types: Some(&kinds), channel: None, tag: None };
+        assert_eq!(typed.terms(About::Message).collect::<Vec<_>>(), [-4_663_699_177_153_970_189]);
+        let channel = Channel::parse("x").unwrap();
+        let sent = Wanted { event_types: None, channel: Some(&channel), tag: None };
+        let waiting = About::Standing(EndpointKey(7), Standing::Waiting);
+        assert_eq!(sent.terms(waiting).collect::<Vec<_>>(), [791_719_415_970_945_335]);
+        assert_eq!(About::Attempt(Outcome::Failed).any(), 902_302_645_486_234_867);
     }
 }

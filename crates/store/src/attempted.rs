@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use postrider_domain::endpoint::Endpoint;
 use postrider_domain::ids::Ksuid;
 use postrider_domain::message::Message;
-use postrider_domain::names::{Channel, EventTypeName};
+use postrider_domain::names::{Channel, EventTypeName, Tag};
 use postrider_domain::time::Timestamp;
 
 use crate::{ApplicationKey, EndpointKey, Listed, MessageKey, Scan, StoreError};
@@ -42,6 +42,8 @@ pub struct AttemptedFilter {
     pub channel: Option<Channel>,
     /// Only those of these types; `None` is all.
     pub event_types: Option<Vec<EventTypeName>>,
+    /// Only those with this tag.
+    pub tag: Option<Tag>,
     /// With their payloads; otherwise `payload` is `None`.
     pub with_payload: bool,
 }

@@ -13,13 +13,13 @@ use postrider_domain::attempt::{Attempt, Trigger};
 use postrider_domain::delivery::Next;
 use postrider_domain::ids::{Id as _, Ksuid, MessageId};
 use postrider_domain::message::Message;
-use postrider_domain::names::{Channel, EventTypeName};
+use postrider_domain::names::{Channel, EventTypeName, Tag};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::Harness;
-use super::world::{App, Ep, FAR, Msg, World, channel, done, type_name};
+use super::world::{App, Ep, FAR, Msg, World, channel, done, tag, type_name};
 use crate::{
     Accepted, AttemptFilter, AttemptStats, AttemptedFilter, AttemptedMessage, Destination, Direction, MessageFilter,
     Origin, Scan, Standing, Stored,
@@ -42,6 +42,7 @@ enum Step {
 struct Draft {
     kind: &'static str,
     channels: Vec<&'static str>,
+    tags: Vec<&'static str>,
     /// How long ago it was made.
     lag: u64,
     to: [bool; ENDPOINTS],
@@ -63,6 +64,7 @@ struct Look {
     endpoint: usize,
     kinds: Option<Vec<&'static str>>,
     channel: Option<&'static str>,
+    tag: Option<&'static str>,
     succeeded: Option<bool>,
     class: Option<u16>,
     standing: Option<Standing>,
@@ -75,6 +77,7 @@ struct Look {
 const KINDS: [Option<&[&str]>; 6] =
     [None, Some(&["a"]), Some(&["b", "a", "b"]), Some(&["rare"]), Some(&["none"]), Some(&[])];
 const CHANNELS: [Option<&str>; 4] = [None, Some("x"), Some("y"), Some("xx")];
+const TAGS: [Option<&str>; 4] = [None, None, Some("t"), Some("x")];
 const SUCCEEDED: [Option<bool>; 3] = [None, Some(true), Some(false)];
 const CLASSES: [Option<u16>; 4] = [None, Some(200), Some(0), Some(500)];
 const STANDINGS: [Option<Standing>; 4] =
@@ -85,9 +88,11 @@ fn draft() -> impl Strategy<Value = Draft> {
     let channels =
         prop_oneof![4 => Just(vec![]), 2 => Just(vec!["x"]), 1 => Just(vec!["y", "x"]), 1 => Just(vec!["xx"])];
     let lag = prop_oneof![4 => Just(0u64), 1 => 0u64..400];
-    (kind, channels, lag, any::<[bool; ENDPOINTS]>()).prop_map(|(kind, channels, lag, to)| Draft {
+    let tags = prop_oneof![4 => Just(vec![]), 2 => Just(vec!["t"]), 1 => Just(vec!["t", "u"])];
+    (kind, channels, tags, lag, any::<[bool; ENDPOINTS]>()).prop_map(|(kind, channels, tags, lag, to)| Draft {
         kind,
         channels,
+        tags,
         lag,
         to,
     })
@@ -110,14 +115,15 @@ fn look() -> impl Strategy<Value = Look> {
         0..ENDPOINTS,
         select(KINDS.to_vec()).prop_map(|kinds| kinds.map(<[_]>::to_vec)),
         select(CHANNELS.to_vec()),
+        select(TAGS.to_vec()),
         select(SUCCEEDED.to_vec()),
         select(CLASSES.to_vec()),
         select(STANDINGS.to_vec()),
     );
     let bound = || proptest::option::of(0usize..1_000);
     (filter, bound(), bound(), any::<bool>(), 0usize..12).prop_map(|(filter, lower, upper, ascending, limit)| {
-        let (endpoint, kinds, channel, succeeded, class, standing) = filter;
-        Look { endpoint, kinds, channel, succeeded, class, standing, lower, upper, ascending, limit }
+        let (endpoint, kinds, channel, tag, succeeded, class, standing) = filter;
+        Look { endpoint, kinds, channel, tag, succeeded, class, standing, lower, upper, ascending, limit }
     })
 }
 
@@ -193,13 +199,15 @@ impl<H: Harness> Run<H> {
 
     async fn accept(&mut self, drafts: Vec<Draft>) {
         let mut batch = Vec::new();
-        for Draft { kind, channels, lag, to } in drafts {
+        for Draft { kind, channels, tags, lag, to } in drafts {
             let mut message = self.world.new_message();
             message.created_at = message.created_at.saturating_sub(Duration::from_millis(lag));
             message.id = self.world.message_id(message.created_at);
             message.event_type = type_name(kind);
             let channels: Vec<Channel> = channels.into_iter().map(channel).collect();
             message.channels = (!channels.is_empty()).then_some(channels);
+            let tags: Vec<Tag> = tags.into_iter().map(tag).collect();
+            message.tags = (!tags.is_empty()).then_some(tags);
             let chosen: Vec<_> = (0..ENDPOINTS).filter(|at| to[*at]).map(|at| self.endpoints[at].key).collect();
             batch.push(self.world.draft_of(&self.app, &chosen, message).await);
         }
@@ -253,11 +261,13 @@ impl<H: Harness> Run<H> {
                         let kinds = kinds.map(<[_]>::to_vec);
                         let (succeeded, class) = (SUCCEEDED[(turn + place) % 3], CLASSES[turn]);
                         let ascending = turn % 2 == 0;
+                        let tag = TAGS[(turn + endpoint) % 4];
                         let (lower, upper, limit) = (None, None, 1_000);
                         self.look(&Look {
                             endpoint,
                             kinds,
                             channel,
+                            tag,
                             succeeded,
                             class,
                             standing,
@@ -291,8 +301,8 @@ impl<H: Harness> Run<H> {
     }
 
     async fn look_at_messages(&self, look: &Look, scan: Scan<Ksuid>) {
-        let (channel, event_types) = look.names();
-        let filter = MessageFilter { channel, event_types, with_payload: false };
+        let (channel, tag, event_types) = look.names();
+        let filter = MessageFilter { channel, tag, event_types, with_payload: false };
         let want = self.messages.iter().filter(|message| look.lets_through(&message.value));
         let want = want.map(|message| Message { payload: None, ..message.value.as_ref().clone() });
         let want = page(want, &scan, |message| message.id.ksuid());
@@ -346,8 +356,8 @@ impl<H: Harness> Run<H> {
     }
 
     async fn look_at_attempted(&self, look: &Look, scan: Scan<Ksuid>) {
-        let (channel, event_types) = look.names();
-        let filter = AttemptedFilter { standing: look.standing, channel, event_types, with_payload: true };
+        let (channel, tag, event_types) = look.names();
+        let filter = AttemptedFilter { standing: look.standing, channel, tag, event_types, with_payload: true };
         let want = self.messages.iter().enumerate().filter(|(_, message)| look.lets_through(&message.value));
         let want = want.filter_map(|(place, message)| {
             let (standing, latest) = self.story(place, look.endpoint)?;
@@ -380,21 +390,31 @@ impl<H: Harness> Run<H> {
 }
 
 impl Look {
-    fn names(&self) -> (Option<Channel>, Option<Vec<EventTypeName>>) {
+    fn names(&self) -> (Option<Channel>, Option<Tag>, Option<Vec<EventTypeName>>) {
         let kinds = self.kinds.as_ref().map(|kinds| kinds.iter().map(|kind| type_name(kind)).collect());
-        (self.channel.map(channel), kinds)
+        (self.channel.map(channel), self.tag.map(tag), kinds)
     }
 
     fn attempt_filter(&self) -> AttemptFilter {
-        let (channel, event_types) = self.names();
+        let (channel, tag, event_types) = self.names();
         let (succeeded, status_code_class) = (self.succeeded, self.class);
-        AttemptFilter { succeeded, status_code_class, channel, event_types, with_response: true, with_message: false }
+        AttemptFilter {
+            succeeded,
+            status_code_class,
+            channel,
+            tag,
+            event_types,
+            with_response: true,
+            with_message: false,
+        }
     }
 
     fn lets_through(&self, message: &Message) -> bool {
         let on_channel = |wanted: &str| message.channels.iter().flatten().any(|channel| channel.as_str() == wanted);
+        let has_tag = |wanted: &str| message.tags.iter().flatten().any(|tag| tag.as_str() == wanted);
         self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&message.event_type.as_str()))
             && self.channel.is_none_or(on_channel)
+            && self.tag.is_none_or(has_tag)
     }
 
     fn lets_attempt_through(&self, attempt: &Attempt, message: &Message) -> bool {
