@@ -152,7 +152,7 @@ impl List<'_> {
             }
         };
         let mut following = connection.prepare_cached(&following_sql(self.log))?;
-        let mut merge = Merge::start(self, connection, terms, floor)?;
+        let mut merge = Merge::start(self, connection, terms, &floor)?;
         while let Some(start) = merge.next()? {
             let end = match named {
                 Named::Rows => [start.as_slice(), &[0]].concat(),
@@ -187,12 +187,12 @@ struct Cursor {
 }
 
 impl<'a, 'c> Merge<'a, 'c> {
-    fn start(list: &'a List<'a>, connection: &'c Connection, terms: &[Term], floor: Vec<u8>) -> Result<Self, SqlError> {
+    fn start(list: &'a List<'a>, connection: &'c Connection, terms: &[Term], floor: &[u8]) -> Result<Self, SqlError> {
         let chunk = connection.prepare_cached(&chunk_sql(list.log, list.range.order))?;
         let cursor = |term: &Term| Cursor {
             term: *term,
             ahead: VecDeque::new(),
-            rest: Some((floor.clone(), list.range.high.clone())),
+            rest: Some((floor.to_vec(), list.range.high.clone())),
         };
         let cursors = terms.iter().map(cursor).collect();
         Ok(Self { chunk, list, ascending: list.range.is_ascending(), cursors })
