@@ -37,6 +37,7 @@ mod examples;
 mod health;
 mod messages;
 pub(crate) mod openapi;
+mod unsupported;
 
 use crate::openapi::Routes;
 
@@ -57,4 +58,5 @@ pub(crate) fn all() -> Routes {
         .and(authentication::routes())
         .and(health::routes())
         .and(openapi::routes())
+        .and(unsupported::routes())
 }
