@@ -38,6 +38,7 @@ mod health;
 mod messages;
 pub(crate) mod openapi;
 mod poller;
+mod unsupported;
 
 use crate::openapi::Routes;
 
@@ -59,4 +60,5 @@ pub(crate) fn all() -> Routes {
         .and(authentication::routes())
         .and(health::routes())
         .and(openapi::routes())
+        .and(unsupported::routes())
 }
