@@ -18,6 +18,7 @@ use postrider_store::{ApplicationKey, Dispatch, EndpointKey, Fresh, MessageKey, 
 use tokio::sync::Notify;
 
 use crate::budget::Budget;
+use crate::idler;
 use crate::lane::{Budgets, Lane, Load, Ready, State, Step};
 use crate::options::DeliveryOptions;
 use crate::rate::Rate;
@@ -109,8 +110,11 @@ impl Engine {
             options,
         });
         store.observe(Arc::new(Handle(Arc::clone(&shared))));
-        let agents =
-            vec![tokio::spawn(settler::run(Arc::clone(&shared))), tokio::spawn(waker::run(Arc::clone(&shared)))];
+        let agents = vec![
+            tokio::spawn(settler::run(Arc::clone(&shared))),
+            tokio::spawn(waker::run(Arc::clone(&shared))),
+            tokio::spawn(idler::run(Arc::clone(&shared))),
+        ];
         Ok(Self { shared, agents: Mutex::new(agents) })
     }
 
@@ -186,6 +190,16 @@ impl Shared {
             state.offer(&fresh.message, fresh.key, &self.budgets);
         });
         true
+    }
+
+    /// Sees to it that a delivery which is due at `at` is found then. The accept commit has noted its endpoint.
+    fn later(self: &Arc<Self>, endpoint: EndpointKey, at: Timestamp) {
+        if at > self.clock.now() {
+            self.waker.expect(at);
+        } else {
+            // Its time came while it was stored: a lane may have loaded, and parked, without seeing it.
+            self.wake_lane(endpoint);
+        }
     }
 
     /// Notes endpoints whose deliveries found no lane, so that the waker comes back to them.
@@ -311,12 +325,26 @@ impl Shared {
                 let dispatched = MessageKey(self.dispatched.load(Ordering::SeqCst));
                 let empty = lane.state.lock().loaded(found, load, dispatched, &self.budgets);
                 for due in empty {
-                    let settlement = worker::canceled(lane.key, &due);
+                    let settlement = worker::canceled(lane.key, due.key, due.made, due.trigger);
                     self.settler.submit(Unsettled { lane: Arc::clone(&lane), held: None, settlement });
                 }
                 self.pump(&lane);
             }
             Err(error) => self.store_failed(&lane, &error, "load deliveries"),
+        }
+    }
+
+    /// Cancels what waits in memory of a message whose payload was erased. What the store still has of it is loaded without
+    /// a payload, and canceled then.
+    fn withdraw(self: &Arc<Self>, message: MessageKey) {
+        for shard in &self.shards {
+            let lanes: Vec<_> = shard.lock().values().cloned().collect();
+            for lane in lanes {
+                for held in lane.state.lock().withdraw(message) {
+                    let settlement = worker::canceled(lane.key, held.key, held.made, held.trigger);
+                    self.settler.submit(Unsettled { lane: Arc::clone(&lane), held: Some(held), settlement });
+                }
+            }
         }
     }
 
@@ -374,7 +402,9 @@ impl Dispatch for Handle {
         let mut crowded_out = Vec::new();
         for fresh in &batch {
             for target in &fresh.targets {
-                if !shared.offer(fresh, target) {
+                if let Some(at) = fresh.message.deliver_at {
+                    shared.later(target.key, at);
+                } else if !shared.offer(fresh, target) {
                     crowded_out.push(target.key);
                 }
             }
@@ -397,5 +427,9 @@ impl Observer for Handle {
 
     fn work_added(&self, endpoint: EndpointKey) {
         self.0.wake_lane(endpoint);
+    }
+
+    fn message_expunged(&self, message: MessageKey) {
+        self.0.withdraw(message);
     }
 }

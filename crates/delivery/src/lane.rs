@@ -260,6 +260,13 @@ impl State {
         }
     }
 
+    /// Takes what waits of a message out of the window; it stays held until its end is stored.
+    pub(crate) fn withdraw(&mut self, message: MessageKey) -> Vec<Held> {
+        let (withdrawn, left) = self.window.drain(..).partition(|delivery| delivery.key.message == message);
+        self.window = left;
+        withdrawn.into()
+    }
+
     /// Drops what waits in memory, because the endpoint wants nothing any more.
     fn drop_window(&mut self, budgets: &Budgets) {
         for delivery in std::mem::take(&mut self.window) {
@@ -298,7 +305,7 @@ impl State {
             self.more = true;
         }
         for due in found {
-            let fresh = due.made == 0 && due.trigger == Trigger::Scheduled && due.key.message > dispatched;
+            let fresh = due.fresh && due.key.message > dispatched;
             if fresh || self.held.contains(&due.key) || settled.contains(&due.key) {
                 continue;
             }
@@ -478,7 +485,9 @@ mod tests {
             event_type: EventTypeName::parse("a.b").unwrap(),
             channels: None,
             payload: None,
-            retention_days: 90,
+            tags: None,
+            deliver_at: None,
+            expires_at: None,
             created_at: NOW,
         };
         let key = DeliveryKey { due_at: NOW, message: MessageKey(1) };

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use postrider_domain::attempt::MAX_KEPT_ANSWER_BYTES;
+use postrider_domain::attempt::{MAX_KEPT_ANSWER_BYTES, Trigger};
 use postrider_domain::delivery::{Failure, Next, Outcome, Progress, transition};
 use postrider_domain::ids::AttemptId;
-use postrider_store::{AttemptRecord, Due, EndpointKey, Settlement};
+use postrider_store::{AttemptRecord, DeliveryKey, EndpointKey, Settlement};
 
 use crate::engine::Shared;
 use crate::lane::{Held, Lane, Ready};
@@ -73,16 +73,8 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
 }
 
 /// The end of a delivery whose payload is gone: there is nothing to send.
-pub(crate) fn canceled(endpoint: EndpointKey, due: &Due) -> Settlement {
-    Settlement {
-        endpoint,
-        delivery: due.key,
-        made: due.made,
-        trigger: due.trigger,
-        attempt: None,
-        next: Next::Canceled,
-        change: None,
-    }
+pub(crate) fn canceled(endpoint: EndpointKey, delivery: DeliveryKey, made: u32, trigger: Trigger) -> Settlement {
+    Settlement { endpoint, delivery, made, trigger, attempt: None, next: Next::Canceled, change: None }
 }
 
 fn status_code(outcome: &Outcome) -> u16 {

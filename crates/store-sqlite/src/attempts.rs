@@ -1,12 +1,12 @@
-//! Reading the log of attempts. The hot path writes it.
+//! Reading the log of attempts, and erasing answers. The hot path writes it.
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_domain::attempt::{Attempt, Trigger};
 use postrider_domain::ids::{AttemptId, Id as _, Ksuid};
-use postrider_domain::names::Channel;
+use postrider_domain::names::{Channel, Tag};
 use postrider_store::{
-    ApplicationKey, AttemptFilter, AttemptStats, Attempts, EndpointKey, MessageKey, Scan, StoreError,
+    ApplicationKey, AttemptFilter, AttemptStats, Attempts, EndpointKey, MessageKey, Scan, StoreError, WriteError,
 };
 use rusqlite::{Connection, Row, params};
 
@@ -14,6 +14,7 @@ use crate::SqliteStore;
 use crate::decode::{Columns, SqlError, all, first};
 use crate::messages;
 use crate::range::Range;
+use crate::writer::Abort;
 
 #[async_trait]
 impl Attempts for SqliteStore {
@@ -54,6 +55,21 @@ impl Attempts for SqliteStore {
                 ))?;
                 let rows = statement.query(params![message.0, id.ksuid().as_bytes(), application.0])?;
                 first(rows, decode)
+            })
+            .await
+    }
+
+    async fn expunge_attempt(&self, message: MessageKey, id: AttemptId) -> Result<(), WriteError> {
+        self.writer
+            .run(move |tx| {
+                let erased = tx
+                    .prepare_cached(
+                        "UPDATE attempt SET response = NULL WHERE (endpoint_no, id) =
+                         (SELECT endpoint_no, id FROM attempt INDEXED BY attempt_by_message
+                          WHERE message_no = ? AND id = ?)",
+                    )?
+                    .execute(params![message.0, id.ksuid().as_bytes()])?;
+                if erased == 0 { Err(Abort::Refused(WriteError::NotFound)) } else { Ok(()) }
             })
             .await
     }
@@ -103,15 +119,15 @@ fn decode(row: &Row<'_>) -> Result<Attempt, SqlError> {
 
 /// Which attempts a list is of, and the index that has them. A message with all its endpoints is sorted, which is short;
 /// the others are walked. SQLite would walk an endpoint's whole log for one message's attempts, if it were not told.
-const OF_ENDPOINT: [&str; 2] = ["", "attempt.endpoint_no = ?1 AND ?11 IS NULL"];
-const OF_MESSAGE: [&str; 2] = ["INDEXED BY attempt_by_message", "?1 IS NULL AND attempt.message_no = ?11"];
-const OF_BOTH: [&str; 2] = ["INDEXED BY attempt_by_message", "attempt.endpoint_no = ?1 AND attempt.message_no = ?11"];
+const OF_ENDPOINT: [&str; 2] = ["", "attempt.endpoint_no = ?1 AND ?12 IS NULL"];
+const OF_MESSAGE: [&str; 2] = ["INDEXED BY attempt_by_message", "?1 IS NULL AND attempt.message_no = ?12"];
+const OF_BOTH: [&str; 2] = ["INDEXED BY attempt_by_message", "attempt.endpoint_no = ?1 AND attempt.message_no = ?12"];
 
 fn list_sql([index, of]: [&str; 2], order: &str) -> String {
     format!(
         "SELECT {COLUMNS}, CASE WHEN ?7 THEN response ELSE x'' END AS response FROM attempt {index} {LOOKED_UP}
          WHERE {of} AND attempt.id >= ?2 AND attempt.id < ?3
-             AND (?8 IS NULL OR succeeded = ?8) AND (?9 IS NULL OR status_code BETWEEN ?9 AND ?10)
+             AND (?9 IS NULL OR succeeded = ?9) AND (?10 IS NULL OR status_code BETWEEN ?10 AND ?11)
              AND {filter}
          ORDER BY attempt.id {order} LIMIT ?4",
         filter = messages::FILTER
@@ -140,6 +156,7 @@ fn list(
         messages::types(filter.event_types.as_ref()),
         filter.channel.as_ref().map(Channel::as_str),
         filter.with_response,
+        filter.tag.as_ref().map(Tag::as_str),
         filter.succeeded,
         filter.status_code_class,
         filter.status_code_class.map(|class| i64::from(class) + 99),

@@ -27,6 +27,8 @@ mod range;
 mod readers;
 mod rows;
 mod store;
+mod streams;
+mod tokens;
 mod work;
 mod writer;
 

@@ -5,7 +5,9 @@ use rusqlite::Connection;
 /// The steps of a statement on an empty database of the current schema.
 pub(crate) fn plan(sql: &str) -> Vec<String> {
     let connection = Connection::open_in_memory().unwrap();
-    connection.execute_batch(include_str!("../migrations/0001_initial.sql")).unwrap();
+    for migration in crate::migrate::MIGRATIONS {
+        connection.execute_batch(migration).unwrap();
+    }
     let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
     for parameter in 1..=statement.parameter_count() {
         statement.raw_bind_parameter(parameter, 1).unwrap();

@@ -20,7 +20,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use postrider_store::{AcceptError, Accepted, EndpointKey, NewMessage, Observers, Settlement, StoreError, WriteError};
+use postrider_store::{
+    AcceptError, Accepted, EndpointKey, MessageKey, NewMessage, Observers, Settlement, StoreError, WriteError,
+};
 use rusqlite::Connection;
 use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
 use tokio::sync::oneshot;
@@ -42,6 +44,7 @@ const SETTLE_PATIENCE: Duration = Duration::from_millis(1);
 pub(crate) enum News {
     EndpointChanged(EndpointKey),
     WorkAdded(EndpointKey),
+    MessageExpunged(MessageKey),
 }
 
 /// The transaction that a job writes in: a connection, and a place for news.
@@ -325,6 +328,7 @@ impl Loop<'_> {
             self.observers.tell(|observer| match item {
                 News::EndpointChanged(endpoint) => observer.endpoint_changed(endpoint),
                 News::WorkAdded(endpoint) => observer.work_added(endpoint),
+                News::MessageExpunged(message) => observer.message_expunged(message),
             });
         }
     }

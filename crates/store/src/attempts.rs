@@ -1,11 +1,11 @@
-//! Reading the log of attempts. It is written by [`crate::Work::settle`].
+//! Reading the log of attempts, and erasing answers from it. It is written by [`crate::Work::settle`].
 
 use async_trait::async_trait;
 use postrider_domain::attempt::Attempt;
 use postrider_domain::ids::{AttemptId, Ksuid};
-use postrider_domain::names::{Channel, EventTypeName};
+use postrider_domain::names::{Channel, EventTypeName, Tag};
 
-use crate::{ApplicationKey, EndpointKey, MessageKey, Scan, StoreError};
+use crate::{ApplicationKey, EndpointKey, MessageKey, Scan, StoreError, WriteError};
 
 /// Which attempts a list shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct AttemptFilter {
     pub channel: Option<Channel>,
     /// Only those of messages of these types; `None` is all.
     pub event_types: Option<Vec<EventTypeName>>,
+    /// Only those of messages with this tag.
+    pub tag: Option<Tag>,
     /// With what the receiver answered; otherwise `response` is `Some` and empty.
     pub with_response: bool,
 }
@@ -31,7 +33,7 @@ pub struct AttemptStats {
     pub failed: u64,
 }
 
-/// Operations that read attempts.
+/// Operations on the log of attempts.
 #[async_trait]
 pub trait Attempts {
     /// A page of the attempts to an endpoint, by id.
@@ -58,6 +60,10 @@ pub trait Attempts {
         message: MessageKey,
         id: AttemptId,
     ) -> Result<Option<Attempt>, StoreError>;
+
+    /// Erases what the receiver answered. Repeating it does no harm. [`WriteError::NotFound`] if the message has no such
+    /// attempt.
+    async fn expunge_attempt(&self, message: MessageKey, id: AttemptId) -> Result<(), WriteError>;
 
     /// Counts the attempts to an endpoint whose ids lie in `[from, to)`.
     async fn attempt_stats(&self, endpoint: EndpointKey, from: Ksuid, to: Ksuid) -> Result<AttemptStats, StoreError>;

@@ -1,9 +1,9 @@
-//! Reading messages. They are written by [`crate::Work::accept`].
+//! Reading messages, and erasing their payloads. They are written by [`crate::Work::accept`].
 
 use async_trait::async_trait;
 use postrider_domain::ids::{Ksuid, MessageId};
 use postrider_domain::message::Message;
-use postrider_domain::names::{Channel, EventTypeName, IdOrUid};
+use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Tag};
 
 use crate::{ApplicationKey, Scan, StoreError, Stored};
 
@@ -18,11 +18,13 @@ pub struct MessageFilter {
     pub channel: Option<Channel>,
     /// Only those of these types; `None` is all.
     pub event_types: Option<Vec<EventTypeName>>,
+    /// Only those with this tag.
+    pub tag: Option<Tag>,
     /// With their payloads; otherwise `payload` is `None`.
     pub with_payload: bool,
 }
 
-/// Operations that read messages.
+/// Operations on messages that were accepted.
 #[async_trait]
 pub trait Messages {
     /// The message with this id or event id, if the application has one.
@@ -39,4 +41,7 @@ pub trait Messages {
         filter: &MessageFilter,
         scan: Scan<Ksuid>,
     ) -> Result<Vec<Message>, StoreError>;
+
+    /// Erases the payload; what is still to be delivered of it is not. Told to observers. Repeating it does no harm.
+    async fn expunge_message(&self, message: MessageKey) -> Result<(), StoreError>;
 }

@@ -13,7 +13,8 @@ use crate::access::{Operator, Tenant};
 use crate::answer;
 use crate::body;
 use crate::error::{ApiError, Problem, Result};
-use crate::model::message::{self, MessageOut};
+use crate::json::JsonBody;
+use crate::model::message::{self, MessageOut, PrecheckIn, PrecheckOut};
 use crate::pagination::Timed;
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
@@ -39,6 +40,7 @@ impl FromQuery for ListQuery {
         let filter = MessageFilter {
             channel: query.channel()?,
             event_types: query.event_types()?,
+            tag: query.tag()?,
             with_payload: query.flag("with_content", true)?,
         };
         Ok(Self { timed: Timed::from_query::<MessageId>(query)?, filter })
@@ -86,9 +88,28 @@ pub(super) async fn create(
     Ok(answer::raw_json(StatusCode::ACCEPTED, message::write(message, content)))
 }
 
+pub(super) async fn expunge(operator: Operator, params: Params, State(state): State<Shared>) -> Result<Response> {
+    let message = operator.message(&state, &params).await?;
+    state.store.expunge_message(message.key).await?;
+    Ok(answer::empty(StatusCode::NO_CONTENT))
+}
+
+/// Whether anybody would be sent such a message.
+pub(super) async fn precheck(
+    operator: Operator,
+    params: Params,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<PrecheckIn>,
+) -> Result<Response> {
+    let (event_type, channels) = body.checked()?;
+    let application = params.id_or_uid("app_id")?;
+    let active = state.intake.is_wanted(&operator.environment, &application, &event_type, channels.as_deref()).await?;
+    Ok(answer::json(StatusCode::OK, &PrecheckOut { active }))
+}
+
 /// The application that the path names. Here alone its form is checked: the message would otherwise be lost in a 404 that
 /// looks as if the application were not there yet.
-fn addressee(text: &str) -> Result<IdOrUid<ApplicationId>> {
+pub(super) fn addressee(text: &str) -> Result<IdOrUid<ApplicationId>> {
     let id = IdOrUid::parse(text);
     if let IdOrUid::Uid(_) = &id {
         Uid::parse::<ApplicationId>(text)
@@ -112,6 +133,7 @@ impl From<SubmitError> for ApiError {
                 about_uid("application_uid_mismatch", "the uid of the application to create is not what the path names")
             }
             SubmitError::Conflict => Self::conflict(),
+            SubmitError::DeliverAtTooLate => Self::invalid(&["body", "deliverAt"], error.to_string()),
             SubmitError::Overloaded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", error.to_string()),
             SubmitError::Unavailable(error) => error.into(),
         }

@@ -16,6 +16,7 @@ mod due;
 mod durability;
 mod endpoints;
 mod event_types;
+mod expunge;
 mod idempotency;
 mod messages;
 mod model;
@@ -25,6 +26,8 @@ mod replay;
 mod resend;
 mod routes;
 mod settle;
+mod streams;
+mod tokens;
 mod wakes;
 mod world;
 
@@ -160,6 +163,22 @@ macro_rules! conformance_cases {
                 the_url_is_the_one_that_was_used,
                 attempts_outlive_their_endpoint,
             }
+            expunge {
+                an_erased_payload_is_gone_and_its_message_stays,
+                an_erased_answer_is_gone_and_its_attempt_stays,
+            }
+            streams {
+                a_stream_is_read_slice_by_slice_to_its_end,
+                what_comes_late_is_not_missed,
+                a_stream_shows_what_passes_all_filters,
+                a_reader_is_where_it_said,
+            }
+            tokens {
+                the_secret_is_the_first_one_offered,
+                tokens_issued_earlier_are_refused_from_then_on,
+                only_tokens_of_the_named_sessions_are_ended,
+                ending_tokens_is_carried_out_once,
+            }
             paging {
                 pages_of_applications_visit_each_once,
                 pages_of_endpoints_visit_each_once,
@@ -187,6 +206,8 @@ macro_rules! conformance_cases {
                 racing_batches_accept_each_message_once,
                 an_empty_batch_is_nothing,
                 the_newest_message_is_the_one_accepted_last,
+                a_delivery_that_is_put_off_is_in_the_index_of_wakes_and_not_fresh,
+                a_manual_success_ends_a_delivery_that_is_put_off,
             }
             replay {
                 one_key_in_one_batch_accepts_one_message,

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::{EndpointKey, Observer, Store};
+use crate::{EndpointKey, MessageKey, Observer, Store};
 
 /// Remembers what it is told.
 #[derive(Default)]
@@ -12,6 +12,7 @@ pub(super) struct Recorder(Mutex<Vec<News>>);
 pub(super) enum News {
     Changed(EndpointKey),
     WorkAdded(EndpointKey),
+    Expunged(MessageKey),
 }
 
 impl Recorder {
@@ -35,5 +36,9 @@ impl Observer for Recorder {
 
     fn work_added(&self, endpoint: EndpointKey) {
         self.0.lock().unwrap().push(News::WorkAdded(endpoint));
+    }
+
+    fn message_expunged(&self, message: MessageKey) {
+        self.0.lock().unwrap().push(News::Expunged(message));
     }
 }

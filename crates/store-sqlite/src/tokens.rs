@@ -1,0 +1,88 @@
+//! The secret of this store's own tokens, and the rules by which tokens were ended.
+
+use async_trait::async_trait;
+use postrider_domain::ids::Id as _;
+use postrider_domain::time::Timestamp;
+use postrider_store::{ApplicationKey, IssuedToken, Once, StoreError, TokenExpiry, Tokens, WriteError, Written};
+use rusqlite::params;
+
+use crate::SqliteStore;
+use crate::idempotency;
+use crate::writer::Abort;
+
+/// The session of a rule that ends the tokens of all sessions. No token can name it: theirs are not empty.
+const ALL_SESSIONS: &str = "";
+
+#[async_trait]
+impl Tokens for SqliteStore {
+    async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32], StoreError> {
+        self.writer
+            .run(move |tx| {
+                tx.execute("INSERT OR IGNORE INTO token_secret (only_row, secret) VALUES (1, ?)", [candidate])?;
+                Ok::<_, Abort<StoreError>>(tx.query_row("SELECT secret FROM token_secret", [], |row| row.get(0))?)
+            })
+            .await
+    }
+
+    async fn expire_tokens(
+        &self,
+        application: ApplicationKey,
+        expiry: TokenExpiry,
+        once: Option<Once<()>>,
+        now: Timestamp,
+    ) -> Result<Written<()>, WriteError> {
+        self.writer
+            .run(move |tx| {
+                if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
+                    return Ok(Written::Replayed(answer));
+                }
+                let TokenExpiry { mut sessions, issued_before, refused_from } = expiry;
+                if sessions.is_empty() {
+                    sessions.push(ALL_SESSIONS.to_owned());
+                }
+                let (before, from) = (issued_before.as_micros(), refused_from.as_micros());
+                for session in &sessions {
+                    // Rules that say less than the new one.
+                    tx.prepare_cached(
+                        "DELETE FROM token_expiry
+                         WHERE application_no = ? AND session = ? AND issued_before <= ? AND refused_from >= ?",
+                    )?
+                    .execute(params![application.0, session, before, from])?;
+                    tx.prepare_cached(
+                        "INSERT INTO token_expiry (application_no, session, issued_before, refused_from)
+                         VALUES (?, ?, ?, ?)
+                         ON CONFLICT DO UPDATE SET refused_from = min(refused_from, excluded.refused_from)",
+                    )?
+                    .execute(params![application.0, session, before, from])?;
+                }
+                idempotency::remember(tx, once, &(), now)?;
+                Ok::<_, Abort<WriteError>>(Written::Done(()))
+            })
+            .await
+    }
+
+    async fn token_is_expired(&self, token: &IssuedToken, now: Timestamp) -> Result<bool, StoreError> {
+        let token = token.clone();
+        self.readers
+            .run(move |connection| {
+                let expired = connection
+                    .prepare_cached(
+                        "SELECT 1 FROM token_expiry
+                         WHERE application_no = (SELECT application.no FROM application
+                                                 JOIN environment ON environment.no = environment_no
+                                                 WHERE environment.id = ?1 AND application.id = ?2)
+                             AND session IN (?3, ?4) AND issued_before > ?5 AND refused_from <= ?6",
+                    )?
+                    .exists(params![
+                        token.environment.as_str(),
+                        token.application.ksuid().as_bytes(),
+                        ALL_SESSIONS,
+                        token.session,
+                        token.issued_at.as_micros(),
+                        now.as_micros(),
+                    ])?;
+                Ok(expired)
+            })
+            .await
+    }
+}

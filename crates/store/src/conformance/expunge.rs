@@ -1,0 +1,46 @@
+//! Cases for erasing payloads and answers.
+
+use postrider_domain::delivery::Next;
+
+use super::Harness;
+use super::recorder::{News, Recorder};
+use super::world::{FAR, World, by_id};
+use crate::{ResendError, WriteError};
+
+pub(super) async fn an_erased_payload_is_gone_and_its_message_stays<H: Harness>(world: &World<H>) {
+    let (store, app) = (world.store(), world.application().await);
+    let endpoint = world.endpoint(&app).await;
+    let (erased, kept) = (world.message(&app, &[&endpoint]).await, world.message(&app, &[]).await);
+    let recorder = Recorder::of(store.as_ref());
+    for _ in 0..2 {
+        store.expunge_message(erased.key).await.unwrap();
+        assert_eq!(recorder.take(), [News::Expunged(erased.key)], "also when it is repeated");
+    }
+    let read = async |id| store.message(app.key, &by_id(id)).await.unwrap().unwrap().value;
+    assert_eq!(read(erased.value.id).await.payload, None);
+    assert_eq!(read(erased.value.id).await.event_type, erased.value.event_type);
+    assert_eq!(read(kept.value.id).await.payload, kept.value.payload);
+    let due = world.due(&endpoint, FAR).await;
+    assert!(due.len() == 1 && due[0].message.is_none(), "what is pending can only be canceled: {due:?}");
+    let refused = store.resend(endpoint.key, erased.key, world.tick(), None).await;
+    assert!(matches!(refused, Err(ResendError::MissingPayload)), "{refused:?}");
+}
+
+pub(super) async fn an_erased_answer_is_gone_and_its_attempt_stays<H: Harness>(world: &World<H>) {
+    let (store, app) = (world.store(), world.application().await);
+    let endpoint = world.endpoint(&app).await;
+    let (message, other) = (world.message(&app, &[&endpoint]).await, world.message(&app, &[]).await);
+    let due = world.only_due(&endpoint).await;
+    let settlement = world.settlement(&endpoint, &due, Next::Succeeded);
+    let id = settlement.attempt.as_ref().unwrap().id;
+    world.settle(settlement).await;
+    for _ in 0..2 {
+        store.expunge_attempt(message.key, id).await.unwrap();
+    }
+    let attempt = store.attempt(app.key, message.key, id).await.unwrap().unwrap();
+    assert_eq!((attempt.response, attempt.status_code), (None, 204));
+    for (message, id) in [(other.key, id), (message.key, world.attempt_id(world.tick()))] {
+        let refused = store.expunge_attempt(message, id).await;
+        assert!(matches!(refused, Err(WriteError::NotFound)), "{refused:?}");
+    }
+}

@@ -1,0 +1,74 @@
+//! Cases for tokens of applications.
+
+use postrider_domain::time::Timestamp;
+
+use super::Harness;
+use super::world::{App, World, after, done, environment, once, other_environment, stored_answer};
+use crate::{IssuedToken, TokenExpiry, Written};
+
+fn token(app: &App, session: Option<&str>, issued_at: Timestamp) -> IssuedToken {
+    let session = session.map(str::to_owned);
+    IssuedToken { environment: environment(), application: app.value.id, session, issued_at }
+}
+
+pub(super) async fn the_secret_is_the_first_one_offered<H: Harness>(world: &mut World<H>) {
+    assert_eq!(world.store().token_secret([7; 32]).await.unwrap(), [7; 32]);
+    assert_eq!(world.store().token_secret([8; 32]).await.unwrap(), [7; 32]);
+    world.reopen().await;
+    assert_eq!(world.store().token_secret([9; 32]).await.unwrap(), [7; 32]);
+}
+
+pub(super) async fn tokens_issued_earlier_are_refused_from_then_on<H: Harness>(world: &World<H>) {
+    let (store, app, other) = (world.store(), world.application().await, world.application().await);
+    let (now, later) = (world.tick(), world.tick());
+    let expiry = TokenExpiry { sessions: Vec::new(), issued_before: now, refused_from: after(now, 60) };
+    done(store.expire_tokens(app.key, expiry, None, now).await.unwrap());
+    let old = world_start();
+    for (token, at, want) in [
+        (token(&app, None, old), after(now, 59), false),
+        (token(&app, None, old), after(now, 60), true),
+        (token(&app, Some("s"), old), after(now, 60), true),
+        (token(&app, None, now), after(now, 60), false),
+        (token(&app, None, later), after(now, 60), false),
+        (token(&other, None, old), after(now, 60), false),
+        (IssuedToken { environment: other_environment(), ..token(&app, None, old) }, after(now, 60), false),
+    ] {
+        assert_eq!(store.token_is_expired(&token, at).await.unwrap(), want, "{token:?}");
+    }
+    // Ending them later does not revive what was ended already; ending them sooner counts.
+    for (wait, refused) in [(120, true), (0, true)] {
+        let expiry = TokenExpiry { sessions: Vec::new(), issued_before: now, refused_from: after(now, wait) };
+        done(store.expire_tokens(app.key, expiry, None, now).await.unwrap());
+        assert_eq!(store.token_is_expired(&token(&app, None, old), after(now, 60)).await.unwrap(), refused, "{wait}");
+    }
+    assert!(store.token_is_expired(&token(&app, None, old), now).await.unwrap());
+}
+
+pub(super) async fn only_tokens_of_the_named_sessions_are_ended<H: Harness>(world: &World<H>) {
+    let (store, app) = (world.store(), world.application().await);
+    let now = world.tick();
+    let sessions = ["a", "b"].map(str::to_owned).to_vec();
+    let expiry = TokenExpiry { sessions, issued_before: now, refused_from: now };
+    done(store.expire_tokens(app.key, expiry, None, now).await.unwrap());
+    for (session, want) in [(Some("a"), true), (Some("b"), true), (Some("c"), false), (None, false)] {
+        let token = token(&app, session, world_start());
+        assert_eq!(store.token_is_expired(&token, now).await.unwrap(), want, "{session:?}");
+    }
+}
+
+pub(super) async fn ending_tokens_is_carried_out_once<H: Harness>(world: &World<H>) {
+    let (store, app, key) = (world.store(), world.application().await, world.idempotency_key());
+    let (now, later) = (world.tick(), world.tick());
+    for (at, first) in [(now, true), (later, false)] {
+        let expiry = TokenExpiry { sessions: Vec::new(), issued_before: at, refused_from: at };
+        let written = store.expire_tokens(app.key, expiry, Some(once(key, world_start(), "{}")), at).await.unwrap();
+        assert_eq!(written == Written::Done(()), first);
+        assert!(first || written == Written::Replayed(stored_answer("{}")));
+    }
+    assert!(!store.token_is_expired(&token(&app, None, now), later).await.unwrap());
+}
+
+/// Before everything that a case makes.
+fn world_start() -> Timestamp {
+    Timestamp::from_micros(1_000_000_000)
+}

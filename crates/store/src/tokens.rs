@@ -1,0 +1,54 @@
+//! Tokens of applications: the secret that signs those made here, and which ones were ended before their time.
+//!
+//! Tokens themselves are not kept. One is ended by a rule: tokens of an application (or only those of a session) that were
+//! issued before an instant stop working at another.
+
+use async_trait::async_trait;
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::ids::ApplicationId;
+use postrider_domain::time::Timestamp;
+
+use crate::{ApplicationKey, Once, StoreError, WriteError, Written};
+
+/// Ends tokens of an application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenExpiry {
+    /// Only tokens of these sessions; all tokens if there are none.
+    pub sessions: Vec<String>,
+    /// Only tokens issued before this instant.
+    pub issued_before: Timestamp,
+    /// They are refused from this instant on.
+    pub refused_from: Timestamp,
+}
+
+/// A token, as far as it matters for being ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuedToken {
+    /// The environment that its application belongs to.
+    pub environment: EnvironmentId,
+    /// Its application.
+    pub application: ApplicationId,
+    /// The session that it was issued for.
+    pub session: Option<String>,
+    /// When it was issued.
+    pub issued_at: Timestamp,
+}
+
+/// Operations on tokens.
+#[async_trait]
+pub trait Tokens {
+    /// The secret that signs tokens made by this store's servers: the first candidate that was ever offered.
+    async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32], StoreError>;
+
+    /// Ends tokens. What was ended earlier stays so.
+    async fn expire_tokens(
+        &self,
+        application: ApplicationKey,
+        expiry: TokenExpiry,
+        once: Option<Once<()>>,
+        now: Timestamp,
+    ) -> Result<Written<()>, WriteError>;
+
+    /// Whether a token has been ended at `now`.
+    async fn token_is_expired(&self, token: &IssuedToken, now: Timestamp) -> Result<bool, StoreError>;
+}
