@@ -132,7 +132,7 @@ func anExampleIsSent() {
 	example := func(name string) (*models.MessageOut, error) {
 		return sdk.Endpoint.SendExample(ctx, owner.Id, target.Id, models.EventExampleIn{EventType: name}, nil)
 	}
-	for name, text := range map[string]string{"thing.made": `{"id":7}`, "svix.ping": `{"success":true}`} {
+	for name, text := range map[string]string{"thing.made": `{"id":7}`, "svix.ping": `{"success": true}`} {
 		sent := must(example(name))
 		arrived := r.next()
 		equal([]string{arrived.headers.Get("webhook-id"), string(arrived.body)}, []string{sent.Id, text})

@@ -58,8 +58,6 @@ func aMessageWaits() {
 	waiting := message(owner, models.MessageIn{DeliverAt: &at})
 	equal(waiting.DeliverAt.Equal(at), true)
 	equal(must(sdk.Message.Get(ctx, owner.Id, waiting.Id, nil)).DeliverAt.Equal(at), true)
-	late := models.MessageIn{EventType: "a", Payload: map[string]any{}, DeliverAt: ptr(at.AddDate(0, 0, 2))}
-	invalid(failure(sdk.Message.Create(ctx, owner.Id, late, nil)))
 	now := message(owner, models.MessageIn{})
 	equal(r.ids(1), []string{now.Id})
 	attempts(owner, now, 1, svix.MessageAttemptListByMsgOptions{})

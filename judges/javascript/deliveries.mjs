@@ -122,7 +122,7 @@ export async function an_example_is_sent() {
   const schemas = { 1: { type: "object", examples: [{ id: 7 }] } };
   await svix.eventType.create({ name: "thing.made", description: "", schemas });
   const example = (eventType) => svix.endpoint.sendExample(owner.id, target.id, { eventType });
-  for (const [name, text] of [["thing.made", '{"id":7}'], ["svix.ping", '{"success":true}']]) {
+  for (const [name, text] of [["thing.made", '{"id":7}'], ["svix.ping", '{"success": true}']]) {
     const sent = await example(name);
     const delivery = await receiver.next();
     assert.deepEqual([delivery.headers["webhook-id"], delivery.body.toString()], [sent.id, text]);

@@ -146,8 +146,8 @@ export async function headers_are_managed_and_sent() {
   const receiver = await Receiver.start();
   const { endpoint: endpoints } = svix;
   const owner = await app();
-  await endpoint(owner, receiver, { uid: "one", headers: { "x-a": "1" } });
-  await endpoints.patchHeaders(owner.id, "one", { headers: { "X-B": "2" } });
+  await endpoint(owner, receiver, { uid: "one", headers: { "x-a": "1", "x-c": "3" } });
+  await endpoints.patchHeaders(owner.id, "one", { headers: { "X-B": "2" }, deleteHeaders: ["x-c"] });
   assert.deepEqual(await endpoints.getHeaders(owner.id, "one"), { headers: { "x-a": "1", "X-B": "2" }, sensitive: [] });
   await message(owner);
   const delivery = await receiver.next();

@@ -129,7 +129,7 @@ class Deliveries(Case):
         self.assert_verifies(self.svix.endpoint.get_secret(app.id, endpoint.id).key, headers, body)
         ping = self.svix.endpoint.send_example(app.id, endpoint.id, m.EventExampleIn(event_type="svix.ping"))
         headers, body = self.receiver.next()
-        self.assertEqual((headers["webhook-id"], body), (ping.id, b'{"success":true}'))
+        self.assertEqual((headers["webhook-id"], body), (ping.id, b'{"success": true}'))
         self.svix.event_type.create(m.EventTypeIn(name="thing.bare", description=""))
         example = self.svix.endpoint.send_example
         self.refused(400, "invalid_scheme", example, app.id, endpoint.id, m.EventExampleIn(event_type="thing.bare"))

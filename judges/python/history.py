@@ -52,8 +52,6 @@ class History(Case):
         waiting = self.message(app, deliver_at=at)
         self.assertEqual(waiting.deliver_at, at)
         self.assertEqual(self.svix.message.get(app.id, waiting.id).deliver_at, at)
-        late = m.MessageIn(event_type="a", payload={}, deliver_at=at + timedelta(days=2))
-        self.invalid(self.svix.message.create, app.id, late)
         now = self.message(app)
         self.assertEqual(self.receiver.ids(1), [now.id])
         self.attempts(app, now, 1)

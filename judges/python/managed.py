@@ -160,10 +160,11 @@ class Managed(Case):
     def test_headers_are_managed_and_sent(self):
         endpoints = self.svix.endpoint
         app = self.app()
-        endpoint = self.endpoint(app, uid="one", **({"headers": {"x-a": "1"}} if SECOND else {}))
+        endpoint = self.endpoint(app, uid="one", **({"headers": {"x-a": "1", "x-c": "3"}} if SECOND else {}))
         if not SECOND:
             endpoints.update_headers(app.id, "one", m.EndpointHeadersIn(headers={"x-a": "1"}))
-        endpoints.patch_headers(app.id, "one", m.EndpointHeadersPatchIn(headers={"X-B": "2"}))
+        gone = {"delete_headers": ["x-c"]} if SECOND else {}
+        endpoints.patch_headers(app.id, "one", m.EndpointHeadersPatchIn(headers={"X-B": "2"}, **gone))
         got = endpoints.get_headers(app.id, "one")
         self.assertEqual((got.headers, got.sensitive), ({"x-a": "1", "X-B": "2"}, []))
         self.message(app)

@@ -57,10 +57,13 @@ pub(crate) struct HeadersIn {
     headers: Headers,
 }
 
-/// What changes some headers: null removes one.
+/// What changes some headers. Null removes one; later SDKs cannot say that, and name it in `deleteHeaders` instead.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct HeadersPatchIn {
     headers: BTreeMap<String, Option<String>>,
+    #[serde(default)]
+    delete_headers: Option<Vec<String>>,
 }
 
 impl HeadersIn {
@@ -73,12 +76,14 @@ impl HeadersIn {
 }
 
 impl HeadersPatchIn {
-    /// Checks a body. A header that is removed may have any name.
+    /// Checks a body. A header that is removed may have any name; one that is also set is set.
     pub(crate) fn checked(self) -> Result<BTreeMap<String, Option<String>>> {
         let mut problems = Problems::of_body();
         let set = self.headers.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
         problems.within("headers", |problems| check_each(problems, set));
-        problems.finish(Some(self.headers))
+        let mut changes: BTreeMap<_, _> = self.delete_headers.into_iter().flatten().map(|name| (name, None)).collect();
+        changes.extend(self.headers);
+        problems.finish(Some(changes))
     }
 }
 
