@@ -151,9 +151,9 @@ impl<'a> QueryString<'a> {
         }
     }
 
-    /// The iterator of a list.
-    pub(crate) fn iterator(&self) -> Option<&str> {
-        self.note("iterator", || json!({ "type": "string" }));
+    /// The iterator of a list, whose iterators look like this.
+    pub(crate) fn iterator(&self, pattern: impl FnOnce() -> String) -> Option<&str> {
+        self.note("iterator", || json!({ "type": "string", "pattern": pattern() }));
         self.find("iterator")
     }
 
@@ -189,6 +189,14 @@ impl<'a> QueryString<'a> {
         self.find("tag")
             .map(|text| Tag::parse(text).map_err(|error| ApiError::invalid(&["query", "tag"], error.to_string())))
             .transpose()
+    }
+
+    /// The one event type that a stream is filtered by.
+    pub(crate) fn event_type(&self) -> Result<Option<EventTypeName>> {
+        self.note("event_type", || json!({ "type": "string", "pattern": NAME_PATTERN }));
+        let refuse = |msg| ApiError::invalid(&["query", "event_type"], msg);
+        let parse = |text| EventTypeName::parse(text).map_err(|error| refuse(error.to_string()));
+        self.find("event_type").map(parse).transpose()
     }
 
     /// The channel that a list is filtered by.

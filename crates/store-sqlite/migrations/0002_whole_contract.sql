@@ -49,3 +49,16 @@ CREATE TABLE token_expiry (
     refused_from   INTEGER NOT NULL,
     PRIMARY KEY (application_no, session, issued_before)
 ) STRICT, WITHOUT ROWID;
+
+-- Streams ---------------------------------------------------------------------------------------------------------------
+
+-- How far named readers have come with the messages that an endpoint's filters let through.
+CREATE TABLE stream_reader (
+    endpoint_no INTEGER NOT NULL,
+    name        TEXT NOT NULL,
+    -- The id up to which everything was read, as far as it was there when `seen` was the newest message.
+    after       BLOB NOT NULL,
+    seen        INTEGER,
+    updated_at  INTEGER NOT NULL,
+    PRIMARY KEY (endpoint_no, name)
+) STRICT, WITHOUT ROWID;

@@ -31,6 +31,7 @@ mod idempotency;
 mod messages;
 mod observer;
 mod scan;
+mod streams;
 mod tokens;
 mod work;
 
@@ -46,6 +47,7 @@ pub use idempotency::{IdempotencyKey, Once, StoredAnswer, Written};
 pub use messages::{MessageFilter, MessageKey, Messages};
 pub use observer::{Dispatch, Fresh, Observer, Observers};
 pub use scan::{Direction, Scan};
+pub use streams::{LATEST_COMMIT, StreamFilter, StreamPosition, StreamSlice, Streams};
 pub use tokens::{IssuedToken, TokenExpiry, Tokens};
 pub use work::{
     AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, ResendError, Routes, Settlement, Target, Wakes,
@@ -64,7 +66,7 @@ pub struct Stored<K, T> {
 /// All areas together.
 #[async_trait]
 pub trait Store:
-    Applications + Endpoints + EventTypes + Messages + Attempts + Work + ApiKeys + Tokens + Send + Sync + 'static
+    Applications + Endpoints + EventTypes + Messages + Attempts + Work + ApiKeys + Tokens + Streams + Send + Sync + 'static
 {
     /// Whether the store can read and write right now. Writes nothing that lasts.
     async fn ping(&self) -> Result<(), StoreError>;

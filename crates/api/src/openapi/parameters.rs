@@ -17,6 +17,7 @@ const QUERY: &[(&str, &str)] = &[
     ("before", "Only what was made before this instant."),
     ("channel", "Only what was sent on this channel."),
     ("endpoint_id", "Only what was sent to this endpoint: its id or uid."),
+    ("event_type", "Only what has this event type."),
     ("event_types", "Only what has one of these event types: separated by commas, or the parameter repeated."),
     ("expunge", "Remove it for good instead of archiving it."),
     ("get_if_exists", "Answer the one that exists, if the uid is taken, instead of refusing."),
@@ -36,9 +37,11 @@ const QUERY: &[(&str, &str)] = &[
 const PATH: &[(&str, &str)] = &[
     ("app_id", "The id or uid of the application."),
     ("attempt_id", "The id of the attempt."),
+    ("consumer_id", "The name of the consumer, of your choice."),
     ("endpoint_id", "The id or uid of the endpoint."),
     ("event_type_name", "The name of the event type."),
     ("msg_id", "The id or `eventId` of the message."),
+    ("sink_id", "The id or uid of the endpoint whose messages are polled."),
 ];
 
 fn purpose(of: &'static [(&'static str, &'static str)], name: &str) -> &'static str {

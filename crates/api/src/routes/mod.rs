@@ -37,6 +37,7 @@ mod examples;
 mod health;
 mod messages;
 pub(crate) mod openapi;
+mod poller;
 mod unsupported;
 
 use crate::openapi::Routes;
@@ -51,6 +52,7 @@ pub(crate) fn all() -> Routes {
         .and(event_types::routes())
         .and(messages::routes())
         .and(attempts::routes())
+        .and(poller::routes())
         .and(examples::routes())
         .and(endpoints::operational_routes())
         .and(endpoint_secret::operational_routes())

@@ -16,5 +16,6 @@ mod messages;
 mod openapi;
 mod operational;
 mod pages;
+mod poller;
 mod transport;
 mod world;

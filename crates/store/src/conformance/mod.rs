@@ -26,6 +26,7 @@ mod replay;
 mod resend;
 mod routes;
 mod settle;
+mod streams;
 mod tokens;
 mod wakes;
 mod world;
@@ -165,6 +166,12 @@ macro_rules! conformance_cases {
             expunge {
                 an_erased_payload_is_gone_and_its_message_stays,
                 an_erased_answer_is_gone_and_its_attempt_stays,
+            }
+            streams {
+                a_stream_is_read_slice_by_slice_to_its_end,
+                what_comes_late_is_not_missed,
+                a_stream_shows_what_passes_all_filters,
+                a_reader_is_where_it_said,
             }
             tokens {
                 the_secret_is_the_first_one_offered,
