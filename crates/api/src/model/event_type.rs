@@ -204,16 +204,19 @@ fn check_schemas(problems: &mut Problems, schemas: &Schemas) {
     });
 }
 
+/// The flag of a type. `featureFlags`, the newer member, counts if both are there: a client that shows one and changes the
+/// other sends both back.
 fn check_flag(problems: &mut Problems, flag: Option<String>, flags: Option<Vec<String>>) -> Option<String> {
-    let mut flags: Vec<_> = flag.into_iter().chain(flags.into_iter().flatten()).collect();
-    flags.dedup();
-    if flags.len() > 1 {
+    if flags.as_ref().is_some_and(|flags| flags.len() > 1) {
         problems.add("featureFlags", "must have at most one element");
     }
-    let flag = flags.pop()?;
     // Flags are written by the same rule as names.
-    let legal: Result<_, NameError> = EventTypeName::parse(&flag).map(|_| flag);
-    problems.check("featureFlag", legal)
+    let legal = |flag: String| -> Result<_, NameError> { EventTypeName::parse(&flag).map(|_| flag) };
+    let older = flag.and_then(|flag| problems.check("featureFlag", legal(flag)));
+    match flags {
+        Some(flags) => flags.into_iter().next().and_then(|flag| problems.check("featureFlags", legal(flag))),
+        None => older,
+    }
 }
 
 /// An event type as it is shown.

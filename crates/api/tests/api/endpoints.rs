@@ -144,7 +144,7 @@ async fn what_breaks_a_rule_is_named() {
         ("disabled", json!(null), "body.disabled"),
         ("uid", json!("ep_1"), "body.uid"),
         ("version", json!(0), "body.version"),
-        ("rateLimit", json!(0), "body.throttleRate"),
+        ("rateLimit", json!(0), "body.rateLimit"),
         ("eventTypes", json!([]), "body.eventTypes"),
         ("eventTypes", json!(["a b"]), "body.eventTypes.[0]"),
         ("channels", json!([]), "body.channels"),
