@@ -15,6 +15,7 @@ pub mod ids;
 pub mod message;
 pub mod names;
 pub mod retry;
+pub mod schema;
 pub mod settings;
 pub mod signature;
 pub mod time;

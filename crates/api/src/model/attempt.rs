@@ -8,7 +8,10 @@ use postrider_domain::attempt::Attempt;
 use postrider_domain::ids::{AttemptId, EndpointId, MessageId};
 use postrider_domain::time::Timestamp;
 use postrider_store::AttemptStats;
+use schemars::JsonSchema;
 use serde::Serialize;
+
+use crate::model::message::MessageOut;
 
 /// The state of an attempt, or of a delivery, as a number and as a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +27,10 @@ pub(crate) enum Status {
 }
 
 impl Status {
-    const fn code(self) -> u8 {
+    /// The numbers.
+    pub(crate) const CODES: [u8; 4] = [0, 1, 2, 3];
+
+    pub(crate) const fn code(self) -> u8 {
         match self {
             Self::Success => 0,
             Self::Pending => 1,
@@ -33,7 +39,7 @@ impl Status {
         }
     }
 
-    const fn text(self) -> &'static str {
+    pub(crate) const fn text(self) -> &'static str {
         match self {
             Self::Success => "success",
             Self::Pending => "pending",
@@ -47,32 +53,51 @@ impl Status {
         [Self::Success, Self::Pending, Self::Fail, Self::Sending].into_iter().find(|status| status.code() == code)
     }
 
-    fn of(attempt: &Attempt) -> Self {
-        if attempt.succeeded { Self::Success } else { Self::Fail }
+    /// How an attempt ended.
+    pub(crate) fn of(succeeded: bool) -> Self {
+        if succeeded { Self::Success } else { Self::Fail }
     }
 }
 
 /// An attempt as it is shown.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "MessageAttemptOut")]
 pub(crate) struct AttemptOut<'a> {
+    /// Its id.
     id: AttemptId,
+    /// The message that was sent.
     msg_id: MessageId,
+    /// The endpoint that it was sent to.
     endpoint_id: EndpointId,
+    /// The URL that the endpoint had at that time.
     url: &'a str,
+    /// How it ended: 0 succeeded, 2 failed.
+    #[schemars(extend("enum" = [0, 2]))]
     status: u8,
+    /// How it ended, as a word.
+    #[schemars(extend("enum" = ["success", "fail"]))]
     status_text: &'static str,
+    /// The status that the receiver answered; 0 if it did not answer.
     response_status_code: u16,
+    /// What the receiver answered: text, or base64 of what is not UTF-8, or why there is no answer.
     response: Cow<'a, str>,
+    /// How long it took, in milliseconds.
     response_duration_ms: u32,
+    /// Why it was made: 0 by schedule, 1 by hand.
+    #[schemars(extend("enum" = [0, 1]))]
     trigger_type: u8,
+    /// When it began.
     timestamp: Timestamp,
+    /// The message, without its payload, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    msg: Option<MessageOut<'a>>,
 }
 
 impl<'a> AttemptOut<'a> {
     /// Shows an attempt with what the receiver answered, or without.
     pub(crate) fn new(attempt: &'a Attempt, with_content: bool) -> Self {
-        let status = Status::of(attempt);
+        let status = Status::of(attempt.succeeded);
         Self {
             id: attempt.id,
             msg_id: attempt.message_id,
@@ -85,7 +110,15 @@ impl<'a> AttemptOut<'a> {
             response_duration_ms: attempt.duration_ms,
             trigger_type: attempt.trigger.code(),
             timestamp: attempt.started_at,
+            msg: None,
         }
+    }
+}
+
+impl<'a> AttemptOut<'a> {
+    /// Shows the message, too, if it was read together with the attempt.
+    pub(crate) fn with_message(self, attempt: &'a Attempt) -> Self {
+        Self { msg: attempt.message.as_deref().map(|message| MessageOut::new(message, false)), ..self }
     }
 }
 
@@ -100,14 +133,39 @@ fn response(attempt: &Attempt) -> Cow<'_, str> {
     }
 }
 
-/// How many attempts ended how. Only two of the states are ones in which an attempt can end.
-#[derive(Serialize)]
+/// How many attempts ended how.
+// Only two of the states are ones in which an attempt can end.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EndpointStatsOut")]
 pub(crate) struct StatsOut {
+    /// Attempts that succeeded.
     success: u64,
+    /// Always 0.
     pending: u64,
+    /// Always 0.
     sending: u64,
+    /// Attempts that failed.
     fail: u64,
+    /// Always 0.
     canceled: u64,
+}
+
+/// How many attempts ended how.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EndpointAttemptStatsOut")]
+pub(crate) struct AttemptStatsOut {
+    /// Attempts that succeeded.
+    success: u64,
+    /// Attempts that failed.
+    fail: u64,
+    /// Always 0.
+    canceled: u64,
+}
+
+impl From<AttemptStats> for AttemptStatsOut {
+    fn from(stats: AttemptStats) -> Self {
+        Self { success: stats.succeeded, fail: stats.failed, canceled: 0 }
+    }
 }
 
 impl From<AttemptStats> for StatsOut {
