@@ -260,4 +260,8 @@ async fn statistics_count_attempts_in_their_window() {
     world.get(&format!("{path}?until=2026-01-03T00:00:00Z")).await.refused(400, "invalid_range");
     world.get(&format!("{path}?since=yesterday")).await.refused(400, "generic_error");
     world.get("/app/shop/endpoint/none/stats").await.refused(404, "not_found");
+    let counted = world.get("/app/shop/endpoint/e/attempt-stats").await.expect(200);
+    let all = world.get(path).await.expect(200);
+    assert_eq!(counted, json!({ "success": all["success"], "fail": all["fail"], "canceled": 0 }));
+    world.get("/app/shop/endpoint/none/attempt-stats").await.refused(404, "not_found");
 }
