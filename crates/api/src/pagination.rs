@@ -218,6 +218,14 @@ impl<C> Walk<C> {
     }
 }
 
+impl Walk<Ksuid> {
+    /// Makes the page of rows some of which may be so large that the page ends early.
+    pub(crate) fn listed<T>(&self, listed: Listed<T>) -> Page<T> {
+        let page = self.page(listed.rows);
+        Page { done: page.done && !listed.cut, ..page }
+    }
+}
+
 /// A page as it is shown.
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -233,14 +241,6 @@ pub(crate) struct ListOut<O> {
     prev_iterator: Option<String>,
     /// Whether there is nothing beyond this page.
     done: bool,
-}
-
-impl Walk<Ksuid> {
-    /// Makes the page of rows some of which may be so large that the page ends early.
-    pub(crate) fn listed<T>(&self, listed: Listed<T>) -> Page<T> {
-        let page = self.page(listed.rows);
-        Page { done: page.done && !listed.cut, ..page }
-    }
 }
 
 impl<T> Page<T> {

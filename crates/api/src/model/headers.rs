@@ -62,13 +62,16 @@ pub(crate) struct HeadersIn {
     headers: Headers,
 }
 
-/// What changes some headers: null removes one.
+/// What changes some headers. Null removes one; later SDKs cannot say that, and name it in `deleteHeaders` instead.
 #[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 #[schemars(rename = "EndpointHeadersPatchIn")]
 pub(crate) struct HeadersPatchIn {
     /// Values by name; null removes a header.
     #[schemars(with = "HeaderChanges")]
     headers: BTreeMap<String, Option<String>>,
+    /// Names of headers to remove.
+    delete_headers: Option<Vec<String>>,
 }
 
 impl HeadersIn {
@@ -81,12 +84,14 @@ impl HeadersIn {
 }
 
 impl HeadersPatchIn {
-    /// Checks a body. A header that is removed may have any name.
+    /// Checks a body. A header that is removed may have any name; one that is also set is set.
     pub(crate) fn checked(self) -> Result<BTreeMap<String, Option<String>>> {
         let mut problems = Problems::of_body();
         let set = self.headers.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
         problems.within("headers", |problems| check_each(problems, set));
-        problems.finish(Some(self.headers))
+        let mut changes: BTreeMap<_, _> = self.delete_headers.into_iter().flatten().map(|name| (name, None)).collect();
+        changes.extend(self.headers);
+        problems.finish(Some(changes))
     }
 }
 

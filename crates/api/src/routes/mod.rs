@@ -27,6 +27,7 @@
 //! [`Reader`]: crate::access::Reader
 
 mod applications;
+mod attempted;
 mod attempts;
 mod authentication;
 mod endpoint_headers;
@@ -52,6 +53,7 @@ pub(crate) fn all() -> Routes {
         .and(event_types::routes())
         .and(messages::routes())
         .and(attempts::routes())
+        .and(attempted::routes())
         .and(poller::routes())
         .and(examples::routes())
         .and(endpoints::operational_routes())
