@@ -88,7 +88,7 @@ async fn attempted_messages_are_filtered_by_how_they_stand() {
 async fn what_will_be_tried_again_is_looked_for_in_the_last_week() {
     let (world, [_, waiting, ..]) = shop().await;
     world.clock.advance(6 * DAY);
-    assert_eq!(listed(&world, "status=3").await, [waiting.clone()]);
+    assert_eq!(listed(&world, "status=3").await, std::slice::from_ref(&waiting));
     world.clock.advance(2 * DAY);
     assert_eq!(listed(&world, "status=3").await, Vec::<String>::new());
     assert!(listed(&world, "").await.contains(&waiting));
