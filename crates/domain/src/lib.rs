@@ -14,6 +14,7 @@ pub mod event_type;
 pub mod ids;
 pub mod message;
 pub mod names;
+pub mod notice;
 pub mod retry;
 pub mod schema;
 pub mod settings;

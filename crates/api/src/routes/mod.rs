@@ -39,6 +39,7 @@ mod health;
 mod messages;
 pub(crate) mod openapi;
 mod poller;
+mod unsupported;
 
 use crate::openapi::Routes;
 
@@ -61,4 +62,5 @@ pub(crate) fn all() -> Routes {
         .and(authentication::routes())
         .and(health::routes())
         .and(openapi::routes())
+        .and(unsupported::routes())
 }

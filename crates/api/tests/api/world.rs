@@ -295,6 +295,7 @@ impl World {
             }),
             next,
             change: None,
+            notice: None,
             origin: None,
         };
         let _: ApplicationKey = app;

@@ -224,6 +224,7 @@ impl<H: Harness> World<H> {
             attempt: Some(attempt),
             next,
             change: None,
+            notice: None,
             // As after a restart; the lists' own cases give it.
             origin: None,
         }
