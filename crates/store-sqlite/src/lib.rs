@@ -29,6 +29,7 @@ mod readers;
 mod rows;
 mod store;
 mod streams;
+mod tasks;
 mod tokens;
 mod work;
 mod writer;
