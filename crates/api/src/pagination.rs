@@ -13,7 +13,7 @@ use http::StatusCode;
 use postrider_domain::ids::{Id, Ksuid};
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
-use postrider_store::{Direction, Scan};
+use postrider_store::{Direction, Listed, Scan};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -224,6 +224,14 @@ pub(crate) struct ListOut<O> {
     prev_iterator: Option<String>,
     /// Whether there is nothing beyond this page.
     done: bool,
+}
+
+impl Walk<Ksuid> {
+    /// Makes the page of rows some of which may be so large that the page ends early.
+    pub(crate) fn listed<T>(&self, listed: Listed<T>) -> Page<T> {
+        let page = self.page(listed.rows);
+        Page { done: page.done && !listed.cut, ..page }
+    }
 }
 
 impl<T> Page<T> {

@@ -21,6 +21,7 @@
 
 mod api_keys;
 mod applications;
+mod attempted;
 mod attempts;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -40,7 +41,8 @@ mod work;
 use async_trait::async_trait;
 
 pub use api_keys::{ApiKey, ApiKeys, KeyHash};
-pub use applications::{ApplicationKey, Applications, Upserted};
+pub use applications::{ApplicationFilter, ApplicationKey, Applications, Upserted};
+pub use attempted::{Attempted, AttemptedFilter, AttemptedMessage, Destination, Standing};
 pub use attempts::{AttemptFilter, AttemptStats, Attempts};
 pub use endpoints::{EndpointKey, Endpoints, NewEndpoint, RotateError};
 pub use error::{StoreError, WriteError};
@@ -49,13 +51,13 @@ pub use idempotency::{IdempotencyKey, Once, StoredAnswer, Written};
 pub use messages::{MessageFilter, MessageKey, Messages};
 pub use observer::{Dispatch, Fresh, Observer, Observers};
 pub use outbox::{Notice, NoticeKey, Outbox};
-pub use scan::{Direction, Scan};
+pub use scan::{Direction, Listed, PAGE_BYTES, Scan};
 pub use streams::{LATEST_COMMIT, StreamFilter, StreamPosition, StreamSlice, Streams};
 pub use tasks::{Job, MAX_RECOVERED, NewTask, Outcome, ReplayFilter, Span, TaskFilter, Tasks};
 pub use tokens::{IssuedToken, TokenExpiry, Tokens};
 pub use work::{
-    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, ResendError, Routes, Settlement, Target, Wakes,
-    Work,
+    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, Origin, ResendError, Routes, Settlement,
+    Target, Wakes, Work,
 };
 
 /// A thing with the engine's handle for it.
@@ -75,6 +77,7 @@ pub trait Store:
     + EventTypes
     + Messages
     + Attempts
+    + Attempted
     + Work
     + ApiKeys
     + Tokens

@@ -19,6 +19,8 @@ const QUERY: &[(&str, &str)] = &[
     ("endpoint_id", "Only what was sent to this endpoint: its id or uid."),
     ("event_type", "Only what has this event type."),
     ("event_types", "Only what has one of these event types: separated by commas, or the parameter repeated."),
+    ("exclude_apps_with_disabled_endpoints", "Leave out applications whose endpoints are all disabled."),
+    ("exclude_apps_with_no_endpoints", "Leave out applications without endpoints."),
     ("expunge", "Remove it for good instead of archiving it."),
     ("get_if_exists", "Answer the one that exists, if the uid is taken, instead of refusing."),
     ("include_archived", "List archived ones too."),

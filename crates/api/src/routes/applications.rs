@@ -6,7 +6,7 @@ use http::StatusCode;
 use postrider_domain::application::Application;
 use postrider_domain::ids::{ApplicationId, Ksuid};
 use postrider_domain::names::IdOrUid;
-use postrider_store::{Direction, StoredAnswer, Upserted, WriteError};
+use postrider_store::{ApplicationFilter, Direction, StoredAnswer, Upserted, WriteError};
 
 use crate::access::{Operator, Tenant};
 use crate::answer;
@@ -76,11 +76,18 @@ pub(super) fn routes() -> Routes {
         )
 }
 
-pub(super) struct ListQuery(Walk<Ksuid>);
+pub(super) struct ListQuery {
+    walk: Walk<Ksuid>,
+    filter: ApplicationFilter,
+}
 
 impl FromQuery for ListQuery {
     fn from_query(query: &QueryString<'_>) -> Result<Self> {
-        pagination::ordered::<ApplicationId>(query, Direction::Ascending).map(Self)
+        let filter = ApplicationFilter {
+            with_endpoints: query.flag("exclude_apps_with_no_endpoints", false)?,
+            without_disabled: query.flag("exclude_apps_with_disabled_endpoints", false)?,
+        };
+        Ok(Self { walk: pagination::ordered::<ApplicationId>(query, Direction::Ascending)?, filter })
     }
 }
 
@@ -107,11 +114,11 @@ fn uid_conflict() -> ApiError {
 }
 
 pub(super) async fn list(
-    Query(ListQuery(walk)): Query<ListQuery>,
+    Query(ListQuery { walk, filter }): Query<ListQuery>,
     operator: Operator,
     State(state): State<Shared>,
 ) -> Result<Response> {
-    let page = walk.page(state.store.applications(&operator.environment, walk.scan.clone()).await?);
+    let page = walk.page(state.store.applications(&operator.environment, filter, walk.scan.clone()).await?);
     Ok(page.answer(|application| application.id.to_string(), ApplicationOut::from))
 }
 

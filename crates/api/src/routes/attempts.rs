@@ -106,6 +106,7 @@ impl FromQuery for ListQuery {
             event_types: query.event_types()?,
             tag: query.tag()?,
             with_response: query.flag("with_content", true)?,
+            with_message: query.flag("with_msg", false)?,
         };
         let endpoint = query.text("endpoint_id").map(IdOrUid::parse);
         Ok(Self { timed: Timed::from_query::<AttemptId>(query)?, filter, is_empty, endpoint })
@@ -127,7 +128,7 @@ pub(super) async fn list_by_endpoint(
         return Ok(answer_page(&Page::empty(), false));
     }
     let walk = timed.walk(state.clock.now());
-    let page = walk.page(state.store.attempts_by_endpoint(endpoint.key, &filter, walk.scan.clone()).await?);
+    let page = walk.listed(state.store.attempts_by_endpoint(endpoint.key, &filter, walk.scan.clone()).await?);
     Ok(answer_page(&page, filter.with_response))
 }
 
@@ -170,7 +171,7 @@ async fn message_page(
     }
     let walk = timed.walk(state.clock.now());
     let rows = state.store.attempts_by_message(message, endpoint, &filter, walk.scan.clone()).await?;
-    Ok(answer_page(&walk.page(rows), filter.with_response))
+    Ok(answer_page(&walk.listed(rows), filter.with_response))
 }
 
 pub(super) async fn read(tenant: Tenant, State(state): State<Shared>) -> Result<Response> {

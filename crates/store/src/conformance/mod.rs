@@ -18,6 +18,7 @@ mod endpoints;
 mod event_types;
 mod expunge;
 mod idempotency;
+mod lists;
 mod messages;
 mod model;
 mod outbox;
@@ -48,6 +49,9 @@ pub trait Harness: Sized + Send + Sync + 'static {
     fn store(&self) -> Arc<dyn Store>;
     /// Closes the store and opens another one on the same database.
     async fn reopen(&mut self);
+    /// Closes the store, makes the database look as if the oldest version that can still be migrated had written it, and
+    /// opens another store on it. An engine with one version has nothing to do.
+    async fn age(&mut self) {}
 }
 
 /// Makes a test of every case, for the engine behind a [`Harness`](crate::conformance::Harness). The crate that calls it
@@ -61,6 +65,11 @@ macro_rules! conformance_suite {
         #[test]
         fn the_work_table_behaves_like_its_model() {
             $crate::conformance::the_work_table_behaves_like_its_model::<HarnessUnderTest>();
+        }
+
+        #[test]
+        fn filtered_lists_show_what_the_filter_lets_through() {
+            $crate::conformance::filtered_lists_show_what_the_filter_lets_through::<HarnessUnderTest>();
         }
     };
 }
@@ -102,6 +111,11 @@ pub fn the_work_table_behaves_like_its_model<H: Harness>() {
     model::compare::<H>();
 }
 
+/// Compares filtered lists with a model of them, over random histories; shows the shortest history that differs.
+pub fn filtered_lists_show_what_the_filter_lets_through<H: Harness>() {
+    lists::compare::<H>();
+}
+
 /// All cases by area: the one list. Calls the macro in braces with what follows, in brackets, and the list.
 #[doc(hidden)]
 #[macro_export]
@@ -112,6 +126,7 @@ macro_rules! conformance_cases {
             applications {
                 an_application_reads_back_as_it_was_written,
                 an_application_is_found_by_its_uid,
+                a_list_may_leave_out_applications_that_nobody_listens_to,
                 a_taken_uid_is_a_conflict_on_every_way_to_write_it,
                 environments_do_not_see_each_other,
                 a_patch_changes_only_what_it_names,
