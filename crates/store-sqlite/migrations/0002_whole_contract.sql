@@ -50,6 +50,70 @@ CREATE TABLE token_expiry (
     PRIMARY KEY (application_no, session, issued_before)
 ) STRICT, WITHOUT ROWID;
 
+-- Operational webhooks --------------------------------------------------------------------------------------------------
+
+-- Notices to operators: written with what they report, sent afterwards as messages of the management environment.
+CREATE TABLE outbox (
+    no         INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- The uid of the application that is told, which is the id of the environment that it is told of.
+    recipient  TEXT NOT NULL,
+    event_type TEXT NOT NULL,
+    payload    BLOB NOT NULL
+) STRICT;
+
+INSERT OR IGNORE INTO environment (id) VALUES ('org_00000000000SvixManagement00');
+INSERT OR IGNORE INTO event_type (environment_no, name, description, archived, deprecated, schemas, created_at, updated_at)
+SELECT environment.no, seed.column1, seed.column2, 0, 0, seed.column3, 1767225600000000, 1767225600000000
+FROM environment, (VALUES
+    ('endpoint.created', 'An endpoint was created.',
+     '{"1":{"$schema":"http://json-schema.org/draft-07/schema#","title":"endpoint.created","description":"An endpoint was created.","type":"object","properties":{"type":{"type":"string","const":"endpoint.created"},"data":{"type":"object","properties":{"appId":{"type":"string","description":"The application''s id."},"appUid":{"type":["string","null"],"description":"The application''s uid."},"endpointId":{"type":"string","description":"The endpoint''s id."},"endpointUid":{"type":["string","null"],"description":"The endpoint''s uid."}},"required":["appId","endpointId"]}},"required":["type","data"],"examples":[{"type":"endpoint.created","data":{"appId":"app_1srOrx2ZWZBpBUvZwXKQmoEYga2","appUid":"customer-1","endpointId":"ep_1srOrx2ZWZBpBUvZwXKQmoEYga2","endpointUid":"main"}}]}}'),
+    ('endpoint.updated', 'An endpoint was changed, or its secret was rotated.',
+     '{"1":{"$schema":"http://json-schema.org/draft-07/schema#","title":"endpoint.updated","description":"An endpoint was changed, or its secret was rotated.","type":"object","properties":{"type":{"type":"string","const":"endpoint.updated"},"data":{"type":"object","properties":{"appId":{"type":"string","description":"The application''s id."},"appUid":{"type":["string","null"],"description":"The application''s uid."},"endpointId":{"type":"string","description":"The endpoint''s id."},"endpointUid":{"type":["string","null"],"description":"The endpoint''s uid."}},"required":["appId","endpointId"]}},"required":["type","data"],"examples":[{"type":"endpoint.updated","data":{"appId":"app_1srOrx2ZWZBpBUvZwXKQmoEYga2","appUid":"customer-1","endpointId":"ep_1srOrx2ZWZBpBUvZwXKQmoEYga2","endpointUid":"main"}}]}}'),
+    ('endpoint.deleted', 'An endpoint was deleted.',
+     '{"1":{"$schema":"http://json-schema.org/draft-07/schema#","title":"endpoint.deleted","description":"An endpoint was deleted.","type":"object","properties":{"type":{"type":"string","const":"endpoint.deleted"},"data":{"type":"object","properties":{"appId":{"type":"string","description":"The application''s id."},"appUid":{"type":["string","null"],"description":"The application''s uid."},"endpointId":{"type":"string","description":"The endpoint''s id."},"endpointUid":{"type":["string","null"],"description":"The endpoint''s uid."}},"required":["appId","endpointId"]}},"required":["type","data"],"examples":[{"type":"endpoint.deleted","data":{"appId":"app_1srOrx2ZWZBpBUvZwXKQmoEYga2","appUid":"customer-1","endpointId":"ep_1srOrx2ZWZBpBUvZwXKQmoEYga2","endpointUid":"main"}}]}}'),
+    ('endpoint.disabled', 'An endpoint was disabled, because deliveries to it kept failing or it answered 410 Gone.',
+     '{"1":{"$schema":"http://json-schema.org/draft-07/schema#","title":"endpoint.disabled","description":"An endpoint was disabled, because deliveries to it kept failing or it answered 410 Gone.","type":"object","properties":{"type":{"type":"string","const":"endpoint.disabled"},"data":{"type":"object","properties":{"appId":{"type":"string","description":"The application''s id."},"appUid":{"type":["string","null"],"description":"The application''s uid."},"endpointId":{"type":"string","description":"The endpoint''s id."},"endpointUid":{"type":["string","null"],"description":"The endpoint''s uid."},"failSince":{"type":"string","format":"date-time","description":"Since when deliveries to it had been failing."}},"required":["appId","endpointId","failSince"]}},"required":["type","data"],"examples":[{"type":"endpoint.disabled","data":{"appId":"app_1srOrx2ZWZBpBUvZwXKQmoEYga2","appUid":"customer-1","endpointId":"ep_1srOrx2ZWZBpBUvZwXKQmoEYga2","endpointUid":"main","failSince":"2026-01-02T03:04:05Z"}}]}}'),
+    ('message.attempt.failing', 'The fourth attempt to deliver a message failed. It is tried again.',
+     '{"1":{"$schema":"http://json-schema.org/draft-07/schema#","title":"message.attempt.failing","description":"The fourth attempt to deliver a message failed. It is tried again.","type":"object","properties":{"type":{"type":"string","const":"message.attempt.failing"},"data":{"type":"object","properties":{"appId":{"type":"string","description":"The application''s id."},"appUid":{"type":["string","null"],"description":"The application''s uid."},"msgId":{"type":"string","description":"The message''s id."},"msgEventId":{"type":["string","null"],"description":"The message''s event id."},"endpointId":{"type":"string","description":"The endpoint''s id."},"lastAttempt":{"type":"object","properties":{"id":{"type":"string","description":"The attempt''s id."},"responseStatusCode":{"type":"integer","description":"The status of the answer; 0 if there was none."},"timestamp":{"type":"string","format":"date-time","description":"When the attempt started."}},"required":["id","responseStatusCode","timestamp"]}},"required":["appId","msgId","endpointId","lastAttempt"]}},"required":["type","data"],"examples":[{"type":"message.attempt.failing","data":{"appId":"app_1srOrx2ZWZBpBUvZwXKQmoEYga2","appUid":"customer-1","msgId":"msg_1srOrx2ZWZBpBUvZwXKQmoEYga2","msgEventId":"order-4711","endpointId":"ep_1srOrx2ZWZBpBUvZwXKQmoEYga2","lastAttempt":{"id":"atmpt_1srOrx2ZWZBpBUvZwXKQmoEYga2","responseStatusCode":500,"timestamp":"2026-01-02T03:04:05Z"}}}]}}'),
+    ('message.attempt.exhausted', 'The last attempt to deliver a message failed. It is not tried again.',
+     '{"1":{"$schema":"http://json-schema.org/draft-07/schema#","title":"message.attempt.exhausted","description":"The last attempt to deliver a message failed. It is not tried again.","type":"object","properties":{"type":{"type":"string","const":"message.attempt.exhausted"},"data":{"type":"object","properties":{"appId":{"type":"string","description":"The application''s id."},"appUid":{"type":["string","null"],"description":"The application''s uid."},"msgId":{"type":"string","description":"The message''s id."},"msgEventId":{"type":["string","null"],"description":"The message''s event id."},"endpointId":{"type":"string","description":"The endpoint''s id."},"lastAttempt":{"type":"object","properties":{"id":{"type":"string","description":"The attempt''s id."},"responseStatusCode":{"type":"integer","description":"The status of the answer; 0 if there was none."},"timestamp":{"type":"string","format":"date-time","description":"When the attempt started."}},"required":["id","responseStatusCode","timestamp"]}},"required":["appId","msgId","endpointId","lastAttempt"]}},"required":["type","data"],"examples":[{"type":"message.attempt.exhausted","data":{"appId":"app_1srOrx2ZWZBpBUvZwXKQmoEYga2","appUid":"customer-1","msgId":"msg_1srOrx2ZWZBpBUvZwXKQmoEYga2","msgEventId":"order-4711","endpointId":"ep_1srOrx2ZWZBpBUvZwXKQmoEYga2","lastAttempt":{"id":"atmpt_1srOrx2ZWZBpBUvZwXKQmoEYga2","responseStatusCode":500,"timestamp":"2026-01-02T03:04:05Z"}}}]}}'),
+    ('message.attempt.recovered', 'A message was delivered after four or more attempts had failed.',
+     '{"1":{"$schema":"http://json-schema.org/draft-07/schema#","title":"message.attempt.recovered","description":"A message was delivered after four or more attempts had failed.","type":"object","properties":{"type":{"type":"string","const":"message.attempt.recovered"},"data":{"type":"object","properties":{"appId":{"type":"string","description":"The application''s id."},"appUid":{"type":["string","null"],"description":"The application''s uid."},"msgId":{"type":"string","description":"The message''s id."},"msgEventId":{"type":["string","null"],"description":"The message''s event id."},"endpointId":{"type":"string","description":"The endpoint''s id."},"lastAttempt":{"type":"object","properties":{"id":{"type":"string","description":"The attempt''s id."},"responseStatusCode":{"type":"integer","description":"The status of the answer; 0 if there was none."},"timestamp":{"type":"string","format":"date-time","description":"When the attempt started."}},"required":["id","responseStatusCode","timestamp"]}},"required":["appId","msgId","endpointId","lastAttempt"]}},"required":["type","data"],"examples":[{"type":"message.attempt.recovered","data":{"appId":"app_1srOrx2ZWZBpBUvZwXKQmoEYga2","appUid":"customer-1","msgId":"msg_1srOrx2ZWZBpBUvZwXKQmoEYga2","msgEventId":"order-4711","endpointId":"ep_1srOrx2ZWZBpBUvZwXKQmoEYga2","lastAttempt":{"id":"atmpt_1srOrx2ZWZBpBUvZwXKQmoEYga2","responseStatusCode":200,"timestamp":"2026-01-02T03:04:05Z"}}}]}}')
+) AS seed
+WHERE environment.id = 'org_00000000000SvixManagement00';
+-- Postings of lists -----------------------------------------------------------------------------------------------------
+
+-- Where in a log something is to be found, so that a filtered list skips what its filter does not let through. The
+-- messages of an application, and the attempts to an endpoint, are divided into blocks of consecutive ids. A row says:
+-- the block that begins at `start` has something that meets this term (src/terms.rs says which terms there are; term 0 is
+-- the block itself). Rows with ids below an owner's first block have no postings, and are walked one by one.
+--
+-- Messages that failed, or wait, at an endpoint have postings of their own, which come and go: `start` is their id.
+CREATE TABLE message_posting (
+    application_no INTEGER NOT NULL,
+    term           INTEGER NOT NULL,
+    start          BLOB NOT NULL,
+    PRIMARY KEY (application_no, term, start)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE attempt_posting (
+    endpoint_no INTEGER NOT NULL,
+    term        INTEGER NOT NULL,
+    start       BLOB NOT NULL,
+    PRIMARY KEY (endpoint_no, term, start)
+) STRICT, WITHOUT ROWID;
+
+-- How many attempts with ids in [start, until) ended how. The stretches of an endpoint follow each other without a gap;
+-- what lies before the first and after the last one is counted when somebody asks.
+CREATE TABLE attempt_tally (
+    endpoint_no INTEGER NOT NULL,
+    start       BLOB NOT NULL,
+    until       BLOB NOT NULL,
+    succeeded   INTEGER NOT NULL,
+    failed      INTEGER NOT NULL,
+    PRIMARY KEY (endpoint_no, start)
+) STRICT, WITHOUT ROWID;
+
 -- Streams ---------------------------------------------------------------------------------------------------------------
 
 -- How far named readers have come with the messages that an endpoint's filters let through.

@@ -17,6 +17,8 @@ use postrider_store::{
 use rusqlite::{Connection, OptionalExtension as _, Statement, params};
 
 use crate::decode::SqlError;
+use crate::indexer::Indexer;
+use crate::outbox;
 use crate::rows::{MESSAGE_COLUMNS, decode_message};
 use crate::writer::{News, Tx};
 
@@ -47,6 +49,7 @@ pub(crate) struct Hot<'c> {
     insert_url: Statement<'c>,
     reserve: Statement<'c>,
     change: Changes<'c>,
+    indexer: Indexer<'c>,
     versions: HashMap<ApplicationKey, Option<i64>>,
     urls: HashMap<EndpointKey, (Arc<str>, i64)>,
     next_message: i64,
@@ -105,6 +108,7 @@ impl<'c> Hot<'c> {
             insert_url: prepare("INSERT INTO endpoint_url (endpoint_no, url) VALUES (?, ?)")?,
             reserve: prepare("UPDATE sequence SET next = ? WHERE name = 'message'")?,
             change: Changes::prepare(connection)?,
+            indexer: Indexer::prepare(connection)?,
             versions: HashMap::new(),
             urls: HashMap::new(),
             next_message: next,
@@ -121,10 +125,13 @@ impl<'c> Hot<'c> {
     pub(crate) fn rolled_back(&mut self) {
         self.reserved = self.next_message;
         self.urls.clear();
+        self.indexer.forget();
     }
 
     pub(crate) fn accept(&mut self, batch: &[NewMessage]) -> Result<Vec<Result<Accepted, AcceptError>>, SqlError> {
-        batch.iter().map(|new| self.accept_one(new)).collect()
+        let results = batch.iter().map(|new| self.accept_one(new)).collect::<Result<_, _>>()?;
+        self.indexer.place_accepted()?;
+        Ok(results)
     }
 
     /// Checks come before the first write, so a refusal leaves nothing behind. `Err` is a failure of the whole batch.
@@ -152,7 +159,9 @@ impl<'c> Hot<'c> {
             }
             self.replace_key.execute(params![key.0, created_at, number])?;
         }
+        self.indexer.accepting(application)?;
         self.insert_message(number, application, &new.message)?;
+        self.indexer.accepted(application, &new.message);
         match new.message.deliver_at {
             None => {
                 for endpoint in &new.endpoints {
@@ -238,6 +247,7 @@ impl<'c> Hot<'c> {
         for settlement in batch {
             self.settle_one(settlement, tx)?;
         }
+        self.indexer.place_attempted()?;
         Ok(())
     }
 
@@ -259,10 +269,13 @@ impl<'c> Hot<'c> {
         if settlement.trigger == postrider_domain::attempt::Trigger::Manual && settlement.next == Next::Succeeded {
             self.end_series(*endpoint, delivery.message)?;
         }
-        match settlement.change {
-            Some(change) => self.change_endpoint(*endpoint, change, tx),
-            None => Ok(()),
+        if let Some(change) = settlement.change {
+            self.change_endpoint(settlement, change, tx)?;
         }
+        if let (Some(kind), Some(attempt)) = (settlement.notice, &settlement.attempt) {
+            outbox::report_attempt(tx, *endpoint, delivery.message, attempt, kind)?;
+        }
+        Ok(())
     }
 
     /// Makes the delivery wait until `at`, unless its endpoint was deleted meanwhile; returns until when it waits.
@@ -278,7 +291,8 @@ impl<'c> Hot<'c> {
 
     fn log(&mut self, settlement: &Settlement, attempt: &AttemptRecord, next_at: Option<i64>) -> Result<(), SqlError> {
         let url = self.url_number(settlement.endpoint, &attempt.url)?;
-        self.insert_attempt.execute(params![
+        self.indexer.attempting(settlement.endpoint)?;
+        let is_new = self.insert_attempt.execute(params![
             settlement.endpoint.0,
             attempt.id.ksuid().as_bytes(),
             settlement.delivery.message.0,
@@ -291,8 +305,8 @@ impl<'c> Hot<'c> {
             attempt.status_code,
             next_at,
             attempt.response.as_ref(),
-        ])?;
-        Ok(())
+        ])? == 1;
+        if is_new { self.indexer.attempted(settlement, attempt, next_at) } else { Ok(()) }
     }
 
     fn url_number(&mut self, endpoint: EndpointKey, url: &Arc<str>) -> Result<i64, SqlError> {
@@ -322,18 +336,28 @@ impl<'c> Hot<'c> {
         Ok(())
     }
 
-    fn change_endpoint(&mut self, endpoint: EndpointKey, change: EndpointChange, tx: &Tx<'_>) -> Result<(), SqlError> {
+    fn change_endpoint(
+        &mut self,
+        settlement: &Settlement,
+        change: EndpointChange,
+        tx: &Tx<'_>,
+    ) -> Result<(), SqlError> {
+        let Settlement { endpoint, attempt, .. } = settlement;
         let no = endpoint.0;
         match change {
             EndpointChange::Recovered => self.change.recovered.execute([no])?,
             EndpointChange::FailingSince(at) => self.change.failing_since.execute(params![no, at.as_micros()])?,
             EndpointChange::Disable(_) => {
-                self.change.disable.execute([no])?;
+                // Requests under way together may each have this to say; it is done, and reported, once.
+                if self.change.disable.execute([no])? == 1 {
+                    let now = attempt.as_ref().map_or(settlement.delivery.due_at, |attempt| attempt.started_at);
+                    outbox::report_disabled(tx, *endpoint, now)?;
+                }
                 self.versions.clear();
                 self.change.bump_version.execute([no])?
             }
         };
-        tx.tell(News::EndpointChanged(endpoint));
+        tx.tell(News::EndpointChanged(*endpoint));
         Ok(())
     }
 }
@@ -355,7 +379,7 @@ impl<'c> Changes<'c> {
             // The first failure counts: requests under way together each report one of their own.
             failing_since: connection
                 .prepare("UPDATE endpoint SET failing_since = coalesce(failing_since, ?2) WHERE no = ?1")?,
-            disable: connection.prepare("UPDATE endpoint SET disabled = 1 WHERE no = ?")?,
+            disable: connection.prepare("UPDATE endpoint SET disabled = 1 WHERE no = ? AND NOT disabled")?,
             bump_version: connection.prepare(
                 "UPDATE application SET version = version + 1
                  WHERE no = (SELECT application_no FROM endpoint WHERE no = ?)",

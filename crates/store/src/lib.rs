@@ -21,6 +21,7 @@
 
 mod api_keys;
 mod applications;
+mod attempted;
 mod attempts;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -30,6 +31,7 @@ mod event_types;
 mod idempotency;
 mod messages;
 mod observer;
+mod outbox;
 mod scan;
 mod streams;
 mod tokens;
@@ -38,7 +40,8 @@ mod work;
 use async_trait::async_trait;
 
 pub use api_keys::{ApiKey, ApiKeys, KeyHash};
-pub use applications::{ApplicationKey, Applications, Upserted};
+pub use applications::{ApplicationFilter, ApplicationKey, Applications, Upserted};
+pub use attempted::{Attempted, AttemptedFilter, AttemptedMessage, Destination, Standing};
 pub use attempts::{AttemptFilter, AttemptStats, Attempts};
 pub use endpoints::{EndpointKey, Endpoints, NewEndpoint, RotateError};
 pub use error::{StoreError, WriteError};
@@ -46,12 +49,13 @@ pub use event_types::{EventTypeFilter, EventTypes};
 pub use idempotency::{IdempotencyKey, Once, StoredAnswer, Written};
 pub use messages::{MessageFilter, MessageKey, Messages};
 pub use observer::{Dispatch, Fresh, Observer, Observers};
-pub use scan::{Direction, Scan};
+pub use outbox::{Notice, NoticeKey, Outbox};
+pub use scan::{Direction, Listed, PAGE_BYTES, Scan};
 pub use streams::{LATEST_COMMIT, StreamFilter, StreamPosition, StreamSlice, Streams};
 pub use tokens::{IssuedToken, TokenExpiry, Tokens};
 pub use work::{
-    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, ResendError, Routes, Settlement, Target, Wakes,
-    Work,
+    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, Origin, ResendError, Routes, Settlement,
+    Target, Wakes, Work,
 };
 
 /// A thing with the engine's handle for it.
@@ -66,7 +70,20 @@ pub struct Stored<K, T> {
 /// All areas together.
 #[async_trait]
 pub trait Store:
-    Applications + Endpoints + EventTypes + Messages + Attempts + Work + ApiKeys + Tokens + Streams + Send + Sync + 'static
+    Applications
+    + Endpoints
+    + EventTypes
+    + Messages
+    + Attempts
+    + Attempted
+    + Work
+    + ApiKeys
+    + Tokens
+    + Streams
+    + Outbox
+    + Send
+    + Sync
+    + 'static
 {
     /// Whether the store can read and write right now. Writes nothing that lasts.
     async fn ping(&self) -> Result<(), StoreError>;

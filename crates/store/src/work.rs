@@ -16,6 +16,7 @@ use postrider_domain::endpoint::{Endpoint, Headers, Health};
 use postrider_domain::ids::{ApplicationId, AttemptId};
 use postrider_domain::message::Message;
 use postrider_domain::names::IdOrUid;
+use postrider_domain::notice::NoticeKind;
 use postrider_domain::signature::SigningKeys;
 use postrider_domain::time::Timestamp;
 
@@ -136,6 +137,15 @@ pub struct AttemptRecord {
     pub duration_ms: u32,
 }
 
+/// Where a delivery comes from.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Whose message it is.
+    pub application: ApplicationKey,
+    /// The message.
+    pub message: Arc<Message>,
+}
+
 /// The result of an attempt, to store: the log entry and the delivery's next state, in one commit.
 #[derive(Debug, Clone)]
 pub struct Settlement {
@@ -154,6 +164,10 @@ pub struct Settlement {
     pub next: Next,
     /// What changes for the endpoint.
     pub change: Option<EndpointChange>,
+    /// What the operator is told of the attempt, in the same commit. (That the endpoint was disabled he is told anyway.)
+    pub notice: Option<NoticeKind>,
+    /// What was delivered, if whoever settles has it at hand: that saves the store a look-up. Its payload is not needed.
+    pub origin: Option<Origin>,
 }
 
 /// Endpoints that have deliveries due, taken from the index of wakes.

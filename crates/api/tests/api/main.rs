@@ -13,6 +13,7 @@ mod examples;
 mod expunge;
 mod idempotency;
 mod messages;
+mod openapi;
 mod operational;
 mod pages;
 mod poller;

@@ -283,6 +283,8 @@ impl World {
             }),
             next: if succeeded { Next::Succeeded } else { Next::Exhausted },
             change: None,
+            notice: None,
+            origin: None,
         };
         let _: ApplicationKey = app;
         self.store.settle(vec![settlement]).await.unwrap();

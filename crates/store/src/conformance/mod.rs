@@ -18,8 +18,10 @@ mod endpoints;
 mod event_types;
 mod expunge;
 mod idempotency;
+mod lists;
 mod messages;
 mod model;
+mod outbox;
 mod paging;
 mod recorder;
 mod replay;
@@ -46,6 +48,9 @@ pub trait Harness: Sized + Send + Sync + 'static {
     fn store(&self) -> Arc<dyn Store>;
     /// Closes the store and opens another one on the same database.
     async fn reopen(&mut self);
+    /// Closes the store, makes the database look as if the oldest version that can still be migrated had written it, and
+    /// opens another store on it. An engine with one version has nothing to do.
+    async fn age(&mut self) {}
 }
 
 /// Makes a test of every case, for the engine behind a [`Harness`](crate::conformance::Harness). The crate that calls it
@@ -59,6 +64,11 @@ macro_rules! conformance_suite {
         #[test]
         fn the_work_table_behaves_like_its_model() {
             $crate::conformance::the_work_table_behaves_like_its_model::<HarnessUnderTest>();
+        }
+
+        #[test]
+        fn filtered_lists_show_what_the_filter_lets_through() {
+            $crate::conformance::filtered_lists_show_what_the_filter_lets_through::<HarnessUnderTest>();
         }
     };
 }
@@ -100,6 +110,11 @@ pub fn the_work_table_behaves_like_its_model<H: Harness>() {
     model::compare::<H>();
 }
 
+/// Compares filtered lists with a model of them, over random histories; shows the shortest history that differs.
+pub fn filtered_lists_show_what_the_filter_lets_through<H: Harness>() {
+    lists::compare::<H>();
+}
+
 /// All cases by area: the one list. Calls the macro in braces with what follows, in brackets, and the list.
 #[doc(hidden)]
 #[macro_export]
@@ -110,6 +125,7 @@ macro_rules! conformance_cases {
             applications {
                 an_application_reads_back_as_it_was_written,
                 an_application_is_found_by_its_uid,
+                a_list_may_leave_out_applications_that_nobody_listens_to,
                 a_taken_uid_is_a_conflict_on_every_way_to_write_it,
                 environments_do_not_see_each_other,
                 a_patch_changes_only_what_it_names,
@@ -269,6 +285,16 @@ macro_rules! conformance_cases {
                 a_refused_write_leaves_no_key,
                 an_expired_key_is_carried_out_anew,
                 racing_writes_under_one_key_are_carried_out_once,
+            }
+            outbox {
+                nothing_is_reported_if_nobody_is_told,
+                changes_of_endpoints_are_reported_in_order,
+                what_did_not_happen_is_not_reported,
+                the_management_environment_does_not_report_itself,
+                an_attempt_is_reported_once,
+                a_disabled_endpoint_is_reported_once_with_the_time_of_its_first_failure,
+                notices_survive_a_restart_until_they_are_removed,
+                the_event_types_of_notices_are_there,
             }
             api_keys {
                 a_key_reads_back_and_is_listed_by_id,
