@@ -27,6 +27,7 @@
 //! [`Reader`]: crate::access::Reader
 
 mod applications;
+mod attempted;
 mod attempts;
 mod authentication;
 mod endpoint_headers;
@@ -38,6 +39,7 @@ mod health;
 mod messages;
 pub(crate) mod openapi;
 mod poller;
+mod unsupported;
 
 use crate::openapi::Routes;
 
@@ -51,6 +53,7 @@ pub(crate) fn all() -> Routes {
         .and(event_types::routes())
         .and(messages::routes())
         .and(attempts::routes())
+        .and(attempted::routes())
         .and(poller::routes())
         .and(examples::routes())
         .and(endpoints::operational_routes())
@@ -59,4 +62,5 @@ pub(crate) fn all() -> Routes {
         .and(authentication::routes())
         .and(health::routes())
         .and(openapi::routes())
+        .and(unsupported::routes())
 }
