@@ -14,6 +14,7 @@ mod cors;
 mod error;
 mod idempotency;
 mod json;
+mod lines;
 mod model;
 mod options;
 mod pagination;
@@ -23,7 +24,6 @@ mod quirks;
 mod router;
 mod routes;
 mod rules;
-mod schema;
 
 pub use auth::KeyUsage;
 pub use options::{AuthOptions, JwtSecret, SigningOptions};

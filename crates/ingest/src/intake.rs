@@ -1,4 +1,4 @@
-//! The one way in: finds the endpoints that want a message, and has it accepted.
+//! The one way in: judges a message by the rules of its environment, finds the endpoints that want it, and has it accepted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,28 +10,33 @@ use postrider_domain::entropy::Entropy;
 use postrider_domain::ids::{ApplicationId, MessageId};
 use postrider_domain::message::Message;
 use postrider_domain::names::IdOrUid;
-use postrider_store::{AcceptError, Accepted, Dispatch, NewMessage, Routes, Store, StoreError, Target, WriteError};
+use postrider_domain::time::Timestamp;
+use postrider_store::{
+    AcceptError, Accepted, Dispatch, IdempotencyKey, NewMessage, Routes, Store, StoreError, Target, WriteError,
+};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::batcher::{self, Batcher, Waiting};
-use crate::routes::RouteCache;
-use crate::submission::{NewApplication, Submission, SubmitError, Submitted};
+use crate::routes::{Name, RouteCache};
+use crate::rules::{RuleCache, Verdict};
+use crate::submission::{NewApplication, Submission, SubmitError, Submitted, Violation};
 use crate::sweeper;
 
 /// For how long an idempotency key is remembered (rest-contract §13).
 pub(crate) const KEY_LIFETIME: Duration = Duration::from_secs(12 * 3_600);
 
 /// How often routes are loaded anew for one message before it is given up: each time, somebody changed them in between.
-const MAX_RELOADS: usize = 10;
+pub(crate) const MAX_RELOADS: usize = 10;
 
 /// Takes messages in.
 pub struct Intake {
-    store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    routes: RouteCache,
-    batcher: Arc<Batcher>,
+    pub(crate) routes: RouteCache,
+    pub(crate) rules: RuleCache,
+    pub(crate) batcher: Arc<Batcher>,
     task: Mutex<Option<JoinHandle<()>>>,
     sweeper: AbortHandle,
 }
@@ -47,23 +52,48 @@ impl Intake {
         let batcher = Arc::new(Batcher::default());
         let task = tokio::spawn(batcher::run(Arc::clone(&batcher), Arc::clone(&store), dispatcher));
         let sweeper = tokio::spawn(sweeper::run(Arc::clone(&store), Arc::clone(&clock))).abort_handle();
-        Self { store, clock, entropy, routes: RouteCache::new(), batcher, task: Mutex::new(Some(task)), sweeper }
+        let (routes, rules) = (RouteCache::new(), RuleCache::new());
+        Self { store, clock, entropy, routes, rules, batcher, task: Mutex::new(Some(task)), sweeper }
     }
 
     /// Accepts a message. `Ok` means that it is on disk, with its deliveries and its key.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
         let name = (submission.environment.clone(), submission.application.clone());
-        let routes = match self.routes.get(self.store.as_ref(), &name).await? {
+        let mut routes = match self.routes.get(self.store.as_ref(), &name).await? {
             Some(routes) => routes,
             None => {
                 self.create_application(&submission).await?;
-                let routes = self.routes.reload(self.store.as_ref(), &name).await?;
-                routes.ok_or(SubmitError::ApplicationNotFound)?
+                self.reload(&name).await?
             }
         };
-        let now = self.clock.now();
+        let (message, key) = self.message(submission, self.clock.now());
+        for _ in 0..MAX_RELOADS {
+            let mut warnings = Vec::new();
+            if !routes.rules.are_none() {
+                match Box::pin(self.judge(&name, routes, &message)).await? {
+                    (checked, Verdict::Passes(violations)) => (routes, warnings) = (checked, violations),
+                    (checked, Verdict::Refused(violations)) => return self.refuse(&checked, key, violations).await,
+                }
+            }
+            match self.accept(&routes, &message, key).await? {
+                Ok(Accepted::New(_)) => return Ok(Submitted { message, replayed: false, warnings }),
+                Ok(Accepted::Replayed(message)) => return Ok(Submitted { message, replayed: true, warnings }),
+                Err(AcceptError::Conflict) => return Err(SubmitError::Conflict),
+                Err(AcceptError::Store(error)) => return Err(error.into()),
+                Err(AcceptError::Stale) => routes = self.reload(&name).await?,
+            }
+        }
+        Err(too_many_changes())
+    }
+
+    /// The message of a submission, and the key under which it is accepted once.
+    pub(crate) fn message(
+        &self,
+        submission: Submission,
+        now: Timestamp,
+    ) -> (Arc<Message>, Option<(IdempotencyKey, Timestamp)>) {
         let key = submission.idempotency.map(|key| (key, now.saturating_sub(KEY_LIFETIME)));
-        let message = Arc::new(Message {
+        let message = Message {
             id: MessageId::new(now, self.entropy.as_ref()),
             event_id: submission.event_id,
             event_type: submission.event_type,
@@ -71,22 +101,51 @@ impl Intake {
             payload: Some(submission.payload),
             retention_days: submission.retention_days,
             created_at: now,
-        });
-        let mut routes = routes;
+        };
+        (Arc::new(message), key)
+    }
+
+    /// The routes as they are now.
+    pub(crate) async fn reload(&self, name: &Name) -> Result<Arc<Routes>, SubmitError> {
+        self.routes.reload(self.store.as_ref(), name).await?.ok_or(SubmitError::ApplicationNotFound)
+    }
+
+    /// Judges a message by the rules of its environment, and gives the routes by which it was judged. A refusal is one by
+    /// the rules as they are now.
+    async fn judge(
+        &self,
+        name: &Name,
+        mut routes: Arc<Routes>,
+        message: &Message,
+    ) -> Result<(Arc<Routes>, Verdict), SubmitError> {
         for _ in 0..MAX_RELOADS {
-            match self.accept(&routes, &message, key).await? {
-                Ok(Accepted::New(_)) => return Ok(Submitted { message, replayed: false }),
-                Ok(Accepted::Replayed(message)) => return Ok(Submitted { message, replayed: true }),
-                Err(AcceptError::Conflict) => return Err(SubmitError::Conflict),
-                Err(AcceptError::Store(error)) => return Err(error.into()),
-                Err(AcceptError::Stale) => {
-                    let reloaded = self.routes.reload(self.store.as_ref(), &name).await?;
-                    routes = reloaded.ok_or(SubmitError::ApplicationNotFound)?;
-                }
+            let verdict = self.rules.judge(self.store.as_ref(), &name.0, &routes, message).await?;
+            if let Verdict::Passes(_) = verdict {
+                return Ok((routes, verdict));
             }
+            let newest = self.reload(name).await?;
+            if newest.version == routes.version {
+                return Ok((routes, verdict));
+            }
+            routes = newest;
         }
-        let problem = "the application's endpoints changed again and again while the message was stored";
-        Err(StoreError::Unavailable(problem.to_owned()).into())
+        Err(too_many_changes())
+    }
+
+    /// Refuses a message, unless it was accepted before under its key: then the rules have changed since, and whoever
+    /// asks again is told what he would have been told.
+    pub(crate) async fn refuse(
+        &self,
+        routes: &Routes,
+        key: Option<(IdempotencyKey, Timestamp)>,
+        violations: Vec<Violation>,
+    ) -> Result<Submitted, SubmitError> {
+        if let Some((key, not_before)) = key
+            && let Some(message) = self.store.accepted_under(routes.application, key, not_before).await?
+        {
+            return Ok(Submitted { message: Arc::new(message), replayed: true, warnings: Vec::new() });
+        }
+        Err(SubmitError::Refused(violations))
     }
 
     /// Queues the message with the endpoints that want it, and waits for its commit.
@@ -94,23 +153,16 @@ impl Intake {
         &self,
         routes: &Routes,
         message: &Arc<Message>,
-        idempotency: Option<(postrider_store::IdempotencyKey, postrider_domain::time::Timestamp)>,
+        idempotency: Option<(IdempotencyKey, Timestamp)>,
     ) -> Result<Result<Accepted, AcceptError>, SubmitError> {
-        let targets = matching(routes, message);
-        let new = NewMessage {
-            application: routes.application,
-            version: routes.version,
-            message: Arc::clone(message),
-            endpoints: targets.iter().map(|target| target.key).collect(),
-            idempotency,
-        };
+        let (new, targets) = draft(routes, message, idempotency);
         let (reply, answer) = oneshot::channel();
-        self.batcher.push(Waiting { new, targets, reply }).map_err(|_| SubmitError::Overloaded)?;
+        self.batcher.push(Waiting::One { new, targets, reply }).map_err(|_| SubmitError::Overloaded)?;
         answer.await.map_err(|_| SubmitError::Unavailable(StoreError::Closed))
     }
 
     /// Makes the application that a message brought along (rest-contract §8.2).
-    async fn create_application(&self, submission: &Submission) -> Result<(), SubmitError> {
+    pub(crate) async fn create_application(&self, submission: &Submission) -> Result<(), SubmitError> {
         let Some(new) = submission.create_application.clone() else { return Err(SubmitError::ApplicationNotFound) };
         let NewApplication { uid, name, throttle_rate, metadata } = new;
         let uid = uid.ok_or(SubmitError::ApplicationUidMissing)?;
@@ -142,8 +194,25 @@ impl Intake {
     }
 }
 
-/// The endpoints that want a message.
-fn matching(routes: &Routes, message: &Message) -> Vec<Arc<Target>> {
+/// A message with its fan-out, ready to be accepted, and the endpoints that it goes to.
+pub(crate) fn draft(
+    routes: &Routes,
+    message: &Arc<Message>,
+    idempotency: Option<(IdempotencyKey, Timestamp)>,
+) -> (NewMessage, Vec<Arc<Target>>) {
     let wants = |target: &&Arc<Target>| target.endpoint.wants(&message.event_type, message.channels.as_deref());
-    routes.targets.iter().filter(wants).cloned().collect()
+    let targets: Vec<_> = routes.targets.iter().filter(wants).cloned().collect();
+    let new = NewMessage {
+        application: routes.application,
+        version: routes.version,
+        message: Arc::clone(message),
+        endpoints: targets.iter().map(|target| target.key).collect(),
+        idempotency,
+    };
+    (new, targets)
+}
+
+pub(crate) fn too_many_changes() -> SubmitError {
+    let problem = "the application's endpoints or rules changed again and again while the message was stored";
+    SubmitError::Unavailable(StoreError::Unavailable(problem.to_owned()))
 }

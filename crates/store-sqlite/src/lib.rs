@@ -14,6 +14,7 @@ mod attempts;
 mod checkpoint;
 mod decode;
 mod endpoints;
+mod environments;
 mod event_types;
 mod hot;
 mod idempotency;

@@ -25,6 +25,7 @@ mod attempts;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod endpoints;
+mod environments;
 mod error;
 mod event_types;
 mod idempotency;
@@ -40,6 +41,7 @@ pub use api_keys::{ApiKey, ApiKeys, KeyHash};
 pub use applications::{ApplicationKey, Applications, Upserted};
 pub use attempts::{AttemptFilter, AttemptStats, Attempts};
 pub use endpoints::{EndpointKey, Endpoints, NewEndpoint, RotateError};
+pub use environments::{Environments, Import, ImportedEventType};
 pub use error::{StoreError, WriteError};
 pub use event_types::{EventTypeFilter, EventTypes};
 pub use idempotency::{IdempotencyKey, Once, StoredAnswer, Written};
@@ -64,7 +66,18 @@ pub struct Stored<K, T> {
 /// All areas together.
 #[async_trait]
 pub trait Store:
-    Applications + Endpoints + EventTypes + Messages + Attempts + Work + ApiKeys + Tokens + Send + Sync + 'static
+    Applications
+    + Endpoints
+    + EventTypes
+    + Environments
+    + Messages
+    + Attempts
+    + Work
+    + ApiKeys
+    + Tokens
+    + Send
+    + Sync
+    + 'static
 {
     /// Whether the store can read and write right now. Writes nothing that lasts.
     async fn ping(&self) -> Result<(), StoreError>;

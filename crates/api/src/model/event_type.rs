@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::json::{nullable, present};
 use crate::rules::Problems;
-use crate::schema;
 
 /// What creates or replaces an event type. `N` is its name.
 #[derive(Deserialize)]
@@ -139,8 +138,7 @@ impl EventTypePatchIn {
 fn check_schemas(problems: &mut Problems, schemas: &Schemas) {
     problems.within("schemas", |problems| {
         for (version, text) in schemas {
-            let schema = serde_json::from_str(text.get()).map_err(|error| error.to_string());
-            problems.check(version.clone(), schema.and_then(|schema| schema::check(&schema)));
+            problems.check(version.clone(), postrider_ingest::check_schema(text.get()));
         }
     });
 }

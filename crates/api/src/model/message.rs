@@ -15,7 +15,7 @@ use postrider_store::IdempotencyKey;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::error::Result;
+use crate::error::{Problem, Result};
 use crate::json;
 use crate::model::application::ApplicationIn;
 use crate::rules::Problems;
@@ -48,7 +48,7 @@ impl AsRef<str> for Text<'_> {
 /// What creates a message.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct MessageIn<'a> {
+pub(crate) struct MessageIn<'a> {
     #[serde(borrow)]
     event_type: Text<'a>,
     #[serde(borrow, alias = "data")]
@@ -87,42 +87,61 @@ pub(crate) fn read(
     idempotency: Option<IdempotencyKey>,
 ) -> Result<Read> {
     let message: MessageIn<'_> = json::decode(json::text(body)?)?;
-    let mut problems = Problems::of_body();
-    if !is_object(message.payload) {
-        problems.add("payload", "must be a JSON object");
+    let keep = |text: &str| body.slice_ref(text.as_bytes());
+    message.checked(environment, application, idempotency, keep)
+}
+
+impl MessageIn<'_> {
+    /// The payload as it was written.
+    pub(crate) fn payload(&self) -> &str {
+        self.payload.get()
     }
-    let event_type = problems.check("eventType", EventTypeName::parse(&message.event_type.0));
-    let event_id = message.event_id.and_then(|id| problems.check("eventId", Uid::parse::<MessageId>(&id.0)));
-    let channels = message.channels.map(|names| {
-        let channels = problems.list("channels", &names, 1..=MAX_CHANNELS, Channel::parse);
-        problems.distinct("channels", &channels);
-        channels
-    });
-    let retention_days = message.payload_retention_period.unwrap_or(MAX_RETENTION_DAYS);
-    if !(MIN_RETENTION_DAYS..=MAX_RETENTION_DAYS).contains(&retention_days) {
-        problems.add("payloadRetentionPeriod", format!("must be {MIN_RETENTION_DAYS} to {MAX_RETENTION_DAYS}"));
+
+    /// Checks a message. `keep` makes a payload of its own from a part of what was read.
+    pub(crate) fn checked(
+        self,
+        environment: EnvironmentId,
+        application: IdOrUid<ApplicationId>,
+        idempotency: Option<IdempotencyKey>,
+        keep: impl Fn(&str) -> Bytes,
+    ) -> Result<Read> {
+        let mut problems = Problems::of_body();
+        if !is_object(self.payload) {
+            problems.add("payload", "must be a JSON object");
+        }
+        let event_type = problems.check("eventType", EventTypeName::parse(&self.event_type.0));
+        let event_id = self.event_id.and_then(|id| problems.check("eventId", Uid::parse::<MessageId>(&id.0)));
+        let channels = self.channels.map(|names| {
+            let channels = problems.list("channels", &names, 1..=MAX_CHANNELS, Channel::parse);
+            problems.distinct("channels", &channels);
+            channels
+        });
+        let retention_days = self.payload_retention_period.unwrap_or(MAX_RETENTION_DAYS);
+        if !(MIN_RETENTION_DAYS..=MAX_RETENTION_DAYS).contains(&retention_days) {
+            problems.add("payloadRetentionPeriod", format!("must be {MIN_RETENTION_DAYS} to {MAX_RETENTION_DAYS}"));
+        }
+        let create_application =
+            self.application.map(|application| problems.within("application", |problems| application.check(problems)));
+        let raw = self.transformations_params.and_then(|params| params.raw_payload);
+        let is_object = raw.is_none();
+        let payload = match raw {
+            Some(Text(Cow::Borrowed(raw))) => keep(raw),
+            Some(Text(Cow::Owned(raw))) => raw.into(),
+            None => keep(self.payload.get()),
+        };
+        let submission = event_type.map(|event_type| Submission {
+            environment,
+            application,
+            event_type,
+            event_id,
+            channels,
+            payload,
+            retention_days,
+            create_application,
+            idempotency,
+        });
+        problems.finish(submission.map(|submission| Read { submission, is_object }))
     }
-    let create_application =
-        message.application.map(|application| problems.within("application", |problems| application.check(problems)));
-    let raw = message.transformations_params.and_then(|params| params.raw_payload);
-    let is_object = raw.is_none();
-    let payload = match raw {
-        Some(Text(Cow::Borrowed(raw))) => body.slice_ref(raw.as_bytes()),
-        Some(Text(Cow::Owned(raw))) => raw.into(),
-        None => body.slice_ref(message.payload.get().as_bytes()),
-    };
-    let submission = event_type.map(|event_type| Submission {
-        environment,
-        application,
-        event_type,
-        event_id,
-        channels,
-        payload,
-        retention_days,
-        create_application,
-        idempotency,
-    });
-    problems.finish(submission.map(|submission| Read { submission, is_object }))
 }
 
 fn is_object(json: &RawValue) -> bool {
@@ -139,6 +158,8 @@ pub(crate) struct MessageOut<'a> {
     id: MessageId,
     payload: &'a RawValue,
     timestamp: Timestamp,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<Problem>,
 }
 
 impl<'a> MessageOut<'a> {
@@ -151,7 +172,13 @@ impl<'a> MessageOut<'a> {
             id: message.id,
             payload: if with_content { shown_payload(message) } else { constant(LEFT_OUT) },
             timestamp: message.created_at,
+            warnings: Vec::new(),
         }
+    }
+
+    /// Tells what is wrong with a message that was accepted all the same.
+    pub(crate) fn with_warnings(self, warnings: Vec<Problem>) -> Self {
+        Self { warnings, ..self }
     }
 }
 

@@ -3,7 +3,10 @@
 
 pub(crate) mod application;
 pub(crate) mod attempt;
+pub(crate) mod batch;
+pub(crate) mod catalogue;
 pub(crate) mod endpoint;
+pub(crate) mod environment;
 pub(crate) mod event_type;
 pub(crate) mod headers;
 pub(crate) mod message;

@@ -18,9 +18,12 @@
 
 mod applications;
 mod attempts;
+mod batch;
+mod catalogue;
 mod endpoint_headers;
 mod endpoint_secret;
 mod endpoints;
+mod environment;
 mod event_types;
 mod health;
 mod messages;
@@ -58,6 +61,7 @@ pub(crate) fn all() -> Router<Shared> {
         )
         .route(&at("/app/{app_id}/endpoint/{endpoint_id}/stats"), get(endpoints::stats))
         .route(&at("/app/{app_id}/msg"), get(messages::list).post(messages::create))
+        .route(&at("/app/{app_id}/msg/batch"), post(batch::create))
         .route(&at("/app/{app_id}/msg/{msg_id}"), get(messages::read))
         // Two older forms of the lists below, which some clients still use.
         .route(&at("/app/{app_id}/msg/{msg_id}/attempt"), get(attempts::list_by_message))
@@ -74,6 +78,13 @@ pub(crate) fn all() -> Router<Shared> {
             &at("/event-type/{event_type_name}"),
             get(event_types::read).put(event_types::replace).patch(event_types::change).delete(event_types::delete),
         )
+        .route(
+            &at("/environment/settings"),
+            get(environment::read).put(environment::replace).patch(environment::change),
+        )
+        .route(&at("/environment/export"), post(environment::export))
+        .route(&at("/environment/import"), post(environment::import))
+        .route(&at("/catalogue/{environment_id}"), get(catalogue::read))
         .route(&at("/auth/logout"), post(logout))
         .route(&at("/health"), get(health::check))
         .route(&at("/health/ping"), get(health::ping))
