@@ -4,15 +4,20 @@
 //! operator, or a token of that very application; for any other it does not exist. What can be read by both shows an
 //! application's token only what its feature flags allow.
 
+use std::marker::PhantomData;
+
 use axum::extract::FromRequestParts;
+use http::Method;
 use http::request::Parts;
-use postrider_domain::application::{Application, EnvironmentId};
+use postrider_domain::application::{Application, EnvironmentId, Metadata};
 use postrider_domain::endpoint::Endpoint;
 use postrider_domain::ids::{ApplicationId, EndpointId, MessageId};
 use postrider_domain::message::Message;
+use postrider_domain::names::{IdOrUid, Uid};
+use postrider_ingest::NewApplication;
 use postrider_store::{ApplicationKey, EndpointKey, IdempotencyKey, MessageKey, Stored};
 
-use crate::auth::Principal;
+use crate::auth::{Caller, Capability, Principal};
 use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::params::Params;
@@ -38,8 +43,69 @@ impl FromRequestParts<Shared> for Operator {
     }
 }
 
+impl Operator {
+    /// The message that the path names, of the application that it names.
+    pub(crate) async fn message(&self, state: &Shared, params: &Params) -> Result<Stored<MessageKey, Message>> {
+        let application = self.application(state, params).await?;
+        let id = params.id_or_uid::<MessageId>("msg_id")?;
+        state.store.message(application.key, &id).await?.ok_or_else(ApiError::not_found)
+    }
+
+    /// The application that the path names.
+    pub(crate) async fn application(
+        &self,
+        state: &Shared,
+        params: &Params,
+    ) -> Result<Stored<ApplicationKey, Application>> {
+        let id = params.id_or_uid::<ApplicationId>("app_id")?;
+        state.store.application(&self.environment, &id).await?.ok_or_else(ApiError::not_found)
+    }
+}
+
+/// What a token of an application must allow for an operation. The operator may do everything.
+pub(crate) trait Need {
+    /// The capability that a request with this method needs.
+    fn needed(method: &Method) -> Capability;
+}
+
+/// Looking is for everybody, anything else for those who manage endpoints.
+pub(crate) enum ByMethod {}
+
+/// Reading a secret.
+pub(crate) enum ReadSecret {}
+
+/// Changing a secret.
+pub(crate) enum ManageSecret {}
+
+/// Having something delivered.
+pub(crate) enum CreateAttempts {}
+
+impl Need for ByMethod {
+    fn needed(method: &Method) -> Capability {
+        if method.is_safe() { Capability::ViewBase } else { Capability::ManageEndpoint }
+    }
+}
+
+impl Need for ReadSecret {
+    fn needed(_: &Method) -> Capability {
+        Capability::ViewEndpointSecret
+    }
+}
+
+impl Need for ManageSecret {
+    fn needed(_: &Method) -> Capability {
+        Capability::ManageEndpointSecret
+    }
+}
+
+impl Need for CreateAttempts {
+    fn needed(_: &Method) -> Capability {
+        Capability::CreateAttempts
+    }
+}
+
 /// Whoever may act for the application that the path names.
-pub(crate) struct Tenant {
+pub(crate) struct Tenant<N = ByMethod> {
     /// The application.
     pub(crate) application: Stored<ApplicationKey, Application>,
     /// The environment that it belongs to.
@@ -47,17 +113,26 @@ pub(crate) struct Tenant {
     /// The idempotency key of the request.
     pub(crate) once: Option<IdempotencyKey>,
     params: Params,
+    need: PhantomData<N>,
 }
 
-impl FromRequestParts<Shared> for Tenant {
+impl<N: Need> FromRequestParts<Shared> for Tenant<N> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self> {
         let caller = state.authenticator.caller(&parts.headers).await?;
         let params = Params::from_request_parts(parts, state).await?;
+        if !params.has("app_id") {
+            return Self::management(parts, state, &caller, params).await;
+        }
         let (environment, own) = match &caller.principal {
             Principal::Environment(environment) => (environment, None),
-            Principal::Application { environment, application, .. } => (environment, Some(*application)),
+            Principal::Application { environment, application, rights, .. } => {
+                if !rights.allow(N::needed(&parts.method)) {
+                    return Err(ApiError::insufficient_access());
+                }
+                (environment, Some(*application))
+            }
         };
         let id = params.id_or_uid::<ApplicationId>("app_id")?;
         let application = state.store.application(environment, &id).await?.ok_or_else(ApiError::not_found)?;
@@ -65,11 +140,31 @@ impl FromRequestParts<Shared> for Tenant {
             return Err(ApiError::not_found());
         }
         let once = idempotency::key(parts, &caller)?;
-        Ok(Self { application, environment: environment.clone(), once, params })
+        Ok(Self { application, environment: environment.clone(), once, params, need: PhantomData })
     }
 }
 
-impl Tenant {
+impl<N> Tenant<N> {
+    /// The operator as his own customer: paths without an application mean the one whose endpoints get the operational
+    /// webhooks of his environment. It exists as soon as somebody asks for it.
+    async fn management(parts: &Parts, state: &Shared, caller: &Caller, params: Params) -> Result<Self> {
+        let Principal::Environment(of) = &caller.principal else { return Err(ApiError::insufficient_access()) };
+        let environment = EnvironmentId::management();
+        let id = IdOrUid::Uid(of.as_str().into());
+        let application = match state.store.application(&environment, &id).await? {
+            Some(application) => application,
+            None => {
+                let uid = Uid::parse::<ApplicationId>(of.as_str()).map_err(|_| ApiError::not_found())?;
+                let name = format!("Operational webhooks of {of}");
+                let new = NewApplication { uid: Some(uid), name, throttle_rate: None, metadata: Metadata::new() };
+                state.intake.ensure_application(&environment, &id, Some(new)).await?;
+                state.store.application(&environment, &id).await?.ok_or_else(ApiError::not_found)?
+            }
+        };
+        let once = idempotency::key(parts, caller)?;
+        Ok(Self { application, environment, once, params, need: PhantomData })
+    }
+
     /// The other parameters of the path.
     pub(crate) fn params(&self) -> &Params {
         &self.params
@@ -94,6 +189,8 @@ pub(crate) struct Reader {
     pub(crate) environment: EnvironmentId,
     /// `Some`: sees only what has no flag or one of these.
     pub(crate) feature_flags: Option<Vec<String>>,
+    /// The application, if its token asks.
+    pub(crate) application: Option<ApplicationId>,
 }
 
 impl FromRequestParts<Shared> for Reader {
@@ -101,10 +198,14 @@ impl FromRequestParts<Shared> for Reader {
 
     async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self> {
         Ok(match &state.authenticator.caller(&parts.headers).await?.principal {
-            Principal::Environment(environment) => Self { environment: environment.clone(), feature_flags: None },
-            Principal::Application { environment, feature_flags, .. } => {
-                Self { environment: environment.clone(), feature_flags: Some(feature_flags.clone()) }
+            Principal::Environment(environment) => {
+                Self { environment: environment.clone(), feature_flags: None, application: None }
             }
+            Principal::Application { environment, application, feature_flags, .. } => Self {
+                environment: environment.clone(),
+                feature_flags: Some(feature_flags.clone()),
+                application: Some(*application),
+            },
         })
     }
 }

@@ -12,6 +12,11 @@ use crate::router::Shared;
 pub(crate) struct Params(RawPathParams);
 
 impl Params {
+    /// Whether the path has such a parameter.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(key, _)| key == name)
+    }
+
     /// The text of a parameter, percent-decoded.
     pub(crate) fn text(&self, name: &'static str) -> Result<&str> {
         self.0.iter().find(|(key, _)| *key == name).map(|(_, value)| value).ok_or_else(ApiError::not_found)

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
-use postrider_domain::names::{Channel, EventTypeName};
+use postrider_domain::names::{Channel, EventTypeName, Tag};
 use postrider_domain::time::Timestamp;
 use postrider_store::Direction;
 use url::form_urlencoded;
@@ -112,6 +112,20 @@ impl<'a> QueryString<'a> {
             .collect::<Result<_, _>>()
             .map_err(|error| ApiError::invalid(&["query", "event_types"], error.to_string()))?;
         Ok((!names.is_empty()).then_some(names))
+    }
+
+    /// The tag that a list is filtered by.
+    pub(crate) fn tag(&self) -> Result<Option<Tag>> {
+        self.text("tag")
+            .map(|text| Tag::parse(text).map_err(|error| ApiError::invalid(&["query", "tag"], error.to_string())))
+            .transpose()
+    }
+
+    /// The one event type that a stream is filtered by.
+    pub(crate) fn event_type(&self) -> Result<Option<EventTypeName>> {
+        let parse = |text| EventTypeName::parse(text).map_err(|error| error.to_string());
+        let refuse = |msg: String| ApiError::invalid(&["query", "event_type"], msg);
+        self.text("event_type").map(parse).transpose().map_err(refuse)
     }
 
     /// The channel that a list is filtered by.

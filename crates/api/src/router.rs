@@ -50,6 +50,8 @@ pub struct Parts {
     pub auth: AuthOptions,
     /// Which secrets are generated.
     pub signing: SigningOptions,
+    /// Where people reach this server; where the caller did, if it is not said.
+    pub public_url: Option<String>,
 }
 
 /// What handlers have at hand.
@@ -61,6 +63,7 @@ pub(crate) struct State {
     pub(crate) check_url: UrlCheck,
     pub(crate) https_only: bool,
     pub(crate) signing: SigningOptions,
+    pub(crate) public_url: Option<String>,
     pub(crate) authenticator: Authenticator,
 }
 
@@ -77,9 +80,19 @@ pub struct Api {
 impl Api {
     /// Puts the API together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, intake, clock, entropy, check_url, https_only, auth, signing } = parts;
-        let authenticator = Authenticator::new(&auth, store.clone(), clock.clone());
-        let state = Arc::new(State { store, intake, clock, entropy, check_url, https_only, signing, authenticator });
+        let Parts { store, intake, clock, entropy, check_url, https_only, auth, signing, public_url } = parts;
+        let authenticator = Authenticator::new(&auth, store.clone(), clock.clone(), entropy.clone());
+        let state = Arc::new(State {
+            store,
+            intake,
+            clock,
+            entropy,
+            check_url,
+            https_only,
+            signing,
+            public_url,
+            authenticator,
+        });
         let router =
             routes::all().fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(state.clone());
         Self { state, router }

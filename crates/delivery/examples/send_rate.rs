@@ -88,7 +88,9 @@ async fn send(url: &str, requests: u64) -> Result<(), Error> {
         event_type: EventTypeName::parse("user.created")?,
         channels: None,
         payload: Some(Bytes::from(vec![b' '; PAYLOAD_BYTES])),
-        retention_days: 90,
+        tags: None,
+        deliver_at: None,
+        expires_at: None,
         created_at: clock.now(),
     });
     let left = Arc::new(AtomicU64::new(requests));

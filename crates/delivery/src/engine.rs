@@ -18,6 +18,7 @@ use postrider_store::{ApplicationKey, Dispatch, EndpointKey, Fresh, MessageKey, 
 use tokio::sync::Notify;
 
 use crate::budget::Budget;
+use crate::idler;
 use crate::lane::{Budgets, Lane, Load, Ready, State, Step};
 use crate::options::DeliveryOptions;
 use crate::rate::Rate;
@@ -109,8 +110,11 @@ impl Engine {
             options,
         });
         store.observe(Arc::new(Handle(Arc::clone(&shared))));
-        let agents =
-            vec![tokio::spawn(settler::run(Arc::clone(&shared))), tokio::spawn(waker::run(Arc::clone(&shared)))];
+        let agents = vec![
+            tokio::spawn(settler::run(Arc::clone(&shared))),
+            tokio::spawn(waker::run(Arc::clone(&shared))),
+            tokio::spawn(idler::run(Arc::clone(&shared))),
+        ];
         Ok(Self { shared, agents: Mutex::new(agents) })
     }
 
@@ -186,6 +190,16 @@ impl Shared {
             state.offer(&fresh.message, fresh.key, &self.budgets);
         });
         true
+    }
+
+    /// Sees to it that a delivery which is due at `at` is found then. The accept commit has noted its endpoint.
+    fn later(self: &Arc<Self>, endpoint: EndpointKey, at: Timestamp) {
+        if at > self.clock.now() {
+            self.waker.expect(at);
+        } else {
+            // Its time came while it was stored: a lane may have loaded, and parked, without seeing it.
+            self.wake_lane(endpoint);
+        }
     }
 
     /// Notes endpoints whose deliveries found no lane, so that the waker comes back to them.
@@ -388,7 +402,9 @@ impl Dispatch for Handle {
         let mut crowded_out = Vec::new();
         for fresh in &batch {
             for target in &fresh.targets {
-                if !shared.offer(fresh, target) {
+                if let Some(at) = fresh.message.deliver_at {
+                    shared.later(target.key, at);
+                } else if !shared.offer(fresh, target) {
                     crowded_out.push(target.key);
                 }
             }

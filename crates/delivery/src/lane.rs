@@ -305,7 +305,7 @@ impl State {
             self.more = true;
         }
         for due in found {
-            let fresh = due.made == 0 && due.trigger == Trigger::Scheduled && due.key.message > dispatched;
+            let fresh = due.fresh && due.key.message > dispatched;
             if fresh || self.held.contains(&due.key) || settled.contains(&due.key) {
                 continue;
             }
@@ -485,7 +485,9 @@ mod tests {
             event_type: EventTypeName::parse("a.b").unwrap(),
             channels: None,
             payload: None,
-            retention_days: 90,
+            tags: None,
+            deliver_at: None,
+            expires_at: None,
             created_at: NOW,
         };
         let key = DeliveryKey { due_at: NOW, message: MessageKey(1) };

@@ -9,6 +9,7 @@ mod connect;
 mod connection;
 pub mod egress;
 mod engine;
+mod idler;
 mod lane;
 pub mod options;
 mod pace;

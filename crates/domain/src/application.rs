@@ -24,6 +24,9 @@ impl EnvironmentId {
     /// The environment that a fresh server's first key belongs to.
     pub const DEFAULT: &'static str = "org_default";
 
+    /// The environment in which operators learn of their own: operational webhooks are its messages (rest-contract §11.1).
+    pub const MANAGEMENT: &'static str = "org_00000000000SvixManagement00";
+
     /// Checks the text: `org_`, then up to 252 printable ASCII characters.
     pub fn parse(text: &str) -> Option<Self> {
         let legal =
@@ -34,6 +37,11 @@ impl EnvironmentId {
     /// The environment that a fresh server's first key belongs to.
     pub fn default_environment() -> Self {
         Self(Self::DEFAULT.into())
+    }
+
+    /// The environment of operational webhooks.
+    pub fn management() -> Self {
+        Self(Self::MANAGEMENT.into())
     }
 
     /// The text.

@@ -1,13 +1,18 @@
 //! Messages: events accepted for one application.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::ids::MessageId;
-use crate::names::{Channel, EventTypeName, Uid};
+use crate::names::{Channel, EventTypeName, Tag, Uid};
 use crate::time::Timestamp;
 
 /// The largest body of a request that creates one message, in bytes (rest-contract §1.1).
 pub const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
+
+/// The longest time by which the delivery of a message can be put off, and for which its payload can be kept.
+pub const MAX_DELAY: Duration = Duration::from_secs(90 * 86_400);
 
 /// One event accepted for one application. The payload is delivered and signed byte for byte as it is here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +27,19 @@ pub struct Message {
     pub channels: Option<Vec<Channel>>,
     /// The bytes to deliver; `None` if they were expunged, or have expired, or were not asked for.
     pub payload: Option<Bytes>,
-    /// For how many days the payload is kept.
-    pub retention_days: u16,
+    /// By what it can be found in lists.
+    pub tags: Option<Vec<Tag>>,
+    /// When it is to be delivered, if not at once. Later than `created_at`.
+    pub deliver_at: Option<Timestamp>,
+    /// When its payload goes, if the sender said so; `None` is after the time that the server keeps payloads.
+    pub expires_at: Option<Timestamp>,
     /// When it was accepted; equals the instant in the id.
     pub created_at: Timestamp,
+}
+
+impl Message {
+    /// When the first attempts to deliver it are due.
+    pub fn due_at(&self) -> Timestamp {
+        self.deliver_at.unwrap_or(self.created_at)
+    }
 }

@@ -88,6 +88,10 @@ name!(
     /// A channel that a message is sent on and an endpoint may listen to.
     Channel
 );
+name!(
+    /// A tag of a message, by which lists can be filtered. Endpoints know nothing of it.
+    Tag
+);
 
 impl Uid {
     /// Checks a uid of something whose ids are of kind `I` (rest-contract §1.5).
@@ -109,6 +113,13 @@ impl EventTypeName {
 
 impl Channel {
     /// Checks the name of a channel.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        check(text).map(|()| Self(text.into()))
+    }
+}
+
+impl Tag {
+    /// Checks a tag.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         check(text).map(|()| Self(text.into()))
     }

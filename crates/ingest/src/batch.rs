@@ -6,13 +6,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use postrider_domain::message::Message;
-use postrider_domain::time::Timestamp;
-use postrider_store::{AcceptError, Accepted, IdempotencyKey, NewMessage, Routes, StoreError, Target};
+use postrider_store::{AcceptError, Accepted, NewMessage, Routes, StoreError, Target};
 use tokio::sync::oneshot;
 
 use crate::batcher::Waiting;
-use crate::intake::{Intake, MAX_RELOADS, draft, too_many_changes};
+use crate::intake::{Draft, Intake, MAX_RELOADS, too_many_changes};
 use crate::routes::Name;
 use crate::rules::Verdict;
 use crate::submission::{Submission, SubmitError, Submitted, Violation};
@@ -24,8 +22,7 @@ const TURN: usize = 64;
 struct Pending {
     place: usize,
     name: Name,
-    message: Arc<Message>,
-    key: Option<(IdempotencyKey, Timestamp)>,
+    draft: Draft,
     /// What is wrong with the application that it brought along.
     flaw: Option<SubmitError>,
     warnings: Vec<Violation>,
@@ -37,7 +34,7 @@ type Known = HashMap<Name, Result<Arc<Routes>, SubmitError>, foldhash::fast::Ran
 type Results = Vec<Option<Result<Submitted, SubmitError>>>;
 
 /// A message that is ready to be stored, and where it goes.
-type Draft = (NewMessage, Vec<Arc<Target>>);
+type Ready = (NewMessage, Vec<Arc<Target>>);
 
 impl Intake {
     /// Accepts messages: one result for each, in order. `Ok` means that it is on disk. An application that one of them
@@ -46,12 +43,16 @@ impl Intake {
         let (mut known, mut flaws) = self.create_missing(&submissions).await;
         let now = self.clock.now();
         let mut results: Results = submissions.iter().map(|_| None).collect();
-        let pending = submissions.into_iter().enumerate().map(|(place, submission)| {
+        let mut pending = Vec::with_capacity(submissions.len());
+        for (place, submission) in submissions.into_iter().enumerate() {
             let name = (submission.environment.clone(), submission.application.clone());
-            let (message, key) = self.message(submission, now);
-            Pending { place, name, message, key, flaw: flaws.remove(&place), warnings: Vec::new() }
-        });
-        let mut pending: Vec<Pending> = pending.collect();
+            match self.draft(submission, now) {
+                Ok(draft) => {
+                    pending.push(Pending { place, name, draft, flaw: flaws.remove(&place), warnings: Vec::new() });
+                }
+                Err(error) => results[place] = Some(Err(error)),
+            }
+        }
         for _ in 0..MAX_RELOADS {
             pending = self.attempt(pending, &mut known, &mut results).await;
             if pending.is_empty() {
@@ -81,7 +82,8 @@ impl Intake {
             }
             let mut found = self.look_up(&name).await;
             if let Err(SubmitError::ApplicationNotFound) = found {
-                match self.create_application(submission).await {
+                let new = submission.create_application.clone();
+                match self.create_application(&submission.environment, &submission.application, new).await {
                     Ok(()) => found = self.reload(&name).await,
                     Err(flaw) => drop(flaws.insert(place, flaw)),
                 }
@@ -121,15 +123,16 @@ impl Intake {
         let answers = self.store_together(drafts).await;
         let mut stale = Vec::new();
         for (item, answer) in waiting.into_iter().zip(answers) {
-            let Pending { place, message, warnings, .. } = item;
-            results[place] = Some(match answer {
-                Ok(Accepted::New(_)) => Ok(Submitted { message, replayed: false, warnings }),
-                Ok(Accepted::Replayed(message)) => Ok(Submitted { message, replayed: true, warnings }),
+            results[item.place] = Some(match answer {
+                Ok(Accepted::New(_)) => {
+                    Ok(Submitted { message: item.draft.message, replayed: false, warnings: item.warnings })
+                }
+                Ok(Accepted::Replayed(message)) => Ok(Submitted { message, replayed: true, warnings: item.warnings }),
                 Err(Failure::Accept(AcceptError::Conflict)) => Err(SubmitError::Conflict),
                 Err(Failure::Accept(AcceptError::Store(error))) => Err(error.into()),
                 Err(Failure::Overloaded) => Err(SubmitError::Overloaded),
                 Err(Failure::Accept(AcceptError::Stale)) => {
-                    stale.push(Pending { message, warnings, ..item });
+                    stale.push(item);
                     continue;
                 }
             });
@@ -142,7 +145,7 @@ impl Intake {
         &self,
         item: &mut Pending,
         known: &mut Known,
-    ) -> Result<Draft, Box<Result<Submitted, SubmitError>>> {
+    ) -> Result<Ready, Box<Result<Submitted, SubmitError>>> {
         if !known.contains_key(&item.name) {
             known.insert(item.name.clone(), self.look_up(&item.name).await);
         }
@@ -153,20 +156,21 @@ impl Intake {
             }
             Some(Err(error)) => return Err(Box::new(Err(error.clone()))),
         };
-        if !routes.rules.are_none() {
-            let judged = Box::pin(self.rules.judge(self.store.as_ref(), &item.name.0, routes, &item.message)).await;
+        if item.draft.is_judged_by(routes) {
+            let judged =
+                Box::pin(self.rules.judge(self.store.as_ref(), &item.name.0, routes, &item.draft.message)).await;
             match judged.map_err(|error| Box::new(Err(error.into())))? {
                 Verdict::Passes(warnings) => item.warnings = warnings,
                 Verdict::Refused(violations) => {
-                    return Err(Box::new(self.refuse(routes, item.key, violations).await));
+                    return Err(Box::new(self.refuse(routes, &item.draft, violations).await));
                 }
             }
         }
-        Ok(draft(routes, &item.message, item.key))
+        Ok(item.draft.fan_out(routes))
     }
 
     /// Has messages stored by one commit, and waits for it: a result for each.
-    async fn store_together(&self, drafts: Vec<Draft>) -> Vec<Result<Accepted, Failure>> {
+    async fn store_together(&self, drafts: Vec<Ready>) -> Vec<Result<Accepted, Failure>> {
         let count = drafts.len();
         if count == 0 {
             return Vec::new();

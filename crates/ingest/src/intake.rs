@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use postrider_domain::application::Application;
+use postrider_domain::application::{Application, EnvironmentId};
 use postrider_domain::clock::Clock;
 use postrider_domain::entropy::Entropy;
 use postrider_domain::ids::{ApplicationId, MessageId};
-use postrider_domain::message::Message;
-use postrider_domain::names::IdOrUid;
+use postrider_domain::message::{MAX_DELAY, Message};
+use postrider_domain::names::{Channel, EventTypeName, IdOrUid};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    AcceptError, Accepted, Dispatch, IdempotencyKey, NewMessage, Routes, Store, StoreError, Target, WriteError,
+    AcceptError, Accepted, Dispatch, EndpointKey, IdempotencyKey, NewMessage, Routes, Store, StoreError, Target,
+    WriteError,
 };
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle};
@@ -62,21 +63,24 @@ impl Intake {
         let mut routes = match self.routes.get(self.store.as_ref(), &name).await? {
             Some(routes) => routes,
             None => {
-                self.create_application(&submission).await?;
+                let new = submission.create_application.clone();
+                self.create_application(&submission.environment, &submission.application, new).await?;
                 self.reload(&name).await?
             }
         };
-        let (message, key) = self.message(submission, self.clock.now());
+        let draft = self.draft(submission, self.clock.now())?;
         for _ in 0..MAX_RELOADS {
             let mut warnings = Vec::new();
-            if !routes.rules.are_none() {
-                match Box::pin(self.judge(&name, routes, &message)).await? {
+            if draft.is_judged_by(&routes) {
+                match Box::pin(self.judge(&name, routes, &draft.message)).await? {
                     (checked, Verdict::Passes(violations)) => (routes, warnings) = (checked, violations),
-                    (checked, Verdict::Refused(violations)) => return self.refuse(&checked, key, violations).await,
+                    (checked, Verdict::Refused(violations)) => return self.refuse(&checked, &draft, violations).await,
                 }
             }
-            match self.accept(&routes, &message, key).await? {
-                Ok(Accepted::New(_)) => return Ok(Submitted { message, replayed: false, warnings }),
+            match self.accept(&routes, &draft).await? {
+                Ok(Accepted::New(_)) => {
+                    return Ok(Submitted { message: draft.message, replayed: false, warnings });
+                }
                 Ok(Accepted::Replayed(message)) => return Ok(Submitted { message, replayed: true, warnings }),
                 Err(AcceptError::Conflict) => return Err(SubmitError::Conflict),
                 Err(AcceptError::Store(error)) => return Err(error.into()),
@@ -86,23 +90,26 @@ impl Intake {
         Err(too_many_changes())
     }
 
-    /// The message of a submission, and the key under which it is accepted once.
-    pub(crate) fn message(
-        &self,
-        submission: Submission,
-        now: Timestamp,
-    ) -> (Arc<Message>, Option<(IdempotencyKey, Timestamp)>) {
+    /// The message of a submission.
+    pub(crate) fn draft(&self, submission: Submission, now: Timestamp) -> Result<Draft, SubmitError> {
         let key = submission.idempotency.map(|key| (key, now.saturating_sub(KEY_LIFETIME)));
+        let deliver_at = submission.deliver_at.filter(|at| *at > now);
+        let expires_at = submission.retention.map(|kept| now.saturating_add(kept));
+        if deliver_at.is_some_and(|at| at >= expires_at.unwrap_or(now.saturating_add(MAX_DELAY))) {
+            return Err(SubmitError::DeliverAtTooLate);
+        }
         let message = Message {
             id: MessageId::new(now, self.entropy.as_ref()),
             event_id: submission.event_id,
             event_type: submission.event_type,
             channels: submission.channels,
             payload: Some(submission.payload),
-            retention_days: submission.retention_days,
+            tags: submission.tags,
+            deliver_at,
+            expires_at,
             created_at: now,
         };
-        (Arc::new(message), key)
+        Ok(Draft { message: Arc::new(message), only: submission.only, key })
     }
 
     /// The routes as they are now.
@@ -137,10 +144,10 @@ impl Intake {
     pub(crate) async fn refuse(
         &self,
         routes: &Routes,
-        key: Option<(IdempotencyKey, Timestamp)>,
+        draft: &Draft,
         violations: Vec<Violation>,
     ) -> Result<Submitted, SubmitError> {
-        if let Some((key, not_before)) = key
+        if let Some((key, not_before)) = draft.key
             && let Some(message) = self.store.accepted_under(routes.application, key, not_before).await?
         {
             return Ok(Submitted { message: Arc::new(message), replayed: true, warnings: Vec::new() });
@@ -149,31 +156,59 @@ impl Intake {
     }
 
     /// Queues the message with the endpoints that want it, and waits for its commit.
-    async fn accept(
-        &self,
-        routes: &Routes,
-        message: &Arc<Message>,
-        idempotency: Option<(IdempotencyKey, Timestamp)>,
-    ) -> Result<Result<Accepted, AcceptError>, SubmitError> {
-        let (new, targets) = draft(routes, message, idempotency);
+    async fn accept(&self, routes: &Routes, draft: &Draft) -> Result<Result<Accepted, AcceptError>, SubmitError> {
+        let (new, targets) = draft.fan_out(routes);
         let (reply, answer) = oneshot::channel();
         self.batcher.push(Waiting::One { new, targets, reply }).map_err(|_| SubmitError::Overloaded)?;
         answer.await.map_err(|_| SubmitError::Unavailable(StoreError::Closed))
     }
 
-    /// Makes the application that a message brought along (rest-contract §8.2).
-    pub(crate) async fn create_application(&self, submission: &Submission) -> Result<(), SubmitError> {
-        let Some(new) = submission.create_application.clone() else { return Err(SubmitError::ApplicationNotFound) };
+    /// Makes `new` if there is no such application (rest-contract §8.2).
+    pub async fn ensure_application(
+        &self,
+        environment: &EnvironmentId,
+        application: &IdOrUid<ApplicationId>,
+        new: Option<NewApplication>,
+    ) -> Result<(), SubmitError> {
+        let name = (environment.clone(), application.clone());
+        match self.routes.get(self.store.as_ref(), &name).await? {
+            Some(_) => Ok(()),
+            None => self.create_application(environment, application, new).await,
+        }
+    }
+
+    /// Whether a message of this type on these channels would be sent to anybody, as far as is known.
+    pub async fn is_wanted(
+        &self,
+        environment: &EnvironmentId,
+        application: &IdOrUid<ApplicationId>,
+        event_type: &EventTypeName,
+        channels: Option<&[Channel]>,
+    ) -> Result<bool, SubmitError> {
+        let name = (environment.clone(), application.clone());
+        // Nothing is stored under the version of these routes, so they are read anew.
+        let routes = self.routes.reload(self.store.as_ref(), &name).await?.ok_or(SubmitError::ApplicationNotFound)?;
+        Ok(routes.targets.iter().any(|target| target.endpoint.wants(event_type, channels)))
+    }
+
+    /// Makes the application that was brought along.
+    pub(crate) async fn create_application(
+        &self,
+        environment: &EnvironmentId,
+        application: &IdOrUid<ApplicationId>,
+        new: Option<NewApplication>,
+    ) -> Result<(), SubmitError> {
+        let new = new.ok_or(SubmitError::ApplicationNotFound)?;
         let NewApplication { uid, name, throttle_rate, metadata } = new;
         let uid = uid.ok_or(SubmitError::ApplicationUidMissing)?;
-        if !matches!(&submission.application, IdOrUid::Uid(wanted) if **wanted == *uid.as_str()) {
+        if !matches!(application, IdOrUid::Uid(wanted) if **wanted == *uid.as_str()) {
             return Err(SubmitError::ApplicationUidMismatch);
         }
         let now = self.clock.now();
         let id = ApplicationId::new(now, self.entropy.as_ref());
         let application =
             Application { id, uid: Some(uid), name, throttle_rate, metadata, created_at: now, updated_at: now };
-        match self.store.create_application(&submission.environment, application, None).await {
+        match self.store.create_application(environment, application, None).await {
             // In use: somebody else made it a moment ago, which is as good.
             Ok(_) | Err(WriteError::Conflict) => Ok(()),
             Err(WriteError::NotFound) => Err(SubmitError::ApplicationNotFound),
@@ -194,22 +229,39 @@ impl Intake {
     }
 }
 
-/// A message with its fan-out, ready to be accepted, and the endpoints that it goes to.
-pub(crate) fn draft(
-    routes: &Routes,
-    message: &Arc<Message>,
-    idempotency: Option<(IdempotencyKey, Timestamp)>,
-) -> (NewMessage, Vec<Arc<Target>>) {
-    let wants = |target: &&Arc<Target>| target.endpoint.wants(&message.event_type, message.channels.as_deref());
-    let targets: Vec<_> = routes.targets.iter().filter(wants).cloned().collect();
-    let new = NewMessage {
-        application: routes.application,
-        version: routes.version,
-        message: Arc::clone(message),
-        endpoints: targets.iter().map(|target| target.key).collect(),
-        idempotency,
-    };
-    (new, targets)
+/// A message that is to be stored.
+pub(crate) struct Draft {
+    pub(crate) message: Arc<Message>,
+    /// Send it to no endpoint but this one.
+    only: Option<EndpointKey>,
+    /// Accept it only once under this key, of which nothing is known from before the instant.
+    pub(crate) key: Option<(IdempotencyKey, Timestamp)>,
+}
+
+impl Draft {
+    /// Whether the rules of an environment concern it. What is sent to one endpoint is an example, of the operator's own
+    /// making.
+    pub(crate) fn is_judged_by(&self, routes: &Routes) -> bool {
+        !routes.rules.are_none() && self.only.is_none()
+    }
+
+    /// The message with the endpoints that want it, ready to be accepted.
+    pub(crate) fn fan_out(&self, routes: &Routes) -> (NewMessage, Vec<Arc<Target>>) {
+        let message = &self.message;
+        let wants = |target: &&Arc<Target>| {
+            self.only.is_none_or(|only| only == target.key)
+                && target.endpoint.wants(&message.event_type, message.channels.as_deref())
+        };
+        let targets: Vec<_> = routes.targets.iter().filter(wants).cloned().collect();
+        let new = NewMessage {
+            application: routes.application,
+            version: routes.version,
+            message: Arc::clone(message),
+            endpoints: targets.iter().map(|target| target.key).collect(),
+            idempotency: self.key,
+        };
+        (new, targets)
+    }
 }
 
 pub(crate) fn too_many_changes() -> SubmitError {

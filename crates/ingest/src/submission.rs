@@ -2,13 +2,15 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_domain::application::{EnvironmentId, Metadata};
 use postrider_domain::ids::ApplicationId;
 use postrider_domain::message::Message;
-use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Uid};
-use postrider_store::{IdempotencyKey, StoreError};
+use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Tag, Uid};
+use postrider_domain::time::Timestamp;
+use postrider_store::{EndpointKey, IdempotencyKey, StoreError};
 
 /// A message that somebody wants to send. Everything in it has been checked by itself.
 #[derive(Debug, Clone)]
@@ -25,11 +27,17 @@ pub struct Submission {
     pub channels: Option<Vec<Channel>>,
     /// The bytes to deliver.
     pub payload: Bytes,
-    /// For how many days the payload is kept.
-    pub retention_days: u16,
+    /// By what it can be found in lists.
+    pub tags: Option<Vec<Tag>>,
+    /// When to deliver it; an instant that has passed is at once.
+    pub deliver_at: Option<Timestamp>,
+    /// For how long the payload is kept, if not for the time that the server keeps payloads.
+    pub retention: Option<Duration>,
     /// Make this application first, if there is none that `application` names (rest-contract §8.2). Its uid must then be
     /// what `application` says.
     pub create_application: Option<NewApplication>,
+    /// Send it to no endpoint but this one.
+    pub only: Option<EndpointKey>,
     /// Accept it only once under this key.
     pub idempotency: Option<IdempotencyKey>,
 }
@@ -106,6 +114,9 @@ pub enum SubmitError {
     /// The application has another message with this event id.
     #[error("the event id is in use")]
     Conflict,
+    /// Its payload would be gone, or it would have to wait for longer than messages are kept.
+    #[error("must not be later than the payload is kept")]
+    DeliverAtTooLate,
     /// More is arriving than the disk takes, and the queue is full. Nothing was accepted.
     #[error("too many messages are waiting to be stored: try again in a moment")]
     Overloaded,

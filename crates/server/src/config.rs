@@ -24,6 +24,9 @@ postrider_domain::options! {
     pub struct ServerOptions in "server" {
         /// The address and port to listen on. Port 0 takes any free port and prints it.
         pub listen: String = "127.0.0.1:8071".to_owned(),
+        /// The URL under which people reach this server, for links that are handed out. Without it, links lead to where the
+        /// caller reached it.
+        pub public_url: Option<String> = None,
         /// Threads that serve and deliver; 0 is one per core.
         pub threads: usize = 0,
     }

@@ -63,6 +63,7 @@ impl Server {
             https_only,
             auth: config.auth.clone(),
             signing: config.signing.clone(),
+            public_url: config.server.public_url.clone(),
         });
         let agents = vec![tokio::spawn(api.key_usage().run())];
         Ok(Self { store, api, intake, engine, agents })

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_domain::attempt::{Attempt, Trigger};
 use postrider_domain::ids::{AttemptId, Id as _, Ksuid};
-use postrider_domain::names::Channel;
+use postrider_domain::names::{Channel, Tag};
 use postrider_store::{
     ApplicationKey, AttemptFilter, AttemptStats, Attempts, EndpointKey, MessageKey, Scan, StoreError, WriteError,
 };
@@ -119,15 +119,15 @@ fn decode(row: &Row<'_>) -> Result<Attempt, SqlError> {
 
 /// Which attempts a list is of, and the index that has them. A message with all its endpoints is sorted, which is short;
 /// the others are walked. SQLite would walk an endpoint's whole log for one message's attempts, if it were not told.
-const OF_ENDPOINT: [&str; 2] = ["", "attempt.endpoint_no = ?1 AND ?11 IS NULL"];
-const OF_MESSAGE: [&str; 2] = ["INDEXED BY attempt_by_message", "?1 IS NULL AND attempt.message_no = ?11"];
-const OF_BOTH: [&str; 2] = ["INDEXED BY attempt_by_message", "attempt.endpoint_no = ?1 AND attempt.message_no = ?11"];
+const OF_ENDPOINT: [&str; 2] = ["", "attempt.endpoint_no = ?1 AND ?12 IS NULL"];
+const OF_MESSAGE: [&str; 2] = ["INDEXED BY attempt_by_message", "?1 IS NULL AND attempt.message_no = ?12"];
+const OF_BOTH: [&str; 2] = ["INDEXED BY attempt_by_message", "attempt.endpoint_no = ?1 AND attempt.message_no = ?12"];
 
 fn list_sql([index, of]: [&str; 2], order: &str) -> String {
     format!(
         "SELECT {COLUMNS}, CASE WHEN ?7 THEN response ELSE x'' END AS response FROM attempt {index} {LOOKED_UP}
          WHERE {of} AND attempt.id >= ?2 AND attempt.id < ?3
-             AND (?8 IS NULL OR succeeded = ?8) AND (?9 IS NULL OR status_code BETWEEN ?9 AND ?10)
+             AND (?9 IS NULL OR succeeded = ?9) AND (?10 IS NULL OR status_code BETWEEN ?10 AND ?11)
              AND {filter}
          ORDER BY attempt.id {order} LIMIT ?4",
         filter = messages::FILTER
@@ -156,6 +156,7 @@ fn list(
         messages::types(filter.event_types.as_ref()),
         filter.channel.as_ref().map(Channel::as_str),
         filter.with_response,
+        filter.tag.as_ref().map(Tag::as_str),
         filter.succeeded,
         filter.status_code_class,
         filter.status_code_class.map(|class| i64::from(class) + 99),

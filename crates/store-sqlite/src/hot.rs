@@ -9,6 +9,7 @@ use std::sync::Arc;
 use postrider_domain::delivery::{EndpointChange, Next};
 use postrider_domain::ids::Id as _;
 use postrider_domain::message::Message;
+use postrider_domain::time::Timestamp;
 use postrider_store::{
     AcceptError, Accepted, ApplicationKey, AttemptRecord, DeliveryKey, EndpointKey, IdempotencyKey, MessageKey,
     NewMessage, Settlement,
@@ -21,6 +22,10 @@ use crate::writer::{News, Tx};
 
 /// How many message numbers are reserved at a time. A crash skips what was left of them, which costs nothing.
 const RESERVE: i64 = 1 << 20;
+
+/// In `delivery.trigger` beside the codes of [`Trigger`](postrider_domain::attempt::Trigger): by the schedule, but not
+/// handed over by the accept commit, because it is due later, or was added later.
+pub(crate) const SCHEDULED_LATER: u8 = 2;
 
 /// Remembered URLs; the memory of an endpoint that comes back later is one look-up.
 const MAX_URLS: usize = 4_096;
@@ -69,8 +74,9 @@ impl<'c> Hot<'c> {
             event_id_taken: prepare("SELECT 1 FROM message WHERE application_no = ? AND event_id = ?")?,
             insert_message: prepare(
                 "INSERT INTO message
-                     (no, application_no, id, event_type, event_id, channels, retention_days, created_at, payload)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                     (no, application_no, id, event_type, event_id, channels, tags, deliver_at, expires_at, created_at,
+                      payload)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
             insert_delivery: prepare(
                 "INSERT OR IGNORE INTO delivery (endpoint_no, due_at, message_no, made, trigger) VALUES (?, ?, ?, ?, ?)",
@@ -150,10 +156,25 @@ impl<'c> Hot<'c> {
             self.replace_key.execute(params![key.0, created_at, number])?;
         }
         self.insert_message(number, application, &new.message)?;
-        for endpoint in &new.endpoints {
-            self.insert_delivery.execute(params![endpoint.0, created_at, number, 0, 0])?;
+        match new.message.deliver_at {
+            None => {
+                for endpoint in &new.endpoints {
+                    self.insert_delivery.execute(params![endpoint.0, created_at, number, 0, 0])?;
+                }
+            }
+            Some(at) => self.schedule(new, number, at.as_micros())?,
         }
         Ok(Ok(Accepted::New(MessageKey(number))))
+    }
+
+    /// What is to be delivered later goes through the store: nobody holds it meanwhile.
+    #[cold]
+    fn schedule(&mut self, new: &NewMessage, number: i64, at: i64) -> rusqlite::Result<()> {
+        for endpoint in &new.endpoints {
+            self.insert_delivery.execute(params![endpoint.0, at, number, 0, SCHEDULED_LATER])?;
+            self.upsert_wake.execute(params![endpoint.0, at])?;
+        }
+        Ok(())
     }
 
     fn insert_message(&mut self, number: i64, application: ApplicationKey, message: &Message) -> rusqlite::Result<()> {
@@ -166,7 +187,9 @@ impl<'c> Hot<'c> {
             message.event_type.as_str(),
             message.event_id.as_ref().map(|id| id.as_str()),
             channels,
-            message.retention_days,
+            message.tags.as_ref().map(|tags| json_list(tags.iter().map(|tag| tag.as_str()))),
+            message.deliver_at.map(Timestamp::as_micros),
+            message.expires_at.map(Timestamp::as_micros),
             message.created_at.as_micros(),
             message.payload.as_deref(),
         ])?;
@@ -320,7 +343,8 @@ impl<'c> Hot<'c> {
 
 /// When the pending scheduled delivery is due: what its last attempt said, or at once if there was none. By number, not
 /// by id: retries may follow within the 4 ms that ids resolve.
-const SCHEDULED_DUE_SQL: &str = "SELECT CASE WHEN last.id IS NULL THEN message.created_at ELSE last.next_attempt_at END
+const SCHEDULED_DUE_SQL: &str = "SELECT CASE WHEN last.id IS NULL THEN coalesce(message.deliver_at, message.created_at)
+            ELSE last.next_attempt_at END
      FROM message LEFT JOIN (
          SELECT id, message_no, next_attempt_at FROM attempt INDEXED BY attempt_by_message
          WHERE message_no = ?1 AND endpoint_no = ?2 AND trigger = 0 ORDER BY number DESC LIMIT 1

@@ -28,6 +28,7 @@ mod range;
 mod readers;
 mod rows;
 mod store;
+mod streams;
 mod tokens;
 mod work;
 mod writer;

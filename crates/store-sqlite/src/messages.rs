@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use postrider_domain::ids::{Id as _, Ksuid, MessageId};
 use postrider_domain::message::Message;
-use postrider_domain::names::{Channel, EventTypeName, IdOrUid};
+use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Tag};
 use postrider_store::{ApplicationKey, MessageFilter, MessageKey, Messages, Scan, StoreError, Stored};
 use rusqlite::{Connection, params};
 
@@ -49,9 +49,10 @@ impl Messages for SqliteStore {
 /// What the application of a message that can be found meets.
 const LIVE: &str = "EXISTS (SELECT 1 FROM application WHERE no = ?1 AND deleted_at IS NULL)";
 
-/// Which messages a filter lets through, given its list of types as ?5 and its channel as ?6.
+/// Which messages a filter lets through, given its list of types as ?5, its channel as ?6 and its tag as ?8.
 pub(crate) const FILTER: &str = "(?5 IS NULL OR message.event_type IN (SELECT value FROM json_each(?5)))
-     AND (?6 IS NULL OR EXISTS (SELECT 1 FROM json_each(message.channels) WHERE value = ?6))";
+     AND (?6 IS NULL OR EXISTS (SELECT 1 FROM json_each(message.channels) WHERE value = ?6))
+     AND (?8 IS NULL OR EXISTS (SELECT 1 FROM json_each(message.tags) WHERE value = ?8))";
 
 /// A filter's list of types, for [`FILTER`].
 pub(crate) fn types(names: Option<&Vec<EventTypeName>>) -> Option<String> {
@@ -100,7 +101,8 @@ fn list(
         limit,
         types(filter.event_types.as_ref()),
         filter.channel.as_ref().map(Channel::as_str),
-        filter.with_payload
+        filter.with_payload,
+        filter.tag.as_ref().map(Tag::as_str)
     ])?;
     all(rows, |row| Ok(decode_message(row)?.value))
 }

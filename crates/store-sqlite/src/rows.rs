@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use postrider_domain::endpoint::{Endpoint, EndpointUrl, Headers, Health};
 use postrider_domain::message::Message;
-use postrider_domain::names::{Channel, EventTypeName, Uid};
+use postrider_domain::names::{Channel, EventTypeName, Tag, Uid};
 use postrider_domain::signature::{OldKey, Secret, SigningKeys};
 use postrider_domain::time::Timestamp;
 use postrider_store::{ApplicationKey, EndpointKey, MessageKey, Stored, Target};
@@ -13,7 +13,8 @@ use crate::decode::{Columns, SqlError, encode_json};
 
 /// What [`decode_message`] reads; a column `payload` follows, or `NULL AS payload`.
 pub(crate) const MESSAGE_COLUMNS: &str =
-    "message.no, message.id, event_type, event_id, message.channels, retention_days, message.created_at";
+    "message.no, message.id, event_type, event_id, message.channels, tags, deliver_at, expires_at,
+     message.created_at";
 
 /// Reads a message from a row that begins with [`MESSAGE_COLUMNS`] and the payload.
 pub(crate) fn decode_message(row: &Row<'_>) -> Result<Stored<MessageKey, Message>, SqlError> {
@@ -23,7 +24,9 @@ pub(crate) fn decode_message(row: &Row<'_>) -> Result<Stored<MessageKey, Message
         event_type: EventTypeName::from_trusted(columns.get("event_type")?),
         event_id: columns.get::<Option<String>>("event_id")?.map(Uid::from_trusted),
         channels: names(columns.maybe_json::<Vec<String>>("channels")?, Channel::from_trusted),
-        retention_days: columns.get("retention_days")?,
+        tags: names(columns.maybe_json::<Vec<String>>("tags")?, Tag::from_trusted),
+        deliver_at: columns.maybe_instant("deliver_at")?,
+        expires_at: columns.maybe_instant("expires_at")?,
         created_at: columns.instant("created_at")?,
         payload: columns.get::<Option<Vec<u8>>>("payload")?.map(Bytes::from),
     };

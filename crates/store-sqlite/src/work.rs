@@ -347,10 +347,12 @@ fn read_due(
         let message = messages.next()?.map(decode_message).transpose()?.map(|stored| stored.value);
         let message = message.filter(|message| message.payload.is_some());
         bytes += message.as_ref().map_or(0, payload_bytes);
+        let (made, trigger) = (row.get(2)?, row.get(3)?);
         found.push(Due {
             key,
-            made: row.get(2)?,
-            trigger: Trigger::from_code(row.get(3)?),
+            made,
+            trigger: Trigger::from_code(trigger),
+            fresh: made == 0 && trigger == Trigger::Scheduled.code(),
             message: message.map(Arc::new),
         });
     }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use postrider_domain::attempt::Attempt;
 use postrider_domain::ids::{AttemptId, Ksuid};
-use postrider_domain::names::{Channel, EventTypeName};
+use postrider_domain::names::{Channel, EventTypeName, Tag};
 
 use crate::{ApplicationKey, EndpointKey, MessageKey, Scan, StoreError, WriteError};
 
@@ -18,6 +18,8 @@ pub struct AttemptFilter {
     pub channel: Option<Channel>,
     /// Only those of messages of these types; `None` is all.
     pub event_types: Option<Vec<EventTypeName>>,
+    /// Only those of messages with this tag.
+    pub tag: Option<Tag>,
     /// With what the receiver answered; otherwise `response` is `Some` and empty.
     pub with_response: bool,
 }

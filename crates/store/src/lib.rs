@@ -32,6 +32,7 @@ mod idempotency;
 mod messages;
 mod observer;
 mod scan;
+mod streams;
 mod tokens;
 mod work;
 
@@ -48,6 +49,7 @@ pub use idempotency::{IdempotencyKey, Once, StoredAnswer, Written};
 pub use messages::{MessageFilter, MessageKey, Messages};
 pub use observer::{Dispatch, Fresh, Observer, Observers};
 pub use scan::{Direction, Scan};
+pub use streams::{LATEST_COMMIT, StreamFilter, StreamPosition, StreamSlice, Streams};
 pub use tokens::{IssuedToken, TokenExpiry, Tokens};
 pub use work::{
     AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, ResendError, Routes, Settlement, Target, Wakes,
@@ -75,6 +77,7 @@ pub trait Store:
     + Work
     + ApiKeys
     + Tokens
+    + Streams
     + Send
     + Sync
     + 'static

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use postrider_domain::ids::{Ksuid, MessageId};
 use postrider_domain::message::Message;
-use postrider_domain::names::{Channel, EventTypeName, IdOrUid};
+use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Tag};
 
 use crate::{ApplicationKey, Scan, StoreError, Stored};
 
@@ -18,6 +18,8 @@ pub struct MessageFilter {
     pub channel: Option<Channel>,
     /// Only those of these types; `None` is all.
     pub event_types: Option<Vec<EventTypeName>>,
+    /// Only those with this tag.
+    pub tag: Option<Tag>,
     /// With their payloads; otherwise `payload` is `None`.
     pub with_payload: bool,
 }

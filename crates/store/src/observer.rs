@@ -40,7 +40,7 @@ impl Observers {
 pub struct Fresh {
     /// The engine's handle of the message.
     pub key: MessageKey,
-    /// The message. Its deliveries are due at its `created_at`.
+    /// The message. Its deliveries are due at its `due_at`.
     pub message: Arc<Message>,
     /// The endpoints it goes to, as the accept commit checked them.
     pub targets: Vec<Arc<Target>>,
@@ -50,7 +50,8 @@ pub struct Fresh {
 ///
 /// Everything accepted in this process is handed over exactly once, in the order of [`Fresh::key`]: whoever loads
 /// deliveries from the store relies on that to tell those that are still on their way through memory. What cannot be
-/// held may be dropped; it is in the store.
+/// held may be dropped; it is in the store. What has a `deliver_at` is not to be held: its endpoints are to be looked at
+/// then.
 pub trait Dispatch: Send + Sync {
     /// Takes over a batch. Must return at once.
     fn dispatch(&self, batch: Vec<Fresh>);

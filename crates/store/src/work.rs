@@ -75,7 +75,8 @@ pub struct NewMessage {
 /// What accept did.
 #[derive(Debug, Clone)]
 pub enum Accepted {
-    /// The message and its deliveries are on disk. Each delivery's due instant is the message's `created_at`.
+    /// The message and its deliveries are on disk. Each delivery is due at the message's `due_at`; if that lies ahead, its
+    /// endpoint is in the index of wakes.
     New(MessageKey),
     /// It had been accepted before, as this message. Nothing was written.
     Replayed(Arc<Message>),
@@ -113,6 +114,9 @@ pub struct Due {
     pub made: u32,
     /// Why the next attempt is made.
     pub trigger: Trigger,
+    /// Whether accept made it to be delivered at once, and nothing came of it yet: it may still be on its way through
+    /// memory (see [`crate::Dispatch`]). What is to be delivered later, or was added later, is found in the store only.
+    pub fresh: bool,
     /// What to deliver; `None` if the payload is gone, so that the delivery can only be canceled.
     pub message: Option<Arc<Message>>,
 }

@@ -12,12 +12,15 @@ use ring::hmac;
 /// How far apart the clocks of signer and server may be, in seconds (rest-contract §4).
 const LEEWAY_SECONDS: f64 = 15.0 * 60.0;
 
-/// The secret, ready to verify.
+/// The secret, ready to verify and to sign.
 pub(super) struct Verifier(hmac::Key);
 
 /// The token is malformed, or not signed with the secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NotSigned;
+
+/// The header of what is signed here.
+const HEADER: &str = r#"{"typ":"JWT","alg":"HS256"}"#;
 
 #[derive(serde::Deserialize)]
 struct Header {
@@ -36,6 +39,13 @@ pub(super) struct Claims {
     /// The feature flags of the application's user.
     #[serde(default)]
     pub(super) feature_flags: Vec<String>,
+    /// What the application's user may do; everything if it is missing.
+    pub(super) capabilities: Option<Vec<String>>,
+    /// Whether the application's user may only look.
+    #[serde(default)]
+    pub(super) read_only: bool,
+    /// The session that the token was issued for.
+    pub(super) session_id: Option<String>,
     /// When it is valid.
     #[serde(flatten)]
     pub(super) validity: Validity,
@@ -50,6 +60,12 @@ pub(super) struct Validity {
 }
 
 impl Validity {
+    /// When the token was issued: the beginning of time if it does not say.
+    pub(super) fn issued_at(&self) -> Timestamp {
+        // Saturates: what is out of range was issued never, or always.
+        Timestamp::from_micros((self.iat.unwrap_or(0.0) * 1e6) as i64)
+    }
+
     /// Whether the token is valid by the wall clock.
     pub(super) fn holds_at(&self, wall: Timestamp) -> bool {
         let now = wall.as_seconds() as f64;
@@ -62,6 +78,13 @@ impl Verifier {
     /// Verifies with these raw bytes.
     pub(super) fn new(secret: &[u8]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
+    }
+
+    /// A token that says `claims`.
+    pub(super) fn sign(&self, claims: &serde_json::Value) -> String {
+        let text = format!("{}.{}", BASE64.encode(HEADER), BASE64.encode(claims.to_string()));
+        let signature = BASE64.encode(hmac::sign(&self.0, text.as_bytes()));
+        format!("{text}.{signature}")
     }
 
     /// The claims of a token with a good signature. Whether they hold at present is another question.

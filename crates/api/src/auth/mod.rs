@@ -2,9 +2,14 @@
 //!
 //! Verified tokens are cached, so that a request costs one hash lookup. The cache is a hint only: a signed token is
 //! compared with the clock each time, and an API key is read from the store again after a second, so that one that was
-//! revoked by another process stops working within about that time.
+//! revoked by another process stops working within about that time. Whether an application's token was ended before its
+//! time is asked of the store with each request.
+//!
+//! Tokens of applications are also made here (rest-contract §4.1): signed with the configured secret, or with one that the
+//! store made for itself. The latter is good for tokens of applications only.
 
 mod jwt;
+mod rights;
 mod usage;
 
 use std::sync::Arc;
@@ -14,14 +19,17 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode, header};
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::clock::Clock;
+use postrider_domain::entropy::Entropy;
 use postrider_domain::ids::ApplicationId;
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApiKey, KeyHash, Store};
+use postrider_store::{ApiKey, IssuedToken, KeyHash, Store};
 use quick_cache::sync::Cache;
 use ring::digest::{SHA256, digest};
+use tokio::sync::OnceCell;
 
 use crate::error::{ApiError, Result};
 use crate::options::AuthOptions;
+pub(crate) use rights::{Capability, Rights};
 pub use usage::KeyUsage;
 use usage::UsageLog;
 
@@ -53,7 +61,27 @@ pub(crate) enum Principal {
         application: ApplicationId,
         /// Which flagged event types it sees.
         feature_flags: Vec<String>,
+        /// What it may do.
+        rights: Rights,
     },
+}
+
+/// A token to make for an application.
+pub(crate) struct NewToken {
+    /// The environment that it belongs to.
+    pub(crate) environment: EnvironmentId,
+    /// The application.
+    pub(crate) application: ApplicationId,
+    /// Which flagged event types it sees.
+    pub(crate) feature_flags: Vec<String>,
+    /// What it may do; everything if that is not said.
+    pub(crate) capabilities: Option<Vec<Capability>>,
+    /// Whether it may only look.
+    pub(crate) read_only: bool,
+    /// The session that it is for.
+    pub(crate) session: Option<String>,
+    /// For how long it is good.
+    pub(crate) lifetime: Duration,
 }
 
 /// A caller with a token that was found good.
@@ -63,6 +91,8 @@ pub(crate) struct Caller {
     pub(crate) principal: Principal,
     /// SHA-256 of the token: tells callers apart without keeping what they said.
     pub(crate) fingerprint: [u8; 32],
+    /// What it takes to find out whether the token was ended; only those of applications can be.
+    issued: Option<IssuedToken>,
     proof: Proof,
 }
 
@@ -84,6 +114,9 @@ enum Cached {
 /// Finds out who is calling.
 pub(crate) struct Authenticator {
     verifier: Option<jwt::Verifier>,
+    /// Signs and verifies with the store's own secret, once that was needed.
+    own: OnceCell<jwt::Verifier>,
+    entropy: Arc<dyn Entropy>,
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     cache: Cache<Box<str>, Arc<Caller>>,
@@ -92,9 +125,22 @@ pub(crate) struct Authenticator {
 
 impl Authenticator {
     /// Accepts keys of `store`, and tokens if `options` has a secret for them.
-    pub(crate) fn new(options: &AuthOptions, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(
+        options: &AuthOptions,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
         let verifier = options.jwt_secret.as_ref().map(|secret| jwt::Verifier::new(secret.0.as_bytes()));
-        Self { verifier, store, clock, cache: Cache::new(CACHED_TOKENS), usage: Arc::default() }
+        Self {
+            verifier,
+            own: OnceCell::new(),
+            entropy,
+            store,
+            clock,
+            cache: Cache::new(CACHED_TOKENS),
+            usage: Arc::default(),
+        }
     }
 
     /// What writes down when keys were used.
@@ -105,12 +151,24 @@ impl Authenticator {
     /// Who sent a request with these headers; 401 if that can't be told.
     pub(crate) async fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>> {
         let token = bearer(headers).ok_or_else(ApiError::invalid_token)?;
+        let caller = self.known(token).await?;
+        if let Some(issued) = &caller.issued
+            && self.store.token_is_expired(issued, self.clock.now()).await?
+        {
+            return Err(ApiError::invalid_token());
+        }
+        Ok(caller)
+    }
+
+    /// Whose token this is, from the cache if possible.
+    async fn known(&self, token: &str) -> Result<Arc<Caller>> {
         match self.cached(token) {
             Cached::Good(caller) => return Ok(caller),
             Cached::Expired => return Err(ApiError::invalid_token()),
             Cached::Unknown => {}
         }
-        let caller = if token.starts_with(KEY_PREFIX) { self.by_key(token).await } else { self.by_signature(token) };
+        let is_key = token.starts_with(KEY_PREFIX);
+        let caller = if is_key { self.by_key(token).await } else { self.by_signature(token).await };
         match caller {
             Ok(caller) => {
                 let caller = Arc::new(caller);
@@ -141,16 +199,73 @@ impl Authenticator {
         if good { Cached::Good(caller) } else { Cached::Expired }
     }
 
-    fn by_signature(&self, token: &str) -> Result<Caller> {
-        let claims = self
-            .verifier
-            .as_ref()
-            .and_then(|verifier| verifier.claims(token).ok())
-            .filter(|claims| claims.validity.holds_at(self.clock.wall()))
-            .ok_or_else(ApiError::invalid_token)?;
-        let proof = Proof::Signed(claims.validity);
+    async fn by_signature(&self, token: &str) -> Result<Caller> {
+        let claims = match self.verifier.as_ref().map(|verifier| verifier.claims(token)) {
+            Some(Ok(claims)) => claims,
+            // The store's own secret speaks for applications only: `org` is what makes a token one of those.
+            _ => match self.own().await?.claims(token) {
+                Ok(claims) if claims.org.is_some() => claims,
+                _ => return Err(ApiError::invalid_token()),
+            },
+        };
+        if !claims.validity.holds_at(self.clock.wall()) {
+            return Err(ApiError::invalid_token());
+        }
+        let (proof, session) = (Proof::Signed(claims.validity), claims.session_id.clone());
+        let issued_at = claims.validity.issued_at();
         let principal = principal(claims).ok_or_else(bad_token)?;
-        Ok(Caller { principal, fingerprint: sha256(token), proof })
+        let issued = match &principal {
+            Principal::Environment(_) => None,
+            Principal::Application { environment, application, .. } => {
+                let (environment, application) = (environment.clone(), *application);
+                Some(IssuedToken { environment, application, session, issued_at })
+            }
+        };
+        Ok(Caller { principal, fingerprint: sha256(token), issued, proof })
+    }
+
+    async fn own(&self) -> Result<&jwt::Verifier> {
+        let read = async {
+            let mut candidate = [0; 32];
+            self.entropy.fill(&mut candidate);
+            self.store.token_secret(candidate).await.map(|secret| jwt::Verifier::new(&secret))
+        };
+        Ok(self.own.get_or_try_init(|| read).await?)
+    }
+
+    /// Makes a token for an application.
+    pub(crate) async fn issue(&self, new: NewToken) -> Result<String> {
+        let signer = match &self.verifier {
+            Some(signer) => signer,
+            None => self.own().await?,
+        };
+        let wall = self.clock.wall();
+        // With a fraction, so that tokens made right before and right after others were ended can be told apart.
+        let seconds = |at: Timestamp| at.as_micros() as f64 / 1e6;
+        let mut claims = serde_json::json!({
+            "sub": new.application,
+            "org": new.environment.as_str(),
+            "iss": "postrider",
+            "iat": seconds(wall),
+            "nbf": seconds(wall),
+            "exp": seconds(wall.saturating_add(new.lifetime)),
+        });
+        if let Some(claims) = claims.as_object_mut() {
+            let mut add = |name: &str, value: serde_json::Value| claims.insert(name.to_owned(), value);
+            if !new.feature_flags.is_empty() {
+                add("feature_flags", new.feature_flags.into());
+            }
+            if let Some(capabilities) = new.capabilities {
+                add("capabilities", serde_json::json!(capabilities));
+            }
+            if new.read_only {
+                add("read_only", true.into());
+            }
+            if let Some(session) = new.session {
+                add("session_id", session.into());
+            }
+        }
+        Ok(signer.sign(&claims))
     }
 
     async fn by_key(&self, token: &str) -> Result<Caller> {
@@ -168,7 +283,7 @@ impl Authenticator {
         // Once a second at most, because that is how often a key is read.
         self.usage.note(hash, now);
         let proof = Proof::Key { expires_at, read_at: AtomicI64::new(now.as_micros()) };
-        Ok(Caller { principal: Principal::Environment(environment), fingerprint, proof })
+        Ok(Caller { principal: Principal::Environment(environment), fingerprint, issued: None, proof })
     }
 }
 
@@ -186,7 +301,17 @@ fn principal(claims: jwt::Claims) -> Option<Principal> {
         environment: EnvironmentId::parse(&org)?,
         application: sub.parse().ok()?,
         feature_flags: claims.feature_flags,
+        rights: match claims.capabilities {
+            _ if claims.read_only => Rights::READ_ONLY,
+            None => Rights::ALL,
+            // A capability of a later version allows nothing here.
+            Some(names) => Rights::of(&names.iter().filter_map(|name| capability(name)).collect::<Vec<_>>()),
+        },
     })
+}
+
+fn capability(name: &str) -> Option<Capability> {
+    serde_json::from_value(name.into()).ok()
 }
 
 /// 400: signed with the secret, but for nothing that there is.

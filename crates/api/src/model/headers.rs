@@ -16,9 +16,13 @@ const MAX_VALUE_BYTES: usize = 4_096;
 const SENSITIVE: [&str; 6] =
     ["x-auth-token", "x-api-key", "www-authenticate", "authorization", "proxy-authenticate", "proxy-authorization"];
 
-/// Names that say something about the request itself, which only the sender knows. The last three are how a receiver
-/// knows that a request is ours.
-const RESERVED: [&str; 22] = [
+/// Names that say something about the request itself or its connection, which only the sender knows. The last three are
+/// how a receiver knows that a request is ours.
+const RESERVED: [&str; 26] = [
+    "connection",
+    "expect",
+    "proxy-connection",
+    "trailer",
     "user-agent",
     "keep-alive",
     "proxy-authenticate",

@@ -3,12 +3,14 @@
 
 use std::borrow::Cow;
 use std::io::Write as _;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::{ApplicationId, MessageId};
 use postrider_domain::message::Message;
-use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Uid};
+use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Tag, Uid};
 use postrider_domain::time::Timestamp;
 use postrider_ingest::Submission;
 use postrider_store::IdempotencyKey;
@@ -23,11 +25,12 @@ use crate::rules::Problems;
 /// The most channels that a message is sent on.
 const MAX_CHANNELS: usize = 5;
 
-/// The shortest time for which a payload can be kept, in days.
-const MIN_RETENTION_DAYS: u16 = 5;
+/// The most tags that a message has.
+const MAX_TAGS: usize = 10;
 
-/// The longest time for which a payload can be kept, and that for which it is, in days.
-const MAX_RETENTION_DAYS: u16 = 90;
+/// For how long a payload can be kept, in days and in hours.
+const RETENTION_DAYS: RangeInclusive<u16> = 5..=90;
+const RETENTION_HOURS: RangeInclusive<u16> = 1..=90 * 24;
 
 /// What stands for a payload that is gone. Clients compare this text.
 const EXPIRED: &str = r#"{"expired":true}"#;
@@ -57,7 +60,11 @@ pub(crate) struct MessageIn<'a> {
     event_id: Option<Text<'a>>,
     #[serde(borrow)]
     channels: Option<Vec<Text<'a>>>,
+    #[serde(borrow)]
+    tags: Option<Vec<Text<'a>>>,
+    deliver_at: Option<Timestamp>,
     payload_retention_period: Option<u16>,
+    payload_retention_hours: Option<u16>,
     #[serde(borrow)]
     transformations_params: Option<TransformationsParams<'a>>,
     application: Option<ApplicationIn>,
@@ -116,10 +123,13 @@ impl MessageIn<'_> {
             problems.distinct("channels", &channels);
             channels
         });
-        let retention_days = self.payload_retention_period.unwrap_or(MAX_RETENTION_DAYS);
-        if !(MIN_RETENTION_DAYS..=MAX_RETENTION_DAYS).contains(&retention_days) {
-            problems.add("payloadRetentionPeriod", format!("must be {MIN_RETENTION_DAYS} to {MAX_RETENTION_DAYS}"));
-        }
+        // Without any is the same as with none.
+        let tags = self.tags.filter(|tags| !tags.is_empty()).map(|names| {
+            let tags = problems.list("tags", &names, 1..=MAX_TAGS, Tag::parse);
+            problems.distinct("tags", &tags);
+            tags
+        });
+        let retention = retention(self.payload_retention_period, self.payload_retention_hours, &mut problems);
         let create_application =
             self.application.map(|application| problems.within("application", |problems| application.check(problems)));
         let raw = self.transformations_params.and_then(|params| params.raw_payload);
@@ -136,16 +146,77 @@ impl MessageIn<'_> {
             event_id,
             channels,
             payload,
-            retention_days,
+            tags,
+            deliver_at: self.deliver_at,
+            retention,
             create_application,
+            only: None,
             idempotency,
         });
         problems.finish(submission.map(|submission| Read { submission, is_object }))
     }
 }
 
+/// For how long the payload is kept, if the sender says so.
+fn retention(days: Option<u16>, hours: Option<u16>, problems: &mut Problems) -> Option<Duration> {
+    if days.is_some() && hours.is_some() {
+        problems.add("payloadRetentionHours", "must not be given together with payloadRetentionPeriod");
+    }
+    let mut check = |member: &'static str, value: Option<u16>, range: RangeInclusive<u16>| {
+        if value.is_some_and(|value| !range.contains(&value)) {
+            problems.add(member, format!("must be {} to {}", range.start(), range.end()));
+        }
+        value
+    };
+    let days = check("payloadRetentionPeriod", days, RETENTION_DAYS);
+    let hours = check("payloadRetentionHours", hours, RETENTION_HOURS);
+    let hours = hours.map(u64::from).or(days.map(|days| u64::from(days) * 24));
+    hours.map(|hours| Duration::from_secs(hours * 3_600))
+}
+
 fn is_object(json: &RawValue) -> bool {
     json.get().starts_with('{')
+}
+
+/// What has an example sent.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ExampleIn {
+    event_type: String,
+}
+
+impl ExampleIn {
+    /// Checks a body.
+    pub(crate) fn checked(self) -> Result<EventTypeName> {
+        let mut problems = Problems::of_body();
+        let event_type = problems.check("eventType", EventTypeName::parse(&self.event_type));
+        problems.finish(event_type)
+    }
+}
+
+/// What asks whether anybody would be sent a message.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PrecheckIn {
+    event_type: String,
+    channels: Option<Vec<String>>,
+}
+
+impl PrecheckIn {
+    /// Checks a body.
+    pub(crate) fn checked(self) -> Result<(EventTypeName, Option<Vec<Channel>>)> {
+        let mut problems = Problems::of_body();
+        let event_type = problems.check("eventType", EventTypeName::parse(&self.event_type));
+        let channels = self.channels.map(|names| problems.list("channels", &names, 1..=MAX_CHANNELS, Channel::parse));
+        problems.finish(event_type.map(|event_type| (event_type, channels)))
+    }
+}
+
+/// Whether anybody would be.
+#[derive(Serialize)]
+pub(crate) struct PrecheckOut {
+    /// Whether an endpoint that is not disabled wants it.
+    pub(crate) active: bool,
 }
 
 /// A message as it is shown.
@@ -153,10 +224,13 @@ fn is_object(json: &RawValue) -> bool {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MessageOut<'a> {
     channels: Option<&'a [Channel]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deliver_at: Option<Timestamp>,
     event_id: Option<&'a Uid>,
     event_type: &'a EventTypeName,
     id: MessageId,
     payload: &'a RawValue,
+    tags: Option<&'a [Tag]>,
     timestamp: Timestamp,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<Problem>,
@@ -167,10 +241,12 @@ impl<'a> MessageOut<'a> {
     pub(crate) fn new(message: &'a Message, with_content: bool) -> Self {
         Self {
             channels: message.channels.as_deref(),
+            deliver_at: message.deliver_at,
             event_id: message.event_id.as_ref(),
             event_type: &message.event_type,
             id: message.id,
             payload: if with_content { shown_payload(message) } else { constant(LEFT_OUT) },
+            tags: message.tags.as_deref(),
             timestamp: message.created_at,
             warnings: Vec::new(),
         }
@@ -199,15 +275,9 @@ pub(crate) fn write(message: &Message, content: Option<&[u8]>) -> Bytes {
     let content = content.unwrap_or(LEFT_OUT.as_bytes());
     let mut out = Vec::with_capacity(content.len() + 256 + message.event_type.as_str().len());
     out.extend_from_slice(b"{\"channels\":");
-    match &message.channels {
-        None => out.extend_from_slice(b"null"),
-        Some(channels) => {
-            for (at, channel) in channels.iter().enumerate() {
-                out.push(if at == 0 { b'[' } else { b',' });
-                quote(channel.as_str(), &mut out);
-            }
-            out.push(b']');
-        }
+    quote_all(message.channels.as_deref(), Channel::as_str, &mut out);
+    if let Some(at) = message.deliver_at {
+        let _ = write!(out, ",\"deliverAt\":\"{at}\"");
     }
     out.extend_from_slice(b",\"eventId\":");
     match &message.event_id {
@@ -219,8 +289,19 @@ pub(crate) fn write(message: &Message, content: Option<&[u8]>) -> Bytes {
     // Writing to a vector does not fail.
     let _ = write!(out, ",\"id\":\"{}\",\"payload\":", message.id);
     out.extend_from_slice(content);
+    out.extend_from_slice(b",\"tags\":");
+    quote_all(message.tags.as_deref(), Tag::as_str, &mut out);
     let _ = write!(out, ",\"timestamp\":\"{}\"}}", message.created_at);
     out.into()
+}
+
+fn quote_all<T>(names: Option<&[T]>, text: impl Fn(&T) -> &str, out: &mut Vec<u8>) {
+    let Some(names) = names else { return out.extend_from_slice(b"null") };
+    for (at, name) in names.iter().enumerate() {
+        out.push(if at == 0 { b'[' } else { b',' });
+        quote(text(name), out);
+    }
+    out.push(b']');
 }
 
 fn quote(name: &str, out: &mut Vec<u8>) {
@@ -290,6 +371,12 @@ mod tests {
             (r#""payload":{},"payloadRetentionPeriod":4"#, "body.payloadRetentionPeriod"),
             (r#""payload":{},"payloadRetentionPeriod":91"#, "body.payloadRetentionPeriod"),
             (r#""payload":{},"payloadRetentionPeriod":"9""#, "body.payloadRetentionPeriod"),
+            (r#""payload":{},"payloadRetentionHours":0"#, "body.payloadRetentionHours"),
+            (r#""payload":{},"payloadRetentionHours":2161"#, "body.payloadRetentionHours"),
+            (r#""payload":{},"payloadRetentionHours":24,"payloadRetentionPeriod":5"#, "body.payloadRetentionHours"),
+            (r#""payload":{},"tags":["a","a"]"#, "body.tags"),
+            (r#""payload":{},"tags":["a b"]"#, "body.tags.[0]"),
+            (r#""payload":{},"deliverAt":"soon""#, "body.deliverAt"),
             (r#""payload":{},"application":{"name":""}"#, "body.application.name"),
             (r#""payload":{},"transformationsParams":{"rawPayload":1}"#, "body.transformationsParams.rawPayload"),
         ] {
@@ -309,7 +396,9 @@ mod tests {
             event_type: EventTypeName::parse("a.b").unwrap(),
             channels: None,
             payload: payload.map(Bytes::from),
-            retention_days: 90,
+            tags: None,
+            deliver_at: None,
+            expires_at: None,
             created_at: at,
         }
     }
@@ -326,6 +415,8 @@ mod tests {
         let full = Message {
             event_id: Some(Uid::parse::<MessageId>("e-1").unwrap()),
             channels: Some(channels),
+            tags: Some(vec![Tag::parse("t_1").unwrap()]),
+            deliver_at: Some(Timestamp::from_micros(1_767_323_046_000_000)),
             ..message(Some(payload))
         };
         for message in [plain, full] {

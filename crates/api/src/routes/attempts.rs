@@ -9,12 +9,13 @@ use postrider_domain::ids::{AttemptId, EndpointId};
 use postrider_domain::names::IdOrUid;
 use postrider_store::{AttemptFilter, EndpointKey, MessageKey, ResendError, StoredAnswer};
 
-use crate::access::Tenant;
+use crate::access::{CreateAttempts, Operator, Tenant};
 use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::model::attempt::{AttemptOut, Status};
 use crate::pagination::{Page, Timed};
+use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
 use crate::router::Shared;
 
@@ -49,6 +50,7 @@ impl FromQuery for ListQuery {
             status_code_class,
             channel: query.channel()?,
             event_types: query.event_types()?,
+            tag: query.tag()?,
             with_response: query.flag("with_content", true)?,
         };
         let endpoint = query.text("endpoint_id").map(IdOrUid::parse);
@@ -125,12 +127,18 @@ pub(super) async fn read(tenant: Tenant, State(state): State<Shared>) -> Result<
     Ok(answer::json(StatusCode::OK, &AttemptOut::new(&attempt, true)))
 }
 
+pub(super) async fn expunge(operator: Operator, params: Params, State(state): State<Shared>) -> Result<Response> {
+    let message = operator.message(&state, &params).await?;
+    state.store.expunge_attempt(message.key, params.id::<AttemptId>("attempt_id")?).await?;
+    Ok(answer::empty(StatusCode::NO_CONTENT))
+}
+
 /// Clients parse an object.
 fn resent((): &()) -> StoredAnswer {
     StoredAnswer { status: StatusCode::ACCEPTED.as_u16(), body: Bytes::from_static(b"{}") }
 }
 
-pub(super) async fn resend(tenant: Tenant, State(state): State<Shared>) -> Result<Response> {
+pub(super) async fn resend(tenant: Tenant<CreateAttempts>, State(state): State<Shared>) -> Result<Response> {
     let message = tenant.message(&state).await?;
     let endpoint = tenant.endpoint(&state).await?;
     let now = state.clock.now();

@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 use postrider_domain::signature::Secret;
 use postrider_store::{RotateError, StoredAnswer};
 
-use crate::access::Tenant;
+use crate::access::{ManageSecret, ReadSecret, Tenant};
 use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
@@ -15,14 +15,14 @@ use crate::model::endpoint::{RotateIn, SecretOut};
 use crate::quirks;
 use crate::router::Shared;
 
-pub(super) async fn read(tenant: Tenant, State(state): State<Shared>) -> Result<Response> {
+pub(super) async fn read(tenant: Tenant<ReadSecret>, State(state): State<Shared>) -> Result<Response> {
     let endpoint = tenant.endpoint(&state).await?;
     let keys = state.store.signing_keys(endpoint.key).await?.ok_or_else(ApiError::not_found)?;
     Ok(answer::json(StatusCode::OK, &SecretOut::from(&keys.current)))
 }
 
 pub(super) async fn rotate(
-    tenant: Tenant,
+    tenant: Tenant<ManageSecret>,
     State(state): State<Shared>,
     headers: HeaderMap,
     JsonBody(body): JsonBody<RotateIn>,

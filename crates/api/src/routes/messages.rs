@@ -13,7 +13,8 @@ use crate::access::{Operator, Tenant};
 use crate::answer;
 use crate::body;
 use crate::error::{ApiError, Problem, Result};
-use crate::model::message::{self, MessageOut};
+use crate::json::JsonBody;
+use crate::model::message::{self, MessageOut, PrecheckIn, PrecheckOut};
 use crate::pagination::Timed;
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
@@ -39,6 +40,7 @@ impl FromQuery for ListQuery {
         let filter = MessageFilter {
             channel: query.channel()?,
             event_types: query.event_types()?,
+            tag: query.tag()?,
             with_payload: query.flag("with_content", true)?,
         };
         Ok(Self { timed: Timed::from_query::<MessageId>(query)?, filter })
@@ -88,6 +90,25 @@ pub(super) async fn create(
     Ok(answer::raw_json(StatusCode::ACCEPTED, message::write(message, content)))
 }
 
+pub(super) async fn expunge(operator: Operator, params: Params, State(state): State<Shared>) -> Result<Response> {
+    let message = operator.message(&state, &params).await?;
+    state.store.expunge_message(message.key).await?;
+    Ok(answer::empty(StatusCode::NO_CONTENT))
+}
+
+/// Whether anybody would be sent such a message.
+pub(super) async fn precheck(
+    operator: Operator,
+    params: Params,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<PrecheckIn>,
+) -> Result<Response> {
+    let (event_type, channels) = body.checked()?;
+    let application = params.id_or_uid("app_id")?;
+    let active = state.intake.is_wanted(&operator.environment, &application, &event_type, channels.as_deref()).await?;
+    Ok(answer::json(StatusCode::OK, &PrecheckOut { active }))
+}
+
 /// The application that the path names. Here alone its form is checked: the message would otherwise be lost in a 404 that
 /// looks as if the application were not there yet.
 pub(super) fn addressee(text: &str) -> Result<IdOrUid<ApplicationId>> {
@@ -115,6 +136,7 @@ impl From<SubmitError> for ApiError {
             }
             SubmitError::Refused(violations) => Self::Invalid(violations.into_iter().map(Problem::from).collect()),
             SubmitError::Conflict => Self::conflict(),
+            SubmitError::DeliverAtTooLate => Self::invalid(&["body", "deliverAt"], error.to_string()),
             SubmitError::Overloaded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", error.to_string()),
             SubmitError::Unavailable(error) => error.into(),
         }

@@ -18,6 +18,7 @@
 
 mod applications;
 mod attempts;
+mod authentication;
 mod batch;
 mod catalogue;
 mod endpoint_headers;
@@ -25,14 +26,14 @@ mod endpoint_secret;
 mod endpoints;
 mod environment;
 mod event_types;
+mod examples;
 mod health;
 mod messages;
+mod poller;
 
 use axum::Router;
-use axum::routing::{get, post};
-use http::StatusCode;
+use axum::routing::{delete, get, post};
 
-use crate::error::ApiError;
 use crate::router::Shared;
 
 /// The whole path of a route. The router is not nested below the prefix: that would rewrite the URI of every request.
@@ -63,6 +64,10 @@ pub(crate) fn all() -> Router<Shared> {
         .route(&at("/app/{app_id}/msg"), get(messages::list).post(messages::create))
         .route(&at("/app/{app_id}/msg/batch"), post(batch::create))
         .route(&at("/app/{app_id}/msg/{msg_id}"), get(messages::read))
+        .route(&at("/app/{app_id}/msg/{msg_id}/content"), delete(messages::expunge))
+        .route(&at("/app/{app_id}/msg/{msg_id}/attempt/{attempt_id}/content"), delete(attempts::expunge))
+        .route(&at("/app/{app_id}/msg/precheck/active"), post(messages::precheck))
+        .route(&at("/app/{app_id}/endpoint/{endpoint_id}/send-example"), post(examples::send))
         // Two older forms of the lists below, which some clients still use.
         .route(&at("/app/{app_id}/msg/{msg_id}/attempt"), get(attempts::list_by_message))
         .route(
@@ -71,8 +76,23 @@ pub(crate) fn all() -> Router<Shared> {
         )
         .route(&at("/app/{app_id}/msg/{msg_id}/attempt/{attempt_id}"), get(attempts::read))
         .route(&at("/app/{app_id}/msg/{msg_id}/endpoint/{endpoint_id}/resend"), post(attempts::resend))
+        .route(&at("/app/{app_id}/poller/{sink_id}"), get(poller::poll))
+        .route(&at("/app/{app_id}/poller/{sink_id}/consumer/{consumer_id}"), get(poller::poll_as_consumer))
+        .route(&at("/app/{app_id}/poller/{sink_id}/consumer/{consumer_id}/seek"), post(poller::seek))
         .route(&at("/app/{app_id}/attempt/endpoint/{endpoint_id}"), get(attempts::list_by_endpoint))
         .route(&at("/app/{app_id}/attempt/msg/{msg_id}"), get(attempts::list_by_message))
+        // The endpoints of the operator himself: the same handlers, for the application that a path without one means.
+        .route(&at("/operational-webhook/endpoint"), get(endpoints::list).post(endpoints::create))
+        .route(
+            &at("/operational-webhook/endpoint/{endpoint_id}"),
+            get(endpoints::read).put(endpoints::replace).patch(endpoints::change).delete(endpoints::delete),
+        )
+        .route(
+            &at("/operational-webhook/endpoint/{endpoint_id}/headers"),
+            get(endpoint_headers::read).put(endpoint_headers::replace).patch(endpoint_headers::change),
+        )
+        .route(&at("/operational-webhook/endpoint/{endpoint_id}/secret"), get(endpoint_secret::read))
+        .route(&at("/operational-webhook/endpoint/{endpoint_id}/secret/rotate"), post(endpoint_secret::rotate))
         .route(&at("/event-type"), get(event_types::list).post(event_types::create))
         .route(
             &at("/event-type/{event_type_name}"),
@@ -85,12 +105,11 @@ pub(crate) fn all() -> Router<Shared> {
         .route(&at("/environment/export"), post(environment::export))
         .route(&at("/environment/import"), post(environment::import))
         .route(&at("/catalogue/{environment_id}"), get(catalogue::read))
-        .route(&at("/auth/logout"), post(logout))
+        .route(&at("/auth/app-portal-access/{app_id}"), post(authentication::portal_access))
+        .route(&at("/auth/dashboard-access/{app_id}"), post(authentication::dashboard_access))
+        .route(&at("/auth/app/{app_id}/expire-all"), post(authentication::expire_all))
+        .route(&at("/auth/logout"), post(authentication::logout))
+        .route(&at("/auth/whoami"), get(authentication::whoami))
         .route(&at("/health"), get(health::check))
         .route(&at("/health/ping"), get(health::ping))
-}
-
-/// Tokens are not kept, so there is nothing to log out of; clients expect to be told so.
-async fn logout() -> ApiError {
-    ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", "Tokens can't be revoked.")
 }

@@ -6,10 +6,15 @@
 mod access;
 mod applications;
 mod attempts;
+mod authentication;
 mod endpoints;
 mod event_types;
+mod examples;
+mod expunge;
 mod idempotency;
 mod messages;
+mod operational;
 mod pages;
+mod poller;
 mod transport;
 mod world;

@@ -178,3 +178,37 @@ async fn a_store_that_is_closed_is_an_error_and_never_a_success() {
     assert_eq!(unhealthy["database"]["status"], "error");
     world.get("/health/ping").await.expect(204);
 }
+
+#[tokio::test]
+async fn tags_and_a_time_of_delivery_are_shown_and_tags_filter_lists() {
+    let world = World::new();
+    world.app("shop").await;
+    world.endpoint("shop", "e").await;
+    let soon = "2026-01-02T03:14:05Z";
+    let body = json!({ "eventType": "a", "payload": {}, "tags": ["vip", "eu"], "deliverAt": soon });
+    let made = world.post("/app/shop/msg", body).await.expect(202);
+    assert_eq!((&made["tags"], &made["deliverAt"]), (&json!(["vip", "eu"]), &json!(soon)));
+    let body = json!({ "eventType": "a", "payload": {}, "tags": [], "deliverAt": "2026-01-01T00:00:00Z" });
+    let plain = world.post("/app/shop/msg", body).await.expect(202);
+    assert_eq!((&plain["tags"], plain.get("deliverAt")), (&Value::Null, None), "the past is at once");
+    let read = world.get(&format!("/app/shop/msg/{}", id(&made))).await.expect(200);
+    assert_eq!(read, made);
+    for (filter, want) in [("?tag=vip", vec![id(&made)]), ("?tag=e", vec![]), ("", vec![id(&plain), id(&made)])] {
+        assert_eq!(ids(&world.get(&format!("/app/shop/msg{filter}")).await.expect(200)), want, "{filter}");
+    }
+    assert_eq!(world.get("/app/shop/msg?tag=a%20b").await.invalid(), ["query.tag"]);
+}
+
+#[tokio::test]
+async fn a_delivery_after_the_payload_is_gone_is_refused() {
+    let world = World::new();
+    world.app("shop").await;
+    let send = async |hours: Option<u32>, at: &str| {
+        let body = json!({ "eventType": "a", "payload": {}, "payloadRetentionHours": hours, "deliverAt": at });
+        world.post("/app/shop/msg", body).await
+    };
+    send(Some(1), "2026-01-02T04:00:00Z").await.expect(202);
+    assert_eq!(send(Some(1), "2026-01-02T04:10:00Z").await.invalid(), ["body.deliverAt"]);
+    send(None, "2026-04-02T03:00:00Z").await.expect(202);
+    assert_eq!(send(None, "2026-04-03T00:00:00Z").await.invalid(), ["body.deliverAt"]);
+}

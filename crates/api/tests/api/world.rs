@@ -16,12 +16,13 @@ use postrider_domain::clock::{Clock, Sleep};
 use postrider_domain::delivery::Next;
 use postrider_domain::endpoint::EndpointUrl;
 use postrider_domain::entropy::{Entropy, OsEntropy};
-use postrider_domain::ids::AttemptId;
+use postrider_domain::ids::{AttemptId, KeyId};
 use postrider_domain::names::IdOrUid;
 use postrider_domain::time::Timestamp;
 use postrider_ingest::Intake;
 use postrider_store::{
-    ApplicationKey, AttemptRecord, DeliveryKey, Dispatch, EndpointKey, Fresh, MessageKey, Settlement, Store,
+    ApiKey, ApplicationKey, AttemptRecord, DeliveryKey, Dispatch, EndpointKey, Fresh, KeyHash, MessageKey, Settlement,
+    Store,
 };
 use postrider_store_sqlite::{Ownership, SqliteStore};
 use serde_json::{Value, json};
@@ -146,6 +147,15 @@ impl World {
     }
 
     pub(crate) fn with(https_only: bool) -> Self {
+        Self::build(https_only, Some(JwtSecret(SECRET.to_owned())))
+    }
+
+    /// One whose settings name no secret for tokens.
+    pub(crate) fn without_jwt_secret() -> Self {
+        Self::build(false, None)
+    }
+
+    fn build(https_only: bool, jwt_secret: Option<JwtSecret>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> =
             Arc::new(SqliteStore::open(&folder.path().join("test.db"), Ownership::Owner).unwrap());
@@ -163,8 +173,9 @@ impl World {
                 _ => Ok(()),
             }),
             https_only,
-            auth: AuthOptions { jwt_secret: Some(JwtSecret(SECRET.to_owned())) },
+            auth: AuthOptions { jwt_secret },
             signing: SigningOptions::default(),
+            public_url: Some("https://hooks.example.com/".to_owned()),
         });
         Self { api, store, clock, intake, _folder: folder }
     }
@@ -210,6 +221,26 @@ impl World {
 
     pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
         self.send("POST", path, body).await
+    }
+
+    /// Stores an API key of the environment of the test, as `postrider key create` would; gives its text.
+    pub(crate) async fn operator_key(&self) -> String {
+        let text = "pk_of_the_operator".to_owned();
+        let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref().try_into().unwrap();
+        let now = self.clock.now();
+        let key = ApiKey {
+            id: KeyId::new(now, &OsEntropy),
+            hash: KeyHash(hash),
+            hint: text[..6].to_owned(),
+            name: "test".to_owned(),
+            environment: EnvironmentId::parse(ORG).unwrap(),
+            scopes: vec!["*".to_owned()],
+            created_at: now,
+            expires_at: None,
+            last_used_at: None,
+        };
+        self.store.create_api_key(key).await.unwrap();
+        text
     }
 
     /// Makes an application; gives its id.

@@ -232,7 +232,9 @@ pub(crate) fn message(payload: impl Into<Bytes>) -> Message {
         event_type: EventTypeName::parse("user.created").unwrap(),
         channels: None,
         payload: Some(payload.into()),
-        retention_days: 90,
+        tags: None,
+        deliver_at: None,
+        expires_at: None,
         created_at: now,
     }
 }

@@ -11,8 +11,8 @@ use postrider_domain::names::Uid;
 use postrider_domain::time::Timestamp;
 
 use super::Harness;
-use super::world::{App, FAR, World, by_id, by_uid, channel, done, environment, uid_of};
-use crate::{AcceptError, Accepted, Direction, IdempotencyKey, MessageFilter, NewMessage, Scan};
+use super::world::{App, FAR, World, after, by_id, by_uid, channel, done, environment, uid_of};
+use crate::{AcceptError, Accepted, Direction, IdempotencyKey, MessageFilter, NewMessage, Scan, Wakes};
 
 pub(super) fn with_event_id(mut new: NewMessage, event_id: &str) -> NewMessage {
     new.message = Arc::new(Message { event_id: Some(uid_of(event_id)), ..new.message.as_ref().clone() });
@@ -248,4 +248,37 @@ pub(super) async fn the_newest_message_is_the_one_accepted_last<H: Harness>(worl
         .collect();
     assert!(message.key < keys[0] && keys[0] < keys[1], "{keys:?}");
     assert_eq!(world.store().newest_message().await.unwrap(), Some(keys[1]));
+}
+
+pub(super) async fn a_delivery_that_is_put_off_is_in_the_index_of_wakes_and_not_fresh<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let (endpoint, other) = (world.endpoint(&app).await, world.endpoint(&app).await);
+    let at = after(world.tick(), 60);
+    let message = Message { deliver_at: Some(at), ..world.new_message() };
+    let message = world.message_of(&app, &[&endpoint], message).await;
+    world.message(&app, &[&other]).await;
+    let early = Timestamp::from_micros(at.as_micros() - 1);
+    assert_eq!(world.due(&endpoint, early).await.len(), 0);
+    let due = world.only_due(&endpoint).await;
+    assert_eq!((due.key.due_at, due.key.message, due.made, due.trigger), (at, message.key, 0, Trigger::Scheduled));
+    assert!(!due.fresh && world.only_due(&other).await.fresh);
+    let wakes = Wakes { endpoints: vec![endpoint.key], next_at: None };
+    assert_eq!(world.store().take_wakes(at, 10).await.unwrap(), wakes);
+    // A retry is like any other.
+    let retry_at = after(at, 60);
+    world.settle(world.settlement(&endpoint, &due, Next::Waiting(retry_at))).await;
+    let due = world.only_due(&endpoint).await;
+    assert_eq!((due.key.due_at, due.made, due.trigger, due.fresh), (retry_at, 1, Trigger::Scheduled, false));
+}
+
+pub(super) async fn a_manual_success_ends_a_delivery_that_is_put_off<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let message = Message { deliver_at: Some(after(world.tick(), 60)), ..world.new_message() };
+    let message = world.message_of(&app, &[&endpoint], message).await;
+    let now = world.tick();
+    done(world.store().resend(endpoint.key, message.key, now, None).await.unwrap());
+    let manual = world.due(&endpoint, now).await.remove(0);
+    world.settle(world.settlement(&endpoint, &manual, Next::Succeeded)).await;
+    assert_eq!(world.due(&endpoint, FAR).await.len(), 0);
 }

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use postrider_domain::message::Message;
 use postrider_domain::names::IdOrUid;
+use postrider_domain::time::Timestamp;
 
 use super::Harness;
-use super::world::{App, World, by_id, by_uid, channel, type_name, uid_of};
+use super::world::{App, World, by_id, by_uid, channel, tag, type_name, uid_of};
 use crate::{Direction, MessageFilter, Scan};
 
 pub(super) async fn a_message_reads_back_as_it_was_accepted<H: Harness>(world: &World<H>) {
@@ -13,7 +14,9 @@ pub(super) async fn a_message_reads_back_as_it_was_accepted<H: Harness>(world: &
     let message = Message {
         event_id: Some(uid_of("evt-1")),
         channels: Some(vec![channel("b"), channel("a")]),
-        retention_days: 5,
+        tags: Some(vec![tag("t"), tag("s")]),
+        deliver_at: Some(Timestamp::from_micros(1_767_999_999_000_000)),
+        expires_at: Some(Timestamp::from_micros(1_768_999_999_000_000)),
         ..world.new_message()
     };
     let accepted = world.message_of(&app, &[], message.clone()).await;
@@ -60,8 +63,10 @@ async fn varied<H: Harness>(world: &World<H>, app: &App) -> Vec<Message> {
     for (kind, channels) in
         [("a", None), ("b", Some(vec!["x"])), ("a", Some(vec!["y", "x"])), ("c", Some(vec!["xx"])), ("b", None)]
     {
+        // Those on channel x have tags, too.
+        let tags = channels.as_ref().filter(|names| names.contains(&"x")).map(|_| vec![tag("old"), tag("new")]);
         let channels = channels.map(|names| names.into_iter().map(channel).collect());
-        let message = Message { event_type: type_name(kind), channels, ..world.new_message() };
+        let message = Message { event_type: type_name(kind), channels, tags, ..world.new_message() };
         world.message_of(app, &[], message.clone()).await;
         all.push(Message { payload: None, ..message });
     }
@@ -81,8 +86,11 @@ pub(super) async fn a_list_shows_only_what_its_filter_asks_for<H: Harness>(world
     check(MessageFilter { event_types: types(&["c", "b", "nothing"]), ..MessageFilter::default() }, &[1, 3, 4]).await;
     check(MessageFilter { event_types: types(&[]), ..MessageFilter::default() }, &[]).await;
     check(MessageFilter { channel: Some(channel("x")), ..MessageFilter::default() }, &[1, 2]).await;
-    let both = MessageFilter { channel: Some(channel("x")), event_types: types(&["a"]), with_payload: false };
-    check(both, &[2]).await;
+    let both = MessageFilter { channel: Some(channel("x")), event_types: types(&["a"]), ..MessageFilter::default() };
+    check(both.clone(), &[2]).await;
+    check(MessageFilter { tag: Some(tag("new")), ..MessageFilter::default() }, &[1, 2]).await;
+    check(MessageFilter { tag: Some(tag("new")), ..both }, &[2]).await;
+    check(MessageFilter { tag: Some(tag("ne")), ..MessageFilter::default() }, &[]).await;
 }
 
 pub(super) async fn a_filtered_page_is_full_if_enough_messages_match<H: Harness>(world: &World<H>) {

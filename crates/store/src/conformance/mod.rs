@@ -27,6 +27,7 @@ mod replay;
 mod resend;
 mod routes;
 mod settle;
+mod streams;
 mod tokens;
 mod wakes;
 mod world;
@@ -177,6 +178,12 @@ macro_rules! conformance_cases {
                 an_erased_payload_is_gone_and_its_message_stays,
                 an_erased_answer_is_gone_and_its_attempt_stays,
             }
+            streams {
+                a_stream_is_read_slice_by_slice_to_its_end,
+                what_comes_late_is_not_missed,
+                a_stream_shows_what_passes_all_filters,
+                a_reader_is_where_it_said,
+            }
             tokens {
                 the_secret_is_the_first_one_offered,
                 tokens_issued_earlier_are_refused_from_then_on,
@@ -210,6 +217,8 @@ macro_rules! conformance_cases {
                 racing_batches_accept_each_message_once,
                 an_empty_batch_is_nothing,
                 the_newest_message_is_the_one_accepted_last,
+                a_delivery_that_is_put_off_is_in_the_index_of_wakes_and_not_fresh,
+                a_manual_success_ends_a_delivery_that_is_put_off,
             }
             replay {
                 one_key_in_one_batch_accepts_one_message,

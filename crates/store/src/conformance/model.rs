@@ -22,14 +22,38 @@ const ENDPOINTS: usize = 3;
 /// One thing that happens. Numbers pick among what there is, modulo how many there are.
 #[derive(Debug, Clone)]
 enum Step {
-    Accept { to: [bool; ENDPOINTS] },
-    Settle { endpoint: usize, nth: usize, next: Ending, twice: bool },
-    Resend { endpoint: usize, nth: usize },
-    Take { limit: usize },
-    Park { endpoint: usize },
-    WakeLater { endpoint: usize, wait: u64 },
-    Cancel { endpoint: usize, limit: usize },
-    Pass { wait: u64 },
+    /// `wait` is for how long the delivery is put off.
+    Accept {
+        to: [bool; ENDPOINTS],
+        wait: Option<u64>,
+    },
+    Settle {
+        endpoint: usize,
+        nth: usize,
+        next: Ending,
+        twice: bool,
+    },
+    Resend {
+        endpoint: usize,
+        nth: usize,
+    },
+    Take {
+        limit: usize,
+    },
+    Park {
+        endpoint: usize,
+    },
+    WakeLater {
+        endpoint: usize,
+        wait: u64,
+    },
+    Cancel {
+        endpoint: usize,
+        limit: usize,
+    },
+    Pass {
+        wait: u64,
+    },
     Restart,
 }
 
@@ -50,7 +74,8 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let endpoint = || 0..ENDPOINTS;
     prop_oneof![
-        4 => any::<[bool; ENDPOINTS]>().prop_map(|to| Step::Accept { to }),
+        4 => (any::<[bool; ENDPOINTS]>(), proptest::option::weighted(0.2, 1u64..20))
+            .prop_map(|(to, wait)| Step::Accept { to, wait }),
         6 => (endpoint(), 0usize..9, ending, any::<bool>())
             .prop_map(|(endpoint, nth, next, twice)| Step::Settle { endpoint, nth, next, twice }),
         1 => (endpoint(), 0usize..9).prop_map(|(endpoint, nth)| Step::Resend { endpoint, nth }),
@@ -125,7 +150,7 @@ impl<H: Harness> Run<H> {
 
     async fn step(&mut self, step: Step) {
         match step {
-            Step::Accept { to } => self.accept(to).await,
+            Step::Accept { to, wait } => self.accept(to, wait).await,
             Step::Settle { endpoint, nth, next, twice } => self.settle(endpoint, nth, next, twice).await,
             Step::Resend { endpoint, nth } => self.resend(endpoint, nth).await,
             Step::Take { limit } => self.take(limit).await,
@@ -147,19 +172,24 @@ impl<H: Harness> Run<H> {
         self.now.saturating_add(Duration::from_secs(seconds))
     }
 
-    async fn accept(&mut self, to: [bool; ENDPOINTS]) {
+    async fn accept(&mut self, to: [bool; ENDPOINTS], wait: Option<u64>) {
         let chosen: Vec<usize> = (0..ENDPOINTS).filter(|index| to[*index]).collect();
         let keys: Vec<_> = chosen.iter().map(|index| self.endpoints[*index].key).collect();
         let mut message = self.world.new_message();
         message.created_at = self.later(0);
-        let due_at = message.created_at;
+        message.deliver_at = wait.map(|wait| self.later(wait));
+        let due_at = message.due_at();
         let new = self.world.draft_of(&self.app, &keys, message).await;
         let Ok(Accepted::New(key)) = self.world.accept(new).await else { panic!("it should have been accepted") };
         self.messages.push((key, due_at));
         for index in chosen {
             let pending = &mut self.model[index];
             pending.deliveries.insert(DeliveryKey { due_at, message: key }, (0, Trigger::Scheduled));
-            pending.held = true;
+            if wait.is_some() {
+                pending.wake_at(due_at);
+            } else {
+                pending.held = true;
+            }
         }
     }
 
@@ -174,7 +204,7 @@ impl<H: Harness> Run<H> {
             Ending::Waiting(_) | Ending::Exhausted => Next::Exhausted,
             Ending::Canceled => Next::Canceled,
         };
-        let due = Due { key, made, trigger, message: None };
+        let due = Due { key, made, trigger, fresh: false, message: None };
         let settlement = self.world.settlement(&self.endpoints[endpoint], &due, next);
         for _ in 0..=usize::from(twice) {
             self.world.settle(settlement.clone()).await;

@@ -15,7 +15,7 @@ use postrider_domain::entropy::{Entropy as _, SeededEntropy};
 use postrider_domain::event_type::EventType;
 use postrider_domain::ids::{ApplicationId, AttemptId, EndpointId, MessageId};
 use postrider_domain::message::Message;
-use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Uid};
+use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Tag, Uid};
 use postrider_domain::signature::{Secret, SecretKind};
 use postrider_domain::time::Timestamp;
 
@@ -143,7 +143,9 @@ impl<H: Harness> World<H> {
             event_type: type_name("invoice.paid"),
             channels: None,
             payload: Some(Bytes::from_static(br#"{"a": 1,  "b":"\u00e4"}"#)),
-            retention_days: 90,
+            tags: None,
+            deliver_at: None,
+            expires_at: None,
             created_at: now,
         }
     }
@@ -264,6 +266,10 @@ pub(super) fn type_name(text: &str) -> EventTypeName {
 
 pub(super) fn channel(text: &str) -> Channel {
     Channel::parse(text).unwrap()
+}
+
+pub(super) fn tag(text: &str) -> Tag {
+    Tag::parse(text).unwrap()
 }
 
 pub(super) fn after(at: Timestamp, seconds: u64) -> Timestamp {

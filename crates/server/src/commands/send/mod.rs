@@ -140,7 +140,9 @@ impl Delivery {
                 .unwrap_or_else(|| EventTypeName::from_trusted(payload::DEFAULT_TYPE.to_owned())),
             channels: None,
             payload: Some(Bytes::from(payload)),
-            retention_days: 0,
+            tags: None,
+            deliver_at: None,
+            expires_at: None,
             created_at: now,
         };
         let policy = RetryPolicy {

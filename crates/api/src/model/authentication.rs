@@ -1,0 +1,139 @@
+//! Tokens of applications on the wire (rest-contract §4.1).
+
+use std::time::Duration;
+
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::ids::ApplicationId;
+use postrider_domain::names::EventTypeName;
+use postrider_ingest::NewApplication;
+use serde::{Deserialize, Serialize};
+
+use crate::auth::{Capability, NewToken};
+use crate::error::Result;
+use crate::model::application::ApplicationIn;
+use crate::rules::Problems;
+
+/// For how long a token is good if its maker does not say.
+const DEFAULT_LIFETIME_SECONDS: u64 = 28 * 86_400;
+
+/// The shortest and longest time for which a token can be good.
+const LIFETIME_SECONDS: std::ops::RangeInclusive<u64> = 3_600..=DEFAULT_LIFETIME_SECONDS;
+
+/// The longest name of a session, in bytes.
+const MAX_SESSION_BYTES: usize = 256;
+
+/// The longest time after which tokens that were ended are still good.
+const MAX_GRACE_SECONDS: u64 = 604_800;
+
+/// What makes a token for an application's customer.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PortalAccessIn {
+    feature_flags: Option<Vec<String>>,
+    application: Option<ApplicationIn>,
+    read_only: Option<bool>,
+    capabilities: Option<Vec<Capability>>,
+    expiry: Option<u64>,
+    session_id: Option<String>,
+}
+
+/// A token that somebody wants, checked by itself.
+pub(crate) struct PortalAccess {
+    /// The application to make if there is none.
+    pub(crate) create_application: Option<NewApplication>,
+    feature_flags: Vec<String>,
+    read_only: bool,
+    capabilities: Option<Vec<Capability>>,
+    session: Option<String>,
+    lifetime: Duration,
+}
+
+impl PortalAccessIn {
+    /// Checks a body.
+    pub(crate) fn checked(self) -> Result<PortalAccess> {
+        let mut problems = Problems::of_body();
+        let create_application =
+            self.application.map(|application| problems.within("application", |problems| application.check(problems)));
+        let feature_flags = self.feature_flags.unwrap_or_default();
+        // Flags are written by the same rule as names.
+        problems.list("featureFlags", &feature_flags, 0..=usize::MAX, EventTypeName::parse);
+        let lifetime = self.expiry.unwrap_or(DEFAULT_LIFETIME_SECONDS);
+        if !LIFETIME_SECONDS.contains(&lifetime) {
+            let (least, most) = (LIFETIME_SECONDS.start(), LIFETIME_SECONDS.end());
+            problems.add("expiry", format!("must be {least} to {most} seconds"));
+        }
+        if let Some(session) = &self.session_id {
+            check_session(&mut problems, "sessionId", session);
+        }
+        problems.finish(Some(PortalAccess {
+            create_application,
+            feature_flags,
+            read_only: self.read_only.unwrap_or(false),
+            capabilities: self.capabilities,
+            session: self.session_id,
+            lifetime: Duration::from_secs(lifetime),
+        }))
+    }
+}
+
+impl PortalAccess {
+    /// The token for this application.
+    pub(crate) fn token(self, environment: EnvironmentId, application: ApplicationId) -> NewToken {
+        let Self { create_application: _, feature_flags, read_only, capabilities, session, lifetime } = self;
+        NewToken { environment, application, feature_flags, capabilities, read_only, session, lifetime }
+    }
+}
+
+fn check_session(problems: &mut Problems, member: &'static str, session: &str) {
+    problems.prose(member, session, 1);
+    if session.len() > MAX_SESSION_BYTES {
+        problems.add(member, format!("must be at most {MAX_SESSION_BYTES} bytes long"));
+    }
+}
+
+/// A token, and a page to use it on.
+#[derive(Serialize)]
+pub(crate) struct PortalAccessOut {
+    /// Where people go.
+    pub(crate) url: String,
+    /// What they, or their programs, show.
+    pub(crate) token: String,
+}
+
+/// What ends tokens of an application.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ExpireIn {
+    expiry: Option<u64>,
+    session_ids: Option<Vec<String>>,
+}
+
+impl ExpireIn {
+    /// Checks a body: after what time tokens are refused, and of which sessions (none is all).
+    pub(crate) fn checked(self) -> Result<(Duration, Vec<String>)> {
+        let mut problems = Problems::of_body();
+        let sessions = self.session_ids.unwrap_or_default();
+        for session in &sessions {
+            check_session(&mut problems, "sessionIds", session);
+        }
+        let grace = self.expiry.unwrap_or(0);
+        if grace > MAX_GRACE_SECONDS {
+            problems.add("expiry", format!("must be 0 to {MAX_GRACE_SECONDS} seconds"));
+        }
+        problems.finish(Some((Duration::from_secs(grace), sessions)))
+    }
+}
+
+/// Whom a token speaks for.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct WhoamiOut {
+    /// The environment.
+    pub(crate) environment_id: String,
+    /// The application, if the token is one of an application.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) application_id: Option<ApplicationId>,
+    /// Which flagged event types the token sees; the operator sees all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) feature_flags: Option<Vec<String>>,
+}

@@ -1,0 +1,107 @@
+//! Tokens of applications: making them, ending them, and finding out whom one speaks for (rest-contract §4).
+//!
+//! A repeated request with the same idempotency key makes another token, which is as good: to give the same one again, it
+//! would have to be kept.
+
+use axum::extract::State;
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use postrider_store::{StoredAnswer, TokenExpiry};
+
+use crate::access::{Operator, Reader};
+use crate::answer;
+use crate::error::{ApiError, Result};
+use crate::idempotency;
+use crate::json::JsonBody;
+use crate::model::authentication::{ExpireIn, PortalAccess, PortalAccessIn, PortalAccessOut, WhoamiOut};
+use crate::params::Params;
+use crate::router::{self, Shared};
+use crate::routes::messages::addressee;
+
+/// The page that a link for an application's customer leads to.
+const PAGE: &str = "/docs";
+
+pub(super) async fn portal_access(
+    operator: Operator,
+    params: Params,
+    headers: HeaderMap,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<PortalAccessIn>,
+) -> Result<Response> {
+    issue(&state, operator, &params, &headers, body.checked()?).await
+}
+
+/// An older form, without a body.
+pub(super) async fn dashboard_access(
+    operator: Operator,
+    params: Params,
+    headers: HeaderMap,
+    State(state): State<Shared>,
+) -> Result<Response> {
+    issue(&state, operator, &params, &headers, PortalAccessIn::default().checked()?).await
+}
+
+async fn issue(
+    state: &router::State,
+    operator: Operator,
+    params: &Params,
+    headers: &HeaderMap,
+    mut access: PortalAccess,
+) -> Result<Response> {
+    let id = addressee(params.text("app_id")?)?;
+    let environment = operator.environment;
+    state.intake.ensure_application(&environment, &id, access.create_application.take()).await?;
+    let application = state.store.application(&environment, &id).await?.ok_or_else(ApiError::not_found)?;
+    let token = state.authenticator.issue(access.token(environment, application.value.id)).await?;
+    let url = format!("{}{PAGE}", base_url(state, headers));
+    Ok(answer::json(StatusCode::OK, &PortalAccessOut { url, token }))
+}
+
+/// Where this server is reached: as it was told, or as the caller reached it.
+fn base_url(state: &router::State, headers: &HeaderMap) -> String {
+    if let Some(url) = &state.public_url {
+        return url.trim_end_matches('/').to_owned();
+    }
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    format!("http://{host}")
+}
+
+fn done((): &()) -> StoredAnswer {
+    StoredAnswer { status: StatusCode::NO_CONTENT.as_u16(), body: Bytes::new() }
+}
+
+pub(super) async fn expire_all(
+    operator: Operator,
+    params: Params,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<ExpireIn>,
+) -> Result<Response> {
+    let (grace, sessions) = body.checked()?;
+    let application = operator.application(&state, &params).await?;
+    let now = state.clock.now();
+    // Tokens are dated by the clock on the wall, and refused by the one that counts on.
+    let issued_before = state.clock.wall();
+    let expiry = TokenExpiry { sessions, issued_before, refused_from: now.saturating_add(grace) };
+    let once = idempotency::once(operator.once, now, done);
+    let written = state.store.expire_tokens(application.key, expiry, once, now).await?;
+    Ok(answer::written(written, done))
+}
+
+/// Tokens are not kept, so there is nothing to log out of; clients expect to be told so.
+pub(super) async fn logout() -> ApiError {
+    let detail = "Tokens are not kept, so none can be logged out. To end the tokens of an application, use \
+                  POST /api/v1/auth/app/{app_id}/expire-all.";
+    ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", detail)
+}
+
+pub(super) async fn whoami(reader: Reader) -> Response {
+    answer::json(
+        StatusCode::OK,
+        &WhoamiOut {
+            environment_id: reader.environment.to_string(),
+            application_id: reader.application,
+            feature_flags: reader.feature_flags,
+        },
+    )
+}

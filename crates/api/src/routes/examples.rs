@@ -1,0 +1,82 @@
+//! Sending an example of an event type to one endpoint (rest-contract §9.5).
+//!
+//! The example is a real message: it is stored, listed and signed like any other, and the endpoint's own filters and its
+//! disabled flag count. Only no other endpoint gets it.
+
+use axum::extract::State;
+use axum::response::Response;
+use bytes::Bytes;
+use http::StatusCode;
+use postrider_domain::event_type::EventType;
+use postrider_domain::names::{EventTypeName, IdOrUid};
+use postrider_ingest::Submission;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::access::{Operator, Tenant};
+use crate::answer;
+use crate::error::{ApiError, Result};
+use crate::json::JsonBody;
+use crate::model::message::{ExampleIn, MessageOut};
+use crate::router::{self, Shared};
+
+/// The event types that need not be defined, and what is sent for them: a first sign of life.
+const PINGS: [&str; 2] = ["postrider.ping", "svix.ping"];
+const PING: &[u8] = br#"{"success": true}"#;
+
+/// The version of an event type's schemas whose first example is sent.
+const VERSION: &str = "1";
+
+pub(super) async fn send(
+    operator: Operator,
+    tenant: Tenant,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<ExampleIn>,
+) -> Result<Response> {
+    let event_type = body.checked()?;
+    let endpoint = tenant.endpoint(&state).await?;
+    let payload = example(&state, &operator, &event_type).await?;
+    let submission = Submission {
+        environment: operator.environment,
+        application: IdOrUid::Id(tenant.application.value.id),
+        event_type,
+        event_id: None,
+        channels: None,
+        payload,
+        tags: None,
+        deliver_at: None,
+        retention: None,
+        create_application: None,
+        only: Some(endpoint.key),
+        idempotency: operator.once,
+    };
+    let submitted = state.intake.submit(submission).await?;
+    Ok(answer::json(StatusCode::OK, &MessageOut::new(&submitted.message, false)))
+}
+
+/// What to send for an event type.
+async fn example(state: &router::State, operator: &Operator, name: &EventTypeName) -> Result<Bytes> {
+    if PINGS.contains(&name.as_str()) {
+        return Ok(Bytes::from_static(PING));
+    }
+    let event_type = state.store.event_type(&operator.environment, name.as_str()).await?;
+    let event_type = event_type.ok_or_else(ApiError::not_found)?;
+    first_example(&event_type).ok_or_else(|| {
+        let detail =
+            format!("The event type '{name}' has no schema of version {VERSION} with an example that is an object.");
+        ApiError::new(StatusCode::BAD_REQUEST, "invalid_scheme", detail)
+    })
+}
+
+/// The first example in a type's schema, as it was written.
+fn first_example(event_type: &EventType) -> Option<Bytes> {
+    #[derive(Deserialize)]
+    struct Examples<'a> {
+        #[serde(borrow)]
+        examples: Vec<&'a RawValue>,
+    }
+    let schema = event_type.schemas.as_ref()?.get(VERSION)?;
+    let Examples { examples } = serde_json::from_str(schema.get()).ok()?;
+    let example = examples.first()?.get();
+    example.starts_with('{').then(|| Bytes::copy_from_slice(example.as_bytes()))
+}

@@ -1,0 +1,156 @@
+//! Polling an endpoint's messages instead of being called: a stream of what the endpoint's filters let through, in slices.
+//!
+//! The endpoint may be disabled, so that nothing is sent to its URL. A reader goes on with the iterator of its last slice;
+//! a named one (a consumer) may leave that to the server: it gets the same slice again until it passes that slice's
+//! iterator, which says that it is done with it. So every message is read at least once.
+
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use postrider_domain::endpoint::Endpoint;
+use postrider_domain::ids::{Id as _, Ksuid, MessageId};
+use postrider_domain::time::Timestamp;
+use postrider_store::{EndpointKey, MessageKey, Stored, StreamFilter, StreamPosition};
+use serde::{Deserialize, Serialize};
+
+use crate::access::Tenant;
+use crate::answer;
+use crate::error::{ApiError, Result};
+use crate::json::JsonBody;
+use crate::model::message::MessageOut;
+use crate::pagination;
+use crate::query::{FromQuery, Query, QueryString};
+use crate::router::{self, Shared};
+
+/// The longest name of a consumer, in bytes.
+const MAX_CONSUMER_BYTES: usize = 256;
+
+pub(super) struct PollQuery {
+    limit: usize,
+    iterator: Option<StreamPosition>,
+    filter: StreamFilter,
+    after: Option<Timestamp>,
+}
+
+impl FromQuery for PollQuery {
+    fn from_query(query: &QueryString<'_>) -> Result<Self> {
+        let filter = StreamFilter {
+            event_types: query.event_type()?.map(|event_type| vec![event_type]),
+            channels: query.channel()?.map(|channel| vec![channel]),
+        };
+        let iterator = query.text("iterator").map(parse_iterator).transpose()?;
+        Ok(Self { limit: pagination::limit(query)?, iterator, filter, after: query.date("after")? })
+    }
+}
+
+/// `<message id>.<newest message seen>`; to callers, just a text.
+fn iterator(position: StreamPosition) -> String {
+    let seen = position.seen.map_or(0, |seen| seen.0);
+    format!("{}.{seen}", MessageId::from_ksuid(position.after))
+}
+
+fn parse_iterator(text: &str) -> Result<StreamPosition> {
+    let parse = |text: &str| {
+        let (id, seen) = text.split_once('.')?;
+        let (id, seen) = (id.parse::<MessageId>().ok()?, seen.parse::<i64>().ok()?);
+        Some(StreamPosition { after: id.ksuid(), seen: (seen > 0).then_some(MessageKey(seen)) })
+    };
+    parse(text).ok_or_else(|| ApiError::invalid(&["query", "iterator"], "is not an iterator of this stream"))
+}
+
+/// Before everything made from `at` on.
+fn before(at: Timestamp) -> StreamPosition {
+    StreamPosition { after: Ksuid::floor(at), seen: None }
+}
+
+#[derive(Serialize)]
+struct PollOut<'a> {
+    data: Vec<MessageOut<'a>>,
+    iterator: String,
+    done: bool,
+}
+
+async fn slice(
+    state: &router::State,
+    tenant: &Tenant,
+    endpoint: &Endpoint,
+    query: PollQuery,
+    from: StreamPosition,
+) -> Result<Response> {
+    let own = StreamFilter { event_types: endpoint.event_types.clone(), channels: endpoint.channels.clone() };
+    let slice = state.store.stream(tenant.application.key, vec![own, query.filter], from, query.limit).await?;
+    let data = slice.messages.iter().map(|message| MessageOut::new(message, true)).collect();
+    Ok(answer::json(StatusCode::OK, &PollOut { data, iterator: iterator(slice.position), done: slice.done }))
+}
+
+/// Where a reader begins that has no iterator: at what it asks for, else at the first message since there is the endpoint.
+fn beginning(query: &PollQuery, endpoint: &Endpoint) -> StreamPosition {
+    before(query.after.unwrap_or(endpoint.created_at))
+}
+
+pub(super) async fn poll(
+    Query(query): Query<PollQuery>,
+    tenant: Tenant,
+    State(state): State<Shared>,
+) -> Result<Response> {
+    let endpoint = sink(&tenant, &state).await?.value;
+    let from = query.iterator.unwrap_or_else(|| beginning(&query, &endpoint));
+    slice(&state, &tenant, &endpoint, query, from).await
+}
+
+pub(super) async fn poll_as_consumer(
+    Query(query): Query<PollQuery>,
+    tenant: Tenant,
+    State(state): State<Shared>,
+) -> Result<Response> {
+    let endpoint = sink(&tenant, &state).await?;
+    let consumer = consumer(&tenant)?;
+    let from = match query.iterator {
+        Some(position) => {
+            state.store.set_stream_position(endpoint.key, consumer, position, state.clock.now()).await?;
+            position
+        }
+        None => {
+            let known = state.store.stream_position(endpoint.key, consumer).await?;
+            known.unwrap_or_else(|| beginning(&query, &endpoint.value))
+        }
+    };
+    slice(&state, &tenant, &endpoint.value, query, from).await
+}
+
+/// From where on a consumer wants to read.
+#[derive(Deserialize)]
+pub(super) struct SeekIn {
+    after: String,
+}
+
+#[derive(Serialize)]
+struct SeekOut {
+    iterator: String,
+}
+
+pub(super) async fn seek(
+    tenant: Tenant,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<SeekIn>,
+) -> Result<Response> {
+    let after =
+        Timestamp::parse(&body.after).map_err(|error| ApiError::invalid(&["body", "after"], error.to_string()))?;
+    let endpoint = sink(&tenant, &state).await?;
+    let position = before(after);
+    state.store.set_stream_position(endpoint.key, consumer(&tenant)?, position, state.clock.now()).await?;
+    Ok(answer::json(StatusCode::OK, &SeekOut { iterator: iterator(position) }))
+}
+
+async fn sink(tenant: &Tenant, state: &Shared) -> Result<Stored<EndpointKey, Endpoint>> {
+    let id = tenant.params().id_or_uid("sink_id")?;
+    state.store.endpoint(tenant.application.key, &id).await?.ok_or_else(ApiError::not_found)
+}
+
+fn consumer(tenant: &Tenant) -> Result<&str> {
+    let name = tenant.params().text("consumer_id")?;
+    if name.len() > MAX_CONSUMER_BYTES {
+        return Err(ApiError::not_found());
+    }
+    Ok(name)
+}

@@ -1,0 +1,74 @@
+//! Examples sent to one endpoint, and asking beforehand whether a message is wanted.
+
+use serde_json::json;
+
+use crate::world::{World, id};
+
+#[tokio::test]
+async fn an_example_goes_to_its_endpoint_only() {
+    let world = World::new();
+    world.app("shop").await;
+    world.endpoint("shop", "one").await;
+    world.endpoint("shop", "two").await;
+    let schema = json!({ "1": { "type": "object", "examples": [{ "b": 1, "a": 2 }] } });
+    let event_type = json!({ "name": "a.b", "description": "", "schemas": schema });
+    world.post("/event-type", event_type).await.expect(201);
+    for (event_type, payload) in [("a.b", json!({ "b": 1, "a": 2 })), ("svix.ping", json!({ "success": true }))] {
+        let before = world.pending("shop", "one").await;
+        let path = "/app/shop/endpoint/one/send-example";
+        let answer = world.post(path, json!({ "eventType": event_type })).await.expect(200);
+        assert_eq!((&answer["payload"], &answer["eventType"]), (&json!({}), &json!(event_type)));
+        assert_eq!(world.pending("shop", "one").await, before + 1);
+        let stored = world.get(&format!("/app/shop/msg/{}", id(&answer))).await.expect(200);
+        assert_eq!(stored["payload"], payload);
+    }
+    assert_eq!(world.pending("shop", "two").await, 0);
+}
+
+#[tokio::test]
+async fn an_example_needs_something_to_show() {
+    let world = World::new();
+    world.app("shop").await;
+    world.endpoint("shop", "one").await;
+    let path = "/app/shop/endpoint/one/send-example";
+    world.post(path, json!({ "eventType": "nowhere" })).await.refused(404, "not_found");
+    for (name, schemas) in [
+        ("none", json!(null)),
+        ("other.version", json!({ "2": { "examples": [{}] } })),
+        ("without", json!({ "1": { "type": "object" } })),
+        ("empty", json!({ "1": { "examples": [] } })),
+        ("no.object", json!({ "1": { "examples": ["text"] } })),
+    ] {
+        let event_type = json!({ "name": name, "description": "", "schemas": schemas });
+        world.post("/event-type", event_type).await.expect(201);
+        world.post(path, json!({ "eventType": name })).await.refused(400, "invalid_scheme");
+    }
+    assert_eq!(world.post(path, json!({ "eventType": "a b" })).await.invalid(), ["body.eventType"]);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_wants_no_example_is_sent_none() {
+    let world = World::new();
+    world.app("shop").await;
+    world.endpoint("shop", "one").await;
+    world.send("PATCH", "/app/shop/endpoint/one", json!({ "disabled": true })).await.expect(200);
+    world.post("/app/shop/endpoint/one/send-example", json!({ "eventType": "svix.ping" })).await.expect(200);
+    assert_eq!(world.pending("shop", "one").await, 0);
+}
+
+#[tokio::test]
+async fn a_precheck_says_whether_anybody_is_listening() {
+    let world = World::new();
+    world.app("shop").await;
+    let active = async |body: serde_json::Value| {
+        world.post("/app/shop/msg/precheck/active", body).await.expect(200)["active"].as_bool().unwrap()
+    };
+    assert!(!active(json!({ "eventType": "a.b" })).await);
+    let endpoint = json!({ "url": "https://example.com/", "uid": "ep", "channels": ["x"] });
+    world.post("/app/shop/endpoint", endpoint).await.expect(201);
+    assert!(!active(json!({ "eventType": "a.b" })).await);
+    assert!(active(json!({ "eventType": "a.b", "channels": ["y", "x"] })).await);
+    world.send("PATCH", "/app/shop/endpoint/ep", json!({ "disabled": true })).await.expect(200);
+    assert!(!active(json!({ "eventType": "a.b", "channels": ["x"] })).await);
+    world.post("/app/nowhere/msg/precheck/active", json!({ "eventType": "a.b" })).await.refused(404, "not_found");
+}
