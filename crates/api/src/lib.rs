@@ -24,6 +24,7 @@ mod quirks;
 mod router;
 mod routes;
 mod rules;
+mod webhooks;
 
 pub use auth::KeyUsage;
 pub use options::{AuthOptions, JwtSecret, SigningOptions};

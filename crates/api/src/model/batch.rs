@@ -49,21 +49,18 @@ impl Batch {
 
     /// Reads one line.
     pub(crate) fn read_line(&self, line: &[u8], index: usize) -> Result<Submission> {
-        json::utf8(line).map_err(|error| error.of_item(index)).and_then(|text| self.read_item(text, index))
+        self.read_item(json::utf8(line)?, index)
     }
 
     fn read_item(&self, text: &str, index: usize) -> Result<Submission> {
-        let message = json::decode::<MessageIn<'_>>(text).map_err(|error| error.of_item(index))?;
-        self.checked(message, index)
+        self.checked(json::decode::<MessageIn<'_>>(text)?, index)
     }
 
     fn checked(&self, message: MessageIn<'_>, index: usize) -> Result<Submission> {
-        let shallow = json::shallow(message.payload(), 1);
+        json::shallow(message.payload(), 1)?;
         let copied = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-        let checked = shallow.and_then(|()| {
-            message.checked(self.environment.clone(), self.application.clone(), self.item_key(index), copied)
-        });
-        checked.map(|read| read.submission).map_err(|error| error.of_item(index))
+        let read = message.checked(self.environment.clone(), self.application.clone(), self.item_key(index), copied)?;
+        Ok(read.submission)
     }
 
     /// The key of an item: the batch's with the index in its last bytes. So a batch that is repeated after a crash finds
@@ -150,7 +147,7 @@ pub(crate) fn write_result(out: &mut Vec<u8>, index: usize, result: Result<Submi
         }
         Err(error) => {
             let _ = write!(out, r#"{{"index":{index},"status":{}"#, error.status().as_u16());
-            match error {
+            match error.of_item(index) {
                 ApiError::General { code, detail, .. } => {
                     write_member(out, "code", &code);
                     write_member(out, "detail", &detail);
@@ -199,7 +196,7 @@ mod tests {
                {{"eventType":"a","payload":{deep}}}, {{"eventType":"a","payload":{{}},"eventId":7}}]"#
         );
         let results = batch().read_array(&Bytes::from(body)).unwrap();
-        let want = ["", "body.[1]", "body.[2].eventType", "body.[3]", "body.[4]", "body.[5].eventId"];
+        let want = ["", "body", "body.eventType", "body", "body", "body.eventId"];
         assert_eq!(places(&results), want);
         assert_eq!(results[0].as_ref().unwrap().payload, r#"{"n":1}"#);
     }

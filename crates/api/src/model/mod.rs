@@ -10,4 +10,5 @@ pub(crate) mod endpoint;
 pub(crate) mod environment;
 pub(crate) mod event_type;
 pub(crate) mod headers;
+pub(crate) mod import_openapi;
 pub(crate) mod message;

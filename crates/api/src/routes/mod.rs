@@ -28,6 +28,7 @@ mod environment;
 mod event_types;
 mod examples;
 mod health;
+mod import_openapi;
 mod messages;
 mod poller;
 
@@ -98,6 +99,7 @@ pub(crate) fn all() -> Router<Shared> {
             &at("/event-type/{event_type_name}"),
             get(event_types::read).put(event_types::replace).patch(event_types::change).delete(event_types::delete),
         )
+        .route(&at("/event-type/import/openapi"), post(import_openapi::import))
         .route(
             &at("/environment/settings"),
             get(environment::read).put(environment::replace).patch(environment::change),
