@@ -30,7 +30,7 @@ pub(crate) enum ApiError {
 pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
 
 /// One thing that is wrong with the input.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Problem {
     /// Where: `body`, `query` or `path`, then member names; elements of lists as `[0]`.
     pub(crate) loc: Vec<Cow<'static, str>>,

@@ -14,6 +14,7 @@ use postrider_domain::ids::{Id, Ksuid};
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
 use postrider_store::{Direction, Scan};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::answer;
@@ -40,11 +41,7 @@ pub(crate) enum Position<C> {
 
 /// The limit of a list.
 pub(crate) fn limit(query: &QueryString<'_>) -> Result<usize> {
-    let limit = query.number("limit")?.unwrap_or(DEFAULT_LIMIT);
-    if limit > MAX_LIMIT {
-        return Err(ApiError::invalid(&["query", "limit"], format!("must be at most {MAX_LIMIT}")));
-    }
-    Ok(limit)
+    query.count("limit", DEFAULT_LIMIT, MAX_LIMIT)
 }
 
 /// The iterator of a list whose iterators are ids of kind `I`.
@@ -61,7 +58,7 @@ pub(crate) fn name_position(query: &QueryString<'_>) -> Result<Option<Position<S
 }
 
 fn position<C>(query: &QueryString<'_>, parse: impl Fn(&str) -> Option<C>) -> Result<Option<Position<C>>> {
-    let Some(text) = query.text("iterator") else { return Ok(None) };
+    let Some(text) = query.iterator() else { return Ok(None) };
     let position = match text.strip_prefix('-') {
         Some(text) => parse(text).map(Position::Before),
         None => parse(text).map(Position::After),
@@ -212,6 +209,23 @@ impl<C> Walk<C> {
     }
 }
 
+/// A page as it is shown.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "ListOf{O}")]
+pub(crate) struct ListOut<O> {
+    /// The elements.
+    data: Vec<O>,
+    /// What gives the next page as `iterator`. Null only if there are no elements.
+    // Always present: clients have no default for it.
+    iterator: Option<String>,
+    /// What gives the page before this one as `iterator`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prev_iterator: Option<String>,
+    /// Whether there is nothing beyond this page.
+    done: bool,
+}
+
 impl<T> Page<T> {
     /// A page of nothing, with nothing beyond it.
     pub(crate) fn empty() -> Self {
@@ -224,16 +238,6 @@ impl<T> Page<T> {
         iterator: impl Fn(&T) -> String,
         show: impl Fn(&'a T) -> O,
     ) -> Response {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct ListOut<O> {
-            data: Vec<O>,
-            // Always present: clients have no default for it.
-            iterator: Option<String>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            prev_iterator: Option<String>,
-            done: bool,
-        }
         let out = ListOut {
             data: self.rows.iter().map(show).collect(),
             iterator: self.rows.last().map(&iterator),

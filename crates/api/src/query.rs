@@ -4,23 +4,33 @@
 //! parameter that is given twice the last one counts, except for arrays, which are joined.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt::Display;
 use std::str::FromStr;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 use postrider_domain::names::{Channel, EventTypeName, Tag};
+use postrider_domain::schema::NAME_PATTERN;
 use postrider_domain::time::Timestamp;
 use postrider_store::Direction;
+use serde::Serialize;
+use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use crate::error::{ApiError, Result};
+use crate::openapi::Parameter;
 use crate::router::Shared;
 
 /// The parameters of a query string.
-pub(crate) struct QueryString<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+pub(crate) struct QueryString<'a> {
+    pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    /// What was asked for, if that is to be documented.
+    noted: Option<RefCell<Vec<Parameter>>>,
+}
 
-/// What a route reads from its query string.
+/// What a route reads from its query string. Every parameter is asked for, whatever the others say: that is also how the
+/// document learns about them.
 pub(crate) trait FromQuery: Sized {
     /// Reads the parameters.
     fn from_query(query: &QueryString<'_>) -> Result<Self>;
@@ -44,22 +54,71 @@ fn undecodable(name: &str, problem: impl Display) -> ApiError {
 impl<'a> QueryString<'a> {
     /// Splits and decodes a query string, without its question mark.
     pub(crate) fn parse(query: &'a str) -> Self {
-        Self(form_urlencoded::parse(query.as_bytes()).collect())
+        Self { pairs: form_urlencoded::parse(query.as_bytes()).collect(), noted: None }
+    }
+
+    /// The parameters that `T` asks for, when it reads a query that has none of them.
+    pub(crate) fn parameters_of<T: FromQuery>() -> Vec<Parameter> {
+        let query = QueryString { pairs: Vec::new(), noted: Some(RefCell::default()) };
+        // Every parameter can be left out.
+        let _ = T::from_query(&query);
+        query.noted.map(RefCell::into_inner).unwrap_or_default()
+    }
+
+    /// Notes that a parameter is asked for.
+    fn note(&self, name: &'static str, schema: impl FnOnce() -> Value) {
+        if let Some(noted) = &self.noted {
+            let mut noted = noted.borrow_mut();
+            // Whoever asks by way of another method says more.
+            noted.retain(|parameter| parameter.name != name);
+            noted.push(Parameter { name, schema: schema() });
+        }
     }
 
     /// The text of a parameter.
-    pub(crate) fn text(&self, name: &str) -> Option<&str> {
-        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_ref())
+    pub(crate) fn text(&self, name: &'static str) -> Option<&str> {
+        self.note(name, || json!({ "type": "string" }));
+        self.find(name)
     }
 
-    /// A number.
-    pub(crate) fn number<N: FromStr<Err: Display>>(&self, name: &str) -> Result<Option<N>> {
-        self.text(name).map(|text| text.parse().map_err(|error| undecodable(name, error))).transpose()
+    fn find(&self, name: &str) -> Option<&str> {
+        self.pairs.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_ref())
+    }
+
+    /// A whole number.
+    pub(crate) fn number<N: FromStr<Err: Display>>(&self, name: &'static str) -> Result<Option<N>> {
+        self.note(name, || json!({ "type": "integer", "minimum": 0 }));
+        self.find(name).map(|text| text.parse().map_err(|error| undecodable(name, error))).transpose()
+    }
+
+    /// A whole number up to `most`. A larger one is legible, but breaks a rule.
+    pub(crate) fn count(&self, name: &'static str, default: usize, most: usize) -> Result<usize> {
+        let number = self.number(name)?.unwrap_or(default);
+        self.note(name, || json!({ "type": "integer", "minimum": 0, "maximum": most, "default": default }));
+        if number > most {
+            return Err(ApiError::invalid(&["query", name], format!("must be at most {most}")));
+        }
+        Ok(number)
+    }
+
+    /// One of these numbers, which stand for something.
+    pub(crate) fn code<N: FromStr<Err: Display> + PartialEq + Serialize>(
+        &self,
+        name: &'static str,
+        known: &[N],
+    ) -> Result<Option<N>> {
+        let code = self.number(name)?;
+        self.note(name, || json!({ "type": "integer", "enum": known }));
+        if code.as_ref().is_some_and(|code| !known.contains(code)) {
+            return Err(ApiError::bad_request(format!("the query parameter '{name}' has an unknown value")));
+        }
+        Ok(code)
     }
 
     /// `true` or `false`.
-    pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool> {
-        match self.text(name) {
+    pub(crate) fn flag(&self, name: &'static str, default: bool) -> Result<bool> {
+        self.note(name, || json!({ "type": "boolean", "default": default }));
+        match self.find(name) {
             None => Ok(default),
             Some("true") => Ok(true),
             Some("false") => Ok(false),
@@ -68,8 +127,9 @@ impl<'a> QueryString<'a> {
     }
 
     /// A date.
-    pub(crate) fn date(&self, name: &str) -> Result<Option<Timestamp>> {
-        let Some(text) = self.text(name) else { return Ok(None) };
+    pub(crate) fn date(&self, name: &'static str) -> Result<Option<Timestamp>> {
+        self.note(name, || json!({ "type": "string", "format": "date-time" }));
+        let Some(text) = self.find(name) else { return Ok(None) };
         // The plus of an offset that was not percent-encoded has become a blank.
         Timestamp::parse(text)
             .or_else(|error| {
@@ -81,12 +141,20 @@ impl<'a> QueryString<'a> {
 
     /// `ascending` or `descending`.
     pub(crate) fn order(&self, default: Direction) -> Result<Direction> {
-        match self.text("order") {
+        let default_word = if default == Direction::Ascending { "ascending" } else { "descending" };
+        self.note("order", || json!({ "enum": ["ascending", "descending"], "default": default_word }));
+        match self.find("order") {
             None => Ok(default),
             Some("ascending") => Ok(Direction::Ascending),
             Some("descending") => Ok(Direction::Descending),
             Some(_) => Err(undecodable("order", "write ascending or descending")),
         }
+    }
+
+    /// The iterator of a list.
+    pub(crate) fn iterator(&self) -> Option<&str> {
+        self.note("iterator", || json!({ "type": "string" }));
+        self.find("iterator")
     }
 
     /// The texts of an array: `name=a,b`, `name=a&name=b`, `name[]=a` and `name[0]=a`, all together.
@@ -97,7 +165,7 @@ impl<'a> QueryString<'a> {
                 rest.is_empty() || index.is_some_and(|index| index.bytes().all(|byte| byte.is_ascii_digit()))
             })
         };
-        self.0
+        self.pairs
             .iter()
             .filter(move |(key, _)| belongs(key))
             .flat_map(|(_, value)| value.split(','))
@@ -106,6 +174,7 @@ impl<'a> QueryString<'a> {
 
     /// The event types that a list is filtered by; `None` is all.
     pub(crate) fn event_types(&self) -> Result<Option<Vec<EventTypeName>>> {
+        self.note("event_types", || json!({ "type": "array", "items": { "type": "string", "pattern": NAME_PATTERN } }));
         let names: Vec<_> = self
             .array("event_types")
             .map(EventTypeName::parse)
@@ -116,21 +185,24 @@ impl<'a> QueryString<'a> {
 
     /// The tag that a list is filtered by.
     pub(crate) fn tag(&self) -> Result<Option<Tag>> {
-        self.text("tag")
+        self.note("tag", || json!({ "type": "string", "pattern": NAME_PATTERN }));
+        self.find("tag")
             .map(|text| Tag::parse(text).map_err(|error| ApiError::invalid(&["query", "tag"], error.to_string())))
             .transpose()
     }
 
     /// The one event type that a stream is filtered by.
     pub(crate) fn event_type(&self) -> Result<Option<EventTypeName>> {
-        let parse = |text| EventTypeName::parse(text).map_err(|error| error.to_string());
-        let refuse = |msg: String| ApiError::invalid(&["query", "event_type"], msg);
-        self.text("event_type").map(parse).transpose().map_err(refuse)
+        self.note("event_type", || json!({ "type": "string", "pattern": NAME_PATTERN }));
+        let refuse = |msg| ApiError::invalid(&["query", "event_type"], msg);
+        let parse = |text| EventTypeName::parse(text).map_err(|error| refuse(error.to_string()));
+        self.find("event_type").map(parse).transpose()
     }
 
     /// The channel that a list is filtered by.
     pub(crate) fn channel(&self) -> Result<Option<Channel>> {
-        self.text("channel")
+        self.note("channel", || json!({ "type": "string", "pattern": NAME_PATTERN }));
+        self.find("channel")
             .map(|text| {
                 Channel::parse(text).map_err(|error| ApiError::invalid(&["query", "channel"], error.to_string()))
             })
@@ -172,7 +244,9 @@ mod tests {
         let query = QueryString::parse("limit=x&big=99999999999999999999&flag=1&flag2=True&before=soon&order=up");
         let bad = |result: Result<()>| assert!(matches!(result, Err(ApiError::General { code: "generic_error", .. })));
         bad(query.number::<usize>("limit").map(drop));
-        bad(query.number::<usize>("big").map(drop));
+        bad(query.count("big", 1, 1).map(drop));
+        bad(query.code::<u8>("limit", &[1]).map(drop));
+        bad(query.code::<u8>("flag", &[2]).map(drop));
         bad(query.flag("flag", true).map(drop));
         bad(query.flag("flag2", true).map(drop));
         bad(query.date("before").map(drop));

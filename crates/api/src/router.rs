@@ -93,8 +93,8 @@ impl Api {
             public_url,
             authenticator,
         });
-        let router =
-            routes::all().fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(state.clone());
+        let (router, _) = routes::all().into_parts();
+        let router = router.fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(state.clone());
         Self { state, router }
     }
 

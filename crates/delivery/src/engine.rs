@@ -4,7 +4,7 @@
 //! something is due. `Shared::pump` asks a lane what it wants until it wants nothing, and starts that: workers that send,
 //! reads of the store, timers. Every piece of work ends by pumping its lane again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -334,13 +334,14 @@ impl Shared {
         }
     }
 
-    /// Cancels what waits in memory of a message whose payload was erased. What the store still has of it is loaded without
-    /// a payload, and canceled then.
-    fn withdraw(self: &Arc<Self>, message: MessageKey) {
+    /// Cancels what waits in memory of messages whose payloads were erased. What the store still has of them is loaded
+    /// without a payload, and canceled then.
+    fn withdraw(self: &Arc<Self>, messages: &[MessageKey]) {
+        let messages: HashSet<MessageKey> = messages.iter().copied().collect();
         for shard in &self.shards {
             let lanes: Vec<_> = shard.lock().values().cloned().collect();
             for lane in lanes {
-                for held in lane.state.lock().withdraw(message) {
+                for held in lane.state.lock().withdraw(&messages) {
                     let settlement = worker::canceled(lane.key, held.key, held.made, held.trigger);
                     self.settler.submit(Unsettled { lane: Arc::clone(&lane), held: Some(held), settlement });
                 }
@@ -429,7 +430,7 @@ impl Observer for Handle {
         self.0.wake_lane(endpoint);
     }
 
-    fn message_expunged(&self, message: MessageKey) {
-        self.0.withdraw(message);
+    fn messages_expunged(&self, messages: &[MessageKey]) {
+        self.0.withdraw(messages);
     }
 }

@@ -260,9 +260,12 @@ impl State {
         }
     }
 
-    /// Takes what waits of a message out of the window; it stays held until its end is stored.
-    pub(crate) fn withdraw(&mut self, message: MessageKey) -> Vec<Held> {
-        let (withdrawn, left) = self.window.drain(..).partition(|delivery| delivery.key.message == message);
+    /// Takes what waits of these messages out of the window; it stays held until its end is stored.
+    pub(crate) fn withdraw(&mut self, messages: &HashSet<MessageKey>) -> Vec<Held> {
+        if !self.window.iter().any(|delivery| messages.contains(&delivery.key.message)) {
+            return Vec::new();
+        }
+        let (withdrawn, left) = self.window.drain(..).partition(|delivery| messages.contains(&delivery.key.message));
         self.window = left;
         withdrawn.into()
     }

@@ -1,13 +1,14 @@
 //! What the operator of an environment decides for all of it: whether messages must match the schemas of their event
 //! types, and whether the event types are published.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::event_type::set;
 use crate::time::Timestamp;
 
 /// What happens to a message whose payload does not match the schema of its event type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SchemaEnforcement {
     /// Nobody looks.
@@ -32,7 +33,7 @@ impl SchemaEnforcement {
 }
 
 /// What happens to a message whose event type the environment does not have, or has archived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum UnknownEventTypes {
     /// It is accepted.

@@ -13,6 +13,7 @@ use postrider_domain::entropy::{Entropy, OsEntropy};
 use postrider_ingest::Intake;
 use postrider_store::Store;
 use postrider_store_sqlite::{Ownership, SqliteStore};
+use postrider_upkeep::Notifier;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::config::Config;
@@ -26,6 +27,8 @@ pub(crate) struct Server {
     pub(crate) api: Api,
     intake: Arc<Intake>,
     engine: Engine,
+    /// Can be stopped at any instant, and use the others.
+    upkeep: Vec<tokio::task::JoinHandle<()>>,
     agents: Vec<tokio::task::JoinHandle<()>>,
 }
 
@@ -57,7 +60,7 @@ impl Server {
         let api = Api::new(Parts {
             store: Arc::clone(&store),
             intake: Arc::clone(&intake),
-            clock,
+            clock: Arc::clone(&clock),
             entropy,
             check_url: Arc::new(move |url| policy.check_literal(url).map_err(|forbidden| forbidden.to_string())),
             https_only,
@@ -65,12 +68,17 @@ impl Server {
             signing: config.signing.clone(),
             public_url: config.server.public_url.clone(),
         });
+        let notifier = Notifier::new(Arc::clone(&store), Arc::clone(&intake), Arc::clone(&clock));
+        let upkeep = vec![tokio::spawn(notifier.run())];
         let agents = vec![tokio::spawn(api.key_usage().run())];
-        Ok(Self { store, api, intake, engine, agents })
+        Ok(Self { store, api, intake, engine, upkeep, agents })
     }
 
     /// Ends in order; to be called when no request is being answered any more.
     pub(crate) async fn stop(self) {
+        for agent in self.upkeep {
+            agent.abort();
+        }
         self.intake.close().await;
         self.engine.shutdown().await;
         for agent in self.agents {

@@ -6,7 +6,8 @@ use postrider_domain::ids::{ApplicationId, Id as _, Ksuid};
 use postrider_domain::names::{IdOrUid, Uid};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, Applications, EndpointKey, Once, Scan, StoreError, Stored, Upserted, WriteError, Written,
+    ApplicationFilter, ApplicationKey, Applications, EndpointKey, Once, Scan, StoreError, Stored, Upserted, WriteError,
+    Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -49,6 +50,7 @@ impl Applications for SqliteStore {
     async fn applications(
         &self,
         environment: &EnvironmentId,
+        filter: ApplicationFilter,
         scan: Scan<Ksuid>,
     ) -> Result<Vec<Application>, StoreError> {
         let environment = environment.clone();
@@ -57,11 +59,17 @@ impl Applications for SqliteStore {
                 let Range { low, high, order, limit } = Range::of_ids(scan);
                 let mut statement = connection.prepare_cached(&format!(
                     "SELECT {COLUMNS} FROM application
-                     WHERE environment_no = (SELECT no FROM environment WHERE id = ?)
-                         AND id >= ? AND id < ? AND deleted_at IS NULL
-                     ORDER BY id {order} LIMIT ?"
+                     WHERE environment_no = (SELECT no FROM environment WHERE id = ?1)
+                         AND id >= ?2 AND id < ?3 AND deleted_at IS NULL
+                         AND (NOT ?5 OR EXISTS (SELECT 1 FROM endpoint WHERE application_no = application.no
+                                                    AND endpoint.deleted_at IS NULL))
+                         AND (NOT ?6 OR 0 IS NOT (SELECT max(NOT disabled) FROM endpoint
+                                                  WHERE application_no = application.no AND endpoint.deleted_at IS NULL))
+                     ORDER BY id {order} LIMIT ?4"
                 ))?;
-                let rows = statement.query(params![environment.as_str(), low, high, limit])?;
+                let ApplicationFilter { with_endpoints, without_disabled } = filter;
+                let rows =
+                    statement.query(params![environment.as_str(), low, high, limit, with_endpoints, without_disabled])?;
                 all(rows, |row| Ok(decode(row)?.value))
             })
             .await

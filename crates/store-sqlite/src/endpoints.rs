@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use postrider_domain::endpoint::{Endpoint, EndpointPatch, Headers};
 use postrider_domain::ids::{EndpointId, Id as _, Ksuid};
 use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Uid};
+use postrider_domain::notice::NoticeKind;
 use postrider_domain::signature::{Secret, SigningKeys};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
@@ -18,10 +19,10 @@ use rusqlite::{Connection, Row, params};
 use crate::SqliteStore;
 use crate::decode::{Columns, SqlError, all, encode_json, first};
 use crate::hot::json_list;
-use crate::idempotency;
 use crate::range::Range;
 use crate::rows::{ENDPOINT_COLUMNS, decode_endpoint, decode_keys, encode_keys};
 use crate::writer::{Abort, News, Tx, taken};
+use crate::{idempotency, outbox};
 
 #[async_trait]
 impl Endpoints for SqliteStore {
@@ -112,6 +113,7 @@ impl Endpoints for SqliteStore {
                 let found = find(tx, application, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 tx.prepare_cached("UPDATE endpoint SET deleted_at = ? WHERE no = ?")?
                     .execute(params![now.as_micros(), found.key.0])?;
+                outbox::report_endpoint(tx, found.key, NoticeKind::EndpointDeleted)?;
                 Ok(changed(tx, found.key)?)
             })
             .await
@@ -139,6 +141,7 @@ impl Endpoints for SqliteStore {
                 tx.prepare_cached("UPDATE endpoint SET signing_keys = ? WHERE no = ?")?
                     .execute(params![encode_keys(&keys)?, endpoint.0])?;
                 changed(tx, endpoint)?;
+                outbox::report_endpoint(tx, endpoint, NoticeKind::EndpointUpdated)?;
                 idempotency::remember(tx, once, &next, now)?;
                 Ok(Written::Done(next))
             })
@@ -251,6 +254,7 @@ fn insert(tx: &Tx<'_>, application: ApplicationKey, new: NewEndpoint) -> Result<
         ])
         .map_err(taken)?;
     changed(tx, EndpointKey(number))?;
+    outbox::report_endpoint(tx, EndpointKey(number), NoticeKind::EndpointCreated)?;
     Ok(endpoint)
 }
 
@@ -287,6 +291,7 @@ fn change(
     ])
     .map_err(taken)?;
     changed(tx, key)?;
+    outbox::report_endpoint(tx, key, NoticeKind::EndpointUpdated)?;
     Ok(endpoint)
 }
 

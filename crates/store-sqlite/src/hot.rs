@@ -17,6 +17,7 @@ use postrider_store::{
 use rusqlite::{Connection, OptionalExtension as _, Statement, params};
 
 use crate::decode::SqlError;
+use crate::outbox;
 use crate::rows::{MESSAGE_COLUMNS, decode_message};
 use crate::writer::{News, Tx};
 
@@ -262,10 +263,13 @@ impl<'c> Hot<'c> {
         if settlement.trigger == postrider_domain::attempt::Trigger::Manual && settlement.next == Next::Succeeded {
             self.end_series(*endpoint, delivery.message)?;
         }
-        match settlement.change {
-            Some(change) => self.change_endpoint(*endpoint, change, tx),
-            None => Ok(()),
+        if let Some(change) = settlement.change {
+            self.change_endpoint(settlement, change, tx)?;
         }
+        if let (Some(kind), Some(attempt)) = (settlement.notice, &settlement.attempt) {
+            outbox::report_attempt(tx, *endpoint, delivery.message, attempt, kind)?;
+        }
+        Ok(())
     }
 
     /// Makes the delivery wait until `at`, unless its endpoint was deleted meanwhile; returns until when it waits.
@@ -325,18 +329,28 @@ impl<'c> Hot<'c> {
         Ok(())
     }
 
-    fn change_endpoint(&mut self, endpoint: EndpointKey, change: EndpointChange, tx: &Tx<'_>) -> Result<(), SqlError> {
+    fn change_endpoint(
+        &mut self,
+        settlement: &Settlement,
+        change: EndpointChange,
+        tx: &Tx<'_>,
+    ) -> Result<(), SqlError> {
+        let Settlement { endpoint, attempt, .. } = settlement;
         let no = endpoint.0;
         match change {
             EndpointChange::Recovered => self.change.recovered.execute([no])?,
             EndpointChange::FailingSince(at) => self.change.failing_since.execute(params![no, at.as_micros()])?,
             EndpointChange::Disable(_) => {
-                self.change.disable.execute([no])?;
+                // Requests under way together may each have this to say; it is done, and reported, once.
+                if self.change.disable.execute([no])? == 1 {
+                    let now = attempt.as_ref().map_or(settlement.delivery.due_at, |attempt| attempt.started_at);
+                    outbox::report_disabled(tx, *endpoint, now)?;
+                }
                 self.versions.clear();
                 self.change.bump_version.execute([no])?
             }
         };
-        tx.tell(News::EndpointChanged(endpoint));
+        tx.tell(News::EndpointChanged(*endpoint));
         Ok(())
     }
 }
@@ -358,7 +372,7 @@ impl<'c> Changes<'c> {
             // The first failure counts: requests under way together each report one of their own.
             failing_since: connection
                 .prepare("UPDATE endpoint SET failing_since = coalesce(failing_since, ?2) WHERE no = ?1")?,
-            disable: connection.prepare("UPDATE endpoint SET disabled = 1 WHERE no = ?")?,
+            disable: connection.prepare("UPDATE endpoint SET disabled = 1 WHERE no = ? AND NOT disabled")?,
             bump_version: connection.prepare(
                 "UPDATE application SET version = version + 1
                  WHERE no = (SELECT application_no FROM endpoint WHERE no = ?)",

@@ -22,6 +22,7 @@ mod lock;
 mod messages;
 mod migrate;
 mod open;
+mod outbox;
 #[cfg(test)]
 mod plans;
 mod range;

@@ -39,7 +39,7 @@ impl Messages for SqliteStore {
         self.writer
             .run(move |tx| {
                 tx.prepare_cached("UPDATE message SET payload = NULL WHERE no = ?")?.execute([message.0])?;
-                tx.tell(News::MessageExpunged(message));
+                tx.tell(News::MessagesExpunged(vec![message]));
                 Ok::<_, Abort<StoreError>>(())
             })
             .await

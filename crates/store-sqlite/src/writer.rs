@@ -40,11 +40,12 @@ const MAX_GROUP_WEIGHT: usize = 4_096;
 const SETTLE_PATIENCE: Duration = Duration::from_millis(1);
 
 /// What a job tells observers after its commit.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) enum News {
     EndpointChanged(EndpointKey),
     WorkAdded(EndpointKey),
-    MessageExpunged(MessageKey),
+    MessagesExpunged(Vec<MessageKey>),
+    NoticeAdded,
 }
 
 /// The transaction that a job writes in: a connection, and a place for news.
@@ -325,10 +326,11 @@ impl Loop<'_> {
 
     fn tell(&self, news: Vec<News>) {
         for item in news {
-            self.observers.tell(|observer| match item {
-                News::EndpointChanged(endpoint) => observer.endpoint_changed(endpoint),
-                News::WorkAdded(endpoint) => observer.work_added(endpoint),
-                News::MessageExpunged(message) => observer.message_expunged(message),
+            self.observers.tell(|observer| match &item {
+                News::EndpointChanged(endpoint) => observer.endpoint_changed(*endpoint),
+                News::WorkAdded(endpoint) => observer.work_added(*endpoint),
+                News::MessagesExpunged(messages) => observer.messages_expunged(messages),
+                News::NoticeAdded => observer.notice_added(),
             });
         }
     }

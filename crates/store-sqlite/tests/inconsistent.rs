@@ -13,8 +13,8 @@ use postrider_domain::names::IdOrUid;
 use postrider_domain::signature::{Secret, SecretKind};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, Applications as _, Direction, EndpointKey, Endpoints as _, NewEndpoint, Scan, Store as _,
-    StoreError, Work as _, WriteError,
+    ApplicationFilter, ApplicationKey, Applications as _, Direction, EndpointKey, Endpoints as _, NewEndpoint, Scan,
+    Store as _, StoreError, Work as _, WriteError,
 };
 use postrider_store_sqlite::{Ownership, SqliteStore};
 
@@ -85,7 +85,8 @@ async fn a_broken_column_is_named_with_its_table_and_row() {
     let Broken { store, environment, id, .. } = &broken;
     let error = store.application(environment, &IdOrUid::Id(*id)).await.unwrap_err();
     assert_inconsistent(&error, "application.metadata, row 1");
-    let listed = store.applications(environment, Scan::all(Direction::Ascending, 10)).await;
+    let listed =
+        store.applications(environment, ApplicationFilter::default(), Scan::all(Direction::Ascending, 10)).await;
     assert_inconsistent(&listed.unwrap_err(), "application.metadata, row 1");
     match store.delete_application(environment, &IdOrUid::Id(*id), Timestamp::EPOCH).await {
         Err(WriteError::Store(error)) => assert_inconsistent(&error, "application.metadata, row 1"),

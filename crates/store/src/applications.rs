@@ -21,6 +21,15 @@ pub enum Upserted<T> {
     Created(T),
 }
 
+/// Which applications a list shows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ApplicationFilter {
+    /// Only those that have endpoints.
+    pub with_endpoints: bool,
+    /// Not those whose endpoints are all disabled. Those without endpoints are shown.
+    pub without_disabled: bool,
+}
+
 /// Operations on applications. Deleted ones are found by none of them.
 #[async_trait]
 pub trait Applications {
@@ -43,6 +52,7 @@ pub trait Applications {
     async fn applications(
         &self,
         environment: &EnvironmentId,
+        filter: ApplicationFilter,
         scan: Scan<Ksuid>,
     ) -> Result<Vec<Application>, StoreError>;
 

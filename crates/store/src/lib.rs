@@ -31,6 +31,7 @@ mod event_types;
 mod idempotency;
 mod messages;
 mod observer;
+mod outbox;
 mod scan;
 mod streams;
 mod tokens;
@@ -39,7 +40,7 @@ mod work;
 use async_trait::async_trait;
 
 pub use api_keys::{ApiKey, ApiKeys, KeyHash};
-pub use applications::{ApplicationKey, Applications, Upserted};
+pub use applications::{ApplicationFilter, ApplicationKey, Applications, Upserted};
 pub use attempts::{AttemptFilter, AttemptStats, Attempts};
 pub use endpoints::{EndpointKey, Endpoints, NewEndpoint, RotateError};
 pub use environments::{Environments, Import, ImportedEventType};
@@ -48,6 +49,7 @@ pub use event_types::{EventTypeFilter, EventTypes};
 pub use idempotency::{IdempotencyKey, Once, StoredAnswer, Written};
 pub use messages::{MessageFilter, MessageKey, Messages};
 pub use observer::{Dispatch, Fresh, Observer, Observers};
+pub use outbox::{Notice, NoticeKey, Outbox};
 pub use scan::{Direction, Scan};
 pub use streams::{LATEST_COMMIT, StreamFilter, StreamPosition, StreamSlice, Streams};
 pub use tokens::{IssuedToken, TokenExpiry, Tokens};
@@ -78,6 +80,7 @@ pub trait Store:
     + ApiKeys
     + Tokens
     + Streams
+    + Outbox
     + Send
     + Sync
     + 'static

@@ -13,8 +13,10 @@ pub trait Observer: Send + Sync {
     fn endpoint_changed(&self, endpoint: EndpointKey);
     /// Deliveries were added for an endpoint by something other than accept.
     fn work_added(&self, endpoint: EndpointKey);
-    /// The payload of a message was erased: copies of it are not to be sent.
-    fn message_expunged(&self, message: MessageKey);
+    /// The payloads of messages were erased: copies of them are not to be sent.
+    fn messages_expunged(&self, messages: &[MessageKey]);
+    /// A notice was added to the outbox.
+    fn notice_added(&self) {}
 }
 
 /// The observers of a store.

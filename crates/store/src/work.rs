@@ -17,6 +17,7 @@ use postrider_domain::environment::MessageRules;
 use postrider_domain::ids::{ApplicationId, AttemptId};
 use postrider_domain::message::Message;
 use postrider_domain::names::IdOrUid;
+use postrider_domain::notice::NoticeKind;
 use postrider_domain::signature::SigningKeys;
 use postrider_domain::time::Timestamp;
 
@@ -158,6 +159,8 @@ pub struct Settlement {
     pub next: Next,
     /// What changes for the endpoint.
     pub change: Option<EndpointChange>,
+    /// What the operator is told of the attempt, in the same commit. (That the endpoint was disabled he is told anyway.)
+    pub notice: Option<NoticeKind>,
 }
 
 /// Endpoints that have deliveries due, taken from the index of wakes.

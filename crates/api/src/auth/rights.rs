@@ -5,7 +5,7 @@
 //! it.
 
 /// One thing that a token may allow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 pub(crate) enum Capability {
     /// Reading everything but secrets.
     ViewBase,

@@ -5,20 +5,31 @@ use postrider_domain::ids::ApplicationId;
 use postrider_domain::names::Uid;
 use postrider_domain::time::Timestamp;
 use postrider_ingest::NewApplication;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::json::{nullable, present};
+use crate::openapi::types::{Rate, Title, UidOf};
 use crate::rules::Problems;
 
 /// What creates or replaces an application.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ApplicationIn {
+    /// What it is called, for people.
+    #[schemars(with = "Title")]
     name: String,
+    /// Your own identifier, which can be used wherever the id can.
+    #[schemars(with = "Option<UidOf<ApplicationId>>")]
     uid: Option<String>,
+    /// The most messages per second to all its endpoints together.
+    #[schemars(with = "Option<Rate>")]
     throttle_rate: Option<u16>,
+    /// An older name of `throttleRate`, which counts if that is absent or null.
+    #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
     rate_limit: Option<u16>,
+    /// Free text pairs, of at most 4096 bytes as JSON.
     metadata: Option<Metadata>,
 }
 
@@ -59,18 +70,29 @@ pub(crate) fn replacement(new: NewApplication) -> ApplicationPatch {
 }
 
 /// What changes an application.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ApplicationPatch")]
 pub(crate) struct ApplicationPatchIn {
+    /// What it is called, for people.
     #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "Title")]
     name: Option<String>,
+    /// Your own identifier. Null removes it.
     #[serde(default, deserialize_with = "nullable")]
+    #[schemars(with = "Option<UidOf<ApplicationId>>")]
     uid: Option<Option<String>>,
+    /// The most messages per second to all its endpoints together. Null removes the limit.
     #[serde(default, deserialize_with = "nullable")]
+    #[schemars(with = "Option<Rate>")]
     throttle_rate: Option<Option<u16>>,
+    /// An older name of `throttleRate`.
     #[serde(default, deserialize_with = "nullable")]
+    #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
     rate_limit: Option<Option<u16>>,
+    /// Free text pairs, which replace all that there are.
     #[serde(default, deserialize_with = "nullable")]
+    #[schemars(with = "Option<Metadata>")]
     metadata: Option<Option<Metadata>>,
 }
 
@@ -93,18 +115,28 @@ impl ApplicationPatchIn {
 }
 
 /// An application as it is shown.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ApplicationOut<'a> {
+    /// Its id.
     id: ApplicationId,
+    /// What it is called, for people.
     name: &'a str,
+    /// When it was made.
     created_at: Timestamp,
+    /// When it was last changed.
     updated_at: Timestamp,
+    /// Free text pairs.
     metadata: &'a Metadata,
+    /// The most messages per second to all its endpoints together; null is unlimited.
+    #[schemars(with = "Option<Rate>")]
     throttle_rate: Option<u16>,
+    /// Your own identifier, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<&'a Uid>,
+    /// The same as `throttleRate`, if there is a limit.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
     rate_limit: Option<u16>,
 }
 

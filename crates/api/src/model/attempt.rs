@@ -8,6 +8,7 @@ use postrider_domain::attempt::Attempt;
 use postrider_domain::ids::{AttemptId, EndpointId, MessageId};
 use postrider_domain::time::Timestamp;
 use postrider_store::AttemptStats;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// The state of an attempt, or of a delivery, as a number and as a word.
@@ -24,6 +25,9 @@ pub(crate) enum Status {
 }
 
 impl Status {
+    /// The numbers.
+    pub(crate) const CODES: [u8; 4] = [0, 1, 2, 3];
+
     const fn code(self) -> u8 {
         match self {
             Self::Success => 0,
@@ -53,19 +57,34 @@ impl Status {
 }
 
 /// An attempt as it is shown.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "MessageAttemptOut")]
 pub(crate) struct AttemptOut<'a> {
+    /// Its id.
     id: AttemptId,
+    /// The message that was sent.
     msg_id: MessageId,
+    /// The endpoint that it was sent to.
     endpoint_id: EndpointId,
+    /// The URL that the endpoint had at that time.
     url: &'a str,
+    /// How it ended: 0 succeeded, 2 failed.
+    #[schemars(extend("enum" = [0, 2]))]
     status: u8,
+    /// How it ended, as a word.
+    #[schemars(extend("enum" = ["success", "fail"]))]
     status_text: &'static str,
+    /// The status that the receiver answered; 0 if it did not answer.
     response_status_code: u16,
+    /// What the receiver answered: text, or base64 of what is not UTF-8, or why there is no answer.
     response: Cow<'a, str>,
+    /// How long it took, in milliseconds.
     response_duration_ms: u32,
+    /// Why it was made: 0 by schedule, 1 by hand.
+    #[schemars(extend("enum" = [0, 1]))]
     trigger_type: u8,
+    /// When it began.
     timestamp: Timestamp,
 }
 
@@ -100,13 +119,20 @@ fn response(attempt: &Attempt) -> Cow<'_, str> {
     }
 }
 
-/// How many attempts ended how. Only two of the states are ones in which an attempt can end.
-#[derive(Serialize)]
+/// How many attempts ended how.
+// Only two of the states are ones in which an attempt can end.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EndpointStatsOut")]
 pub(crate) struct StatsOut {
+    /// Attempts that succeeded.
     success: u64,
+    /// Always 0.
     pending: u64,
+    /// Always 0.
     sending: u64,
+    /// Attempts that failed.
     fail: u64,
+    /// Always 0.
     canceled: u64,
 }
 

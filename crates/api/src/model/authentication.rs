@@ -6,11 +6,13 @@ use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::ApplicationId;
 use postrider_domain::names::EventTypeName;
 use postrider_ingest::NewApplication;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::{Capability, NewToken};
 use crate::error::Result;
 use crate::model::application::ApplicationIn;
+use crate::openapi::types::Title;
 use crate::rules::Problems;
 
 /// For how long a token is good if its maker does not say.
@@ -26,14 +28,24 @@ const MAX_SESSION_BYTES: usize = 256;
 const MAX_GRACE_SECONDS: u64 = 604_800;
 
 /// What makes a token for an application's customer.
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "AppPortalAccessIn")]
 pub(crate) struct PortalAccessIn {
+    /// The flagged event types that the token shows.
+    #[schemars(with = "Option<Vec<EventTypeName>>")]
     feature_flags: Option<Vec<String>>,
+    /// The application, to be made if the path names none. Its uid must be what the path names.
     application: Option<ApplicationIn>,
+    /// Whether the token only allows to look.
     read_only: Option<bool>,
+    /// What the token allows. By default everything about this application.
     capabilities: Option<Vec<Capability>>,
+    /// For how many seconds the token is good. By default 28 days.
+    #[schemars(range(min = 3_600, max = 2_419_200))]
     expiry: Option<u64>,
+    /// A name by which the token can be ended.
+    #[schemars(with = "Option<Title>", length(max = 256))]
     session_id: Option<String>,
 }
 
@@ -92,7 +104,8 @@ fn check_session(problems: &mut Problems, member: &'static str, session: &str) {
 }
 
 /// A token, and a page to use it on.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AppPortalAccessOut")]
 pub(crate) struct PortalAccessOut {
     /// Where people go.
     pub(crate) url: String,
@@ -101,10 +114,15 @@ pub(crate) struct PortalAccessOut {
 }
 
 /// What ends tokens of an application.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ApplicationTokenExpireIn")]
 pub(crate) struct ExpireIn {
+    /// After how many seconds they are refused. By default at once.
+    #[schemars(range(max = 604_800))]
     expiry: Option<u64>,
+    /// Only the tokens of these sessions. By default all.
+    #[schemars(with = "Option<Vec<Title>>", inner(length(max = 256)))]
     session_ids: Option<Vec<String>>,
 }
 
@@ -125,7 +143,7 @@ impl ExpireIn {
 }
 
 /// Whom a token speaks for.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WhoamiOut {
     /// The environment.

@@ -10,10 +10,12 @@ use std::io::Write as _;
 
 use bytes::Bytes;
 use postrider_domain::application::EnvironmentId;
-use postrider_domain::ids::ApplicationId;
-use postrider_domain::names::IdOrUid;
+use postrider_domain::ids::{ApplicationId, MessageId};
+use postrider_domain::names::{IdOrUid, Uid};
+use postrider_domain::time::Timestamp;
 use postrider_ingest::{Submission, Submitted};
 use postrider_store::IdempotencyKey;
+use schemars::JsonSchema;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -23,6 +25,67 @@ use crate::model::message::MessageIn;
 
 /// The most items of an array, and of what is committed together.
 pub(crate) const MAX_ITEMS: usize = 1_000;
+
+/// Messages, each as it would be created by itself.
+#[derive(JsonSchema)]
+#[schemars(transparent, inline)]
+pub(crate) struct BatchIn(
+    #[schemars(length(max = 1_000))]
+    #[expect(dead_code, reason = "items are decoded one by one; this is for the documentation")]
+    Vec<MessageIn<'static>>,
+);
+
+/// What became of the items of a batch.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "written by hand; this is for the documentation")]
+pub(crate) struct BatchOut {
+    /// How many were accepted.
+    accepted: usize,
+    /// How many were not.
+    rejected: usize,
+    /// A result for each item, in order.
+    data: Vec<BatchItemOut>,
+}
+
+/// What became of an item: the message, or an error in the words in which it would be answered by itself.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+#[expect(dead_code, reason = "written by hand; this is for the documentation")]
+pub(crate) struct BatchItemOut {
+    /// Its place in the batch, from 0.
+    index: usize,
+    /// The status that it would be answered with by itself; 202 if it was accepted.
+    #[schemars(range(min = 100, max = 599))]
+    status: u16,
+    /// The id of the message.
+    #[schemars(with = "MessageId", default)]
+    id: Option<MessageId>,
+    /// Your own identifier.
+    #[schemars(default)]
+    event_id: Option<Uid>,
+    /// When it was accepted.
+    #[schemars(with = "Timestamp", default)]
+    timestamp: Option<Timestamp>,
+    /// What of it does not match the schema of its event type, if the environment only warns of that.
+    #[schemars(default)]
+    warnings: Vec<Problem>,
+    /// Why it was not accepted, for programs.
+    #[schemars(with = "String", default)]
+    code: Option<String>,
+    /// Why it was not accepted, for people; with status 422 a list of problems.
+    #[schemars(default)]
+    detail: Detail,
+}
+
+#[derive(JsonSchema, Default)]
+#[schemars(untagged, inline)]
+#[expect(dead_code, reason = "for the documentation")]
+enum Detail {
+    #[default]
+    None,
+    Text(String),
+    Problems(Vec<Problem>),
+}
 
 /// What all items of a batch have in common.
 #[derive(Clone)]

@@ -1,26 +1,40 @@
 //! The public catalogue on the wire: what receivers need to know of the event types of an environment.
 
+use std::collections::BTreeMap;
+
 use postrider_domain::event_type::{EventType, Schemas};
 use postrider_domain::names::EventTypeName;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// A catalogue.
-#[derive(Serialize)]
+use crate::openapi::types::JsonSchemaText;
+
+/// The event types that an environment has published.
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct CatalogueOut<'a> {
+    /// By name. Archived ones, and those with a feature flag, are left out.
     event_types: Vec<CatalogueEntry<'a>>,
 }
 
 /// An event type in a catalogue.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct CatalogueEntry<'a> {
+    /// Its name.
     name: &'a EventTypeName,
+    /// What it is for.
     description: &'a str,
+    /// The group under which it is shown.
     group_name: Option<&'a str>,
+    /// Whether it should not be used any more.
     deprecated: bool,
+    /// JSON Schemas by version.
+    #[schemars(with = "Option<BTreeMap<String, JsonSchemaText>>")]
     schemas: Option<&'a Schemas>,
+    /// The examples of the newest schema.
+    #[schemars(with = "Vec<serde_json::Value>")]
     examples: Vec<&'a RawValue>,
 }
 

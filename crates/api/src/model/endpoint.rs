@@ -6,11 +6,13 @@ use postrider_domain::ids::EndpointId;
 use postrider_domain::names::{Channel, EventTypeName, Uid};
 use postrider_domain::signature::Secret;
 use postrider_domain::time::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::json::{nullable, present};
 use crate::model::headers;
+use crate::openapi::types::{Prose, Rate, SecretText, UidOf};
 use crate::router::State;
 use crate::rules::Problems;
 
@@ -18,23 +20,44 @@ use crate::rules::Problems;
 const MAX_CHANNELS: usize = 10;
 
 /// What creates or replaces an endpoint.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EndpointIn {
+    /// Where messages go: an `http` or `https` URL.
+    #[schemars(with = "EndpointUrl")]
     url: String,
+    /// What it is for, for people.
     #[serde(default)]
+    #[schemars(with = "Prose")]
     description: String,
+    /// Your own identifier, which can be used wherever the id can.
+    #[schemars(with = "Option<UidOf<EndpointId>>")]
     uid: Option<String>,
+    /// The most messages per second.
+    #[schemars(with = "Option<Rate>")]
     throttle_rate: Option<u16>,
+    /// An older name of `throttleRate`, which counts if that is absent or null.
+    #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
     rate_limit: Option<u16>,
+    /// A number that older clients require. Nothing depends on it.
+    #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
     version: Option<u16>,
+    /// Whether it gets nothing for now.
     #[serde(default)]
     disabled: bool,
+    /// The event types that it wants, which must exist; null is all. `filterTypes` is an older name.
     #[serde(alias = "filterTypes")]
+    #[schemars(with = "Option<Vec<EventTypeName>>", length(min = 1))]
     event_types: Option<Vec<String>>,
+    /// The channels that it listens to; null is all messages, with and without channels.
+    #[schemars(with = "Option<Vec<Channel>>", length(min = 1, max = 10), extend("uniqueItems" = true))]
     channels: Option<Vec<String>>,
+    /// Free text pairs, of at most 4096 bytes as JSON.
     metadata: Option<Metadata>,
+    /// What its messages are signed with. By default it is generated.
+    #[schemars(with = "Option<SecretText>")]
     secret: Option<String>,
+    /// Extra headers of its requests.
     headers: Option<Headers>,
 }
 
@@ -116,28 +139,49 @@ impl EndpointParts {
 }
 
 /// What changes an endpoint.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "EndpointPatch")]
 pub(crate) struct EndpointPatchIn {
+    /// Where messages go: an `http` or `https` URL.
     #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "EndpointUrl")]
     url: Option<String>,
+    /// What it is for, for people.
     #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "Prose")]
     description: Option<String>,
+    /// Your own identifier. Null removes it.
     #[serde(default, deserialize_with = "nullable")]
+    #[schemars(with = "Option<UidOf<EndpointId>>")]
     uid: Option<Option<String>>,
+    /// The most messages per second. Null removes the limit.
     #[serde(default, deserialize_with = "nullable")]
+    #[schemars(with = "Option<Rate>")]
     throttle_rate: Option<Option<u16>>,
+    /// An older name of `throttleRate`.
     #[serde(default, deserialize_with = "nullable")]
+    #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
     rate_limit: Option<Option<u16>>,
+    /// A number that older clients require. Nothing depends on it.
     #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "Rate", extend("deprecated" = true))]
     version: Option<u16>,
+    /// Whether it gets nothing for now.
     #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "bool")]
     disabled: Option<bool>,
+    /// The event types that it wants, which must exist; null is all.
     #[serde(default, deserialize_with = "nullable", alias = "filterTypes")]
+    #[schemars(with = "Option<Vec<EventTypeName>>", length(min = 1))]
     event_types: Option<Option<Vec<String>>>,
+    /// The channels that it listens to; null is all.
     #[serde(default, deserialize_with = "nullable")]
+    #[schemars(with = "Option<Vec<Channel>>", length(min = 1, max = 10), extend("uniqueItems" = true))]
     channels: Option<Option<Vec<String>>>,
+    /// Free text pairs, which replace all that there are.
     #[serde(default, deserialize_with = "nullable")]
+    #[schemars(with = "Option<Metadata>")]
     metadata: Option<Option<Metadata>>,
 }
 
@@ -194,22 +238,39 @@ fn check_channels(problems: &mut Problems, names: &[String]) -> Vec<Channel> {
 }
 
 /// An endpoint as it is shown. Old and new clients read the same value under different names, so both are there.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EndpointOut<'a> {
+    /// Its id.
     id: EndpointId,
+    /// Where messages go, in its normal form.
     url: &'a str,
+    /// What it is for, for people.
     description: &'a str,
+    /// Your own identifier, if it has one.
     uid: Option<&'a Uid>,
+    /// A number that older clients require.
+    #[schemars(extend("deprecated" = true))]
     version: u16,
+    /// Whether it gets nothing for now.
     disabled: bool,
+    /// The event types that it wants; null is all.
     event_types: Option<&'a [EventTypeName]>,
+    /// The same under its older name.
+    #[schemars(extend("deprecated" = true))]
     filter_types: Option<&'a [EventTypeName]>,
+    /// The channels that it listens to; null is all.
     channels: Option<&'a [Channel]>,
+    /// The same as `throttleRate`.
+    #[schemars(extend("deprecated" = true))]
     rate_limit: Option<u16>,
+    /// The most messages per second; null is unlimited.
     throttle_rate: Option<u16>,
+    /// Free text pairs.
     metadata: &'a Metadata,
+    /// When it was made.
     created_at: Timestamp,
+    /// When it was last changed.
     updated_at: Timestamp,
 }
 
@@ -235,10 +296,15 @@ impl<'a> From<&'a Endpoint> for EndpointOut<'a> {
 }
 
 /// What rotates a secret.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "EndpointSecretRotateIn")]
 pub(crate) struct RotateIn {
+    /// The new secret. By default it is generated.
+    #[schemars(with = "Option<SecretText>")]
     key: Option<String>,
+    /// For how long the old one goes on signing too. By default a day.
+    #[schemars(range(max = 604_800))]
     grace_period_seconds: Option<u64>,
 }
 
@@ -262,8 +328,10 @@ impl RotateIn {
 }
 
 /// A secret as it is shown: the public half of an asymmetric one.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EndpointSecretOut")]
 pub(crate) struct SecretOut {
+    /// The secret, or of an asymmetric one its public half.
     key: String,
 }
 

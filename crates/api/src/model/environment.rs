@@ -7,20 +7,28 @@ use postrider_domain::environment::{
 use postrider_domain::event_type::EventType;
 use postrider_domain::time::Timestamp;
 use postrider_store::{Import, ImportedEventType};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ApiError, Result};
 use crate::json::present;
 use crate::model::event_type::{self, EventTypeIn, EventTypeOut};
+use crate::openapi::types::Object;
 
-/// Settings as they are shown.
-#[derive(Serialize)]
+/// The settings of an environment.
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "EnvironmentSettingsOut")]
 pub(crate) struct SettingsOut {
+    /// What happens to a message whose payload does not match the schema of its event type.
     schema_enforcement: SchemaEnforcement,
+    /// What happens to a message whose event type is not there, or archived.
     unknown_event_types: UnknownEventTypes,
+    /// Whether everybody may read the catalogue of event types.
     public_catalogue: bool,
+    /// When they were first changed.
     created_at: Option<Timestamp>,
+    /// When they were last changed.
     updated_at: Option<Timestamp>,
 }
 
@@ -37,13 +45,17 @@ impl From<EnvironmentSettings> for SettingsOut {
 }
 
 /// What replaces settings: what is left out gets its default.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "EnvironmentSettingsIn")]
 pub(crate) struct SettingsIn {
+    /// What happens to a message whose payload does not match the schema of its event type.
     #[serde(default)]
     schema_enforcement: SchemaEnforcement,
+    /// What happens to a message whose event type is not there, or archived.
     #[serde(default)]
     unknown_event_types: UnknownEventTypes,
+    /// Whether everybody may read the catalogue of event types.
     #[serde(default)]
     public_catalogue: bool,
 }
@@ -58,15 +70,22 @@ impl From<SettingsIn> for EnvironmentSettingsPatch {
     }
 }
 
-/// What changes settings.
-#[derive(Default, Deserialize)]
+/// What changes settings: what is left out stays as it is.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "EnvironmentSettingsPatch")]
 pub(crate) struct SettingsPatchIn {
+    /// What happens to a message whose payload does not match the schema of its event type.
     #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "SchemaEnforcement")]
     schema_enforcement: Option<SchemaEnforcement>,
+    /// What happens to a message whose event type is not there, or archived.
     #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "UnknownEventTypes")]
     unknown_event_types: Option<UnknownEventTypes>,
+    /// Whether everybody may read the catalogue of event types.
     #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "bool")]
     public_catalogue: Option<bool>,
 }
 
@@ -81,13 +100,19 @@ impl From<SettingsPatchIn> for EnvironmentSettingsPatch {
 }
 
 /// An environment as it is exported. There are no connectors here; clients expect a list of them.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EnvironmentOut<'a> {
+    /// The version of this form.
     version: u8,
+    /// When it was exported.
     created_at: Timestamp,
+    /// All event types, also those that are archived.
     event_types: Vec<EventTypeOut<'a>>,
+    /// The settings.
     settings: SettingsOut,
+    /// Always empty.
+    #[schemars(with = "Vec<Object>")]
     connectors: [(); 0],
 }
 
@@ -99,10 +124,12 @@ impl<'a> EnvironmentOut<'a> {
 }
 
 /// An environment as it is imported: also one that another server exported, of whose settings only ours are read.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EnvironmentIn {
+    /// Event types to add, or to replace if they are there.
     event_types: Option<Vec<EventTypeIn>>,
+    /// Settings to change.
     settings: Option<SettingsPatchIn>,
 }
 

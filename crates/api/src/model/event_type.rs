@@ -3,43 +3,78 @@
 //! Clients of different ages name the feature flag of a type `featureFlag` (a text) or `featureFlags` (a list). A type
 //! has at most one, so a list with more is refused rather than cut.
 
+use std::collections::BTreeMap;
+
 use postrider_domain::event_type::{EventType, EventTypePatch, Schemas};
 use postrider_domain::names::{EventTypeName, NameError};
 use postrider_domain::time::Timestamp;
+use schemars::JsonSchema;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::json::{nullable, present};
+use crate::openapi::types::{JsonSchemaText, Prose};
 use crate::rules::Problems;
 
-/// What creates or replaces an event type. `N` is its name.
-#[derive(Deserialize)]
+/// What creates or replaces an event type.
+// `N` is its name, in the body or not.
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "EventType{N}")]
 pub(crate) struct EventTypeBody<N> {
+    /// Its name.
     name: N,
+    /// What it is for, for people.
+    #[schemars(with = "Prose")]
     description: String,
+    /// Whether it is archived: no endpoint can ask for it, and lists leave it out.
     #[serde(default)]
     archived: bool,
+    /// Whether it should not be used any more. Nothing depends on it.
     #[serde(default)]
     deprecated: bool,
+    /// JSON Schemas of draft 7 by version.
+    #[schemars(with = "Option<BTreeMap<String, JsonSchemaText>>")]
     schemas: Option<Schemas>,
+    /// Applications see it only if their token has this flag.
+    #[schemars(with = "Option<EventTypeName>")]
     feature_flag: Option<String>,
+    /// The same as a list.
+    #[schemars(with = "Option<Vec<EventTypeName>>", length(max = 1))]
     feature_flags: Option<Vec<String>>,
+    /// The group under which it is shown.
+    #[schemars(with = "Option<Prose>")]
     group_name: Option<String>,
 }
 
+/// The name in a body that creates an event type.
+#[derive(Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(rename = "In", inline)]
+pub(crate) struct Named(#[schemars(with = "EventTypeName")] String);
+
+/// The place of a name in a body that replaces one.
+#[derive(Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(rename = "Update", inline)]
+pub(crate) struct Unnamed(
+    #[schemars(with = "Option<serde_json::Value>")]
+    #[expect(dead_code, reason = "what stands there is ignored")]
+    Option<IgnoredAny>,
+);
+
 /// What creates an event type.
-pub(crate) type EventTypeIn = EventTypeBody<String>;
+pub(crate) type EventTypeIn = EventTypeBody<Named>;
 
 /// What replaces an event type: its name is in the path, and one in the body is ignored.
-pub(crate) type EventTypeUpdate = EventTypeBody<Option<IgnoredAny>>;
+pub(crate) type EventTypeUpdate = EventTypeBody<Unnamed>;
 
 impl EventTypeIn {
     /// Checks a body.
     pub(crate) fn checked(self, now: Timestamp) -> Result<EventType> {
         let mut problems = Problems::of_body();
-        let name = problems.check("name", EventTypeName::parse(&self.name));
+        let name = problems.check("name", EventTypeName::parse(&self.name.0));
         self.check(problems, name, now)
     }
 }
@@ -90,22 +125,37 @@ pub(crate) fn replacement(event_type: &EventType) -> EventTypePatch {
 }
 
 /// What changes an event type.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "EventTypePatch")]
 pub(crate) struct EventTypePatchIn {
+    /// What it is for, for people.
     #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "Prose")]
     description: Option<String>,
+    /// Whether it is archived.
     #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "bool")]
     archived: Option<bool>,
+    /// Whether it should not be used any more.
     #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "bool")]
     deprecated: Option<bool>,
+    /// JSON Schemas of draft 7 by version, which replace all that there are. Null removes them.
     #[serde(default, deserialize_with = "nullable")]
+    #[schemars(with = "Option<BTreeMap<String, JsonSchemaText>>")]
     schemas: Option<Option<Schemas>>,
+    /// Applications see it only if their token has this flag. Null removes it.
     #[serde(default, deserialize_with = "nullable")]
+    #[schemars(with = "Option<EventTypeName>")]
     feature_flag: Option<Option<String>>,
+    /// The same as a list.
     #[serde(default, deserialize_with = "nullable")]
+    #[schemars(with = "Option<Vec<EventTypeName>>", length(max = 1))]
     feature_flags: Option<Option<Vec<String>>>,
+    /// The group under which it is shown. Null removes it.
     #[serde(default, deserialize_with = "nullable")]
+    #[schemars(with = "Option<Prose>")]
     group_name: Option<Option<String>>,
 }
 
@@ -156,18 +206,29 @@ fn check_flag(problems: &mut Problems, flag: Option<String>, flags: Option<Vec<S
 }
 
 /// An event type as it is shown.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EventTypeOut<'a> {
+    /// Its name.
     name: &'a EventTypeName,
+    /// What it is for, for people.
     description: &'a str,
+    /// Whether it is archived.
     archived: bool,
+    /// Whether it should not be used any more.
     deprecated: bool,
+    /// JSON Schemas by version; null if there are none, or if they were not asked for.
+    #[schemars(with = "Option<BTreeMap<String, JsonSchemaText>>")]
     schemas: Option<&'a Schemas>,
+    /// The flag that the token of an application needs to see it.
     feature_flag: Option<&'a str>,
+    /// The same as a list.
     feature_flags: &'a [String],
+    /// The group under which it is shown.
     group_name: Option<&'a str>,
+    /// When it was made.
     created_at: Timestamp,
+    /// When it was last changed.
     updated_at: Timestamp,
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use http::{HeaderName, HeaderValue};
 use postrider_domain::endpoint::Headers;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -52,14 +53,18 @@ const RESERVED_PREFIXES: [&str; 9] =
     ["x-amz-", "x-amzn-", "x-google", "x-goog-", "x-gfe", "x-azure-", "x-fd-", "x-svix-", "svix-"];
 
 /// What replaces the headers.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "EndpointHeadersIn")]
 pub(crate) struct HeadersIn {
+    /// Values by name. Names that say something about the request itself are refused.
     headers: Headers,
 }
 
 /// What changes some headers: null removes one.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "EndpointHeadersPatchIn")]
 pub(crate) struct HeadersPatchIn {
+    /// Values by name; null removes a header.
     headers: BTreeMap<String, Option<String>>,
 }
 
@@ -111,9 +116,12 @@ fn judge(name: &str, value: &str) -> Result<(), String> {
 }
 
 /// The headers as they are shown: sensitive ones by name only.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EndpointHeadersOut")]
 pub(crate) struct HeadersOut<'a> {
+    /// Values by name.
     headers: BTreeMap<&'a str, &'a str>,
+    /// The names of headers whose values are not shown.
     sensitive: Vec<&'a str>,
 }
 

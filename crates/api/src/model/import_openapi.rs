@@ -1,22 +1,30 @@
 //! The import of an OpenAPI document on the wire.
 
+use std::collections::BTreeMap;
+
 use postrider_domain::event_type::{EventType, Schemas};
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
 use postrider_store::Import;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{ApiError, Result};
+use crate::openapi::types::{JsonSchemaText, Object};
 use crate::webhooks::{self, Document};
 
-/// What imports a document.
-#[derive(Deserialize)]
+/// An OpenAPI document to import: either `spec` or `specRaw`.
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "EventTypeImportOpenApiIn")]
 pub(crate) struct ImportIn {
+    /// Only say what would be done.
     dry_run: Option<bool>,
+    /// Archive the event types that the document does not have.
     replace_all: Option<bool>,
     /// The document.
+    #[schemars(with = "Option<Object>")]
     spec: Option<Value>,
     /// The document as a text of YAML or JSON.
     spec_raw: Option<String>,
@@ -41,28 +49,40 @@ impl ImportIn {
 }
 
 /// What an import did.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EventTypeImportOpenApiOut")]
 pub(crate) struct ImportOut<'a> {
+    /// What it did.
     data: ImportData<'a>,
 }
 
 /// The names of the event types that were, or would be, added, changed or archived.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EventTypeImportOpenApiOutData")]
 struct ImportData<'a> {
+    /// Their names.
     modified: &'a [EventTypeName],
-    /// Only if nothing was done. This member is written with a low line, as clients expect it.
+    /// What they would be, if nothing was done.
+    // Written with a low line, as clients expect it.
     #[serde(skip_serializing_if = "Option::is_none")]
     to_modify: Option<Vec<ImportedOut<'a>>>,
 }
 
 /// An event type as the document has it.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "EventTypeFromOpenApi")]
 struct ImportedOut<'a> {
+    /// Its name.
     name: &'a EventTypeName,
+    /// What it is for.
     description: &'a str,
+    /// JSON Schemas by version.
+    #[schemars(with = "Option<BTreeMap<String, JsonSchemaText>>")]
     schemas: Option<&'a Schemas>,
+    /// Whether it should not be used any more.
     deprecated: bool,
+    /// The group under which it is shown.
     group_name: Option<&'a str>,
 }
 

@@ -14,12 +14,14 @@ use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Tag, Uid};
 use postrider_domain::time::Timestamp;
 use postrider_ingest::Submission;
 use postrider_store::IdempotencyKey;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::error::{Problem, Result};
 use crate::json;
 use crate::model::application::ApplicationIn;
+use crate::openapi::types::{Object, UidOf};
 use crate::rules::Problems;
 
 /// The most channels that a message is sent on.
@@ -49,32 +51,51 @@ impl AsRef<str> for Text<'_> {
 }
 
 /// What creates a message.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MessageIn<'a> {
+    /// What kind of event it is. The event type need not exist.
     #[serde(borrow)]
+    #[schemars(with = "EventTypeName")]
     event_type: Text<'a>,
+    /// What is delivered, byte for byte: a JSON object. `data` is another name.
     #[serde(borrow, alias = "data")]
+    #[schemars(with = "Object")]
     payload: &'a RawValue,
+    /// Your own identifier, which can be used wherever the id can. It can be used once.
     #[serde(borrow)]
+    #[schemars(with = "Option<UidOf<MessageId>>")]
     event_id: Option<Text<'a>>,
+    /// The channels that it is sent on.
     #[serde(borrow)]
+    #[schemars(with = "Option<Vec<Channel>>", length(min = 1, max = 5), extend("uniqueItems" = true))]
     channels: Option<Vec<Text<'a>>>,
+    /// Words by which it can be found, and nothing else.
     #[serde(borrow)]
+    #[schemars(with = "Option<Vec<Tag>>", length(max = 10), extend("uniqueItems" = true))]
     tags: Option<Vec<Text<'a>>>,
+    /// Not to be delivered before this instant.
     deliver_at: Option<Timestamp>,
+    /// For how many days the payload is kept. By default 90.
+    #[schemars(range(min = 5, max = 90))]
     payload_retention_period: Option<u16>,
+    /// For how many hours the payload is kept. Counts more than the days.
+    #[schemars(range(min = 1, max = 2_160))]
     payload_retention_hours: Option<u16>,
+    /// What changes the delivery.
     #[serde(borrow)]
     transformations_params: Option<TransformationsParams<'a>>,
+    /// The application, to be made if the path names none. Its uid must be what the path names.
     application: Option<ApplicationIn>,
 }
 
-#[derive(Deserialize)]
+/// What changes the delivery of a message.
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct TransformationsParams<'a> {
     /// Delivered instead of the payload.
     #[serde(borrow)]
+    #[schemars(with = "Option<String>")]
     raw_payload: Option<Text<'a>>,
 }
 
@@ -179,9 +200,12 @@ fn is_object(json: &RawValue) -> bool {
 }
 
 /// What has an example sent.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "EventExampleIn")]
 pub(crate) struct ExampleIn {
+    /// Its event type, or `postrider.ping`, which need not be defined.
+    #[schemars(with = "EventTypeName")]
     event_type: String,
 }
 
@@ -195,10 +219,15 @@ impl ExampleIn {
 }
 
 /// What asks whether anybody would be sent a message.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "MessagePrecheckIn")]
 pub(crate) struct PrecheckIn {
+    /// The event type of the message.
+    #[schemars(with = "EventTypeName")]
     event_type: String,
+    /// The channels that it would be sent on.
+    #[schemars(with = "Option<Vec<Channel>>", length(min = 1, max = 5))]
     channels: Option<Vec<String>>,
 }
 
@@ -213,26 +242,38 @@ impl PrecheckIn {
 }
 
 /// Whether anybody would be.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "MessagePrecheckOut")]
 pub(crate) struct PrecheckOut {
     /// Whether an endpoint that is not disabled wants it.
     pub(crate) active: bool,
 }
 
 /// A message as it is shown.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MessageOut<'a> {
+    /// The channels that it was sent on.
     channels: Option<&'a [Channel]>,
+    /// Not delivered before this instant.
     #[serde(skip_serializing_if = "Option::is_none")]
     deliver_at: Option<Timestamp>,
+    /// Your own identifier, if it has one.
     event_id: Option<&'a Uid>,
+    /// What kind of event it is.
     event_type: &'a EventTypeName,
+    /// Its id.
     id: MessageId,
+    /// What is delivered; `{}` if it was not asked for, `{"expired":true}` if it is gone.
+    #[schemars(with = "Object")]
     payload: &'a RawValue,
+    /// Words by which it can be found.
     tags: Option<&'a [Tag]>,
+    /// When it was accepted.
     timestamp: Timestamp,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// What of it does not match the schema of its event type, if the environment only warns of that. In the answer to
+    /// its creation only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<Problem>,
 }
 

@@ -6,7 +6,7 @@ use http::StatusCode;
 use postrider_domain::application::Application;
 use postrider_domain::ids::{ApplicationId, Ksuid};
 use postrider_domain::names::IdOrUid;
-use postrider_store::{Direction, StoredAnswer, Upserted, WriteError};
+use postrider_store::{ApplicationFilter, Direction, StoredAnswer, Upserted, WriteError};
 
 use crate::access::{Operator, Tenant};
 use crate::answer;
@@ -14,18 +14,80 @@ use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::json::JsonBody;
 use crate::model::application::{self, ApplicationIn, ApplicationOut, ApplicationPatchIn};
-use crate::pagination::{self, Walk};
+use crate::openapi::{Operation, Routes};
+use crate::pagination::{self, ListOut, Walk};
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
 use crate::router::Shared;
 
 const ID: &str = "app_id";
 
-pub(super) struct ListQuery(Walk<Ksuid>);
+/// The routes.
+pub(super) fn routes() -> Routes {
+    type Out = ApplicationOut<'static>;
+    Routes::new()
+        .get(
+            "/app",
+            list,
+            Operation::new("v1.application.list", "List applications")
+                .returns::<ListOut<Out>>(StatusCode::OK, "A page of applications."),
+        )
+        .post(
+            "/app",
+            create,
+            Operation::new("v1.application.create", "Create an application")
+                .returns::<Out>(StatusCode::CREATED, "The new application.")
+                .returns::<Out>(StatusCode::OK, "The application that has the uid already, with `get_if_exists`.")
+                .error(StatusCode::CONFLICT, "Another application has this uid.")
+                .creates("app_id", "/id"),
+        )
+        .get(
+            "/app/{app_id}",
+            read,
+            Operation::new("v1.application.get", "Get an application")
+                .returns::<Out>(StatusCode::OK, "The application."),
+        )
+        .put(
+            "/app/{app_id}",
+            replace,
+            Operation::new("v1.application.update", "Replace an application, or create one")
+                .description(
+                    "Members that are left out are reset. If the path names nothing, an application is created with a \
+                     new id; what the path says does not become its uid.",
+                )
+                .returns::<Out>(StatusCode::OK, "The changed application.")
+                .returns::<Out>(StatusCode::CREATED, "The new application.")
+                .error(StatusCode::CONFLICT, "Another application has this uid.")
+                .creates("app_id", "/id"),
+        )
+        .patch(
+            "/app/{app_id}",
+            change,
+            Operation::new("v1.application.patch", "Change members of an application")
+                .returns::<Out>(StatusCode::OK, "The changed application.")
+                .error(StatusCode::CONFLICT, "Another application has this uid."),
+        )
+        .delete(
+            "/app/{app_id}",
+            delete,
+            Operation::new("v1.application.delete", "Delete an application")
+                .description("Its endpoints and messages go with it, and what is not delivered yet is dropped.")
+                .returns_nothing(StatusCode::NO_CONTENT, "It is gone."),
+        )
+}
+
+pub(super) struct ListQuery {
+    walk: Walk<Ksuid>,
+    filter: ApplicationFilter,
+}
 
 impl FromQuery for ListQuery {
     fn from_query(query: &QueryString<'_>) -> Result<Self> {
-        pagination::ordered::<ApplicationId>(query, Direction::Ascending).map(Self)
+        let filter = ApplicationFilter {
+            with_endpoints: query.flag("exclude_apps_with_no_endpoints", false)?,
+            without_disabled: query.flag("exclude_apps_with_disabled_endpoints", false)?,
+        };
+        Ok(Self { walk: pagination::ordered::<ApplicationId>(query, Direction::Ascending)?, filter })
     }
 }
 
@@ -52,11 +114,11 @@ fn uid_conflict() -> ApiError {
 }
 
 pub(super) async fn list(
-    Query(ListQuery(walk)): Query<ListQuery>,
+    Query(ListQuery { walk, filter }): Query<ListQuery>,
     operator: Operator,
     State(state): State<Shared>,
 ) -> Result<Response> {
-    let page = walk.page(state.store.applications(&operator.environment, walk.scan.clone()).await?);
+    let page = walk.page(state.store.applications(&operator.environment, filter, walk.scan.clone()).await?);
     Ok(page.answer(|application| application.id.to_string(), ApplicationOut::from))
 }
 

@@ -14,13 +14,72 @@ use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::model::attempt::{AttemptOut, Status};
-use crate::pagination::{Page, Timed};
+use crate::openapi::types::Object;
+use crate::openapi::{Operation, Routes};
+use crate::pagination::{ListOut, Page, Timed};
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
 use crate::router::Shared;
 
 /// The classes of status codes that a list can be filtered by: their lowest codes.
 const STATUS_CLASSES: [u16; 6] = [0, 100, 200, 300, 400, 500];
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    type Out = AttemptOut<'static>;
+    type List = ListOut<Out>;
+    Routes::new()
+        // Two older forms of the lists below, which some clients still use.
+        .get(
+            "/app/{app_id}/msg/{msg_id}/attempt",
+            list_by_message,
+            Operation::new("v1.message-attempt.list", "List the attempts of a message (older path)")
+                .returns::<List>(StatusCode::OK, "A page of attempts.")
+                .creates("attempt_id", "/data/0/id"),
+        )
+        .get(
+            "/app/{app_id}/msg/{msg_id}/endpoint/{endpoint_id}/attempt",
+            list_by_message_and_endpoint,
+            Operation::new(
+                "v1.message-attempt.list-by-endpoint-and-msg",
+                "List the attempts of a message at an endpoint",
+            )
+            .returns::<List>(StatusCode::OK, "A page of attempts."),
+        )
+        .get(
+            "/app/{app_id}/msg/{msg_id}/attempt/{attempt_id}",
+            read,
+            Operation::new("v1.message-attempt.get", "Get an attempt").returns::<Out>(StatusCode::OK, "The attempt."),
+        )
+        .delete(
+            "/app/{app_id}/msg/{msg_id}/attempt/{attempt_id}/content",
+            expunge,
+            Operation::new("v1.message-attempt.expunge-content", "Erase what an attempt was answered")
+                .returns_nothing(StatusCode::NO_CONTENT, "It is gone."),
+        )
+        .post(
+            "/app/{app_id}/msg/{msg_id}/endpoint/{endpoint_id}/resend",
+            resend,
+            Operation::new("v1.message-attempt.resend", "Send a message to an endpoint once more")
+                .description(
+                    "One attempt is made, whatever the filters of the endpoint. It is not repeated if it fails.",
+                )
+                .returns::<Object>(StatusCode::ACCEPTED, "It will be made."),
+        )
+        .get(
+            "/app/{app_id}/attempt/endpoint/{endpoint_id}",
+            list_by_endpoint,
+            Operation::new("v1.message-attempt.list-by-endpoint", "List the attempts of an endpoint")
+                .returns::<List>(StatusCode::OK, "A page of attempts."),
+        )
+        .get(
+            "/app/{app_id}/attempt/msg/{msg_id}",
+            list_by_message,
+            Operation::new("v1.message-attempt.list-by-msg", "List the attempts of a message")
+                .returns::<List>(StatusCode::OK, "A page of attempts.")
+                .creates("attempt_id", "/data/0/id"),
+        )
+}
 
 pub(super) struct ListQuery {
     timed: Timed,
@@ -32,13 +91,8 @@ pub(super) struct ListQuery {
 
 impl FromQuery for ListQuery {
     fn from_query(query: &QueryString<'_>) -> Result<Self> {
-        let unknown = |name| ApiError::bad_request(format!("the query parameter '{name}' has an unknown value"));
-        let status =
-            query.number("status")?.map(|code| Status::from_code(code).ok_or_else(|| unknown("status"))).transpose()?;
-        let status_code_class = query.number("status_code_class")?;
-        if status_code_class.is_some_and(|class| !STATUS_CLASSES.contains(&class)) {
-            return Err(unknown("status_code_class"));
-        }
+        let status = query.code("status", &Status::CODES)?.and_then(Status::from_code);
+        let status_code_class = query.code("status_code_class", &STATUS_CLASSES)?;
         let (succeeded, is_empty) = match status {
             None => (None, false),
             Some(Status::Success) => (Some(true), false),

@@ -15,9 +15,52 @@ use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::json::JsonBody;
 use crate::model::authentication::{ExpireIn, PortalAccess, PortalAccessIn, PortalAccessOut, WhoamiOut};
+use crate::openapi::types::APPLICATION_PATTERN;
+use crate::openapi::{Operation, Routes};
 use crate::params::Params;
 use crate::router::{self, Shared};
 use crate::routes::messages::addressee;
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    Routes::new()
+        .post(
+            "/auth/app-portal-access/{app_id}",
+            portal_access,
+            Operation::new("v1.authentication.app-portal-access", "Make a token for a customer of an application")
+                .path_pattern("app_id", APPLICATION_PATTERN)
+                .returns::<PortalAccessOut>(StatusCode::OK, "The token, and a page to use it on.")
+                .differs("`url` leads to the documentation of this API: there is no portal."),
+        )
+        .post(
+            "/auth/dashboard-access/{app_id}",
+            dashboard_access,
+            Operation::new(
+                "v1.authentication.dashboard-access",
+                "Make a token for a customer of an application (older path)",
+            )
+            .path_pattern("app_id", APPLICATION_PATTERN)
+            .returns::<PortalAccessOut>(StatusCode::OK, "The token, and a page to use it on."),
+        )
+        .post(
+            "/auth/app/{app_id}/expire-all",
+            expire_all,
+            Operation::new("v1.authentication.expire-all", "End the tokens of an application")
+                .returns_nothing(StatusCode::NO_CONTENT, "They are ended."),
+        )
+        .get(
+            "/auth/whoami",
+            whoami,
+            Operation::new("v1.authentication.whoami", "Find out whom a token speaks for")
+                .returns::<WhoamiOut>(StatusCode::OK, "The environment, and the application if it speaks for one."),
+        )
+        .post(
+            "/auth/logout",
+            logout,
+            Operation::new("v1.authentication.logout", "End a token")
+                .error(StatusCode::NOT_IMPLEMENTED, "Always: tokens are not kept."),
+        )
+}
 
 /// The page that a link for an application's customer leads to.
 const PAGE: &str = "/docs";

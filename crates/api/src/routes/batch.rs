@@ -19,7 +19,9 @@ use crate::answer;
 use crate::body;
 use crate::error::{ApiError, Result};
 use crate::lines::{Line, Lines};
-use crate::model::batch::{Batch, MAX_ITEMS, write_result};
+use crate::model::batch::{Batch, BatchIn, BatchOut, MAX_ITEMS, write_result};
+use crate::openapi::types::APPLICATION_PATTERN;
+use crate::openapi::{Operation, Routes};
 use crate::params::Params;
 use crate::router::Shared;
 use crate::routes::messages::addressee;
@@ -28,6 +30,26 @@ use crate::routes::messages::addressee;
 pub(crate) const MAX_ARRAY_BYTES: usize = 8 * 1024 * 1024;
 
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    Routes::new().post(
+        "/app/{app_id}/msg/batch",
+        create,
+        Operation::new("v1.message.create-batch", "Create many messages")
+            .description(
+                "An array of at most 1,000 messages and 8 MiB is stored by one commit. Lines of JSON \
+                 (`application/x-ndjson`), of which there is no limit, are stored as they come, and answered with a line \
+                 each. What is wrong with a message concerns no other: its result says what it is, as if it had been \
+                 created by itself. A batch that is repeated under its `idempotency-key` finds the messages that were \
+                 accepted, by their places.",
+            )
+            .path_pattern("app_id", APPLICATION_PATTERN)
+            .body::<BatchIn>()
+            .or_lines()
+            .returns::<BatchOut>(StatusCode::ACCEPTED, "What became of each message."),
+    )
+}
 
 pub(super) async fn create(
     operator: Operator,
@@ -40,7 +62,7 @@ pub(super) async fn create(
     let batch = Batch { environment: operator.environment, application, key: operator.once };
     // Reading the beginning also tells a client that waits for it to go on.
     let first = body::next(&mut body).await?.unwrap_or_default();
-    if says_lines(&headers) || !is_array(&first) {
+    if is_lines(&headers, &first) {
         return Stream { state, batch, lines: Lines::new(first, body), taken: 0 }.answer().await;
     }
     let body = body::read_after(first, body, MAX_ARRAY_BYTES).await?;
@@ -50,18 +72,15 @@ pub(super) async fn create(
     Ok(answer::raw_json(StatusCode::ACCEPTED, write_array(results)))
 }
 
-fn says_lines(headers: &HeaderMap) -> bool {
+/// Whether a body is lines: its media type says so, or, if that says nothing, it does not begin as an array does.
+fn is_lines(headers: &HeaderMap, first: &[u8]) -> bool {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    matches!(
-        media_type.as_str(),
-        "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines"
-    )
-}
-
-/// Whether a body is an array, as far as its beginning tells. One that is empty is an array without its brackets.
-fn is_array(first: &[u8]) -> bool {
-    matches!(first.trim_ascii_start().first(), None | Some(b'['))
+    match media_type.as_str() {
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => true,
+        "application/json" => false,
+        _ => !matches!(first.trim_ascii_start().first(), None | Some(b'[')),
+    }
 }
 
 /// Has the items stored that can be: a result for each. `Err` if none could, for a reason that is not in any of them.

@@ -13,6 +13,7 @@ use ring::digest::{SHA256, digest};
 use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::model::catalogue::CatalogueOut;
+use crate::openapi::{Operation, Routes};
 use crate::params::Params;
 use crate::router::Shared;
 use crate::routes::environment::all_event_types;
@@ -20,10 +21,23 @@ use crate::routes::environment::all_event_types;
 /// For how long a copy may be shown without asking.
 const CACHE: HeaderValue = HeaderValue::from_static("public, max-age=60");
 
+/// The routes.
+pub(super) fn routes() -> Routes {
+    Routes::new().get(
+        "/catalogue/{environment_id}",
+        read,
+        Operation::new("v1.catalogue.get", "Get the public catalogue of an environment")
+            .description("Send its `etag` as `if-none-match` the next time: what has not changed is not sent again.")
+            .returns::<CatalogueOut<'_>>(StatusCode::OK, "The catalogue.")
+            .returns_nothing(StatusCode::NOT_MODIFIED, "It has not changed.")
+            .error(StatusCode::SERVICE_UNAVAILABLE, "The server can't take this now. Try again later."),
+    )
+}
+
 pub(super) async fn read(params: Params, headers: HeaderMap, State(state): State<Shared>) -> Result<Response> {
-    let environment = EnvironmentId::parse(params.text("environment_id")?).ok_or_else(ApiError::not_found)?;
+    let environment = EnvironmentId::parse(params.text("environment_id")?).ok_or_else(unpublished)?;
     if !state.store.environment_settings(&environment).await?.public_catalogue {
-        return Err(ApiError::not_found());
+        return Err(unpublished());
     }
     let filter = EventTypeFilter { include_archived: false, with_schemas: true, feature_flags: Some(Vec::new()) };
     let event_types = all_event_types(state.store.as_ref(), &environment, &filter).await?;
@@ -39,6 +53,11 @@ pub(super) async fn read(params: Params, headers: HeaderMap, State(state): State
         response.headers_mut().insert(header::ETAG, tag);
     }
     Ok(response)
+}
+
+/// Also what is said of an environment that does not exist.
+fn unpublished() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", "No catalogue is published here.")
 }
 
 /// Whether the caller has what this tag stands for (RFC 9110 §13.1.2).

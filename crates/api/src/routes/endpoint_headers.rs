@@ -9,7 +9,41 @@ use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::json::JsonBody;
 use crate::model::headers::{HeadersIn, HeadersOut, HeadersPatchIn};
+use crate::openapi::{Operation, Routes};
 use crate::router::Shared;
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    below("/app/{app_id}/endpoint/{endpoint_id}", "v1.endpoint")
+}
+
+/// The same for the operator's own endpoints.
+pub(super) fn operational_routes() -> Routes {
+    below("/operational-webhook/endpoint/{endpoint_id}", "v1.operational-webhook.endpoint")
+}
+
+fn below(path: &str, resource: &str) -> Routes {
+    let path = &format!("{path}/headers");
+    Routes::new()
+        .get(
+            path,
+            read,
+            Operation::new(format!("{resource}.get-headers"), "Get the extra headers of an endpoint")
+                .returns::<HeadersOut<'_>>(StatusCode::OK, "The headers."),
+        )
+        .put(
+            path,
+            replace,
+            Operation::new(format!("{resource}.update-headers"), "Replace the extra headers of an endpoint")
+                .returns_nothing(StatusCode::NO_CONTENT, "They are replaced."),
+        )
+        .patch(
+            path,
+            change,
+            Operation::new(format!("{resource}.patch-headers"), "Set and remove extra headers of an endpoint")
+                .returns_nothing(StatusCode::NO_CONTENT, "They are changed."),
+        )
+}
 
 pub(super) async fn read(tenant: Tenant, State(state): State<Shared>) -> Result<Response> {
     let endpoint = tenant.endpoint(&state).await?;

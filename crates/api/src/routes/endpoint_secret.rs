@@ -12,8 +12,41 @@ use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::json::JsonBody;
 use crate::model::endpoint::{RotateIn, SecretOut};
+use crate::openapi::{Operation, Routes};
 use crate::quirks;
 use crate::router::Shared;
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    below("/app/{app_id}/endpoint/{endpoint_id}", "v1.endpoint")
+}
+
+/// The same for the operator's own endpoints.
+pub(super) fn operational_routes() -> Routes {
+    below("/operational-webhook/endpoint/{endpoint_id}", "v1.operational-webhook.endpoint")
+}
+
+fn below(path: &str, resource: &str) -> Routes {
+    Routes::new()
+        .get(
+            &format!("{path}/secret"),
+            read,
+            Operation::new(format!("{resource}.get-secret"), "Get the secret of an endpoint")
+                .returns::<SecretOut>(StatusCode::OK, "The secret."),
+        )
+        .post(
+            &format!("{path}/secret/rotate"),
+            rotate,
+            Operation::new(format!("{resource}.rotate-secret"), "Replace the secret of an endpoint")
+                .description(
+                    "The old secret goes on signing too for a while, so that receivers can change theirs. At most 10 \
+                     old secrets do at a time.",
+                )
+                .returns_nothing(StatusCode::NO_CONTENT, "It is replaced.")
+                .returns::<SecretOut>(StatusCode::OK, "It is replaced, and the client is an SDK from version 2.7 on.")
+                .differs("Answers 200 with the new key to SDKs from 2.7 on, which need it, and 204 to all others."),
+        )
+}
 
 pub(super) async fn read(tenant: Tenant<ReadSecret>, State(state): State<Shared>) -> Result<Response> {
     let endpoint = tenant.endpoint(&state).await?;

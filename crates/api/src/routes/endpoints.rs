@@ -20,7 +20,8 @@ use crate::idempotency;
 use crate::json::JsonBody;
 use crate::model::attempt::StatsOut;
 use crate::model::endpoint::{EndpointIn, EndpointOut, EndpointParts, EndpointPatchIn, wanted_types};
-use crate::pagination::{self, Walk};
+use crate::openapi::{Operation, Routes};
+use crate::pagination::{self, ListOut, Walk};
 use crate::query::{FromQuery, Query, QueryString};
 use crate::router::{self, Shared};
 
@@ -32,6 +33,76 @@ const STATS_SLACK: Duration = Duration::from_secs(5 * 60);
 
 /// The resolution of ids: statistics up to now include what has just been made.
 const ID_RESOLUTION: Duration = Duration::from_millis(4);
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    collection("/app/{app_id}/endpoint", "v1.endpoint").get(
+        "/app/{app_id}/endpoint/{endpoint_id}/stats",
+        stats,
+        Operation::new("v1.endpoint.get-stats", "Count the attempts of an endpoint by how they ended")
+            .description("The time between `since` and `until` is 28 days at most.")
+            .returns::<StatsOut>(StatusCode::OK, "The counts."),
+    )
+}
+
+/// The operator's own endpoints, which get the operational webhooks: the same handlers, for the application that a path
+/// without one means.
+pub(super) fn operational_routes() -> Routes {
+    collection("/operational-webhook/endpoint", "v1.operational-webhook.endpoint")
+}
+
+fn collection(path: &str, resource: &str) -> Routes {
+    type Out = EndpointOut<'static>;
+    let one = &format!("{path}/{{endpoint_id}}");
+    Routes::new()
+        .get(
+            path,
+            list,
+            Operation::new(format!("{resource}.list"), "List the endpoints of an application")
+                .returns::<ListOut<Out>>(StatusCode::OK, "A page of endpoints."),
+        )
+        .post(
+            path,
+            create,
+            Operation::new(format!("{resource}.create"), "Create an endpoint")
+                .returns::<Out>(StatusCode::CREATED, "The new endpoint.")
+                .error(StatusCode::CONFLICT, "Another endpoint of the application has this uid.")
+                .creates(ID, "/id"),
+        )
+        .get(
+            one,
+            read,
+            Operation::new(format!("{resource}.get"), "Get an endpoint")
+                .returns::<Out>(StatusCode::OK, "The endpoint."),
+        )
+        .put(
+            one,
+            replace,
+            Operation::new(format!("{resource}.update"), "Replace an endpoint, or create one")
+                .description(
+                    "Members that are left out are reset, but its secret and headers stay. If the path names nothing, \
+                     an endpoint is created with a new id; what the path says does not become its uid.",
+                )
+                .returns::<Out>(StatusCode::OK, "The changed endpoint.")
+                .returns::<Out>(StatusCode::CREATED, "The new endpoint.")
+                .error(StatusCode::CONFLICT, "Another endpoint of the application has this uid.")
+                .creates(ID, "/id"),
+        )
+        .patch(
+            one,
+            change,
+            Operation::new(format!("{resource}.patch"), "Change members of an endpoint")
+                .returns::<Out>(StatusCode::OK, "The changed endpoint.")
+                .error(StatusCode::CONFLICT, "Another endpoint of the application has this uid."),
+        )
+        .delete(
+            one,
+            delete,
+            Operation::new(format!("{resource}.delete"), "Delete an endpoint")
+                .description("What is not delivered to it yet is dropped.")
+                .returns_nothing(StatusCode::NO_CONTENT, "It is gone."),
+        )
+}
 
 pub(super) struct ListQuery(Walk<Ksuid>);
 

@@ -19,6 +19,7 @@ use crate::error::Result;
 use crate::idempotency;
 use crate::json::{self, JsonBody};
 use crate::model::environment::{EnvironmentIn, EnvironmentOut, SettingsIn, SettingsOut, SettingsPatchIn};
+use crate::openapi::{Operation, Routes};
 use crate::router::Shared;
 
 /// The largest body that brings event types in, in bytes: with all their schemas they may be many.
@@ -26,6 +27,47 @@ pub(super) const MAX_IMPORT_BYTES: usize = 8 * 1024 * 1024;
 
 /// Event types that are read from the store at a time.
 const PAGE: usize = 250;
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    Routes::new()
+        .get(
+            "/environment/settings",
+            read,
+            Operation::new("v1.environment.get-settings", "Get the settings of the environment")
+                .returns::<SettingsOut>(StatusCode::OK, "The settings."),
+        )
+        .put(
+            "/environment/settings",
+            replace,
+            Operation::new("v1.environment.update-settings", "Replace the settings of the environment")
+                .description("They count for every message that is created after the answer.")
+                .returns::<SettingsOut>(StatusCode::OK, "The changed settings."),
+        )
+        .patch(
+            "/environment/settings",
+            change,
+            Operation::new("v1.environment.patch-settings", "Change settings of the environment")
+                .description("They count for every message that is created after the answer.")
+                .returns::<SettingsOut>(StatusCode::OK, "The changed settings."),
+        )
+        .post(
+            "/environment/export",
+            export,
+            Operation::new("v1.environment.export", "Export event types and settings")
+                .returns::<EnvironmentOut<'_>>(StatusCode::OK, "All of them.")
+                .differs("There are no connectors to export, and the settings are Postrider's own."),
+        )
+        .post(
+            "/environment/import",
+            import,
+            Operation::new("v1.environment.import", "Import event types and settings")
+                .description("Adds and replaces, in one commit, and removes nothing.")
+                .body::<EnvironmentIn>()
+                .returns_nothing(StatusCode::NO_CONTENT, "They are there.")
+                .differs("Connectors, and settings that Postrider does not have, are ignored."),
+        )
+}
 
 pub(super) async fn read(operator: Operator, State(state): State<Shared>) -> Result<Response> {
     let settings = state.store.environment_settings(&operator.environment).await?;

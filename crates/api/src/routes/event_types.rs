@@ -5,6 +5,7 @@ use axum::response::Response;
 use http::StatusCode;
 use postrider_domain::event_type::EventType;
 use postrider_domain::names::EventTypeName;
+use postrider_domain::schema::NAME_PATTERN;
 use postrider_store::{Direction, EventTypeFilter, StoredAnswer, Upserted, WriteError};
 
 use crate::access::{Operator, Reader};
@@ -13,12 +14,60 @@ use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::json::JsonBody;
 use crate::model::event_type::{self, EventTypeIn, EventTypeOut, EventTypePatchIn, EventTypeUpdate};
-use crate::pagination::{self, Walk};
+use crate::openapi::{Operation, Routes};
+use crate::pagination::{self, ListOut, Walk};
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
 use crate::router::Shared;
 
 const NAME: &str = "event_type_name";
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    type Out = EventTypeOut<'static>;
+    Routes::new()
+        .get(
+            "/event-type",
+            list,
+            Operation::new("v1.event-type.list", "List event types")
+                .description("By name. The token of an application shows what its feature flags allow.")
+                .returns::<ListOut<Out>>(StatusCode::OK, "A page of event types."),
+        )
+        .post(
+            "/event-type",
+            create,
+            Operation::new("v1.event-type.create", "Create an event type, or revive an archived one")
+                .returns::<Out>(StatusCode::CREATED, "The event type.")
+                .error(StatusCode::CONFLICT, "There is one of this name.")
+                .creates(NAME, "/name"),
+        )
+        .get(
+            "/event-type/{event_type_name}",
+            read,
+            Operation::new("v1.event-type.get", "Get an event type").returns::<Out>(StatusCode::OK, "The event type."),
+        )
+        .put(
+            "/event-type/{event_type_name}",
+            replace,
+            Operation::new("v1.event-type.update", "Replace an event type, or create one")
+                .path_pattern(NAME, NAME_PATTERN)
+                .returns::<Out>(StatusCode::OK, "The changed event type.")
+                .returns::<Out>(StatusCode::CREATED, "The new event type.")
+                .creates(NAME, "/name"),
+        )
+        .patch(
+            "/event-type/{event_type_name}",
+            change,
+            Operation::new("v1.event-type.patch", "Change members of an event type")
+                .returns::<Out>(StatusCode::OK, "The changed event type."),
+        )
+        .delete(
+            "/event-type/{event_type_name}",
+            delete,
+            Operation::new("v1.event-type.delete", "Archive an event type, or remove it")
+                .returns_nothing(StatusCode::NO_CONTENT, "It is archived, or gone."),
+        )
+}
 
 pub(super) struct ListQuery {
     walk: Walk<String>,

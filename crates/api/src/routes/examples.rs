@@ -18,7 +18,20 @@ use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::json::JsonBody;
 use crate::model::message::{ExampleIn, MessageOut};
+use crate::openapi::{Operation, Routes};
 use crate::router::{self, Shared};
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    Routes::new().post(
+        "/app/{app_id}/endpoint/{endpoint_id}/send-example",
+        send,
+        Operation::new("v1.endpoint.send-example", "Send an example of an event type to an endpoint")
+            .description("It is a message like any other, which no other endpoint gets.")
+            .returns::<MessageOut<'_>>(StatusCode::OK, "The message.")
+            .creates("msg_id", "/id"),
+    )
+}
 
 /// The event types that need not be defined, and what is sent for them: a first sign of life.
 const PINGS: [&str; 2] = ["postrider.ping", "svix.ping"];

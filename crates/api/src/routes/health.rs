@@ -8,6 +8,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::answer;
+use crate::openapi::{Operation, Routes};
 use crate::router::Shared;
 
 /// A store that has not answered after this time is as good as gone.
@@ -24,6 +25,24 @@ struct Unhealthy {
 struct Part {
     status: &'static str,
     error: String,
+}
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    Routes::new()
+        .get(
+            "/health",
+            check,
+            Operation::new("v1.health.get", "Whether the server and its store work")
+                .returns_nothing(StatusCode::NO_CONTENT, "They do.")
+                .error(StatusCode::INTERNAL_SERVER_ERROR, "The store does not. `database` says what is wrong."),
+        )
+        .get(
+            "/health/ping",
+            ping,
+            Operation::new("v1.health.ping", "Whether the server answers")
+                .returns_nothing(StatusCode::NO_CONTENT, "It does."),
+        )
 }
 
 /// The server and its store: 204, or 500 with what is wrong.

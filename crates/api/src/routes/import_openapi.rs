@@ -16,8 +16,24 @@ use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::json;
 use crate::model::import_openapi::{ImportIn, ImportOut};
+use crate::openapi::{Operation, Routes};
 use crate::router::Shared;
 use crate::routes::environment::{MAX_IMPORT_BYTES, all_event_types};
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    Routes::new().post(
+        "/event-type/import/openapi",
+        import,
+        Operation::new("v1.event-type.import-openapi", "Import the webhooks of an OpenAPI document")
+            .description(
+                "Takes `webhooks` of version 3.1 and `x-webhooks` of 3.0. References within the document are resolved; \
+                 one to another document is refused.",
+            )
+            .body::<ImportIn>()
+            .returns::<ImportOut<'_>>(StatusCode::OK, "The event types that were, or would be, changed."),
+    )
+}
 
 pub(super) async fn import(operator: Operator, State(state): State<Shared>, body: Body) -> Result<Response> {
     let body = body::read_up_to(body, MAX_IMPORT_BYTES).await?;

@@ -15,10 +15,59 @@ use crate::body;
 use crate::error::{ApiError, Problem, Result};
 use crate::json::JsonBody;
 use crate::model::message::{self, MessageOut, PrecheckIn, PrecheckOut};
-use crate::pagination::Timed;
+use crate::openapi::types::APPLICATION_PATTERN;
+use crate::openapi::{Operation, Routes};
+use crate::pagination::{ListOut, Timed};
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
 use crate::router::Shared;
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    type Out = MessageOut<'static>;
+    Routes::new()
+        .get(
+            "/app/{app_id}/msg",
+            list,
+            Operation::new("v1.message.list", "List the messages of an application")
+                .description(
+                    "Newest first, and of the last 90 days unless `before`, `after` or `iterator` say otherwise.",
+                )
+                .returns::<ListOut<Out>>(StatusCode::OK, "A page of messages."),
+        )
+        .post(
+            "/app/{app_id}/msg",
+            create,
+            Operation::new("v1.message.create", "Create a message")
+                .description(
+                    "When this is answered the message is on disk, and will be delivered to every endpoint of the \
+                     application that wants it.",
+                )
+                .path_pattern("app_id", APPLICATION_PATTERN)
+                .body::<message::MessageIn<'_>>()
+                .returns::<Out>(StatusCode::ACCEPTED, "The message.")
+                .error(StatusCode::CONFLICT, "Another message of the application has this `eventId`.")
+                .creates("msg_id", "/id"),
+        )
+        .get(
+            "/app/{app_id}/msg/{msg_id}",
+            read,
+            Operation::new("v1.message.get", "Get a message").returns::<Out>(StatusCode::OK, "The message."),
+        )
+        .delete(
+            "/app/{app_id}/msg/{msg_id}/content",
+            expunge,
+            Operation::new("v1.message.expunge-content", "Erase the payload of a message")
+                .description("It is not delivered any more. The message itself and its attempts stay.")
+                .returns_nothing(StatusCode::NO_CONTENT, "It is gone."),
+        )
+        .post(
+            "/app/{app_id}/msg/precheck/active",
+            precheck,
+            Operation::new("v1.message.precheck", "Ask whether any endpoint wants such a message")
+                .returns::<PrecheckOut>(StatusCode::OK, "Whether one does."),
+        )
+}
 
 pub(super) struct ContentQuery {
     with_content: bool,

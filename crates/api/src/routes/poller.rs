@@ -11,6 +11,7 @@ use postrider_domain::endpoint::Endpoint;
 use postrider_domain::ids::{Id as _, Ksuid, MessageId};
 use postrider_domain::time::Timestamp;
 use postrider_store::{EndpointKey, MessageKey, Stored, StreamFilter, StreamPosition};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::access::Tenant;
@@ -18,9 +19,37 @@ use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::json::JsonBody;
 use crate::model::message::MessageOut;
+use crate::openapi::{Operation, Routes};
 use crate::pagination;
 use crate::query::{FromQuery, Query, QueryString};
 use crate::router::{self, Shared};
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    const POLLED: &str = "The next messages, oldest first, and the iterator to go on with.";
+    const LATER: &str = "A message with `deliverAt` is read at once.";
+    Routes::new()
+        .get(
+            "/app/{app_id}/poller/{sink_id}",
+            poll,
+            Operation::new("v1.message.poller.poll", "Read the messages that an endpoint's filters let through")
+                .returns::<PollOut<'_>>(StatusCode::OK, POLLED)
+                .differs(LATER),
+        )
+        .get(
+            "/app/{app_id}/poller/{sink_id}/consumer/{consumer_id}",
+            poll_as_consumer,
+            Operation::new("v1.message.poller.consumer-poll", "Read on where a named consumer stopped")
+                .returns::<PollOut<'_>>(StatusCode::OK, POLLED)
+                .differs("A slice is answered again until its `iterator` is passed. There is no lock between readers."),
+        )
+        .post(
+            "/app/{app_id}/poller/{sink_id}/consumer/{consumer_id}/seek",
+            seek,
+            Operation::new("v1.message.poller.consumer-seek", "Set where a named consumer reads on")
+                .returns::<SeekOut>(StatusCode::OK, "Where it reads on."),
+        )
+}
 
 /// The longest name of a consumer, in bytes.
 const MAX_CONSUMER_BYTES: usize = 256;
@@ -63,10 +92,14 @@ fn before(at: Timestamp) -> StreamPosition {
     StreamPosition { after: Ksuid::floor(at), seen: None }
 }
 
-#[derive(Serialize)]
+/// A slice of a stream.
+#[derive(Serialize, JsonSchema)]
 struct PollOut<'a> {
+    /// The messages.
     data: Vec<MessageOut<'a>>,
+    /// Where to go on: pass it as `iterator`.
     iterator: String,
+    /// Whether nothing was left behind this slice.
     done: bool,
 }
 
@@ -119,13 +152,17 @@ pub(super) async fn poll_as_consumer(
 }
 
 /// From where on a consumer wants to read.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(super) struct SeekIn {
+    /// The first instant of which it wants messages.
+    #[schemars(with = "Timestamp")]
     after: String,
 }
 
-#[derive(Serialize)]
+/// Where it reads on.
+#[derive(Serialize, JsonSchema)]
 struct SeekOut {
+    /// Pass it as `iterator`, or leave it to the server.
     iterator: String,
 }
 

@@ -142,7 +142,7 @@ async fn an_array_has_limits() {
     assert_eq!(data(&send(&world, "[]", &[]).await), Vec::<Value>::new());
     for nothing in ["", "[", "[{}", "null", "[]]"] {
         let answer = send(&world, nothing, &[("content-type", "application/json")]).await;
-        assert!(answer.status == 422 || answer.text.contains(r#""status":422"#), "{nothing:?}: {answer:?}");
+        assert_eq!(answer.status, 422, "{nothing:?}: {answer:?}");
     }
     let large =
         json!([{ "eventType": "a", "payload": { "a": "x".repeat(3 * 1024 * 1024) } }, message(None)]).to_string();

@@ -16,6 +16,7 @@ mod expunge;
 mod idempotency;
 mod import_openapi;
 mod messages;
+mod openapi;
 mod operational;
 mod pages;
 mod poller;

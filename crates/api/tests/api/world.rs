@@ -284,6 +284,7 @@ impl World {
             }),
             next: if succeeded { Next::Succeeded } else { Next::Exhausted },
             change: None,
+            notice: None,
         };
         let _: ApplicationKey = app;
         self.store.settle(vec![settlement]).await.unwrap();

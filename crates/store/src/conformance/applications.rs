@@ -8,7 +8,7 @@ use postrider_domain::names::IdOrUid;
 
 use super::Harness;
 use super::world::{World, by_id, by_uid, done, environment, other_environment, uid_of};
-use crate::{Direction, MessageFilter, Scan, Upserted, WriteError};
+use crate::{ApplicationFilter, Direction, MessageFilter, Scan, Upserted, WriteError};
 
 pub(super) async fn an_application_reads_back_as_it_was_written<H: Harness>(world: &World<H>) {
     let mut application = world.new_application(Some("customer-1"));
@@ -26,6 +26,29 @@ pub(super) async fn an_application_is_found_by_its_uid<H: Harness>(world: &World
     assert_eq!(find(by_uid("one")).await, Some(app));
     for text in ["two", "", "ONE", "one\0", "%"] {
         assert_eq!(find(by_uid(text)).await, None, "{text:?}");
+    }
+}
+
+pub(super) async fn a_list_may_leave_out_applications_that_nobody_listens_to<H: Harness>(world: &World<H>) {
+    let store = world.store();
+    let (bare, deaf, heard) = (world.application().await, world.application().await, world.application().await);
+    for (app, disabled) in [(&deaf, true), (&deaf, true), (&heard, true), (&heard, false)] {
+        let mut new = world.new_endpoint(None);
+        new.endpoint.disabled = disabled;
+        world.add_endpoint(app, new).await;
+    }
+    let gone = world.endpoint(&bare).await;
+    store.delete_endpoint(bare.key, &by_id(gone.value.id), world.tick()).await.unwrap();
+    for (with_endpoints, without_disabled, want) in [
+        (false, false, vec![&bare, &deaf, &heard]),
+        (true, false, vec![&deaf, &heard]),
+        (false, true, vec![&bare, &heard]),
+        (true, true, vec![&heard]),
+    ] {
+        let filter = ApplicationFilter { with_endpoints, without_disabled };
+        let listed = store.applications(&environment(), filter, Scan::all(Direction::Ascending, 10)).await.unwrap();
+        let want: Vec<_> = want.into_iter().map(|app| app.value.clone()).collect();
+        assert_eq!(listed, want, "{filter:?}");
     }
 }
 
@@ -49,7 +72,10 @@ pub(super) async fn a_taken_uid_is_a_conflict_on_every_way_to_write_it<H: Harnes
 
     let own = store.update_application(&environment, &by_id(taken.value.id), patch, now).await.unwrap();
     assert_eq!(own.uid, Some(uid_of("taken")), "its own uid is free for it");
-    let all = store.applications(&environment, Scan::all(Direction::Ascending, 10)).await.unwrap();
+    let all = store
+        .applications(&environment, ApplicationFilter::default(), Scan::all(Direction::Ascending, 10))
+        .await
+        .unwrap();
     assert_eq!(all, [own, other.value], "a refused write writes nothing");
 }
 
@@ -66,7 +92,10 @@ pub(super) async fn environments_do_not_see_each_other<H: Harness>(world: &World
     assert!(matches!(updated, Err(WriteError::NotFound)), "{updated:?}");
     let deleted = store.delete_application(&environment(), &id, world.tick()).await;
     assert!(matches!(deleted, Err(WriteError::NotFound)), "{deleted:?}");
-    let listed = store.applications(&other_environment(), Scan::all(Direction::Ascending, 10)).await.unwrap();
+    let listed = store
+        .applications(&other_environment(), ApplicationFilter::default(), Scan::all(Direction::Ascending, 10))
+        .await
+        .unwrap();
     assert_eq!(listed, [theirs.value]);
 }
 
@@ -117,7 +146,10 @@ pub(super) async fn an_upsert_changes_what_is_there_and_adds_what_is_not<H: Harn
     want.updated_at = now;
     assert_eq!(upsert(by_uid("fresh"), now).await, Upserted::Updated(want.clone()));
     assert_eq!(upsert(by_id(want.id), now).await, Upserted::Updated(want.clone()));
-    let all = store.applications(&environment, Scan::all(Direction::Ascending, 10)).await.unwrap();
+    let all = store
+        .applications(&environment, ApplicationFilter::default(), Scan::all(Direction::Ascending, 10))
+        .await
+        .unwrap();
     assert_eq!(all, [want]);
 }
 
@@ -132,7 +164,7 @@ pub(super) async fn a_deleted_application_and_all_of_it_are_found_no_more<H: Har
     assert_eq!(store.application(&environment, &id).await.unwrap(), None);
     assert_eq!(store.application(&environment, &by_uid("gone")).await.unwrap(), None);
     let page = || Scan::all(Direction::Descending, 10);
-    assert_eq!(store.applications(&environment, page()).await.unwrap(), []);
+    assert_eq!(store.applications(&environment, ApplicationFilter::default(), page()).await.unwrap(), []);
     assert_eq!(store.endpoint(app.key, &by_id(endpoint.value.id)).await.unwrap(), None);
     assert_eq!(store.endpoint(app.key, &by_uid("ep")).await.unwrap(), None);
     assert_eq!(store.endpoints(app.key, page()).await.unwrap(), []);

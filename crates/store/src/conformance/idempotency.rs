@@ -5,7 +5,7 @@ use postrider_domain::time::Timestamp;
 
 use super::Harness;
 use super::world::{FAR, World, done, environment, once, stored_answer};
-use crate::{Direction, EventTypeFilter, Once, Scan, StoredAnswer, WriteError, Written};
+use crate::{ApplicationFilter, Direction, EventTypeFilter, Once, Scan, StoredAnswer, WriteError, Written};
 
 pub(super) async fn an_application_is_created_once<H: Harness>(world: &World<H>) {
     let (store, key) = (world.store(), world.idempotency_key());
@@ -25,7 +25,10 @@ pub(super) async fn an_application_is_created_once<H: Harness>(world: &World<H>)
         let replayed = store.create_application(&environment(), again, Some(under(()))).await.unwrap();
         assert_eq!(replayed, Written::Replayed(answer(&first.id.to_string())));
     }
-    let all = store.applications(&environment(), Scan::all(Direction::Ascending, 10)).await.unwrap();
+    let all = store
+        .applications(&environment(), ApplicationFilter::default(), Scan::all(Direction::Ascending, 10))
+        .await
+        .unwrap();
     assert_eq!(all, [first]);
 }
 
@@ -96,7 +99,10 @@ pub(super) async fn an_expired_key_is_carried_out_anew<H: Harness>(world: &World
     let later = Timestamp::from_micros(first.created_at.as_micros() + 1);
     done(create(later, "second").await);
     assert_eq!(create(later, "third").await, Written::Replayed(stored_answer("second")));
-    let all = store.applications(&environment(), Scan::all(Direction::Ascending, 10)).await.unwrap();
+    let all = store
+        .applications(&environment(), ApplicationFilter::default(), Scan::all(Direction::Ascending, 10))
+        .await
+        .unwrap();
     assert_eq!(all.len(), 2);
 }
 
@@ -118,6 +124,9 @@ pub(super) async fn racing_writes_under_one_key_are_carried_out_once<H: Harness>
         }
     }
     assert_eq!(carried_out, 1);
-    let all = store.applications(&environment(), Scan::all(Direction::Ascending, 10)).await.unwrap();
+    let all = store
+        .applications(&environment(), ApplicationFilter::default(), Scan::all(Direction::Ascending, 10))
+        .await
+        .unwrap();
     assert_eq!(all.len(), 1);
 }

@@ -21,6 +21,7 @@ mod expunge;
 mod idempotency;
 mod messages;
 mod model;
+mod outbox;
 mod paging;
 mod recorder;
 mod replay;
@@ -111,6 +112,7 @@ macro_rules! conformance_cases {
             applications {
                 an_application_reads_back_as_it_was_written,
                 an_application_is_found_by_its_uid,
+                a_list_may_leave_out_applications_that_nobody_listens_to,
                 a_taken_uid_is_a_conflict_on_every_way_to_write_it,
                 environments_do_not_see_each_other,
                 a_patch_changes_only_what_it_names,
@@ -281,6 +283,16 @@ macro_rules! conformance_cases {
                 a_refused_write_leaves_no_key,
                 an_expired_key_is_carried_out_anew,
                 racing_writes_under_one_key_are_carried_out_once,
+            }
+            outbox {
+                nothing_is_reported_if_nobody_is_told,
+                changes_of_endpoints_are_reported_in_order,
+                what_did_not_happen_is_not_reported,
+                the_management_environment_does_not_report_itself,
+                an_attempt_is_reported_once,
+                a_disabled_endpoint_is_reported_once_with_the_time_of_its_first_failure,
+                notices_survive_a_restart_until_they_are_removed,
+                the_event_types_of_notices_are_there,
             }
             api_keys {
                 a_key_reads_back_and_is_listed_by_id,

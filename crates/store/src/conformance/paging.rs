@@ -10,7 +10,7 @@ use postrider_domain::ids::{Id as _, Ksuid};
 
 use super::Harness;
 use super::world::{FAR, World, done, environment};
-use crate::{AttemptFilter, Direction, EventTypeFilter, MessageFilter, Scan};
+use crate::{ApplicationFilter, AttemptFilter, Direction, EventTypeFilter, MessageFilter, Scan};
 
 /// How many things a list has here.
 const COUNT: usize = 5;
@@ -94,7 +94,7 @@ pub(super) async fn pages_of_applications_visit_each_once<H: Harness>(world: &Wo
     }
     let store = world.store();
     walk(&keys, async |scan| {
-        let listed = store.applications(&environment(), scan).await.unwrap();
+        let listed = store.applications(&environment(), ApplicationFilter::default(), scan).await.unwrap();
         listed.iter().map(|application| application.id.ksuid()).collect()
     })
     .await;
@@ -191,7 +191,7 @@ pub(super) async fn no_limit_is_too_large_and_none_too_small<H: Harness>(world: 
     attempted(world, &endpoint).await;
     for (limit, want) in [(0, 0), (usize::MAX, 1)] {
         let page = || Scan::all(Direction::Descending, limit);
-        assert_eq!(store.applications(&environment(), page()).await.unwrap().len(), want);
+        assert_eq!(store.applications(&environment(), ApplicationFilter::default(), page()).await.unwrap().len(), want);
         assert_eq!(store.endpoints(app.key, page()).await.unwrap().len(), want);
         assert_eq!(store.messages(app.key, &MessageFilter::default(), page()).await.unwrap().len(), want);
         let attempts = store.attempts_by_endpoint(endpoint.key, &AttemptFilter::default(), page()).await.unwrap();

@@ -38,7 +38,7 @@ impl Observer for Recorder {
         self.0.lock().unwrap().push(News::WorkAdded(endpoint));
     }
 
-    fn message_expunged(&self, message: MessageKey) {
-        self.0.lock().unwrap().push(News::Expunged(message));
+    fn messages_expunged(&self, messages: &[MessageKey]) {
+        self.0.lock().unwrap().extend(messages.iter().copied().map(News::Expunged));
     }
 }

@@ -220,6 +220,7 @@ impl<H: Harness> World<H> {
             attempt: Some(attempt),
             next,
             change: None,
+            notice: None,
         }
     }
 

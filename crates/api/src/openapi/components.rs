@@ -1,0 +1,100 @@
+//! What all operations share: the shapes of errors, who may call, and the introduction.
+
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+
+/// The introduction of the document.
+pub(crate) const DESCRIPTION: &str = "\
+Everything is JSON, in UTF-8. What an operation does not know, it ignores: members of bodies as well as query parameters. \
+Dates are RFC 3339. Ids and your own `uid`s are interchangeable wherever something is named.
+
+Every answer that is no success has a body: `code` for programs and `detail` for people, or, with status 422, a list of \
+everything that is wrong with the input.
+
+A `POST` can carry an `idempotency-key`: repeating it within 12 hours gives the same answer and does nothing twice.
+
+The SDKs of Svix work with this API: set their server URL to this server.";
+
+/// The errors that can follow from what every operation does: status, name, when.
+const ERRORS: [(StatusCode, &str, &str); 9] = [
+    (StatusCode::BAD_REQUEST, "BadRequest", "The query string, a header or the token can't be read."),
+    (StatusCode::UNAUTHORIZED, "Unauthorized", "There is no token, or none that is accepted."),
+    (StatusCode::FORBIDDEN, "Forbidden", "The token does not allow this operation."),
+    (StatusCode::NOT_FOUND, "NotFound", "What the path names does not exist, or belongs to somebody else."),
+    (StatusCode::REQUEST_TIMEOUT, "RequestTimeout", "The body did not arrive in time."),
+    (StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLarge", "The body is larger than 2 MiB."),
+    (StatusCode::UNPROCESSABLE_ENTITY, "Invalid", "The input breaks rules: all of them are listed."),
+    (StatusCode::INTERNAL_SERVER_ERROR, "ServerError", "The server is at fault. What happened is in its log."),
+    (StatusCode::SERVICE_UNAVAILABLE, "Unavailable", "The server can't take this now. Try again later."),
+];
+
+/// The schemas of errors.
+pub(crate) fn schemas() -> Map<String, Value> {
+    let error = json!({
+        "type": "object",
+        "description": "Why something was not done.",
+        "properties": {
+            "code": { "type": "string", "description": "For programs.", "examples": ["not_found"] },
+            "detail": { "type": "string", "description": "For people.", "examples": ["Entity not found"] },
+        },
+        "required": ["code", "detail"],
+    });
+    let invalid = json!({
+        "type": "object",
+        "description": "Everything that is wrong with the input.",
+        "properties": {
+            "detail": { "type": "array", "minItems": 1, "items": { "$ref": "#/components/schemas/Problem" } },
+        },
+        "required": ["detail"],
+    });
+    let problem = json!({
+        "type": "object",
+        "description": "One thing that is wrong with the input.",
+        "properties": {
+            "loc": {
+                "type": "array",
+                "description": "Where: `body`, `query` or `path`, then names of members; elements of arrays as `[0]`.",
+                "items": { "type": "string" },
+                "examples": [["body", "channels", "[0]"]],
+            },
+            "msg": { "type": "string", "description": "What, for people." },
+            "type": { "type": "string", "description": "What, for programs." },
+        },
+        "required": ["loc", "msg", "type"],
+    });
+    [("Error", error), ("Invalid", invalid), ("Problem", problem)]
+        .into_iter()
+        .map(|(name, schema)| (name.to_owned(), schema))
+        .collect()
+}
+
+/// The errors that operations refer to.
+pub(crate) fn responses() -> Map<String, Value> {
+    ERRORS.iter().map(|(status, name, when)| ((*name).to_owned(), error(*status, when))).collect()
+}
+
+/// A reference to one of [`responses`].
+pub(crate) fn reference(status: StatusCode) -> Value {
+    let name = ERRORS.iter().find(|(known, ..)| *known == status).map_or("ServerError", |(_, name, _)| *name);
+    json!({ "$ref": format!("#/components/responses/{name}") })
+}
+
+/// An error with its shape.
+pub(crate) fn error(status: StatusCode, when: &str) -> Value {
+    let shape = if status == StatusCode::UNPROCESSABLE_ENTITY { "Invalid" } else { "Error" };
+    json!({
+        "description": when,
+        "content": { "application/json": { "schema": { "$ref": format!("#/components/schemas/{shape}") } } },
+    })
+}
+
+/// How callers say who they are.
+pub(crate) fn security() -> Value {
+    json!({
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key, or a signed token of an environment or of an application.",
+        },
+    })
+}

@@ -1,0 +1,161 @@
+//! Operational webhooks: an operator is told what becomes of his customers' endpoints and messages, once each.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider_domain::time::Timestamp;
+use postrider_testkit::load::list_messages;
+use postrider_testkit::{App, Received, Receiver, Reply, TestServer, TestServerBuilder, random, wait};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+const MANAGEMENT: &str = "org_00000000000SvixManagement00";
+
+fn server() -> TestServerBuilder {
+    TestServer::builder(env!("CARGO_BIN_EXE_postrider"))
+}
+
+/// The operator of the test's environment: his application, and the receiver at which he is told.
+struct Operator {
+    app: App,
+    secret: String,
+    receiver: Receiver,
+}
+
+impl Operator {
+    async fn of(server: &TestServer) -> Self {
+        let client = server.client_with(Some(server.sign(&json!({ "sub": MANAGEMENT }))));
+        let body = json!({ "name": "operator", "uid": server.org() });
+        let made = client.post("/api/v1/app", &body).await.expect(201).json();
+        let app = App { client, id: made["id"].as_str().unwrap().to_owned() };
+        let receiver = Receiver::ok().await;
+        let endpoint = app.endpoint(&receiver.url()).await;
+        let secret = app.secret(&endpoint).await;
+        Self { app, secret, receiver }
+    }
+
+    /// Waits for the first notice of this type; verifies its signature, and returns its data.
+    async fn told(&self, kind: &str) -> Value {
+        let find = |requests: &[Arc<Received>]| {
+            let mut payloads = requests.iter().map(|request| self.verified(request));
+            payloads.find(|payload| payload["type"] == kind)
+        };
+        self.receiver.wait_until(kind, find).await["data"].clone()
+    }
+
+    fn verified(&self, request: &Received) -> Value {
+        let webhook = standardwebhooks::Webhook::new(&self.secret).unwrap();
+        webhook.verify(&request.body, &request.header_map()).unwrap();
+        serde_json::from_slice(&request.body).unwrap()
+    }
+
+    /// How many notices of each type were accepted about each message.
+    async fn accepted(&self) -> HashMap<(String, String), usize> {
+        let mut counts = HashMap::new();
+        for message in list_messages(&self.app).await {
+            let payload = &message["payload"];
+            if let Some(id) = payload["data"]["msgId"].as_str() {
+                let kind = payload["type"].as_str().unwrap().to_owned();
+                *counts.entry((kind, id.to_owned())).or_default() += 1;
+            }
+        }
+        counts
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_410_disables_the_endpoint_cancels_what_is_pending_and_tells_the_operator() {
+    let server = server().set("delivery.retry_schedule", r#"["700ms"]"#).start().await;
+    let (operator, app) = (Operator::of(&server).await, server.app().await);
+    let receiver = Receiver::sequence([Reply::status(500), Reply::status(410), Reply::ok()]).await;
+    let endpoint = app.endpoint_with(json!({ "url": receiver.url(), "uid": "main" })).await;
+    let created = operator.told("endpoint.created").await;
+    let want = json!({ "appId": app.id, "appUid": null, "endpointId": endpoint, "endpointUid": "main" });
+    assert_eq!(created, want);
+
+    let waiting = app.send("a", &json!({})).await;
+    app.logged_attempts(&waiting, 1).await;
+    let gone = app.send("a", &json!({})).await;
+    let disabled = operator.told("endpoint.disabled").await;
+    assert_eq!((&disabled["endpointId"], &disabled["appId"]), (&json!(endpoint), &json!(app.id)));
+    Timestamp::parse(disabled["failSince"].as_str().unwrap()).unwrap();
+    let path = app.path("/endpoint/main");
+    assert_eq!(app.client.get(&path).await.expect(200).json()["disabled"], true);
+    assert_eq!(app.attempts(&gone).await[0]["responseStatusCode"], 410);
+
+    // Enabled again, it gets what comes from then on; the retry that was waiting is gone, and its time passes.
+    app.client.patch(&path, &json!({ "disabled": false })).await.expect(200);
+    operator.told("endpoint.updated").await;
+    let now = &app.client.get(&app.path(&format!("/msg/{gone}"))).await.expect(200).json()["timestamp"];
+    let at = Timestamp::parse(now.as_str().unwrap()).unwrap().saturating_add(Duration::from_secs(2));
+    let body = json!({ "eventType": "a", "payload": {}, "deliverAt": at });
+    let last = app.client.post(&app.path("/msg"), &body).await.expect(202).json()["id"].as_str().unwrap().to_owned();
+    receiver.wait_for_id(&last).await;
+    assert_eq!(receiver.requests().len(), 3);
+    assert_eq!(app.attempts(&waiting).await.len(), 1);
+
+    app.client.delete(&path).await.expect(204);
+    assert_eq!(operator.told("endpoint.deleted").await, want);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_is_reported_as_failing_and_then_as_recovered_or_exhausted() {
+    let server = server().set("delivery.retry_schedule", r#"["1ms","1ms","1ms","1ms"]"#).start().await;
+    let (operator, app) = (Operator::of(&server).await, server.app().await);
+    let bad = Receiver::always(Reply::status(500)).await;
+    let better =
+        Receiver::sequence([[500; 4].as_slice(), &[204]].concat().into_iter().map(Reply::status).collect::<Vec<_>>())
+            .await;
+    let endpoints = [app.endpoint(&bad.url()).await, app.endpoint(&better.url()).await];
+    let body = json!({ "eventType": "a", "payload": {}, "eventId": "order-1" });
+    let message = app.client.post(&app.path("/msg"), &body).await.expect(202).json()["id"].clone();
+    for (kind, endpoint, number, status) in
+        [("message.attempt.exhausted", &endpoints[0], 4, 500), ("message.attempt.recovered", &endpoints[1], 4, 204)]
+    {
+        let data = operator.told(kind).await;
+        let path = app.path(&format!("/attempt/endpoint/{endpoint}"));
+        let attempts = app.client.get(&path).await.expect(200).json()["data"].as_array().unwrap().clone();
+        let attempt = &attempts[attempts.len() - 1 - number];
+        let last = json!({ "id": attempt["id"], "responseStatusCode": status, "timestamp": attempt["timestamp"] });
+        let want = json!({
+            "appId": app.id, "appUid": null, "msgId": message, "msgEventId": "order-1", "endpointId": endpoint,
+            "lastAttempt": last,
+        });
+        assert_eq!(data, want);
+    }
+    let id = message.as_str().unwrap().to_owned();
+    let counts =
+        wait::until("all notices", async || Some(operator.accepted().await).filter(|counts| counts.len() == 3)).await;
+    assert_eq!(counts[&("message.attempt.failing".to_owned(), id)], 2, "once for each endpoint: {counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_again_and_again_it_tells_of_each_message_exactly_once() {
+    let mut server = server().set("delivery.retry_schedule", "[]").start().await;
+    let (operator, app) = (Operator::of(&server).await, server.app().await);
+    let bad = Receiver::always(Reply::status(500)).await;
+    app.endpoint(&bad.url()).await;
+    let mut messages = Vec::new();
+    for _ in 0..4 {
+        for _ in 0..40 {
+            messages.push(app.send("a", &json!({})).await);
+        }
+        sleep(random::duration(Duration::ZERO, Duration::from_millis(60))).await;
+        server.kill().await;
+        server.start().await;
+    }
+    for message in &messages {
+        app.logged_attempts(message, 1).await;
+    }
+    let counts = wait::until("all notices", async || {
+        Some(operator.accepted().await).filter(|counts| counts.len() == messages.len())
+    })
+    .await;
+    for message in messages {
+        let count = counts.get(&("message.attempt.exhausted".to_owned(), message.clone()));
+        assert_eq!(count, Some(&1), "{message}");
+    }
+}

@@ -1,0 +1,153 @@
+//! The outbox: notices are added by whatever writes what they report, in its transaction.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::ids::{ApplicationId, EndpointId};
+use postrider_domain::names::{EventTypeName, Uid};
+use postrider_domain::notice::{self, AttemptNotice, EndpointNotice, LastAttempt, NoticeKind};
+use postrider_domain::time::Timestamp;
+use postrider_store::{AttemptRecord, EndpointKey, MessageKey, Notice, NoticeKey, Outbox, StoreError};
+use rusqlite::params;
+use serde::Serialize;
+
+use crate::SqliteStore;
+use crate::decode::{Columns, SqlError, all, first};
+use crate::range;
+use crate::writer::{Abort, News, Tx};
+
+#[async_trait]
+impl Outbox for SqliteStore {
+    async fn notices(&self, limit: usize) -> Result<Vec<Notice>, StoreError> {
+        self.readers
+            .run(move |connection| {
+                let mut statement = connection
+                    .prepare_cached("SELECT no, recipient, event_type, payload FROM outbox ORDER BY no LIMIT ?")?;
+                all(statement.query([range::limit(limit)])?, |row| {
+                    let columns = Columns::new(row, "outbox");
+                    Ok(Notice {
+                        key: NoticeKey(columns.get("no")?),
+                        recipient: Uid::from_trusted(columns.get("recipient")?),
+                        event_type: EventTypeName::from_trusted(columns.get("event_type")?),
+                        payload: Bytes::from(columns.get::<Vec<u8>>("payload")?),
+                    })
+                })
+            })
+            .await
+    }
+
+    async fn remove_notices(&self, notices: Vec<NoticeKey>) -> Result<(), StoreError> {
+        self.writer
+            .run(move |tx| {
+                let mut delete = tx.prepare_cached("DELETE FROM outbox WHERE no = ?")?;
+                for notice in &notices {
+                    delete.execute([notice.0])?;
+                }
+                Ok::<_, Abort<StoreError>>(())
+            })
+            .await
+    }
+}
+
+/// An endpoint whose operator wants to be told.
+struct Reported {
+    recipient: String,
+    app_id: ApplicationId,
+    app_uid: Option<Uid>,
+    endpoint_id: EndpointId,
+    endpoint_uid: Option<Uid>,
+    failing_since: Option<Timestamp>,
+}
+
+const REPORTED_SQL: &str =
+    "SELECT endpoint.no, environment.id AS recipient, application.id AS app_id, application.uid AS app_uid,
+         endpoint.id AS endpoint_id, endpoint.uid AS endpoint_uid, failing_since
+     FROM endpoint JOIN application ON application.no = application_no
+         JOIN environment ON environment.no = environment_no
+     WHERE endpoint.no = ?1 AND environment.id <> ?2 AND EXISTS (
+         SELECT 1 FROM application AS told
+         WHERE told.environment_no = (SELECT no FROM environment WHERE id = ?2)
+             AND told.uid = environment.id AND told.deleted_at IS NULL
+     )";
+
+/// The endpoint, if its operator wants to be told of it.
+fn reported(tx: &Tx<'_>, endpoint: EndpointKey) -> Result<Option<Reported>, SqlError> {
+    let mut statement = tx.prepare_cached(REPORTED_SQL)?;
+    first(statement.query(params![endpoint.0, EnvironmentId::MANAGEMENT])?, |row| {
+        let columns = Columns::new(row, "endpoint");
+        Ok(Reported {
+            recipient: columns.get("recipient")?,
+            app_id: columns.id("app_id")?,
+            app_uid: columns.get::<Option<String>>("app_uid")?.map(Uid::from_trusted),
+            endpoint_id: columns.id("endpoint_id")?,
+            endpoint_uid: columns.get::<Option<String>>("endpoint_uid")?.map(Uid::from_trusted),
+            failing_since: columns.maybe_instant("failing_since")?,
+        })
+    })
+}
+
+fn add<T: Serialize>(tx: &Tx<'_>, recipient: &str, kind: NoticeKind, data: &T) -> Result<(), SqlError> {
+    let payload = notice::payload(kind, data)
+        .map_err(|error| SqlError::Driver(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))?;
+    tx.prepare_cached("INSERT INTO outbox (recipient, event_type, payload) VALUES (?, ?, ?)")?.execute(params![
+        recipient,
+        kind.event_type(),
+        payload.as_ref()
+    ])?;
+    tx.tell(News::NoticeAdded);
+    Ok(())
+}
+
+/// Reports what became of an endpoint.
+pub(crate) fn report_endpoint(tx: &Tx<'_>, endpoint: EndpointKey, kind: NoticeKind) -> Result<(), SqlError> {
+    report(tx, endpoint, kind, |_| None)
+}
+
+/// Reports that an endpoint was disabled, for it has been failing since a time that is stored, or since `now`.
+pub(crate) fn report_disabled(tx: &Tx<'_>, endpoint: EndpointKey, now: Timestamp) -> Result<(), SqlError> {
+    report(tx, endpoint, NoticeKind::EndpointDisabled, |since| Some(since.unwrap_or(now)))
+}
+
+fn report(
+    tx: &Tx<'_>,
+    endpoint: EndpointKey,
+    kind: NoticeKind,
+    fail_since: impl Fn(Option<Timestamp>) -> Option<Timestamp>,
+) -> Result<(), SqlError> {
+    let Some(reported) = reported(tx, endpoint)? else { return Ok(()) };
+    let Reported { recipient, app_id, app_uid, endpoint_id, endpoint_uid, failing_since } = reported;
+    let data = EndpointNotice { app_id, app_uid, endpoint_id, endpoint_uid, fail_since: fail_since(failing_since) };
+    add(tx, &recipient, kind, &data)
+}
+
+/// Reports what an attempt came to.
+pub(crate) fn report_attempt(
+    tx: &Tx<'_>,
+    endpoint: EndpointKey,
+    message: MessageKey,
+    attempt: &AttemptRecord,
+    kind: NoticeKind,
+) -> Result<(), SqlError> {
+    let Some(reported) = reported(tx, endpoint)? else { return Ok(()) };
+    let mut statement = tx.prepare_cached("SELECT no, id, event_id FROM message WHERE no = ?")?;
+    let found = first(statement.query([message.0])?, |row| {
+        let columns = Columns::new(row, "message");
+        Ok((columns.id("id")?, columns.get::<Option<String>>("event_id")?.map(Uid::from_trusted)))
+    })?;
+    let Some((msg_id, msg_event_id)) = found else { return Ok(()) };
+    let last_attempt =
+        LastAttempt { id: attempt.id, response_status_code: attempt.status_code, timestamp: attempt.started_at };
+    let Reported { recipient, app_id, app_uid, endpoint_id, .. } = reported;
+    add(tx, &recipient, kind, &AttemptNotice { app_id, app_uid, msg_id, msg_event_id, endpoint_id, last_attempt })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whether_an_operator_is_told_is_looked_up_by_indexes() {
+        let plan = crate::plans::plan(REPORTED_SQL);
+        assert!(!plan.iter().any(|step| step.starts_with("SCAN")), "{plan:#?}");
+    }
+}

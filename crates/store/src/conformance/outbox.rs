@@ -1,0 +1,202 @@
+//! Cases for the outbox: notices are part of the commit of what they report.
+
+use std::collections::BTreeMap;
+
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::delivery::{DisableReason, EndpointChange, Next};
+use postrider_domain::endpoint::EndpointPatch;
+use postrider_domain::names::Uid;
+use postrider_domain::notice::NoticeKind;
+use serde_json::{Value, json};
+
+use super::Harness;
+use super::world::{App, World, after, by_id, environment, other_environment, uid_of};
+use crate::{Direction, EventTypeFilter, Scan, Settlement};
+
+const KINDS: [NoticeKind; 7] = [
+    NoticeKind::EndpointCreated,
+    NoticeKind::EndpointUpdated,
+    NoticeKind::EndpointDeleted,
+    NoticeKind::EndpointDisabled,
+    NoticeKind::AttemptFailing,
+    NoticeKind::AttemptExhausted,
+    NoticeKind::AttemptRecovered,
+];
+
+/// Gives the operator of an environment an application to be told by.
+async fn told<H: Harness>(world: &World<H>, environment: &EnvironmentId) -> App {
+    world.add_application(&EnvironmentId::management(), world.new_application(Some(environment.as_str()))).await
+}
+
+/// The notices in the outbox, as recipient and payload; they are removed.
+async fn take<H: Harness>(world: &World<H>) -> Vec<(String, Value)> {
+    let notices = world.store().notices(100).await.unwrap();
+    world.store().remove_notices(notices.iter().map(|notice| notice.key).collect()).await.unwrap();
+    let shown = notices.iter().map(|notice| {
+        let payload: Value = serde_json::from_slice(&notice.payload).unwrap();
+        assert_eq!(payload["type"], notice.event_type.as_str());
+        (notice.recipient.to_string(), payload)
+    });
+    shown.collect()
+}
+
+/// The types of the notices in the outbox; they are removed.
+async fn take_types<H: Harness>(world: &World<H>) -> Vec<String> {
+    take(world).await.iter().map(|(_, payload)| payload["type"].as_str().unwrap().to_owned()).collect()
+}
+
+fn patch(description: &str) -> EndpointPatch {
+    EndpointPatch { description: Some(description.to_owned()), ..EndpointPatch::default() }
+}
+
+pub(super) async fn nothing_is_reported_if_nobody_is_told<H: Harness>(world: &World<H>) {
+    told(world, &other_environment()).await;
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    world.message(&app, &[&endpoint]).await;
+    let mut failed = world.settlement(&endpoint, &world.only_due(&endpoint).await, Next::Exhausted);
+    failed.notice = Some(NoticeKind::AttemptExhausted);
+    world.settle(failed).await;
+    let id = by_id(endpoint.value.id);
+    world.store().delete_endpoint(app.key, &id, world.tick()).await.unwrap();
+    assert_eq!(take(world).await, []);
+
+    let operator = told(world, &environment()).await;
+    world.endpoint(&app).await;
+    assert_eq!(take(world).await.len(), 1);
+    let management = EnvironmentId::management();
+    world.store().delete_application(&management, &by_id(operator.value.id), world.tick()).await.unwrap();
+    world.endpoint(&app).await;
+    assert_eq!(take(world).await, []);
+}
+
+pub(super) async fn changes_of_endpoints_are_reported_in_order<H: Harness>(world: &World<H>) {
+    told(world, &environment()).await;
+    let app = world.add_application(&environment(), world.new_application(Some("shop"))).await;
+    let endpoint = world.add_endpoint(&app, world.new_endpoint(Some("main"))).await;
+    let (store, id) = (world.store(), by_id(endpoint.value.id));
+    let data = json!({
+        "appId": app.value.id, "appUid": "shop", "endpointId": endpoint.value.id, "endpointUid": "main"
+    });
+    let notice = |kind: &str| ("org_one".to_owned(), json!({ "type": kind, "data": data }));
+    assert_eq!(take(world).await, [notice("endpoint.created")]);
+
+    store.update_endpoint(app.key, &id, patch("new"), world.tick()).await.unwrap();
+    let otherwise = || world.new_endpoint(None);
+    store.upsert_endpoint(app.key, &id, patch("newer"), otherwise(), world.tick()).await.unwrap();
+    let grace = after(world.tick(), 60);
+    store.rotate_secret(endpoint.key, world.secret(), grace, world.tick(), None).await.unwrap();
+    store.set_headers(endpoint.key, BTreeMap::new()).await.unwrap();
+    store.merge_headers(endpoint.key, BTreeMap::from([("x-a".to_owned(), None)])).await.unwrap();
+    store.delete_endpoint(app.key, &id, world.tick()).await.unwrap();
+    let updated = || notice("endpoint.updated");
+    assert_eq!(take(world).await, [updated(), updated(), updated(), notice("endpoint.deleted")]);
+
+    store.upsert_endpoint(app.key, &id, patch("again"), otherwise(), world.tick()).await.unwrap();
+    assert_eq!(take_types(world).await, ["endpoint.created"]);
+}
+
+pub(super) async fn what_did_not_happen_is_not_reported<H: Harness>(world: &World<H>) {
+    told(world, &environment()).await;
+    let app = world.application().await;
+    world.add_endpoint(&app, world.new_endpoint(Some("taken"))).await;
+    let endpoint = world.endpoint(&app).await;
+    take(world).await;
+    let (store, id) = (world.store(), by_id(endpoint.value.id));
+    store.create_endpoint(app.key, world.new_endpoint(Some("taken")), None).await.unwrap_err();
+    let taken: Option<Uid> = Some(uid_of("taken"));
+    let conflict = EndpointPatch { uid: Some(taken), ..EndpointPatch::default() };
+    store.update_endpoint(app.key, &id, conflict, world.tick()).await.unwrap_err();
+    assert_eq!(take(world).await, []);
+}
+
+pub(super) async fn the_management_environment_does_not_report_itself<H: Harness>(world: &World<H>) {
+    let management = EnvironmentId::management();
+    let itself = told(world, &management).await;
+    let operator = told(world, &environment()).await;
+    for app in [&itself, &operator] {
+        world.endpoint(app).await;
+    }
+    assert_eq!(take(world).await, []);
+}
+
+pub(super) async fn an_attempt_is_reported_once<H: Harness>(world: &World<H>) {
+    told(world, &environment()).await;
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let mut new = world.new_message();
+    new.event_id = Some(uid_of("order-1"));
+    let message = world.message_of(&app, &[&endpoint], new).await;
+    take(world).await;
+    let mut failed = world.settlement(&endpoint, &world.only_due(&endpoint).await, Next::Exhausted);
+    failed.notice = Some(NoticeKind::AttemptExhausted);
+    let attempt = failed.attempt.clone().unwrap();
+    for _ in 0..2 {
+        world.settle(failed.clone()).await;
+    }
+    let payload = json!({
+        "type": "message.attempt.exhausted",
+        "data": {
+            "appId": app.value.id, "appUid": null, "msgId": message.value.id, "msgEventId": "order-1",
+            "endpointId": endpoint.value.id,
+            "lastAttempt": { "id": attempt.id, "responseStatusCode": 500, "timestamp": attempt.started_at },
+        },
+    });
+    assert_eq!(take(world).await, [("org_one".to_owned(), payload)]);
+}
+
+pub(super) async fn a_disabled_endpoint_is_reported_once_with_the_time_of_its_first_failure<H: Harness>(
+    world: &World<H>,
+) {
+    told(world, &environment()).await;
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    for _ in 0..3 {
+        world.message(&app, &[&endpoint]).await;
+    }
+    take(world).await;
+    let due = world.due(&endpoint, super::world::FAR).await;
+    let change = |settlement: Settlement, change| Settlement { change: Some(change), ..settlement };
+    let first = world.tick();
+    let failing = world.settlement(&endpoint, &due[0], Next::Exhausted);
+    let gone = [1, 2].map(|nth| world.settlement(&endpoint, &due[nth], Next::Canceled));
+    let [one, two] = gone.map(|settlement| change(settlement, EndpointChange::Disable(DisableReason::Gone)));
+    world.store().settle(vec![change(failing, EndpointChange::FailingSince(first)), one, two]).await.unwrap();
+    let notices = take(world).await;
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert_eq!(notices[0].1["type"], "endpoint.disabled");
+    assert_eq!(notices[0].1["data"]["failSince"], json!(first));
+    assert_eq!(notices[0].1["data"]["endpointId"], json!(endpoint.value.id));
+}
+
+pub(super) async fn notices_survive_a_restart_until_they_are_removed<H: Harness>(world: &mut World<H>) {
+    told(world, &environment()).await;
+    let app = world.application().await;
+    for _ in 0..3 {
+        world.endpoint(&app).await;
+    }
+    let before = world.store().notices(2).await.unwrap();
+    assert_eq!(before.len(), 2);
+    world.reopen().await;
+    assert_eq!(world.store().notices(2).await.unwrap(), before);
+    for _ in 0..2 {
+        world.store().remove_notices(vec![before[0].key]).await.unwrap();
+    }
+    let left = world.store().notices(10).await.unwrap();
+    assert_eq!((left.len(), &left[0]), (2, &before[1]));
+    assert!(left[1].key > left[0].key);
+}
+
+pub(super) async fn the_event_types_of_notices_are_there<H: Harness>(world: &World<H>) {
+    let filter = EventTypeFilter { with_schemas: true, ..EventTypeFilter::default() };
+    let page = Scan::all(Direction::Ascending, 100);
+    let types = world.store().event_types(&EnvironmentId::management(), &filter, page).await.unwrap();
+    let mut want: Vec<_> = KINDS.iter().map(|kind| kind.event_type()).collect();
+    want.sort_unstable();
+    assert_eq!(types.iter().map(|kind| kind.name.as_str()).collect::<Vec<_>>(), want);
+    for kind in types {
+        assert!(!kind.description.is_empty() && !kind.archived, "{kind:?}");
+        let schema: Value = serde_json::from_str(kind.schemas.unwrap()["1"].get()).unwrap();
+        assert_eq!(schema["examples"][0]["type"], kind.name.as_str());
+    }
+}

@@ -1,0 +1,37 @@
+//! The outbox: notices to operators that are stored in the commit of what they report, and sent afterwards.
+//!
+//! Nothing is stored for an environment whose operator has nowhere to be told: its application in the management
+//! environment, whose uid is the environment's id. The management environment itself reports nothing, so there is no loop.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use postrider_domain::names::{EventTypeName, Uid};
+
+use crate::StoreError;
+
+/// The engine's handle of a notice; in the order in which they happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NoticeKey(pub i64);
+
+/// A notice that is to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// The engine's handle.
+    pub key: NoticeKey,
+    /// To whom: the uid of an application in the management environment.
+    pub recipient: Uid,
+    /// Its event type.
+    pub event_type: EventTypeName,
+    /// The message.
+    pub payload: Bytes,
+}
+
+/// Operations on the outbox. It is filled by [`crate::Work::settle`] and by changes of endpoints.
+#[async_trait]
+pub trait Outbox {
+    /// The oldest notices, at most `limit`.
+    async fn notices(&self, limit: usize) -> Result<Vec<Notice>, StoreError>;
+
+    /// Removes notices that were accepted as messages. What is not there any more is no error.
+    async fn remove_notices(&self, notices: Vec<NoticeKey>) -> Result<(), StoreError>;
+}

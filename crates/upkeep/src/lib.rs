@@ -1,0 +1,10 @@
+//! What is looked after beside delivery, in small steps that never keep a message waiting.
+//!
+//! One agent per file, each with a `run`: `notifier` sends operational webhooks, `tasks` works off background tasks,
+//! `retention` removes payloads whose time has come. Each of them can be killed at any instant: what it has done and how
+//! far it got are one commit, and it goes on from there.
+
+mod notifier;
+mod pause;
+
+pub use notifier::Notifier;
