@@ -12,7 +12,7 @@ use postrider_domain::attempt::{MAX_KEPT_ANSWER_BYTES, Trigger};
 use postrider_domain::delivery::{Failure, Next, Outcome, Progress, transition};
 use postrider_domain::ids::AttemptId;
 use postrider_domain::notice;
-use postrider_store::{AttemptRecord, DeliveryKey, EndpointKey, Settlement};
+use postrider_store::{AttemptRecord, DeliveryKey, EndpointKey, Origin, Settlement};
 
 use crate::engine::Shared;
 use crate::lane::{Held, Lane, Ready};
@@ -70,13 +70,24 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
         next: decision.next,
         change: decision.endpoint,
         notice: notice::of_attempt(progress, decision.next),
+        origin: Some(Origin { application: ready.target.application, message: Arc::clone(&delivery.message) }),
     };
     shared.settler.submit(Unsettled { lane: Arc::clone(lane), held: Some(delivery), settlement });
 }
 
 /// The end of a delivery whose payload is gone: there is nothing to send.
 pub(crate) fn canceled(endpoint: EndpointKey, delivery: DeliveryKey, made: u32, trigger: Trigger) -> Settlement {
-    Settlement { endpoint, delivery, made, trigger, attempt: None, next: Next::Canceled, change: None, notice: None }
+    Settlement {
+        endpoint,
+        delivery,
+        made,
+        trigger,
+        attempt: None,
+        next: Next::Canceled,
+        change: None,
+        notice: None,
+        origin: None,
+    }
 }
 
 fn status_code(outcome: &Outcome) -> u16 {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::ids::{AttemptId, EndpointId, MessageId};
+use crate::message::Message;
 use crate::time::Timestamp;
 
 /// The most bytes of an answer that are kept (rest-contract §10).
@@ -57,4 +58,6 @@ pub struct Attempt {
     pub started_at: Timestamp,
     /// When the delivery is tried again; `None` if it is not.
     pub next_attempt_at: Option<Timestamp>,
+    /// The message, without its payload, if it was asked for.
+    pub message: Option<Box<Message>>,
 }

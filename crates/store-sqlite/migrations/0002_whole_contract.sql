@@ -81,6 +81,38 @@ FROM environment, (VALUES
      '{"1":{"$schema":"http://json-schema.org/draft-07/schema#","title":"message.attempt.recovered","description":"A message was delivered after four or more attempts had failed.","type":"object","properties":{"type":{"type":"string","const":"message.attempt.recovered"},"data":{"type":"object","properties":{"appId":{"type":"string","description":"The application''s id."},"appUid":{"type":["string","null"],"description":"The application''s uid."},"msgId":{"type":"string","description":"The message''s id."},"msgEventId":{"type":["string","null"],"description":"The message''s event id."},"endpointId":{"type":"string","description":"The endpoint''s id."},"lastAttempt":{"type":"object","properties":{"id":{"type":"string","description":"The attempt''s id."},"responseStatusCode":{"type":"integer","description":"The status of the answer; 0 if there was none."},"timestamp":{"type":"string","format":"date-time","description":"When the attempt started."}},"required":["id","responseStatusCode","timestamp"]}},"required":["appId","msgId","endpointId","lastAttempt"]}},"required":["type","data"],"examples":[{"type":"message.attempt.recovered","data":{"appId":"app_1srOrx2ZWZBpBUvZwXKQmoEYga2","appUid":"customer-1","msgId":"msg_1srOrx2ZWZBpBUvZwXKQmoEYga2","msgEventId":"order-4711","endpointId":"ep_1srOrx2ZWZBpBUvZwXKQmoEYga2","lastAttempt":{"id":"atmpt_1srOrx2ZWZBpBUvZwXKQmoEYga2","responseStatusCode":200,"timestamp":"2026-01-02T03:04:05Z"}}}]}}')
 ) AS seed
 WHERE environment.id = 'org_00000000000SvixManagement00';
+-- Postings of lists -----------------------------------------------------------------------------------------------------
+
+-- Where in a log something is to be found, so that a filtered list skips what its filter does not let through. The
+-- messages of an application, and the attempts to an endpoint, are divided into blocks of consecutive ids. A row says:
+-- the block that begins at `start` has something that meets this term (src/terms.rs says which terms there are; term 0 is
+-- the block itself). Rows with ids below an owner's first block have no postings, and are walked one by one.
+--
+-- Messages that failed, or wait, at an endpoint have postings of their own, which come and go: `start` is their id.
+CREATE TABLE message_posting (
+    application_no INTEGER NOT NULL,
+    term           INTEGER NOT NULL,
+    start          BLOB NOT NULL,
+    PRIMARY KEY (application_no, term, start)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE attempt_posting (
+    endpoint_no INTEGER NOT NULL,
+    term        INTEGER NOT NULL,
+    start       BLOB NOT NULL,
+    PRIMARY KEY (endpoint_no, term, start)
+) STRICT, WITHOUT ROWID;
+
+-- How many attempts with ids in [start, until) ended how. The stretches of an endpoint follow each other without a gap;
+-- what lies before the first and after the last one is counted when somebody asks.
+CREATE TABLE attempt_tally (
+    endpoint_no INTEGER NOT NULL,
+    start       BLOB NOT NULL,
+    until       BLOB NOT NULL,
+    succeeded   INTEGER NOT NULL,
+    failed      INTEGER NOT NULL,
+    PRIMARY KEY (endpoint_no, start)
+) STRICT, WITHOUT ROWID;
 
 -- Streams ---------------------------------------------------------------------------------------------------------------
 

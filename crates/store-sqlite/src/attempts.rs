@@ -4,16 +4,20 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_domain::attempt::{Attempt, Trigger};
 use postrider_domain::ids::{AttemptId, Id as _, Ksuid};
-use postrider_domain::names::{Channel, Tag};
 use postrider_store::{
-    ApplicationKey, AttemptFilter, AttemptStats, Attempts, EndpointKey, MessageKey, Scan, StoreError, WriteError,
+    ApplicationKey, AttemptFilter, AttemptStats, Attempts, EndpointKey, Listed, MessageKey, Scan, StoreError,
+    WriteError,
 };
 use rusqlite::{Connection, Row, params};
 
 use crate::SqliteStore;
-use crate::decode::{Columns, SqlError, all, first};
+use crate::blocks::ATTEMPTS;
+use crate::decode::{Columns, SqlError, first};
 use crate::messages;
+use crate::postings::{Gathered, List, Named};
 use crate::range::Range;
+use crate::rows::{MESSAGE_COLUMNS, decode_message};
+use crate::terms::{About, Outcome, SUCCESS, Wanted};
 use crate::writer::Abort;
 
 #[async_trait]
@@ -23,9 +27,9 @@ impl Attempts for SqliteStore {
         endpoint: EndpointKey,
         filter: &AttemptFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Vec<Attempt>, StoreError> {
+    ) -> Result<Listed<Attempt>, StoreError> {
         let filter = filter.clone();
-        self.lists.run(move |connection| list(connection, None, Some(endpoint), &filter, scan)).await
+        self.lists.run_at_once(move |connection| list(connection, None, Some(endpoint), &filter, scan)).await
     }
 
     async fn attempts_by_message(
@@ -34,9 +38,9 @@ impl Attempts for SqliteStore {
         endpoint: Option<EndpointKey>,
         filter: &AttemptFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Vec<Attempt>, StoreError> {
+    ) -> Result<Listed<Attempt>, StoreError> {
         let filter = filter.clone();
-        self.lists.run(move |connection| list(connection, Some(message), endpoint, &filter, scan)).await
+        self.lists.run_at_once(move |connection| list(connection, Some(message), endpoint, &filter, scan)).await
     }
 
     async fn attempt(
@@ -48,13 +52,14 @@ impl Attempts for SqliteStore {
         self.readers
             .run(move |connection| {
                 let mut statement = connection.prepare_cached(&format!(
-                    "SELECT {COLUMNS}, response FROM attempt {LOOKED_UP}
+                    "SELECT {}, response FROM attempt {LOOKED_UP}
                      WHERE attempt.message_no = ? AND attempt.id = ? AND message.application_no = ?
                          AND EXISTS (SELECT 1 FROM application
-                                     WHERE no = message.application_no AND deleted_at IS NULL)"
+                                     WHERE no = message.application_no AND deleted_at IS NULL)",
+                    columns()
                 ))?;
                 let rows = statement.query(params![message.0, id.ksuid().as_bytes(), application.0])?;
-                first(rows, decode)
+                first(rows, |row| decode(row, true))
             })
             .await
     }
@@ -75,20 +80,9 @@ impl Attempts for SqliteStore {
     }
 
     async fn attempt_stats(&self, endpoint: EndpointKey, from: Ksuid, to: Ksuid) -> Result<AttemptStats, StoreError> {
-        self.lists
-            .run(move |connection| {
-                let mut statement = connection.prepare_cached(STATS_SQL)?;
-                let stats = statement.query_row(params![endpoint.0, from.as_bytes(), to.as_bytes()], |row| {
-                    Ok(AttemptStats { succeeded: row.get(0)?, failed: row.get(1)? })
-                })?;
-                Ok(stats)
-            })
-            .await
+        self.lists.run_at_once(move |connection| stats(connection, endpoint, from, to)).await
     }
 }
-
-const STATS_SQL: &str = "SELECT count(*) FILTER (WHERE succeeded), count(*) FILTER (WHERE NOT succeeded)
-     FROM attempt WHERE endpoint_no = ? AND id >= ? AND id < ?";
 
 /// What attempts refer to. CROSS JOIN keeps the order of the tables: the log is walked in the order of its index, and
 /// the others are looked up by number.
@@ -96,15 +90,20 @@ const LOOKED_UP: &str = "CROSS JOIN message ON message.no = attempt.message_no
      CROSS JOIN endpoint ON endpoint.no = attempt.endpoint_no
      CROSS JOIN endpoint_url ON endpoint_url.no = attempt.url_no";
 
-/// What [`decode`] reads from attempts and [`LOOKED_UP`]; a column `response` follows.
-const COLUMNS: &str = "attempt.message_no, attempt.id, message.id AS message_id, endpoint.id AS endpoint_id,
-     endpoint_url.url AS url, succeeded, status_code, duration_ms, trigger, started_at, next_attempt_at";
+/// What [`decode`] reads from attempts and [`LOOKED_UP`]; a column `response` follows. What is of the message has the names
+/// that it has there.
+fn columns() -> String {
+    format!(
+        "{MESSAGE_COLUMNS}, NULL AS payload, attempt.id AS attempt_id, endpoint.id AS endpoint_id, endpoint_url.url AS url,
+         succeeded, status_code, duration_ms, trigger, started_at, next_attempt_at"
+    )
+}
 
-fn decode(row: &Row<'_>) -> Result<Attempt, SqlError> {
+fn decode(row: &Row<'_>, with_message: bool) -> Result<Attempt, SqlError> {
     let columns = Columns::new(row, "attempt");
     Ok(Attempt {
-        id: columns.id("id")?,
-        message_id: columns.id("message_id")?,
+        id: columns.id("attempt_id")?,
+        message_id: columns.id("id")?,
         endpoint_id: columns.id("endpoint_id")?,
         url: columns.get("url")?,
         succeeded: columns.get("succeeded")?,
@@ -114,22 +113,39 @@ fn decode(row: &Row<'_>) -> Result<Attempt, SqlError> {
         trigger: Trigger::from_code(columns.get("trigger")?),
         started_at: columns.instant("started_at")?,
         next_attempt_at: columns.maybe_instant("next_attempt_at")?,
+        message: if with_message { Some(Box::new(decode_message(row)?.value)) } else { None },
     })
 }
 
-/// Which attempts a list is of, and the index that has them. A message with all its endpoints is sorted, which is short;
-/// the others are walked. SQLite would walk an endpoint's whole log for one message's attempts, if it were not told.
-const OF_ENDPOINT: [&str; 2] = ["", "attempt.endpoint_no = ?1 AND ?12 IS NULL"];
-const OF_MESSAGE: [&str; 2] = ["INDEXED BY attempt_by_message", "?1 IS NULL AND attempt.message_no = ?12"];
-const OF_BOTH: [&str; 2] = ["INDEXED BY attempt_by_message", "attempt.endpoint_no = ?1 AND attempt.message_no = ?12"];
+/// Which attempts a list is of, and the index that has them. SQLite would walk an endpoint's whole log for one message's
+/// attempts, if it were not told. Those of a message with all its endpoints are sorted by their keys alone, so that
+/// answers are read for one page only.
+const OF_ENDPOINT: [&str; 2] = ["attempt", "attempt.endpoint_no = ?1 AND ?12 IS NULL"];
+const OF_BOTH: [&str; 2] =
+    ["attempt INDEXED BY attempt_by_message", "attempt.endpoint_no = ?1 AND attempt.message_no = ?12"];
 
-fn list_sql([index, of]: [&str; 2], order: &str) -> String {
+/// The attempts that the parameters ask for, but for what they ask of the message.
+const WANTED: &str = "attempt.id >= ?2 AND attempt.id < ?3
+     AND (?9 IS NULL OR succeeded = ?9) AND (?10 IS NULL OR status_code BETWEEN ?10 AND ?11)";
+
+fn list_sql([attempts, of]: [&str; 2], order: &str) -> String {
     format!(
-        "SELECT {COLUMNS}, CASE WHEN ?7 THEN response ELSE x'' END AS response FROM attempt {index} {LOOKED_UP}
-         WHERE {of} AND attempt.id >= ?2 AND attempt.id < ?3
-             AND (?9 IS NULL OR succeeded = ?9) AND (?10 IS NULL OR status_code BETWEEN ?10 AND ?11)
-             AND {filter}
+        "SELECT {columns}, CASE WHEN ?7 THEN response ELSE x'' END AS response FROM {attempts} {LOOKED_UP}
+         WHERE {of} AND {WANTED} AND {filter}
          ORDER BY attempt.id {order} LIMIT ?4",
+        columns = columns(),
+        filter = messages::FILTER
+    )
+}
+
+fn of_message_sql(order: &str) -> String {
+    format!(
+        "SELECT {columns}, CASE WHEN ?7 THEN response ELSE x'' END AS response
+         FROM (SELECT attempt.endpoint_no, attempt.id FROM attempt INDEXED BY attempt_by_message
+               WHERE ?1 IS NULL AND attempt.message_no = ?12 AND {WANTED} ORDER BY attempt.id {order} LIMIT ?4) AS page
+         CROSS JOIN attempt ON attempt.endpoint_no = page.endpoint_no AND attempt.id = page.id {LOOKED_UP}
+         WHERE {filter} ORDER BY attempt.id {order}",
+        columns = columns(),
         filter = messages::FILTER
     )
 }
@@ -140,29 +156,88 @@ fn list(
     endpoint: Option<EndpointKey>,
     filter: &AttemptFilter,
     scan: Scan<Ksuid>,
-) -> Result<Vec<Attempt>, SqlError> {
-    let Range { low, high, order, limit } = Range::of_ids(scan);
-    let of = match (message, endpoint) {
-        (None, _) => OF_ENDPOINT,
-        (Some(_), Some(_)) => OF_BOTH,
-        (Some(_), None) => OF_MESSAGE,
+) -> Result<Listed<Attempt>, SqlError> {
+    let range = Range::of_ids(scan);
+    let sql = match (message, endpoint) {
+        (None, _) => list_sql(OF_ENDPOINT, range.order),
+        (Some(_), Some(_)) => list_sql(OF_BOTH, range.order),
+        (Some(_), None) => of_message_sql(range.order),
     };
-    let mut statement = connection.prepare_cached(&list_sql(of, order))?;
-    let rows = statement.query(params![
-        endpoint.map(|key| key.0),
-        low,
-        high,
-        limit,
-        messages::types(filter.event_types.as_ref()),
-        filter.channel.as_ref().map(Channel::as_str),
-        filter.with_response,
-        filter.tag.as_ref().map(Tag::as_str),
-        filter.succeeded,
-        filter.status_code_class,
-        filter.status_code_class.map(|class| i64::from(class) + 99),
-        message.map(|key| key.0)
-    ])?;
-    all(rows, decode)
+    let mut statement = connection.prepare_cached(&sql)?;
+    let types = messages::types(filter.event_types.as_ref());
+    let (channel, tag) = (messages::quoted(filter.channel.as_ref()), messages::quoted(filter.tag.as_ref()));
+    let read = |low: &[u8], high: &[u8], page: &mut Gathered<Attempt>| {
+        let rows = statement.query(params![
+            endpoint.map(|key| key.0),
+            low,
+            high,
+            page.wanted(),
+            types,
+            channel,
+            filter.with_response,
+            tag,
+            filter.succeeded,
+            filter.status_code_class,
+            filter.status_code_class.map(|class| i64::from(class) + 99),
+            message.map(|key| key.0)
+        ])?;
+        page.take(rows, |row| Ok(sized(decode(row, filter.with_message)?)))
+    };
+    let list = List { log: ATTEMPTS, owner: endpoint.map_or(0, |key| key.0), range: &range };
+    let AttemptFilter { succeeded, status_code_class, event_types, channel, tag, .. } = filter;
+    let wanted = Wanted { event_types: event_types.as_deref(), channel: channel.as_ref(), tag: tag.as_ref() };
+    if message.is_some() || (succeeded.is_none() && status_code_class.is_none() && wanted.is_all()) {
+        return list.walk(read);
+    }
+    let outcomes = outcomes(*succeeded, *status_code_class);
+    let terms = outcomes.iter().flat_map(|outcome| wanted.terms(About::Attempt(*outcome))).collect();
+    list.gather(connection, terms, Named::Blocks, read)
+}
+
+/// The outcomes that a filter lets through. Attempts succeed with one class of status codes, and no other.
+fn outcomes(succeeded: Option<bool>, class: Option<u16>) -> Vec<Outcome> {
+    match (succeeded, class) {
+        (None, None) => vec![Outcome::Class(SUCCESS), Outcome::Failed],
+        (Some(true), None) => vec![Outcome::Class(SUCCESS)],
+        (Some(false), None) => vec![Outcome::Failed],
+        (Some(succeeded), Some(class)) if succeeded != (class == SUCCESS) => Vec::new(),
+        (_, Some(class)) => vec![Outcome::Class(class)],
+    }
+}
+
+/// An attempt, and how many bytes of answer it has.
+fn sized(attempt: Attempt) -> (Attempt, usize) {
+    let bytes = attempt.response.as_ref().map_or(0, |response| response.len());
+    (attempt, bytes)
+}
+
+/// The stretches of endpoint ?1 that were counted and lie in [?2, ?3), as one.
+const TALLIED_SQL: &str = "SELECT min(start), max(until), coalesce(sum(succeeded), 0), coalesce(sum(failed), 0)
+     FROM attempt_tally WHERE endpoint_no = ?1 AND start >= ?2 AND start < ?3 AND until <= ?3";
+
+const COUNTED_SQL: &str = "SELECT count(*) FILTER (WHERE succeeded), count(*) FILTER (WHERE NOT succeeded)
+     FROM attempt WHERE endpoint_no = ? AND id >= ? AND id < ?";
+
+/// Adds up what was counted already, and counts what lies before and after that.
+fn stats(connection: &Connection, endpoint: EndpointKey, from: Ksuid, to: Ksuid) -> Result<AttemptStats, SqlError> {
+    let (from, to) = (from.as_bytes().to_vec(), to.as_bytes().to_vec());
+    let mut tallied = connection.prepare_cached(TALLIED_SQL)?;
+    let (start, until, succeeded, failed) = tallied.query_row(params![endpoint.0, from, to], |row| {
+        Ok((row.get::<_, Option<Vec<u8>>>(0)?, row.get::<_, Option<Vec<u8>>>(1)?, row.get(2)?, row.get(3)?))
+    })?;
+    let mut stats = AttemptStats { succeeded, failed };
+    let edges = match (start, until) {
+        (Some(start), Some(until)) => vec![(from, start), (until, to)],
+        _ => vec![(from, to)],
+    };
+    let mut counted = connection.prepare_cached(COUNTED_SQL)?;
+    for (low, high) in edges {
+        let (succeeded, failed): (u64, u64) =
+            counted.query_row(params![endpoint.0, low, high], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        stats.succeeded += succeeded;
+        stats.failed += failed;
+    }
+    Ok(stats)
 }
 
 #[cfg(test)]
@@ -180,14 +255,18 @@ mod tests {
             let walked = "attempt USING INDEX attempt_by_message (message_no=? AND endpoint_no=? AND id>? AND id<?)";
             assert_walks(&list_sql(OF_BOTH, order), walked);
         }
-        assert_walks(STATS_SQL, "attempt USING PRIMARY KEY (endpoint_no=? AND id>? AND id<?)");
+        assert_walks(COUNTED_SQL, "attempt USING PRIMARY KEY (endpoint_no=? AND id>? AND id<?)");
+        assert_walks(TALLIED_SQL, "attempt_tally USING PRIMARY KEY (endpoint_no=? AND start>? AND start<?)");
     }
 
     #[test]
     fn a_page_of_a_message_reads_that_message_only() {
         for order in ORDERS {
-            let plan = plan(&list_sql(OF_MESSAGE, order));
-            assert!(plan[0].contains("attempt USING INDEX attempt_by_message (message_no=?)"), "{plan:#?}");
+            let plan = plan(&of_message_sql(order));
+            let walked = "SEARCH attempt USING INDEX attempt_by_message (message_no=?)";
+            assert!(plan.iter().any(|step| step == walked), "{plan:#?}");
+            let whole = |step: &String| step.starts_with("SCAN") && !step.contains("json_each") && step != "SCAN page";
+            assert!(!plan.iter().any(whole), "{plan:#?}");
         }
     }
 }

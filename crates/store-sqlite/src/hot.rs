@@ -17,6 +17,7 @@ use postrider_store::{
 use rusqlite::{Connection, OptionalExtension as _, Statement, params};
 
 use crate::decode::SqlError;
+use crate::indexer::Indexer;
 use crate::outbox;
 use crate::rows::{MESSAGE_COLUMNS, decode_message};
 use crate::writer::{News, Tx};
@@ -48,6 +49,7 @@ pub(crate) struct Hot<'c> {
     insert_url: Statement<'c>,
     reserve: Statement<'c>,
     change: Changes<'c>,
+    indexer: Indexer<'c>,
     versions: HashMap<ApplicationKey, Option<i64>>,
     urls: HashMap<EndpointKey, (Arc<str>, i64)>,
     next_message: i64,
@@ -109,6 +111,7 @@ impl<'c> Hot<'c> {
             insert_url: prepare("INSERT INTO endpoint_url (endpoint_no, url) VALUES (?, ?)")?,
             reserve: prepare("UPDATE sequence SET next = ? WHERE name = 'message'")?,
             change: Changes::prepare(connection)?,
+            indexer: Indexer::prepare(connection)?,
             versions: HashMap::new(),
             urls: HashMap::new(),
             next_message: next,
@@ -125,10 +128,13 @@ impl<'c> Hot<'c> {
     pub(crate) fn rolled_back(&mut self) {
         self.reserved = self.next_message;
         self.urls.clear();
+        self.indexer.forget();
     }
 
     pub(crate) fn accept(&mut self, batch: &[NewMessage]) -> Result<Vec<Result<Accepted, AcceptError>>, SqlError> {
-        batch.iter().map(|new| self.accept_one(new)).collect()
+        let results = batch.iter().map(|new| self.accept_one(new)).collect::<Result<_, _>>()?;
+        self.indexer.place_accepted()?;
+        Ok(results)
     }
 
     /// Checks come before the first write, so a refusal leaves nothing behind. `Err` is a failure of the whole batch.
@@ -156,7 +162,9 @@ impl<'c> Hot<'c> {
             }
             self.replace_key.execute(params![key.0, created_at, number])?;
         }
+        self.indexer.accepting(application)?;
         self.insert_message(number, application, &new.message)?;
+        self.indexer.accepted(application, &new.message);
         match new.message.deliver_at {
             None => {
                 for endpoint in &new.endpoints {
@@ -242,6 +250,7 @@ impl<'c> Hot<'c> {
         for settlement in batch {
             self.settle_one(settlement, tx)?;
         }
+        self.indexer.place_attempted()?;
         Ok(())
     }
 
@@ -285,7 +294,8 @@ impl<'c> Hot<'c> {
 
     fn log(&mut self, settlement: &Settlement, attempt: &AttemptRecord, next_at: Option<i64>) -> Result<(), SqlError> {
         let url = self.url_number(settlement.endpoint, &attempt.url)?;
-        self.insert_attempt.execute(params![
+        self.indexer.attempting(settlement.endpoint)?;
+        let is_new = self.insert_attempt.execute(params![
             settlement.endpoint.0,
             attempt.id.ksuid().as_bytes(),
             settlement.delivery.message.0,
@@ -298,8 +308,8 @@ impl<'c> Hot<'c> {
             attempt.status_code,
             next_at,
             attempt.response.as_ref(),
-        ])?;
-        Ok(())
+        ])? == 1;
+        if is_new { self.indexer.attempted(settlement, attempt, next_at) } else { Ok(()) }
     }
 
     fn url_number(&mut self, endpoint: EndpointKey, url: &Arc<str>) -> Result<i64, SqlError> {

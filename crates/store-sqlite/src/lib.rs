@@ -10,7 +10,9 @@
 
 mod api_keys;
 mod applications;
+mod attempted;
 mod attempts;
+mod blocks;
 mod checkpoint;
 mod decode;
 mod endpoints;
@@ -18,6 +20,7 @@ mod environments;
 mod event_types;
 mod hot;
 mod idempotency;
+mod indexer;
 mod lock;
 mod messages;
 mod migrate;
@@ -25,11 +28,14 @@ mod open;
 mod outbox;
 #[cfg(test)]
 mod plans;
+mod postings;
 mod range;
 mod readers;
 mod rows;
 mod store;
 mod streams;
+mod tally;
+mod terms;
 mod tokens;
 mod work;
 mod writer;

@@ -3,15 +3,18 @@
 use async_trait::async_trait;
 use postrider_domain::ids::{Id as _, Ksuid, MessageId};
 use postrider_domain::message::Message;
-use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Tag};
-use postrider_store::{ApplicationKey, MessageFilter, MessageKey, Messages, Scan, StoreError, Stored};
+use postrider_domain::names::{EventTypeName, IdOrUid};
+use postrider_store::{ApplicationKey, Listed, MessageFilter, MessageKey, Messages, Scan, StoreError, Stored};
 use rusqlite::{Connection, params};
 
 use crate::SqliteStore;
-use crate::decode::{SqlError, all, first};
+use crate::blocks::MESSAGES;
+use crate::decode::{SqlError, first};
 use crate::hot::json_list;
+use crate::postings::{Gathered, List, Named};
 use crate::range::Range;
 use crate::rows::{MESSAGE_COLUMNS, decode_message};
+use crate::terms::{About, Wanted};
 use crate::writer::{Abort, News};
 
 #[async_trait]
@@ -30,9 +33,9 @@ impl Messages for SqliteStore {
         application: ApplicationKey,
         filter: &MessageFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Vec<Message>, StoreError> {
+    ) -> Result<Listed<Message>, StoreError> {
         let filter = filter.clone();
-        self.lists.run(move |connection| list(connection, application, &filter, scan)).await
+        self.lists.run_at_once(move |connection| list(connection, application, &filter, scan)).await
     }
 
     async fn expunge_message(&self, message: MessageKey) -> Result<(), StoreError> {
@@ -47,12 +50,18 @@ impl Messages for SqliteStore {
 }
 
 /// What the application of a message that can be found meets.
-const LIVE: &str = "EXISTS (SELECT 1 FROM application WHERE no = ?1 AND deleted_at IS NULL)";
+pub(crate) const LIVE: &str = "EXISTS (SELECT 1 FROM application WHERE no = ?1 AND deleted_at IS NULL)";
 
 /// Which messages a filter lets through, given its list of types as ?5, its channel as ?6 and its tag as ?8.
 pub(crate) const FILTER: &str = "(?5 IS NULL OR message.event_type IN (SELECT value FROM json_each(?5)))
-     AND (?6 IS NULL OR EXISTS (SELECT 1 FROM json_each(message.channels) WHERE value = ?6))
-     AND (?8 IS NULL OR EXISTS (SELECT 1 FROM json_each(message.tags) WHERE value = ?8))";
+     AND (?6 IS NULL OR instr(message.channels, ?6) > 0)
+     AND (?8 IS NULL OR instr(message.tags, ?8) > 0)";
+
+/// A filter's channel or tag, for [`FILTER`]: as it stands in the column's JSON. Nothing else there has it inside, because
+/// names hold no quotes.
+pub(crate) fn quoted(name: Option<&impl std::fmt::Display>) -> Option<String> {
+    name.map(|name| format!("\"{name}\""))
+}
 
 /// A filter's list of types, for [`FILTER`].
 pub(crate) fn types(names: Option<&Vec<EventTypeName>>) -> Option<String> {
@@ -91,20 +100,30 @@ fn list(
     application: ApplicationKey,
     filter: &MessageFilter,
     scan: Scan<Ksuid>,
-) -> Result<Vec<Message>, SqlError> {
-    let Range { low, high, order, limit } = Range::of_ids(scan);
-    let mut statement = connection.prepare_cached(&list_sql(order))?;
-    let rows = statement.query(params![
-        application.0,
-        low,
-        high,
-        limit,
-        types(filter.event_types.as_ref()),
-        filter.channel.as_ref().map(Channel::as_str),
-        filter.with_payload,
-        filter.tag.as_ref().map(Tag::as_str)
-    ])?;
-    all(rows, |row| Ok(decode_message(row)?.value))
+) -> Result<Listed<Message>, SqlError> {
+    let range = Range::of_ids(scan);
+    let (types, channel, tag) =
+        (types(filter.event_types.as_ref()), quoted(filter.channel.as_ref()), quoted(filter.tag.as_ref()));
+    let mut statement = connection.prepare_cached(&list_sql(range.order))?;
+    let read = |low: &[u8], high: &[u8], page: &mut Gathered<Message>| {
+        let wanted = page.wanted();
+        let rows =
+            statement.query(params![application.0, low, high, wanted, types, channel, filter.with_payload, tag])?;
+        page.take(rows, |row| Ok(sized(decode_message(row)?.value)))
+    };
+    let list = List { log: MESSAGES, owner: application.0, range: &range };
+    let MessageFilter { event_types, channel, tag, .. } = filter;
+    let wanted = Wanted { event_types: event_types.as_deref(), channel: channel.as_ref(), tag: tag.as_ref() };
+    if wanted.is_all() {
+        return list.walk(read);
+    }
+    list.gather(connection, wanted.terms(About::Message).collect(), Named::Blocks, read)
+}
+
+/// A message, and how many bytes its payload has.
+pub(crate) fn sized(message: Message) -> (Message, usize) {
+    let bytes = message.payload.as_ref().map_or(0, |payload| payload.len());
+    (message, bytes)
 }
 
 #[cfg(test)]

@@ -36,6 +36,13 @@ impl Range<String> {
     }
 }
 
+impl<K> Range<K> {
+    /// Whether it is walked from its lower end up.
+    pub(crate) fn is_ascending(&self) -> bool {
+        self.order == "ASC"
+    }
+}
+
 impl<K: Default> Range<K> {
     fn new<C>(scan: Scan<C>, key: impl Fn(C) -> K, step: impl Fn(&mut K), last: K) -> Self {
         let after = |bound: C| {

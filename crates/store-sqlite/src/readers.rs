@@ -45,6 +45,20 @@ impl Readers {
         tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?
     }
 
+    /// Runs `read`, which may consist of several statements, so that all of them see the same commit.
+    pub(crate) async fn run_at_once<T, F>(&self, read: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, SqlError> + Send + 'static,
+    {
+        self.run(|connection| {
+            // Ends when it is dropped.
+            let _snapshot = connection.unchecked_transaction()?;
+            read(connection)
+        })
+        .await
+    }
+
     /// No read starts from now on.
     pub(crate) fn close(&self) {
         self.turns.close();

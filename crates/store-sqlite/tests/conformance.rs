@@ -13,8 +13,12 @@ struct Sqlite {
     store: Arc<SqliteStore>,
 }
 
+fn path(folder: &tempfile::TempDir) -> std::path::PathBuf {
+    folder.path().join("postrider.db")
+}
+
 fn open(folder: &tempfile::TempDir) -> Arc<SqliteStore> {
-    Arc::new(SqliteStore::open(&folder.path().join("postrider.db"), Ownership::Owner).unwrap())
+    Arc::new(SqliteStore::open(&path(folder), Ownership::Owner).unwrap())
 }
 
 #[async_trait::async_trait]
@@ -31,6 +35,16 @@ impl Harness for Sqlite {
 
     async fn reopen(&mut self) {
         self.store.close().await;
+        self.store = open(&self.folder);
+    }
+
+    /// Version 1 had no postings and no tally.
+    async fn age(&mut self) {
+        self.store.close().await;
+        let connection = rusqlite::Connection::open(path(&self.folder)).unwrap();
+        let forget = "DELETE FROM message_posting; DELETE FROM attempt_posting; DELETE FROM attempt_tally;";
+        connection.execute_batch(forget).unwrap();
+        drop(connection);
         self.store = open(&self.folder);
     }
 }

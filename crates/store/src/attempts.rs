@@ -5,7 +5,7 @@ use postrider_domain::attempt::Attempt;
 use postrider_domain::ids::{AttemptId, Ksuid};
 use postrider_domain::names::{Channel, EventTypeName, Tag};
 
-use crate::{ApplicationKey, EndpointKey, MessageKey, Scan, StoreError, WriteError};
+use crate::{ApplicationKey, EndpointKey, Listed, MessageKey, Scan, StoreError, WriteError};
 
 /// Which attempts a list shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct AttemptFilter {
     pub tag: Option<Tag>,
     /// With what the receiver answered; otherwise `response` is `Some` and empty.
     pub with_response: bool,
+    /// With the message of each attempt, but never its payload; otherwise `message` is `None`.
+    pub with_message: bool,
 }
 
 /// How many attempts ended how.
@@ -36,24 +38,25 @@ pub struct AttemptStats {
 /// Operations on the log of attempts.
 #[async_trait]
 pub trait Attempts {
-    /// A page of the attempts to an endpoint, by id.
+    /// A page of the attempts to an endpoint, by id. Stops early after [`crate::PAGE_BYTES`] of answers. However few attempts
+    /// the filter lets through, the time is that of a page, not of the list.
     async fn attempts_by_endpoint(
         &self,
         endpoint: EndpointKey,
         filter: &AttemptFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Vec<Attempt>, StoreError>;
+    ) -> Result<Listed<Attempt>, StoreError>;
 
-    /// A page of the attempts for a message, by id; to one endpoint only if `endpoint` names it.
+    /// A page of the attempts for a message, by id; to one endpoint only if `endpoint` names it. Stops early like the other.
     async fn attempts_by_message(
         &self,
         message: MessageKey,
         endpoint: Option<EndpointKey>,
         filter: &AttemptFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Vec<Attempt>, StoreError>;
+    ) -> Result<Listed<Attempt>, StoreError>;
 
-    /// One attempt of a message of this application.
+    /// One attempt of a message of this application, with that message as [`AttemptFilter::with_message`] gives it.
     async fn attempt(
         &self,
         application: ApplicationKey,
@@ -65,6 +68,6 @@ pub trait Attempts {
     /// attempt.
     async fn expunge_attempt(&self, message: MessageKey, id: AttemptId) -> Result<(), WriteError>;
 
-    /// Counts the attempts to an endpoint whose ids lie in `[from, to)`.
+    /// Counts the attempts to an endpoint whose ids lie in `[from, to)`, exactly, and without reading all of them.
     async fn attempt_stats(&self, endpoint: EndpointKey, from: Ksuid, to: Ksuid) -> Result<AttemptStats, StoreError>;
 }

@@ -21,6 +21,7 @@
 
 mod api_keys;
 mod applications;
+mod attempted;
 mod attempts;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -41,6 +42,7 @@ use async_trait::async_trait;
 
 pub use api_keys::{ApiKey, ApiKeys, KeyHash};
 pub use applications::{ApplicationFilter, ApplicationKey, Applications, Upserted};
+pub use attempted::{Attempted, AttemptedFilter, AttemptedMessage, Destination, Standing};
 pub use attempts::{AttemptFilter, AttemptStats, Attempts};
 pub use endpoints::{EndpointKey, Endpoints, NewEndpoint, RotateError};
 pub use environments::{Environments, Import, ImportedEventType};
@@ -50,12 +52,12 @@ pub use idempotency::{IdempotencyKey, Once, StoredAnswer, Written};
 pub use messages::{MessageFilter, MessageKey, Messages};
 pub use observer::{Dispatch, Fresh, Observer, Observers};
 pub use outbox::{Notice, NoticeKey, Outbox};
-pub use scan::{Direction, Scan};
+pub use scan::{Direction, Listed, PAGE_BYTES, Scan};
 pub use streams::{LATEST_COMMIT, StreamFilter, StreamPosition, StreamSlice, Streams};
 pub use tokens::{IssuedToken, TokenExpiry, Tokens};
 pub use work::{
-    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, ResendError, Routes, Settlement, Target, Wakes,
-    Work,
+    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, Origin, ResendError, Routes, Settlement,
+    Target, Wakes, Work,
 };
 
 /// A thing with the engine's handle for it.
@@ -76,6 +78,7 @@ pub trait Store:
     + Environments
     + Messages
     + Attempts
+    + Attempted
     + Work
     + ApiKeys
     + Tokens

@@ -5,7 +5,7 @@ use postrider_domain::ids::{Ksuid, MessageId};
 use postrider_domain::message::Message;
 use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Tag};
 
-use crate::{ApplicationKey, Scan, StoreError, Stored};
+use crate::{ApplicationKey, Listed, Scan, StoreError, Stored};
 
 /// The engine's handle of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,13 +34,14 @@ pub trait Messages {
         id: &IdOrUid<MessageId>,
     ) -> Result<Option<Stored<MessageKey, Message>>, StoreError>;
 
-    /// A page of messages, by id.
+    /// A page of messages, by id. Stops early after [`crate::PAGE_BYTES`] of payload. However few messages the filter lets
+    /// through, the time is that of a page, not of the list.
     async fn messages(
         &self,
         application: ApplicationKey,
         filter: &MessageFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Vec<Message>, StoreError>;
+    ) -> Result<Listed<Message>, StoreError>;
 
     /// Erases the payload; what is still to be delivered of it is not. Told to observers. Repeating it does no harm.
     async fn expunge_message(&self, message: MessageKey) -> Result<(), StoreError>;

@@ -12,6 +12,19 @@ pub enum Direction {
     Descending,
 }
 
+/// How many bytes of payloads or answers a page holds at most, not counting what the last of its rows brings: so large
+/// rows make a short page, and not one that takes all memory.
+pub const PAGE_BYTES: usize = 8 * 1024 * 1024;
+
+/// What a walk over large rows found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed<T> {
+    /// The rows, in the order walked.
+    pub rows: Vec<T>,
+    /// Whether there are more rows, though fewer than the limit were found, because of [`PAGE_BYTES`].
+    pub cut: bool,
+}
+
 /// A range of keys to walk. `C` is the key: a KSUID for lists by id, a name for event types.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scan<C> {

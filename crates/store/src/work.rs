@@ -141,6 +141,15 @@ pub struct AttemptRecord {
     pub duration_ms: u32,
 }
 
+/// Where a delivery comes from.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Whose message it is.
+    pub application: ApplicationKey,
+    /// The message.
+    pub message: Arc<Message>,
+}
+
 /// The result of an attempt, to store: the log entry and the delivery's next state, in one commit.
 #[derive(Debug, Clone)]
 pub struct Settlement {
@@ -161,6 +170,8 @@ pub struct Settlement {
     pub change: Option<EndpointChange>,
     /// What the operator is told of the attempt, in the same commit. (That the endpoint was disabled he is told anyway.)
     pub notice: Option<NoticeKind>,
+    /// What was delivered, if whoever settles has it at hand: that saves the store a look-up. Its payload is not needed.
+    pub origin: Option<Origin>,
 }
 
 /// Endpoints that have deliveries due, taken from the index of wakes.

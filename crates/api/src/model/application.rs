@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::json::{nullable, present};
+use crate::json::{nullable, nullable_whole, present, whole};
 use crate::openapi::types::{Rate, Title, UidOf};
 use crate::rules::Problems;
 
@@ -24,9 +24,11 @@ pub(crate) struct ApplicationIn {
     #[schemars(with = "Option<UidOf<ApplicationId>>")]
     uid: Option<String>,
     /// The most messages per second to all its endpoints together.
+    #[serde(default, deserialize_with = "whole")]
     #[schemars(with = "Option<Rate>")]
     throttle_rate: Option<u16>,
     /// An older name of `throttleRate`, which counts if that is absent or null.
+    #[serde(default, deserialize_with = "whole")]
     #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
     rate_limit: Option<u16>,
     /// Free text pairs, of at most 4096 bytes as JSON.
@@ -46,8 +48,9 @@ impl ApplicationIn {
         problems.prose("name", &self.name, 1);
         let metadata = self.metadata.unwrap_or_default();
         problems.metadata(&metadata);
+        problems.rate("throttleRate", self.throttle_rate);
+        problems.rate("rateLimit", self.rate_limit);
         let throttle_rate = self.throttle_rate.or(self.rate_limit);
-        problems.rate("throttleRate", throttle_rate);
         let uid = self.uid.and_then(|uid| problems.check("uid", Uid::parse::<ApplicationId>(&uid)));
         NewApplication { uid, name: self.name, throttle_rate, metadata }
     }
@@ -83,11 +86,11 @@ pub(crate) struct ApplicationPatchIn {
     #[schemars(with = "Option<UidOf<ApplicationId>>")]
     uid: Option<Option<String>>,
     /// The most messages per second to all its endpoints together. Null removes the limit.
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "nullable_whole")]
     #[schemars(with = "Option<Rate>")]
     throttle_rate: Option<Option<u16>>,
     /// An older name of `throttleRate`.
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "nullable_whole")]
     #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
     rate_limit: Option<Option<u16>>,
     /// Free text pairs, which replace all that there are.
@@ -107,8 +110,9 @@ impl ApplicationPatchIn {
         if let Some(metadata) = &metadata {
             problems.metadata(metadata);
         }
+        problems.rate("throttleRate", self.throttle_rate.flatten());
+        problems.rate("rateLimit", self.rate_limit.flatten());
         let throttle_rate = self.throttle_rate.or(self.rate_limit);
-        problems.rate("throttleRate", throttle_rate.flatten());
         let uid = self.uid.map(|uid| uid.and_then(|uid| problems.check("uid", Uid::parse::<ApplicationId>(&uid))));
         problems.finish(Some(ApplicationPatch { name: self.name, uid, throttle_rate, metadata }))
     }

@@ -10,9 +10,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::json::{nullable, present};
+use crate::json::{nullable, nullable_whole, present, present_whole, whole};
 use crate::model::headers;
-use crate::openapi::types::{Prose, Rate, SecretText, UidOf};
+use crate::openapi::types::{HeaderValues, Prose, Rate, SecretText, UidOf, UrlText};
 use crate::router::State;
 use crate::rules::Problems;
 
@@ -24,7 +24,7 @@ const MAX_CHANNELS: usize = 10;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EndpointIn {
     /// Where messages go: an `http` or `https` URL.
-    #[schemars(with = "EndpointUrl")]
+    #[schemars(with = "UrlText")]
     url: String,
     /// What it is for, for people.
     #[serde(default)]
@@ -34,12 +34,15 @@ pub(crate) struct EndpointIn {
     #[schemars(with = "Option<UidOf<EndpointId>>")]
     uid: Option<String>,
     /// The most messages per second.
+    #[serde(default, deserialize_with = "whole")]
     #[schemars(with = "Option<Rate>")]
     throttle_rate: Option<u16>,
     /// An older name of `throttleRate`, which counts if that is absent or null.
+    #[serde(default, deserialize_with = "whole")]
     #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
     rate_limit: Option<u16>,
     /// A number that older clients require. Nothing depends on it.
+    #[serde(default, deserialize_with = "whole")]
     #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
     version: Option<u16>,
     /// Whether it gets nothing for now.
@@ -58,6 +61,7 @@ pub(crate) struct EndpointIn {
     #[schemars(with = "Option<SecretText>")]
     secret: Option<String>,
     /// Extra headers of its requests.
+    #[schemars(with = "Option<HeaderValues>")]
     headers: Option<Headers>,
 }
 
@@ -83,8 +87,9 @@ impl EndpointIn {
         let mut problems = Problems::of_body();
         let url = check_url(&mut problems, &self.url, state);
         problems.prose("description", &self.description, 0);
+        problems.rate("throttleRate", self.throttle_rate);
+        problems.rate("rateLimit", self.rate_limit);
         let throttle_rate = self.throttle_rate.or(self.rate_limit);
-        problems.rate("throttleRate", throttle_rate);
         problems.rate("version", self.version);
         let metadata = self.metadata.unwrap_or_default();
         problems.metadata(&metadata);
@@ -145,7 +150,7 @@ impl EndpointParts {
 pub(crate) struct EndpointPatchIn {
     /// Where messages go: an `http` or `https` URL.
     #[serde(default, deserialize_with = "present")]
-    #[schemars(with = "EndpointUrl")]
+    #[schemars(with = "UrlText")]
     url: Option<String>,
     /// What it is for, for people.
     #[serde(default, deserialize_with = "present")]
@@ -156,15 +161,15 @@ pub(crate) struct EndpointPatchIn {
     #[schemars(with = "Option<UidOf<EndpointId>>")]
     uid: Option<Option<String>>,
     /// The most messages per second. Null removes the limit.
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "nullable_whole")]
     #[schemars(with = "Option<Rate>")]
     throttle_rate: Option<Option<u16>>,
     /// An older name of `throttleRate`.
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "nullable_whole")]
     #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
     rate_limit: Option<Option<u16>>,
     /// A number that older clients require. Nothing depends on it.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present_whole")]
     #[schemars(with = "Rate", extend("deprecated" = true))]
     version: Option<u16>,
     /// Whether it gets nothing for now.
@@ -192,8 +197,9 @@ impl EndpointPatchIn {
         if let Some(description) = &self.description {
             problems.prose("description", description, 0);
         }
+        problems.rate("throttleRate", self.throttle_rate.flatten());
+        problems.rate("rateLimit", self.rate_limit.flatten());
         let throttle_rate = self.throttle_rate.or(self.rate_limit);
-        problems.rate("throttleRate", throttle_rate.flatten());
         problems.rate("version", self.version);
         let metadata = self.metadata.map(Option::unwrap_or_default);
         if let Some(metadata) = &metadata {
@@ -304,6 +310,7 @@ pub(crate) struct RotateIn {
     #[schemars(with = "Option<SecretText>")]
     key: Option<String>,
     /// For how long the old one goes on signing too. By default a day.
+    #[serde(default, deserialize_with = "whole")]
     #[schemars(range(max = 604_800))]
     grace_period_seconds: Option<u64>,
 }

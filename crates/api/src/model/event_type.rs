@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use postrider_domain::event_type::{EventType, EventTypePatch, Schemas};
 use postrider_domain::names::{EventTypeName, NameError};
 use postrider_domain::time::Timestamp;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::Result;
 use crate::json::{nullable, present};
@@ -21,7 +22,7 @@ use crate::rules::Problems;
 // `N` is its name, in the body or not.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(rename = "EventType{N}")]
+#[schemars(rename = "EventType{N}", transform = name_of_any_type_is_optional)]
 pub(crate) struct EventTypeBody<N> {
     /// Its name.
     name: N,
@@ -48,6 +49,14 @@ pub(crate) struct EventTypeBody<N> {
     group_name: Option<String>,
 }
 
+/// A name that is ignored need not be there.
+fn name_of_any_type_is_optional(schema: &mut Schema) {
+    let is_judged = schema.pointer("/properties/name/type").is_some();
+    if let (false, Some(Value::Array(required))) = (is_judged, schema.get_mut("required")) {
+        required.retain(|member| member != "name");
+    }
+}
+
 /// The name in a body that creates an event type.
 #[derive(Deserialize, JsonSchema)]
 #[serde(transparent)]
@@ -59,7 +68,7 @@ pub(crate) struct Named(#[schemars(with = "EventTypeName")] String);
 #[serde(transparent)]
 #[schemars(rename = "Update", inline)]
 pub(crate) struct Unnamed(
-    #[schemars(with = "Option<serde_json::Value>")]
+    #[schemars(with = "Option<Value>")]
     #[expect(dead_code, reason = "what stands there is ignored")]
     Option<IgnoredAny>,
 );
@@ -193,16 +202,19 @@ fn check_schemas(problems: &mut Problems, schemas: &Schemas) {
     });
 }
 
+/// The flag of a type. `featureFlags`, the newer member, counts if both are there: a client that shows one and changes the
+/// other sends both back.
 fn check_flag(problems: &mut Problems, flag: Option<String>, flags: Option<Vec<String>>) -> Option<String> {
-    let mut flags: Vec<_> = flag.into_iter().chain(flags.into_iter().flatten()).collect();
-    flags.dedup();
-    if flags.len() > 1 {
+    if flags.as_ref().is_some_and(|flags| flags.len() > 1) {
         problems.add("featureFlags", "must have at most one element");
     }
-    let flag = flags.pop()?;
     // Flags are written by the same rule as names.
-    let legal: Result<_, NameError> = EventTypeName::parse(&flag).map(|_| flag);
-    problems.check("featureFlag", legal)
+    let legal = |flag: String| -> Result<_, NameError> { EventTypeName::parse(&flag).map(|_| flag) };
+    let older = flag.and_then(|flag| problems.check("featureFlag", legal(flag)));
+    match flags {
+        Some(flags) => flags.into_iter().next().and_then(|flag| problems.check("featureFlags", legal(flag))),
+        None => older,
+    }
 }
 
 /// An event type as it is shown.

@@ -3,6 +3,7 @@
 
 pub(crate) mod application;
 pub(crate) mod attempt;
+pub(crate) mod attempted;
 pub(crate) mod authentication;
 pub(crate) mod batch;
 pub(crate) mod catalogue;

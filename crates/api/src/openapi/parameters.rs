@@ -33,6 +33,7 @@ const QUERY: &[(&str, &str)] = &[
     ("tag", "Only what has this tag."),
     ("until", "Up to this instant. By default now."),
     ("with_content", "Whether to answer the content, or to leave it empty."),
+    ("with_msg", "Whether to answer the message of each attempt, too, without its payload."),
 ];
 
 /// What the parameters of paths are for.

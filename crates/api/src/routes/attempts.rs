@@ -106,6 +106,7 @@ impl FromQuery for ListQuery {
             event_types: query.event_types()?,
             tag: query.tag()?,
             with_response: query.flag("with_content", true)?,
+            with_message: query.flag("with_msg", false)?,
         };
         let endpoint = query.text("endpoint_id").map(IdOrUid::parse);
         Ok(Self { timed: Timed::from_query::<AttemptId>(query)?, filter, is_empty, endpoint })
@@ -113,7 +114,10 @@ impl FromQuery for ListQuery {
 }
 
 fn answer_page(page: &Page<Attempt>, with_content: bool) -> Response {
-    page.answer(|attempt| attempt.id.to_string(), |attempt| AttemptOut::new(attempt, with_content))
+    page.answer(
+        |attempt| attempt.id.to_string(),
+        |attempt| AttemptOut::new(attempt, with_content).with_message(attempt),
+    )
 }
 
 pub(super) async fn list_by_endpoint(
@@ -127,7 +131,7 @@ pub(super) async fn list_by_endpoint(
         return Ok(answer_page(&Page::empty(), false));
     }
     let walk = timed.walk(state.clock.now());
-    let page = walk.page(state.store.attempts_by_endpoint(endpoint.key, &filter, walk.scan.clone()).await?);
+    let page = walk.listed(state.store.attempts_by_endpoint(endpoint.key, &filter, walk.scan.clone()).await?);
     Ok(answer_page(&page, filter.with_response))
 }
 
@@ -170,15 +174,30 @@ async fn message_page(
     }
     let walk = timed.walk(state.clock.now());
     let rows = state.store.attempts_by_message(message, endpoint, &filter, walk.scan.clone()).await?;
-    Ok(answer_page(&walk.page(rows), filter.with_response))
+    Ok(answer_page(&walk.listed(rows), filter.with_response))
 }
 
-pub(super) async fn read(tenant: Tenant, State(state): State<Shared>) -> Result<Response> {
+pub(super) struct MessageQuery {
+    with_msg: bool,
+}
+
+impl FromQuery for MessageQuery {
+    fn from_query(query: &QueryString<'_>) -> Result<Self> {
+        Ok(Self { with_msg: query.flag("with_msg", false)? })
+    }
+}
+
+pub(super) async fn read(
+    tenant: Tenant,
+    Query(query): Query<MessageQuery>,
+    State(state): State<Shared>,
+) -> Result<Response> {
     let message = tenant.message(&state).await?;
     let id = tenant.params().id::<AttemptId>("attempt_id")?;
     let attempt = state.store.attempt(tenant.application.key, message.key, id).await?;
     let attempt = attempt.ok_or_else(ApiError::not_found)?;
-    Ok(answer::json(StatusCode::OK, &AttemptOut::new(&attempt, true)))
+    let shown = AttemptOut::new(&attempt, true);
+    Ok(answer::json(StatusCode::OK, &if query.with_msg { shown.with_message(&attempt) } else { shown }))
 }
 
 pub(super) async fn expunge(operator: Operator, params: Params, State(state): State<Shared>) -> Result<Response> {

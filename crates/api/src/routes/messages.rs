@@ -103,7 +103,7 @@ pub(super) async fn list(
 ) -> Result<Response> {
     let ListQuery { timed, filter } = query;
     let walk = timed.walk(state.clock.now());
-    let page = walk.page(state.store.messages(tenant.application.key, &filter, walk.scan.clone()).await?);
+    let page = walk.listed(state.store.messages(tenant.application.key, &filter, walk.scan.clone()).await?);
     Ok(page.answer(|message| message.id.to_string(), |message| MessageOut::new(message, filter.with_payload)))
 }
 

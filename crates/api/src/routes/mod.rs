@@ -27,6 +27,7 @@
 //! [`Reader`]: crate::access::Reader
 
 mod applications;
+mod attempted;
 mod attempts;
 mod authentication;
 mod batch;
@@ -42,6 +43,7 @@ mod import_openapi;
 mod messages;
 pub(crate) mod openapi;
 mod poller;
+mod unsupported;
 
 use crate::openapi::Routes;
 
@@ -59,6 +61,7 @@ pub(crate) fn all() -> Routes {
         .and(messages::routes())
         .and(batch::routes())
         .and(attempts::routes())
+        .and(attempted::routes())
         .and(poller::routes())
         .and(examples::routes())
         .and(endpoints::operational_routes())
@@ -67,4 +70,5 @@ pub(crate) fn all() -> Routes {
         .and(authentication::routes())
         .and(health::routes())
         .and(openapi::routes())
+        .and(unsupported::routes())
 }

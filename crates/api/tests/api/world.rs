@@ -263,6 +263,18 @@ impl World {
 
     /// Logs an attempt, as the engine would; gives its id.
     pub(crate) async fn attempt(&self, app: &str, endpoint: &str, message: &str, status: u16, answer: &[u8]) -> String {
+        let next = if (200..300).contains(&status) { Next::Succeeded } else { Next::Exhausted };
+        self.attempt_then((app, endpoint, message), (0, None), (status, answer), next).await
+    }
+
+    /// Logs an attempt of a delivery of which there were `made`, due at `due_at` or since the message was made.
+    pub(crate) async fn attempt_then(
+        &self,
+        (app, endpoint, message): (&str, &str, &str),
+        (made, due_at): (u32, Option<Timestamp>),
+        (status, answer): (u16, &[u8]),
+        next: Next,
+    ) -> String {
         self.clock.advance(Duration::from_millis(5));
         let (app, endpoint, message, created_at) = self.keys(app, endpoint, message).await;
         let now = self.clock.now();
@@ -270,8 +282,8 @@ impl World {
         let succeeded = (200..300).contains(&status);
         let settlement = Settlement {
             endpoint,
-            delivery: DeliveryKey { due_at: created_at, message },
-            made: 0,
+            delivery: DeliveryKey { due_at: due_at.unwrap_or(created_at), message },
+            made,
             trigger: Trigger::Scheduled,
             attempt: Some(AttemptRecord {
                 id,
@@ -282,9 +294,10 @@ impl World {
                 response: Bytes::copy_from_slice(answer),
                 duration_ms: 12,
             }),
-            next: if succeeded { Next::Succeeded } else { Next::Exhausted },
+            next,
             change: None,
             notice: None,
+            origin: None,
         };
         let _: ApplicationKey = app;
         self.store.settle(vec![settlement]).await.unwrap();

@@ -14,7 +14,7 @@ use super::world::{App, Ep, Msg, World, after, by_id, channel, environment, type
 use crate::{AttemptFilter, AttemptStats, Direction, EndpointKey, MessageKey, Scan, Settlement};
 
 /// The log entry that a settlement leaves.
-fn entry(message: &Msg, endpoint: &Ep, settlement: &Settlement) -> Attempt {
+pub(super) fn entry(message: &Msg, endpoint: &Ep, settlement: &Settlement) -> Attempt {
     let record = settlement.attempt.clone().unwrap();
     let next_attempt_at = match settlement.next {
         Next::Waiting(at) => Some(at),
@@ -32,7 +32,14 @@ fn entry(message: &Msg, endpoint: &Ep, settlement: &Settlement) -> Attempt {
         trigger: settlement.trigger,
         started_at: record.started_at,
         next_attempt_at,
+        message: None,
     }
+}
+
+/// The log entry together with its message, as it is shown: without the payload.
+fn with_message(attempt: Attempt, message: &Msg) -> Attempt {
+    let message = Message { payload: None, ..message.value.as_ref().clone() };
+    Attempt { message: Some(Box::new(message)), ..attempt }
 }
 
 /// A new message to one endpoint, delivered with the given status.
@@ -65,7 +72,7 @@ fn full() -> AttemptFilter {
 
 async fn by_endpoint<H: Harness>(world: &World<H>, key: EndpointKey, filter: AttemptFilter) -> Vec<Attempt> {
     let page = Scan::all(Direction::Ascending, 100);
-    world.store().attempts_by_endpoint(key, &filter, page).await.unwrap()
+    world.store().attempts_by_endpoint(key, &filter, page).await.unwrap().rows
 }
 
 async fn by_message<H: Harness>(
@@ -75,7 +82,7 @@ async fn by_message<H: Harness>(
     filter: AttemptFilter,
 ) -> Vec<Attempt> {
     let page = Scan::all(Direction::Ascending, 100);
-    world.store().attempts_by_message(key, endpoint, &filter, page).await.unwrap()
+    world.store().attempts_by_message(key, endpoint, &filter, page).await.unwrap().rows
 }
 
 pub(super) async fn an_attempt_reads_back_as_it_was_settled<H: Harness>(world: &World<H>) {
@@ -92,7 +99,7 @@ pub(super) async fn an_attempt_reads_back_as_it_was_settled<H: Harness>(world: &
     assert_eq!(by_message(world, message.key, None, full()).await, want);
     for attempt in want {
         let read = world.store().attempt(app.key, message.key, attempt.id).await.unwrap();
-        assert_eq!(read, Some(attempt));
+        assert_eq!(read, Some(with_message(attempt, &message)));
     }
 }
 
@@ -115,7 +122,7 @@ pub(super) async fn lists_by_endpoint_and_by_message_show_theirs_only<H: Harness
     assert_eq!(by_message(world, one.key, Some(left.key), full()).await, want[1..2]);
     assert_eq!(by_message(world, two.key, Some(right.key), full()).await, []);
     let newest = Scan::all(Direction::Descending, 1);
-    let newest = world.store().attempts_by_message(one.key, None, &full(), newest).await.unwrap();
+    let newest = world.store().attempts_by_message(one.key, None, &full(), newest).await.unwrap().rows;
     assert_eq!(newest, want[1..2]);
 }
 
@@ -189,7 +196,8 @@ pub(super) async fn an_attempt_is_found_only_under_its_message_and_application<H
     let endpoint = world.endpoint(&app).await;
     let (message, attempt) = delivered(world, &app, &endpoint, 200).await;
     let elsewhere = world.message(&app, &[]).await;
-    assert_eq!(store.attempt(app.key, message.key, attempt.id).await.unwrap().as_ref(), Some(&attempt));
+    let read = store.attempt(app.key, message.key, attempt.id).await.unwrap();
+    assert_eq!(read, Some(with_message(attempt.clone(), &message)));
     assert_eq!(store.attempt(other.key, message.key, attempt.id).await.unwrap(), None);
     assert_eq!(store.attempt(app.key, elsewhere.key, attempt.id).await.unwrap(), None);
     let unknown = AttemptId::from_ksuid(Ksuid::floor(attempt.started_at));
@@ -246,7 +254,7 @@ pub(super) async fn attempts_outlive_their_endpoint<H: Harness>(world: &World<H>
     store.delete_endpoint(app.key, &by_id(endpoint.value.id), world.tick()).await.unwrap();
     assert_eq!(by_message(world, message.key, None, full()).await, std::slice::from_ref(&attempt));
     let page = Scan { lower: Bound::Included(attempt.id.ksuid()), ..Scan::all(Direction::Descending, 10) };
-    let listed = store.attempts_by_endpoint(endpoint.key, &full(), page).await.unwrap();
+    let listed = store.attempts_by_endpoint(endpoint.key, &full(), page).await.unwrap().rows;
     assert_eq!(listed, std::slice::from_ref(&attempt));
-    assert_eq!(store.attempt(app.key, message.key, attempt.id).await.unwrap(), Some(attempt));
+    assert_eq!(store.attempt(app.key, message.key, attempt.id).await.unwrap(), Some(with_message(attempt, &message)));
 }

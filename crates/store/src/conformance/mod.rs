@@ -19,6 +19,7 @@ mod environments;
 mod event_types;
 mod expunge;
 mod idempotency;
+mod lists;
 mod messages;
 mod model;
 mod outbox;
@@ -48,6 +49,9 @@ pub trait Harness: Sized + Send + Sync + 'static {
     fn store(&self) -> Arc<dyn Store>;
     /// Closes the store and opens another one on the same database.
     async fn reopen(&mut self);
+    /// Closes the store, makes the database look as if the oldest version that can still be migrated had written it, and
+    /// opens another store on it. An engine with one version has nothing to do.
+    async fn age(&mut self) {}
 }
 
 /// Makes a test of every case, for the engine behind a [`Harness`](crate::conformance::Harness). The crate that calls it
@@ -61,6 +65,11 @@ macro_rules! conformance_suite {
         #[test]
         fn the_work_table_behaves_like_its_model() {
             $crate::conformance::the_work_table_behaves_like_its_model::<HarnessUnderTest>();
+        }
+
+        #[test]
+        fn filtered_lists_show_what_the_filter_lets_through() {
+            $crate::conformance::filtered_lists_show_what_the_filter_lets_through::<HarnessUnderTest>();
         }
     };
 }
@@ -100,6 +109,11 @@ macro_rules! conformance_runners {
 /// Compares the work table with a model of it, over random histories; shows the shortest history that differs.
 pub fn the_work_table_behaves_like_its_model<H: Harness>() {
     model::compare::<H>();
+}
+
+/// Compares filtered lists with a model of them, over random histories; shows the shortest history that differs.
+pub fn filtered_lists_show_what_the_filter_lets_through<H: Harness>() {
+    lists::compare::<H>();
 }
 
 /// All cases by area: the one list. Calls the macro in braces with what follows, in brackets, and the list.

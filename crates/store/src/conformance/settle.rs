@@ -12,7 +12,8 @@ use crate::{AttemptFilter, Direction, MessageKey, Scan};
 /// The attempts that are logged for a message, as (succeeded, trigger, next attempt), oldest first.
 async fn log<H: Harness>(world: &World<H>, message: MessageKey) -> Vec<(bool, Trigger, Option<Timestamp>)> {
     let page = Scan::all(Direction::Ascending, 100);
-    let attempts = world.store().attempts_by_message(message, None, &AttemptFilter::default(), page).await.unwrap();
+    let attempts =
+        world.store().attempts_by_message(message, None, &AttemptFilter::default(), page).await.unwrap().rows;
     attempts.iter().map(|attempt| (attempt.succeeded, attempt.trigger, attempt.next_attempt_at)).collect()
 }
 

@@ -55,6 +55,10 @@ impl<H: Harness> World<H> {
         self.harness.reopen().await;
     }
 
+    pub(super) async fn age(&mut self) {
+        self.harness.age().await;
+    }
+
     /// The next instant.
     pub(super) fn tick(&self) -> Timestamp {
         Timestamp::from_micros(START_MICROS + TICK_MICROS * self.ticks.fetch_add(1, Ordering::Relaxed))
@@ -221,6 +225,8 @@ impl<H: Harness> World<H> {
             next,
             change: None,
             notice: None,
+            // As after a restart; the lists' own cases give it.
+            origin: None,
         }
     }
 

@@ -1,0 +1,200 @@
+//! What came of delivering: attempted messages of an endpoint, and destinations of a message.
+//!
+//! A candidate is found by the postings of messages; how it stands, and its latest attempt, is read from the log.
+
+use async_trait::async_trait;
+use postrider_domain::ids::Ksuid;
+use postrider_domain::time::Timestamp;
+use postrider_store::{
+    ApplicationKey, Attempted, AttemptedFilter, AttemptedMessage, Destination, EndpointKey, Listed, MessageKey, Scan,
+    Standing, StoreError,
+};
+use rusqlite::{Connection, Row, Statement, params};
+
+use crate::SqliteStore;
+use crate::blocks::{Id, MESSAGES};
+use crate::decode::{SqlError, all};
+use crate::messages::{self, FILTER, LIVE};
+use crate::postings::{Gathered, List, Named};
+use crate::range::Range;
+use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, decode_endpoint, decode_message};
+use crate::terms::{About, Term, Wanted};
+
+#[async_trait]
+impl Attempted for SqliteStore {
+    async fn attempted_messages(
+        &self,
+        application: ApplicationKey,
+        endpoint: EndpointKey,
+        filter: &AttemptedFilter,
+        scan: Scan<Ksuid>,
+    ) -> Result<Listed<AttemptedMessage>, StoreError> {
+        let filter = filter.clone();
+        self.lists.run_at_once(move |connection| list(connection, application, endpoint, &filter, scan)).await
+    }
+
+    async fn destinations(&self, message: MessageKey, scan: Scan<Ksuid>) -> Result<Vec<Destination>, StoreError> {
+        self.lists.run_at_once(move |connection| destinations(connection, message, scan)).await
+    }
+}
+
+/// The attempts of message ?1 to endpoint ?2.
+pub(crate) const TRIED_SQL: &str = "SELECT id, succeeded, next_attempt_at, started_at, number
+     FROM attempt INDEXED BY attempt_by_message WHERE message_no = ?1 AND endpoint_no = ?2";
+
+/// What [`TRIED_SQL`] says of an attempt.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tried {
+    pub(crate) id: Id,
+    succeeded: bool,
+    next_attempt_at: Option<Timestamp>,
+    /// What tells which is the latest: ids are not enough, because retries may follow within the 4 ms that they resolve.
+    order: (i64, i64),
+}
+
+impl Tried {
+    pub(crate) fn decode(row: &Row<'_>) -> Result<Self, SqlError> {
+        let next_attempt_at: Option<i64> = row.get(2)?;
+        Ok(Self {
+            id: row.get(0)?,
+            succeeded: row.get(1)?,
+            next_attempt_at: next_attempt_at.map(Timestamp::from_micros),
+            order: (row.get(3)?, row.get(4)?),
+        })
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        Standing::after(self.succeeded, self.next_attempt_at.is_some())
+    }
+}
+
+/// All attempts of one message to one endpoint, taken together.
+struct Story {
+    latest: Tried,
+    standing: Standing,
+}
+
+/// What came of a message at an endpoint; `None` if it was never attempted.
+fn story(tried: &mut Statement<'_>, message: i64, endpoint: i64) -> Result<Option<Story>, SqlError> {
+    let mut rows = tried.query(params![message, endpoint])?;
+    let mut story: Option<Story> = None;
+    while let Some(row) = rows.next()? {
+        let next = Tried::decode(row)?;
+        let standing = next.standing();
+        story = Some(match story {
+            None => Story { latest: next, standing },
+            Some(story) => Story {
+                latest: if next.order > story.latest.order { next } else { story.latest },
+                standing: story.standing.max(standing),
+            },
+        });
+    }
+    Ok(story)
+}
+
+/// Messages that may have been attempted, by number. Their payloads are read when it is known that they were.
+fn candidates_sql(order: &str) -> String {
+    format!(
+        "SELECT message.no FROM message
+         WHERE application_no = ?1 AND id >= ?2 AND id < ?3 AND {LIVE} AND ?4 > ?7 AND {FILTER}
+         ORDER BY id {order}"
+    )
+}
+
+fn list(
+    connection: &Connection,
+    application: ApplicationKey,
+    endpoint: EndpointKey,
+    filter: &AttemptedFilter,
+    scan: Scan<Ksuid>,
+) -> Result<Listed<AttemptedMessage>, SqlError> {
+    let range = Range::of_ids(scan);
+    let mut candidates = connection.prepare_cached(&candidates_sql(range.order))?;
+    let mut tried = connection.prepare_cached(TRIED_SQL)?;
+    let mut message = connection.prepare_cached(&format!(
+        "SELECT {MESSAGE_COLUMNS}, CASE WHEN ?2 THEN payload END AS payload FROM message WHERE no = ?1"
+    ))?;
+    let types = messages::types(filter.event_types.as_ref());
+    let (channel, tag) = (messages::quoted(filter.channel.as_ref()), messages::quoted(filter.tag.as_ref()));
+    let read = |low: &[u8], high: &[u8], page: &mut Gathered<AttemptedMessage>| {
+        let mut rows = candidates.query(params![application.0, low, high, page.wanted(), types, channel, 0, tag])?;
+        while let Some(row) = rows.next()? {
+            let number: i64 = row.get(0)?;
+            let Some(story) = story(&mut tried, number, endpoint.0)? else { continue };
+            if filter.standing.is_some_and(|standing| standing != story.standing) {
+                continue;
+            }
+            let mut found = message.query(params![number, filter.with_payload])?;
+            let Some(row) = found.next()? else { continue };
+            let (message, bytes) = messages::sized(decode_message(row)?.value);
+            let Tried { succeeded, next_attempt_at, .. } = story.latest;
+            if !page.push(AttemptedMessage { message, succeeded, next_attempt_at }, bytes) {
+                break;
+            }
+        }
+        Ok(())
+    };
+    let (terms, named) = asked(endpoint, filter);
+    List { log: MESSAGES, owner: application.0, range: &range }.gather(connection, terms, named, read)
+}
+
+/// Where to look for what a filter lets through.
+fn asked(endpoint: EndpointKey, filter: &AttemptedFilter) -> (Vec<Term>, Named) {
+    let (about, named) = match filter.standing {
+        None => (vec![About::Attempted(endpoint, true), About::Attempted(endpoint, false)], Named::Blocks),
+        Some(Standing::Delivered) => (vec![About::Attempted(endpoint, true)], Named::Blocks),
+        Some(standing) => (vec![About::Standing(endpoint, standing)], Named::Rows),
+    };
+    let AttemptedFilter { event_types, channel, tag, .. } = filter;
+    let wanted = Wanted { event_types: event_types.as_deref(), channel: channel.as_ref(), tag: tag.as_ref() };
+    (about.into_iter().flat_map(|about| wanted.terms(about)).collect(), named)
+}
+
+/// The endpoints to which message ?1 was attempted, with ids in [?2, ?3).
+fn destinations_sql(order: &str) -> String {
+    format!(
+        "SELECT {ENDPOINT_COLUMNS}
+         FROM (SELECT DISTINCT endpoint_no FROM attempt INDEXED BY attempt_by_message WHERE message_no = ?1) AS tried
+         CROSS JOIN endpoint ON endpoint.no = tried.endpoint_no
+         WHERE endpoint.id >= ?2 AND endpoint.id < ?3 ORDER BY endpoint.id {order} LIMIT ?4"
+    )
+}
+
+fn destinations(connection: &Connection, message: MessageKey, scan: Scan<Ksuid>) -> Result<Vec<Destination>, SqlError> {
+    let Range { low, high, order, limit } = Range::of_ids(scan);
+    let mut endpoints = connection.prepare_cached(&destinations_sql(order))?;
+    let endpoints = all(endpoints.query(params![message.0, low, high, limit])?, decode_endpoint)?;
+    let mut tried = connection.prepare_cached(TRIED_SQL)?;
+    let mut found = Vec::with_capacity(endpoints.len());
+    for endpoint in endpoints {
+        let Some(story) = story(&mut tried, message.0, endpoint.key.0)? else { continue };
+        let Tried { succeeded, next_attempt_at, .. } = story.latest;
+        found.push(Destination { endpoint: endpoint.value, succeeded, next_attempt_at });
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plans::{assert_walks, plan};
+
+    #[test]
+    fn attempted_messages_walk_the_index_of_their_application() {
+        for order in ["ASC", "DESC"] {
+            let walked = "message USING INDEX message_by_id (application_no=? AND id>? AND id<?)";
+            assert_walks(&candidates_sql(order), walked);
+        }
+        assert_walks(TRIED_SQL, "attempt USING INDEX attempt_by_message (message_no=? AND endpoint_no=?)");
+    }
+
+    #[test]
+    fn destinations_read_the_attempts_of_their_message_only() {
+        for order in ["ASC", "DESC"] {
+            let plan = plan(&destinations_sql(order));
+            let walked = "SEARCH attempt USING COVERING INDEX attempt_by_message (message_no=?)";
+            assert!(plan.iter().any(|step| step == walked), "{plan:#?}");
+            assert!(!plan.iter().any(|step| step.starts_with("SCAN") && step != "SCAN tried"), "{plan:#?}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Counting attempts by the stretch: how many of about a thousand consecutive ones ended how, so that statistics need not
+//! read them all. Runs on the writer's thread.
+//!
+//! A stretch is some number of whole blocks (see `blocks`). It is counted once, when the next one begins; what comes late
+//! is added to it. Between stretches there is no gap.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, OptionalExtension as _, Statement, params};
+
+use crate::blocks::{Begun, Id};
+use crate::terms::BLOCK;
+
+/// Statistics read up to two stretches, and one row for each of the others.
+const STRETCH_BLOCKS: usize = 64;
+
+/// Endpoints whose stretch is remembered.
+const MAX_ENDPOINTS: usize = 4_096;
+
+pub(crate) struct Tally<'c> {
+    last: Statement<'c>,
+    blocks: Statement<'c>,
+    close: Statement<'c>,
+    late: Statement<'c>,
+    open: HashMap<i64, Stretch>,
+}
+
+/// The stretch that is not counted yet.
+struct Stretch {
+    start: Id,
+    /// How many blocks it has.
+    blocks: usize,
+}
+
+impl<'c> Tally<'c> {
+    pub(crate) fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
+        Ok(Self {
+            last: connection.prepare(
+                "SELECT coalesce(
+                     (SELECT until FROM attempt_tally WHERE endpoint_no = ?1 ORDER BY start DESC LIMIT 1),
+                     (SELECT min(start) FROM attempt_posting WHERE endpoint_no = ?1 AND term = 0))",
+            )?,
+            blocks: connection.prepare(&format!(
+                "SELECT count(*) FROM (SELECT 1 FROM attempt_posting
+                                       WHERE endpoint_no = ?1 AND term = {BLOCK} AND start >= ?2 LIMIT ?3)"
+            ))?,
+            close: connection.prepare(
+                "INSERT INTO attempt_tally (endpoint_no, start, until, succeeded, failed)
+                 SELECT ?1, ?2, ?3, count(*) FILTER (WHERE succeeded), count(*) FILTER (WHERE NOT succeeded)
+                 FROM attempt WHERE endpoint_no = ?1 AND id >= ?2 AND id < ?3",
+            )?,
+            late: connection.prepare(
+                "UPDATE attempt_tally
+                 SET succeeded = attempt_tally.succeeded + added.succeeded,
+                     failed = failed + NOT added.succeeded
+                 FROM (SELECT succeeded FROM attempt WHERE endpoint_no = ?1 AND id = ?2) AS added
+                 WHERE endpoint_no = ?1 AND until > ?2
+                     AND start = (SELECT max(start) FROM attempt_tally WHERE endpoint_no = ?1 AND start <= ?2)",
+            )?,
+            open: HashMap::new(),
+        })
+    }
+
+    /// The transaction came to nothing.
+    pub(crate) fn forget(&mut self) {
+        self.open.clear();
+    }
+
+    /// A block began, after all attempts that are stored. Ends the stretch before it if that is long enough.
+    pub(crate) fn block_began(&mut self, begun: &Begun) -> rusqlite::Result<()> {
+        let Begun { owner, start } = *begun;
+        if let Some(stretch) = self.open.get_mut(&owner) {
+            stretch.blocks += 1;
+        } else if self.load(owner)?.is_none() {
+            return Ok(());
+        }
+        let Some(stretch) = self.open.get_mut(&owner).filter(|stretch| stretch.blocks > STRETCH_BLOCKS) else {
+            return Ok(());
+        };
+        self.close.execute(params![owner, stretch.start, start])?;
+        *stretch = Stretch { start, blocks: 1 };
+        Ok(())
+    }
+
+    fn load(&mut self, owner: i64) -> rusqlite::Result<Option<()>> {
+        let start: Option<Id> = self.last.query_row([owner], |row| row.get(0)).optional()?.flatten();
+        let Some(start) = start else { return Ok(None) };
+        let blocks = self.blocks.query_row(params![owner, start, STRETCH_BLOCKS + 1], |row| row.get(0))?;
+        if self.open.len() >= MAX_ENDPOINTS {
+            self.open.clear();
+        }
+        self.open.insert(owner, Stretch { start, blocks });
+        Ok(Some(()))
+    }
+
+    /// An attempt was stored after blocks that are later than it. Adds it to its stretch, if that was counted already.
+    pub(crate) fn came_late(&mut self, owner: i64, id: &Id) -> rusqlite::Result<()> {
+        self.late.execute(params![owner, id]).map(drop)
+    }
+}
