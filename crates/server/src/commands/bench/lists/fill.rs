@@ -228,6 +228,7 @@ impl Filling {
             notice: None,
             change: None,
             origin: Some(Origin { application: self.application, message: Arc::clone(message) }),
+            notice: None,
         }
     }
 }
