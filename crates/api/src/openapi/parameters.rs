@@ -43,6 +43,7 @@ const PATH: &[(&str, &str)] = &[
     ("attempt_id", "The id of the attempt."),
     ("consumer_id", "The name of the consumer, of your choice."),
     ("endpoint_id", "The id or uid of the endpoint."),
+    ("environment_id", "The id of the environment."),
     ("event_type_name", "The name of the event type."),
     ("msg_id", "The id or `eventId` of the message."),
     ("sink_id", "The id or uid of the endpoint whose messages are polled."),
