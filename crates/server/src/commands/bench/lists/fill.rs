@@ -215,6 +215,7 @@ impl Filling {
             delivery: DeliveryKey { due_at: message.created_at, message: key },
             made: 0,
             trigger: Trigger::Scheduled,
+            notice: None,
             attempt: Some(AttemptRecord {
                 id: AttemptId::new(started_at, &OsEntropy),
                 started_at,
