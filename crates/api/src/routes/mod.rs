@@ -38,6 +38,7 @@ mod health;
 mod messages;
 pub(crate) mod openapi;
 mod poller;
+mod tasks;
 
 use crate::openapi::Routes;
 
@@ -52,6 +53,7 @@ pub(crate) fn all() -> Routes {
         .and(messages::routes())
         .and(attempts::routes())
         .and(poller::routes())
+        .and(tasks::routes())
         .and(examples::routes())
         .and(endpoints::operational_routes())
         .and(endpoint_secret::operational_routes())
