@@ -88,6 +88,11 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "Something went wrong. It has been logged.")
     }
 
+    /// 501: an operation that is known, but not to be had.
+    pub(crate) fn not_implemented(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", detail)
+    }
+
     /// 422 with one problem.
     pub(crate) fn invalid(loc: &[&'static str], msg: impl Into<String>) -> Self {
         let loc = loc.iter().copied().map(Cow::Borrowed).collect();

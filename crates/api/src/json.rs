@@ -3,9 +3,11 @@
 //! What nests deeper than [`MAX_DEPTH`] is refused before anything recursive sees it.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 
 use axum::extract::{FromRequest, Request};
-use serde::de::{Deserialize, DeserializeOwned, Deserializer};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, Visitor};
 use serde_path_to_error::Segment;
 
 use crate::body;
@@ -39,15 +41,18 @@ pub(crate) fn text(body: &[u8]) -> Result<&str> {
 
 /// Decodes what [`text`] let pass.
 pub(crate) fn decode<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T> {
+    let mut from = serde_json::Deserializer::from_str(text);
     // The path costs time on every member, so it is only looked for when there is something to say.
-    serde_json::from_str(text)
+    T::deserialize(Object(&mut from))
+        .and_then(|value| from.end().map(|()| value))
         .map_err(|error| located::<T>(text).unwrap_or_else(|| undecodable(Vec::new(), error.to_string())))
 }
 
 /// Decodes again, to say where it fails.
 #[cold]
 fn located<'a, T: Deserialize<'a>>(text: &'a str) -> Option<ApiError> {
-    let error = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(text)).err()?;
+    let error =
+        serde_path_to_error::deserialize::<_, T>(Object(&mut serde_json::Deserializer::from_str(text))).err()?;
     let path = error.path().iter().filter_map(|segment| match segment {
         Segment::Seq { index } => Some(Cow::Owned(format!("[{index}]"))),
         Segment::Map { key } => Some(Cow::Owned(key.clone())),
@@ -56,7 +61,19 @@ fn located<'a, T: Deserialize<'a>>(text: &'a str) -> Option<ApiError> {
     Some(undecodable(path.collect(), error.inner().to_string()))
 }
 
-fn undecodable(path: Vec<Cow<'static, str>>, msg: String) -> ApiError {
+/// Stands around the name of a member in the text of an error; no JSON text that decodes contains it raw.
+const MEMBER_MARK: char = '\u{1f}';
+
+/// Adds to an error the member that it is about, for decoders that have lost the place (flattened members).
+pub(crate) fn at_member<E: serde::de::Error>(member: &str, error: &E) -> E {
+    E::custom(format_args!("{MEMBER_MARK}{member}{MEMBER_MARK}{error}"))
+}
+
+fn undecodable(mut path: Vec<Cow<'static, str>>, mut msg: String) -> ApiError {
+    if let Some((member, problem)) = msg.strip_prefix(MEMBER_MARK).and_then(|rest| rest.split_once(MEMBER_MARK)) {
+        path.push(Cow::Owned(member.to_owned()));
+        msg = problem.to_owned();
+    }
     let loc = std::iter::once(Cow::Borrowed("body")).chain(path).collect();
     ApiError::Invalid(vec![Problem { loc, msg, kind: Problem::DECODE }])
 }
@@ -82,6 +99,90 @@ fn depth_within(json: &[u8], max: usize) -> bool {
         }
     }
     true
+}
+
+/// Reads structs from JSON objects only. Derived code would take an array of their members too, in the order in which they
+/// happen to be declared.
+struct Object<D>(D);
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Object<D> {
+    type Error = D::Error;
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.0.deserialize_map(visitor)
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.0.deserialize_any(visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+/// For members that are objects: null is `None`.
+pub(crate) fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    struct Member<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Member<T> {
+        type Value = Option<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object or null")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_some<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+            T::deserialize(Object(from)).map(Some)
+        }
+    }
+
+    from.deserialize_option(Member(PhantomData))
+}
+
+/// A whole number, also if it is written as one with a fraction of zero, as JSON allows and some languages do.
+struct Whole<T>(T);
+
+impl<'de, T: TryFrom<u64>> Deserialize<'de> for Whole<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let number = serde_json::Number::deserialize(from)?;
+        // Whatever is larger than the largest integer that a float holds exactly is out of range anyway.
+        let exact = |number: f64| (number.fract() == 0.0 && (0.0..9e15).contains(&number)).then_some(number as u64);
+        let whole = number.as_u64().or_else(|| number.as_f64().and_then(exact));
+        let fitting = whole.and_then(|number| T::try_from(number).ok());
+        fitting.map(Self).ok_or_else(|| Error::custom(format!("{number} is not a whole number in range")))
+    }
+}
+
+/// For members that are whole numbers: null is `None`.
+pub(crate) fn whole<'de, T: TryFrom<u64>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    Ok(Option::<Whole<T>>::deserialize(from)?.map(|number| number.0))
+}
+
+/// For whole numbers in a PATCH that can be cleared, like [`nullable`].
+pub(crate) fn nullable_whole<'de, T: TryFrom<u64>, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    whole(from).map(Some)
+}
+
+/// For whole numbers in a PATCH that can't be cleared, like [`present`].
+pub(crate) fn present_whole<'de, T: TryFrom<u64>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    Whole::deserialize(from).map(|number| Some(number.0))
 }
 
 /// For members of a PATCH that can be cleared: absent is `None`, null is `Some(None)`.
@@ -119,6 +220,37 @@ mod tests {
         assert_eq!(problem(b"{}").loc, ["body"]);
         assert_eq!(problem(b"{\"leaves\":[], \"x\": \"\xff\"}").kind, Problem::DECODE);
         assert_eq!(problem(b"").kind, Problem::DECODE);
+    }
+
+    #[test]
+    fn an_array_is_no_object() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Tray {
+            #[serde(default, deserialize_with = "object")]
+            cup: Option<Cup>,
+        }
+        assert!(decode::<Cup>("[[]]").is_err());
+        assert!(decode::<Tray>(r#"{"cup":[[]]}"#).is_err());
+        for (text, has_cup) in [("{}", false), (r#"{"cup":null}"#, false), (r#"{"cup":{"leaves":[]}}"#, true)] {
+            assert_eq!(decode::<Tray>(text).unwrap().cup.is_some(), has_cup, "{text}");
+        }
+        assert!(decode::<Vec<Cup>>(r#"[{"leaves":[]}]"#).is_ok());
+    }
+
+    #[test]
+    fn whole_numbers_may_be_written_with_a_fraction_of_zero() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Spoon {
+            #[serde(default, deserialize_with = "whole")]
+            sugar: Option<u16>,
+        }
+        for (text, want) in [("16", Some(16)), ("16.0", Some(16)), ("1.6e1", Some(16)), ("-0", Some(0)), ("null", None)]
+        {
+            assert_eq!(decode::<Spoon>(&format!(r#"{{"sugar":{text}}}"#)).unwrap().sugar, want, "{text}");
+        }
+        for text in ["16.5", "-1", "-1.0", "65536", "65536.0", "1e300", "\"16\"", "true", "[16]"] {
+            assert!(decode::<Spoon>(&format!(r#"{{"sugar":{text}}}"#)).is_err(), "{text}");
+        }
     }
 
     #[test]

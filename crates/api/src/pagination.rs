@@ -12,6 +12,7 @@ use axum::response::Response;
 use http::StatusCode;
 use postrider_domain::ids::{Id, Ksuid};
 use postrider_domain::names::EventTypeName;
+use postrider_domain::schema::KSUID_PATTERN;
 use postrider_domain::time::Timestamp;
 use postrider_store::{Direction, Listed, Scan};
 use schemars::JsonSchema;
@@ -46,19 +47,27 @@ pub(crate) fn limit(query: &QueryString<'_>) -> Result<usize> {
 
 /// The iterator of a list whose iterators are ids of kind `I`.
 pub(crate) fn id_position<I: Id>(query: &QueryString<'_>) -> Result<Option<Position<Ksuid>>> {
-    position(query, |text| text.parse::<I>().ok().map(|id| id.ksuid()))
+    position(query, || format!("^-?{}{KSUID_PATTERN}$", I::PREFIX), |text| text.parse::<I>().ok().map(|id| id.ksuid()))
 }
 
 /// The iterator of the list of event types, whose iterators are names.
 pub(crate) fn name_position(query: &QueryString<'_>) -> Result<Option<Position<String>>> {
-    position(query, |text| {
-        let text = text.strip_prefix(MINUS_ESCAPE).unwrap_or(text);
-        EventTypeName::parse(text).ok().map(|name| name.to_string())
-    })
+    position(
+        query,
+        || format!("^-?{MINUS_ESCAPE}?[a-zA-Z0-9\\-_.]{{1,256}}$"),
+        |text| {
+            let text = text.strip_prefix(MINUS_ESCAPE).unwrap_or(text);
+            EventTypeName::parse(text).ok().map(|name| name.to_string())
+        },
+    )
 }
 
-fn position<C>(query: &QueryString<'_>, parse: impl Fn(&str) -> Option<C>) -> Result<Option<Position<C>>> {
-    let Some(text) = query.iterator() else { return Ok(None) };
+fn position<C>(
+    query: &QueryString<'_>,
+    pattern: impl FnOnce() -> String,
+    parse: impl Fn(&str) -> Option<C>,
+) -> Result<Option<Position<C>>> {
+    let Some(text) = query.iterator(pattern) else { return Ok(None) };
     let position = match text.strip_prefix('-') {
         Some(text) => parse(text).map(Position::Before),
         None => parse(text).map(Position::After),
@@ -209,6 +218,14 @@ impl<C> Walk<C> {
     }
 }
 
+impl Walk<Ksuid> {
+    /// Makes the page of rows some of which may be so large that the page ends early.
+    pub(crate) fn listed<T>(&self, listed: Listed<T>) -> Page<T> {
+        let page = self.page(listed.rows);
+        Page { done: page.done && !listed.cut, ..page }
+    }
+}
+
 /// A page as it is shown.
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -224,14 +241,6 @@ pub(crate) struct ListOut<O> {
     prev_iterator: Option<String>,
     /// Whether there is nothing beyond this page.
     done: bool,
-}
-
-impl Walk<Ksuid> {
-    /// Makes the page of rows some of which may be so large that the page ends early.
-    pub(crate) fn listed<T>(&self, listed: Listed<T>) -> Page<T> {
-        let page = self.page(listed.rows);
-        Page { done: page.done && !listed.cut, ..page }
-    }
 }
 
 impl<T> Page<T> {

@@ -162,9 +162,9 @@ impl<'a> QueryString<'a> {
         }
     }
 
-    /// The iterator of a list.
-    pub(crate) fn iterator(&self) -> Option<&str> {
-        self.note("iterator", || json!({ "type": "string" }));
+    /// The iterator of a list, whose iterators look like this.
+    pub(crate) fn iterator(&self, pattern: impl FnOnce() -> String) -> Option<&str> {
+        self.note("iterator", || json!({ "type": "string", "pattern": pattern() }));
         self.find("iterator")
     }
 

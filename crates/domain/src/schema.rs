@@ -13,11 +13,14 @@ use crate::time::Timestamp;
 /// What a name may consist of.
 pub const NAME_PATTERN: &str = "^[a-zA-Z0-9\\-_.]{1,256}$";
 
+/// The 27 characters of a KSUID. Until the year 2148 none begins with a small letter.
+pub const KSUID_PATTERN: &str = "[0-9A-Z][0-9A-Za-z]{26}";
+
 /// The schema of an id of one kind.
 pub fn id<I: Id>() -> Schema {
     json_schema!({
         "type": "string",
-        "pattern": format!("^{}[0-9A-Za-z]{{27}}$", I::PREFIX),
+        "pattern": format!("^{}{KSUID_PATTERN}$", I::PREFIX),
         "examples": [format!("{}0ujtsYcgvSTl8PAuAdqWYSMnLOv", I::PREFIX)],
     })
 }

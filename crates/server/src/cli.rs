@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Key(key::Args),
     /// Show what can be set
     Config(config::Args),
+    /// Print the OpenAPI document of the API
+    Openapi,
     Bench(Box<bench::Args>),
 }
 

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Command::Listen(args) => commands::listen::run(args),
         Command::Key(args) => commands::key::run(args),
         Command::Config(args) => commands::config::run(&args),
+        Command::Openapi => commands::openapi::run(),
         Command::Bench(args) => commands::bench::run(*args),
     };
     result.unwrap_or_else(|error| {

@@ -48,11 +48,15 @@ impl<T> Gathered<T> {
         crate::range::limit(self.limit - self.found.rows.len())
     }
 
-    /// Adds a row that holds so many bytes of what can be large; says whether more are wanted.
+    /// Adds a row that holds so many bytes of what can be large, unless the page holds enough of that already; says whether
+    /// more rows are wanted.
     pub(crate) fn push(&mut self, row: T, bytes: usize) -> bool {
-        self.found.rows.push(row);
-        self.bytes += bytes;
-        self.found.cut = self.bytes >= PAGE_BYTES && self.found.rows.len() < self.limit;
+        if self.bytes >= PAGE_BYTES {
+            self.found.cut = true;
+        } else {
+            self.found.rows.push(row);
+            self.bytes += bytes;
+        }
         !self.is_full()
     }
 

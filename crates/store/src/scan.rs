@@ -21,8 +21,7 @@ pub const PAGE_BYTES: usize = 8 * 1024 * 1024;
 pub struct Listed<T> {
     /// The rows, in the order walked.
     pub rows: Vec<T>,
-    /// Whether the walk stopped early because of [`PAGE_BYTES`]. There may be more rows, though fewer than the limit were
-    /// found.
+    /// Whether there are more rows, though fewer than the limit were found, because of [`PAGE_BYTES`].
     pub cut: bool,
 }
 

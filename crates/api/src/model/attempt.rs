@@ -11,6 +11,8 @@ use postrider_store::AttemptStats;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::model::message::MessageOut;
+
 /// The classes of status codes that attempts can be chosen by: their lowest codes.
 pub(crate) const STATUS_CLASSES: [u16; 6] = [0, 100, 200, 300, 400, 500];
 
@@ -31,7 +33,7 @@ impl Status {
     /// The numbers.
     pub(crate) const CODES: [u8; 4] = [0, 1, 2, 3];
 
-    const fn code(self) -> u8 {
+    pub(crate) const fn code(self) -> u8 {
         match self {
             Self::Success => 0,
             Self::Pending => 1,
@@ -40,7 +42,7 @@ impl Status {
         }
     }
 
-    const fn text(self) -> &'static str {
+    pub(crate) const fn text(self) -> &'static str {
         match self {
             Self::Success => "success",
             Self::Pending => "pending",
@@ -54,8 +56,9 @@ impl Status {
         [Self::Success, Self::Pending, Self::Fail, Self::Sending].into_iter().find(|status| status.code() == code)
     }
 
-    fn of(attempt: &Attempt) -> Self {
-        if attempt.succeeded { Self::Success } else { Self::Fail }
+    /// How an attempt ended.
+    pub(crate) fn of(succeeded: bool) -> Self {
+        if succeeded { Self::Success } else { Self::Fail }
     }
 }
 
@@ -89,12 +92,15 @@ pub(crate) struct AttemptOut<'a> {
     trigger_type: u8,
     /// When it began.
     timestamp: Timestamp,
+    /// The message, without its payload, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    msg: Option<MessageOut<'a>>,
 }
 
 impl<'a> AttemptOut<'a> {
     /// Shows an attempt with what the receiver answered, or without.
     pub(crate) fn new(attempt: &'a Attempt, with_content: bool) -> Self {
-        let status = Status::of(attempt);
+        let status = Status::of(attempt.succeeded);
         Self {
             id: attempt.id,
             msg_id: attempt.message_id,
@@ -107,7 +113,15 @@ impl<'a> AttemptOut<'a> {
             response_duration_ms: attempt.duration_ms,
             trigger_type: attempt.trigger.code(),
             timestamp: attempt.started_at,
+            msg: None,
         }
+    }
+}
+
+impl<'a> AttemptOut<'a> {
+    /// Shows the message, too, if it was read together with the attempt.
+    pub(crate) fn with_message(self, attempt: &'a Attempt) -> Self {
+        Self { msg: attempt.message.as_deref().map(|message| MessageOut::new(message, false)), ..self }
     }
 }
 
@@ -137,6 +151,24 @@ pub(crate) struct StatsOut {
     fail: u64,
     /// Always 0.
     canceled: u64,
+}
+
+/// How many attempts ended how.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EndpointAttemptStatsOut")]
+pub(crate) struct AttemptStatsOut {
+    /// Attempts that succeeded.
+    success: u64,
+    /// Attempts that failed.
+    fail: u64,
+    /// Always 0.
+    canceled: u64,
+}
+
+impl From<AttemptStats> for AttemptStatsOut {
+    fn from(stats: AttemptStats) -> Self {
+        Self { success: stats.succeeded, fail: stats.failed, canceled: 0 }
+    }
 }
 
 impl From<AttemptStats> for StatsOut {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::{Capability, NewToken};
 use crate::error::Result;
+use crate::json::{object, whole};
 use crate::model::application::ApplicationIn;
 use crate::openapi::types::Title;
 use crate::rules::Problems;
@@ -21,8 +22,8 @@ const DEFAULT_LIFETIME_SECONDS: u64 = 28 * 86_400;
 /// The shortest and longest time for which a token can be good.
 const LIFETIME_SECONDS: std::ops::RangeInclusive<u64> = 3_600..=DEFAULT_LIFETIME_SECONDS;
 
-/// The longest name of a session, in bytes.
-const MAX_SESSION_BYTES: usize = 256;
+/// The longest name of a session, in characters.
+const MAX_SESSION_CHARS: usize = 256;
 
 /// The longest time after which tokens that were ended are still good.
 const MAX_GRACE_SECONDS: u64 = 604_800;
@@ -36,12 +37,14 @@ pub(crate) struct PortalAccessIn {
     #[schemars(with = "Option<Vec<EventTypeName>>")]
     feature_flags: Option<Vec<String>>,
     /// The application, to be made if the path names none. Its uid must be what the path names.
+    #[serde(default, deserialize_with = "object")]
     application: Option<ApplicationIn>,
     /// Whether the token only allows to look.
     read_only: Option<bool>,
     /// What the token allows. By default everything about this application.
     capabilities: Option<Vec<Capability>>,
     /// For how many seconds the token is good. By default 28 days.
+    #[serde(default, deserialize_with = "whole")]
     #[schemars(range(min = 3_600, max = 2_419_200))]
     expiry: Option<u64>,
     /// A name by which the token can be ended.
@@ -98,8 +101,8 @@ impl PortalAccess {
 
 fn check_session(problems: &mut Problems, member: &'static str, session: &str) {
     problems.prose(member, session, 1);
-    if session.len() > MAX_SESSION_BYTES {
-        problems.add(member, format!("must be at most {MAX_SESSION_BYTES} bytes long"));
+    if session.chars().count() > MAX_SESSION_CHARS {
+        problems.add(member, format!("must be at most {MAX_SESSION_CHARS} characters long"));
     }
 }
 
@@ -119,6 +122,7 @@ pub(crate) struct PortalAccessOut {
 #[schemars(rename = "ApplicationTokenExpireIn")]
 pub(crate) struct ExpireIn {
     /// After how many seconds they are refused. By default at once.
+    #[serde(default, deserialize_with = "whole")]
     #[schemars(range(max = 604_800))]
     expiry: Option<u64>,
     /// Only the tokens of these sessions. By default all.

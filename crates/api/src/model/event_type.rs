@@ -6,15 +6,17 @@
 use std::collections::BTreeMap;
 
 use postrider_domain::event_type::{EventType, EventTypePatch, Schemas};
-use postrider_domain::names::{EventTypeName, NameError};
+use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::Result;
 use crate::json::{nullable, present};
 use crate::openapi::types::{JsonSchemaText, Prose};
+use crate::quirks::{FlagIn, FlagOut, FlagPatch};
 use crate::rules::Problems;
 use crate::schema;
 
@@ -22,7 +24,7 @@ use crate::schema;
 // `N` is its name, in the body or not.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(rename = "EventType{N}")]
+#[schemars(rename = "EventType{N}", transform = name_of_any_type_is_optional)]
 pub(crate) struct EventTypeBody<N> {
     /// Its name.
     name: N,
@@ -38,15 +40,19 @@ pub(crate) struct EventTypeBody<N> {
     /// JSON Schemas of draft 7 by version.
     #[schemars(with = "Option<BTreeMap<String, JsonSchemaText>>")]
     schemas: Option<Schemas>,
-    /// Applications see it only if their token has this flag.
-    #[schemars(with = "Option<EventTypeName>")]
-    feature_flag: Option<String>,
-    /// The same as a list.
-    #[schemars(with = "Option<Vec<EventTypeName>>", length(max = 1))]
-    feature_flags: Option<Vec<String>>,
+    #[serde(flatten)]
+    flag: FlagIn,
     /// The group under which it is shown.
     #[schemars(with = "Option<Prose>")]
     group_name: Option<String>,
+}
+
+/// A name that is ignored need not be there.
+fn name_of_any_type_is_optional(schema: &mut Schema) {
+    let is_judged = schema.pointer("/properties/name/type").is_some();
+    if let (false, Some(Value::Array(required))) = (is_judged, schema.get_mut("required")) {
+        required.retain(|member| member != "name");
+    }
 }
 
 /// The name in a body that creates an event type.
@@ -60,7 +66,7 @@ pub(crate) struct Named(#[schemars(with = "EventTypeName")] String);
 #[serde(transparent)]
 #[schemars(rename = "Update", inline)]
 pub(crate) struct Unnamed(
-    #[schemars(with = "Option<serde_json::Value>")]
+    #[schemars(with = "Option<Value>")]
     #[expect(dead_code, reason = "what stands there is ignored")]
     Option<IgnoredAny>,
 );
@@ -89,13 +95,12 @@ impl EventTypeUpdate {
 
 impl<N> EventTypeBody<N> {
     fn check(self, mut problems: Problems, name: Option<EventTypeName>, now: Timestamp) -> Result<EventType> {
-        let Self { name: _, description, archived, deprecated, schemas, feature_flag, feature_flags, group_name } =
-            self;
+        let Self { name: _, description, archived, deprecated, schemas, flag, group_name } = self;
         problems.prose("description", &description, 0);
         if let Some(schemas) = &schemas {
             check_schemas(&mut problems, schemas);
         }
-        let feature_flag = check_flag(&mut problems, feature_flag, feature_flags);
+        let feature_flag = flag.checked(&mut problems);
         if let Some(group_name) = &group_name {
             problems.prose("groupName", group_name, 0);
         }
@@ -146,14 +151,8 @@ pub(crate) struct EventTypePatchIn {
     #[serde(default, deserialize_with = "nullable")]
     #[schemars(with = "Option<BTreeMap<String, JsonSchemaText>>")]
     schemas: Option<Option<Schemas>>,
-    /// Applications see it only if their token has this flag. Null removes it.
-    #[serde(default, deserialize_with = "nullable")]
-    #[schemars(with = "Option<EventTypeName>")]
-    feature_flag: Option<Option<String>>,
-    /// The same as a list.
-    #[serde(default, deserialize_with = "nullable")]
-    #[schemars(with = "Option<Vec<EventTypeName>>", length(max = 1))]
-    feature_flags: Option<Option<Vec<String>>>,
+    #[serde(flatten)]
+    flag: FlagPatch,
     /// The group under which it is shown. Null removes it.
     #[serde(default, deserialize_with = "nullable")]
     #[schemars(with = "Option<Prose>")]
@@ -170,8 +169,7 @@ impl EventTypePatchIn {
         if let Some(Some(schemas)) = &self.schemas {
             check_schemas(&mut problems, schemas);
         }
-        let names_flag = self.feature_flag.is_some() || self.feature_flags.is_some();
-        let flag = check_flag(&mut problems, self.feature_flag.flatten(), self.feature_flags.flatten());
+        let feature_flag = self.flag.checked(&mut problems);
         if let Some(Some(group_name)) = &self.group_name {
             problems.prose("groupName", group_name, 0);
         }
@@ -180,7 +178,7 @@ impl EventTypePatchIn {
             archived: self.archived,
             deprecated: self.deprecated,
             schemas: self.schemas,
-            feature_flag: names_flag.then_some(flag),
+            feature_flag,
             group_name: self.group_name,
         }))
     }
@@ -193,18 +191,6 @@ fn check_schemas(problems: &mut Problems, schemas: &Schemas) {
             problems.check(version.clone(), schema.and_then(|schema| schema::check(&schema)));
         }
     });
-}
-
-fn check_flag(problems: &mut Problems, flag: Option<String>, flags: Option<Vec<String>>) -> Option<String> {
-    let mut flags: Vec<_> = flag.into_iter().chain(flags.into_iter().flatten()).collect();
-    flags.dedup();
-    if flags.len() > 1 {
-        problems.add("featureFlags", "must have at most one element");
-    }
-    let flag = flags.pop()?;
-    // Flags are written by the same rule as names.
-    let legal: Result<_, NameError> = EventTypeName::parse(&flag).map(|_| flag);
-    problems.check("featureFlag", legal)
 }
 
 /// An event type as it is shown.
@@ -222,10 +208,8 @@ pub(crate) struct EventTypeOut<'a> {
     /// JSON Schemas by version; null if there are none, or if they were not asked for.
     #[schemars(with = "Option<BTreeMap<String, JsonSchemaText>>")]
     schemas: Option<&'a Schemas>,
-    /// The flag that the token of an application needs to see it.
-    feature_flag: Option<&'a str>,
-    /// The same as a list.
-    feature_flags: &'a [String],
+    #[serde(flatten)]
+    flag: FlagOut<'a>,
     /// The group under which it is shown.
     group_name: Option<&'a str>,
     /// When it was made.
@@ -242,8 +226,7 @@ impl<'a> From<&'a EventType> for EventTypeOut<'a> {
             archived: event_type.archived,
             deprecated: event_type.deprecated,
             schemas: event_type.schemas.as_ref(),
-            feature_flag: event_type.feature_flag.as_deref(),
-            feature_flags: event_type.feature_flag.as_slice(),
+            flag: FlagOut::from(&event_type.feature_flag),
             group_name: event_type.group_name.as_deref(),
             created_at: event_type.created_at,
             updated_at: event_type.updated_at,

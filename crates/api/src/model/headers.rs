@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use postrider_domain::endpoint::Headers;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::openapi::types::{HeaderChanges, HeaderValues};
+use crate::quirks::RemovedHeaders;
 use crate::rules::Problems;
 
 /// The longest value.
@@ -57,15 +59,20 @@ const RESERVED_PREFIXES: [&str; 9] =
 #[schemars(rename = "EndpointHeadersIn")]
 pub(crate) struct HeadersIn {
     /// Values by name. Names that say something about the request itself are refused.
+    #[schemars(with = "HeaderValues")]
     headers: Headers,
 }
 
 /// What changes some headers: null removes one.
 #[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 #[schemars(rename = "EndpointHeadersPatchIn")]
 pub(crate) struct HeadersPatchIn {
     /// Values by name; null removes a header.
+    #[schemars(with = "HeaderChanges")]
     headers: BTreeMap<String, Option<String>>,
+    #[serde(flatten)]
+    removed: RemovedHeaders,
 }
 
 impl HeadersIn {
@@ -78,12 +85,14 @@ impl HeadersIn {
 }
 
 impl HeadersPatchIn {
-    /// Checks a body. A header that is removed may have any name.
+    /// Checks a body. A header that is removed may have any name; one that is also set is set.
     pub(crate) fn checked(self) -> Result<BTreeMap<String, Option<String>>> {
         let mut problems = Problems::of_body();
         let set = self.headers.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
         problems.within("headers", |problems| check_each(problems, set));
-        problems.finish(Some(self.headers))
+        let mut changes: BTreeMap<_, _> = self.removed.names().map(|name| (name, None)).collect();
+        changes.extend(self.headers);
+        problems.finish(Some(changes))
     }
 }
 
@@ -110,9 +119,11 @@ fn judge(name: &str, value: &str) -> Result<(), String> {
     if value.len() > MAX_VALUE_BYTES {
         return Err(format!("must be at most {MAX_VALUE_BYTES} bytes long"));
     }
-    HeaderValue::from_str(value)
-        .map(drop)
-        .map_err(|_| "may only contain visible ASCII characters and blanks".to_owned())
+    // Narrower than what `HeaderValue` takes: bytes above ASCII mean something else to every receiver.
+    if !value.bytes().all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte)) {
+        return Err("may only contain visible ASCII characters and blanks".to_owned());
+    }
+    Ok(())
 }
 
 /// The headers as they are shown: sensitive ones by name only.
@@ -161,6 +172,8 @@ mod tests {
             ("x\r\ny", "1"),
             ("x-a", "1\r\nx-b: 2"),
             ("x-a", "nul\0"),
+            ("x-a", "caf\u{e9}"),
+            ("x-a", "\u{7f}"),
             ("x-a", long.as_str()),
         ] {
             assert!(judge(name, value).is_err(), "{name}: {value}");

@@ -53,6 +53,10 @@ impl AsRef<str> for Text<'_> {
 /// What creates a message.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("anyOf" = [
+    { "properties": { "payloadRetentionPeriod": { "type": "null" } } },
+    { "properties": { "payloadRetentionHours": { "type": "null" } } },
+]))]
 pub(crate) struct MessageIn<'a> {
     /// What kind of event it is. The event type need not exist.
     #[serde(borrow)]
@@ -60,7 +64,7 @@ pub(crate) struct MessageIn<'a> {
     event_type: Text<'a>,
     /// What is delivered, byte for byte: a JSON object. `data` is another name.
     #[serde(borrow, alias = "data")]
-    #[schemars(with = "Object")]
+    #[schemars(with = "Object", extend("examples" = [{ "id": "inv_123", "total": 4_200 }]))]
     payload: &'a RawValue,
     /// Your own identifier, which can be used wherever the id can. It can be used once.
     #[serde(borrow)]
@@ -77,15 +81,18 @@ pub(crate) struct MessageIn<'a> {
     /// Not to be delivered before this instant.
     deliver_at: Option<Timestamp>,
     /// For how many days the payload is kept. By default 90.
+    #[serde(default, deserialize_with = "json::whole")]
     #[schemars(range(min = 5, max = 90))]
     payload_retention_period: Option<u16>,
     /// For how many hours the payload is kept. Counts more than the days.
+    #[serde(default, deserialize_with = "json::whole")]
     #[schemars(range(min = 1, max = 2_160))]
     payload_retention_hours: Option<u16>,
     /// What changes the delivery.
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "json::object")]
     transformations_params: Option<TransformationsParams<'a>>,
     /// The application, to be made if the path names none. Its uid must be what the path names.
+    #[serde(default, deserialize_with = "json::object")]
     application: Option<ApplicationIn>,
 }
 

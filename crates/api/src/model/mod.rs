@@ -3,6 +3,7 @@
 
 pub(crate) mod application;
 pub(crate) mod attempt;
+pub(crate) mod attempted;
 pub(crate) mod authentication;
 pub(crate) mod endpoint;
 pub(crate) mod event_type;

@@ -8,7 +8,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::openapi::arguments::Access;
-use crate::openapi::operation::Outcome;
+use crate::openapi::operation::{Operation, Outcome};
 use crate::openapi::parameters;
 use crate::openapi::routes::Route;
 use crate::openapi::{components, links};
@@ -57,11 +57,12 @@ fn tidy(schema: &mut Value) {
 
 /// The document of these routes.
 pub(crate) fn document(routes: &[Route]) -> Value {
+    let (routes, absent): (Vec<_>, Vec<_>) = routes.iter().partition(|route| route.operation.instead.is_none());
     let mut schemas = Schemas::new();
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
-    for route in routes {
+    for &route in &routes {
         let item = paths.entry(&route.path).or_default();
-        item.insert(route.method.as_str().to_ascii_lowercase(), operation(route, routes, &mut schemas));
+        item.insert(route.method.as_str().to_ascii_lowercase(), operation(route, &routes, &mut schemas));
     }
     json!({
         "openapi": "3.1.0",
@@ -72,14 +73,21 @@ pub(crate) fn document(routes: &[Route]) -> Value {
             "version": env!("CARGO_PKG_VERSION"),
             "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
         },
-        "tags": tags(routes),
+        "tags": tags(&routes),
         "paths": paths,
         "components": {
             "schemas": schemas.into_components(),
             "responses": components::responses(),
             "securitySchemes": components::security(),
         },
+        "x-not-implemented": absent.iter().map(|route| not_implemented(route)).collect::<Vec<_>>(),
     })
+}
+
+/// An operation that always refuses. It is no path of the document: nobody should generate a client for it.
+fn not_implemented(route: &Route) -> Value {
+    let Operation { summary, instead, .. } = &route.operation;
+    json!({ "method": route.method.as_str(), "path": route.path, "description": summary, "instead": instead })
 }
 
 /// The resource that an operation belongs to: what stands in its id between the version and the last word.
@@ -90,14 +98,14 @@ fn resource(route: &Route) -> String {
     parameters::heading(resource)
 }
 
-fn tags(routes: &[Route]) -> Vec<Value> {
-    let mut names: Vec<_> = routes.iter().map(resource).collect();
+fn tags(routes: &[&Route]) -> Vec<Value> {
+    let mut names: Vec<_> = routes.iter().map(|route| resource(route)).collect();
     let mut seen = std::collections::HashSet::new();
     names.retain(|name| seen.insert(name.clone()));
     names.into_iter().map(|name| json!({ "name": name })).collect()
 }
 
-fn operation(route: &Route, routes: &[Route], schemas: &mut Schemas) -> Value {
+fn operation(route: &Route, routes: &[&Route], schemas: &mut Schemas) -> Value {
     let about = &route.operation;
     let mut operation = json!({
         "operationId": about.id,
@@ -143,7 +151,7 @@ fn parameters_of(route: &Route) -> Vec<Value> {
     all
 }
 
-fn responses(route: &Route, routes: &[Route], schemas: &mut Schemas) -> Map<String, Value> {
+fn responses(route: &Route, routes: &[&Route], schemas: &mut Schemas) -> Map<String, Value> {
     let mut all = Map::new();
     for outcome in &route.operation.outcomes {
         all.insert(outcome.status.as_str().to_owned(), success(outcome, route, routes, schemas));
@@ -157,7 +165,7 @@ fn responses(route: &Route, routes: &[Route], schemas: &mut Schemas) -> Map<Stri
     all
 }
 
-fn success(outcome: &Outcome, route: &Route, routes: &[Route], schemas: &mut Schemas) -> Value {
+fn success(outcome: &Outcome, route: &Route, routes: &[&Route], schemas: &mut Schemas) -> Value {
     let mut response = json!({ "description": outcome.when });
     if let Some(body) = outcome.body {
         let schema = body(&mut schemas.outgoing);

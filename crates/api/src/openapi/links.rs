@@ -7,7 +7,7 @@ use crate::openapi::parameters::path_names;
 use crate::openapi::routes::Route;
 
 /// The links of an answer of `route`: to what takes the thing that it makes, and to the next page of a list.
-pub(crate) fn from(route: &Route, routes: &[Route]) -> Map<String, Value> {
+pub(crate) fn from(route: &Route, routes: &[&Route]) -> Map<String, Value> {
     let own: Vec<_> = path_names(&route.path).collect();
     let mut links = Map::new();
     if let Some(creates) = route.operation.creates {

@@ -35,6 +35,8 @@ pub(crate) struct Operation {
     pub(crate) body: Option<SchemaOf>,
     pub(crate) creates: Option<Creates>,
     pub(crate) differs: Option<&'static str>,
+    /// What to use instead of it, if it always refuses.
+    pub(crate) instead: Option<&'static str>,
     /// Path parameters whose form is judged, with their patterns.
     pub(crate) patterns: Vec<(&'static str, &'static str)>,
 }
@@ -51,8 +53,14 @@ impl Operation {
             body: None,
             creates: None,
             differs: None,
+            instead: None,
             patterns: Vec::new(),
         }
+    }
+
+    /// An operation that always refuses, because the server does not have what it is about. It is listed apart.
+    pub(crate) fn not_implemented(what: &'static str, instead: &'static str) -> Self {
+        Self { instead: Some(instead), ..Self::new("", what) }
     }
 
     /// More than one line about it.

@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::handler::Handler;
-use axum::routing::{MethodFilter, on};
+use axum::routing::MethodFilter;
 use http::Method;
 
 use crate::openapi::arguments::{Access, Arguments, Signature};
@@ -12,6 +12,9 @@ use crate::router::Shared;
 /// Stands before the paths of all operations. The router is not nested below it: that would rewrite the URI of every
 /// request.
 pub(crate) const PREFIX: &str = "/api/v1";
+
+/// Stands before paths that are not below [`PREFIX`]: an API of its own, which this server does not have.
+const INGEST: &str = "/ingest/";
 
 /// A route: a method and a path with what is known about them.
 pub(crate) struct Route {
@@ -38,7 +41,7 @@ macro_rules! methods {
                 H: Handler<T, Shared>,
                 T: Arguments + 'static,
             {
-                self.on(MethodFilter::$method, Method::$method, path, handler, operation)
+                self.on(&Method::$method, path, handler, operation)
             }
         )*
     };
@@ -52,19 +55,20 @@ impl Routes {
 
     methods!(get GET, post POST, put PUT, patch PATCH, delete DELETE);
 
-    fn on<H, T>(mut self, filter: MethodFilter, method: Method, path: &str, handler: H, operation: Operation) -> Self
+    /// Adds an operation that is called by this method.
+    pub(crate) fn on<H, T>(mut self, method: &Method, path: &str, handler: H, operation: Operation) -> Self
     where
         H: Handler<T, Shared>,
         T: Arguments + 'static,
     {
-        let path = format!("{PREFIX}{path}");
-        self.router = self.router.route(&path, on(filter, handler));
+        let path = if path.starts_with(INGEST) { path.to_owned() } else { format!("{PREFIX}{path}") };
+        self.router = self.router.route(&path, axum::routing::on(filter(method), handler));
         let mut signature = T::signature();
         if signature.access == Access::Tenant && !path.contains("{app_id}") {
             // The application is the operator's own.
             signature.access = Access::Operator;
         }
-        self.all.push(Route { method, path, signature, operation });
+        self.all.push(Route { method: method.clone(), path, signature, operation });
         self
     }
 
@@ -78,5 +82,16 @@ impl Routes {
     /// The router, and what is known about its routes.
     pub(crate) fn into_parts(self) -> (Router<Shared>, Vec<Route>) {
         (self.router, self.all)
+    }
+}
+
+/// The filter for one of the methods that operations have.
+fn filter(method: &Method) -> MethodFilter {
+    match *method {
+        Method::POST => MethodFilter::POST,
+        Method::PUT => MethodFilter::PUT,
+        Method::PATCH => MethodFilter::PATCH,
+        Method::DELETE => MethodFilter::DELETE,
+        _ => MethodFilter::GET,
     }
 }

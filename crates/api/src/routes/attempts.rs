@@ -111,7 +111,10 @@ impl FromQuery for ListQuery {
 }
 
 fn answer_page(page: &Page<Attempt>, with_content: bool) -> Response {
-    page.answer(|attempt| attempt.id.to_string(), |attempt| AttemptOut::new(attempt, with_content))
+    page.answer(
+        |attempt| attempt.id.to_string(),
+        |attempt| AttemptOut::new(attempt, with_content).with_message(attempt),
+    )
 }
 
 pub(super) async fn list_by_endpoint(
@@ -171,12 +174,27 @@ async fn message_page(
     Ok(answer_page(&walk.listed(rows), filter.with_response))
 }
 
-pub(super) async fn read(tenant: Tenant, State(state): State<Shared>) -> Result<Response> {
+pub(super) struct MessageQuery {
+    with_msg: bool,
+}
+
+impl FromQuery for MessageQuery {
+    fn from_query(query: &QueryString<'_>) -> Result<Self> {
+        Ok(Self { with_msg: query.flag("with_msg", false)? })
+    }
+}
+
+pub(super) async fn read(
+    tenant: Tenant,
+    Query(query): Query<MessageQuery>,
+    State(state): State<Shared>,
+) -> Result<Response> {
     let message = tenant.message(&state).await?;
     let id = tenant.params().id::<AttemptId>("attempt_id")?;
     let attempt = state.store.attempt(tenant.application.key, message.key, id).await?;
     let attempt = attempt.ok_or_else(ApiError::not_found)?;
-    Ok(answer::json(StatusCode::OK, &AttemptOut::new(&attempt, true)))
+    let shown = AttemptOut::new(&attempt, true);
+    Ok(answer::json(StatusCode::OK, &if query.with_msg { shown.with_message(&attempt) } else { shown }))
 }
 
 pub(super) async fn expunge(operator: Operator, params: Params, State(state): State<Shared>) -> Result<Response> {

@@ -54,12 +54,7 @@ pub(super) fn routes() -> Routes {
             Operation::new("v1.authentication.whoami", "Find out whom a token speaks for")
                 .returns::<WhoamiOut>(StatusCode::OK, "The environment, and the application if it speaks for one."),
         )
-        .post(
-            "/auth/logout",
-            logout,
-            Operation::new("v1.authentication.logout", "End a token")
-                .error(StatusCode::NOT_IMPLEMENTED, "Always: tokens are not kept."),
-        )
+        .post("/auth/logout", logout, Operation::not_implemented(LOGOUT.0, LOGOUT.1))
 }
 
 /// The page that a link for an application's customer leads to.
@@ -131,11 +126,14 @@ pub(super) async fn expire_all(
     Ok(answer::written(written, done))
 }
 
-/// Tokens are not kept, so there is nothing to log out of; clients expect to be told so.
+/// Tokens are not kept, so there is nothing to log out of; clients expect to be told so, whatever their token.
+const LOGOUT: (&str, &str) = (
+    "Logging out ends a token, and tokens are not kept.",
+    "To end the tokens of an application, use POST /api/v1/auth/app/{app_id}/expire-all.",
+);
+
 pub(super) async fn logout() -> ApiError {
-    let detail = "Tokens are not kept, so none can be logged out. To end the tokens of an application, use \
-                  POST /api/v1/auth/app/{app_id}/expire-all.";
-    ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", detail)
+    ApiError::not_implemented(format!("{} {}", LOGOUT.0, LOGOUT.1))
 }
 
 pub(super) async fn whoami(reader: Reader) -> Response {

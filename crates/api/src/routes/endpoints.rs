@@ -18,7 +18,7 @@ use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::json::JsonBody;
-use crate::model::attempt::StatsOut;
+use crate::model::attempt::{AttemptStatsOut, StatsOut};
 use crate::model::endpoint::{EndpointIn, EndpointOut, EndpointParts, EndpointPatchIn, wanted_types};
 use crate::openapi::{Operation, Routes};
 use crate::pagination::{self, ListOut, Walk};
@@ -36,13 +36,21 @@ const ID_RESOLUTION: Duration = Duration::from_millis(4);
 
 /// The routes.
 pub(super) fn routes() -> Routes {
-    collection("/app/{app_id}/endpoint", "v1.endpoint").get(
-        "/app/{app_id}/endpoint/{endpoint_id}/stats",
-        stats,
-        Operation::new("v1.endpoint.get-stats", "Count the attempts of an endpoint by how they ended")
-            .description("The time between `since` and `until` is 28 days at most.")
-            .returns::<StatsOut>(StatusCode::OK, "The counts."),
-    )
+    collection("/app/{app_id}/endpoint", "v1.endpoint")
+        .get(
+            "/app/{app_id}/endpoint/{endpoint_id}/stats",
+            stats,
+            Operation::new("v1.endpoint.get-stats", "Count the attempts of an endpoint by how they ended")
+                .description("The time between `since` and `until` is 28 days at most.")
+                .returns::<StatsOut>(StatusCode::OK, "The counts."),
+        )
+        .get(
+            "/app/{app_id}/endpoint/{endpoint_id}/attempt-stats",
+            attempt_stats,
+            Operation::new("v1.endpoint.get-attempt-stats", "Count the attempts of an endpoint that have ended")
+                .description("The time between `since` and `until` is 28 days at most.")
+                .returns::<AttemptStatsOut>(StatusCode::OK, "The counts."),
+        )
 }
 
 /// The operator's own endpoints, which get the operational webhooks: the same handlers, for the application that a path
@@ -243,6 +251,17 @@ pub(super) async fn stats(
     let endpoint = tenant.endpoint(&state).await?;
     let stats = state.store.attempt_stats(endpoint.key, from, to).await?;
     Ok(answer::json(StatusCode::OK, &StatsOut::from(stats)))
+}
+
+pub(super) async fn attempt_stats(
+    Query(query): Query<StatsQuery>,
+    tenant: Tenant,
+    State(state): State<Shared>,
+) -> Result<Response> {
+    let (from, to) = query.range(state.clock.now())?;
+    let endpoint = tenant.endpoint(&state).await?;
+    let stats = state.store.attempt_stats(endpoint.key, from, to).await?;
+    Ok(answer::json(StatusCode::OK, &AttemptStatsOut::from(stats)))
 }
 
 #[cfg(test)]

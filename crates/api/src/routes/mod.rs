@@ -27,6 +27,7 @@
 //! [`Reader`]: crate::access::Reader
 
 mod applications;
+mod attempted;
 mod attempts;
 mod authentication;
 mod endpoint_headers;
@@ -39,6 +40,7 @@ mod messages;
 pub(crate) mod openapi;
 mod poller;
 mod tasks;
+mod unsupported;
 
 use crate::openapi::Routes;
 
@@ -52,6 +54,7 @@ pub(crate) fn all() -> Routes {
         .and(event_types::routes())
         .and(messages::routes())
         .and(attempts::routes())
+        .and(attempted::routes())
         .and(poller::routes())
         .and(tasks::routes())
         .and(examples::routes())
@@ -61,4 +64,5 @@ pub(crate) fn all() -> Routes {
         .and(authentication::routes())
         .and(health::routes())
         .and(openapi::routes())
+        .and(unsupported::routes())
 }

@@ -9,6 +9,7 @@ use axum::response::Response;
 use http::StatusCode;
 use postrider_domain::endpoint::Endpoint;
 use postrider_domain::ids::{Id as _, Ksuid, MessageId};
+use postrider_domain::schema::KSUID_PATTERN;
 use postrider_domain::time::Timestamp;
 use postrider_store::{EndpointKey, MessageKey, Stored, StreamFilter, StreamPosition};
 use schemars::JsonSchema;
@@ -67,7 +68,8 @@ impl FromQuery for PollQuery {
             event_types: query.event_type()?.map(|event_type| vec![event_type]),
             channels: query.channel()?.map(|channel| vec![channel]),
         };
-        let iterator = query.text("iterator").map(parse_iterator).transpose()?;
+        let iterator =
+            query.iterator(|| format!("^msg_{KSUID_PATTERN}\\.[0-9]{{1,18}}$")).map(parse_iterator).transpose()?;
         Ok(Self { limit: pagination::limit(query)?, iterator, filter, after: query.date("after")? })
     }
 }

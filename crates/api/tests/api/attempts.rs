@@ -25,6 +25,11 @@ async fn an_attempt_is_shown_as_it_went() {
         let bare = world.get(&format!("{path}?with_content=false&expanded_statuses=true")).await.expect(200);
         assert_eq!(bare["data"][0]["response"], "{}");
     }
+    let with_message = world.get("/app/shop/attempt/endpoint/e?with_msg=true").await.expect(200);
+    let without_payload = world.get(&format!("/app/shop/msg/{message}?with_content=false")).await.expect(200);
+    assert_eq!(with_message["data"][0]["msg"], without_payload);
+    let read = world.get(&format!("/app/shop/msg/{message}/attempt/{attempt}?with_msg=true")).await.expect(200);
+    assert_eq!(read["msg"], without_payload);
     let binary = world.message("shop", "a").await;
     world.attempt("shop", "e", &binary, 200, b"\xff\xfe").await;
     let list = world.get(&format!("/app/shop/attempt/msg/{binary}")).await.expect(200);

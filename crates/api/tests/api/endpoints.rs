@@ -144,7 +144,7 @@ async fn what_breaks_a_rule_is_named() {
         ("disabled", json!(null), "body.disabled"),
         ("uid", json!("ep_1"), "body.uid"),
         ("version", json!(0), "body.version"),
-        ("rateLimit", json!(0), "body.throttleRate"),
+        ("rateLimit", json!(0), "body.rateLimit"),
         ("eventTypes", json!([]), "body.eventTypes"),
         ("eventTypes", json!(["a b"]), "body.eventTypes.[0]"),
         ("channels", json!([]), "body.channels"),
@@ -194,6 +194,10 @@ async fn headers_are_replaced_merged_and_hidden() {
     assert_eq!(shown, json!({ "headers": { "x-TWO": "2", "X-Three": "3" }, "sensitive": ["Authorization"] }));
     assert_eq!(world.send("PATCH", path, json!({ "headers": { "Svix-Id": "1" } })).await.invalid().len(), 1);
     assert_eq!(world.send("PUT", path, json!({})).await.invalid(), ["body"]);
+    let changes = json!({ "headers": { "X-Four": "4" }, "deleteHeaders": ["X-Three", "Authorization", "X-Four"] });
+    world.send("PATCH", path, changes).await.expect(204);
+    let shown = world.get(path).await.expect(200);
+    assert_eq!(shown, json!({ "headers": { "X-Four": "4", "x-TWO": "2" }, "sensitive": [] }));
     world.send("PUT", path, json!({ "headers": {} })).await.expect(204);
     assert_eq!(world.get(path).await.expect(200), json!({ "headers": {}, "sensitive": [] }));
 }
@@ -256,4 +260,8 @@ async fn statistics_count_attempts_in_their_window() {
     world.get(&format!("{path}?until=2026-01-03T00:00:00Z")).await.refused(400, "invalid_range");
     world.get(&format!("{path}?since=yesterday")).await.refused(400, "generic_error");
     world.get("/app/shop/endpoint/none/stats").await.refused(404, "not_found");
+    let counted = world.get("/app/shop/endpoint/e/attempt-stats").await.expect(200);
+    let all = world.get(path).await.expect(200);
+    assert_eq!(counted, json!({ "success": all["success"], "fail": all["fail"], "canceled": 0 }));
+    world.get("/app/shop/endpoint/none/attempt-stats").await.refused(404, "not_found");
 }

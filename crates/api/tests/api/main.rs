@@ -5,6 +5,7 @@
 
 mod access;
 mod applications;
+mod attempted;
 mod attempts;
 mod authentication;
 mod endpoints;

@@ -180,8 +180,22 @@ impl World {
         Self { api, store, clock, intake, _folder: folder }
     }
 
-    /// Sends a request as it is. Time passes between requests, so that ids are in their order.
+    /// Sends a request to the API as it is.
     pub(crate) async fn raw(&self, method: &str, path: &str, extras: Extras<'_>) -> Answer {
+        let answer = self.any(method, path, extras).await;
+        if !answer.text.is_empty() {
+            assert_eq!(answer.headers["content-type"], "application/json", "{}", answer.text);
+        }
+        answer
+    }
+
+    /// Gets a page for people.
+    pub(crate) async fn page(&self, path: &str) -> Answer {
+        self.any("GET", path, Extras::default()).await
+    }
+
+    /// Sends a request. Time passes between requests, so that ids are in their order.
+    async fn any(&self, method: &str, path: &str, extras: Extras<'_>) -> Answer {
         self.clock.advance(Duration::from_millis(5));
         let mut request = Request::builder().method(method.parse::<Method>().unwrap()).uri(path);
         if let Some(token) = extras.token {
@@ -193,9 +207,6 @@ impl World {
         let response = self.api.respond(request.body(Body::from(extras.body)).unwrap()).await;
         let (parts, body) = response.into_parts();
         let text = String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap();
-        if !text.is_empty() {
-            assert_eq!(parts.headers["content-type"], "application/json", "{text}");
-        }
         Answer { status: parts.status, headers: parts.headers, text }
     }
 
@@ -262,6 +273,18 @@ impl World {
 
     /// Logs an attempt, as the engine would; gives its id.
     pub(crate) async fn attempt(&self, app: &str, endpoint: &str, message: &str, status: u16, answer: &[u8]) -> String {
+        let next = if (200..300).contains(&status) { Next::Succeeded } else { Next::Exhausted };
+        self.attempt_then((app, endpoint, message), (0, None), (status, answer), next).await
+    }
+
+    /// Logs an attempt of a delivery of which there were `made`, due at `due_at` or since the message was made.
+    pub(crate) async fn attempt_then(
+        &self,
+        (app, endpoint, message): (&str, &str, &str),
+        (made, due_at): (u32, Option<Timestamp>),
+        (status, answer): (u16, &[u8]),
+        next: Next,
+    ) -> String {
         self.clock.advance(Duration::from_millis(5));
         let (app, endpoint, message, created_at) = self.keys(app, endpoint, message).await;
         let now = self.clock.now();
@@ -269,8 +292,8 @@ impl World {
         let succeeded = (200..300).contains(&status);
         let settlement = Settlement {
             endpoint,
-            delivery: DeliveryKey { due_at: created_at, message },
-            made: 0,
+            delivery: DeliveryKey { due_at: due_at.unwrap_or(created_at), message },
+            made,
             trigger: Trigger::Scheduled,
             attempt: Some(AttemptRecord {
                 id,
@@ -281,7 +304,7 @@ impl World {
                 response: Bytes::copy_from_slice(answer),
                 duration_ms: 12,
             }),
-            next: if succeeded { Next::Succeeded } else { Next::Exhausted },
+            next,
             change: None,
             notice: None,
             origin: None,

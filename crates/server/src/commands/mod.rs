@@ -9,6 +9,7 @@ pub(crate) mod config;
 mod http1;
 pub(crate) mod key;
 pub(crate) mod listen;
+pub(crate) mod openapi;
 pub(crate) mod send;
 pub(crate) mod serve;
 

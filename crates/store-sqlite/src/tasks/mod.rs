@@ -328,7 +328,9 @@ fn read_step(connection: &Connection, id: TaskId, rows: usize) -> Result<Read, S
         Job::Replay { endpoint, span } => replay::missing(&snapshot, stage, endpoint, span)?,
         Job::BulkReplay { endpoint, span, filter } => replay::again(&snapshot, stage, endpoint, span, &filter)?,
         Job::PurgeContent { application } => purge::purge(&snapshot, stage, application)?,
-        Job::ApplicationStats { applications, span } => usage::applications(&snapshot, stage, applications, span)?,
+        Job::ApplicationStats { applications, span } => {
+            usage::applications(&snapshot, stage, applications.as_deref(), span)?
+        }
         Job::AggregateEventTypes => usage::event_types(&snapshot, stage)?,
     };
     Ok(Read::Slice { step, slice })
