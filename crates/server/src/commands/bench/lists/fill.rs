@@ -228,6 +228,7 @@ impl Filling {
             next,
             notice: None,
             change: None,
+            notice: None,
             origin: Some(Origin { application: self.application, message: Arc::clone(message) }),
             notice: None,
         }
