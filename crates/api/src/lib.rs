@@ -11,6 +11,7 @@ mod answer;
 mod auth;
 mod body;
 mod cors;
+mod docs;
 mod error;
 mod idempotency;
 mod json;

@@ -25,6 +25,7 @@ use tower_service::Service as _;
 use crate::auth::{Authenticator, KeyUsage};
 use crate::body::Upload;
 use crate::cors;
+use crate::docs;
 use crate::error::ApiError;
 use crate::options::{AuthOptions, SigningOptions};
 use crate::routes;
@@ -94,7 +95,11 @@ impl Api {
             authenticator,
         });
         let (router, _) = routes::all().into_parts();
-        let router = router.fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(state.clone());
+        let router = router
+            .merge(docs::routes())
+            .fallback(unknown_path)
+            .method_not_allowed_fallback(wrong_method)
+            .with_state(state.clone());
         Self { state, router }
     }
 

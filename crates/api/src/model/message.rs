@@ -64,7 +64,7 @@ pub(crate) struct MessageIn<'a> {
     event_type: Text<'a>,
     /// What is delivered, byte for byte: a JSON object. `data` is another name.
     #[serde(borrow, alias = "data")]
-    #[schemars(with = "Object")]
+    #[schemars(with = "Object", extend("examples" = [{ "id": "inv_123", "total": 4_200 }]))]
     payload: &'a RawValue,
     /// Your own identifier, which can be used wherever the id can. It can be used once.
     #[serde(borrow)]

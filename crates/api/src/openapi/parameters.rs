@@ -32,6 +32,7 @@ const QUERY: &[(&str, &str)] = &[
     ("status_code_class", "Only what was answered with a status of this hundred; 0 is no answer at all."),
     ("tag", "Only what has this tag."),
     ("until", "Up to this instant. By default now."),
+    ("with_msg", "Whether to answer the message of each attempt with it."),
     ("with_content", "Whether to answer the content, or to leave it empty."),
     ("with_msg", "Whether to answer the message of each attempt, too, without its payload."),
 ];

@@ -71,7 +71,7 @@ members! {
     /// A text for people, which may be empty.
     Prose => json_schema!({ "type": "string", "pattern": PROSE });
     /// A text for people.
-    Title => json_schema!({ "type": "string", "minLength": 1, "pattern": PROSE });
+    Title => json_schema!({ "type": "string", "minLength": 1, "pattern": PROSE, "examples": ["Acme"] });
     /// Messages per second, or another number that is not 0.
     Rate => json_schema!({ "type": "integer", "minimum": 1, "maximum": 65_535 });
     /// A secret as callers bring it: 24 to 75 bytes, or the two halves of an Ed25519 key, in base64.

@@ -127,5 +127,5 @@ pub(super) async fn destinations(
 ) -> Result<Response> {
     let message = tenant.message(&state).await?;
     let page = walk.page(state.store.destinations(message.key, walk.scan.clone()).await?);
-    Ok(page.answer(|destination| destination.endpoint.id.to_string(), |destination| DestinationOut::from(destination)))
+    Ok(page.answer(|destination| destination.endpoint.id.to_string(), DestinationOut::from))
 }

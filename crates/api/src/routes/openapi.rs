@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
+use serde_json::Value;
 
 use crate::answer;
 use crate::openapi::types::Object;
@@ -19,17 +20,13 @@ pub(super) fn routes() -> Routes {
     )
 }
 
-static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
+/// The OpenAPI document of the API. It depends on nothing that can be set.
+pub fn document() -> Value {
     let (_, routes) = super::all().into_parts();
-    // Made of strings and numbers; see `answer::json`.
-    serde_json::to_string_pretty(&openapi::document(&routes)).unwrap_or_default()
-});
-
-/// The OpenAPI document of the API, as text. It depends on nothing that can be set.
-pub fn document() -> &'static str {
-    &DOCUMENT
+    openapi::document(&routes)
 }
 
 async fn read() -> Response {
-    answer::raw_json(StatusCode::OK, Bytes::from_static(document().as_bytes()))
+    static TEXT: LazyLock<String> = LazyLock::new(|| document().to_string());
+    answer::raw_json(StatusCode::OK, Bytes::from_static(TEXT.as_bytes()))
 }

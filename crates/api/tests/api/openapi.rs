@@ -3,7 +3,7 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::world::{Extras, World};
+use crate::world::{Extras, ORG, World, org_token};
 
 /// The document as it is served.
 async fn document(world: &World) -> Value {
@@ -101,6 +101,52 @@ async fn everything_is_described() {
     }
     for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
         assert!(schema["description"].is_string(), "the schema {name} says nothing about itself");
+    }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn the_documentation_comes_with_the_server_and_loads_nothing_from_elsewhere() {
+    let world = World::new();
+    let front = world.page("/").await;
+    assert_eq!((front.status, &front.headers["location"]), (StatusCode::TEMPORARY_REDIRECT, &"/docs".parse().unwrap()));
+    for (path, content_type) in [
+        ("/docs", "text/html"),
+        ("/docs/", "text/html"),
+        ("/docs/docs.css", "text/css"),
+        ("/docs/docs.js", "text/javascript"),
+    ] {
+        let page = world.page(path).await;
+        assert_eq!(page.status, StatusCode::OK, "{path}");
+        assert!(page.headers["content-type"].to_str().unwrap().starts_with(content_type), "{path}");
+        assert!(page.headers["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"), "{path}");
+        assert!(!page.text.contains("http://") && !page.text.contains("https://"), "{path} names another host");
+    }
+    // Everything that the page refers to is there.
+    let page = world.page("/docs").await.text;
+    for reference in page.split(['"', '\'']).filter(|part| part.starts_with('/') && part.len() > 1) {
+        assert_eq!(world.page(reference).await.status, StatusCode::OK, "{reference}");
+    }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn what_is_not_implemented_says_what_to_use_instead_once_the_token_is_accepted() {
+    let world = World::new();
+    let document = document(&world).await;
+    let absent = document["x-not-implemented"].as_array().unwrap();
+    assert!(absent.len() > 50, "{}", absent.len());
+    for operation in absent {
+        let (method, path) = (operation["method"].as_str().unwrap(), filled(operation["path"].as_str().unwrap()));
+        // Whoever wants to log out may well have a token that is none any more.
+        if path != "/api/v1/auth/logout" {
+            world.raw(method, &path, Extras::default()).await.refused(401, "authentication_failed");
+        }
+        let token = org_token(ORG);
+        let answer = world.raw(method, &path, Extras { token: Some(&token), ..Extras::default() }).await;
+        answer.refused(501, "not_implemented");
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(operation["instead"].as_str().unwrap()), "{detail}");
     }
     world.close().await;
 }

@@ -7,6 +7,6 @@ use crate::terminal;
 
 /// Prints the document, as a running server has it at `/api/v1/openapi.json`.
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
-    writeln!(terminal::stdout(), "{}", postrider_api::openapi_document())?;
+    writeln!(terminal::stdout(), "{:#}", postrider_api::openapi_document())?;
     Ok(ExitCode::SUCCESS)
 }
