@@ -250,6 +250,7 @@ pub(crate) struct EndpointOut<'a> {
     /// Its id.
     id: EndpointId,
     /// Where messages go, in its normal form.
+    #[schemars(with = "UrlText")]
     url: &'a str,
     /// What it is for, for people.
     description: &'a str,
@@ -271,6 +272,7 @@ pub(crate) struct EndpointOut<'a> {
     #[schemars(extend("deprecated" = true))]
     rate_limit: Option<u16>,
     /// The most messages per second; null is unlimited.
+    #[schemars(with = "Option<Rate>")]
     throttle_rate: Option<u16>,
     /// Free text pairs.
     metadata: &'a Metadata,
