@@ -61,7 +61,19 @@ fn located<'a, T: Deserialize<'a>>(text: &'a str) -> Option<ApiError> {
     Some(undecodable(path.collect(), error.inner().to_string()))
 }
 
-fn undecodable(path: Vec<Cow<'static, str>>, msg: String) -> ApiError {
+/// Stands around the name of a member in the text of an error; no JSON text that decodes contains it raw.
+const MEMBER_MARK: char = '\u{1f}';
+
+/// Adds to an error the member that it is about, for decoders that have lost the place (flattened members).
+pub(crate) fn at_member<E: serde::de::Error>(member: &str, error: &E) -> E {
+    E::custom(format_args!("{MEMBER_MARK}{member}{MEMBER_MARK}{error}"))
+}
+
+fn undecodable(mut path: Vec<Cow<'static, str>>, mut msg: String) -> ApiError {
+    if let Some((member, problem)) = msg.strip_prefix(MEMBER_MARK).and_then(|rest| rest.split_once(MEMBER_MARK)) {
+        path.push(Cow::Owned(member.to_owned()));
+        msg = problem.to_owned();
+    }
     let loc = std::iter::once(Cow::Borrowed("body")).chain(path).collect();
     ApiError::Invalid(vec![Problem { loc, msg, kind: Problem::DECODE }])
 }

@@ -210,6 +210,10 @@ id!(
     AttemptId, "atmpt_"
 );
 id!(
+    /// A background task.
+    TaskId, "qtask_"
+);
+id!(
     /// An API key (not its secret).
     KeyId, "key_"
 );

@@ -19,5 +19,6 @@ pub mod retry;
 pub mod schema;
 pub mod settings;
 pub mod signature;
+pub mod task;
 pub mod time;
 pub mod verify;

@@ -112,8 +112,8 @@ macro_rules! judge {
     };
 }
 
-judge!(python_1: ".cache/judges/python-1/bin/python", Some("judges/python/judge.py"););
-judge!(python_2: ".cache/judges/python-2/bin/python", Some("judges/python/judge.py"));
+judge!(python_1: ".cache/judges/svix-1/bin/python", Some("judges/python/judge.py"););
+judge!(python_2: ".cache/judges/svix-2/bin/python", Some("judges/python/judge.py"));
 judge!(javascript: "node", Some("judges/javascript/judge.mjs"));
 judge!(go: ".cache/judges/go", None);
 judge!(rust: ".cache/judges/rust/debug/judge", None);

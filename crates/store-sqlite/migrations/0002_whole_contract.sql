@@ -126,3 +126,25 @@ CREATE TABLE stream_reader (
     updated_at  INTEGER NOT NULL,
     PRIMARY KEY (endpoint_no, name)
 ) STRICT, WITHOUT ROWID;
+
+-- Background tasks ------------------------------------------------------------------------------------------------------
+
+CREATE TABLE task (
+    no             INTEGER PRIMARY KEY,
+    environment_no INTEGER NOT NULL REFERENCES environment (no),
+    id             BLOB NOT NULL UNIQUE,
+    -- As on the wire.
+    kind           TEXT NOT NULL,
+    status         TEXT NOT NULL,
+    parameters     TEXT NOT NULL,
+    -- How many steps were taken, and where the last one ended. What a step does and this are one commit.
+    step           INTEGER NOT NULL DEFAULT 0,
+    cursor         TEXT,
+    -- What it has done, or found, so far.
+    data           TEXT NOT NULL,
+    created_at     INTEGER NOT NULL,
+    updated_at     INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX task_by_id ON task (environment_no, id);
+CREATE INDEX task_running ON task (id) WHERE status = 'running';
+CREATE INDEX task_ended ON task (updated_at) WHERE status <> 'running';

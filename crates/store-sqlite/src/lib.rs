@@ -34,6 +34,7 @@ mod rows;
 mod store;
 mod streams;
 mod tally;
+mod tasks;
 mod terms;
 mod tokens;
 mod work;

@@ -245,7 +245,7 @@ impl Work for SqliteStore {
 }
 
 /// Adds a manual delivery that is due at `now`, or as soon after it as no other delivery of this message is due.
-fn add_manual(
+pub(crate) fn add_manual(
     connection: &Connection,
     endpoint: EndpointKey,
     message: MessageKey,

@@ -46,6 +46,7 @@ pub(crate) enum News {
     WorkAdded(EndpointKey),
     MessagesExpunged(Vec<MessageKey>),
     NoticeAdded,
+    TaskAdded,
 }
 
 /// The transaction that a job writes in: a connection, and a place for news.
@@ -331,6 +332,7 @@ impl Loop<'_> {
                 News::WorkAdded(endpoint) => observer.work_added(*endpoint),
                 News::MessagesExpunged(messages) => observer.messages_expunged(messages),
                 News::NoticeAdded => observer.notice_added(),
+                News::TaskAdded => observer.task_added(),
             });
         }
     }

@@ -34,6 +34,7 @@ mod observer;
 mod outbox;
 mod scan;
 mod streams;
+mod tasks;
 mod tokens;
 mod work;
 
@@ -52,6 +53,7 @@ pub use observer::{Dispatch, Fresh, Observer, Observers};
 pub use outbox::{Notice, NoticeKey, Outbox};
 pub use scan::{Direction, Listed, PAGE_BYTES, Scan};
 pub use streams::{LATEST_COMMIT, StreamFilter, StreamPosition, StreamSlice, Streams};
+pub use tasks::{Job, MAX_RECOVERED, NewTask, Outcome, ReplayFilter, Span, TaskFilter, Tasks};
 pub use tokens::{IssuedToken, TokenExpiry, Tokens};
 pub use work::{
     AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, Origin, ResendError, Routes, Settlement,
@@ -81,6 +83,7 @@ pub trait Store:
     + Tokens
     + Streams
     + Outbox
+    + Tasks
     + Send
     + Sync
     + 'static

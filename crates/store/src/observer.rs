@@ -17,6 +17,8 @@ pub trait Observer: Send + Sync {
     fn messages_expunged(&self, messages: &[MessageKey]);
     /// A notice was added to the outbox.
     fn notice_added(&self) {}
+    /// A background task was added.
+    fn task_added(&self) {}
 }
 
 /// The observers of a store.

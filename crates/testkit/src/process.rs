@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -47,13 +48,27 @@ pub(crate) fn command(program: &Path, folder: &Path) -> Command {
 /// # Panics
 /// If it cannot be started, or has not ended by the deadline; then with what it had printed.
 pub async fn run(program: impl AsRef<Path>, arguments: &[&str], settings: &[(&str, &str)], folder: &Path) -> Finished {
+    run_within(wait::DEADLINE, program, arguments, settings, folder).await
+}
+
+/// As [`run`], with another deadline.
+///
+/// # Panics
+/// As [`run`] does.
+pub async fn run_within(
+    deadline: Duration,
+    program: impl AsRef<Path>,
+    arguments: &[&str],
+    settings: &[(&str, &str)],
+    folder: &Path,
+) -> Finished {
     let program = program.as_ref();
     let mut command = command(program, folder);
     command.args(arguments).envs(settings.iter().copied());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{program:?} cannot be started: {error}"));
     let stdout = Output::of(child.stdout.take());
     let stderr = Output::of(child.stderr.take());
-    let Ok(status) = timeout(wait::DEADLINE, child.wait()).await else {
+    let Ok(status) = timeout(deadline, child.wait()).await else {
         panic!("{program:?} {arguments:?} did not end\n{}\n{}", stdout.so_far(), stderr.so_far());
     };
     let status = status.expect("a child process can be waited for");

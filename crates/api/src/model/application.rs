@@ -9,8 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::json::{nullable, nullable_whole, present, whole};
-use crate::openapi::types::{Rate, Title, UidOf};
+use crate::json::{nullable, present};
+use crate::openapi::types::{Title, UidOf};
+use crate::quirks::{ApplicationRateOut, RateIn, RatePatch};
 use crate::rules::Problems;
 
 /// What creates or replaces an application.
@@ -23,14 +24,8 @@ pub(crate) struct ApplicationIn {
     /// Your own identifier, which can be used wherever the id can.
     #[schemars(with = "Option<UidOf<ApplicationId>>")]
     uid: Option<String>,
-    /// The most messages per second to all its endpoints together.
-    #[serde(default, deserialize_with = "whole")]
-    #[schemars(with = "Option<Rate>")]
-    throttle_rate: Option<u16>,
-    /// An older name of `throttleRate`, which counts if that is absent or null.
-    #[serde(default, deserialize_with = "whole")]
-    #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
-    rate_limit: Option<u16>,
+    #[serde(flatten)]
+    rate: RateIn,
     /// Free text pairs, of at most 4096 bytes as JSON.
     metadata: Option<Metadata>,
 }
@@ -48,9 +43,7 @@ impl ApplicationIn {
         problems.prose("name", &self.name, 1);
         let metadata = self.metadata.unwrap_or_default();
         problems.metadata(&metadata);
-        problems.rate("throttleRate", self.throttle_rate);
-        problems.rate("rateLimit", self.rate_limit);
-        let throttle_rate = self.throttle_rate.or(self.rate_limit);
+        let throttle_rate = self.rate.checked(problems);
         let uid = self.uid.and_then(|uid| problems.check("uid", Uid::parse::<ApplicationId>(&uid)));
         NewApplication { uid, name: self.name, throttle_rate, metadata }
     }
@@ -85,14 +78,8 @@ pub(crate) struct ApplicationPatchIn {
     #[serde(default, deserialize_with = "nullable")]
     #[schemars(with = "Option<UidOf<ApplicationId>>")]
     uid: Option<Option<String>>,
-    /// The most messages per second to all its endpoints together. Null removes the limit.
-    #[serde(default, deserialize_with = "nullable_whole")]
-    #[schemars(with = "Option<Rate>")]
-    throttle_rate: Option<Option<u16>>,
-    /// An older name of `throttleRate`.
-    #[serde(default, deserialize_with = "nullable_whole")]
-    #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
-    rate_limit: Option<Option<u16>>,
+    #[serde(flatten)]
+    rate: RatePatch,
     /// Free text pairs, which replace all that there are.
     #[serde(default, deserialize_with = "nullable")]
     #[schemars(with = "Option<Metadata>")]
@@ -110,9 +97,7 @@ impl ApplicationPatchIn {
         if let Some(metadata) = &metadata {
             problems.metadata(metadata);
         }
-        problems.rate("throttleRate", self.throttle_rate.flatten());
-        problems.rate("rateLimit", self.rate_limit.flatten());
-        let throttle_rate = self.throttle_rate.or(self.rate_limit);
+        let throttle_rate = self.rate.checked(&mut problems);
         let uid = self.uid.map(|uid| uid.and_then(|uid| problems.check("uid", Uid::parse::<ApplicationId>(&uid))));
         problems.finish(Some(ApplicationPatch { name: self.name, uid, throttle_rate, metadata }))
     }
@@ -132,16 +117,11 @@ pub(crate) struct ApplicationOut<'a> {
     updated_at: Timestamp,
     /// Free text pairs.
     metadata: &'a Metadata,
-    /// The most messages per second to all its endpoints together; null is unlimited.
-    #[schemars(with = "Option<Rate>")]
-    throttle_rate: Option<u16>,
+    #[serde(flatten)]
+    rate: ApplicationRateOut,
     /// Your own identifier, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<&'a Uid>,
-    /// The same as `throttleRate`, if there is a limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
-    rate_limit: Option<u16>,
 }
 
 impl<'a> From<&'a Application> for ApplicationOut<'a> {
@@ -152,9 +132,8 @@ impl<'a> From<&'a Application> for ApplicationOut<'a> {
             created_at: application.created_at,
             updated_at: application.updated_at,
             metadata: &application.metadata,
-            throttle_rate: application.throttle_rate,
+            rate: application.throttle_rate.into(),
             uid: application.uid.as_ref(),
-            rate_limit: application.throttle_rate,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use postrider_domain::endpoint::Endpoint;
 use postrider_domain::ids::EndpointId;
-use postrider_domain::names::{Channel, EventTypeName, Uid};
+use postrider_domain::names::{Channel, Uid};
 use postrider_domain::time::Timestamp;
 use postrider_store::{AttemptedMessage, Destination};
 use schemars::JsonSchema;
@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::model::attempt::Status;
 use crate::model::message::MessageOut;
+use crate::quirks::{EventTypesOut, RateOut};
 
 /// A message that was attempted to an endpoint, with what its latest attempt says.
 #[derive(Serialize, JsonSchema)]
@@ -64,18 +65,12 @@ pub(crate) struct DestinationOut<'a> {
     version: u16,
     /// Whether it gets nothing for now.
     disabled: bool,
-    /// The event types that it wants; null is all.
-    event_types: Option<&'a [EventTypeName]>,
-    /// The same under its older name.
-    #[schemars(extend("deprecated" = true))]
-    filter_types: Option<&'a [EventTypeName]>,
+    #[serde(flatten)]
+    wanted: EventTypesOut<'a>,
     /// The channels that it listens to; null is all.
     channels: Option<&'a [Channel]>,
-    /// The same as `throttleRate`.
-    #[schemars(extend("deprecated" = true))]
-    rate_limit: Option<u16>,
-    /// The most messages per second; null is unlimited.
-    throttle_rate: Option<u16>,
+    #[serde(flatten)]
+    rate: RateOut,
     /// When it was made.
     created_at: Timestamp,
     /// When it was last changed.
@@ -103,11 +98,9 @@ impl<'a> From<&'a Destination> for DestinationOut<'a> {
             uid: uid.as_ref(),
             version: *version,
             disabled: *disabled,
-            event_types: event_types.as_deref(),
-            filter_types: event_types.as_deref(),
+            wanted: event_types.as_deref().into(),
             channels: channels.as_deref(),
-            rate_limit: *throttle_rate,
-            throttle_rate: *throttle_rate,
+            rate: (*throttle_rate).into(),
             created_at: endpoint.created_at,
             updated_at: endpoint.updated_at,
             status: status.code(),

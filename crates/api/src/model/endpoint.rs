@@ -10,9 +10,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::json::{nullable, nullable_whole, present, present_whole, whole};
+use crate::json::{nullable, present, present_whole, whole};
 use crate::model::headers;
 use crate::openapi::types::{HeaderValues, Prose, Rate, SecretText, UidOf, UrlText};
+use crate::quirks::{EventTypesIn, EventTypesOut, EventTypesPatch, RateIn, RateOut, RatePatch};
 use crate::router::State;
 use crate::rules::Problems;
 
@@ -33,14 +34,8 @@ pub(crate) struct EndpointIn {
     /// Your own identifier, which can be used wherever the id can.
     #[schemars(with = "Option<UidOf<EndpointId>>")]
     uid: Option<String>,
-    /// The most messages per second.
-    #[serde(default, deserialize_with = "whole")]
-    #[schemars(with = "Option<Rate>")]
-    throttle_rate: Option<u16>,
-    /// An older name of `throttleRate`, which counts if that is absent or null.
-    #[serde(default, deserialize_with = "whole")]
-    #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
-    rate_limit: Option<u16>,
+    #[serde(flatten)]
+    rate: RateIn,
     /// A number that older clients require. Nothing depends on it.
     #[serde(default, deserialize_with = "whole")]
     #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
@@ -48,10 +43,8 @@ pub(crate) struct EndpointIn {
     /// Whether it gets nothing for now.
     #[serde(default)]
     disabled: bool,
-    /// The event types that it wants, which must exist; null is all. `filterTypes` is an older name.
-    #[serde(alias = "filterTypes")]
-    #[schemars(with = "Option<Vec<EventTypeName>>", length(min = 1))]
-    event_types: Option<Vec<String>>,
+    #[serde(flatten)]
+    wanted: EventTypesIn,
     /// The channels that it listens to; null is all messages, with and without channels.
     #[schemars(with = "Option<Vec<Channel>>", length(min = 1, max = 10), extend("uniqueItems" = true))]
     channels: Option<Vec<String>>,
@@ -87,9 +80,7 @@ impl EndpointIn {
         let mut problems = Problems::of_body();
         let url = check_url(&mut problems, &self.url, state);
         problems.prose("description", &self.description, 0);
-        problems.rate("throttleRate", self.throttle_rate);
-        problems.rate("rateLimit", self.rate_limit);
-        let throttle_rate = self.throttle_rate.or(self.rate_limit);
+        let throttle_rate = self.rate.checked(&mut problems);
         problems.rate("version", self.version);
         let metadata = self.metadata.unwrap_or_default();
         problems.metadata(&metadata);
@@ -101,7 +92,7 @@ impl EndpointIn {
             description: Some(self.description),
             version: Some(self.version.unwrap_or(1)),
             disabled: Some(self.disabled),
-            event_types: Some(self.event_types.map(|names| check_event_types(&mut problems, &names))),
+            event_types: Some(self.wanted.event_types.map(|names| check_event_types(&mut problems, &names))),
             channels: Some(self.channels.map(|names| check_channels(&mut problems, &names))),
             throttle_rate: Some(throttle_rate),
             metadata: Some(metadata),
@@ -160,14 +151,8 @@ pub(crate) struct EndpointPatchIn {
     #[serde(default, deserialize_with = "nullable")]
     #[schemars(with = "Option<UidOf<EndpointId>>")]
     uid: Option<Option<String>>,
-    /// The most messages per second. Null removes the limit.
-    #[serde(default, deserialize_with = "nullable_whole")]
-    #[schemars(with = "Option<Rate>")]
-    throttle_rate: Option<Option<u16>>,
-    /// An older name of `throttleRate`.
-    #[serde(default, deserialize_with = "nullable_whole")]
-    #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
-    rate_limit: Option<Option<u16>>,
+    #[serde(flatten)]
+    rate: RatePatch,
     /// A number that older clients require. Nothing depends on it.
     #[serde(default, deserialize_with = "present_whole")]
     #[schemars(with = "Rate", extend("deprecated" = true))]
@@ -176,10 +161,8 @@ pub(crate) struct EndpointPatchIn {
     #[serde(default, deserialize_with = "present")]
     #[schemars(with = "bool")]
     disabled: Option<bool>,
-    /// The event types that it wants, which must exist; null is all.
-    #[serde(default, deserialize_with = "nullable", alias = "filterTypes")]
-    #[schemars(with = "Option<Vec<EventTypeName>>", length(min = 1))]
-    event_types: Option<Option<Vec<String>>>,
+    #[serde(flatten)]
+    wanted: EventTypesPatch,
     /// The channels that it listens to; null is all.
     #[serde(default, deserialize_with = "nullable")]
     #[schemars(with = "Option<Vec<Channel>>", length(min = 1, max = 10), extend("uniqueItems" = true))]
@@ -197,9 +180,7 @@ impl EndpointPatchIn {
         if let Some(description) = &self.description {
             problems.prose("description", description, 0);
         }
-        problems.rate("throttleRate", self.throttle_rate.flatten());
-        problems.rate("rateLimit", self.rate_limit.flatten());
-        let throttle_rate = self.throttle_rate.or(self.rate_limit);
+        let throttle_rate = self.rate.checked(&mut problems);
         problems.rate("version", self.version);
         let metadata = self.metadata.map(Option::unwrap_or_default);
         if let Some(metadata) = &metadata {
@@ -211,7 +192,10 @@ impl EndpointPatchIn {
             description: self.description,
             version: self.version,
             disabled: self.disabled,
-            event_types: self.event_types.map(|names| names.map(|names| check_event_types(&mut problems, &names))),
+            event_types: self
+                .wanted
+                .event_types
+                .map(|names| names.map(|names| check_event_types(&mut problems, &names))),
             channels: self.channels.map(|names| names.map(|names| check_channels(&mut problems, &names))),
             throttle_rate,
             metadata,
@@ -261,19 +245,12 @@ pub(crate) struct EndpointOut<'a> {
     version: u16,
     /// Whether it gets nothing for now.
     disabled: bool,
-    /// The event types that it wants; null is all.
-    event_types: Option<&'a [EventTypeName]>,
-    /// The same under its older name.
-    #[schemars(extend("deprecated" = true))]
-    filter_types: Option<&'a [EventTypeName]>,
+    #[serde(flatten)]
+    wanted: EventTypesOut<'a>,
     /// The channels that it listens to; null is all.
     channels: Option<&'a [Channel]>,
-    /// The same as `throttleRate`.
-    #[schemars(extend("deprecated" = true))]
-    rate_limit: Option<u16>,
-    /// The most messages per second; null is unlimited.
-    #[schemars(with = "Option<Rate>")]
-    throttle_rate: Option<u16>,
+    #[serde(flatten)]
+    rate: RateOut,
     /// Free text pairs.
     metadata: &'a Metadata,
     /// When it was made.
@@ -291,11 +268,9 @@ impl<'a> From<&'a Endpoint> for EndpointOut<'a> {
             uid: endpoint.uid.as_ref(),
             version: endpoint.version,
             disabled: endpoint.disabled,
-            event_types: endpoint.event_types.as_deref(),
-            filter_types: endpoint.event_types.as_deref(),
+            wanted: endpoint.event_types.as_deref().into(),
             channels: endpoint.channels.as_deref(),
-            rate_limit: endpoint.throttle_rate,
-            throttle_rate: endpoint.throttle_rate,
+            rate: endpoint.throttle_rate.into(),
             metadata: &endpoint.metadata,
             created_at: endpoint.created_at,
             updated_at: endpoint.updated_at,

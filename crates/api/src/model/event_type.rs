@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use postrider_domain::event_type::{EventType, EventTypePatch, Schemas};
-use postrider_domain::names::{EventTypeName, NameError};
+use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
 use schemars::{JsonSchema, Schema};
 use serde::de::IgnoredAny;
@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::json::{nullable, present};
 use crate::openapi::types::{JsonSchemaText, Prose};
+use crate::quirks::{FlagIn, FlagOut, FlagPatch};
 use crate::rules::Problems;
 use crate::schema;
 
@@ -39,12 +40,8 @@ pub(crate) struct EventTypeBody<N> {
     /// JSON Schemas of draft 7 by version.
     #[schemars(with = "Option<BTreeMap<String, JsonSchemaText>>")]
     schemas: Option<Schemas>,
-    /// Applications see it only if their token has this flag.
-    #[schemars(with = "Option<EventTypeName>")]
-    feature_flag: Option<String>,
-    /// The same as a list.
-    #[schemars(with = "Option<Vec<EventTypeName>>", length(max = 1))]
-    feature_flags: Option<Vec<String>>,
+    #[serde(flatten)]
+    flag: FlagIn,
     /// The group under which it is shown.
     #[schemars(with = "Option<Prose>")]
     group_name: Option<String>,
@@ -98,13 +95,12 @@ impl EventTypeUpdate {
 
 impl<N> EventTypeBody<N> {
     fn check(self, mut problems: Problems, name: Option<EventTypeName>, now: Timestamp) -> Result<EventType> {
-        let Self { name: _, description, archived, deprecated, schemas, feature_flag, feature_flags, group_name } =
-            self;
+        let Self { name: _, description, archived, deprecated, schemas, flag, group_name } = self;
         problems.prose("description", &description, 0);
         if let Some(schemas) = &schemas {
             check_schemas(&mut problems, schemas);
         }
-        let feature_flag = check_flag(&mut problems, feature_flag, feature_flags);
+        let feature_flag = flag.checked(&mut problems);
         if let Some(group_name) = &group_name {
             problems.prose("groupName", group_name, 0);
         }
@@ -155,14 +151,8 @@ pub(crate) struct EventTypePatchIn {
     #[serde(default, deserialize_with = "nullable")]
     #[schemars(with = "Option<BTreeMap<String, JsonSchemaText>>")]
     schemas: Option<Option<Schemas>>,
-    /// Applications see it only if their token has this flag. Null removes it.
-    #[serde(default, deserialize_with = "nullable")]
-    #[schemars(with = "Option<EventTypeName>")]
-    feature_flag: Option<Option<String>>,
-    /// The same as a list.
-    #[serde(default, deserialize_with = "nullable")]
-    #[schemars(with = "Option<Vec<EventTypeName>>", length(max = 1))]
-    feature_flags: Option<Option<Vec<String>>>,
+    #[serde(flatten)]
+    flag: FlagPatch,
     /// The group under which it is shown. Null removes it.
     #[serde(default, deserialize_with = "nullable")]
     #[schemars(with = "Option<Prose>")]
@@ -179,8 +169,7 @@ impl EventTypePatchIn {
         if let Some(Some(schemas)) = &self.schemas {
             check_schemas(&mut problems, schemas);
         }
-        let names_flag = self.feature_flag.is_some() || self.feature_flags.is_some();
-        let flag = check_flag(&mut problems, self.feature_flag.flatten(), self.feature_flags.flatten());
+        let feature_flag = self.flag.checked(&mut problems);
         if let Some(Some(group_name)) = &self.group_name {
             problems.prose("groupName", group_name, 0);
         }
@@ -189,7 +178,7 @@ impl EventTypePatchIn {
             archived: self.archived,
             deprecated: self.deprecated,
             schemas: self.schemas,
-            feature_flag: names_flag.then_some(flag),
+            feature_flag,
             group_name: self.group_name,
         }))
     }
@@ -202,21 +191,6 @@ fn check_schemas(problems: &mut Problems, schemas: &Schemas) {
             problems.check(version.clone(), schema.and_then(|schema| schema::check(&schema)));
         }
     });
-}
-
-/// The flag of a type. `featureFlags`, the newer member, counts if both are there: a client that shows one and changes the
-/// other sends both back.
-fn check_flag(problems: &mut Problems, flag: Option<String>, flags: Option<Vec<String>>) -> Option<String> {
-    if flags.as_ref().is_some_and(|flags| flags.len() > 1) {
-        problems.add("featureFlags", "must have at most one element");
-    }
-    // Flags are written by the same rule as names.
-    let legal = |flag: String| -> Result<_, NameError> { EventTypeName::parse(&flag).map(|_| flag) };
-    let older = flag.and_then(|flag| problems.check("featureFlag", legal(flag)));
-    match flags {
-        Some(flags) => flags.into_iter().next().and_then(|flag| problems.check("featureFlags", legal(flag))),
-        None => older,
-    }
 }
 
 /// An event type as it is shown.
@@ -234,10 +208,8 @@ pub(crate) struct EventTypeOut<'a> {
     /// JSON Schemas by version; null if there are none, or if they were not asked for.
     #[schemars(with = "Option<BTreeMap<String, JsonSchemaText>>")]
     schemas: Option<&'a Schemas>,
-    /// The flag that the token of an application needs to see it.
-    feature_flag: Option<&'a str>,
-    /// The same as a list.
-    feature_flags: &'a [String],
+    #[serde(flatten)]
+    flag: FlagOut<'a>,
     /// The group under which it is shown.
     group_name: Option<&'a str>,
     /// When it was made.
@@ -254,8 +226,7 @@ impl<'a> From<&'a EventType> for EventTypeOut<'a> {
             archived: event_type.archived,
             deprecated: event_type.deprecated,
             schemas: event_type.schemas.as_ref(),
-            feature_flag: event_type.feature_flag.as_deref(),
-            feature_flags: event_type.feature_flag.as_slice(),
+            flag: FlagOut::from(&event_type.feature_flag),
             group_name: event_type.group_name.as_deref(),
             created_at: event_type.created_at,
             updated_at: event_type.updated_at,

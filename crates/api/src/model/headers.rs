@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::openapi::types::{HeaderChanges, HeaderValues};
+use crate::quirks::RemovedHeaders;
 use crate::rules::Problems;
 
 /// The longest value.
@@ -62,7 +63,7 @@ pub(crate) struct HeadersIn {
     headers: Headers,
 }
 
-/// What changes some headers. Null removes one; later SDKs cannot say that, and name it in `deleteHeaders` instead.
+/// What changes some headers: null removes one.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "EndpointHeadersPatchIn")]
@@ -70,8 +71,8 @@ pub(crate) struct HeadersPatchIn {
     /// Values by name; null removes a header.
     #[schemars(with = "HeaderChanges")]
     headers: BTreeMap<String, Option<String>>,
-    /// Names of headers to remove.
-    delete_headers: Option<Vec<String>>,
+    #[serde(flatten)]
+    removed: RemovedHeaders,
 }
 
 impl HeadersIn {
@@ -89,7 +90,7 @@ impl HeadersPatchIn {
         let mut problems = Problems::of_body();
         let set = self.headers.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
         problems.within("headers", |problems| check_each(problems, set));
-        let mut changes: BTreeMap<_, _> = self.delete_headers.into_iter().flatten().map(|name| (name, None)).collect();
+        let mut changes: BTreeMap<_, _> = self.removed.names().map(|name| (name, None)).collect();
         changes.extend(self.headers);
         problems.finish(Some(changes))
     }

@@ -29,6 +29,7 @@ mod resend;
 mod routes;
 mod settle;
 mod streams;
+mod tasks;
 mod tokens;
 mod wakes;
 mod world;
@@ -285,6 +286,22 @@ macro_rules! conformance_cases {
                 a_refused_write_leaves_no_key,
                 an_expired_key_is_carried_out_anew,
                 racing_writes_under_one_key_are_carried_out_once,
+            }
+            tasks {
+                a_task_is_created_once_and_shown_to_its_environment,
+                lists_of_tasks_are_filtered_and_paged,
+                tasks_that_ended_stay_as_they_are_until_they_are_forgotten,
+                recover_sends_each_failed_message_once_whatever_the_size_of_a_step,
+                recover_of_a_time_without_failures_does_nothing,
+                recover_has_a_limit,
+                a_restart_goes_on_where_the_last_step_ended,
+                racing_steps_do_their_work_once,
+                a_task_ends_when_its_endpoint_is_disabled_or_gone,
+                replay_adds_what_an_endpoint_wants_and_never_got,
+                bulk_replay_sends_what_its_filter_lets_through,
+                purging_erases_every_payload_that_was_there,
+                usage_is_counted_by_application,
+                messages_are_counted_by_event_type,
             }
             outbox {
                 nothing_is_reported_if_nobody_is_told,

@@ -13,6 +13,7 @@ pub(super) enum News {
     Changed(EndpointKey),
     WorkAdded(EndpointKey),
     Expunged(MessageKey),
+    TaskAdded,
 }
 
 impl Recorder {
@@ -36,6 +37,10 @@ impl Observer for Recorder {
 
     fn work_added(&self, endpoint: EndpointKey) {
         self.0.lock().unwrap().push(News::WorkAdded(endpoint));
+    }
+
+    fn task_added(&self) {
+        self.0.lock().unwrap().push(News::TaskAdded);
     }
 
     fn messages_expunged(&self, messages: &[MessageKey]) {

@@ -13,7 +13,7 @@ use postrider_domain::delivery::Next;
 use postrider_domain::endpoint::{Endpoint, EndpointUrl};
 use postrider_domain::entropy::{Entropy as _, SeededEntropy};
 use postrider_domain::event_type::EventType;
-use postrider_domain::ids::{ApplicationId, AttemptId, EndpointId, MessageId};
+use postrider_domain::ids::{ApplicationId, AttemptId, EndpointId, MessageId, TaskId};
 use postrider_domain::message::Message;
 use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Tag, Uid};
 use postrider_domain::signature::{Secret, SecretKind};
@@ -160,9 +160,19 @@ impl<H: Harness> World<H> {
     }
 
     pub(super) async fn draft_of(&self, app: &App, endpoints: &[EndpointKey], message: Message) -> NewMessage {
+        self.draft_of_version(app, self.routes(app).await.version, endpoints, message)
+    }
+
+    pub(super) fn draft_of_version(
+        &self,
+        app: &App,
+        version: i64,
+        endpoints: &[EndpointKey],
+        message: Message,
+    ) -> NewMessage {
         NewMessage {
             application: app.key,
-            version: self.routes(app).await.version,
+            version,
             message: Arc::new(message),
             endpoints: endpoints.to_vec(),
             idempotency: None,
@@ -232,6 +242,10 @@ impl<H: Harness> World<H> {
 
     pub(super) fn attempt_id(&self, at: Timestamp) -> AttemptId {
         AttemptId::new(at, &self.entropy)
+    }
+
+    pub(super) fn task_id(&self, at: Timestamp) -> TaskId {
+        TaskId::new(at, &self.entropy)
     }
 
     pub(super) async fn settle(&self, settlement: Settlement) {

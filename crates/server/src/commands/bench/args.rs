@@ -19,6 +19,7 @@ Examples:
   postrider bench --compare idempotency      what an idempotency key per request costs
   postrider bench --hang 50                  do 50 hanging endpoints slow a healthy one down?
   postrider bench --dead-backlog 1000000     a million messages waiting for a dead endpoint
+  postrider bench --lists 10000000           a page of every list among ten million rows
   postrider bench --url http://127.0.0.1:8071 --jwt-secret SECRET    another server, of any make";
 
 /// Measure a server: messages per second, latency, what gets lost or repeated.
@@ -105,6 +106,11 @@ pub(crate) struct Args {
     /// Let N messages wait for an endpoint that refuses connections; then measure a healthy one, and a restart
     #[arg(long, value_name = "N", conflicts_with_all = ["relay", "compare"], help_heading = "Isolation")]
     pub(super) dead_backlog: Option<u32>,
+
+    /// Fill a store with N messages and N attempts (1000000 if N is left out), and measure pages of lists in it
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1000000", help_heading = "Lists")]
+    #[arg(conflicts_with_all = ["url", "relay", "compare", "hang", "dead_backlog"])]
+    pub(super) lists: Option<u64>,
 
     /// Print the result as one JSON object
     #[arg(long)]

@@ -70,7 +70,8 @@ pub(super) async fn locate(url: &str) -> anyhow::Result<(SocketAddr, String)> {
     Ok((address, authority.to_string()))
 }
 
-async fn call(target: &Target, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+/// Carries out one call, and gives what it was answered.
+pub(super) async fn call(target: &Target, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
     let what = format!("{method} {path} at {}", target.name);
     let mut request = Request::builder()
         .method(method)

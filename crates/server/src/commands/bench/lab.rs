@@ -164,7 +164,8 @@ impl Subject {
     }
 }
 
-fn private_target(server: &Server, store: &TemporaryStore) -> anyhow::Result<Target> {
+/// How to reach a private server.
+pub(super) fn private_target(server: &Server, store: &TemporaryStore) -> anyhow::Result<Target> {
     Ok(Target {
         name: "postrider".into(),
         address: server.address,

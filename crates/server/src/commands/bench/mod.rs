@@ -7,7 +7,7 @@
 //! | file | role |
 //! |---|---|
 //! | [`args`] | what it takes |
-//! | [`throughput`], [`isolation`] | the scenarios |
+//! | [`throughput`], [`isolation`], [`lists`] | the scenarios |
 //! | [`lab`] | runs one phase: load, receivers, drain |
 //! | [`load`], [`receiver`], [`http`], [`message`], [`idempotency`], [`clock`] | the hot path |
 //! | [`phase`], [`tally`], [`measured`], [`report`], [`usage`] | the figures |
@@ -21,6 +21,7 @@ mod http;
 mod idempotency;
 mod isolation;
 mod lab;
+mod lists;
 mod load;
 mod measured;
 mod message;
@@ -54,15 +55,17 @@ pub(crate) fn run(mut args: Args) -> anyhow::Result<ExitCode> {
     }
     args.check()?;
     let json = args.json;
-    let report = block_on(async {
-        tokio::select! {
-            report = measure(args) => report,
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted.context("can't listen for Ctrl-C")?;
-                bail!("interrupted")
-            }
+    if let Some(rows) = args.lists {
+        let outcome = block_on(until_interrupted(lists::run(&args, rows)))?;
+        let mut out = terminal::stdout();
+        if json {
+            outcome.write_json(&mut out)?;
+        } else {
+            outcome.write_table(&mut out)?;
         }
-    })?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let report = block_on(until_interrupted(measure(args)))?;
     let mut out = terminal::stdout();
     if json {
         report.write_json(&mut out)?;
@@ -70,6 +73,17 @@ pub(crate) fn run(mut args: Args) -> anyhow::Result<ExitCode> {
         report.write_table(&mut out)?;
     }
     Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What `work` gives, unless somebody presses Ctrl-C meanwhile.
+async fn until_interrupted<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::select! {
+        done = work => done,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.context("can't listen for Ctrl-C")?;
+            bail!("interrupted")
+        }
+    }
 }
 
 async fn measure(args: Args) -> anyhow::Result<Report> {

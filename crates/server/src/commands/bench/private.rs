@@ -64,6 +64,11 @@ impl TemporaryStore {
         Ok(Self { directory: directory.context("can't make a directory for the store")?, secret: BASE64.encode(key) })
     }
 
+    /// The file of the database.
+    pub(super) fn path(&self) -> PathBuf {
+        self.directory.path().join("bench.db")
+    }
+
     /// What tokens must be signed with.
     pub(super) fn jwt_secret(&self) -> &str {
         &self.secret

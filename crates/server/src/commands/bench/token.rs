@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use postrider_domain::clock::{Clock as _, SystemClock};
 
 /// Whom the benchmark's applications belong to.
-const ORGANIZATION: &str = "org_postrider_bench";
+pub(super) const ORGANIZATION: &str = "org_postrider_bench";
 const VALID_SECONDS: i64 = 24 * 3_600;
 
 /// An HS256 token that is valid for a day.

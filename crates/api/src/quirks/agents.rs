@@ -1,4 +1,4 @@
-//! What particular client libraries need that the rest of the contract does not say. Everything of that kind is here.
+//! Answers that depend on which client library asks.
 
 use http::{HeaderMap, header};
 

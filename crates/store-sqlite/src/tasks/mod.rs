@@ -1,0 +1,428 @@
+//! Background tasks. A step reads on a reader's connection, which may take a moment, and writes what follows together with
+//! its place in one short transaction of the writer. The number of the step says whether that place is still the one that
+//! was read.
+//!
+//! `replay` chooses messages to send again, `purge` payloads to erase, `usage` counts.
+
+mod purge;
+mod replay;
+mod usage;
+
+use async_trait::async_trait;
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::ids::{Id as _, Ksuid, TaskId};
+use postrider_domain::names::{Channel, EventTypeName, Tag};
+use postrider_domain::task::{Task, TaskKind, TaskStatus};
+use postrider_domain::time::Timestamp;
+use postrider_store::{
+    ApplicationKey, EndpointKey, Job, MessageKey, NewTask, Once, Outcome, ReplayFilter, Scan, Span, StoreError,
+    TaskFilter, Tasks, WriteError, Written,
+};
+use rusqlite::{Connection, Row, params};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::SqliteStore;
+use crate::applications::environment_number;
+use crate::decode::{Columns, SqlError, all, encode_json, first};
+use crate::idempotency;
+use crate::range::{self, Range};
+use crate::writer::{Abort, News, Tx};
+
+#[async_trait]
+impl Tasks for SqliteStore {
+    async fn create_task(&self, new: NewTask, once: Option<Once<Task>>) -> Result<Written<Task>, WriteError> {
+        self.writer
+            .run(move |tx| {
+                if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
+                    return Ok(Written::Replayed(answer));
+                }
+                let task = insert(tx, &new)?;
+                idempotency::remember(tx, once, &task, new.created_at)?;
+                tx.tell(News::TaskAdded);
+                Ok(Written::Done(task))
+            })
+            .await
+    }
+
+    async fn task(&self, environment: &EnvironmentId, id: TaskId) -> Result<Option<Task>, StoreError> {
+        let environment = environment.clone();
+        self.readers
+            .run(move |connection| {
+                let mut statement = connection.prepare_cached(&format!(
+                    "SELECT {COLUMNS} FROM task
+                     WHERE environment_no = (SELECT no FROM environment WHERE id = ?) AND id = ?"
+                ))?;
+                first(statement.query(params![environment.as_str(), id.ksuid().as_bytes()])?, decode)
+            })
+            .await
+    }
+
+    async fn tasks(
+        &self,
+        environment: &EnvironmentId,
+        filter: TaskFilter,
+        scan: Scan<Ksuid>,
+    ) -> Result<Vec<Task>, StoreError> {
+        let environment = environment.clone();
+        self.lists
+            .run(move |connection| {
+                let Range { low, high, order, limit } = Range::of_ids(scan);
+                let mut statement = connection.prepare_cached(&list_sql(order))?;
+                let rows = statement.query(params![
+                    environment.as_str(),
+                    low,
+                    high,
+                    limit,
+                    filter.kind.map(TaskKind::as_str),
+                    filter.status.map(TaskStatus::as_str)
+                ])?;
+                all(rows, decode)
+            })
+            .await
+    }
+
+    async fn running_tasks(&self, limit: usize) -> Result<Vec<TaskId>, StoreError> {
+        self.readers
+            .run(move |connection| {
+                let mut statement = connection.prepare_cached(RUNNING_SQL)?;
+                all(statement.query([range::limit(limit)])?, |row| Columns::new(row, "task").id("id"))
+            })
+            .await
+    }
+
+    async fn advance_task(&self, id: TaskId, rows: usize, now: Timestamp) -> Result<TaskStatus, StoreError> {
+        let read = self.lists.run(move |connection| read_step(connection, id, rows)).await?;
+        let (step, slice) = match read {
+            Read::Slice { step, slice } => (step, slice),
+            Read::Ended(status) => return Ok(status),
+        };
+        self.writer.run(move |tx| Ok::<_, Abort<StoreError>>(write_step(tx, id, step, slice, now)?)).await
+    }
+
+    async fn fail_task(&self, id: TaskId, now: Timestamp) -> Result<(), StoreError> {
+        self.writer
+            .run(move |tx| {
+                tx.prepare_cached(
+                    "UPDATE task SET status = 'failed', updated_at = ? WHERE id = ? AND status = 'running'",
+                )?
+                .execute(params![now.as_micros(), id.ksuid().as_bytes()])?;
+                Ok::<_, Abort<StoreError>>(())
+            })
+            .await
+    }
+
+    async fn forget_tasks(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.writer
+            .run(move |tx| {
+                let removed =
+                    tx.prepare_cached(FORGET_SQL)?.execute(params![before.as_micros(), range::limit(limit)])?;
+                Ok::<_, Abort<StoreError>>(removed)
+            })
+            .await
+    }
+}
+
+/// What [`decode`] reads.
+const COLUMNS: &str = "id, kind, status, data, created_at, updated_at";
+
+fn list_sql(order: &str) -> String {
+    format!(
+        "SELECT {COLUMNS} FROM task
+         WHERE environment_no = (SELECT no FROM environment WHERE id = ?1) AND id >= ?2 AND id < ?3
+             AND (?5 IS NULL OR kind = ?5) AND (?6 IS NULL OR status = ?6)
+         ORDER BY id {order} LIMIT ?4"
+    )
+}
+
+const RUNNING_SQL: &str = "SELECT id FROM task WHERE status = 'running' ORDER BY id LIMIT ?";
+
+const FORGET_SQL: &str = "DELETE FROM task WHERE id IN (
+         SELECT id FROM task WHERE status <> 'running' AND updated_at < ? ORDER BY updated_at LIMIT ?
+     )";
+
+fn decode(row: &Row<'_>) -> Result<Task, SqlError> {
+    let columns = Columns::new(row, "task");
+    Ok(Task {
+        id: columns.id("id")?,
+        kind: kind(&columns)?,
+        status: status(&columns)?,
+        data: columns.json("data")?,
+        created_at: columns.instant("created_at")?,
+        updated_at: columns.instant("updated_at")?,
+    })
+}
+
+fn kind(columns: &Columns<'_, '_>) -> Result<TaskKind, SqlError> {
+    TaskKind::parse(&columns.get::<String>("kind")?).ok_or_else(|| columns.inconsistent("kind", &"unknown"))
+}
+
+fn status(columns: &Columns<'_, '_>) -> Result<TaskStatus, SqlError> {
+    TaskStatus::parse(&columns.get::<String>("status")?).ok_or_else(|| columns.inconsistent("status", &"unknown"))
+}
+
+/// The column `parameters`.
+#[derive(Serialize, Deserialize, Default)]
+struct Parameters {
+    endpoint_no: Option<i64>,
+    application_no: Option<i64>,
+    applications: Option<Vec<i64>>,
+    since: i64,
+    until: i64,
+    event_types: Option<Vec<String>>,
+    channel: Option<String>,
+    tag: Option<String>,
+    outcome: Option<u8>,
+    status_code_class: Option<u16>,
+}
+
+impl Parameters {
+    fn of(job: &Job) -> Self {
+        let spanning =
+            |span: &Span| Self { since: span.since.as_micros(), until: span.until.as_micros(), ..Self::default() };
+        match job {
+            Job::Recover { endpoint, span } | Job::Replay { endpoint, span } => {
+                Self { endpoint_no: Some(endpoint.0), ..spanning(span) }
+            }
+            Job::BulkReplay { endpoint, span, filter } => Self {
+                endpoint_no: Some(endpoint.0),
+                event_types: filter.event_types.as_ref().map(|names| names.iter().map(ToString::to_string).collect()),
+                channel: filter.channel.as_ref().map(ToString::to_string),
+                tag: filter.tag.as_ref().map(ToString::to_string),
+                outcome: filter.outcome.map(|outcome| match outcome {
+                    Outcome::Succeeded => 0,
+                    Outcome::Failed => 2,
+                    Outcome::Waiting => 3,
+                }),
+                status_code_class: filter.status_code_class,
+                ..spanning(span)
+            },
+            Job::PurgeContent { application } => Self { application_no: Some(application.0), ..Self::default() },
+            Job::ApplicationStats { applications, span } => Self {
+                applications: applications.as_ref().map(|keys| keys.iter().map(|key| key.0).collect()),
+                ..spanning(span)
+            },
+            Job::AggregateEventTypes => Self::default(),
+        }
+    }
+
+    fn job(self, kind: TaskKind) -> Option<Job> {
+        let span = Span { since: Timestamp::from_micros(self.since), until: Timestamp::from_micros(self.until) };
+        let endpoint = self.endpoint_no.map(EndpointKey);
+        Some(match kind {
+            TaskKind::Recover => Job::Recover { endpoint: endpoint?, span },
+            TaskKind::Replay => Job::Replay { endpoint: endpoint?, span },
+            TaskKind::BulkReplay => Job::BulkReplay {
+                endpoint: endpoint?,
+                span,
+                filter: ReplayFilter {
+                    event_types: self
+                        .event_types
+                        .map(|names| names.into_iter().map(EventTypeName::from_trusted).collect()),
+                    channel: self.channel.map(Channel::from_trusted),
+                    tag: self.tag.map(Tag::from_trusted),
+                    outcome: self.outcome.map(|code| match code {
+                        0 => Outcome::Succeeded,
+                        2 => Outcome::Failed,
+                        _ => Outcome::Waiting,
+                    }),
+                    status_code_class: self.status_code_class,
+                },
+            },
+            TaskKind::PurgeContent => Job::PurgeContent { application: ApplicationKey(self.application_no?) },
+            TaskKind::ApplicationStats => Job::ApplicationStats {
+                applications: self.applications.map(|keys| keys.into_iter().map(ApplicationKey).collect()),
+                span,
+            },
+            TaskKind::AggregateEventTypes => Job::AggregateEventTypes,
+        })
+    }
+}
+
+fn insert(tx: &Tx<'_>, new: &NewTask) -> Result<Task, SqlError> {
+    let task = Task {
+        id: new.id,
+        kind: new.job.kind(),
+        status: TaskStatus::Running,
+        data: Map::new(),
+        created_at: new.created_at,
+        updated_at: new.created_at,
+    };
+    tx.prepare_cached(
+        "INSERT INTO task (environment_no, id, kind, status, parameters, data, created_at, updated_at)
+         VALUES (?, ?, ?, ?, ?, '{}', ?, ?)",
+    )?
+    .execute(params![
+        environment_number(tx, &new.environment)?,
+        task.id.ksuid().as_bytes(),
+        task.kind.as_str(),
+        task.status.as_str(),
+        encode_json(&Parameters::of(&new.job))?,
+        task.created_at.as_micros(),
+        task.updated_at.as_micros(),
+    ])?;
+    Ok(task)
+}
+
+/// A task as a step finds it.
+struct Stage {
+    environment_no: i64,
+    created_at: Timestamp,
+    /// How far it is, in words of the kind of task; null at first.
+    cursor: Value,
+    data: Map<String, Value>,
+    /// About how many rows the step may look at.
+    rows: usize,
+}
+
+/// What a step comes to.
+#[derive(Default)]
+struct Slice {
+    cursor: Value,
+    data: Map<String, Value>,
+    ended: bool,
+    effects: Effects,
+}
+
+#[derive(Default)]
+enum Effects {
+    #[default]
+    None,
+    /// Deliveries to an endpoint, if it is there and not disabled.
+    Deliver { endpoint: EndpointKey, how: replay::How, messages: Vec<MessageKey> },
+    /// Payloads to erase.
+    Erase(Vec<MessageKey>),
+}
+
+enum Read {
+    Slice { step: i64, slice: Slice },
+    Ended(TaskStatus),
+}
+
+fn read_step(connection: &Connection, id: TaskId, rows: usize) -> Result<Read, SqlError> {
+    // The place and what it points to in one snapshot.
+    let snapshot = connection.unchecked_transaction()?;
+    let mut statement = snapshot.prepare_cached(
+        "SELECT id, environment_no, kind, status, parameters, step, cursor, data, created_at FROM task WHERE id = ?",
+    )?;
+    let found = first(statement.query([id.ksuid().as_bytes()])?, |row| {
+        let columns = Columns::new(row, "task");
+        let kind = kind(&columns)?;
+        let job = columns.json::<Parameters>("parameters")?.job(kind);
+        let stage = Stage {
+            environment_no: columns.get("environment_no")?,
+            created_at: columns.instant("created_at")?,
+            cursor: columns.maybe_json("cursor")?.unwrap_or(Value::Null),
+            data: columns.json("data")?,
+            rows,
+        };
+        let job = job.ok_or_else(|| columns.inconsistent("parameters", &"a member is missing"))?;
+        Ok((status(&columns)?, columns.get("step")?, job, stage))
+    })?;
+    let Some((status, step, job, stage)) = found else { return Ok(Read::Ended(TaskStatus::Finished)) };
+    if status != TaskStatus::Running {
+        return Ok(Read::Ended(status));
+    }
+    let slice = match job {
+        Job::Recover { endpoint, span } => replay::recover(&snapshot, stage, endpoint, span)?,
+        Job::Replay { endpoint, span } => replay::missing(&snapshot, stage, endpoint, span)?,
+        Job::BulkReplay { endpoint, span, filter } => replay::again(&snapshot, stage, endpoint, span, &filter)?,
+        Job::PurgeContent { application } => purge::purge(&snapshot, stage, application)?,
+        Job::ApplicationStats { applications, span } => usage::applications(&snapshot, stage, applications, span)?,
+        Job::AggregateEventTypes => usage::event_types(&snapshot, stage)?,
+    };
+    Ok(Read::Slice { step, slice })
+}
+
+fn write_step(tx: &Tx<'_>, id: TaskId, step: i64, slice: Slice, now: Timestamp) -> Result<TaskStatus, SqlError> {
+    let Slice { cursor, mut data, mut ended, effects } = slice;
+    let id = id.ksuid();
+    let mut current = tx.prepare_cached("SELECT 1 FROM task WHERE id = ? AND step = ? AND status = 'running'")?;
+    if !current.exists(params![id.as_bytes(), step])? {
+        // Somebody else took this step, or ended the task. The next look will tell.
+        return Ok(TaskStatus::Running);
+    }
+    match effects {
+        Effects::None => {}
+        Effects::Deliver { endpoint, how, messages } => {
+            // Looked at again here: it may have changed since the slice was read.
+            if replay::takes_deliveries(tx, endpoint)? {
+                replay::deliver(tx, endpoint, how, &messages, now)?;
+                count(&mut data, "messages", messages.len());
+            } else {
+                ended = true;
+            }
+        }
+        Effects::Erase(messages) => {
+            count(&mut data, "messages", messages.len());
+            purge::erase(tx, messages)?;
+        }
+    }
+    let status = if ended { TaskStatus::Finished } else { TaskStatus::Running };
+    tx.prepare_cached(
+        "UPDATE task SET status = ?2, step = step + 1, cursor = ?3, data = ?4, updated_at = ?5 WHERE id = ?1",
+    )?
+    .execute(params![
+        id.as_bytes(),
+        status.as_str(),
+        encode_json(&cursor)?,
+        encode_json(&data)?,
+        now.as_micros()
+    ])?;
+    Ok(status)
+}
+
+/// An id as a place in a cursor.
+fn place(id: &[u8]) -> Value {
+    id.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+}
+
+/// The place right after the one in a cursor, or `first` if there is none.
+fn after(cursor: &Value, first: Ksuid) -> Vec<u8> {
+    let Some(text) = cursor.as_str() else { return first.as_bytes().to_vec() };
+    let digits = text.as_bytes().chunks_exact(2);
+    let mut id: Vec<u8> =
+        digits.filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect();
+    id.push(0);
+    id
+}
+
+/// The first id after a time, for ids that are compared with `<`.
+fn end(until: Timestamp) -> Ksuid {
+    // Ids resolve 4 ms; who needs it exact looks at the instant itself.
+    Ksuid::floor(until.saturating_add(std::time::Duration::from_millis(4)))
+}
+
+/// Adds to a count in a task's data.
+fn count(data: &mut Map<String, Value>, name: &str, more: usize) -> u64 {
+    let sum = data.get(name).and_then(Value::as_u64).unwrap_or(0) + more as u64;
+    data.insert(name.to_owned(), sum.into());
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_are_found_by_indexes() {
+        for order in ["ASC", "DESC"] {
+            crate::plans::assert_walks(
+                &list_sql(order),
+                "task USING INDEX task_by_id (environment_no=? AND id>? AND id<?)",
+            );
+        }
+        let plan = crate::plans::plan(RUNNING_SQL);
+        assert!(plan.iter().any(|step| step.contains("USING COVERING INDEX task_running")), "{plan:#?}");
+    }
+
+    #[test]
+    fn a_cursor_goes_on_after_its_place() {
+        let first = Ksuid::floor(Timestamp::from_micros(1_767_323_045_000_000));
+        assert_eq!(after(&Value::Null, first), first.as_bytes());
+        let mut next = first.as_bytes().to_vec();
+        let cursor = place(&next);
+        next.push(0);
+        assert_eq!(after(&cursor, Ksuid::floor(Timestamp::EPOCH)), next);
+    }
+}

@@ -1,0 +1,66 @@
+//! Erasing the payloads of an application's messages, by number of messages and by bytes: freeing the pages of a large
+//! payload takes its time, too.
+
+use postrider_domain::ids::Ksuid;
+use postrider_domain::time::Timestamp;
+use postrider_store::{ApplicationKey, MessageKey};
+use rusqlite::{Connection, params};
+
+use super::{Effects, Slice, Stage, after, count, end, place};
+use crate::decode::SqlError;
+use crate::range;
+use crate::writer::{News, Tx};
+
+/// About the most bytes that are freed in one commit.
+pub(crate) const MAX_BYTES: i64 = 4 * 1024 * 1024;
+
+const PURGE_SQL: &str = "SELECT id, no, length(payload) FROM message
+     WHERE application_no = ? AND id >= ? AND id < ? ORDER BY id LIMIT ?";
+
+pub(super) fn purge(connection: &Connection, mut stage: Stage, application: ApplicationKey) -> Result<Slice, SqlError> {
+    let mut statement = connection.prepare_cached(PURGE_SQL)?;
+    let mut rows = statement.query(params![
+        application.0,
+        after(&stage.cursor, Ksuid::floor(Timestamp::EPOCH)),
+        end(stage.created_at).as_bytes(),
+        range::limit(stage.rows)
+    ])?;
+    let (mut messages, mut bytes, mut seen, mut cursor) = (Vec::new(), 0, 0, stage.cursor);
+    while let Some(row) = rows.next()? {
+        seen += 1;
+        cursor = place(&row.get::<_, [u8; 20]>(0)?);
+        if let Some(length) = row.get::<_, Option<i64>>(2)? {
+            messages.push(MessageKey(row.get(1)?));
+            bytes += length;
+        }
+        if bytes >= MAX_BYTES {
+            // There may be more.
+            seen = stage.rows;
+            break;
+        }
+    }
+    count(&mut stage.data, "messages", 0);
+    Ok(Slice { cursor, data: stage.data, ended: seen < stage.rows, effects: Effects::Erase(messages) })
+}
+
+/// Erases payloads, and tells observers.
+pub(crate) fn erase(tx: &Tx<'_>, messages: Vec<MessageKey>) -> Result<(), SqlError> {
+    let mut erase = tx.prepare_cached("UPDATE message SET payload = NULL WHERE no = ?")?;
+    for message in &messages {
+        erase.execute([message.0])?;
+    }
+    if !messages.is_empty() {
+        tx.tell(News::MessagesExpunged(messages));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_walked_by_their_index() {
+        crate::plans::assert_walks(PURGE_SQL, "message USING INDEX message_by_id (application_no=? AND id>? AND id<?)");
+    }
+}
