@@ -9,3 +9,4 @@ pub(crate) mod endpoint;
 pub(crate) mod event_type;
 pub(crate) mod headers;
 pub(crate) mod message;
+pub(crate) mod task;

@@ -39,6 +39,7 @@ mod health;
 mod messages;
 pub(crate) mod openapi;
 mod poller;
+mod tasks;
 mod unsupported;
 
 use crate::openapi::Routes;
@@ -55,6 +56,7 @@ pub(crate) fn all() -> Routes {
         .and(attempts::routes())
         .and(attempted::routes())
         .and(poller::routes())
+        .and(tasks::routes())
         .and(examples::routes())
         .and(endpoints::operational_routes())
         .and(endpoint_secret::operational_routes())

@@ -18,5 +18,6 @@ mod openapi;
 mod operational;
 mod pages;
 mod poller;
+mod tasks;
 mod transport;
 mod world;

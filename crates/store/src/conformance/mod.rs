@@ -182,6 +182,7 @@ macro_rules! conformance_cases {
             }
             expunge {
                 an_erased_payload_is_gone_and_its_message_stays,
+                payloads_are_erased_by_id_and_event_id,
                 an_erased_answer_is_gone_and_its_attempt_stays,
             }
             streams {
