@@ -33,7 +33,6 @@ const QUERY: &[(&str, &str)] = &[
     ("tag", "Only what has this tag."),
     ("task", "Only tasks that do this."),
     ("until", "Up to this instant. By default now."),
-    ("with_msg", "Whether to answer the message of each attempt with it."),
     ("with_content", "Whether to answer the content, or to leave it empty."),
     ("with_msg", "Whether to answer the message of each attempt, too, without its payload."),
 ];

@@ -177,6 +177,7 @@ macro_rules! conformance_cases {
                 a_list_leaves_answers_out_unless_asked,
                 an_attempt_is_found_only_under_its_message_and_application,
                 stats_count_a_half_open_range,
+                stats_of_many_attempts_are_exact_though_some_come_late,
                 the_url_is_the_one_that_was_used,
                 attempts_outlive_their_endpoint,
             }

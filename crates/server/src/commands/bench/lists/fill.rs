@@ -227,6 +227,7 @@ impl Filling {
             next,
             change: None,
             origin: Some(Origin { application: self.application, message: Arc::clone(message) }),
+            notice: None,
         }
     }
 }
