@@ -226,11 +226,8 @@ impl Filling {
                 duration_ms: 12,
             }),
             next,
-            notice: None,
             change: None,
-            notice: None,
             origin: Some(Origin { application: self.application, message: Arc::clone(message) }),
-            notice: None,
         }
     }
 }
