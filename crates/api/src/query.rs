@@ -115,6 +115,17 @@ impl<'a> QueryString<'a> {
         Ok(code)
     }
 
+    /// One of these words, which stand for something.
+    pub(crate) fn word(&self, name: &'static str, known: &[&str]) -> Result<Option<&str>> {
+        self.note(name, || json!({ "type": "string", "enum": known }));
+        match self.find(name) {
+            Some(word) if !known.contains(&word) => {
+                Err(ApiError::bad_request(format!("the query parameter '{name}' has an unknown value")))
+            }
+            word => Ok(word),
+        }
+    }
+
     /// `true` or `false`.
     pub(crate) fn flag(&self, name: &'static str, default: bool) -> Result<bool> {
         self.note(name, || json!({ "type": "boolean", "default": default }));

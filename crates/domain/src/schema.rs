@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::endpoint::EndpointUrl;
-use crate::ids::{ApplicationId, AttemptId, EndpointId, Id, KeyId, MessageId};
+use crate::ids::{ApplicationId, AttemptId, EndpointId, Id, KeyId, MessageId, TaskId};
 use crate::names::{Channel, EventTypeName, Tag, Uid};
 use crate::time::Timestamp;
 
@@ -54,6 +54,7 @@ schemas! {
     MessageId => id::<Self>();
     AttemptId => id::<Self>();
     KeyId => id::<Self>();
+    TaskId => id::<Self>();
     Uid => name("customer-42");
     EventTypeName => name("invoice.paid");
     Channel => name("project_1337");

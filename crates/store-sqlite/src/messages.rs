@@ -15,7 +15,7 @@ use crate::postings::{Gathered, List, Named};
 use crate::range::Range;
 use crate::rows::{MESSAGE_COLUMNS, decode_message};
 use crate::terms::{About, Wanted};
-use crate::writer::{Abort, News};
+use crate::writer::{Abort, News, Tx};
 
 #[async_trait]
 impl Messages for SqliteStore {
@@ -41,9 +41,22 @@ impl Messages for SqliteStore {
     async fn expunge_message(&self, message: MessageKey) -> Result<(), StoreError> {
         self.writer
             .run(move |tx| {
-                tx.prepare_cached("UPDATE message SET payload = NULL WHERE no = ?")?.execute([message.0])?;
-                tx.tell(News::MessagesExpunged(vec![message]));
+                erase(tx, vec![message])?;
                 Ok::<_, Abort<StoreError>>(())
+            })
+            .await
+    }
+
+    async fn expunge_messages(
+        &self,
+        application: ApplicationKey,
+        ids: Vec<IdOrUid<MessageId>>,
+    ) -> Result<Vec<bool>, StoreError> {
+        self.writer
+            .run(move |tx| {
+                let keys = ids.iter().map(|id| find_key(tx, application, id)).collect::<Result<Vec<_>, SqlError>>()?;
+                erase(tx, keys.iter().copied().flatten().collect())?;
+                Ok::<_, Abort<StoreError>>(keys.iter().map(Option::is_some).collect())
             })
             .await
     }
@@ -66,6 +79,37 @@ pub(crate) fn quoted(name: Option<&impl std::fmt::Display>) -> Option<String> {
 /// A filter's list of types, for [`FILTER`].
 pub(crate) fn types(names: Option<&Vec<EventTypeName>>) -> Option<String> {
     names.map(|names| json_list(names.iter().map(EventTypeName::as_str)))
+}
+
+/// Erases payloads, and tells observers.
+pub(crate) fn erase(tx: &Tx<'_>, messages: Vec<MessageKey>) -> Result<(), SqlError> {
+    let mut erase = tx.prepare_cached("UPDATE message SET payload = NULL WHERE no = ?")?;
+    for message in &messages {
+        erase.execute([message.0])?;
+    }
+    if !messages.is_empty() {
+        tx.tell(News::MessagesExpunged(messages));
+    }
+    Ok(())
+}
+
+/// The number of a message, without reading its payload.
+fn find_key(
+    connection: &Connection,
+    application: ApplicationKey,
+    id: &IdOrUid<MessageId>,
+) -> Result<Option<MessageKey>, SqlError> {
+    let by = match id {
+        IdOrUid::Id(_) => "id",
+        IdOrUid::Uid(_) => "event_id",
+    };
+    let sql = format!("SELECT no FROM message WHERE application_no = ?1 AND {by} = ?2 AND {LIVE}");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let rows = match id {
+        IdOrUid::Id(id) => statement.query(params![application.0, id.ksuid().as_bytes()])?,
+        IdOrUid::Uid(uid) => statement.query(params![application.0, uid])?,
+    };
+    first(rows, |row| Ok(MessageKey(row.get(0)?)))
 }
 
 fn find(

@@ -45,4 +45,12 @@ pub trait Messages {
 
     /// Erases the payload; what is still to be delivered of it is not. Told to observers. Repeating it does no harm.
     async fn expunge_message(&self, message: MessageKey) -> Result<(), StoreError>;
+
+    /// Erases the payloads of messages of an application as [`Messages::expunge_message`] does, in one commit; says of each
+    /// whether there is such a message.
+    async fn expunge_messages(
+        &self,
+        application: ApplicationKey,
+        ids: Vec<IdOrUid<MessageId>>,
+    ) -> Result<Vec<bool>, StoreError>;
 }

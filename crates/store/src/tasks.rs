@@ -125,8 +125,8 @@ pub struct NewTask {
 /// Which tasks a list shows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TaskFilter {
-    /// Only those of this kind.
-    pub kind: Option<TaskKind>,
+    /// Only those of this kind; of a kind that there is not (`Some(None)`) there are none.
+    pub kind: Option<Option<TaskKind>>,
     /// Only those that are this far.
     pub status: Option<TaskStatus>,
 }

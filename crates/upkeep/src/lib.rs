@@ -6,5 +6,7 @@
 
 mod notifier;
 mod pause;
+mod tasks;
 
 pub use notifier::Notifier;
+pub use tasks::TaskRunner;

@@ -13,6 +13,9 @@ use serde::Serialize;
 
 use crate::model::message::MessageOut;
 
+/// The classes of status codes that attempts can be chosen by: their lowest codes.
+pub(crate) const STATUS_CLASSES: [u16; 6] = [0, 100, 200, 300, 400, 500];
+
 /// The state of an attempt, or of a delivery, as a number and as a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {

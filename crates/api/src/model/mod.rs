@@ -13,3 +13,4 @@ pub(crate) mod event_type;
 pub(crate) mod headers;
 pub(crate) mod import_openapi;
 pub(crate) mod message;
+pub(crate) mod task;

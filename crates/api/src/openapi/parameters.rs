@@ -28,11 +28,11 @@ const QUERY: &[(&str, &str)] = &[
     ("limit", "The most elements to answer."),
     ("order", "The order of the list, by the time of creation."),
     ("since", "From this instant on. By default 28 days before `until`."),
-    ("status", "Only what is in this state: 0 succeeded, 1 pending, 2 failed, 3 sending."),
+    ("status", "Only what is in this state; of deliveries: 0 succeeded, 1 pending, 2 failed, 3 sending."),
     ("status_code_class", "Only what was answered with a status of this hundred; 0 is no answer at all."),
     ("tag", "Only what has this tag."),
+    ("task", "Only tasks that do this."),
     ("until", "Up to this instant. By default now."),
-    ("with_msg", "Whether to answer the message of each attempt with it."),
     ("with_content", "Whether to answer the content, or to leave it empty."),
     ("with_msg", "Whether to answer the message of each attempt, too, without its payload."),
 ];
@@ -46,6 +46,7 @@ const PATH: &[(&str, &str)] = &[
     ("environment_id", "The id of the environment."),
     ("event_type_name", "The name of the event type."),
     ("msg_id", "The id or `eventId` of the message."),
+    ("task_id", "The id of the task."),
     ("sink_id", "The id or uid of the endpoint whose messages are polled."),
 ];
 

@@ -13,16 +13,13 @@ use crate::access::{CreateAttempts, Operator, Tenant};
 use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
-use crate::model::attempt::{AttemptOut, Status};
+use crate::model::attempt::{AttemptOut, STATUS_CLASSES, Status};
 use crate::openapi::types::Object;
 use crate::openapi::{Operation, Routes};
 use crate::pagination::{ListOut, Page, Timed};
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
 use crate::router::Shared;
-
-/// The classes of status codes that a list can be filtered by: their lowest codes.
-const STATUS_CLASSES: [u16; 6] = [0, 100, 200, 300, 400, 500];
 
 /// The routes.
 pub(super) fn routes() -> Routes {

@@ -43,6 +43,7 @@ mod import_openapi;
 mod messages;
 pub(crate) mod openapi;
 mod poller;
+mod tasks;
 mod unsupported;
 
 use crate::openapi::Routes;
@@ -63,6 +64,7 @@ pub(crate) fn all() -> Routes {
         .and(attempts::routes())
         .and(attempted::routes())
         .and(poller::routes())
+        .and(tasks::routes())
         .and(examples::routes())
         .and(endpoints::operational_routes())
         .and(endpoint_secret::operational_routes())

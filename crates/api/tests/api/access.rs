@@ -71,9 +71,38 @@ fn routes() -> Vec<(&'static str, &'static str, Access, Value, u16)> {
         ("GET", "/app/{app}/poller/{ep}", Tenant, Value::Null, 200),
         ("GET", "/app/{app}/poller/{ep}/consumer/one", Tenant, Value::Null, 200),
         ("POST", "/app/{app}/poller/{ep}/consumer/one/seek", Tenant, json!({ "after": "2026-01-01T00:00:00Z" }), 200),
+        ("POST", "/app/{app}/endpoint/{ep}/recover", Tenant, json!({ "since": "2026-01-01T00:00:00Z" }), 202),
+        ("POST", "/app/{app}/endpoint/{ep}/replay-missing", Tenant, json!({ "since": "2026-01-01T00:00:00Z" }), 202),
+        ("POST", "/app/{app}/endpoint/{ep}/bulk-replay", Tenant, json!({ "since": "2026-01-01T00:00:00Z" }), 202),
+        ("POST", "/app/{app}/msg/bulk-expunge", Operator, json!({ "ids": [] }), 200),
+        (
+            "POST",
+            "/stats/usage/app",
+            Operator,
+            json!({ "since": "2026-01-01T00:00:00Z", "until": "2026-01-02T00:00:00Z" }),
+            202,
+        ),
+        ("PUT", "/stats/usage/event-types", Operator, Value::Null, 202),
+        ("GET", "/background-task", Operator, Value::Null, 200),
+        ("POST", "/app/{app}/msg/expunge-all-contents", Operator, Value::Null, 202),
         ("GET", "/auth/whoami", Reader, Value::Null, 200),
         ("GET", "/operational-webhook/endpoint", Operator, Value::Null, 200),
         ("POST", "/operational-webhook/endpoint", Operator, json!({ "url": "https://example.com/" }), 201),
+        ("GET", "/operational-webhook/endpoint/op", Operator, Value::Null, 200),
+        (
+            "PUT",
+            "/operational-webhook/endpoint/op",
+            Operator,
+            json!({ "url": "https://example.com/", "uid": "op" }),
+            200,
+        ),
+        ("PATCH", "/operational-webhook/endpoint/op", Operator, json!({}), 200),
+        ("GET", "/operational-webhook/endpoint/op/headers", Operator, Value::Null, 200),
+        ("PUT", "/operational-webhook/endpoint/op/headers", Operator, json!({ "headers": {} }), 204),
+        ("PATCH", "/operational-webhook/endpoint/op/headers", Operator, json!({ "headers": {} }), 204),
+        ("GET", "/operational-webhook/endpoint/op/secret", Operator, Value::Null, 200),
+        ("POST", "/operational-webhook/endpoint/op/secret/rotate", Operator, json!({}), 204),
+        ("DELETE", "/operational-webhook/endpoint/op", Operator, Value::Null, 204),
         ("DELETE", "/app/{app}/msg/{msg}/attempt/{atmpt}/content", Operator, Value::Null, 204),
         ("DELETE", "/app/{app}/msg/{msg}/content", Operator, Value::Null, 204),
         ("POST", "/auth/app/{app}/expire-all", Operator, json!({ "expiry": 60 }), 204),
@@ -121,6 +150,8 @@ async fn every_route_knows_its_callers() {
     let world = World::new();
     world.post("/event-type", json!({ "name": "a.b", "description": "" })).await.expect(201);
     let (own, other) = (Furnished::new(&world, "own").await, Furnished::new(&world, "other").await);
+    let operational = json!({ "url": "https://example.com/", "uid": "op" });
+    world.post("/operational-webhook/endpoint", operational).await.expect(201);
     let own_token = app_token(&own.app, &[]);
     let other_token = app_token(&other.app, &[]);
     for (method, path, access, body, status) in routes() {
@@ -276,4 +307,31 @@ async fn environments_are_worlds_of_their_own() {
     assert_ne!(id(&made), here);
     assert_eq!(world.send_as(&there, "GET", "/app/shop", None).await.expect(200)["id"], made["id"]);
     world.send_as(&there, "GET", &format!("/app/{here}"), None).await.refused(404, "not_found");
+}
+
+/// Whether a path of the table is one of this documented path.
+fn is_of(path: &str, documented: &str) -> bool {
+    let (path, documented) = (path.split('/'), documented.split('/'));
+    path.clone().count() == documented.clone().count()
+        && path.zip(documented).all(|(part, wanted)| wanted.starts_with('{') || part == wanted)
+}
+
+#[tokio::test]
+async fn no_route_that_wants_a_token_is_missing_here() {
+    let world = World::new();
+    let document = world.raw("GET", "/api/v1/openapi.json", Extras::default()).await.json();
+    let tried = routes();
+    let mut missing = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let path = path.strip_prefix("/api/v1").unwrap();
+        for (method, operation) in item.as_object().unwrap() {
+            let is_tried =
+                |row: &(&str, &str, Access, Value, u16)| row.0.eq_ignore_ascii_case(method) && is_of(row.1, path);
+            if operation["security"] != json!([]) && !tried.iter().any(is_tried) {
+                missing.push(format!("{method} {path}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+    world.close().await;
 }

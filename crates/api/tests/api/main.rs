@@ -22,5 +22,6 @@ mod operational;
 mod pages;
 mod poller;
 mod schemas;
+mod tasks;
 mod transport;
 mod world;

@@ -25,9 +25,9 @@ use serde_json::{Map, Value};
 use crate::SqliteStore;
 use crate::applications::environment_number;
 use crate::decode::{Columns, SqlError, all, encode_json, first};
-use crate::idempotency;
 use crate::range::{self, Range};
 use crate::writer::{Abort, News, Tx};
+use crate::{idempotency, messages};
 
 #[async_trait]
 impl Tasks for SqliteStore {
@@ -74,7 +74,7 @@ impl Tasks for SqliteStore {
                     low,
                     high,
                     limit,
-                    filter.kind.map(TaskKind::as_str),
+                    filter.kind.map(|kind| kind.map_or("", TaskKind::as_str)),
                     filter.status.map(TaskStatus::as_str)
                 ])?;
                 all(rows, decode)
@@ -328,7 +328,9 @@ fn read_step(connection: &Connection, id: TaskId, rows: usize) -> Result<Read, S
         Job::Replay { endpoint, span } => replay::missing(&snapshot, stage, endpoint, span)?,
         Job::BulkReplay { endpoint, span, filter } => replay::again(&snapshot, stage, endpoint, span, &filter)?,
         Job::PurgeContent { application } => purge::purge(&snapshot, stage, application)?,
-        Job::ApplicationStats { applications, span } => usage::applications(&snapshot, stage, applications, span)?,
+        Job::ApplicationStats { applications, span } => {
+            usage::applications(&snapshot, stage, applications.as_deref(), span)?
+        }
         Job::AggregateEventTypes => usage::event_types(&snapshot, stage)?,
     };
     Ok(Read::Slice { step, slice })
@@ -353,9 +355,9 @@ fn write_step(tx: &Tx<'_>, id: TaskId, step: i64, slice: Slice, now: Timestamp) 
                 ended = true;
             }
         }
-        Effects::Erase(messages) => {
-            count(&mut data, "messages", messages.len());
-            purge::erase(tx, messages)?;
+        Effects::Erase(erased) => {
+            count(&mut data, "messages", erased.len());
+            messages::erase(tx, erased)?;
         }
     }
     let status = if ended { TaskStatus::Finished } else { TaskStatus::Running };

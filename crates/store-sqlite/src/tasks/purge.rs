@@ -9,7 +9,6 @@ use rusqlite::{Connection, params};
 use super::{Effects, Slice, Stage, after, count, end, place};
 use crate::decode::SqlError;
 use crate::range;
-use crate::writer::{News, Tx};
 
 /// About the most bytes that are freed in one commit.
 pub(crate) const MAX_BYTES: i64 = 4 * 1024 * 1024;
@@ -41,18 +40,6 @@ pub(super) fn purge(connection: &Connection, mut stage: Stage, application: Appl
     }
     count(&mut stage.data, "messages", 0);
     Ok(Slice { cursor, data: stage.data, ended: seen < stage.rows, effects: Effects::Erase(messages) })
-}
-
-/// Erases payloads, and tells observers.
-pub(crate) fn erase(tx: &Tx<'_>, messages: Vec<MessageKey>) -> Result<(), SqlError> {
-    let mut erase = tx.prepare_cached("UPDATE message SET payload = NULL WHERE no = ?")?;
-    for message in &messages {
-        erase.execute([message.0])?;
-    }
-    if !messages.is_empty() {
-        tx.tell(News::MessagesExpunged(messages));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

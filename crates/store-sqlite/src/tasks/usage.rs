@@ -98,7 +98,7 @@ const ATTEMPTS_SQL: &str = "SELECT count(*), max(id), count(*) FILTER (WHERE num
 pub(super) fn applications(
     connection: &Connection,
     stage: Stage,
-    chosen: Option<Vec<ApplicationKey>>,
+    chosen: Option<&[ApplicationKey]>,
     span: Span,
 ) -> Result<Slice, SqlError> {
     let Stage { environment_no, mut data, rows, cursor, .. } = stage;
@@ -113,7 +113,7 @@ pub(super) fn applications(
     while left > 0 && !ended {
         let Some(application) = progress.no else {
             left -= 1;
-            match progress.begin(connection, environment_no, chosen.as_deref())? {
+            match progress.begin(connection, environment_no, chosen)? {
                 Some((id, uid)) => list.push(json!({ "appId": id, "appUid": uid })),
                 None => ended = true,
             }

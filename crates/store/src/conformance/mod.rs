@@ -188,11 +188,13 @@ macro_rules! conformance_cases {
                 a_list_leaves_answers_out_unless_asked,
                 an_attempt_is_found_only_under_its_message_and_application,
                 stats_count_a_half_open_range,
+                stats_of_many_attempts_are_exact_though_some_come_late,
                 the_url_is_the_one_that_was_used,
                 attempts_outlive_their_endpoint,
             }
             expunge {
                 an_erased_payload_is_gone_and_its_message_stays,
+                payloads_are_erased_by_id_and_event_id,
                 an_erased_answer_is_gone_and_its_attempt_stays,
             }
             streams {

@@ -119,13 +119,14 @@ pub(super) async fn lists_of_tasks_are_filtered_and_paged<H: Harness>(world: &Wo
         tasks.iter().map(|task| task.id).collect::<Vec<_>>()
     };
     let here = environment();
-    let by = |kind, status| TaskFilter { kind, status };
+    let by = |kind: Option<TaskKind>, status| TaskFilter { kind: kind.map(Some), status };
     assert_eq!(list(&here, TaskFilter::default(), 10).await, [last, types, purge]);
     assert_eq!(list(&here, TaskFilter::default(), 2).await, [last, types]);
     assert_eq!(list(&here, by(Some(TaskKind::AggregateEventTypes), None), 10).await, [last, types]);
     assert_eq!(list(&here, by(None, Some(TaskStatus::Running)), 10).await, [purge]);
     assert_eq!(list(&here, by(Some(TaskKind::PurgeContent), Some(TaskStatus::Failed)), 10).await, []);
     assert_eq!(list(&here, by(None, Some(TaskStatus::Failed)), 10).await, [last]);
+    assert_eq!(list(&here, TaskFilter { kind: Some(None), status: None }, 10).await, []);
     assert_eq!(list(&other_environment(), TaskFilter::default(), 10).await, []);
 }
 

@@ -226,7 +226,6 @@ impl Filling {
                 duration_ms: 12,
             }),
             next,
-            notice: None,
             change: None,
             origin: Some(Origin { application: self.application, message: Arc::clone(message) }),
         }
