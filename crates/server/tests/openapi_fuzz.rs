@@ -27,7 +27,8 @@ struct Run {
 async fn run(server: &TestServer, seed: u64) -> Run {
     let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let program = root.join(".cache/judges/schemathesis/bin/schemathesis");
-    let settings = root.join("judges/openapi/schemathesis.toml").display().to_string();
+    let folder = root.join("judges/openapi").canonicalize().expect("the judge is there").display().to_string();
+    let settings = format!("{folder}/schemathesis.toml");
     let report = server.folder().join(format!("report-{seed}.json"));
     let (url, authorization) =
         (format!("{}/api/v1/openapi.json", server.url()), format!("Authorization: Bearer {}", server.token()));
@@ -48,7 +49,8 @@ async fn run(server: &TestServer, seed: u64) -> Run {
         "--report-json-path",
         &path,
     ];
-    let finished = process::run_within(DEADLINE, program, &arguments, &[], server.folder()).await;
+    let finished =
+        process::run_within(DEADLINE, program, &arguments, &[("JUDGE_FOLDER", &folder)], server.folder()).await;
     let said = format!("{}\n{}", finished.stdout, finished.stderr);
     let report = std::fs::read(report).unwrap_or_else(|error| panic!("there is no report: {error}\n{said}"));
     let report: Value = serde_json::from_slice(&report).expect("the report is JSON");
