@@ -1,7 +1,5 @@
 //! The sweeper on a store, with a clock that only the test moves.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
