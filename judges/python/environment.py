@@ -1,5 +1,7 @@
 """Who may do what, what an environment is told of itself, and how the SDK hears of errors."""
 
+import json
+
 import svix.api
 import svix.models as m
 from svix.api import OperationalWebhookEndpointListOptions
@@ -60,7 +62,7 @@ class Environment(Case):
         for secret in (old, new):
             self.assert_verifies(secret, headers, body)
         self.assertEqual(headers["x-ops"], "1")
-        event = svix.webhooks.Webhook(new).verify(body, headers)
+        event = json.loads(body)
         self.assertEqual(event["type"], "endpoint.created")
         self.assertEqual((event["data"]["appId"], event["data"]["appUid"]), (app.id, "watched"))
         self.assertEqual(event["data"]["endpointId"], endpoint.id)
@@ -69,7 +71,8 @@ class Environment(Case):
         message = self.message(app)
         self.assertEqual(self.receiver.ids(4), [message.id] * 4)
         headers, body = self.receiver.next()
-        event = svix.webhooks.Webhook(new).verify(body, headers)
+        self.assert_verifies(new, headers, body)
+        event = json.loads(body)
         self.assertEqual((event["type"], event["data"]["msgId"]), ("message.attempt.exhausted", message.id))
         self.assertEqual(event["data"]["lastAttempt"]["responseStatusCode"], 500)
 

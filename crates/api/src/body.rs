@@ -98,23 +98,42 @@ async fn next_data<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Option<Result
 }
 
 /// Reads a whole body of at most [`MAX_BODY_BYTES`]. One that came in one piece is not copied.
-pub(crate) async fn read(mut body: AxumBody) -> Result<Bytes> {
-    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
+pub(crate) async fn read(body: AxumBody) -> Result<Bytes> {
+    read_up_to(body, MAX_BODY_BYTES).await
+}
+
+/// Reads a whole body of at most `limit` bytes.
+pub(crate) async fn read_up_to(mut body: AxumBody, limit: usize) -> Result<Bytes> {
+    if body.size_hint().lower() > limit as u64 {
         return Err(ApiError::payload_too_large());
     }
     let Some(first) = next_data(&mut body).await.transpose().map_err(broken)? else { return Ok(Bytes::new()) };
-    if body.is_end_stream() && first.len() <= MAX_BODY_BYTES {
+    read_after(first, body, limit).await
+}
+
+/// Reads what follows the first piece of a body, and puts it together.
+pub(crate) async fn read_after(first: Bytes, body: AxumBody, limit: usize) -> Result<Bytes> {
+    if body.size_hint().lower().saturating_add(first.len() as u64) > limit as u64 {
+        return Err(ApiError::payload_too_large());
+    }
+    if body.is_end_stream() {
         return Ok(first);
     }
     // From here on memory is held for the client.
-    tokio::time::timeout(PATIENCE, read_rest(body, first)).await.unwrap_or_else(|_| Err(too_slow()))
+    tokio::time::timeout(PATIENCE, read_rest(body, first, limit)).await.unwrap_or_else(|_| Err(too_slow()))
 }
 
-async fn read_rest(mut body: AxumBody, first: Bytes) -> Result<Bytes> {
+/// The next piece of a body that is read as it comes; `None` at its end.
+pub(crate) async fn next(body: &mut AxumBody) -> Result<Option<Bytes>> {
+    let piece = tokio::time::timeout(PATIENCE, next_data(body)).await.map_err(|_| too_slow())?;
+    piece.transpose().map_err(broken)
+}
+
+async fn read_rest(mut body: AxumBody, first: Bytes, limit: usize) -> Result<Bytes> {
     let mut whole = BytesMut::with_capacity(first.len().max(FIRST_CAPACITY));
     let mut next = Some(first);
     while let Some(data) = next {
-        if whole.len() + data.len() > MAX_BODY_BYTES {
+        if whole.len() + data.len() > limit {
             return Err(ApiError::payload_too_large());
         }
         whole.extend_from_slice(&data);

@@ -5,12 +5,13 @@ use std::borrow::Cow;
 
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
+use postrider_ingest::Violation;
 use postrider_store::{StoreError, WriteError};
 
 use crate::answer;
 
 /// What a handler answers if it does not do what it was asked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum ApiError {
     /// `{"code", "detail"}` with a status.
     General {
@@ -29,7 +30,7 @@ pub(crate) enum ApiError {
 pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
 
 /// One thing that is wrong with the input.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Problem {
     /// Where: `body`, `query` or `path`, then member names; elements of lists as `[0]`.
     pub(crate) loc: Vec<Cow<'static, str>>,
@@ -47,7 +48,22 @@ impl Problem {
     pub(crate) const VALUE: &'static str = "value_error";
 }
 
+impl From<Violation> for Problem {
+    fn from(Violation { loc, msg, kind }: Violation) -> Self {
+        let loc = std::iter::once(Cow::Borrowed("body")).chain(loc).collect();
+        Self { loc, msg, kind }
+    }
+}
+
 impl ApiError {
+    /// Its status.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::General { status, .. } => *status,
+            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        }
+    }
+
     /// An error with its status, its code and a text for people.
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self::General { status, code, detail: detail.into() }

@@ -32,11 +32,22 @@ impl<T: DeserializeOwned> FromRequest<Shared> for JsonBody<T> {
 
 /// The text of a body that is safe to parse: UTF-8, and not too deep.
 pub(crate) fn text(body: &[u8]) -> Result<&str> {
-    let text = std::str::from_utf8(body).map_err(|_| undecodable(Vec::new(), "the body is not UTF-8".to_owned()))?;
-    if !depth_within(body, MAX_DEPTH) {
-        return Err(undecodable(Vec::new(), format!("the body nests deeper than {MAX_DEPTH} levels")));
-    }
+    let text = utf8(body)?;
+    shallow(text, 0)?;
     Ok(text)
+}
+
+/// The text of a body.
+pub(crate) fn utf8(body: &[u8]) -> Result<&str> {
+    std::str::from_utf8(body).map_err(|_| undecodable(Vec::new(), "the body is not UTF-8".to_owned()))
+}
+
+/// Checks that part of a body, which has `around` levels around it, is not too deep.
+pub(crate) fn shallow(part: &str, around: usize) -> Result<()> {
+    if depth_within(part.as_bytes(), MAX_DEPTH - around) {
+        return Ok(());
+    }
+    Err(undecodable(Vec::new(), format!("the body nests deeper than {MAX_DEPTH} levels")))
 }
 
 /// Decodes what [`text`] let pass.

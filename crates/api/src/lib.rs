@@ -15,6 +15,7 @@ mod docs;
 mod error;
 mod idempotency;
 mod json;
+mod lines;
 mod model;
 mod openapi;
 mod options;
@@ -25,7 +26,7 @@ mod quirks;
 mod router;
 mod routes;
 mod rules;
-mod schema;
+mod webhooks;
 
 pub use auth::KeyUsage;
 pub use options::{AuthOptions, JwtSecret, SigningOptions};

@@ -1,5 +1,6 @@
 //! Event types: named kinds of event, with optional JSON Schemas per version.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
@@ -63,9 +64,132 @@ impl EventTypePatch {
     }
 }
 
+impl EventType {
+    /// The schema of the newest version: versions are compared as people count, so "10" is newer than "9".
+    pub fn newest_schema(&self) -> Option<&RawValue> {
+        let newest = self.schemas.iter().flatten().max_by(|a, b| compare_versions(a.0, b.0));
+        newest.map(|(_, schema)| &**schema)
+    }
+
+    /// Whether a patch would change anything.
+    pub fn is_changed_by(&self, patch: &EventTypePatch) -> bool {
+        let EventTypePatch { description, archived, deprecated, schemas, feature_flag, group_name } = patch;
+        differs(&self.description, description)
+            || differs(&self.archived, archived)
+            || differs(&self.deprecated, deprecated)
+            || schemas.as_ref().is_some_and(|new| !same_schemas(self.schemas.as_ref(), new.as_ref()))
+            || differs(&self.feature_flag, feature_flag)
+            || differs(&self.group_name, group_name)
+    }
+}
+
+fn differs<T: PartialEq>(now: &T, new: &Option<T>) -> bool {
+    new.as_ref().is_some_and(|new| new != now)
+}
+
+fn same_schemas(a: Option<&Schemas>, b: Option<&Schemas>) -> bool {
+    let texts = |schemas: Option<&Schemas>| {
+        let texts =
+            schemas.map(|schemas| schemas.iter().map(|(version, text)| (version.clone(), text.get().to_owned())));
+        texts.map(Iterator::collect::<Vec<_>>)
+    };
+    texts(a) == texts(b)
+}
+
+/// Numbers in versions count as numbers, everything else as text: "9" < "10", "1.9" < "1.10", "v2" < "v10".
+fn compare_versions(a: &str, b: &str) -> Ordering {
+    let (mut rest_a, mut rest_b) = (a, b);
+    while !rest_a.is_empty() && !rest_b.is_empty() {
+        let (part_a, part_b) = (first_part(rest_a), first_part(rest_b));
+        rest_a = &rest_a[part_a.len()..];
+        rest_b = &rest_b[part_b.len()..];
+        let order = match (number(part_a), number(part_b)) {
+            // Without zeros in front, the longer number is the larger one.
+            (Some(a), Some(b)) => a.len().cmp(&b.len()).then_with(|| a.cmp(b)),
+            _ => part_a.cmp(part_b),
+        };
+        if order.is_ne() {
+            return order;
+        }
+    }
+    rest_a.len().cmp(&rest_b.len()).then_with(|| a.cmp(b))
+}
+
+/// The digits, or the text without digits, that a version begins with.
+fn first_part(version: &str) -> &str {
+    let is_digit = |byte: &u8| byte.is_ascii_digit();
+    let digits = version.as_bytes().first().is_some_and(is_digit);
+    let len = version.bytes().take_while(|byte| is_digit(byte) == digits).count();
+    &version[..len]
+}
+
+fn number(part: &str) -> Option<&str> {
+    part.starts_with(|first: char| first.is_ascii_digit()).then(|| part.trim_start_matches('0'))
+}
+
 /// Replaces `member` if there is a new value.
 pub(crate) fn set<T>(member: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *member = value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schemas(versions: &[&str]) -> Schemas {
+        let text = |version: &&str| RawValue::from_string(format!("\"{version}\"")).unwrap();
+        versions.iter().map(|version| ((*version).to_owned(), text(version))).collect()
+    }
+
+    fn event_type(schemas: Option<Schemas>) -> EventType {
+        EventType {
+            name: EventTypeName::from_trusted("a".to_owned()),
+            description: String::new(),
+            archived: false,
+            deprecated: false,
+            schemas,
+            feature_flag: None,
+            group_name: None,
+            created_at: Timestamp::from_micros(0),
+            updated_at: Timestamp::from_micros(0),
+        }
+    }
+
+    #[test]
+    fn the_newest_version_is_the_highest_number() {
+        for (versions, newest) in [
+            (&["1", "2", "10"][..], "10"),
+            (&["9", "010"], "010"),
+            (&["1.9", "1.10", "1.2"], "1.10"),
+            (&["v2", "v10", "v1"], "v10"),
+            (&["2024-01-31", "2024-02-01"], "2024-02-01"),
+            (&["1", "1-rc"], "1-rc"),
+            (&["a", "b", "ä"], "ä"),
+            (&["99999999999999999999999999", "100000000000000000000000000"], "100000000000000000000000000"),
+            (&[""], ""),
+        ] {
+            let event_type = event_type(Some(schemas(versions)));
+            assert_eq!(event_type.newest_schema().unwrap().get(), format!("\"{newest}\""));
+        }
+        assert!(event_type(Some(Schemas::new())).newest_schema().is_none());
+        assert!(event_type(None).newest_schema().is_none());
+    }
+
+    #[test]
+    fn a_patch_that_says_what_is_there_changes_nothing() {
+        let now = event_type(Some(schemas(&["1"])));
+        assert!(!now.is_changed_by(&EventTypePatch::default()));
+        let same = EventTypePatch { schemas: Some(now.schemas.clone()), archived: Some(false), ..Default::default() };
+        assert!(!now.is_changed_by(&same));
+        for patch in [
+            EventTypePatch { schemas: Some(None), ..Default::default() },
+            EventTypePatch { schemas: Some(Some(schemas(&["2"]))), ..Default::default() },
+            EventTypePatch { archived: Some(true), ..Default::default() },
+            EventTypePatch { group_name: Some(Some("g".to_owned())), ..Default::default() },
+        ] {
+            assert!(now.is_changed_by(&patch), "{patch:?}");
+        }
     }
 }

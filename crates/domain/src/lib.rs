@@ -10,6 +10,7 @@ pub mod clock;
 pub mod delivery;
 pub mod endpoint;
 pub mod entropy;
+pub mod environment;
 pub mod event_type;
 pub mod ids;
 pub mod message;

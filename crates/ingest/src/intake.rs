@@ -1,4 +1,4 @@
-//! The one way in: finds the endpoints that want a message, and has it accepted.
+//! The one way in: judges a message by the rules of its environment, finds the endpoints that want it, and has it accepted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,30 +10,34 @@ use postrider_domain::entropy::Entropy;
 use postrider_domain::ids::{ApplicationId, MessageId};
 use postrider_domain::message::{MAX_DELAY, Message};
 use postrider_domain::names::{Channel, EventTypeName, IdOrUid};
+use postrider_domain::time::Timestamp;
 use postrider_store::{
-    AcceptError, Accepted, Dispatch, EndpointKey, NewMessage, Routes, Store, StoreError, Target, WriteError,
+    AcceptError, Accepted, Dispatch, EndpointKey, IdempotencyKey, NewMessage, Routes, Store, StoreError, Target,
+    WriteError,
 };
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::batcher::{self, Batcher, Waiting};
-use crate::routes::RouteCache;
-use crate::submission::{NewApplication, Submission, SubmitError, Submitted};
+use crate::routes::{Name, RouteCache};
+use crate::rules::{RuleCache, Verdict};
+use crate::submission::{NewApplication, Submission, SubmitError, Submitted, Violation};
 use crate::sweeper;
 
 /// For how long an idempotency key is remembered (rest-contract §13).
 pub(crate) const KEY_LIFETIME: Duration = Duration::from_secs(12 * 3_600);
 
 /// How often routes are loaded anew for one message before it is given up: each time, somebody changed them in between.
-const MAX_RELOADS: usize = 10;
+pub(crate) const MAX_RELOADS: usize = 10;
 
 /// Takes messages in.
 pub struct Intake {
-    store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    routes: RouteCache,
-    batcher: Arc<Batcher>,
+    pub(crate) routes: RouteCache,
+    pub(crate) rules: RuleCache,
+    pub(crate) batcher: Arc<Batcher>,
     task: Mutex<Option<JoinHandle<()>>>,
     sweeper: AbortHandle,
 }
@@ -49,29 +53,52 @@ impl Intake {
         let batcher = Arc::new(Batcher::default());
         let task = tokio::spawn(batcher::run(Arc::clone(&batcher), Arc::clone(&store), dispatcher));
         let sweeper = tokio::spawn(sweeper::run(Arc::clone(&store), Arc::clone(&clock))).abort_handle();
-        Self { store, clock, entropy, routes: RouteCache::new(), batcher, task: Mutex::new(Some(task)), sweeper }
+        let (routes, rules) = (RouteCache::new(), RuleCache::new());
+        Self { store, clock, entropy, routes, rules, batcher, task: Mutex::new(Some(task)), sweeper }
     }
 
     /// Accepts a message. `Ok` means that it is on disk, with its deliveries and its key.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
         let name = (submission.environment.clone(), submission.application.clone());
-        let routes = match self.routes.get(self.store.as_ref(), &name).await? {
+        let mut routes = match self.routes.get(self.store.as_ref(), &name).await? {
             Some(routes) => routes,
             None => {
                 let new = submission.create_application.clone();
                 self.create_application(&submission.environment, &submission.application, new).await?;
-                let routes = self.routes.reload(self.store.as_ref(), &name).await?;
-                routes.ok_or(SubmitError::ApplicationNotFound)?
+                self.reload(&name).await?
             }
         };
-        let now = self.clock.now();
+        let draft = self.draft(submission, self.clock.now())?;
+        for _ in 0..MAX_RELOADS {
+            let mut warnings = Vec::new();
+            if draft.is_judged_by(&routes) {
+                match Box::pin(self.judge(&name, routes, &draft.message)).await? {
+                    (checked, Verdict::Passes(violations)) => (routes, warnings) = (checked, violations),
+                    (checked, Verdict::Refused(violations)) => return self.refuse(&checked, &draft, violations).await,
+                }
+            }
+            match self.accept(&routes, &draft).await? {
+                Ok(Accepted::New(_)) => {
+                    return Ok(Submitted { message: draft.message, replayed: false, warnings });
+                }
+                Ok(Accepted::Replayed(message)) => return Ok(Submitted { message, replayed: true, warnings }),
+                Err(AcceptError::Conflict) => return Err(SubmitError::Conflict),
+                Err(AcceptError::Store(error)) => return Err(error.into()),
+                Err(AcceptError::Stale) => routes = self.reload(&name).await?,
+            }
+        }
+        Err(too_many_changes())
+    }
+
+    /// The message of a submission.
+    pub(crate) fn draft(&self, submission: Submission, now: Timestamp) -> Result<Draft, SubmitError> {
         let key = submission.idempotency.map(|key| (key, now.saturating_sub(KEY_LIFETIME)));
         let deliver_at = submission.deliver_at.filter(|at| *at > now);
         let expires_at = submission.retention.map(|kept| now.saturating_add(kept));
         if deliver_at.is_some_and(|at| at >= expires_at.unwrap_or(now.saturating_add(MAX_DELAY))) {
             return Err(SubmitError::DeliverAtTooLate);
         }
-        let message = Arc::new(Message {
+        let message = Message {
             id: MessageId::new(now, self.entropy.as_ref()),
             event_id: submission.event_id,
             event_type: submission.event_type,
@@ -81,42 +108,58 @@ impl Intake {
             deliver_at,
             expires_at,
             created_at: now,
-        });
-        let mut routes = routes;
+        };
+        Ok(Draft { message: Arc::new(message), only: submission.only, key })
+    }
+
+    /// The routes as they are now.
+    pub(crate) async fn reload(&self, name: &Name) -> Result<Arc<Routes>, SubmitError> {
+        self.routes.reload(self.store.as_ref(), name).await?.ok_or(SubmitError::ApplicationNotFound)
+    }
+
+    /// Judges a message by the rules of its environment, and gives the routes by which it was judged. A refusal is one by
+    /// the rules as they are now.
+    async fn judge(
+        &self,
+        name: &Name,
+        mut routes: Arc<Routes>,
+        message: &Message,
+    ) -> Result<(Arc<Routes>, Verdict), SubmitError> {
         for _ in 0..MAX_RELOADS {
-            match self.accept(&routes, &message, submission.only, key).await? {
-                Ok(Accepted::New(_)) => return Ok(Submitted { message, replayed: false }),
-                Ok(Accepted::Replayed(message)) => return Ok(Submitted { message, replayed: true }),
-                Err(AcceptError::Conflict) => return Err(SubmitError::Conflict),
-                Err(AcceptError::Store(error)) => return Err(error.into()),
-                Err(AcceptError::Stale) => {
-                    let reloaded = self.routes.reload(self.store.as_ref(), &name).await?;
-                    routes = reloaded.ok_or(SubmitError::ApplicationNotFound)?;
-                }
+            let verdict = self.rules.judge(self.store.as_ref(), &name.0, &routes, message).await?;
+            if let Verdict::Passes(_) = verdict {
+                return Ok((routes, verdict));
             }
+            let newest = self.reload(name).await?;
+            if newest.version == routes.version {
+                return Ok((routes, verdict));
+            }
+            routes = newest;
         }
-        let problem = "the application's endpoints changed again and again while the message was stored";
-        Err(StoreError::Unavailable(problem.to_owned()).into())
+        Err(too_many_changes())
+    }
+
+    /// Refuses a message, unless it was accepted before under its key: then the rules have changed since, and whoever
+    /// asks again is told what he would have been told.
+    pub(crate) async fn refuse(
+        &self,
+        routes: &Routes,
+        draft: &Draft,
+        violations: Vec<Violation>,
+    ) -> Result<Submitted, SubmitError> {
+        if let Some((key, not_before)) = draft.key
+            && let Some(message) = self.store.accepted_under(routes.application, key, not_before).await?
+        {
+            return Ok(Submitted { message: Arc::new(message), replayed: true, warnings: Vec::new() });
+        }
+        Err(SubmitError::Refused(violations))
     }
 
     /// Queues the message with the endpoints that want it, and waits for its commit.
-    async fn accept(
-        &self,
-        routes: &Routes,
-        message: &Arc<Message>,
-        only: Option<EndpointKey>,
-        idempotency: Option<(postrider_store::IdempotencyKey, postrider_domain::time::Timestamp)>,
-    ) -> Result<Result<Accepted, AcceptError>, SubmitError> {
-        let targets = matching(routes, message, only);
-        let new = NewMessage {
-            application: routes.application,
-            version: routes.version,
-            message: Arc::clone(message),
-            endpoints: targets.iter().map(|target| target.key).collect(),
-            idempotency,
-        };
+    async fn accept(&self, routes: &Routes, draft: &Draft) -> Result<Result<Accepted, AcceptError>, SubmitError> {
+        let (new, targets) = draft.fan_out(routes);
         let (reply, answer) = oneshot::channel();
-        self.batcher.push(Waiting { new, targets, reply }).map_err(|_| SubmitError::Overloaded)?;
+        self.batcher.push(Waiting::One { new, targets, reply }).map_err(|_| SubmitError::Overloaded)?;
         answer.await.map_err(|_| SubmitError::Unavailable(StoreError::Closed))
     }
 
@@ -149,7 +192,7 @@ impl Intake {
     }
 
     /// Makes the application that was brought along.
-    async fn create_application(
+    pub(crate) async fn create_application(
         &self,
         environment: &EnvironmentId,
         application: &IdOrUid<ApplicationId>,
@@ -186,11 +229,42 @@ impl Intake {
     }
 }
 
-/// The endpoints that want a message, or this one only, if it does.
-fn matching(routes: &Routes, message: &Message, only: Option<EndpointKey>) -> Vec<Arc<Target>> {
-    let wants = |target: &&Arc<Target>| {
-        only.is_none_or(|only| only == target.key)
-            && target.endpoint.wants(&message.event_type, message.channels.as_deref())
-    };
-    routes.targets.iter().filter(wants).cloned().collect()
+/// A message that is to be stored.
+pub(crate) struct Draft {
+    pub(crate) message: Arc<Message>,
+    /// Send it to no endpoint but this one.
+    only: Option<EndpointKey>,
+    /// Accept it only once under this key, of which nothing is known from before the instant.
+    pub(crate) key: Option<(IdempotencyKey, Timestamp)>,
+}
+
+impl Draft {
+    /// Whether the rules of an environment concern it. What is sent to one endpoint is an example, of the operator's own
+    /// making.
+    pub(crate) fn is_judged_by(&self, routes: &Routes) -> bool {
+        !routes.rules.are_none() && self.only.is_none()
+    }
+
+    /// The message with the endpoints that want it, ready to be accepted.
+    pub(crate) fn fan_out(&self, routes: &Routes) -> (NewMessage, Vec<Arc<Target>>) {
+        let message = &self.message;
+        let wants = |target: &&Arc<Target>| {
+            self.only.is_none_or(|only| only == target.key)
+                && target.endpoint.wants(&message.event_type, message.channels.as_deref())
+        };
+        let targets: Vec<_> = routes.targets.iter().filter(wants).cloned().collect();
+        let new = NewMessage {
+            application: routes.application,
+            version: routes.version,
+            message: Arc::clone(message),
+            endpoints: targets.iter().map(|target| target.key).collect(),
+            idempotency: self.key,
+        };
+        (new, targets)
+    }
+}
+
+pub(crate) fn too_many_changes() -> SubmitError {
+    let problem = "the application's endpoints or rules changed again and again while the message was stored";
+    SubmitError::Unavailable(StoreError::Unavailable(problem.to_owned()))
 }

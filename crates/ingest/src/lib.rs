@@ -1,14 +1,18 @@
 //! Taking messages in: check, match, accept.
 //!
-//! [`Intake`] is the one way in, whatever a message came by. It finds the endpoints that want the message, commits it with
-//! its deliveries in a batch with whatever else is arriving, and hands it to the dispatcher, in this order. What it
-//! answers with `Ok` is on disk.
+//! [`Intake`] is the one way in, whatever a message came by. It judges the message by the rules of its environment, finds
+//! the endpoints that want it, commits it with its deliveries in a batch with whatever else is arriving, and hands it to
+//! the dispatcher, in this order. What it answers with `Ok` is on disk.
 
+mod batch;
 mod batcher;
 mod intake;
 mod routes;
+mod rules;
+mod schema;
 mod submission;
 mod sweeper;
 
 pub use intake::Intake;
-pub use submission::{NewApplication, Submission, SubmitError, Submitted};
+pub use schema::check_schema;
+pub use submission::{NewApplication, Submission, SubmitError, Submitted, Violation};

@@ -17,7 +17,7 @@ use quick_cache::sync::Cache;
 const CAPACITY: u64 = 65_536;
 
 /// Who asked, and by which name.
-type Name = (EnvironmentId, IdOrUid<ApplicationId>);
+pub(crate) type Name = (EnvironmentId, IdOrUid<ApplicationId>);
 
 #[derive(Clone)]
 struct ByEndpoints;

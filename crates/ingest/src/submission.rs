@@ -1,5 +1,6 @@
 //! What comes in, and what is answered.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +62,38 @@ pub struct Submitted {
     pub message: Arc<Message>,
     /// Whether it had been accepted before under the same key.
     pub replayed: bool,
+    /// What is wrong with it in the eyes of an environment that only warns.
+    pub warnings: Vec<Violation>,
+}
+
+/// A rule of the environment that a message breaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Where: a member of the message, then members of that; elements of lists as `[0]`.
+    pub loc: Vec<Cow<'static, str>>,
+    /// What, for people. Does not contain the value.
+    pub msg: String,
+    /// What, for programs.
+    pub kind: &'static str,
+}
+
+impl Violation {
+    /// The payload does not match its schema.
+    pub(crate) fn of_schema(loc: Vec<Cow<'static, str>>, msg: String) -> Self {
+        Self { loc, msg, kind: "schema_violation" }
+    }
+
+    /// Nothing can be compared with the schema.
+    pub(crate) fn unusable_schema(problem: &str) -> Self {
+        let msg = format!("the schema of this event type can't be used: {problem}");
+        Self { loc: vec!["eventType".into()], msg, kind: "schema_unusable" }
+    }
+
+    /// The environment does not have this event type.
+    pub(crate) fn unknown_event_type() -> Self {
+        let msg = "the environment has no active event type of this name".to_owned();
+        Self { loc: vec!["eventType".into()], msg, kind: "unknown_event_type" }
+    }
 }
 
 /// A message was not accepted.
@@ -75,6 +108,9 @@ pub enum SubmitError {
     /// The application that was brought along has another uid than the one that the message is for.
     #[error("the application to create has another uid")]
     ApplicationUidMismatch,
+    /// It breaks rules of its environment.
+    #[error("the message breaks rules of its environment")]
+    Refused(Vec<Violation>),
     /// The application has another message with this event id.
     #[error("the event id is in use")]
     Conflict,

@@ -148,3 +148,17 @@ CREATE TABLE task (
 CREATE UNIQUE INDEX task_by_id ON task (environment_no, id);
 CREATE INDEX task_running ON task (id) WHERE status = 'running';
 CREATE INDEX task_ended ON task (updated_at) WHERE status <> 'running';
+
+-- Settings of environments ----------------------------------------------------------------------------------------------
+
+-- 0: off, 1: warn, 2: reject.
+ALTER TABLE environment ADD COLUMN schema_enforcement INTEGER NOT NULL DEFAULT 0;
+-- 0: allow, 1: reject.
+ALTER TABLE environment ADD COLUMN unknown_event_types INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE environment ADD COLUMN public_catalogue INTEGER NOT NULL DEFAULT 0;
+-- Grows with every change of these rules, and of event types while there are rules. The version of an application's routes
+-- is its own plus this one: neither ever shrinks, so the sum is the same only if both are.
+ALTER TABLE environment ADD COLUMN rules_version INTEGER NOT NULL DEFAULT 0;
+-- NULL until the settings were changed for the first time.
+ALTER TABLE environment ADD COLUMN settings_created_at INTEGER;
+ALTER TABLE environment ADD COLUMN settings_updated_at INTEGER;

@@ -92,7 +92,8 @@ fn story(tried: &mut Statement<'_>, message: i64, endpoint: i64) -> Result<Optio
     Ok(story)
 }
 
-/// Messages that may have been attempted, by number. Their payloads are read when it is known that they were.
+/// Messages that may have been attempted, by number. Their payloads are read when it is known that they were. (The
+/// comparison of ?4 with ?7 is always true: it keeps the parameters of [`FILTER`] where they are in other lists.)
 fn candidates_sql(order: &str) -> String {
     format!(
         "SELECT message.no FROM message

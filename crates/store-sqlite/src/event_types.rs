@@ -11,6 +11,7 @@ use rusqlite::{Connection, Row, params};
 use crate::SqliteStore;
 use crate::applications::environment_number;
 use crate::decode::{Columns, SqlError, all, encode_json, first};
+use crate::environments::rules_changed;
 use crate::hot::json_list;
 use crate::idempotency;
 use crate::range::Range;
@@ -124,6 +125,7 @@ impl EventTypes for SqliteStore {
             .run(move |tx| {
                 let found = find(tx, &environment, &name)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 if expunge {
+                    rules_changed(tx, &environment)?;
                     tx.prepare_cached(&format!("DELETE FROM event_type WHERE {THIS}"))?
                         .execute(params![environment.as_str(), name])?;
                 } else if !found.archived {
@@ -157,7 +159,11 @@ fn decode(row: &Row<'_>) -> Result<EventType, SqlError> {
     })
 }
 
-fn find(connection: &Connection, environment: &EnvironmentId, name: &str) -> Result<Option<EventType>, SqlError> {
+pub(crate) fn find(
+    connection: &Connection,
+    environment: &EnvironmentId,
+    name: &str,
+) -> Result<Option<EventType>, SqlError> {
     let mut statement =
         connection.prepare_cached(&format!("SELECT {COLUMNS}, schemas FROM event_type WHERE {THIS}"))?;
     first(statement.query(params![environment.as_str(), name])?, decode)
@@ -206,7 +212,12 @@ fn add_or_revive(
     Ok(event_type)
 }
 
-fn insert(tx: &Tx<'_>, environment: &EnvironmentId, event_type: &EventType) -> Result<(), Abort<WriteError>> {
+pub(crate) fn insert(
+    tx: &Tx<'_>,
+    environment: &EnvironmentId,
+    event_type: &EventType,
+) -> Result<(), Abort<WriteError>> {
+    rules_changed(tx, environment)?;
     let environment = environment_number(tx, environment)?;
     tx.prepare_cached(
         "INSERT INTO event_type (environment_no, name, description, archived, deprecated, schemas, feature_flag,
@@ -229,7 +240,7 @@ fn insert(tx: &Tx<'_>, environment: &EnvironmentId, event_type: &EventType) -> R
     Ok(())
 }
 
-fn change(
+pub(crate) fn change(
     tx: &Tx<'_>,
     environment: &EnvironmentId,
     mut event_type: EventType,
@@ -244,6 +255,7 @@ fn change(
 
 /// Overwrites an event type that is there, except its name and its date of creation.
 fn write(tx: &Tx<'_>, environment: &EnvironmentId, event_type: &EventType) -> Result<(), SqlError> {
+    rules_changed(tx, environment)?;
     tx.prepare_cached(&format!(
         "UPDATE event_type SET description = ?3, archived = ?4, deprecated = ?5, schemas = ?6, feature_flag = ?7,
                                group_name = ?8, updated_at = ?9

@@ -70,7 +70,10 @@ impl<'c> Hot<'c> {
         let prepare = |sql: &str| connection.prepare(sql);
         let next = connection.query_row("SELECT next FROM sequence WHERE name = 'message'", [], |row| row.get(0))?;
         Ok(Self {
-            version: prepare("SELECT version FROM application WHERE no = ? AND deleted_at IS NULL")?,
+            version: prepare(
+                "SELECT version + rules_version FROM application JOIN environment ON environment.no = environment_no
+                 WHERE application.no = ? AND deleted_at IS NULL",
+            )?,
             event_id_taken: prepare("SELECT 1 FROM message WHERE application_no = ? AND event_id = ?")?,
             insert_message: prepare(
                 "INSERT INTO message

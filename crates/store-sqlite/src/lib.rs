@@ -16,6 +16,7 @@ mod blocks;
 mod checkpoint;
 mod decode;
 mod endpoints;
+mod environments;
 mod event_types;
 mod hot;
 mod idempotency;

@@ -17,7 +17,8 @@ use postrider_store::{
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
-use crate::decode::{Columns, SqlError};
+use crate::decode::{Columns, SqlError, first};
+use crate::environments::{RULES_COLUMNS, decode_rules};
 use crate::hot::delivery_key;
 use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, TARGET_COLUMNS, decode_message, decode_target};
 use crate::writer::{Abort, News};
@@ -50,6 +51,25 @@ impl Work for SqliteStore {
 
     async fn accept(&self, batch: Vec<NewMessage>) -> Vec<Result<Accepted, AcceptError>> {
         self.writer.accept(batch).await
+    }
+
+    async fn accepted_under(
+        &self,
+        application: ApplicationKey,
+        key: IdempotencyKey,
+        not_before: Timestamp,
+    ) -> Result<Option<Message>, StoreError> {
+        self.readers
+            .run(move |connection| {
+                let mut statement = connection.prepare_cached(&format!(
+                    "SELECT {MESSAGE_COLUMNS}, payload FROM message
+                     WHERE no = (SELECT message_no FROM idempotency WHERE key = ? AND created_at >= ?)
+                         AND application_no = ?"
+                ))?;
+                let rows = statement.query(params![key.0, not_before.as_micros(), application.0])?;
+                first(rows, |row| Ok(decode_message(row)?.value))
+            })
+            .await
     }
 
     async fn settle(&self, batch: Vec<Settlement>) -> Result<(), StoreError> {
@@ -274,7 +294,7 @@ fn read_routes(
     // Application and endpoints in one snapshot: the version must be the one that these endpoints belong to.
     let snapshot = connection.unchecked_transaction()?;
     let mut statement = snapshot.prepare_cached(&format!(
-        "SELECT application.no, application.id, application.version FROM application
+        "SELECT application.no, application.id, version + rules_version AS version, {RULES_COLUMNS} FROM application
          JOIN environment ON environment.no = environment_no
          WHERE environment.id = ? AND {by} = ? AND deleted_at IS NULL"
     ))?;
@@ -285,6 +305,7 @@ fn read_routes(
     let Some(row) = rows.next()? else { return Ok(None) };
     let columns = Columns::new(row, "application");
     let (key, id, version) = (ApplicationKey(columns.get("no")?), columns.id("id")?, columns.get("version")?);
+    let rules = decode_rules(row)?;
     let mut statement = snapshot.prepare_cached(&format!(
         "SELECT {ENDPOINT_COLUMNS}, {TARGET_COLUMNS} FROM endpoint JOIN application ON application.no = application_no
          WHERE application_no = ? AND endpoint.deleted_at IS NULL ORDER BY endpoint.id"
@@ -294,7 +315,7 @@ fn read_routes(
     while let Some(row) = rows.next()? {
         targets.push(Arc::new(decode_target(row)?));
     }
-    Ok(Some(Routes { application: key, id, version, targets }))
+    Ok(Some(Routes { application: key, id, version, rules, targets }))
 }
 
 const DUE_SQL: &str = "SELECT due_at, message_no, made, trigger FROM delivery

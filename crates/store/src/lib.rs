@@ -26,6 +26,7 @@ mod attempts;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod endpoints;
+mod environments;
 mod error;
 mod event_types;
 mod idempotency;
@@ -46,6 +47,7 @@ pub use applications::{ApplicationFilter, ApplicationKey, Applications, Upserted
 pub use attempted::{Attempted, AttemptedFilter, AttemptedMessage, Destination, Standing};
 pub use attempts::{AttemptFilter, AttemptStats, Attempts};
 pub use endpoints::{EndpointKey, Endpoints, NewEndpoint, RotateError};
+pub use environments::{Environments, Import, ImportedEventType};
 pub use error::{StoreError, WriteError};
 pub use event_types::{EventTypeFilter, EventTypes};
 pub use idempotency::{IdempotencyKey, Once, StoredAnswer, Written};
@@ -77,6 +79,7 @@ pub trait Store:
     Applications
     + Endpoints
     + EventTypes
+    + Environments
     + Messages
     + Attempts
     + Attempted

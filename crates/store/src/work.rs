@@ -13,6 +13,7 @@ use postrider_domain::application::EnvironmentId;
 use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::{EndpointChange, Next};
 use postrider_domain::endpoint::{Endpoint, Headers, Health};
+use postrider_domain::environment::MessageRules;
 use postrider_domain::ids::{ApplicationId, AttemptId};
 use postrider_domain::message::Message;
 use postrider_domain::names::IdOrUid;
@@ -48,8 +49,11 @@ pub struct Routes {
     pub application: ApplicationKey,
     /// The application's id.
     pub id: ApplicationId,
-    /// Grows with every change that could alter where a message goes or how it is sent. Accept refuses an older one.
+    /// Grows with every change that could alter where a message goes, how it is sent, or what it must be like: also one
+    /// of the environment's rules, and of its event types while there are rules. Accept refuses an older one.
     pub version: i64,
+    /// What the messages of the environment must be like.
+    pub rules: MessageRules,
     /// The endpoints that are not deleted, by id. Disabled ones are among them.
     pub targets: Vec<Arc<Target>>,
 }
@@ -206,6 +210,14 @@ pub trait Work {
     /// Accepts messages: each with its deliveries and its idempotency key, all in one commit with whatever else is being
     /// written. One result per message, in order. `Ok` is given only when the commit has reached the disk.
     async fn accept(&self, batch: Vec<NewMessage>) -> Vec<Result<Accepted, AcceptError>>;
+
+    /// The message that was accepted for this application under a key that is not older than `not_before`.
+    async fn accepted_under(
+        &self,
+        application: ApplicationKey,
+        key: IdempotencyKey,
+        not_before: Timestamp,
+    ) -> Result<Option<Message>, StoreError>;
 
     /// Stores results, all or none. Repeating a settlement that took effect does no harm. A disabled endpoint
     /// ([`EndpointChange::Disable`]) is told to observers.

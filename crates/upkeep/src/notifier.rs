@@ -101,6 +101,11 @@ impl Notifier {
             Ok(_) => Ok(()),
             // Nobody wants to be told any more.
             Err(SubmitError::ApplicationNotFound) => Ok(()),
+            // Trying again would keep all later ones waiting.
+            Err(SubmitError::Refused(_)) => {
+                tracing::warn!(event_type = %notice.event_type, "the rules of the management environment refuse a notice");
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }

@@ -211,16 +211,17 @@ function article(api, operation) {
 function absent(api) {
   const all = api["x-not-implemented"] || [];
   if (!all.length) return null;
-  const rows = all.map(({ method, path, description, instead }) =>
-    el("tr", { "data-text": `${method} ${path} ${description}`.toLowerCase() },
-      el("td", {}, el("span", { class: `method ${method.toLowerCase()}` }, method), " ", el("code", {}, path)),
-      el("td", {}, inline(description)), el("td", {}, inline(instead))));
+  const reasons = [...new Set(all.map(({ description }) => description))];
   return el("section", { class: "group", id: "not-implemented" },
     el("h2", {}, "Not implemented"),
     el("p", { class: "intro" }, "Clients of Svix know these operations. Here they answer ", el("code", {}, "501"), "."),
-    el("table", { class: "absent" },
-      el("thead", {}, el("tr", {}, ["Operation", "What it is", "Instead"].map((title) => el("th", { scope: "col" }, title)))),
-      el("tbody", {}, rows)));
+    reasons.map((reason) => {
+      const own = all.filter(({ description }) => description === reason);
+      return el("div", { class: "absent" }, el("p", {}, inline(reason), " ", el("strong", {}, "Instead: "), inline(own[0].instead)),
+        el("ul", {}, own.map(({ method, path }) =>
+          el("li", { "data-text": `${method} ${path} ${reason}`.toLowerCase() },
+            el("span", { class: `method ${method.toLowerCase()}` }, method), " ", el("code", {}, path)))));
+    }));
 }
 
 /** Every operation, in the order of the document's tags. */
@@ -262,14 +263,14 @@ function search(text) {
   let found = 0;
   for (const element of content.querySelectorAll("[data-text]")) {
     element.hidden = !fits(element);
-    if (!element.hidden && element.matches("article")) found += 1;
+    if (!element.hidden) found += 1;
     const link = element.id && document.querySelector(`nav a[href="#${CSS.escape(element.id)}"]`);
     if (link) link.parentElement.hidden = element.hidden;
   }
   for (const group of document.querySelectorAll("#nav > div")) {
     group.hidden = [...group.querySelectorAll("li")].every((item) => item.hidden);
   }
-  for (const group of content.querySelectorAll(".group")) {
+  for (const group of content.querySelectorAll(".group, .absent")) {
     group.hidden = ![...group.querySelectorAll("[data-text]")].some((element) => !element.hidden);
   }
   document.getElementById("found").textContent = words.length ? `${found} ${found === 1 ? "operation" : "operations"}` : "";

@@ -234,6 +234,7 @@ pub(crate) struct EndpointOut<'a> {
     /// Its id.
     id: EndpointId,
     /// Where messages go, in its normal form.
+    #[schemars(with = "UrlText")]
     url: &'a str,
     /// What it is for, for people.
     description: &'a str,

@@ -18,7 +18,6 @@ use crate::json::{nullable, present};
 use crate::openapi::types::{JsonSchemaText, Prose};
 use crate::quirks::{FlagIn, FlagOut, FlagPatch};
 use crate::rules::Problems;
-use crate::schema;
 
 /// What creates or replaces an event type.
 // `N` is its name, in the body or not.
@@ -187,8 +186,7 @@ impl EventTypePatchIn {
 fn check_schemas(problems: &mut Problems, schemas: &Schemas) {
     problems.within("schemas", |problems| {
         for (version, text) in schemas {
-            let schema = serde_json::from_str(text.get()).map_err(|error| error.to_string());
-            problems.check(version.clone(), schema.and_then(|schema| schema::check(&schema)));
+            problems.check(version.clone(), postrider_ingest::check_schema(text.get()));
         }
     });
 }

@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::error::Result;
+use crate::error::{Problem, Result};
 use crate::json;
 use crate::model::application::ApplicationIn;
 use crate::openapi::types::{Object, UidOf};
@@ -122,48 +122,67 @@ pub(crate) fn read(
     idempotency: Option<IdempotencyKey>,
 ) -> Result<Read> {
     let message: MessageIn<'_> = json::decode(json::text(body)?)?;
-    let mut problems = Problems::of_body();
-    if !is_object(message.payload) {
-        problems.add("payload", "must be a JSON object");
+    let keep = |text: &str| body.slice_ref(text.as_bytes());
+    message.checked(environment, application, idempotency, keep)
+}
+
+impl MessageIn<'_> {
+    /// The payload as it was written.
+    pub(crate) fn payload(&self) -> &str {
+        self.payload.get()
     }
-    let event_type = problems.check("eventType", EventTypeName::parse(&message.event_type.0));
-    let event_id = message.event_id.and_then(|id| problems.check("eventId", Uid::parse::<MessageId>(&id.0)));
-    let channels = message.channels.map(|names| {
-        let channels = problems.list("channels", &names, 1..=MAX_CHANNELS, Channel::parse);
-        problems.distinct("channels", &channels);
-        channels
-    });
-    // Without any is the same as with none.
-    let tags = message.tags.filter(|tags| !tags.is_empty()).map(|names| {
-        let tags = problems.list("tags", &names, 1..=MAX_TAGS, Tag::parse);
-        problems.distinct("tags", &tags);
-        tags
-    });
-    let retention = retention(message.payload_retention_period, message.payload_retention_hours, &mut problems);
-    let create_application =
-        message.application.map(|application| problems.within("application", |problems| application.check(problems)));
-    let raw = message.transformations_params.and_then(|params| params.raw_payload);
-    let is_object = raw.is_none();
-    let payload = match raw {
-        Some(Text(Cow::Borrowed(raw))) => body.slice_ref(raw.as_bytes()),
-        Some(Text(Cow::Owned(raw))) => raw.into(),
-        None => body.slice_ref(message.payload.get().as_bytes()),
-    };
-    let submission = event_type.map(|event_type| Submission {
-        environment,
-        application,
-        event_type,
-        event_id,
-        channels,
-        payload,
-        tags,
-        deliver_at: message.deliver_at,
-        retention,
-        create_application,
-        only: None,
-        idempotency,
-    });
-    problems.finish(submission.map(|submission| Read { submission, is_object }))
+
+    /// Checks a message. `keep` makes a payload of its own from a part of what was read.
+    pub(crate) fn checked(
+        self,
+        environment: EnvironmentId,
+        application: IdOrUid<ApplicationId>,
+        idempotency: Option<IdempotencyKey>,
+        keep: impl Fn(&str) -> Bytes,
+    ) -> Result<Read> {
+        let mut problems = Problems::of_body();
+        if !is_object(self.payload) {
+            problems.add("payload", "must be a JSON object");
+        }
+        let event_type = problems.check("eventType", EventTypeName::parse(&self.event_type.0));
+        let event_id = self.event_id.and_then(|id| problems.check("eventId", Uid::parse::<MessageId>(&id.0)));
+        let channels = self.channels.map(|names| {
+            let channels = problems.list("channels", &names, 1..=MAX_CHANNELS, Channel::parse);
+            problems.distinct("channels", &channels);
+            channels
+        });
+        // Without any is the same as with none.
+        let tags = self.tags.filter(|tags| !tags.is_empty()).map(|names| {
+            let tags = problems.list("tags", &names, 1..=MAX_TAGS, Tag::parse);
+            problems.distinct("tags", &tags);
+            tags
+        });
+        let retention = retention(self.payload_retention_period, self.payload_retention_hours, &mut problems);
+        let create_application =
+            self.application.map(|application| problems.within("application", |problems| application.check(problems)));
+        let raw = self.transformations_params.and_then(|params| params.raw_payload);
+        let is_object = raw.is_none();
+        let payload = match raw {
+            Some(Text(Cow::Borrowed(raw))) => keep(raw),
+            Some(Text(Cow::Owned(raw))) => raw.into(),
+            None => keep(self.payload.get()),
+        };
+        let submission = event_type.map(|event_type| Submission {
+            environment,
+            application,
+            event_type,
+            event_id,
+            channels,
+            payload,
+            tags,
+            deliver_at: self.deliver_at,
+            retention,
+            create_application,
+            only: None,
+            idempotency,
+        });
+        problems.finish(submission.map(|submission| Read { submission, is_object }))
+    }
 }
 
 /// For how long the payload is kept, if the sender says so.
@@ -259,6 +278,10 @@ pub(crate) struct MessageOut<'a> {
     tags: Option<&'a [Tag]>,
     /// When it was accepted.
     timestamp: Timestamp,
+    /// What of it does not match the schema of its event type, if the environment only warns of that. In the answer to
+    /// its creation only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<Problem>,
 }
 
 impl<'a> MessageOut<'a> {
@@ -273,7 +296,13 @@ impl<'a> MessageOut<'a> {
             payload: if with_content { shown_payload(message) } else { constant(LEFT_OUT) },
             tags: message.tags.as_deref(),
             timestamp: message.created_at,
+            warnings: Vec::new(),
         }
+    }
+
+    /// Tells what is wrong with a message that was accepted all the same.
+    pub(crate) fn with_warnings(self, warnings: Vec<Problem>) -> Self {
+        Self { warnings, ..self }
     }
 }
 

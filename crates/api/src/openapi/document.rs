@@ -124,7 +124,7 @@ fn operation(route: &Route, routes: &[&Route], schemas: &mut Schemas) -> Value {
     }
     if let Some(body) = about.body.or(route.signature.body) {
         let schema = body(&mut schemas.incoming);
-        operation["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": schema } } });
+        operation["requestBody"] = json!({ "required": true, "content": content(&schema.into(), about.lines) });
     }
     operation
 }
@@ -169,13 +169,23 @@ fn success(outcome: &Outcome, route: &Route, routes: &[&Route], schemas: &mut Sc
     let mut response = json!({ "description": outcome.when });
     if let Some(body) = outcome.body {
         let schema = body(&mut schemas.outgoing);
-        response["content"] = json!({ "application/json": { "schema": schema } });
+        response["content"] = content(&schema.into(), route.operation.lines);
         let links = links::from(route, routes);
         if !links.is_empty() {
             response["links"] = links.into();
         }
     }
     response
+}
+
+/// A body of JSON, or also of lines.
+fn content(schema: &Value, or_lines: bool) -> Value {
+    let mut content = json!({ "application/json": { "schema": schema } });
+    if or_lines {
+        let schema = json!({ "type": "string", "description": "The items of the array, one a line." });
+        content["application/x-ndjson"] = json!({ "schema": schema });
+    }
+    content
 }
 
 /// The errors that follow from the signature of the handler.

@@ -33,6 +33,8 @@ pub(crate) struct Operation {
     /// Errors of this operation that don't follow from its signature.
     pub(crate) errors: Vec<(StatusCode, &'static str)>,
     pub(crate) body: Option<SchemaOf>,
+    /// It also takes and answers lines of JSON.
+    pub(crate) lines: bool,
     pub(crate) creates: Option<Creates>,
     pub(crate) differs: Option<&'static str>,
     /// What to use instead of it, if it always refuses.
@@ -51,6 +53,7 @@ impl Operation {
             outcomes: Vec::new(),
             errors: Vec::new(),
             body: None,
+            lines: false,
             creates: None,
             differs: None,
             instead: None,
@@ -92,6 +95,11 @@ impl Operation {
     /// What its body is, if the handler takes it raw.
     pub(crate) fn body<T: JsonSchema>(self) -> Self {
         Self { body: Some(SchemaGenerator::subschema_for::<T>), ..self }
+    }
+
+    /// It also takes and answers lines of JSON.
+    pub(crate) fn or_lines(self) -> Self {
+        Self { lines: true, ..self }
     }
 
     /// Its answer names something new, by which the path parameter of other operations can be filled.

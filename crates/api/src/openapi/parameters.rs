@@ -33,7 +33,6 @@ const QUERY: &[(&str, &str)] = &[
     ("tag", "Only what has this tag."),
     ("task", "Only tasks that do this."),
     ("until", "Up to this instant. By default now."),
-    ("with_msg", "Whether to answer the message of each attempt with it."),
     ("with_content", "Whether to answer the content, or to leave it empty."),
     ("with_msg", "Whether to answer the message of each attempt, too, without its payload."),
 ];
@@ -44,6 +43,7 @@ const PATH: &[(&str, &str)] = &[
     ("attempt_id", "The id of the attempt."),
     ("consumer_id", "The name of the consumer, of your choice."),
     ("endpoint_id", "The id or uid of the endpoint."),
+    ("environment_id", "The id of the environment."),
     ("event_type_name", "The name of the event type."),
     ("msg_id", "The id or `eventId` of the message."),
     ("task_id", "The id of the task."),

@@ -129,9 +129,11 @@ pub(super) async fn create(
         message::read(&body, operator.environment, application, operator.once)?;
     let submitted = state.intake.submit(submission).await?;
     let message = &submitted.message;
-    if submitted.replayed || !is_object {
+    if submitted.replayed || !is_object || !submitted.warnings.is_empty() {
         // What was sent before, or was sent raw, has to be looked at before it is shown.
-        return Ok(answer::json(StatusCode::ACCEPTED, &MessageOut::new(message, query.with_content)));
+        let warnings = submitted.warnings.into_iter().map(Problem::from).collect();
+        let shown = MessageOut::new(message, query.with_content).with_warnings(warnings);
+        return Ok(answer::json(StatusCode::ACCEPTED, &shown));
     }
     let content = message.payload.as_deref().filter(|_| query.with_content);
     Ok(answer::raw_json(StatusCode::ACCEPTED, message::write(message, content)))
@@ -181,6 +183,7 @@ impl From<SubmitError> for ApiError {
             SubmitError::ApplicationUidMismatch => {
                 about_uid("application_uid_mismatch", "the uid of the application to create is not what the path names")
             }
+            SubmitError::Refused(violations) => Self::Invalid(violations.into_iter().map(Problem::from).collect()),
             SubmitError::Conflict => Self::conflict(),
             SubmitError::DeliverAtTooLate => Self::invalid(&["body", "deliverAt"], error.to_string()),
             SubmitError::Overloaded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", error.to_string()),

@@ -30,12 +30,16 @@ mod applications;
 mod attempted;
 mod attempts;
 mod authentication;
+mod batch;
+mod catalogue;
 mod endpoint_headers;
 mod endpoint_secret;
 mod endpoints;
+mod environment;
 mod event_types;
 mod examples;
 mod health;
+mod import_openapi;
 mod messages;
 pub(crate) mod openapi;
 mod poller;
@@ -52,7 +56,11 @@ pub(crate) fn all() -> Routes {
         .and(endpoint_secret::routes())
         .and(endpoint_headers::routes())
         .and(event_types::routes())
+        .and(import_openapi::routes())
+        .and(catalogue::routes())
+        .and(environment::routes())
         .and(messages::routes())
+        .and(batch::routes())
         .and(attempts::routes())
         .and(attempted::routes())
         .and(poller::routes())

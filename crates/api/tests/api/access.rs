@@ -51,6 +51,7 @@ fn routes() -> Vec<(&'static str, &'static str, Access, Value, u16)> {
         ("GET", "/app/{app}/msg/{msg}/endpoint", Tenant, Value::Null, 200),
         ("GET", "/app/{app}/msg", Tenant, Value::Null, 200),
         ("POST", "/app/{app}/msg", Operator, json!({ "eventType": "a.b", "payload": {} }), 202),
+        ("POST", "/app/{app}/msg/batch", Operator, json!([{ "eventType": "a.b", "payload": {} }]), 202),
         ("GET", "/app/{app}/msg/{msg}", Tenant, Value::Null, 200),
         ("GET", "/app/{app}/msg/{msg}/attempt", Tenant, Value::Null, 200),
         ("GET", "/app/{app}/msg/{msg}/endpoint/{ep}/attempt", Tenant, Value::Null, 200),
@@ -87,9 +88,30 @@ fn routes() -> Vec<(&'static str, &'static str, Access, Value, u16)> {
         ("GET", "/auth/whoami", Reader, Value::Null, 200),
         ("GET", "/operational-webhook/endpoint", Operator, Value::Null, 200),
         ("POST", "/operational-webhook/endpoint", Operator, json!({ "url": "https://example.com/" }), 201),
+        ("GET", "/operational-webhook/endpoint/op", Operator, Value::Null, 200),
+        (
+            "PUT",
+            "/operational-webhook/endpoint/op",
+            Operator,
+            json!({ "url": "https://example.com/", "uid": "op" }),
+            200,
+        ),
+        ("PATCH", "/operational-webhook/endpoint/op", Operator, json!({}), 200),
+        ("GET", "/operational-webhook/endpoint/op/headers", Operator, Value::Null, 200),
+        ("PUT", "/operational-webhook/endpoint/op/headers", Operator, json!({ "headers": {} }), 204),
+        ("PATCH", "/operational-webhook/endpoint/op/headers", Operator, json!({ "headers": {} }), 204),
+        ("GET", "/operational-webhook/endpoint/op/secret", Operator, Value::Null, 200),
+        ("POST", "/operational-webhook/endpoint/op/secret/rotate", Operator, json!({}), 204),
+        ("DELETE", "/operational-webhook/endpoint/op", Operator, Value::Null, 204),
         ("DELETE", "/app/{app}/msg/{msg}/attempt/{atmpt}/content", Operator, Value::Null, 204),
         ("DELETE", "/app/{app}/msg/{msg}/content", Operator, Value::Null, 204),
         ("POST", "/auth/app/{app}/expire-all", Operator, json!({ "expiry": 60 }), 204),
+        ("POST", "/event-type/import/openapi", Operator, json!({ "spec": { "openapi": "3.1.0" } }), 200),
+        ("GET", "/environment/settings", Operator, Value::Null, 200),
+        ("PUT", "/environment/settings", Operator, json!({}), 200),
+        ("PATCH", "/environment/settings", Operator, json!({}), 200),
+        ("POST", "/environment/export", Operator, Value::Null, 200),
+        ("POST", "/environment/import", Operator, json!({}), 204),
         ("DELETE", "/event-type/a.b", Operator, Value::Null, 204),
         ("DELETE", "/app/{app}/endpoint/{ep}", Tenant, Value::Null, 204),
         ("PUT", "/app/{app}", Operator, json!({ "name": "other" }), 200),
@@ -128,6 +150,8 @@ async fn every_route_knows_its_callers() {
     let world = World::new();
     world.post("/event-type", json!({ "name": "a.b", "description": "" })).await.expect(201);
     let (own, other) = (Furnished::new(&world, "own").await, Furnished::new(&world, "other").await);
+    let operational = json!({ "url": "https://example.com/", "uid": "op" });
+    world.post("/operational-webhook/endpoint", operational).await.expect(201);
     let own_token = app_token(&own.app, &[]);
     let other_token = app_token(&other.app, &[]);
     for (method, path, access, body, status) in routes() {
@@ -283,4 +307,31 @@ async fn environments_are_worlds_of_their_own() {
     assert_ne!(id(&made), here);
     assert_eq!(world.send_as(&there, "GET", "/app/shop", None).await.expect(200)["id"], made["id"]);
     world.send_as(&there, "GET", &format!("/app/{here}"), None).await.refused(404, "not_found");
+}
+
+/// Whether a path of the table is one of this documented path.
+fn is_of(path: &str, documented: &str) -> bool {
+    let (path, documented) = (path.split('/'), documented.split('/'));
+    path.clone().count() == documented.clone().count()
+        && path.zip(documented).all(|(part, wanted)| wanted.starts_with('{') || part == wanted)
+}
+
+#[tokio::test]
+async fn no_route_that_wants_a_token_is_missing_here() {
+    let world = World::new();
+    let document = world.raw("GET", "/api/v1/openapi.json", Extras::default()).await.json();
+    let tried = routes();
+    let mut missing = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let path = path.strip_prefix("/api/v1").unwrap();
+        for (method, operation) in item.as_object().unwrap() {
+            let is_tried =
+                |row: &(&str, &str, Access, Value, u16)| row.0.eq_ignore_ascii_case(method) && is_of(row.1, path);
+            if operation["security"] != json!([]) && !tried.iter().any(is_tried) {
+                missing.push(format!("{method} {path}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+    world.close().await;
 }

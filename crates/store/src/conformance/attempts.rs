@@ -223,6 +223,56 @@ pub(super) async fn stats_count_a_half_open_range<H: Harness>(world: &World<H>) 
     assert_eq!(world.store().attempt_stats(nobody.key, low, high).await.unwrap(), AttemptStats::default());
 }
 
+pub(super) async fn stats_of_many_attempts_are_exact_though_some_come_late<H: Harness>(world: &mut World<H>) {
+    const BATCHES: usize = 45;
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let mut ids: Vec<(Ksuid, bool)> = Vec::new();
+    let mut late = Vec::new();
+    for batch in 0..BATCHES {
+        let message = world.message(&app, &[&endpoint]).await;
+        let due = world.due(&endpoint, super::world::FAR).await.remove(0);
+        let mut settlements = Vec::new();
+        for turn in 0..64 {
+            let next = if turn % 7 == 3 { Next::Exhausted } else { Next::Succeeded };
+            let settlement = world.settlement(&endpoint, &due, next);
+            // Some took so long that a thousand others ended before.
+            if turn % 16 == 5 { late.push(settlement) } else { settlements.push(settlement) }
+        }
+        if batch >= 20 {
+            settlements.extend(late.drain(..5));
+        }
+        if batch == BATCHES - 1 {
+            settlements.append(&mut late);
+        }
+        for settlement in &settlements {
+            let record = settlement.attempt.as_ref().unwrap();
+            ids.push((record.id.ksuid(), record.succeeded));
+        }
+        world.store().settle(settlements).await.unwrap();
+        assert_eq!(message.key, due.key.message);
+        if batch % 17 == 9 {
+            world.reopen().await;
+        }
+        let mut sorted: Vec<Ksuid> = ids.iter().map(|(id, _)| *id).collect();
+        sorted.sort_unstable();
+        let at = |part: usize| sorted[part * (sorted.len() - 1) / 10];
+        let ends = [
+            (Ksuid::from_bytes([0; 20]), Ksuid::from_bytes([0xff; 20])),
+            (at(0), at(10)),
+            (at(3), at(4)),
+            (at(1), at(9)),
+        ];
+        for (from, to) in ends {
+            let mut want = AttemptStats::default();
+            for (_, succeeded) in ids.iter().filter(|(id, _)| (from..to).contains(id)) {
+                *if *succeeded { &mut want.succeeded } else { &mut want.failed } += 1;
+            }
+            assert_eq!(world.store().attempt_stats(endpoint.key, from, to).await.unwrap(), want, "after batch {batch}");
+        }
+    }
+}
+
 pub(super) async fn the_url_is_the_one_that_was_used<H: Harness>(world: &World<H>) {
     let (store, app) = (world.store(), world.application().await);
     let mut endpoint = world.endpoint(&app).await;

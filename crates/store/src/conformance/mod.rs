@@ -15,6 +15,7 @@ mod attempts;
 mod due;
 mod durability;
 mod endpoints;
+mod environments;
 mod event_types;
 mod expunge;
 mod idempotency;
@@ -162,6 +163,16 @@ macro_rules! conformance_cases {
                 deleting_archives_again_and_again_and_expunging_removes,
                 a_name_of_an_illegal_form_names_nothing,
             }
+            environments {
+                an_environment_has_the_default_settings_until_they_are_changed,
+                settings_belong_to_their_environment_and_survive_a_restart,
+                rules_reach_the_routes_and_make_them_newer,
+                event_types_make_routes_newer_only_while_there_are_rules,
+                a_message_of_routes_before_a_rule_is_refused,
+                an_import_adds_changes_and_leaves_alone,
+                an_import_archives_the_others_if_asked,
+                an_import_is_carried_out_once,
+            }
             messages {
                 a_message_reads_back_as_it_was_accepted,
                 a_payload_comes_back_byte_for_byte,
@@ -178,6 +189,7 @@ macro_rules! conformance_cases {
                 a_list_leaves_answers_out_unless_asked,
                 an_attempt_is_found_only_under_its_message_and_application,
                 stats_count_a_half_open_range,
+                stats_of_many_attempts_are_exact_though_some_come_late,
                 the_url_is_the_one_that_was_used,
                 attempts_outlive_their_endpoint,
             }
@@ -234,6 +246,7 @@ macro_rules! conformance_cases {
                 a_replay_comes_before_a_conflict_of_event_ids,
                 forgetting_removes_the_old_keys_of_each_slice_and_keeps_the_others,
                 a_refused_message_leaves_no_key,
+                what_was_accepted_under_a_key_is_found_by_it,
                 an_expired_key_accepts_anew_and_is_renewed,
             }
             due {

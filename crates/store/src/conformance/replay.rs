@@ -119,3 +119,21 @@ pub(super) async fn forgetting_removes_the_old_keys_of_each_slice_and_keeps_the_
         if place < 3 { assert_new(&again) } else { assert_replayed(&again, &old.message) }
     }
 }
+
+pub(super) async fn what_was_accepted_under_a_key_is_found_by_it<H: Harness>(world: &World<H>) {
+    let (store, app, other) = (world.store(), world.application().await, world.application().await);
+    let key = world.idempotency_key();
+    let new = under(world.draft(&app, &[]).await, key);
+    let message = Arc::clone(&new.message);
+    assert_new(&world.accept(new).await);
+    let later = Timestamp::from_micros(message.created_at.as_micros() + 1);
+    for (application, key, not_before, found) in [
+        (app.key, key, message.created_at, true),
+        (app.key, key, later, false),
+        (other.key, key, Timestamp::EPOCH, false),
+        (app.key, world.idempotency_key(), Timestamp::EPOCH, false),
+    ] {
+        let accepted = store.accepted_under(application, key, not_before).await.unwrap();
+        assert_eq!(accepted.as_ref(), found.then_some(message.as_ref()));
+    }
+}

@@ -17,6 +17,7 @@ Examples:
   postrider bench --rate 200                 latency at 200 messages a second
   postrider bench --endpoints 10 --relay     every message to ten endpoints
   postrider bench --compare idempotency      what an idempotency key per request costs
+  postrider bench --compare batch            how much faster messages are taken in 500 at a time
   postrider bench --hang 50                  do 50 hanging endpoints slow a healthy one down?
   postrider bench --dead-backlog 1000000     a million messages waiting for a dead endpoint
   postrider bench --lists 10000000           a page of every list among ten million rows
@@ -139,6 +140,8 @@ pub(super) enum Subject {
 pub(super) enum Compare {
     /// Without and with an idempotency key in every request
     Idempotency,
+    /// One message in every request, and 500 in each of a few connections
+    Batch,
 }
 
 /// Messages per second in the scenarios that look at a healthy endpoint's latency.

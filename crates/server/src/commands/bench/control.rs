@@ -40,6 +40,11 @@ impl Application {
         Ok(format!("/api/v1/app/{}/msg?with_content=false", self.id).parse()?)
     }
 
+    /// Where many at a time are posted.
+    pub(super) fn batches(&self) -> anyhow::Result<Uri> {
+        Ok(format!("/api/v1/app/{}/msg/batch", self.id).parse()?)
+    }
+
     /// Removes it, with all that waits for its endpoints.
     pub(super) async fn delete(self, target: &Target) -> anyhow::Result<()> {
         call(target, Method::DELETE, &format!("/api/v1/app/{}", self.id), None).await.map(drop)

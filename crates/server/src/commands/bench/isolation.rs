@@ -8,7 +8,7 @@ use http::Uri;
 use super::clock::{micros, span};
 use super::control::Application;
 use super::lab::{Lab, Subject, usage};
-use super::load::Target;
+use super::load::{Manner, Target};
 use super::receiver::{Address, DeadPort, Hanging};
 use super::report::{Column, Fact, LATENCIES, Report};
 
@@ -83,7 +83,7 @@ pub(super) async fn backlog(lab: &Lab, count: u32) -> anyhow::Result<Report> {
 async fn column(lab: &Lab, name: &str, target: &Target, path: &Uri) -> anyhow::Result<Column> {
     let mut rounds = Vec::new();
     for _ in 0..lab.args.rounds() {
-        rounds.push(lab.measure(name, target, path, lab.args.idempotency).await?);
+        rounds.push(lab.measure(name, target, path, Manner::single(lab.args.idempotency)).await?);
     }
     Ok(Column { name: name.into(), rounds })
 }

@@ -8,7 +8,7 @@ use http::{HeaderValue, Uri};
 
 use super::args::Args;
 use super::clock::{micros, span};
-use super::load::{self, Extent, Load, Pace, Target};
+use super::load::{self, Extent, Load, Manner, Pace, Target};
 use super::measured::Measured;
 use super::message::Template;
 use super::phase::Phase;
@@ -72,15 +72,15 @@ impl Lab {
         label: &str,
         target: &Target,
         path: &Uri,
-        idempotency: bool,
+        manner: Manner,
     ) -> anyhow::Result<Measured> {
         let load = |extent| Load {
             target: target.clone(),
             paths: vec![path.clone()],
             template: Arc::clone(&self.template),
-            idempotency,
+            manner,
             pace: self.args.pace(),
-            connections: self.args.connections,
+            connections: manner.connections(self.args.connections),
             extent,
         };
         if !self.args.warmup.0.is_zero() {
@@ -106,7 +106,7 @@ impl Lab {
             target: target.clone(),
             paths,
             template: Arc::clone(&self.template),
-            idempotency: false,
+            manner: Manner::single(false),
             pace: Pace::Closed,
             connections: self.args.connections,
             extent: Extent::Messages(count),

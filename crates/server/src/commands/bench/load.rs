@@ -61,6 +61,37 @@ pub(super) enum Extent {
     Messages(u64),
 }
 
+/// In what form messages are posted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Manner {
+    /// Whether each request has an idempotency key of its own, as the SDKs send it.
+    pub(super) idempotency: bool,
+    /// How many messages are in a request.
+    pub(super) batch: usize,
+}
+
+impl Manner {
+    /// Messages in a request of many.
+    const BATCH: usize = 500;
+    /// Connections that post many at a time: a few keep any server busy.
+    const BATCH_CONNECTIONS: usize = 4;
+
+    /// One message in each request.
+    pub(super) fn single(idempotency: bool) -> Self {
+        Self { idempotency, batch: 1 }
+    }
+
+    /// Many messages in each request.
+    pub(super) fn batches(idempotency: bool) -> Self {
+        Self { idempotency, batch: Self::BATCH }
+    }
+
+    /// How many connections send in this manner, if so many would send single messages.
+    pub(super) fn connections(self, single: usize) -> usize {
+        if self.batch > 1 { single.min(Self::BATCH_CONNECTIONS) } else { single }
+    }
+}
+
 /// What one phase sends.
 pub(super) struct Load {
     /// To whom.
@@ -69,8 +100,8 @@ pub(super) struct Load {
     pub(super) paths: Vec<Uri>,
     /// What to post.
     pub(super) template: Arc<Template>,
-    /// Whether each request has an idempotency key of its own, as the SDKs send it.
-    pub(super) idempotency: bool,
+    /// In what form.
+    pub(super) manner: Manner,
     /// How fast.
     pub(super) pace: Pace,
     /// How many connections, each with one request at a time.
@@ -163,17 +194,50 @@ impl Run {
         self.began + (number as f64 * 1e6 / rate) as u64
     }
 
-    fn request(&self, stamp: Stamp) -> Request<Full<bytes::Bytes>> {
-        let mut request = Request::new(Full::new(self.load.template.stamped(stamp)));
+    /// The messages of the next request; none when there are none.
+    async fn stamps(&self) -> Vec<Stamp> {
+        let mut stamps = Vec::with_capacity(self.load.manner.batch);
+        while stamps.len() < self.load.manner.batch {
+            match self.next().await {
+                Some(stamp) => stamps.push(stamp),
+                None => break,
+            }
+        }
+        stamps
+    }
+
+    fn request(&self, stamps: &[Stamp]) -> Request<Full<bytes::Bytes>> {
+        let template = &self.load.template;
+        let body = match stamps {
+            [stamp] if self.load.manner.batch == 1 => template.stamped(*stamp),
+            stamps => template.batch(stamps),
+        };
+        let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.load.paths[stamp.sequence as usize % self.load.paths.len()].clone();
+        let turn = stamps.first().map_or(0, |stamp| stamp.sequence as usize);
+        *request.uri_mut() = self.load.paths[turn % self.load.paths.len()].clone();
         *request.headers_mut() = self.headers.clone();
-        if self.load.idempotency {
+        if self.load.manner.idempotency {
             request.headers_mut().insert(idempotency::HEADER, idempotency::key());
         }
         request
     }
 }
+
+impl Run {
+    /// Notes what a request had accepted: the message, or those of the batch that were.
+    fn accepted(&self, number: usize, stamps: &[Stamp], status: StatusCode, body: &[u8]) {
+        let now = micros();
+        if self.load.manner.batch > 1 && !body.windows(ALL_ACCEPTED.len()).take(100).any(|text| text == ALL_ACCEPTED) {
+            self.phase.fail(number, "part of a batch", || excerpt(status, body));
+            return;
+        }
+        stamps.iter().for_each(|stamp| self.phase.accept(number, *stamp, now));
+    }
+}
+
+/// Begins the answer to a batch of which everything was accepted.
+const ALL_ACCEPTED: &[u8] = br#""rejected":0"#;
 
 fn headers(target: &Target) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -190,9 +254,13 @@ fn headers(target: &Target) -> HeaderMap {
 /// One connection's part of the load; reconnects when it has to.
 async fn connection(run: Arc<Run>, number: usize) {
     let mut open: Option<Connection> = None;
-    while let Some(stamp) = run.next().await {
-        match exchange(&run, &mut open, stamp).await {
-            Ok((status, _)) if status.is_success() => run.phase.accept(number, stamp, micros()),
+    loop {
+        let stamps = run.stamps().await;
+        if stamps.is_empty() {
+            return;
+        }
+        match exchange(&run, &mut open, &stamps).await {
+            Ok((status, body)) if status.is_success() => run.accepted(number, &stamps, status, &body),
             Ok((status, body)) => run.phase.fail(number, status.as_str(), || excerpt(status, &body)),
             Err(error) => {
                 open = None;
@@ -203,21 +271,21 @@ async fn connection(run: Arc<Run>, number: usize) {
     }
 }
 
-/// Posts one message. A connection that the server closed while it was idle is replaced: that is no error.
+/// Posts what is in one request. A connection that the server closed while it was idle is replaced: that is no error.
 async fn exchange(
     run: &Run,
     open: &mut Option<Connection>,
-    stamp: Stamp,
+    stamps: &[Stamp],
 ) -> anyhow::Result<(StatusCode, bytes::Bytes)> {
     if let Some(connection) = open {
-        match connection.exchange(run.request(stamp)).await {
+        match connection.exchange(run.request(stamps)).await {
             Ok(answer) => return Ok(answer),
             Err(failed) if !failed.unsent => return Err(failed.error),
             Err(_) => {}
         }
     }
     let connection = open.insert(Connection::open(run.load.target.address).await?);
-    connection.exchange(run.request(stamp)).await.map_err(|failed| failed.error)
+    connection.exchange(run.request(stamps)).await.map_err(|failed| failed.error)
 }
 
 fn excerpt(status: StatusCode, body: &[u8]) -> String {
@@ -285,7 +353,7 @@ mod tests {
         };
         let paths = vec![Uri::from_static("/a"), Uri::from_static("/b")];
         let template = Arc::new(Template::new(100));
-        let load = Load { target, paths, template, idempotency: true, pace, connections: 1, extent };
+        let load = Load { target, paths, template, manner: Manner::single(true), pace, connections: 1, extent };
         Run::new(load, Arc::new(Phase::new(0, 1)))
     }
 
@@ -319,7 +387,7 @@ mod tests {
     #[test]
     fn paths_are_used_in_turn_and_every_key_is_new() {
         let run = run(Pace::Closed, Extent::Messages(2));
-        let request = |sequence| run.request(Stamp { phase: 0, sequence, sent: 0 });
+        let request = |sequence| run.request(&[Stamp { phase: 0, sequence, sent: 0 }]);
         assert_eq!([0, 1, 2].map(|sequence| request(sequence).uri().path().to_owned()), ["/a", "/b", "/a"]);
         assert_ne!(request(0).headers()[&idempotency::HEADER], request(0).headers()[&idempotency::HEADER]);
     }

@@ -50,6 +50,17 @@ impl Template {
         Self { bytes: text.into_bytes(), phase_at, sequence_at, sent_at }
     }
 
+    /// The body for all of these stamps at once.
+    pub(super) fn batch(&self, stamps: &[Stamp]) -> Bytes {
+        let mut bytes = Vec::with_capacity(stamps.len() * (self.bytes.len() + 1) + 1);
+        for stamp in stamps {
+            bytes.push(if bytes.is_empty() { b'[' } else { b',' });
+            bytes.extend_from_slice(&self.stamped(*stamp));
+        }
+        bytes.push(b']');
+        bytes.into()
+    }
+
     /// The body for this stamp.
     pub(super) fn stamped(&self, stamp: Stamp) -> Bytes {
         let mut bytes = self.bytes.clone();
@@ -105,6 +116,15 @@ mod tests {
             assert_eq!(payload.len(), size);
             assert_eq!(Stamp::read(payload), Some(STAMP));
         }
+    }
+
+    #[test]
+    fn a_batch_is_an_array_of_bodies() {
+        let template = Template::new(SMALLEST_PAYLOAD);
+        let other = Stamp { sequence: 1, ..STAMP };
+        let messages: Vec<serde_json::Value> = serde_json::from_slice(&template.batch(&[STAMP, other])).unwrap();
+        assert_eq!(messages.len(), 2);
+        assert_eq!(messages[1], serde_json::from_slice::<serde_json::Value>(&template.stamped(other)).unwrap());
     }
 
     #[test]

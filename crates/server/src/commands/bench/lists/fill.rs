@@ -215,6 +215,7 @@ impl Filling {
             delivery: DeliveryKey { due_at: message.created_at, message: key },
             made: 0,
             trigger: Trigger::Scheduled,
+            notice: None,
             attempt: Some(AttemptRecord {
                 id: AttemptId::new(started_at, &OsEntropy),
                 started_at,
@@ -226,7 +227,6 @@ impl Filling {
             }),
             next,
             change: None,
-            notice: None,
             origin: Some(Origin { application: self.application, message: Arc::clone(message) }),
         }
     }

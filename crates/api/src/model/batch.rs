@@ -1,0 +1,295 @@
+//! Batches of messages on the wire: a JSON array, or lines of JSON. What is wrong with one item is said of that item, in
+//! the words in which a request with that message alone would be answered.
+//!
+//! Payloads are copied out of the body. A slice would keep all of the body in memory for as long as the slowest of its
+//! messages waits to be delivered.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::Write as _;
+
+use bytes::Bytes;
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::ids::{ApplicationId, MessageId};
+use postrider_domain::names::{IdOrUid, Uid};
+use postrider_domain::time::Timestamp;
+use postrider_ingest::{Submission, Submitted};
+use postrider_store::IdempotencyKey;
+use schemars::JsonSchema;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::error::{ApiError, Problem, Result};
+use crate::json;
+use crate::model::message::MessageIn;
+
+/// The most items of an array, and of what is committed together.
+pub(crate) const MAX_ITEMS: usize = 1_000;
+
+/// Messages, each as it would be created by itself.
+#[derive(JsonSchema)]
+#[schemars(transparent, inline)]
+pub(crate) struct BatchIn(
+    #[schemars(length(max = 1_000))]
+    #[expect(dead_code, reason = "items are decoded one by one; this is for the documentation")]
+    Vec<MessageIn<'static>>,
+);
+
+/// What became of the items of a batch.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "written by hand; this is for the documentation")]
+pub(crate) struct BatchOut {
+    /// How many were accepted.
+    accepted: usize,
+    /// How many were not.
+    rejected: usize,
+    /// A result for each item, in order.
+    data: Vec<BatchItemOut>,
+}
+
+/// What became of an item: the message, or an error in the words in which it would be answered by itself.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+#[expect(dead_code, reason = "written by hand; this is for the documentation")]
+pub(crate) struct BatchItemOut {
+    /// Its place in the batch, from 0.
+    index: usize,
+    /// The status that it would be answered with by itself; 202 if it was accepted.
+    #[schemars(range(min = 100, max = 599))]
+    status: u16,
+    /// The id of the message.
+    #[schemars(with = "MessageId", default)]
+    id: Option<MessageId>,
+    /// Your own identifier.
+    #[schemars(default)]
+    event_id: Option<Uid>,
+    /// When it was accepted.
+    #[schemars(with = "Timestamp", default)]
+    timestamp: Option<Timestamp>,
+    /// What of it does not match the schema of its event type, if the environment only warns of that.
+    #[schemars(default)]
+    warnings: Vec<Problem>,
+    /// Why it was not accepted, for programs.
+    #[schemars(with = "String", default)]
+    code: Option<String>,
+    /// Why it was not accepted, for people; with status 422 a list of problems.
+    #[schemars(default)]
+    detail: Detail,
+}
+
+#[derive(JsonSchema, Default)]
+#[schemars(untagged, inline)]
+#[expect(dead_code, reason = "for the documentation")]
+enum Detail {
+    #[default]
+    None,
+    Text(String),
+    Problems(Vec<Problem>),
+}
+
+/// What all items of a batch have in common.
+#[derive(Clone)]
+pub(crate) struct Batch {
+    pub(crate) environment: EnvironmentId,
+    pub(crate) application: IdOrUid<ApplicationId>,
+    pub(crate) key: Option<IdempotencyKey>,
+}
+
+impl Batch {
+    /// Reads an array: a submission for each item, or what is wrong with it. `Err` if it is no array of at most
+    /// [`MAX_ITEMS`].
+    pub(crate) fn read_array(&self, body: &Bytes) -> Result<Vec<Result<Submission>>> {
+        let text = json::utf8(body)?;
+        // Usually everything can be decoded, and is, at the first look. Only if not, items are told apart first.
+        if let Ok(Items { items, count }) = serde_json::from_str::<Items<MessageIn<'_>>>(text) {
+            few_enough(count)?;
+            return Ok(items.into_iter().enumerate().map(|(index, item)| self.checked(item, index)).collect());
+        }
+        let Items { items, count } = json::decode::<Items<&RawValue>>(text)?;
+        few_enough(count)?;
+        Ok(items.into_iter().enumerate().map(|(index, item)| self.read_item(item.get(), index)).collect())
+    }
+
+    /// Reads one line.
+    pub(crate) fn read_line(&self, line: &[u8], index: usize) -> Result<Submission> {
+        self.read_item(json::utf8(line)?, index)
+    }
+
+    fn read_item(&self, text: &str, index: usize) -> Result<Submission> {
+        self.checked(json::decode::<MessageIn<'_>>(text)?, index)
+    }
+
+    fn checked(&self, message: MessageIn<'_>, index: usize) -> Result<Submission> {
+        json::shallow(message.payload(), 1)?;
+        let copied = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+        let read = message.checked(self.environment.clone(), self.application.clone(), self.item_key(index), copied)?;
+        Ok(read.submission)
+    }
+
+    /// The key of an item: the batch's with the index in its last bytes. So a batch that is repeated after a crash finds
+    /// its items, and the keys of a batch lie side by side in the store: a page holds many of them.
+    fn item_key(&self, index: usize) -> Option<IdempotencyKey> {
+        let IdempotencyKey(mut key) = self.key?;
+        key[12..].copy_from_slice(&u32::try_from(index).unwrap_or(u32::MAX).to_be_bytes());
+        Some(IdempotencyKey(key))
+    }
+}
+
+fn few_enough(count: usize) -> Result<()> {
+    if count > MAX_ITEMS {
+        return Err(ApiError::invalid(&["body"], format!("must have at most {MAX_ITEMS} items, and has {count}")));
+    }
+    Ok(())
+}
+
+/// The elements of an array. Beyond [`MAX_ITEMS`] they are only counted.
+struct Items<T> {
+    items: Vec<T>,
+    count: usize,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Items<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Elements<T>(std::marker::PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Elements<T> {
+            type Value = Items<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of messages")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Items<T>, A::Error> {
+                let mut items = Vec::new();
+                while items.len() < MAX_ITEMS {
+                    match elements.next_element()? {
+                        Some(item) => items.push(item),
+                        None => return Ok(Items { count: items.len(), items }),
+                    }
+                }
+                let mut count = items.len();
+                while elements.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Items { items, count })
+            }
+        }
+
+        from.deserialize_seq(Elements(std::marker::PhantomData))
+    }
+}
+
+impl ApiError {
+    /// The same, said of an item of a list that is the body.
+    fn of_item(self, index: usize) -> Self {
+        let Self::Invalid(mut problems) = self else { return self };
+        for problem in &mut problems {
+            let place = 1.min(problem.loc.len());
+            problem.loc.insert(place, Cow::Owned(format!("[{index}]")));
+        }
+        Self::Invalid(problems)
+    }
+}
+
+/// Writes what became of an item.
+pub(crate) fn write_result(out: &mut Vec<u8>, index: usize, result: Result<Submitted>) {
+    // Writing to a vector does not fail; names need no escapes, because of what they may consist of.
+    let _ = match result {
+        Ok(Submitted { message, warnings, .. }) => {
+            let _ = write!(out, r#"{{"index":{index},"status":202,"id":"{}","eventId":"#, message.id);
+            let _ = match &message.event_id {
+                Some(id) => write!(out, r#""{}""#, id.as_str()),
+                None => write!(out, "null"),
+            };
+            let _ = write!(out, r#","timestamp":"{}""#, message.created_at);
+            if !warnings.is_empty() {
+                let warnings = warnings.into_iter().map(Problem::from).collect();
+                write_problems(out, "warnings", ApiError::Invalid(warnings).of_item(index));
+            }
+            write!(out, "}}")
+        }
+        Err(error) => {
+            let _ = write!(out, r#"{{"index":{index},"status":{}"#, error.status().as_u16());
+            match error.of_item(index) {
+                ApiError::General { code, detail, .. } => {
+                    write_member(out, "code", &code);
+                    write_member(out, "detail", &detail);
+                }
+                invalid @ ApiError::Invalid(_) => write_problems(out, "detail", invalid),
+            }
+            write!(out, "}}")
+        }
+    };
+}
+
+fn write_problems(out: &mut Vec<u8>, name: &str, error: ApiError) {
+    if let ApiError::Invalid(problems) = error {
+        write_member(out, name, &problems);
+    }
+}
+
+fn write_member<T: serde::Serialize>(out: &mut Vec<u8>, name: &str, value: &T) {
+    let _ = write!(out, r#","{name}":"#);
+    let _ = serde_json::to_writer(out, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch() -> Batch {
+        let key = Some(IdempotencyKey([7; 16]));
+        Batch { environment: EnvironmentId::default_environment(), application: IdOrUid::parse("shop"), key }
+    }
+
+    fn places(results: &[Result<Submission>]) -> Vec<String> {
+        let place = |result: &Result<Submission>| match result {
+            Ok(_) => String::new(),
+            Err(ApiError::Invalid(problems)) => problems[0].loc.join("."),
+            Err(error) => format!("{error:?}"),
+        };
+        results.iter().map(place).collect()
+    }
+
+    #[test]
+    fn one_item_that_is_wrong_does_not_hurt_the_others() {
+        let deep = format!("{}1{}", r#"{"a":"#.repeat(128), "}".repeat(128));
+        let body = format!(
+            r#"[{{"eventType":"a","payload":{{"n":1}}}}, 5, {{"eventType":"a b","payload":{{}}}}, {{"payload":{{}}}},
+               {{"eventType":"a","payload":{deep}}}, {{"eventType":"a","payload":{{}},"eventId":7}}]"#
+        );
+        let results = batch().read_array(&Bytes::from(body)).unwrap();
+        let want = ["", "body", "body.eventType", "body", "body", "body.eventId"];
+        assert_eq!(places(&results), want);
+        assert_eq!(results[0].as_ref().unwrap().payload, r#"{"n":1}"#);
+    }
+
+    #[test]
+    fn a_payload_does_not_keep_its_body_in_memory() {
+        let body = Bytes::from_static(br#"[{"eventType":"a","payload":{"n":1}}]"#);
+        let submission = batch().read_array(&body).unwrap().remove(0).unwrap();
+        assert!(!body.as_ptr_range().contains(&submission.payload.as_ptr()));
+    }
+
+    #[test]
+    fn what_is_no_short_array_is_refused_whole() {
+        for body in ["", "{}", "[", "[{}]x", "[,]", "\u{0}"] {
+            assert!(batch().read_array(&Bytes::from(body)).is_err(), "{body:?}");
+        }
+        for (item, count) in [("5", 1_001), (r#"{"eventType":"a","payload":{}}"#, 1_001)] {
+            let body = format!("[{}]", vec![item; count].join(","));
+            let Err(ApiError::Invalid(problems)) = batch().read_array(&Bytes::from(body)) else { panic!("accepted") };
+            assert!(problems[0].msg.contains("has 1001"), "{problems:?}");
+        }
+        let body = format!("[{}]", vec![r#"{"eventType":"a","payload":{}}"#; 1_000].join(","));
+        assert_eq!(batch().read_array(&Bytes::from(body)).unwrap().len(), 1_000);
+    }
+
+    #[test]
+    fn the_keys_of_items_are_neighbours_and_differ() {
+        let keys: Vec<_> = (0..300).map(|index| batch().item_key(index).unwrap().0).collect();
+        assert!(keys.is_sorted() && keys.windows(2).all(|pair| pair[0] != pair[1]));
+        assert!(keys.iter().all(|key| key[..12] == [7; 12]));
+        assert!(Batch { key: None, ..batch() }.item_key(0).is_none());
+    }
+}

@@ -1,0 +1,156 @@
+//! Environments on the wire: their settings, and the document by which event types and settings are moved from one
+//! environment to another.
+
+use postrider_domain::environment::{
+    EnvironmentSettings, EnvironmentSettingsPatch, SchemaEnforcement, UnknownEventTypes,
+};
+use postrider_domain::event_type::EventType;
+use postrider_domain::time::Timestamp;
+use postrider_store::{Import, ImportedEventType};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{ApiError, Result};
+use crate::json::present;
+use crate::model::event_type::{self, EventTypeIn, EventTypeOut};
+use crate::openapi::types::Object;
+
+/// The settings of an environment.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "EnvironmentSettingsOut")]
+pub(crate) struct SettingsOut {
+    /// What happens to a message whose payload does not match the schema of its event type.
+    schema_enforcement: SchemaEnforcement,
+    /// What happens to a message whose event type is not there, or archived.
+    unknown_event_types: UnknownEventTypes,
+    /// Whether everybody may read the catalogue of event types.
+    public_catalogue: bool,
+    /// When they were first changed.
+    created_at: Option<Timestamp>,
+    /// When they were last changed.
+    updated_at: Option<Timestamp>,
+}
+
+impl From<EnvironmentSettings> for SettingsOut {
+    fn from(settings: EnvironmentSettings) -> Self {
+        Self {
+            schema_enforcement: settings.rules.schemas,
+            unknown_event_types: settings.rules.unknown_event_types,
+            public_catalogue: settings.public_catalogue,
+            created_at: settings.created_at,
+            updated_at: settings.updated_at,
+        }
+    }
+}
+
+/// What replaces settings: what is left out gets its default.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "EnvironmentSettingsIn")]
+pub(crate) struct SettingsIn {
+    /// What happens to a message whose payload does not match the schema of its event type.
+    #[serde(default)]
+    schema_enforcement: SchemaEnforcement,
+    /// What happens to a message whose event type is not there, or archived.
+    #[serde(default)]
+    unknown_event_types: UnknownEventTypes,
+    /// Whether everybody may read the catalogue of event types.
+    #[serde(default)]
+    public_catalogue: bool,
+}
+
+impl From<SettingsIn> for EnvironmentSettingsPatch {
+    fn from(settings: SettingsIn) -> Self {
+        Self {
+            schema_enforcement: Some(settings.schema_enforcement),
+            unknown_event_types: Some(settings.unknown_event_types),
+            public_catalogue: Some(settings.public_catalogue),
+        }
+    }
+}
+
+/// What changes settings: what is left out stays as it is.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "EnvironmentSettingsPatch")]
+pub(crate) struct SettingsPatchIn {
+    /// What happens to a message whose payload does not match the schema of its event type.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "SchemaEnforcement")]
+    schema_enforcement: Option<SchemaEnforcement>,
+    /// What happens to a message whose event type is not there, or archived.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "UnknownEventTypes")]
+    unknown_event_types: Option<UnknownEventTypes>,
+    /// Whether everybody may read the catalogue of event types.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "bool")]
+    public_catalogue: Option<bool>,
+}
+
+impl From<SettingsPatchIn> for EnvironmentSettingsPatch {
+    fn from(patch: SettingsPatchIn) -> Self {
+        Self {
+            schema_enforcement: patch.schema_enforcement,
+            unknown_event_types: patch.unknown_event_types,
+            public_catalogue: patch.public_catalogue,
+        }
+    }
+}
+
+/// An environment as it is exported. There are no connectors here; clients expect a list of them.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct EnvironmentOut<'a> {
+    /// The version of this form.
+    version: u8,
+    /// When it was exported.
+    created_at: Timestamp,
+    /// All event types, also those that are archived.
+    event_types: Vec<EventTypeOut<'a>>,
+    /// The settings.
+    settings: SettingsOut,
+    /// Always empty.
+    #[schemars(with = "Vec<Object>")]
+    connectors: [(); 0],
+}
+
+impl<'a> EnvironmentOut<'a> {
+    pub(crate) fn new(event_types: &'a [EventType], settings: EnvironmentSettings, now: Timestamp) -> Self {
+        let event_types = event_types.iter().map(EventTypeOut::from).collect();
+        Self { version: 1, created_at: now, event_types, settings: settings.into(), connectors: [] }
+    }
+}
+
+/// An environment as it is imported: also one that another server exported, of whose settings only ours are read.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct EnvironmentIn {
+    /// Event types to add, or to replace if they are there.
+    event_types: Option<Vec<EventTypeIn>>,
+    /// Settings to change.
+    settings: Option<SettingsPatchIn>,
+}
+
+impl EnvironmentIn {
+    /// Checks a body.
+    pub(crate) fn checked(self, now: Timestamp) -> Result<Import> {
+        let (mut event_types, mut problems) = (Vec::new(), Vec::new());
+        for (index, body) in self.event_types.into_iter().flatten().enumerate() {
+            match body.checked(now) {
+                Ok(new) => event_types.push(ImportedEventType { patch: event_type::replacement(&new), new }),
+                Err(ApiError::Invalid(found)) => problems.extend(found.into_iter().map(|mut problem| {
+                    let place = ["eventTypes".into(), format!("[{index}]").into()];
+                    problem.loc.splice(1..1, place);
+                    problem
+                })),
+                Err(error) => return Err(error),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(ApiError::Invalid(problems));
+        }
+        Ok(Import { event_types, archive_others: false, settings: self.settings.unwrap_or_default().into() })
+    }
+}

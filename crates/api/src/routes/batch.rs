@@ -1,0 +1,186 @@
+//! Many messages in one request: a JSON array, which is stored by one commit, or lines of JSON, which are taken in chunks
+//! as they come, each by one commit, while the results of earlier ones are on their way back.
+//!
+//! What is wrong with an item is its result and concerns nobody else. Only if nothing at all could be done, and for the
+//! same reason, the request as a whole fails, so that a client tries it again.
+
+use std::convert::Infallible;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use postrider_ingest::{Submission, SubmitError, Submitted};
+
+use crate::access::Operator;
+use crate::answer;
+use crate::body;
+use crate::error::{ApiError, Result};
+use crate::lines::{Line, Lines};
+use crate::model::batch::{Batch, BatchIn, BatchOut, MAX_ITEMS, write_result};
+use crate::openapi::types::APPLICATION_PATTERN;
+use crate::openapi::{Operation, Routes};
+use crate::params::Params;
+use crate::router::Shared;
+use crate::routes::messages::addressee;
+
+/// The largest body of an array, in bytes. Lines may go on for ever.
+pub(crate) const MAX_ARRAY_BYTES: usize = 8 * 1024 * 1024;
+
+const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    Routes::new().post(
+        "/app/{app_id}/msg/batch",
+        create,
+        Operation::new("v1.message.create-batch", "Create many messages")
+            .description(
+                "An array of at most 1,000 messages and 8 MiB is stored by one commit. Lines of JSON \
+                 (`application/x-ndjson`), of which there is no limit, are stored as they come, and answered with a line \
+                 each. What is wrong with a message concerns no other: its result says what it is, as if it had been \
+                 created by itself. A batch that is repeated under its `idempotency-key` finds the messages that were \
+                 accepted, by their places.",
+            )
+            .path_pattern("app_id", APPLICATION_PATTERN)
+            .body::<BatchIn>()
+            .or_lines()
+            .returns::<BatchOut>(StatusCode::ACCEPTED, "What became of each message."),
+    )
+}
+
+pub(super) async fn create(
+    operator: Operator,
+    params: Params,
+    State(state): State<Shared>,
+    headers: HeaderMap,
+    mut body: Body,
+) -> Result<Response> {
+    let application = addressee(params.text("app_id")?)?;
+    let batch = Batch { environment: operator.environment, application, key: operator.once };
+    // Reading the beginning also tells a client that waits for it to go on.
+    let first = body::next(&mut body).await?.unwrap_or_default();
+    if is_lines(&headers, &first) {
+        return Stream { state, batch, lines: Lines::new(first, body), taken: 0 }.answer().await;
+    }
+    let body = body::read_after(first, body, MAX_ARRAY_BYTES).await?;
+    let items = batch.read_array(&body)?;
+    drop(body);
+    let results = submit(&state, items).await?;
+    Ok(answer::raw_json(StatusCode::ACCEPTED, write_array(results)))
+}
+
+/// Whether a body is lines: its media type says so, or, if that says nothing, it does not begin as an array does.
+fn is_lines(headers: &HeaderMap, first: &[u8]) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match media_type.as_str() {
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => true,
+        "application/json" => false,
+        _ => !matches!(first.trim_ascii_start().first(), None | Some(b'[')),
+    }
+}
+
+/// Has the items stored that can be: a result for each. `Err` if none could, for a reason that is not in any of them.
+async fn submit(state: &Shared, items: Vec<Result<Submission>>) -> Result<Vec<Result<Submitted>>> {
+    let mut submissions = Vec::with_capacity(items.len());
+    let flaws: Vec<_> =
+        items.into_iter().map(|item| item.map(|submission| submissions.push(submission)).err()).collect();
+    let submitted = state.intake.submit_all(submissions).await;
+    let is_hopeless = |result: &Result<Submitted, SubmitError>| {
+        use SubmitError::{ApplicationNotFound, Overloaded, Unavailable};
+        matches!(result, Err(ApplicationNotFound | Overloaded | Unavailable(_)))
+    };
+    if flaws.iter().all(Option::is_none) && submitted.iter().all(is_hopeless) {
+        if let Some(Err(error)) = submitted.into_iter().next() {
+            return Err(error.into());
+        }
+        return Ok(Vec::new());
+    }
+    let mut submitted = submitted.into_iter();
+    let mut next =
+        || submitted.next().map_or_else(|| Err(ApiError::internal()), |result| result.map_err(ApiError::from));
+    Ok(flaws.into_iter().map(|flaw| flaw.map_or_else(&mut next, Err)).collect())
+}
+
+fn write_array(results: Vec<Result<Submitted>>) -> Bytes {
+    let accepted = results.iter().filter(|result| result.is_ok()).count();
+    let mut out = Vec::with_capacity(64 + results.len() * 128);
+    let head = format!(r#"{{"accepted":{accepted},"rejected":{},"data":["#, results.len() - accepted);
+    out.extend_from_slice(head.as_bytes());
+    for (index, result) in results.into_iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write_result(&mut out, index, result);
+    }
+    out.extend_from_slice(b"]}");
+    out.into()
+}
+
+/// Lines that are being taken.
+struct Stream {
+    state: Shared,
+    batch: Batch,
+    lines: Lines,
+    taken: usize,
+}
+
+impl Stream {
+    /// The answer begins with the results of the first chunk, so that a request that is wrong as a whole is answered as
+    /// any other.
+    async fn answer(mut self) -> Result<Response> {
+        let lines = self.lines.chunk(MAX_ITEMS).await?;
+        let first = self.take(lines).await?;
+        let rest = stream::unfold(Some(self), |this| async { Some(this?.more().await) });
+        let results = stream::iter([first]).chain(rest).map(Ok::<_, Infallible>);
+        let mut response = Body::from_stream(results).into_response();
+        *response.status_mut() = StatusCode::ACCEPTED;
+        response.headers_mut().insert(header::CONTENT_TYPE, LINES);
+        Ok(response)
+    }
+
+    /// The results of the next chunk, and what goes on; nothing does after the last one.
+    async fn more(mut self) -> (Bytes, Option<Self>) {
+        match self.lines.chunk(MAX_ITEMS).await {
+            Ok(lines) if lines.is_empty() => (Bytes::new(), None),
+            Ok(lines) => {
+                let count = lines.len();
+                let results = self.take(lines).await.unwrap_or_else(|error| self.failed(count, &error));
+                (results, Some(self))
+            }
+            Err(error) => (self.failed(1, &error), None),
+        }
+    }
+
+    /// Has a chunk stored; gives its results.
+    async fn take(&mut self, lines: Vec<Line>) -> Result<Bytes> {
+        let first = self.taken;
+        let read = |(place, line)| match line {
+            Line::Text(text) => self.batch.read_line(&text, first + place),
+            Line::TooLong => Err(ApiError::payload_too_large()),
+        };
+        let items: Vec<_> = lines.into_iter().enumerate().map(read).collect();
+        let results = submit(&self.state, items).await?;
+        let mut out = Vec::with_capacity(results.len() * 128);
+        for (place, result) in results.into_iter().enumerate() {
+            write_result(&mut out, first + place, result);
+            out.push(b'\n');
+            self.taken += 1;
+        }
+        Ok(out.into())
+    }
+
+    /// The results of lines that all failed for the same reason.
+    fn failed(&mut self, count: usize, error: &ApiError) -> Bytes {
+        let mut out = Vec::new();
+        for _ in 0..count {
+            write_result(&mut out, self.taken, Err(error.clone()));
+            out.push(b'\n');
+            self.taken += 1;
+        }
+        out.into()
+    }
+}

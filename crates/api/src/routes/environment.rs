@@ -1,0 +1,137 @@
+//! Settings of the caller's environment, and moving settings and event types from one environment to another.
+
+use std::ops::Bound;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::environment::EnvironmentSettingsPatch;
+use postrider_domain::event_type::EventType;
+use postrider_domain::names::EventTypeName;
+use postrider_store::{Direction, EventTypeFilter, Scan, Store, StoreError, StoredAnswer};
+
+use crate::access::Operator;
+use crate::answer;
+use crate::body;
+use crate::error::Result;
+use crate::idempotency;
+use crate::json::{self, JsonBody};
+use crate::model::environment::{EnvironmentIn, EnvironmentOut, SettingsIn, SettingsOut, SettingsPatchIn};
+use crate::openapi::{Operation, Routes};
+use crate::router::Shared;
+
+/// The largest body that brings event types in, in bytes: with all their schemas they may be many.
+pub(super) const MAX_IMPORT_BYTES: usize = 8 * 1024 * 1024;
+
+/// Event types that are read from the store at a time.
+const PAGE: usize = 250;
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    Routes::new()
+        .get(
+            "/environment/settings",
+            read,
+            Operation::new("v1.environment.get-settings", "Get the settings of the environment")
+                .returns::<SettingsOut>(StatusCode::OK, "The settings."),
+        )
+        .put(
+            "/environment/settings",
+            replace,
+            Operation::new("v1.environment.update-settings", "Replace the settings of the environment")
+                .description("They count for every message that is created after the answer.")
+                .returns::<SettingsOut>(StatusCode::OK, "The changed settings."),
+        )
+        .patch(
+            "/environment/settings",
+            change,
+            Operation::new("v1.environment.patch-settings", "Change settings of the environment")
+                .description("They count for every message that is created after the answer.")
+                .returns::<SettingsOut>(StatusCode::OK, "The changed settings."),
+        )
+        .post(
+            "/environment/export",
+            export,
+            Operation::new("v1.environment.export", "Export event types and settings")
+                .returns::<EnvironmentOut<'_>>(StatusCode::OK, "All of them.")
+                .differs("There are no connectors to export, and the settings are Postrider's own."),
+        )
+        .post(
+            "/environment/import",
+            import,
+            Operation::new("v1.environment.import", "Import event types and settings")
+                .description("Adds and replaces, in one commit, and removes nothing.")
+                .body::<EnvironmentIn>()
+                .returns_nothing(StatusCode::NO_CONTENT, "They are there.")
+                .differs("Connectors, and settings that Postrider does not have, are ignored."),
+        )
+}
+
+pub(super) async fn read(operator: Operator, State(state): State<Shared>) -> Result<Response> {
+    let settings = state.store.environment_settings(&operator.environment).await?;
+    Ok(answer::json(StatusCode::OK, &SettingsOut::from(settings)))
+}
+
+pub(super) async fn replace(
+    operator: Operator,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<SettingsIn>,
+) -> Result<Response> {
+    update(&operator, &state, body.into()).await
+}
+
+pub(super) async fn change(
+    operator: Operator,
+    State(state): State<Shared>,
+    JsonBody(body): JsonBody<SettingsPatchIn>,
+) -> Result<Response> {
+    update(&operator, &state, body.into()).await
+}
+
+async fn update(operator: &Operator, state: &Shared, patch: EnvironmentSettingsPatch) -> Result<Response> {
+    let now = state.clock.now();
+    let settings = state.store.update_environment_settings(&operator.environment, patch, now).await?;
+    Ok(answer::json(StatusCode::OK, &SettingsOut::from(settings)))
+}
+
+pub(super) async fn export(operator: Operator, State(state): State<Shared>) -> Result<Response> {
+    let filter = EventTypeFilter { include_archived: true, with_schemas: true, feature_flags: None };
+    let event_types = all_event_types(state.store.as_ref(), &operator.environment, &filter).await?;
+    let settings = state.store.environment_settings(&operator.environment).await?;
+    Ok(answer::json(StatusCode::OK, &EnvironmentOut::new(&event_types, settings, state.clock.now())))
+}
+
+pub(super) async fn import(operator: Operator, State(state): State<Shared>, body: Body) -> Result<Response> {
+    let body = body::read_up_to(body, MAX_IMPORT_BYTES).await?;
+    let now = state.clock.now();
+    let import = json::decode::<EnvironmentIn>(json::text(&body)?)?.checked(now)?;
+    let once = idempotency::once(operator.once, now, imported);
+    Ok(answer::written(state.store.import(&operator.environment, import, now, once).await?, imported))
+}
+
+fn imported(_: &Vec<EventTypeName>) -> StoredAnswer {
+    StoredAnswer { status: StatusCode::NO_CONTENT.as_u16(), body: bytes::Bytes::new() }
+}
+
+/// All event types that a filter lets through, by name.
+pub(super) async fn all_event_types(
+    store: &dyn Store,
+    environment: &EnvironmentId,
+    filter: &EventTypeFilter,
+) -> Result<Vec<EventType>, StoreError> {
+    let mut found: Vec<EventType> = Vec::new();
+    loop {
+        let mut scan = Scan::all(Direction::Ascending, PAGE);
+        if let Some(last) = found.last() {
+            scan.lower = Bound::Excluded(last.name.to_string());
+        }
+        let page = store.event_types(environment, filter, scan).await?;
+        let done = page.len() < PAGE;
+        found.extend(page);
+        if done {
+            return Ok(found);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Event types from an OpenAPI document: what it describes is added or changed, and revived if it was archived.
+
+use std::collections::HashSet;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use postrider_domain::names::EventTypeName;
+use postrider_store::{EventTypeFilter, Import};
+
+use crate::access::Operator;
+use crate::answer;
+use crate::body;
+use crate::error::{ApiError, Result};
+use crate::idempotency;
+use crate::json;
+use crate::model::import_openapi::{ImportIn, ImportOut};
+use crate::openapi::{Operation, Routes};
+use crate::router::Shared;
+use crate::routes::environment::{MAX_IMPORT_BYTES, all_event_types};
+
+/// The routes.
+pub(super) fn routes() -> Routes {
+    Routes::new().post(
+        "/event-type/import/openapi",
+        import,
+        Operation::new("v1.event-type.import-openapi", "Import the webhooks of an OpenAPI document")
+            .description(
+                "Takes `webhooks` of version 3.1 and `x-webhooks` of 3.0. References within the document are resolved; \
+                 one to another document is refused.",
+            )
+            .body::<ImportIn>()
+            .returns::<ImportOut<'_>>(StatusCode::OK, "The event types that were, or would be, changed."),
+    )
+}
+
+pub(super) async fn import(operator: Operator, State(state): State<Shared>, body: Body) -> Result<Response> {
+    let body = body::read_up_to(body, MAX_IMPORT_BYTES).await?;
+    let now = state.clock.now();
+    // Megabytes of YAML take their time.
+    let read = tokio::task::spawn_blocking(move || json::decode::<ImportIn>(json::text(&body)?)?.checked(now));
+    let (import, dry_run) = read.await.map_err(|_| ApiError::internal())??;
+    if dry_run {
+        return try_out(&operator, &state, &import).await;
+    }
+    let imported = |names: &Vec<EventTypeName>| answer::to_store(StatusCode::OK, &ImportOut::done(names));
+    let once = idempotency::once(operator.once, now, imported);
+    Ok(answer::written(state.store.import(&operator.environment, import, now, once).await?, imported))
+}
+
+/// Says what an import would do.
+async fn try_out(operator: &Operator, state: &Shared, import: &Import) -> Result<Response> {
+    let mut to_modify = Vec::new();
+    let mut modified = Vec::new();
+    for imported in &import.event_types {
+        let found = state.store.event_type(&operator.environment, imported.new.name.as_str()).await?;
+        if found.is_none_or(|found| found.is_changed_by(&imported.patch)) {
+            modified.push(imported.new.name.clone());
+            to_modify.push(&imported.new);
+        }
+    }
+    if import.archive_others {
+        let named: HashSet<_> = import.event_types.iter().map(|imported| &imported.new.name).collect();
+        let active = all_event_types(state.store.as_ref(), &operator.environment, &EventTypeFilter::default()).await?;
+        modified.extend(active.into_iter().map(|one| one.name).filter(|name| !named.contains(name)));
+    }
+    modified.sort();
+    modified.dedup();
+    Ok(answer::json(StatusCode::OK, &ImportOut::tried(&modified, &to_modify)))
+}

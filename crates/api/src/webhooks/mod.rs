@@ -1,0 +1,312 @@
+//! The webhooks that an OpenAPI document describes, as event types: `webhooks` of version 3.1 and `x-webhooks` of 3.0.
+//!
+//! A webhook's name is that of the event type. Its description, first tag and `deprecated` become the event type's, the
+//! JSON schema of its request body becomes version 1, and the examples of the body become the schema's.
+
+mod document;
+mod schema;
+
+use postrider_domain::event_type::{EventType, EventTypePatch, Schemas};
+use postrider_domain::names::EventTypeName;
+use postrider_domain::time::Timestamp;
+use postrider_ingest::check_schema;
+use postrider_store::ImportedEventType;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use crate::error::{ApiError, Problem, Result};
+pub(crate) use document::{Document, yaml};
+
+/// The version under which a schema is stored: a document has no versions of its parts.
+const VERSION: &str = "1";
+
+/// The most bytes of all schemas of a document together. What many webhooks share is repeated in each.
+const MAX_SCHEMA_BYTES: usize = 16 * 1024 * 1024;
+
+/// The methods of a path item, the usual one first.
+const METHODS: [&str; 8] = ["post", "put", "patch", "get", "delete", "head", "options", "trace"];
+
+/// The event types of a document, or everything that is wrong with it. `member` is where it stands in the body.
+pub(crate) fn event_types(document: &Document, member: &'static str, now: Timestamp) -> Result<Vec<ImportedEventType>> {
+    let (mut found, mut problems, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for (group, name, item) in document.webhooks() {
+        match event_type(document, name, item, now) {
+            Ok(imported) => {
+                let schemas = imported.new.schemas.iter().flat_map(Schemas::values);
+                bytes += schemas.map(|schema| schema.get().len()).sum::<usize>();
+                found.push(imported);
+            }
+            Err(msg) => {
+                let loc = vec!["body".into(), member.into(), group.into(), name.to_owned().into()];
+                problems.push(Problem { loc, msg, kind: Problem::VALUE });
+            }
+        }
+        if bytes > MAX_SCHEMA_BYTES {
+            let msg = format!("the schemas come to more than {MAX_SCHEMA_BYTES} bytes");
+            return Err(ApiError::invalid(&["body", member], msg));
+        }
+    }
+    if problems.is_empty() { Ok(found) } else { Err(ApiError::Invalid(problems)) }
+}
+
+fn event_type(document: &Document, name: &str, item: &Value, now: Timestamp) -> Result<ImportedEventType, String> {
+    let name = EventTypeName::parse(name).map_err(|error| format!("the name {error}"))?;
+    let item = document.resolve(item)?;
+    let operation = METHODS.iter().find_map(|method| item.get(method));
+    let operation = operation.ok_or("has no operation, such as `post`")?;
+    let text = |of: &Value, member: &str| of.get(member).and_then(Value::as_str).map(str::to_owned);
+    let description = text(operation, "description")
+        .or_else(|| text(operation, "summary"))
+        .or_else(|| text(item, "description"))
+        .or_else(|| text(item, "summary"))
+        .unwrap_or_default();
+    let group_name = operation.get("tags").and_then(|tags| tags.get(0)).and_then(Value::as_str).map(str::to_owned);
+    if [Some(&description), group_name.as_ref()].into_iter().flatten().any(|text| text.bytes().any(|byte| byte <= 8)) {
+        return Err("must not have control characters".to_owned());
+    }
+    let deprecated = operation.get("deprecated").and_then(Value::as_bool).unwrap_or_default();
+    let schemas = schema_of(document, operation)?.map(|schema| Schemas::from([(VERSION.to_owned(), schema)]));
+    let patch = EventTypePatch {
+        description: Some(description.clone()),
+        archived: Some(false),
+        deprecated: Some(deprecated),
+        schemas: Some(schemas.clone()),
+        // What the document does not say was said by somebody else.
+        group_name: group_name.clone().map(Some),
+        feature_flag: None,
+    };
+    let new = EventType {
+        name,
+        description,
+        archived: false,
+        deprecated,
+        schemas,
+        feature_flag: None,
+        group_name,
+        created_at: now,
+        updated_at: now,
+    };
+    Ok(ImportedEventType { new, patch })
+}
+
+/// The schema of an operation's JSON body, with its examples.
+fn schema_of(document: &Document, operation: &Value) -> Result<Option<Box<RawValue>>, String> {
+    let Some(body) = operation.get("requestBody") else { return Ok(None) };
+    let content = document.resolve(body)?.get("content").and_then(Value::as_object);
+    let Some(media) = content.and_then(json_media) else { return Ok(None) };
+    let mut schema = match media.get("schema") {
+        Some(schema) => schema::standalone(document, schema)?,
+        None => Map::new().into(),
+    };
+    let examples = examples(document, media)?;
+    if !examples.is_empty() {
+        if schema == Value::Bool(true) {
+            schema = Map::new().into();
+        }
+        if let Value::Object(members) = &mut schema {
+            let own = members.remove("examples").and_then(|own| own.as_array().cloned()).unwrap_or_default();
+            members.insert("examples".to_owned(), examples.into_iter().chain(own).collect());
+        }
+    }
+    let text = schema.to_string();
+    check_schema(&text).map_err(|problem| format!("the schema is none: {problem}"))?;
+    RawValue::from_string(text).map(Some).map_err(|error| error.to_string())
+}
+
+/// The media type that is JSON.
+fn json_media(content: &Map<String, Value>) -> Option<&Value> {
+    let is_json = |name: &str| {
+        let name = name.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        name == "application/json" || name.ends_with("+json") || name == "*/*" || name == "application/*"
+    };
+    content.get("application/json").or_else(|| content.iter().find(|(name, _)| is_json(name)).map(|(_, media)| media))
+}
+
+fn examples(document: &Document, media: &Value) -> Result<Vec<Value>, String> {
+    let mut found: Vec<_> = media.get("example").cloned().into_iter().collect();
+    for example in media.get("examples").and_then(Value::as_object).into_iter().flat_map(Map::values) {
+        found.extend(document.resolve(example)?.get("value").cloned());
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(spec: Value) -> Result<Vec<EventType>> {
+        let document = Document::new(spec, "spec")?;
+        let found = event_types(&document, "spec", Timestamp::EPOCH)?;
+        Ok(found.into_iter().map(|imported| imported.new).collect())
+    }
+
+    fn one(spec: Value) -> (EventType, Value) {
+        let event_type = read(spec).unwrap().remove(0);
+        let schema = event_type.newest_schema().map_or(Value::Null, |text| serde_json::from_str(text.get()).unwrap());
+        (event_type, schema)
+    }
+
+    fn problem(spec: Value) -> (String, String) {
+        let Err(ApiError::Invalid(problems)) = read(spec) else { panic!("accepted") };
+        (problems[0].loc.join("."), problems[0].msg.clone())
+    }
+
+    fn with_schema(version: &str, schema: &Value, components: &Value) -> Value {
+        let webhooks = if version.starts_with("3.0") { "x-webhooks" } else { "webhooks" };
+        json!({
+            "openapi": version,
+            webhooks: { "a": { "post": { "requestBody": { "content": { "application/json": { "schema": schema } } } } } },
+            "components": { "schemas": components },
+        })
+    }
+
+    #[test]
+    fn a_webhook_is_an_event_type() {
+        let (event_type, schema) = one(json!({
+            "openapi": "3.1.0",
+            "webhooks": { "user.created": { "$ref": "#/components/pathItems/created" } },
+            "components": {
+                "pathItems": { "created": { "post": {
+                    "summary": "short", "description": "A user was made.", "tags": ["user", "x"], "deprecated": true,
+                    "requestBody": { "$ref": "#/components/requestBodies/user" },
+                } } },
+                "requestBodies": { "user": { "content": { "application/cloudevents+json": {
+                    "schema": { "type": "object", "examples": [{ "id": 3 }] },
+                    "example": { "id": 1 },
+                    "examples": { "x": { "$ref": "#/components/examples/two" }, "y": { "externalValue": "z" } },
+                } } } },
+                "examples": { "two": { "value": { "id": 2 } } },
+            },
+        }));
+        assert_eq!(event_type.name.as_str(), "user.created");
+        assert_eq!(
+            (event_type.description.as_str(), event_type.group_name.as_deref()),
+            ("A user was made.", Some("user"))
+        );
+        assert!(event_type.deprecated);
+        assert_eq!(
+            schema,
+            json!({
+                "$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object",
+                "examples": [{ "id": 1 }, { "id": 2 }, { "id": 3 }],
+            })
+        );
+    }
+
+    #[test]
+    fn shared_and_recursive_schemas_come_along_once() {
+        let node = json!({ "properties": { "next": { "$ref": "#/components/schemas/Node" },
+                                           "leaf": { "$ref": "#/components/schemas/Leaf" } } });
+        let components = json!({ "Node": node, "Leaf": { "type": "string" }, "Unused": {} });
+        let (_, schema) = one(with_schema("3.1.0", &json!({ "$ref": "#/components/schemas/Node" }), &components));
+        let own = json!({ "next": { "$ref": "#" }, "leaf": { "$ref": "#/$defs/Leaf" } });
+        assert_eq!((&schema["properties"], &schema["$defs"]), (&own, &json!({ "Leaf": { "type": "string" } })));
+        let list = json!({ "items": { "$ref": "#/components/schemas/Node" } });
+        let (_, schema) = one(with_schema("3.1.0", &list, &components));
+        assert_eq!(schema["items"], json!({ "$ref": "#/$defs/Node" }));
+        assert_eq!(schema["$defs"]["Node"]["properties"]["next"], json!({ "$ref": "#/$defs/Node" }));
+        assert!(schema["$defs"].get("Unused").is_none());
+    }
+
+    #[test]
+    fn references_that_multiply_stay_small() {
+        let mut components = Map::new();
+        for level in 0..40 {
+            let next = json!({ "$ref": format!("#/components/schemas/L{}", level + 1) });
+            components.insert(format!("L{level}"), json!({ "properties": { "a": next, "b": next } }));
+        }
+        components.insert("L40".to_owned(), json!({}));
+        let schema = json!({ "$ref": "#/components/schemas/L0" });
+        let (event_type, _) = one(with_schema("3.1.0", &schema, &components.into()));
+        assert!(event_type.newest_schema().unwrap().get().len() < 10_000);
+    }
+
+    #[test]
+    fn schemas_of_3_0_become_schemas_of_draft_7() {
+        let schema = json!({ "properties": {
+            "nullable": { "type": "string", "nullable": true, "enum": ["a"] },
+            "n": { "type": "integer", "minimum": 1, "exclusiveMinimum": true, "maximum": 5, "exclusiveMaximum": false },
+            "example": { "type": "string", "example": "x" },
+            "other": { "$ref": "#/components/schemas/Other" },
+        }, "default": { "$ref": "#/kept" } });
+        let (_, schema) = one(with_schema("3.0.3", &schema, &json!({ "Other": {} })));
+        assert_eq!(
+            schema,
+            json!({ "$schema": "http://json-schema.org/draft-07/schema#", "properties": {
+                "nullable": { "type": ["string", "null"], "enum": ["a", null] },
+                "n": { "type": "integer", "exclusiveMinimum": 1, "maximum": 5 },
+                "example": { "type": "string", "examples": ["x"] },
+                "other": { "$ref": "#/definitions/Other" },
+            }, "default": { "$ref": "#/kept" }, "definitions": { "Other": {} } })
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_webhook() {
+        let none = json!({});
+        for (schema, want) in [
+            (json!({ "$ref": "other.yaml#/a" }), "another document"),
+            (json!({ "$ref": "http://127.0.0.1/a" }), "another document"),
+            (json!({ "$ref": "#/components/schemas/Missing" }), "nothing"),
+            (json!({ "properties": { "a": { "$ref": "#/openapi" } } }), "no schema"),
+            (json!({ "type": "text" }), "type"),
+        ] {
+            let (place, text) = problem(with_schema("3.1.0", &schema, &none));
+            assert!(place == "body.spec.webhooks.a" && text.contains(want), "{schema}: {place}: {text}");
+        }
+        let endless = json!({ "A": { "$ref": "#/components/schemas/B" }, "B": { "$ref": "#/components/schemas/A" } });
+        let (_, text) = problem(with_schema("3.1.0", &json!({ "$ref": "#/components/schemas/A" }), &endless));
+        assert!(text.contains("itself"), "{text}");
+        for (spec, place) in [
+            (json!({ "openapi": "3.1.0", "webhooks": { "a b": { "post": {} } } }), "body.spec.webhooks.a b"),
+            (json!({ "openapi": "3.1.0", "webhooks": { "a": {} } }), "body.spec.webhooks.a"),
+            (json!({ "openapi": "3.1.0", "webhooks": { "a": { "$ref": "#/webhooks/a" } } }), "body.spec.webhooks.a"),
+            (json!({ "swagger": "2.0" }), "body.spec.openapi"),
+            (json!({ "openapi": "3.1.0", "webhooks": [] }), "body.spec.webhooks"),
+            (json!([]), "body.spec"),
+        ] {
+            assert_eq!(problem(spec).0, place);
+        }
+    }
+
+    #[test]
+    fn a_webhook_without_a_json_body_has_no_schema() {
+        for operation in [
+            json!({}),
+            json!({ "requestBody": {} }),
+            json!({ "requestBody": { "content": { "text/plain": { "schema": { "type": "string" } } } } }),
+        ] {
+            let (event_type, _) = one(json!({ "openapi": "3.1.0", "webhooks": { "a": { "post": operation } } }));
+            assert!(event_type.schemas.is_none());
+        }
+    }
+
+    #[test]
+    fn yaml_is_read_as_people_mean_it() {
+        let spec = yaml(
+            "openapi: 3.1.0\nwebhooks:\n  user.created: &made\n    post:\n      description: yes\n      responses:\n        \
+             200: {description: ok}\n  user.made: *made\n",
+        );
+        let found = read(spec.unwrap()).unwrap();
+        let seen: Vec<_> = found.iter().map(|one| (one.name.as_str(), one.description.as_str())).collect();
+        assert_eq!(seen, [("user.created", "yes"), ("user.made", "yes")]);
+    }
+
+    #[test]
+    fn aliases_that_multiply_are_refused() {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..12 {
+            let below = vec![format!("*a{}", level - 1); 10].join(", ");
+            text.push_str(&format!("a{level}: &a{level} [{below}]\n"));
+        }
+        assert!(yaml(&text).is_err());
+        assert!(yaml(&"[".repeat(100_000)).is_err());
+        assert!(yaml(&"- ".repeat(100_000)).is_err());
+        assert!(yaml("a: &a [*a]").is_err());
+        for (depth, good) in [(60, true), (70, false), (1_000, false)] {
+            assert_eq!(yaml(&format!("{}{}", "[".repeat(depth), "]".repeat(depth))).is_ok(), good, "{depth}");
+            assert_eq!(yaml(&"- ".repeat(depth)).is_ok(), good, "{depth}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What messages of an environment must be like: schemas of event types, compiled once, and what became of each check.
+//!
+//! The store is the authority. A compiled schema is kept with the version of the routes under which it was read; the
+//! version grows with every change of rules or event types, and the accept commit refuses a message whose version is not
+//! the current one. So no message gets in by an old schema. None is turned away by one either: before a refusal is
+//! answered, the routes are loaded again, and if they are newer, the message is judged again. Nothing has to be told to
+//! this cache, and it works for writers in other processes.
+//!
+//! An environment without rules costs one comparison per message.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::environment::{SchemaEnforcement, UnknownEventTypes};
+use postrider_domain::message::Message;
+use postrider_domain::names::EventTypeName;
+use postrider_domain::time::Timestamp;
+use postrider_store::{Routes, Store, StoreError};
+use quick_cache::Weighter;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+
+use crate::schema::Schema;
+use crate::submission::Violation;
+
+/// Room for schemas, in bytes of their text. Compiled they take about ten times that.
+const CAPACITY: u64 = 8 * 1024 * 1024;
+
+/// What an entry counts beside its text.
+const ENTRY: u64 = 256;
+
+/// Payloads from this size on are judged on a thread that may block.
+const LARGE: usize = 64 * 1024;
+
+/// How often one event type is written about in the log.
+const LOG_PAUSE: Duration = Duration::from_secs(60);
+
+/// Whose event type.
+type Name = (EnvironmentId, EventTypeName);
+
+/// What is known of an event type.
+enum Kind {
+    /// The environment does not have it, or has archived it.
+    Unknown,
+    /// It says nothing about payloads.
+    Free,
+    /// Payloads must match this.
+    Schema(Schema),
+    /// It has a schema that nothing can be compared with, because of this.
+    Unusable(String),
+}
+
+struct Entry {
+    version: i64,
+    kind: Kind,
+    text_len: usize,
+    logged_at: AtomicI64,
+}
+
+#[derive(Clone)]
+struct ByText;
+
+impl Weighter<Name, Arc<Entry>> for ByText {
+    fn weight(&self, _: &Name, entry: &Arc<Entry>) -> u64 {
+        ENTRY + entry.text_len as u64
+    }
+}
+
+/// The judgement of one message.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// It may be accepted; what should be told all the same.
+    Passes(Vec<Violation>),
+    /// It may not, unless the rules have changed.
+    Refused(Vec<Violation>),
+}
+
+/// The compiled rules of all environments.
+pub(crate) struct RuleCache {
+    cache: Cache<Name, Arc<Entry>, ByText, foldhash::fast::RandomState>,
+}
+
+impl RuleCache {
+    pub(crate) fn new() -> Self {
+        let hasher = foldhash::fast::RandomState::default();
+        Self { cache: Cache::with(256, CAPACITY, ByText, hasher, DefaultLifecycle::default()) }
+    }
+
+    /// Judges a message by the rules that these routes came with.
+    pub(crate) async fn judge(
+        &self,
+        store: &dyn Store,
+        environment: &EnvironmentId,
+        routes: &Routes,
+        message: &Message,
+    ) -> Result<Verdict, StoreError> {
+        let rules = routes.rules;
+        if rules.are_none() {
+            return Ok(Verdict::Passes(Vec::new()));
+        }
+        let entry = self.entry(store, routes.version, (environment.clone(), message.event_type.clone())).await?;
+        if let Kind::Unknown = entry.kind {
+            return Ok(match rules.unknown_event_types {
+                UnknownEventTypes::Allow => Verdict::Passes(Vec::new()),
+                UnknownEventTypes::Reject => Verdict::Refused(vec![Violation::unknown_event_type()]),
+            });
+        }
+        if rules.schemas == SchemaEnforcement::Off {
+            return Ok(Verdict::Passes(Vec::new()));
+        }
+        let violations = violations(&entry, message).await;
+        if violations.is_empty() || rules.schemas == SchemaEnforcement::Warn {
+            warn(&entry, environment, message, &violations);
+            return Ok(Verdict::Passes(violations));
+        }
+        Ok(Verdict::Refused(violations))
+    }
+
+    /// What is known of the event type under this version of the routes. What is read here is at least as new as they
+    /// are; if it is newer, the accept commit refuses them.
+    async fn entry(&self, store: &dyn Store, version: i64, name: Name) -> Result<Arc<Entry>, StoreError> {
+        if let Some(entry) = self.cache.get(&name)
+            && entry.version == version
+        {
+            return Ok(entry);
+        }
+        let found = store.event_type(&name.0, name.1.as_str()).await?;
+        let (kind, text_len) = match found.filter(|event_type| !event_type.archived) {
+            None => (Kind::Unknown, 0),
+            Some(event_type) => match event_type.newest_schema() {
+                None => (Kind::Free, 0),
+                Some(schema) => (compile(schema.get()), schema.get().len()),
+            },
+        };
+        let entry = Arc::new(Entry { version, kind, text_len, logged_at: AtomicI64::new(i64::MIN) });
+        self.cache.insert(name, Arc::clone(&entry));
+        Ok(entry)
+    }
+}
+
+fn compile(text: &str) -> Kind {
+    match Schema::compile(text) {
+        Ok(schema) => Kind::Schema(schema),
+        Err(problem) => Kind::Unusable(problem),
+    }
+}
+
+async fn violations(entry: &Arc<Entry>, message: &Message) -> Vec<Violation> {
+    let payload = message.payload.clone().unwrap_or_default();
+    if payload.len() < LARGE {
+        return entry.violations(&payload);
+    }
+    let entry = Arc::clone(entry);
+    let judged = tokio::task::spawn_blocking(move || entry.violations(&payload));
+    let failed = |_| vec![Violation::unusable_schema("comparing the payload with it failed")];
+    judged.await.unwrap_or_else(failed)
+}
+
+impl Entry {
+    fn violations(&self, payload: &[u8]) -> Vec<Violation> {
+        match &self.kind {
+            Kind::Unknown | Kind::Free => Vec::new(),
+            Kind::Unusable(problem) => vec![Violation::unusable_schema(problem)],
+            Kind::Schema(schema) => schema.violations(payload),
+        }
+    }
+
+    /// Whether something may be written about the event type again.
+    fn may_be_logged(&self, now: Timestamp) -> bool {
+        let pause = i64::try_from(LOG_PAUSE.as_micros()).unwrap_or(i64::MAX);
+        let last = self.logged_at.load(Ordering::Relaxed);
+        let due = now.as_micros().saturating_sub(pause) >= last;
+        due && self.logged_at.compare_exchange(last, now.as_micros(), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// Writes about an event type now and then. Of the message nothing is said but how much is wrong with it.
+fn warn(entry: &Entry, environment: &EnvironmentId, message: &Message, violations: &[Violation]) {
+    if !violations.is_empty() && entry.may_be_logged(message.created_at) {
+        tracing::warn!(
+            %environment,
+            event_type = %message.event_type,
+            message = %message.id,
+            violations = violations.len(),
+            "messages do not match the schema of their event type; they are accepted all the same"
+        );
+    }
+}

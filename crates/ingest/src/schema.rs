@@ -1,0 +1,235 @@
+//! JSON Schemas: whether a text is one, and what of a payload does not match one.
+//!
+//! Schemas are written by operators and tried on what anybody sends, so nothing in them can reach beyond them: `$ref`
+//! finds what is in the schema itself and the published drafts, which are compiled in, and nothing is ever fetched.
+//! Patterns run on an engine that takes linear time; what it does not know (look-around, back-references) makes a schema
+//! unusable rather than slow. What is said of a mismatch names the rule, never the value.
+
+use std::borrow::Cow;
+
+use jsonschema::paths::{Location, LocationSegment};
+use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
+use serde_json::Value;
+
+use crate::submission::Violation;
+
+/// The most mismatches that are told of one payload.
+const MAX_VIOLATIONS: usize = 50;
+
+/// The most characters of the text of one mismatch: it may list names that the sender chose.
+const MAX_TEXT: usize = 300;
+
+/// The memory that a compiled pattern may take, and that it may use for speed.
+const PATTERN_BYTES: usize = 1024 * 1024;
+
+/// A schema that is ready to be tried on payloads.
+pub(crate) struct Schema(Validator);
+
+/// Says why a text is no JSON Schema. A schema is judged by the draft that its `$schema` names, or else by draft 7.
+pub fn check_schema(text: &str) -> Result<(), String> {
+    let schema: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let judged = match draft_of(&schema) {
+        Draft::Draft4 => jsonschema::draft4::meta::validate(&schema),
+        Draft::Draft6 => jsonschema::draft6::meta::validate(&schema),
+        Draft::Draft201909 => jsonschema::draft201909::meta::validate(&schema),
+        Draft::Draft202012 => jsonschema::draft202012::meta::validate(&schema),
+        _ => jsonschema::draft7::meta::validate(&schema),
+    };
+    judged.map_err(|error| {
+        let place = place(error.instance_path());
+        if place.is_empty() { text_of(&error) } else { format!("{}: {}", place.join("."), text_of(&error)) }
+    })
+}
+
+impl Schema {
+    /// Compiles a schema, or says why it can't be used.
+    pub(crate) fn compile(text: &str) -> Result<Self, String> {
+        let schema: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES);
+        jsonschema::options()
+            .with_draft(draft_of(&schema))
+            .with_pattern_options(patterns)
+            .offline()
+            .build(&schema)
+            .map(Self)
+            .map_err(|error| text_of(&error))
+    }
+
+    /// What of a payload does not match; nothing if all of it does.
+    pub(crate) fn violations(&self, payload: &[u8]) -> Vec<Violation> {
+        let payload: Value = match serde_json::from_slice(payload) {
+            Ok(payload) => payload,
+            Err(_) => return vec![Violation::of_schema(vec!["payload".into()], "is not JSON".to_owned())],
+        };
+        // The usual case is quicker without collecting.
+        if self.0.is_valid(&payload) {
+            return Vec::new();
+        }
+        let told = self.0.iter_errors(&payload).take(MAX_VIOLATIONS);
+        told.map(|error| {
+            let loc = std::iter::once("payload".into()).chain(place(error.instance_path())).collect();
+            Violation::of_schema(loc, text_of(&error))
+        })
+        .collect()
+    }
+}
+
+/// The draft to judge by. One that is not known is taken for the one that clients assume.
+fn draft_of(schema: &Value) -> Draft {
+    match Draft::Draft7.detect(schema) {
+        Draft::Unknown => Draft::Draft7,
+        draft => draft,
+    }
+}
+
+/// Member names, and elements as `[0]`.
+fn place(location: &Location) -> Vec<Cow<'static, str>> {
+    let part = |segment| match segment {
+        LocationSegment::Property(name) => Cow::Owned(shortened(name.into_owned())),
+        LocationSegment::Index(index) => Cow::Owned(format!("[{index}]")),
+    };
+    location.iter().map(part).collect()
+}
+
+fn text_of(error: &ValidationError<'_>) -> String {
+    shortened(error.masked().to_string())
+}
+
+fn shortened(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn schemas_are_schemas() {
+        for schema in [
+            json!(true),
+            json!({}),
+            json!({"type": "object", "properties": {"a": {"type": ["string", "null"]}}, "required": ["a"]}),
+            json!({"items": [{"minLength": 2.0}, false], "enum": [1, "x"], "const": null, "default": []}),
+            json!({"dependencies": {"a": ["b"], "c": {"not": {}}}, "x-unknown": 15, "examples": [{}]}),
+            json!({"allOf": [{"$ref": "#/definitions/a"}], "definitions": {"a": {"multipleOf": 0.01}}}),
+            json!({"$schema": "https://json-schema.org/draft/2020-12/schema", "prefixItems": [{}]}),
+            json!({"$schema": "https://example.com/own", "type": "object"}),
+            json!({"$ref": "https://example.com/elsewhere"}),
+        ] {
+            assert_eq!(check_schema(&schema.to_string()), Ok(()), "{schema}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_schema_is_refused_with_its_place() {
+        for (schema, place) in [
+            (json!(15), ""),
+            (json!({"readOnly": 15}), "readOnly:"),
+            (json!({"type": "text"}), "type:"),
+            (json!({"type": []}), "type:"),
+            (json!({"type": ["string", "string"]}), "type:"),
+            (json!({"required": "a"}), "required:"),
+            (json!({"required": ["a", "a"]}), "required:"),
+            (json!({"properties": {"a": {"minLength": -1}}}), "properties.a.minLength:"),
+            (json!({"maxItems": 1.5}), "maxItems:"),
+            (json!({"multipleOf": 0}), "multipleOf:"),
+            (json!({"anyOf": []}), "anyOf:"),
+            (json!({"not": 1}), "not:"),
+            (json!({"dependencies": {"a": [1]}}), "dependencies.a:"),
+            (json!({"items": [1]}), "items:"),
+            (json!({"definitions": []}), "definitions:"),
+            (json!({"$schema": "https://json-schema.org/draft/2020-12/schema", "prefixItems": []}), "prefixItems:"),
+        ] {
+            let problem = check_schema(&schema.to_string()).unwrap_err();
+            assert!(problem.starts_with(place), "{schema}: {problem}");
+        }
+        assert!(check_schema("{").is_err());
+    }
+
+    fn violations(schema: &Value, payload: &str) -> Vec<(String, String)> {
+        let schema = Schema::compile(&schema.to_string()).unwrap_or_else(|error| panic!("{schema}: {error}"));
+        let violations = schema.violations(payload.as_bytes());
+        violations.into_iter().map(|violation| (violation.loc.join("."), violation.msg)).collect()
+    }
+
+    #[test]
+    fn each_mismatch_has_its_place_and_tells_no_value() {
+        let schema = json!({
+            "type": "object", "required": ["id"],
+            "properties": {"id": {"type": "string"}, "lines": {"items": {"properties": {"n": {"minimum": 1}}}}},
+        });
+        assert_eq!(violations(&schema, r#"{"id": "a", "lines": [{"n": 1}]}"#), []);
+        let found = violations(&schema, r#"{"id": 471147, "lines": [{}, {"n": -471147}]}"#);
+        let places: Vec<_> = found.iter().map(|(place, _)| place.as_str()).collect();
+        assert_eq!(places, ["payload.id", "payload.lines.[1].n"]);
+        assert!(found.iter().all(|(_, text)| !text.contains("471147")), "{found:?}");
+        assert_eq!(violations(&schema, "{}")[0].0, "payload");
+        assert_eq!(violations(&schema, "<xml/>"), [("payload".to_owned(), "is not JSON".to_owned())]);
+    }
+
+    #[test]
+    fn what_is_said_is_bounded() {
+        let schema = json!({"additionalProperties": false, "items": false});
+        let (_, text) = &violations(&schema, &format!("{{{:?}: 1}}", "x".repeat(10_000)))[0];
+        assert!(text.chars().count() <= MAX_TEXT + 1);
+        let many = json!({"items": {"type": "string"}});
+        let payload = format!("[{}]", vec!["1"; 10_000].join(","));
+        assert_eq!(violations(&many, &payload).len(), MAX_VIOLATIONS);
+    }
+
+    #[test]
+    fn a_schema_reaches_nothing_beyond_itself() {
+        for reference in ["http://127.0.0.1:1/a", "https://example.com/a", "file:///etc/passwd", "other.json", "a#/b"] {
+            for schema in [
+                json!({"$ref": reference}),
+                json!({"properties": {"a": {"$ref": reference}}}),
+                json!({"$id": "http://127.0.0.1:1/root", "allOf": [{"$ref": reference}]}),
+            ] {
+                assert!(Schema::compile(&schema.to_string()).is_err(), "{schema}");
+            }
+        }
+        for named in ["http://127.0.0.1:1/meta", "file:///etc/passwd"] {
+            let schema = json!({"$schema": named, "$id": "http://127.0.0.1:1/own", "type": "object"});
+            assert!(!violations(&schema, "1").is_empty(), "an unknown draft is read as draft 7");
+        }
+        let own = json!({"definitions": {"n": {"type": "number"}}, "items": {"$ref": "#/definitions/n"}});
+        assert_eq!(violations(&own, "[1, \"a\"]").len(), 1);
+        let draft = json!({"$ref": "http://json-schema.org/draft-07/schema#"});
+        assert_eq!(violations(&draft, r#"{"type": 5}"#).len(), 1, "the drafts themselves are known");
+    }
+
+    #[test]
+    fn a_pattern_takes_linear_time_or_is_not_taken() {
+        let schema = json!({"pattern": "^(a+)+$"});
+        let text = format!("{:?}", format!("{}b", "a".repeat(100_000)));
+        assert_eq!(violations(&schema, &text).len(), 1);
+        for pattern in ["^(?=a)a$", "(a)\\1", "(", "(?:a{1000}){1000}"] {
+            assert!(Schema::compile(&json!({"pattern": pattern}).to_string()).is_err(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn schemas_that_refer_to_themselves_do_not_run_for_ever() {
+        let deep = format!("{}{}", "[".repeat(126), "]".repeat(126));
+        let tree = json!({"items": {"$ref": "#"}, "maxItems": 3});
+        assert_eq!(violations(&tree, &deep), []);
+        for endless in [
+            json!({"$ref": "#"}),
+            json!({"allOf": [{"$ref": "#"}]}),
+            json!({"definitions": {"a": {"$ref": "#/definitions/b"}, "b": {"$ref": "#/definitions/a"}},
+                   "$ref": "#/definitions/a"}),
+            json!({"anyOf": [{"not": {"$ref": "#"}}]}),
+        ] {
+            // Either is good: refused, or judged in finite time.
+            if let Ok(schema) = Schema::compile(&endless.to_string()) {
+                schema.violations(deep.as_bytes());
+                schema.violations(b"{}");
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Settings of environments, which are columns of the environment's row, and imports.
+//!
+//! `rules_version` is what keeps intake honest: it grows in the same transaction as anything that messages are checked
+//! against, and the accept commit refuses routes of an older version. While an environment has no rules, its event types
+//! change without it, so nobody's routes are loaded again for nothing.
+
+use async_trait::async_trait;
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::environment::{
+    EnvironmentSettings, EnvironmentSettingsPatch, MessageRules, SchemaEnforcement, UnknownEventTypes,
+};
+use postrider_domain::event_type::EventTypePatch;
+use postrider_domain::names::EventTypeName;
+use postrider_domain::time::Timestamp;
+use postrider_store::{Environments, Import, ImportedEventType, Once, StoreError, WriteError, Written};
+use rusqlite::{Connection, Row, params};
+
+use crate::SqliteStore;
+use crate::applications::environment_number;
+use crate::decode::{Columns, SqlError, all, first};
+use crate::writer::{Abort, Tx};
+use crate::{event_types, idempotency};
+
+#[async_trait]
+impl Environments for SqliteStore {
+    async fn environment_settings(&self, environment: &EnvironmentId) -> Result<EnvironmentSettings, StoreError> {
+        let environment = environment.clone();
+        self.readers.run(move |connection| read(connection, &environment)).await
+    }
+
+    async fn update_environment_settings(
+        &self,
+        environment: &EnvironmentId,
+        patch: EnvironmentSettingsPatch,
+        now: Timestamp,
+    ) -> Result<EnvironmentSettings, StoreError> {
+        let environment = environment.clone();
+        self.writer.run(move |tx| Ok(change(tx, &environment, patch, now)?)).await
+    }
+
+    async fn import(
+        &self,
+        environment: &EnvironmentId,
+        import: Import,
+        now: Timestamp,
+        once: Option<Once<Vec<EventTypeName>>>,
+    ) -> Result<Written<Vec<EventTypeName>>, WriteError> {
+        let environment = environment.clone();
+        self.writer
+            .run(move |tx| {
+                if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
+                    return Ok(Written::Replayed(answer));
+                }
+                let Import { event_types, archive_others, settings } = import;
+                let mut changed = Vec::new();
+                if archive_others {
+                    archive_all_but(tx, &environment, &event_types, now, &mut changed)?;
+                }
+                for imported in event_types {
+                    add_or_change(tx, &environment, imported, now, &mut changed)?;
+                }
+                change(tx, &environment, settings, now)?;
+                changed.sort();
+                changed.dedup();
+                idempotency::remember(tx, once, &changed, now)?;
+                Ok(Written::Done(changed))
+            })
+            .await
+    }
+}
+
+/// What [`decode_rules`] reads.
+pub(crate) const RULES_COLUMNS: &str = "schema_enforcement, unknown_event_types";
+
+pub(crate) fn decode_rules(row: &Row<'_>) -> Result<MessageRules, SqlError> {
+    let columns = Columns::new(row, "environment");
+    let unknown = |column| move || Columns::new(row, "environment").inconsistent(column, &"there is no such code");
+    Ok(MessageRules {
+        schemas: SchemaEnforcement::from_code(columns.get("schema_enforcement")?)
+            .ok_or_else(unknown("schema_enforcement"))?,
+        unknown_event_types: UnknownEventTypes::from_code(columns.get("unknown_event_types")?)
+            .ok_or_else(unknown("unknown_event_types"))?,
+    })
+}
+
+fn read(connection: &Connection, environment: &EnvironmentId) -> Result<EnvironmentSettings, SqlError> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT no, {RULES_COLUMNS}, public_catalogue, settings_created_at, settings_updated_at
+         FROM environment WHERE id = ?"
+    ))?;
+    let settings = first(statement.query([environment.as_str()])?, |row| {
+        let columns = Columns::new(row, "environment");
+        Ok(EnvironmentSettings {
+            rules: decode_rules(row)?,
+            public_catalogue: columns.get("public_catalogue")?,
+            created_at: columns.maybe_instant("settings_created_at")?,
+            updated_at: columns.maybe_instant("settings_updated_at")?,
+        })
+    })?;
+    Ok(settings.unwrap_or_default())
+}
+
+fn change(
+    tx: &Tx<'_>,
+    environment: &EnvironmentId,
+    patch: EnvironmentSettingsPatch,
+    now: Timestamp,
+) -> Result<EnvironmentSettings, SqlError> {
+    let former = read(tx, environment)?;
+    let mut settings = former;
+    patch.apply(&mut settings, now);
+    if settings != former {
+        let number = environment_number(tx, environment)?;
+        tx.prepare_cached(
+            "UPDATE environment SET schema_enforcement = ?2, unknown_event_types = ?3, public_catalogue = ?4,
+                                    settings_created_at = ?5, settings_updated_at = ?6,
+                                    rules_version = rules_version + ?7
+             WHERE no = ?1",
+        )?
+        .execute(params![
+            number,
+            settings.rules.schemas.code(),
+            settings.rules.unknown_event_types.code(),
+            settings.public_catalogue,
+            settings.created_at.map(Timestamp::as_micros),
+            settings.updated_at.map(Timestamp::as_micros),
+            settings.rules != former.rules,
+        ])?;
+    }
+    Ok(settings)
+}
+
+/// An event type changes: what intake knows of it is out of date, if it looks at event types at all.
+pub(crate) fn rules_changed(tx: &Tx<'_>, environment: &EnvironmentId) -> Result<(), SqlError> {
+    tx.prepare_cached(
+        "UPDATE environment SET rules_version = rules_version + 1
+         WHERE id = ? AND (schema_enforcement <> 0 OR unknown_event_types <> 0)",
+    )?
+    .execute([environment.as_str()])?;
+    Ok(())
+}
+
+fn add_or_change(
+    tx: &Tx<'_>,
+    environment: &EnvironmentId,
+    imported: ImportedEventType,
+    now: Timestamp,
+    changed: &mut Vec<EventTypeName>,
+) -> Result<(), Abort<WriteError>> {
+    let ImportedEventType { new, patch } = imported;
+    match event_types::find(tx, environment, new.name.as_str())? {
+        Some(found) if !found.is_changed_by(&patch) => return Ok(()),
+        Some(found) => drop(event_types::change(tx, environment, found, patch, now)?),
+        None => event_types::insert(tx, environment, &new)?,
+    }
+    changed.push(new.name);
+    Ok(())
+}
+
+fn archive_all_but(
+    tx: &Tx<'_>,
+    environment: &EnvironmentId,
+    kept: &[ImportedEventType],
+    now: Timestamp,
+    changed: &mut Vec<EventTypeName>,
+) -> Result<(), Abort<WriteError>> {
+    let kept: std::collections::HashSet<_> = kept.iter().map(|imported| imported.new.name.as_str()).collect();
+    let mut statement = tx.prepare_cached(
+        "SELECT name FROM event_type
+         WHERE environment_no = (SELECT no FROM environment WHERE id = ?) AND NOT archived",
+    )?;
+    let active = all(statement.query([environment.as_str()])?, |row| Ok(row.get::<_, String>(0)?))?;
+    for name in active.into_iter().filter(|name| !kept.contains(name.as_str())) {
+        if let Some(found) = event_types::find(tx, environment, &name)? {
+            let archive = EventTypePatch { archived: Some(true), ..EventTypePatch::default() };
+            changed.push(event_types::change(tx, environment, found, archive, now)?.name);
+        }
+    }
+    Ok(())
+}
