@@ -49,8 +49,14 @@ async fn run(server: &TestServer, seed: u64) -> Run {
         "--report-json-path",
         &path,
     ];
-    let finished =
-        process::run_within(DEADLINE, program, &arguments, &[("JUDGE_FOLDER", &folder)], server.folder()).await;
+    let finished = process::run_within(
+        DEADLINE,
+        program,
+        &arguments,
+        &[("JUDGE_FOLDER", &folder), ("PYTHONDONTWRITEBYTECODE", "1")],
+        server.folder(),
+    )
+    .await;
     let said = format!("{}\n{}", finished.stdout, finished.stderr);
     let report = std::fs::read(report).unwrap_or_else(|error| panic!("there is no report: {error}\n{said}"));
     let report: Value = serde_json::from_slice(&report).expect("the report is JSON");
