@@ -177,3 +177,66 @@ fn answer(replies: Vec<Reply>, results: Vec<Answer>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postrider_domain::entropy::SeededEntropy;
+    use postrider_domain::ids::MessageId;
+    use postrider_domain::message::Message;
+    use postrider_domain::names::EventTypeName;
+    use postrider_domain::time::Timestamp;
+    use postrider_store::ApplicationKey;
+
+    fn draft() -> (NewMessage, Vec<Arc<Target>>) {
+        let message = Message {
+            id: MessageId::new(Timestamp::EPOCH, &SeededEntropy::new(1)),
+            event_id: None,
+            event_type: EventTypeName::from_trusted("a".to_owned()),
+            channels: None,
+            payload: Some(bytes::Bytes::from_static(b"{}")),
+            tags: None,
+            deliver_at: None,
+            expires_at: None,
+            created_at: Timestamp::EPOCH,
+        };
+        let (message, endpoints) = (Arc::new(message), Vec::new());
+        let new = NewMessage { application: ApplicationKey(1), version: 1, message, endpoints, idempotency: None };
+        (new, Vec::new())
+    }
+
+    /// Something that waits: so many messages together, or one by itself.
+    fn waiting(together: Option<usize>) -> Waiting {
+        match together {
+            Some(count) => Waiting::Many { drafts: (0..count).map(|_| draft()).collect(), reply: oneshot::channel().0 },
+            None => {
+                let (new, targets) = draft();
+                Waiting::One { new, targets, reply: oneshot::channel().0 }
+            }
+        }
+    }
+
+    #[test]
+    fn what_came_together_is_taken_together() {
+        let batcher = Batcher::default();
+        for together in [Some(300), None, Some(1_000), Some(10), None] {
+            assert!(batcher.push(waiting(together)).is_ok());
+        }
+        let mut taken = Vec::new();
+        let mut queue = batcher.queue.lock();
+        while !queue.waiting.is_empty() {
+            taken.push(take(&mut queue).iter().map(Waiting::count).collect::<Vec<_>>());
+        }
+        assert_eq!(taken, [vec![300, 1, 1_000], vec![10, 1]]);
+        assert_eq!((queue.count, queue.bytes), (0, 0));
+    }
+
+    #[test]
+    fn messages_that_came_together_count_by_their_number() {
+        let batcher = Batcher::default();
+        for _ in 0..MAX_WAITING / 1_000 + 1 {
+            assert!(batcher.push(waiting(Some(1_000))).is_ok());
+        }
+        assert!(batcher.push(waiting(None)).is_err());
+    }
+}

@@ -10,6 +10,7 @@ use anyhow::{Context as _, anyhow, bail};
 use postrider_api::{AuthOptions, SigningOptions};
 use postrider_delivery::options::DeliveryOptions;
 use postrider_domain::settings::Setting;
+use postrider_upkeep::RetentionOptions;
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -70,6 +71,7 @@ pub(crate) struct Config {
     pub(crate) auth: AuthOptions,
     pub(crate) delivery: DeliveryOptions,
     pub(crate) signing: SigningOptions,
+    pub(crate) retention: RetentionOptions,
     pub(crate) log: LogOptions,
 }
 
@@ -81,6 +83,7 @@ pub(crate) fn reference() -> Vec<Setting> {
         AuthOptions::reference(),
         DeliveryOptions::reference(),
         SigningOptions::reference(),
+        RetentionOptions::reference(),
         LogOptions::reference(),
     ]
     .concat()

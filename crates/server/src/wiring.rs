@@ -13,7 +13,7 @@ use postrider_domain::entropy::{Entropy, OsEntropy};
 use postrider_ingest::Intake;
 use postrider_store::Store;
 use postrider_store_sqlite::{Ownership, SqliteStore};
-use postrider_upkeep::{Notifier, TaskRunner};
+use postrider_upkeep::{Notifier, Sweeper, TaskRunner};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::config::Config;
@@ -69,8 +69,9 @@ impl Server {
             public_url: config.server.public_url.clone(),
         });
         let notifier = Notifier::new(Arc::clone(&store), Arc::clone(&intake), Arc::clone(&clock));
+        let sweeper = Sweeper::new(Arc::clone(&store), Arc::clone(&clock), config.retention.clone());
         let tasks = TaskRunner::new(Arc::clone(&store), Arc::clone(&clock));
-        let upkeep = vec![tokio::spawn(notifier.run()), tokio::spawn(tasks.run())];
+        let upkeep = vec![tokio::spawn(notifier.run()), tokio::spawn(tasks.run()), tokio::spawn(sweeper.run())];
         let agents = vec![tokio::spawn(api.key_usage().run())];
         Ok(Self { store, api, intake, engine, upkeep, agents })
     }

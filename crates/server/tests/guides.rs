@@ -129,6 +129,18 @@ async fn curl() {
 }
 
 #[tokio::test]
+#[ignore = "needs curl: scripts/test runs this"]
+async fn event_types() {
+    run("event-types", "", &[]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs curl: scripts/test runs this"]
+async fn batches() {
+    run("batches", "", &[]).await;
+}
+
+#[tokio::test]
 #[ignore = "needs Python: scripts/test installs it and runs this"]
 async fn python() {
     run("python", "first_steps.py", &[root().join(".cache/judges/svix-2/bin")]).await;

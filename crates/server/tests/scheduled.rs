@@ -1,11 +1,12 @@
-//! Messages whose delivery is put off with `deliverAt`: not early, not forgotten, not after they were called off.
+//! What messages have of time: a delivery that is put off with `deliverAt` is not early, not forgotten, and not made after
+//! it was called off; a payload is gone when it is kept no longer.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
 use std::time::Duration;
 
 use postrider_domain::time::Timestamp;
-use postrider_testkit::{App, Receiver, TestServer, TestServerBuilder};
+use postrider_testkit::{App, Receiver, TestServer, TestServerBuilder, wait};
 use serde_json::{Value, json};
 
 fn server() -> TestServerBuilder {
@@ -79,4 +80,23 @@ async fn a_message_that_is_put_off_does_not_reach_an_endpoint_that_was_deleted()
         all.iter().filter(|request| request.id() == Some(&message) && request.target == path).count()
     };
     assert_eq!((of_message("/deleted"), of_message("/kept")), (0, 1), "{kept}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payload_that_is_kept_no_longer_is_removed() {
+    let mut server = server().set("retention.payload", "1ms").start().await;
+    let (app, receiver) = (server.app().await, Receiver::ok().await);
+    app.endpoint(&receiver.url()).await;
+    let message = app.send("a", &json!({ "n": 1 })).await;
+    app.logged_attempts(&message, 1).await;
+    // It is looked for at the start, and every few minutes after it.
+    assert!(server.terminate().await.success());
+    server.start().await;
+    let path = app.path(&format!("/msg/{message}"));
+    wait::until("the payload to go", async || {
+        Some(app.client.get(&path).await.expect(200).json())
+            .filter(|shown| shown["payload"] == json!({ "expired": true }))
+    })
+    .await;
+    assert_eq!(app.attempts(&message).await.len(), 1);
 }

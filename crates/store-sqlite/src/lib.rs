@@ -31,6 +31,7 @@ mod plans;
 mod postings;
 mod range;
 mod readers;
+mod retention;
 mod rows;
 mod store;
 mod streams;

@@ -33,6 +33,7 @@ mod idempotency;
 mod messages;
 mod observer;
 mod outbox;
+mod retention;
 mod scan;
 mod streams;
 mod tasks;
@@ -53,6 +54,7 @@ pub use idempotency::{IdempotencyKey, Once, StoredAnswer, Written};
 pub use messages::{MessageFilter, MessageKey, Messages};
 pub use observer::{Dispatch, Fresh, Observer, Observers};
 pub use outbox::{Notice, NoticeKey, Outbox};
+pub use retention::{Retention, Swept};
 pub use scan::{Direction, Listed, PAGE_BYTES, Scan};
 pub use streams::{LATEST_COMMIT, StreamFilter, StreamPosition, StreamSlice, Streams};
 pub use tasks::{Job, MAX_RECOVERED, NewTask, Outcome, ReplayFilter, Span, TaskFilter, Tasks};
@@ -87,6 +89,7 @@ pub trait Store:
     + Streams
     + Outbox
     + Tasks
+    + Retention
     + Send
     + Sync
     + 'static

@@ -6,7 +6,9 @@
 
 mod notifier;
 mod pause;
+mod retention;
 mod tasks;
 
 pub use notifier::Notifier;
+pub use retention::{RetentionOptions, Sweeper};
 pub use tasks::TaskRunner;

@@ -1,6 +1,9 @@
 //! Messages (rest-contract §8).
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use postrider_domain::clock::Clock as _;
 use serde_json::{Value, json};
 
 use crate::world::{Answer, Extras, ORG, World, id, ids, org_token};
@@ -211,4 +214,28 @@ async fn a_delivery_after_the_payload_is_gone_is_refused() {
     assert_eq!(send(Some(1), "2026-01-02T04:10:00Z").await.invalid(), ["body.deliverAt"]);
     send(None, "2026-04-02T03:00:00Z").await.expect(202);
     assert_eq!(send(None, "2026-04-03T00:00:00Z").await.invalid(), ["body.deliverAt"]);
+}
+
+#[tokio::test]
+async fn a_payload_expires_at_its_time_and_its_message_stays() {
+    let world = World::new();
+    world.app("shop").await;
+    world.endpoint("shop", "e").await;
+    let body = |hours: Option<u32>| json!({ "eventType": "a", "payload": { "n": 1 }, "payloadRetentionHours": hours });
+    let short = world.post("/app/shop/msg", body(Some(2))).await.expect(202);
+    let usual = world.post("/app/shop/msg", body(None)).await.expect(202);
+    let kept = Duration::from_secs(90 * 86_400);
+    let read = async |message: &Value| world.get(&format!("/app/shop/msg/{}", id(message))).await.expect(200);
+    for (hours, gone) in [(1, [false, false]), (1, [true, false]), (90 * 24, [true, true])] {
+        world.clock.advance(Duration::from_secs(hours * 3_600));
+        world.store.sweep_payloads(world.clock.now(), kept, 100).await.unwrap();
+        for (message, gone) in [&short, &usual].into_iter().zip(gone) {
+            let shown = read(message).await;
+            assert_eq!(shown["payload"], if gone { json!({ "expired": true }) } else { json!({ "n": 1 }) });
+            assert_eq!((&shown["eventType"], &shown["timestamp"]), (&json!("a"), &message["timestamp"]));
+            let resend = format!("/app/shop/msg/{}/endpoint/e/resend", id(message));
+            let answer = world.post(&resend, Value::Null).await;
+            if gone { answer.refused(400, "missing_payload") } else { drop(answer.expect(202)) }
+        }
+    }
 }

@@ -184,7 +184,9 @@ impl World {
     pub(crate) async fn raw(&self, method: &str, path: &str, extras: Extras<'_>) -> Answer {
         let answer = self.any(method, path, extras).await;
         if !answer.text.is_empty() {
-            assert_eq!(answer.headers["content-type"], "application/json", "{}", answer.text);
+            let content_type = &answer.headers["content-type"];
+            let is_json = content_type == "application/json" || content_type == "application/x-ndjson";
+            assert!(is_json, "{content_type:?}: {}", answer.text);
         }
         answer
     }

@@ -8,6 +8,8 @@ mod purge;
 mod replay;
 mod usage;
 
+pub(crate) use purge::MAX_BYTES as MAX_BYTES_ERASED;
+
 use async_trait::async_trait;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::{Id as _, Ksuid, TaskId};

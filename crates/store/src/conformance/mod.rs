@@ -27,6 +27,7 @@ mod paging;
 mod recorder;
 mod replay;
 mod resend;
+mod retention;
 mod routes;
 mod settle;
 mod streams;
@@ -316,6 +317,13 @@ macro_rules! conformance_cases {
                 purging_erases_every_payload_that_was_there,
                 usage_is_counted_by_application,
                 messages_are_counted_by_event_type,
+            }
+            retention {
+                payloads_go_at_their_time_in_slices_of_any_size,
+                what_was_erased_before_does_not_count,
+                a_large_payload_ends_a_slice,
+                a_sweep_goes_on_after_a_restart,
+                the_delivery_of_an_expired_payload_can_only_be_canceled,
             }
             outbox {
                 nothing_is_reported_if_nobody_is_told,
