@@ -180,3 +180,23 @@ async fn what_is_not_implemented_says_what_to_use_instead_once_the_token_is_acce
     }
     world.close().await;
 }
+
+/// The operations of the official SDKs: see `scripts/sdk-operations`.
+const SDK_OPERATIONS: &str = include_str!("../data/sdk-operations.json");
+
+#[tokio::test]
+async fn every_operation_of_the_sdks_is_known() {
+    let world = World::new();
+    let known: Value = serde_json::from_str(SDK_OPERATIONS).unwrap();
+    let mut unknown = Vec::new();
+    for operation in known["operations"].as_array().unwrap() {
+        let (method, path) = (operation["method"].as_str().unwrap(), operation["path"].as_str().unwrap());
+        // Without a token every operation but the public ones is 401, while an unknown one is 404 or 405.
+        let answer = world.raw(method, &filled(path), Extras::default()).await;
+        if matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
+            unknown.push(format!("{method} {path}"));
+        }
+    }
+    assert!(unknown.is_empty(), "{unknown:#?}");
+    world.close().await;
+}
