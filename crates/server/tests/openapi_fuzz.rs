@@ -66,7 +66,6 @@ async fn run(server: &TestServer, seed: u64) -> Run {
     Run { requests, has_passed: finished.status.success() && is_complete, said }
 }
 
-#[expect(clippy::print_stdout, reason = "how many requests there were is the result")]
 #[tokio::test]
 #[ignore = "needs schemathesis: scripts/test installs it and runs this"]
 async fn the_server_keeps_to_its_openapi_document() {
