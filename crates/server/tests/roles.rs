@@ -79,7 +79,11 @@ async fn things(server: &TestServer, app: &App) -> Ids {
         listed["data"][0]["id"].as_str().map(str::to_owned)
     })
     .await;
+    let task = client.request(Method::PUT, "/api/v1/stats/usage/event-types").send().await.expect(202).json();
+    let task = task["id"].as_str().expect("a task has an id").to_owned();
     Ids::from([
+        ("task_id", task),
+        ("environment_id", "org_nobody".to_owned()),
         ("app_id", app.id.clone()),
         ("endpoint_id", endpoint.clone()),
         ("sink_id", endpoint),

@@ -84,6 +84,7 @@ fn routes() -> Vec<(&'static str, &'static str, Access, Value, u16)> {
         ),
         ("PUT", "/stats/usage/event-types", Operator, Value::Null, 202),
         ("GET", "/background-task", Operator, Value::Null, 200),
+        ("GET", "/background-task/{task}", Operator, Value::Null, 200),
         ("POST", "/app/{app}/msg/expunge-all-contents", Operator, Value::Null, 202),
         ("GET", "/auth/whoami", Reader, Value::Null, 200),
         ("GET", "/operational-webhook/endpoint", Operator, Value::Null, 200),
@@ -126,6 +127,7 @@ struct Furnished {
     endpoint: String,
     message: String,
     attempt: String,
+    task: String,
 }
 
 impl Furnished {
@@ -134,7 +136,8 @@ impl Furnished {
         let endpoint = world.endpoint(&app, "ep").await;
         let message = world.message(&app, "a.b").await;
         let attempt = world.attempt(&app, &endpoint, &message, 500, b"").await;
-        Self { app, endpoint, message, attempt }
+        let task = id(&world.send("PUT", "/stats/usage/event-types", Value::Null).await.expect(202));
+        Self { app, endpoint, message, attempt, task }
     }
 
     fn path(&self, path: &str) -> String {
@@ -142,6 +145,7 @@ impl Furnished {
             .replace("{ep}", &self.endpoint)
             .replace("{msg}", &self.message)
             .replace("{atmpt}", &self.attempt)
+            .replace("{task}", &self.task)
     }
 }
 
@@ -190,7 +194,8 @@ async fn every_route_knows_its_callers() {
 async fn ids_of_one_application_are_nothing_in_another() {
     let world = World::new();
     let (own, other) = (Furnished::new(&world, "own").await, Furnished::new(&world, "other").await);
-    let foreign = Furnished { app: own.app.clone(), ..other.clone() };
+    // Tasks are the environment's, whichever application they are about.
+    let foreign = Furnished { app: own.app.clone(), task: own.task.clone(), ..other.clone() };
     let foreign_endpoint = Furnished { endpoint: other.endpoint.clone(), ..own.clone() };
     let foreign_attempt = Furnished { attempt: other.attempt.clone(), ..own.clone() };
     for (method, path, access, body, _) in routes() {

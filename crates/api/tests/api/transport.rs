@@ -22,8 +22,9 @@ async fn a_slash_at_the_end_changes_nothing() {
 async fn what_does_not_exist_is_answered_with_json() {
     let world = World::new();
     world.get("/none").await.refused(404, "not_found");
-    world.raw("GET", "/", Extras::default()).await.refused(404, "not_found");
-    world.raw("GET", "//", Extras::default()).await.refused(404, "not_found");
+    for path in ["//", "/api", "/docs/none"] {
+        world.raw("GET", path, Extras::default()).await.refused(404, "not_found");
+    }
     let wrong = world.send("PUT", "/app", json!({})).await;
     wrong.refused(405, "method_not_allowed");
     let allowed = wrong.headers["allow"].to_str().unwrap();
