@@ -73,16 +73,24 @@ func sorted(from ...string) []string {
 	return found
 }
 
+// Ids, by which lists are ordered, tell instants apart that are 4 ms from each other.
+func apart() {
+	time.Sleep(5 * time.Millisecond)
+}
+
 func app(in models.ApplicationIn) *models.ApplicationOut {
+	apart()
 	in.Name = "from Go"
 	return must(sdk.Application.Create(ctx, in, nil))
 }
 
 func endpoint(app *models.ApplicationOut, in models.EndpointIn) *models.EndpointOut {
+	apart()
 	return must(sdk.Endpoint.Create(ctx, app.Id, in, nil))
 }
 
 func message(app *models.ApplicationOut, in models.MessageIn) *models.MessageOut {
+	apart()
 	if in.EventType == "" {
 		in.EventType = "a"
 	}

@@ -20,12 +20,23 @@ export const client = (token) => new Svix(token, { serverUrl: process.env.POSTRI
 
 export const svix = client(process.env.POSTRIDER_TOKEN);
 
-export const app = (members = {}) => svix.application.create({ name: "from JavaScript", ...members });
+/// Ids, by which lists are ordered, tell instants apart that are 4 ms from each other.
+const apart = () => sleep(5);
 
-export const endpoint = (app, receiver, members = {}) => svix.endpoint.create(app.id, { url: receiver.url, ...members });
+export async function app(members = {}) {
+  await apart();
+  return svix.application.create({ name: "from JavaScript", ...members });
+}
 
-export const message = (app, eventType = "a", members = {}) =>
-  svix.message.create(app.id, { eventType, payload: {}, ...members });
+export async function endpoint(app, receiver, members = {}) {
+  await apart();
+  return svix.endpoint.create(app.id, { url: receiver.url, ...members });
+}
+
+export async function message(app, eventType = "a", members = {}) {
+  await apart();
+  return svix.message.create(app.id, { eventType, payload: {}, ...members });
+}
 
 export const ids = (things) => things.map((thing) => thing.id);
 

@@ -39,15 +39,23 @@ pub fn set<T, C: FromIterator<T>>(from: impl IntoIterator<Item = impl Into<T>>) 
     from.into_iter().map(Into::into).collect()
 }
 
+/// Ids, by which lists are ordered, tell instants apart that are 4 ms from each other.
+async fn apart() {
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+}
+
 pub async fn app(set: impl FnOnce(&mut ApplicationIn)) -> ApplicationOut {
+    apart().await;
     sdk().application().create(with(ApplicationIn::new("from Rust".into()), set), None).await.unwrap()
 }
 
 pub async fn endpoint(app: &ApplicationOut, url: &str, set: impl FnOnce(&mut EndpointIn)) -> EndpointOut {
+    apart().await;
     sdk().endpoint().create(app.id.clone(), with(EndpointIn::new(url.into()), set), None).await.unwrap()
 }
 
 pub async fn message(app: &ApplicationOut, set: impl FnOnce(&mut MessageIn)) -> MessageOut {
+    apart().await;
     let message = with(MessageIn::new("a".into(), serde_json::json!({})), set);
     sdk().message().create(app.id.clone(), message, None).await.unwrap()
 }
