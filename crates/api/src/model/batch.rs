@@ -58,31 +58,29 @@ pub(crate) struct BatchItemOut {
     #[schemars(range(min = 100, max = 599))]
     status: u16,
     /// The id of the message.
-    #[schemars(with = "MessageId", default)]
+    #[schemars(with = "MessageId", skip_serializing_if = "Option::is_none")]
     id: Option<MessageId>,
     /// Your own identifier.
-    #[schemars(default)]
+    #[schemars(skip_serializing_if = "Option::is_none")]
     event_id: Option<Uid>,
     /// When it was accepted.
-    #[schemars(with = "Timestamp", default)]
+    #[schemars(with = "Timestamp", skip_serializing_if = "Option::is_none")]
     timestamp: Option<Timestamp>,
     /// What of it does not match the schema of its event type, if the environment only warns of that.
-    #[schemars(default)]
+    #[schemars(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<Problem>,
     /// Why it was not accepted, for programs.
-    #[schemars(with = "String", default)]
+    #[schemars(with = "String", skip_serializing_if = "Option::is_none")]
     code: Option<String>,
     /// Why it was not accepted, for people; with status 422 a list of problems.
-    #[schemars(default)]
-    detail: Detail,
+    #[schemars(skip_serializing_if = "Option::is_none")]
+    detail: Option<Detail>,
 }
 
-#[derive(JsonSchema, Default)]
+#[derive(JsonSchema)]
 #[schemars(untagged, inline)]
 #[expect(dead_code, reason = "for the documentation")]
 enum Detail {
-    #[default]
-    None,
     Text(String),
     Problems(Vec<Problem>),
 }
