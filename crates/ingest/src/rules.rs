@@ -1,8 +1,8 @@
 //! What messages of an environment must be like: schemas of event types, compiled once, and what became of each check.
 //!
-//! The store is the authority. A compiled schema is kept with the version of the routes under which it was read; the
-//! version grows with every change of rules or event types, and the accept commit refuses a message whose version is not
-//! the current one. So no message gets in by an old schema. None is turned away by one either: before a refusal is
+//! The store is the authority. A compiled schema is kept with the version of the environment's rules under which it was read;
+//! that grows with every change of rules or event types, and as a part of the version of each application's routes is
+//! compared again by the accept commit, which refuses a message whose version is not the current one. So no message gets in by an old schema. None is turned away by one either: before a refusal is
 //! answered, the routes are loaded again, and if they are newer, the message is judged again. Nothing has to be told to
 //! this cache, and it works for writers in other processes.
 //!
@@ -99,7 +99,7 @@ impl RuleCache {
         if rules.are_none() {
             return Ok(Verdict::Passes(Vec::new()));
         }
-        let entry = self.entry(store, routes.version, (environment.clone(), message.event_type.clone())).await?;
+        let entry = self.entry(store, routes.rules_version, (environment.clone(), message.event_type.clone())).await?;
         if let Kind::Unknown = entry.kind {
             return Ok(match rules.unknown_event_types {
                 UnknownEventTypes::Allow => Verdict::Passes(Vec::new()),
@@ -117,8 +117,8 @@ impl RuleCache {
         Ok(Verdict::Refused(violations))
     }
 
-    /// What is known of the event type under this version of the routes. What is read here is at least as new as they
-    /// are; if it is newer, the accept commit refuses them.
+    /// What is known of the event type under this version of the rules. What is read here is at least as new as they are;
+    /// if it is newer, the accept commit refuses the routes that they came with.
     async fn entry(&self, store: &dyn Store, version: i64, name: Name) -> Result<Arc<Entry>, StoreError> {
         if let Some(entry) = self.cache.get(&name)
             && entry.version == version

@@ -294,7 +294,7 @@ fn read_routes(
     // Application and endpoints in one snapshot: the version must be the one that these endpoints belong to.
     let snapshot = connection.unchecked_transaction()?;
     let mut statement = snapshot.prepare_cached(&format!(
-        "SELECT application.no, application.id, version + rules_version AS version, {RULES_COLUMNS} FROM application
+        "SELECT application.no, application.id, version + rules_version AS version, rules_version, {RULES_COLUMNS} FROM application
          JOIN environment ON environment.no = environment_no
          WHERE environment.id = ? AND {by} = ? AND deleted_at IS NULL"
     ))?;
@@ -305,7 +305,7 @@ fn read_routes(
     let Some(row) = rows.next()? else { return Ok(None) };
     let columns = Columns::new(row, "application");
     let (key, id, version) = (ApplicationKey(columns.get("no")?), columns.id("id")?, columns.get("version")?);
-    let rules = decode_rules(row)?;
+    let (rules, rules_version) = (decode_rules(row)?, columns.get("rules_version")?);
     let mut statement = snapshot.prepare_cached(&format!(
         "SELECT {ENDPOINT_COLUMNS}, {TARGET_COLUMNS} FROM endpoint JOIN application ON application.no = application_no
          WHERE application_no = ? AND endpoint.deleted_at IS NULL ORDER BY endpoint.id"
@@ -315,7 +315,7 @@ fn read_routes(
     while let Some(row) = rows.next()? {
         targets.push(Arc::new(decode_target(row)?));
     }
-    Ok(Some(Routes { application: key, id, version, rules, targets }))
+    Ok(Some(Routes { application: key, id, version, rules, rules_version, targets }))
 }
 
 const DUE_SQL: &str = "SELECT due_at, message_no, made, trigger FROM delivery

@@ -54,6 +54,9 @@ pub struct Routes {
     pub version: i64,
     /// What the messages of the environment must be like.
     pub rules: MessageRules,
+    /// Grows with every change of these rules, and of event types while there are rules; the same for all applications
+    /// of the environment.
+    pub rules_version: i64,
     /// The endpoints that are not deleted, by id. Disabled ones are among them.
     pub targets: Vec<Arc<Target>>,
 }

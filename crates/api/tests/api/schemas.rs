@@ -67,6 +67,20 @@ async fn a_warning_is_told_and_the_message_accepted() {
 }
 
 #[tokio::test]
+async fn a_change_counts_for_every_application_whatever_became_of_the_application() {
+    let world = world("reject").await;
+    world.app("busy").await;
+    // The version of this application is ahead of the other's by what the schema's change will add to both.
+    world.send("PATCH", "/app/busy", json!({ "name": "Busy" })).await.expect(200);
+    let busy = json!({ "eventType": "a", "payload": { "id": "x" } });
+    world.post("/app/busy/msg", busy).await.expect(202);
+    let schemas = json!({ "10": schema("integer") });
+    world.send("PATCH", "/event-type/a", json!({ "schemas": schemas })).await.expect(200);
+    assert_eq!(send(&world, "a", json!({ "id": "x" })).await.invalid(), ["body.payload.id"]);
+    send(&world, "a", json!({ "id": 5 })).await.expect(202);
+}
+
+#[tokio::test]
 async fn every_change_counts_from_its_answer_on() {
     let world = world("reject").await;
     let (bad, good) = (json!({ "id": 5 }), json!({ "id": "x" }));
