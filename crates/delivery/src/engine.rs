@@ -341,7 +341,9 @@ impl Shared {
         for shard in &self.shards {
             let lanes: Vec<_> = shard.lock().values().cloned().collect();
             for lane in lanes {
-                for held in lane.state.lock().withdraw(&messages) {
+                // By itself, so that the lane's lock is not kept while results are handed over.
+                let withdrawn = lane.state.lock().withdraw(&messages);
+                for held in withdrawn {
                     let settlement = worker::canceled(lane.key, held.key, held.made, held.trigger);
                     self.settler.submit(Unsettled { lane: Arc::clone(&lane), held: Some(held), settlement });
                 }

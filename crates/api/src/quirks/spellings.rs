@@ -33,7 +33,7 @@ named! {
     delete_headers: Option<Vec<String>> = "deleteHeaders" by Option::deserialize;
 }
 
-/// A limit in messages per second. It was called `rateLimit` before 1.60 or so, and that name is still sent and read.
+/// A limit in messages per second. Its older name is `rateLimit`, which clients still send and read.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RateIn {
@@ -153,8 +153,8 @@ impl<'a> From<Option<&'a [EventTypeName]>> for EventTypesOut<'a> {
     }
 }
 
-/// The feature flag of an event type: a text, and from 1.80 or so on a list. A type has at most one, so a longer list is
-/// refused rather than cut.
+/// The feature flag of an event type: a text, and in later libraries (1.99, 2.x) a list. A type has at most one, so a
+/// longer list is refused rather than cut.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct FlagIn {
