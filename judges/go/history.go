@@ -209,6 +209,8 @@ func whatFailedIsRecovered() {
 	equal(missing.Task, models.BACKGROUNDTASKTYPE_ENDPOINT_REPLAY)
 	equal(r.ids(2), sorted(first.Id, second.Id))
 	finished(missing.Id)
+	// What was received counts as sent when its attempt is in the log.
+	attempts(owner, second, 6, svix.MessageAttemptListByMsgOptions{})
 	in := models.BulkReplayIn{Since: since, EventTypes: []string{"b"}}
 	bulk := must(sdk.Endpoint.BulkReplay(ctx, owner.Id, late.Id, in, nil))
 	equal(bulk.Task, models.BACKGROUNDTASKTYPE_ENDPOINT_BULK_REPLAY)
