@@ -162,3 +162,31 @@ ALTER TABLE environment ADD COLUMN rules_version INTEGER NOT NULL DEFAULT 0;
 -- NULL until the settings were changed for the first time.
 ALTER TABLE environment ADD COLUMN settings_created_at INTEGER;
 ALTER TABLE environment ADD COLUMN settings_updated_at INTEGER;
+
+-- Idempotency keys of messages ------------------------------------------------------------------------------------------
+
+-- The youngest keys, as they came: a row for the keys of a batch. An entry is a key and, in 8 bytes, its message's number.
+CREATE TABLE key_log (
+    no        INTEGER PRIMARY KEY,
+    -- When the newest message so far was created.
+    newest_at INTEGER NOT NULL,
+    entries   BLOB NOT NULL
+) STRICT;
+
+-- What was in the log once, a few ten thousand keys at a time: a run.
+CREATE TABLE key_run (
+    no        INTEGER PRIMARY KEY,
+    newest_at INTEGER NOT NULL
+) STRICT;
+
+-- The entries of a run by the key's bucket: run × 256 + bucket.
+CREATE TABLE key_bucket (
+    no      INTEGER PRIMARY KEY,
+    entries BLOB NOT NULL
+) STRICT;
+
+INSERT INTO key_log (newest_at, entries)
+SELECT created_at, unhex(hex(key) || printf('%016x', message_no)) FROM idempotency
+WHERE message_no IS NOT NULL ORDER BY created_at;
+DELETE FROM idempotency WHERE message_no IS NOT NULL;
+ALTER TABLE idempotency DROP COLUMN message_no;

@@ -11,13 +11,13 @@ use postrider_domain::ids::Id as _;
 use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    AcceptError, Accepted, ApplicationKey, AttemptRecord, DeliveryKey, EndpointKey, IdempotencyKey, MessageKey,
-    NewMessage, Settlement,
+    AcceptError, Accepted, ApplicationKey, AttemptRecord, DeliveryKey, EndpointKey, MessageKey, NewMessage, Settlement,
 };
 use rusqlite::{Connection, OptionalExtension as _, Statement, params};
 
 use crate::decode::SqlError;
 use crate::indexer::Indexer;
+use crate::keys::{Keys, RUN_KEYS};
 use crate::outbox;
 use crate::rows::{MESSAGE_COLUMNS, decode_message};
 use crate::writer::{News, Tx};
@@ -38,9 +38,6 @@ pub(crate) struct Hot<'c> {
     insert_message: Statement<'c>,
     insert_delivery: Statement<'c>,
     insert_waiting: Statement<'c>,
-    insert_key: Statement<'c>,
-    known_key: Statement<'c>,
-    replace_key: Statement<'c>,
     message: Statement<'c>,
     delete_delivery: Statement<'c>,
     insert_attempt: Statement<'c>,
@@ -50,6 +47,7 @@ pub(crate) struct Hot<'c> {
     reserve: Statement<'c>,
     change: Changes<'c>,
     indexer: Indexer<'c>,
+    keys: Keys<'c>,
     versions: HashMap<ApplicationKey, Option<i64>>,
     urls: HashMap<EndpointKey, (Arc<str>, i64)>,
     next_message: i64,
@@ -66,7 +64,7 @@ struct Changes<'c> {
 }
 
 impl<'c> Hot<'c> {
-    pub(crate) fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
+    pub(crate) fn prepare(connection: &'c Connection) -> Result<Self, SqlError> {
         let prepare = |sql: &str| connection.prepare(sql);
         let next = connection.query_row("SELECT next FROM sequence WHERE name = 'message'", [], |row| row.get(0))?;
         Ok(Self {
@@ -89,13 +87,6 @@ impl<'c> Hot<'c> {
                  SELECT ?1, ?2, ?3, ?4, ?5 FROM endpoint JOIN application ON application.no = application_no
                  WHERE endpoint.no = ?1 AND endpoint.deleted_at IS NULL AND application.deleted_at IS NULL",
             )?,
-            insert_key: prepare(
-                "INSERT INTO idempotency (key, created_at, message_no) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-            )?,
-            known_key: prepare("SELECT created_at, message_no FROM idempotency WHERE key = ?")?,
-            replace_key: prepare(
-                "UPDATE idempotency SET created_at = ?2, message_no = ?3, status = NULL, body = NULL WHERE key = ?1",
-            )?,
             message: prepare(&format!("SELECT {MESSAGE_COLUMNS}, payload, application_no FROM message WHERE no = ?"))?,
             delete_delivery: prepare("DELETE FROM delivery WHERE endpoint_no = ? AND due_at = ? AND message_no = ?")?,
             insert_attempt: prepare(
@@ -112,6 +103,7 @@ impl<'c> Hot<'c> {
             reserve: prepare("UPDATE sequence SET next = ? WHERE name = 'message'")?,
             change: Changes::prepare(connection)?,
             indexer: Indexer::prepare(connection)?,
+            keys: Keys::prepare(connection, RUN_KEYS)?,
             versions: HashMap::new(),
             urls: HashMap::new(),
             next_message: next,
@@ -129,11 +121,23 @@ impl<'c> Hot<'c> {
         self.reserved = self.next_message;
         self.urls.clear();
         self.indexer.forget();
+        self.keys.rolled_back();
+    }
+
+    /// The transaction reached the disk.
+    pub(crate) fn committed(&mut self) {
+        self.keys.committed();
+    }
+
+    /// Keys of messages were removed.
+    pub(crate) fn keys_dropped(&mut self, run: i64) {
+        self.keys.dropped(run);
     }
 
     pub(crate) fn accept(&mut self, batch: &[NewMessage]) -> Result<Vec<Result<Accepted, AcceptError>>, SqlError> {
         let results = batch.iter().map(|new| self.accept_one(new)).collect::<Result<_, _>>()?;
         self.indexer.place_accepted()?;
+        self.keys.store()?;
         Ok(results)
     }
 
@@ -143,24 +147,19 @@ impl<'c> Hot<'c> {
         if self.current_version(application)? != Some(new.version) {
             return Ok(Err(AcceptError::Stale));
         }
+        // A repeated request finds its own message under its event id, too: its key decides, not the event id.
+        if let Some(known) = self.known(new, application) {
+            return Ok(known);
+        }
+        if let Some(event_id) = &new.message.event_id
+            && self.event_id_taken.exists(params![application.0, event_id.as_str()])?
+        {
+            return Ok(Err(AcceptError::Conflict));
+        }
         let number = self.next_number()?;
         let created_at = new.message.created_at.as_micros();
-        if let Some(event_id) = &new.message.event_id {
-            // A repeated request finds its own message under the event id: its key decides, not the event id.
-            if let Some(known) = self.known(new, application) {
-                return Ok(known);
-            }
-            if self.event_id_taken.exists(params![application.0, event_id.as_str()])? {
-                return Ok(Err(AcceptError::Conflict));
-            }
-        }
-        if let Some((key, _)) = &new.idempotency
-            && self.insert_key.execute(params![key.0, created_at, number])? == 0
-        {
-            if let Some(known) = self.known(new, application) {
-                return Ok(known);
-            }
-            self.replace_key.execute(params![key.0, created_at, number])?;
+        if let Some((key, _)) = new.idempotency {
+            self.keys.insert(key, number, created_at);
         }
         self.indexer.accepting(application)?;
         self.insert_message(number, application, &new.message)?;
@@ -231,19 +230,19 @@ impl<'c> Hot<'c> {
     }
 
     fn read_known(&mut self, new: &NewMessage, application: ApplicationKey) -> Result<Option<Accepted>, SqlError> {
-        let Some((IdempotencyKey(key), not_before)) = &new.idempotency else { return Ok(None) };
-        let known = self.known_key.query_row([key], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?)));
-        let Some((created_at, Some(number))) = known.optional()? else { return Ok(None) };
-        if created_at < not_before.as_micros() {
-            return Ok(None);
-        }
+        let Some((key, not_before)) = &new.idempotency else { return Ok(None) };
+        let Some(number) = self.keys.find(key)? else { return Ok(None) };
         let mut rows = self.message.query([number])?;
         let Some(row) = rows.next()? else { return Ok(None) };
         // The key covers who asked and for which path; another application here would be somebody else's message.
         if row.get::<_, i64>("application_no")? != application.0 {
             return Ok(None);
         }
-        Ok(Some(Accepted::Replayed(Arc::new(decode_message(row)?.value))))
+        let message = decode_message(row)?.value;
+        if message.created_at < *not_before {
+            return Ok(None);
+        }
+        Ok(Some(Accepted::Replayed(Arc::new(message))))
     }
 
     pub(crate) fn settle(&mut self, batch: &[Settlement], tx: &Tx<'_>) -> Result<(), SqlError> {

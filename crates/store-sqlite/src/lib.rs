@@ -21,6 +21,7 @@ mod event_types;
 mod hot;
 mod idempotency;
 mod indexer;
+mod keys;
 mod lock;
 mod messages;
 mod migrate;

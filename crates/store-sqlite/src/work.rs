@@ -22,7 +22,7 @@ use crate::environments::{RULES_COLUMNS, decode_rules};
 use crate::hot::delivery_key;
 use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, TARGET_COLUMNS, decode_message, decode_target};
 use crate::writer::{Abort, News};
-use crate::{idempotency, range};
+use crate::{idempotency, keys, range};
 
 #[async_trait]
 impl Work for SqliteStore {
@@ -61,12 +61,12 @@ impl Work for SqliteStore {
     ) -> Result<Option<Message>, StoreError> {
         self.readers
             .run(move |connection| {
+                let Some(number) = keys::find(connection, &key)? else { return Ok(None) };
                 let mut statement = connection.prepare_cached(&format!(
                     "SELECT {MESSAGE_COLUMNS}, payload FROM message
-                     WHERE no = (SELECT message_no FROM idempotency WHERE key = ? AND created_at >= ?)
-                         AND application_no = ?"
+                     WHERE no = ? AND application_no = ? AND created_at >= ?"
                 ))?;
-                let rows = statement.query(params![key.0, not_before.as_micros(), application.0])?;
+                let rows = statement.query(params![number, application.0, not_before.as_micros()])?;
                 first(rows, |row| Ok(decode_message(row)?.value))
             })
             .await
@@ -228,17 +228,13 @@ impl Work for SqliteStore {
     ) -> Result<Option<IdempotencyKey>, StoreError> {
         self.writer
             .run(move |tx| {
-                let from = from.map_or(Vec::new(), |key| key.0.to_vec());
-                // The last key of the slice; none if fewer than `limit` are left.
-                let last: Option<[u8; 16]> = tx
-                    .prepare_cached("SELECT key FROM idempotency WHERE key > ? ORDER BY key LIMIT 1 OFFSET ?")?
-                    .query_row(params![from, limit.saturating_sub(1)], |row| row.get(0))
-                    .optional()?;
-                // Longer than any key, so above all of them.
-                let to = last.map_or(vec![0xff; 17], |key| key.to_vec());
-                tx.prepare_cached("DELETE FROM idempotency WHERE key > ? AND key <= ? AND created_at < ?")?
-                    .execute(params![from, to, before.as_micros()])?;
-                Ok::<_, Abort<StoreError>>(last.map(IdempotencyKey))
+                let dropped = keys::drop_old_run(tx, before)?;
+                if let Some(run) = dropped {
+                    tx.tell(News::KeysDropped(run));
+                }
+                let next = idempotency::forget(tx, before, from, limit)?;
+                // Another run may be old; what is left of the walk ends at once.
+                Ok::<_, Abort<StoreError>>(next.or(dropped.map(|_| idempotency::LAST)))
             })
             .await
     }

@@ -47,6 +47,8 @@ pub(crate) enum News {
     MessagesExpunged(Vec<MessageKey>),
     NoticeAdded,
     TaskAdded,
+    /// Concerns nobody but the writer itself.
+    KeysDropped(i64),
 }
 
 /// The transaction that a job writes in: a connection, and a place for news.
@@ -289,6 +291,7 @@ impl Loop<'_> {
                 let _ = self.connection.execute_batch("ROLLBACK");
             }
         } else {
+            self.hot.committed();
             self.tell(tx.news.take());
         }
         for done in done {
@@ -325,14 +328,19 @@ impl Loop<'_> {
         }
     }
 
-    fn tell(&self, news: Vec<News>) {
+    fn tell(&mut self, news: Vec<News>) {
         for item in news {
+            if let News::KeysDropped(run) = item {
+                self.hot.keys_dropped(run);
+                continue;
+            }
             self.observers.tell(|observer| match &item {
                 News::EndpointChanged(endpoint) => observer.endpoint_changed(*endpoint),
                 News::WorkAdded(endpoint) => observer.work_added(*endpoint),
                 News::MessagesExpunged(messages) => observer.messages_expunged(messages),
                 News::NoticeAdded => observer.notice_added(),
                 News::TaskAdded => observer.task_added(),
+                News::KeysDropped(_) => {}
             });
         }
     }

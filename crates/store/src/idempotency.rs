@@ -6,7 +6,7 @@ use bytes::Bytes;
 use postrider_domain::time::Timestamp;
 
 /// What a request's idempotency key, its principal and its path come to: 128 bits of a cryptographic hash over all of
-/// them. The engine may keep all 16 bytes; they are distributed evenly.
+/// them. The keys of a batch's items differ in their last bytes only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey(pub [u8; 16]);
 

@@ -264,8 +264,9 @@ pub trait Work {
         once: Option<Once<()>>,
     ) -> Result<Written<()>, ResendError>;
 
-    /// Forgets idempotency keys from before `before`, among the next `limit` keys after `from` (bytewise; `None` is the
-    /// beginning). Returns where to go on; `None` when there are no more.
+    /// Forgets idempotency keys from before `before`, a slice at a time: those of writes exactly, among the next `limit`
+    /// after `from` (`None` is the beginning); those of messages as far as the engine can do away with them. (It may keep
+    /// some longer: [`NewMessage::idempotency`] says which still count.) Returns where to go on; `None` when all is done.
     async fn forget_keys(
         &self,
         before: Timestamp,

@@ -125,7 +125,7 @@ impl Batch {
     }
 
     /// The key of an item: the batch's with the index in its last bytes. So a batch that is repeated after a crash finds
-    /// its items, and the keys of a batch lie side by side in the store: a page holds many of them.
+    /// its items.
     fn item_key(&self, index: usize) -> Option<IdempotencyKey> {
         let IdempotencyKey(mut key) = self.key?;
         key[12..].copy_from_slice(&u32::try_from(index).unwrap_or(u32::MAX).to_be_bytes());

@@ -106,6 +106,34 @@ pub(super) async fn an_expired_key_is_carried_out_anew<H: Harness>(world: &World
     assert_eq!(all.len(), 2);
 }
 
+pub(super) async fn forgetting_removes_the_old_keys_of_each_slice_and_keeps_the_others<H: Harness>(world: &World<H>) {
+    let store = world.store();
+    let create = async |key, answer| {
+        let under = once(key, Timestamp::EPOCH, answer);
+        store.create_application(&environment(), world.new_application(None), Some(under)).await.unwrap()
+    };
+    let mut written = Vec::new();
+    for _ in 0..5 {
+        let key = world.idempotency_key();
+        written.push((key, done(create(key, "first").await).created_at));
+    }
+    let (mut from, mut slices) = (None, 0);
+    loop {
+        from = store.forget_keys(written[3].1, from, 2).await.unwrap();
+        slices += 1;
+        if from.is_none() {
+            break;
+        }
+    }
+    assert!((3..=4).contains(&slices), "{slices} slices of two for five keys");
+    for (place, (key, _)) in written.into_iter().enumerate() {
+        match create(key, "again").await {
+            Written::Done(_) => assert!(place < 3, "the key {place} was forgotten"),
+            Written::Replayed(answer) => assert!(place >= 3 && answer == stored_answer("first"), "{place}: {answer:?}"),
+        }
+    }
+}
+
 pub(super) async fn racing_writes_under_one_key_are_carried_out_once<H: Harness>(world: &World<H>) {
     let (store, key) = (world.store(), world.idempotency_key());
     let mut tasks = Vec::new();

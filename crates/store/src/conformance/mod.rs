@@ -244,7 +244,8 @@ macro_rules! conformance_cases {
                 one_key_in_one_batch_accepts_one_message,
                 one_key_in_many_batches_accepts_one_message,
                 a_replay_comes_before_a_conflict_of_event_ids,
-                forgetting_removes_the_old_keys_of_each_slice_and_keeps_the_others,
+                forgetting_keeps_the_keys_that_are_young_enough,
+                the_keys_of_very_many_messages_lead_to_them,
                 a_refused_message_leaves_no_key,
                 what_was_accepted_under_a_key_is_found_by_it,
                 an_expired_key_accepts_anew_and_is_renewed,
@@ -300,6 +301,7 @@ macro_rules! conformance_cases {
                 a_rotation_is_carried_out_once,
                 a_refused_write_leaves_no_key,
                 an_expired_key_is_carried_out_anew,
+                forgetting_removes_the_old_keys_of_each_slice_and_keeps_the_others,
                 racing_writes_under_one_key_are_carried_out_once,
             }
             tasks {

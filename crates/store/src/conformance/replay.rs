@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use postrider_domain::delivery::Next;
 use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
@@ -95,7 +96,18 @@ pub(super) async fn an_expired_key_accepts_anew_and_is_renewed<H: Harness>(world
     assert_eq!(count(world, &app).await, 2);
 }
 
-pub(super) async fn forgetting_removes_the_old_keys_of_each_slice_and_keeps_the_others<H: Harness>(world: &World<H>) {
+/// Forgets all keys from before an instant.
+async fn forget<H: Harness>(world: &World<H>, before: Timestamp) {
+    let mut from = None;
+    loop {
+        from = world.store().forget_keys(before, from, 2).await.unwrap();
+        if from.is_none() {
+            break;
+        }
+    }
+}
+
+pub(super) async fn forgetting_keeps_the_keys_that_are_young_enough<H: Harness>(world: &World<H>) {
     let app = world.application().await;
     let mut accepted = Vec::new();
     for _ in 0..5 {
@@ -104,19 +116,46 @@ pub(super) async fn forgetting_removes_the_old_keys_of_each_slice_and_keeps_the_
         accepted.push(new);
     }
     let before = accepted[3].message.created_at;
-    let (mut from, mut slices) = (None, 0);
-    loop {
-        from = world.store().forget_keys(before, from, 2).await.unwrap();
-        slices += 1;
-        if from.is_none() {
-            break;
-        }
-    }
-    assert!((3..=4).contains(&slices), "{slices} slices of two for five keys");
+    forget(world, before).await;
     for (place, old) in accepted.iter().enumerate() {
         let (key, _) = old.idempotency.unwrap();
-        let again = world.accept(under(world.draft(&app, &[]).await, key)).await;
+        let mut again = under(world.draft(&app, &[]).await, key);
+        again.idempotency = Some((key, before));
+        let again = world.accept(again).await;
         if place < 3 { assert_new(&again) } else { assert_replayed(&again, &old.message) }
+    }
+}
+
+pub(super) async fn the_keys_of_very_many_messages_lead_to_them<H: Harness>(world: &mut World<H>) {
+    const BATCH: usize = 1_000;
+    const BATCHES: usize = 70;
+    let app = world.application().await;
+    let version = world.routes(&app).await.version;
+    let mut samples = Vec::new();
+    for _ in 0..BATCHES {
+        let draft = |_| {
+            let message = Message { payload: Some(Bytes::from_static(b"{}")), ..world.new_message() };
+            under(world.draft_of_version(&app, version, &[], message), world.idempotency_key())
+        };
+        let batch: Vec<NewMessage> = (0..BATCH).map(draft).collect();
+        samples.extend([batch[0].clone(), batch[BATCH / 2].clone(), batch[BATCH - 1].clone()]);
+        world.store().accept(batch).await.iter().for_each(assert_new);
+    }
+    let half = samples[samples.len() / 2].message.created_at;
+    for pass in 0..3 {
+        for sample in &samples {
+            assert_replayed(&world.accept(sample.clone()).await, &sample.message);
+            let (key, not_before) = sample.idempotency.unwrap();
+            let found = world.store().accepted_under(app.key, key, not_before).await.unwrap();
+            assert_eq!(found.as_ref(), Some(sample.message.as_ref()));
+        }
+        assert_new(&world.accept(under(world.draft(&app, &[]).await, world.idempotency_key())).await);
+        if pass == 0 {
+            world.reopen().await;
+        } else {
+            forget(world, half).await;
+            samples.retain(|sample| sample.message.created_at >= half);
+        }
     }
 }
 
