@@ -319,8 +319,8 @@ impl Shared {
     }
 
     async fn load(self: Arc<Self>, lane: Arc<Lane>, load: Load) {
-        let held = lane.state.lock().held_keys();
-        match self.store.due(lane.key, load.now, held, load.limit, load.max_bytes.max(1)).await {
+        let held = lane.state.lock().held_keys(&load);
+        match self.store.due(lane.key, load.now, load.after, held, load.limit, load.max_bytes.max(1)).await {
             Ok(found) => {
                 let dispatched = MessageKey(self.dispatched.load(Ordering::SeqCst));
                 let empty = lane.state.lock().loaded(found, load, dispatched, &self.budgets);

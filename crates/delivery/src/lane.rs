@@ -28,6 +28,9 @@ const WINDOW_FACTOR: u32 = 8;
 const MIN_WINDOW: u32 = 8;
 const MAX_WINDOW: u32 = 256;
 
+/// Loads that may go on where the last one ended, before one looks from the beginning again.
+const LOADS_IN_A_ROW: u32 = 32;
+
 /// What a delivery costs in memory beside its payload, roughly.
 const OVERHEAD_BYTES: u64 = 512;
 
@@ -78,6 +81,8 @@ pub(crate) enum Step {
 pub(crate) struct Load {
     /// What is due at this instant.
     pub(crate) now: Timestamp,
+    /// And comes after this one; from the beginning if there is none.
+    pub(crate) after: Option<DeliveryKey>,
     /// At most so many deliveries.
     pub(crate) limit: usize,
     /// About so many bytes of payload.
@@ -85,6 +90,11 @@ pub(crate) struct Load {
 }
 
 impl Load {
+    /// Whether it ended because there was nothing more.
+    fn was_the_last(&self, found: &[Due]) -> bool {
+        found.len() < self.limit && !self.cut_short(found)
+    }
+
     /// Whether the store may have stopped because of the bytes, not because there was nothing more.
     fn cut_short(&self, found: &[Due]) -> bool {
         let bytes = |due: &Due| due.message.as_ref().and_then(|message| message.payload.as_ref()).map_or(0, Bytes::len);
@@ -117,9 +127,14 @@ pub(crate) struct State {
     application_rate: Option<Arc<Mutex<Rate>>>,
     /// The store may have due deliveries that are not held.
     more: bool,
+    /// Where the next load goes on, so that it does not walk past everything that is held and not settled yet. What was
+    /// stored before this place meanwhile is found when a load begins anew: when the end was reached, or after
+    /// [`LOADS_IN_A_ROW`]. Until then there is `more`.
+    place: Option<DeliveryKey>,
+    loads_in_a_row: u32,
     /// The store may have later deliveries that its index of wakes does not know of.
     unparked: bool,
-    /// Everything due until then was loaded, is being loaded, or is held.
+    /// Everything due until then was loaded, is being loaded, or is held; or there is `more`.
     loaded_until: Timestamp,
     /// Something asynchronous is under way that will look at the lane again.
     busy: Option<Busy>,
@@ -152,6 +167,8 @@ impl Lane {
             rate: None,
             application_rate: None,
             more: false,
+            place: None,
+            loads_in_a_row: 0,
             unparked: false,
             loaded_until: Timestamp::EPOCH,
             busy: None,
@@ -272,14 +289,15 @@ impl State {
 
     /// Drops what waits in memory, because the endpoint wants nothing any more.
     fn drop_window(&mut self, budgets: &Budgets) {
+        self.place = None;
         for delivery in std::mem::take(&mut self.window) {
             self.settled(&delivery, None, budgets);
         }
     }
 
     /// What a load has to leave out.
-    pub(crate) fn held_keys(&self) -> HashSet<DeliveryKey> {
-        self.held.iter().copied().collect()
+    pub(crate) fn held_keys(&self, load: &Load) -> HashSet<DeliveryKey> {
+        self.held.iter().filter(|key| Some(**key) > load.after).copied().collect()
     }
 
     /// How many more deliveries have a place in the window.
@@ -304,26 +322,37 @@ impl State {
         self.busy = None;
         let settled = std::mem::take(&mut self.settled_meanwhile);
         let mut empty = Vec::new();
-        if found.len() >= load.limit || load.cut_short(&found) {
-            self.more = true;
-        }
+        let ended = load.was_the_last(&found);
+        self.more |= !ended || load.after.is_some();
+        let (mut place, mut passed_over) = (load.after, false);
         for due in found {
-            let fresh = due.fresh && due.key.message > dispatched;
-            if fresh || self.held.contains(&due.key) || settled.contains(&due.key) {
+            let key = due.key;
+            if due.fresh && key.message > dispatched {
+                // If there is no room for it when it is offered, it is looked for again.
+                passed_over = true;
                 continue;
             }
-            let Some(message) = due.message.clone() else {
-                self.held.insert(due.key);
-                empty.push(due);
-                continue;
-            };
-            let delivery = Held { key: due.key, made: due.made, trigger: due.trigger, message };
-            if !self.hold(delivery, budgets) {
+            if !self.held.contains(&key) && !settled.contains(&key) && !self.take_over(due, &mut empty, budgets) {
                 self.more = true;
                 break;
             }
+            if !passed_over {
+                place = Some(key);
+            }
         }
+        self.place = place.filter(|_| !ended);
         empty
+    }
+
+    /// Takes charge of a delivery that was loaded; false if there is no room. One without a payload is put with the others
+    /// of its kind.
+    fn take_over(&mut self, due: Due, empty: &mut Vec<Due>, budgets: &Budgets) -> bool {
+        let Some(message) = due.message.clone() else {
+            self.held.insert(due.key);
+            empty.push(due);
+            return true;
+        };
+        self.hold(Held { key: due.key, made: due.made, trigger: due.trigger, message }, budgets)
     }
 
     /// A delivery without payload was canceled.
@@ -389,12 +418,18 @@ impl State {
             _ => {}
         }
         if self.more && idle_store && self.room() * 2 >= self.window_size() {
-            self.more = false;
-            self.loaded_until = now;
-            let max_bytes = usize::try_from(budgets.memory.free() / 2).unwrap_or(usize::MAX);
-            return self.begin(Busy::Load, Step::Load(Load { now, limit: self.room(), max_bytes }));
+            return self.begin_load(now, budgets);
         }
         self.rest(now, idle_store, store_asleep)
+    }
+
+    fn begin_load(&mut self, now: Timestamp, budgets: &Budgets) -> Step {
+        self.more = false;
+        self.loaded_until = now;
+        let after = self.place.filter(|_| self.loads_in_a_row < LOADS_IN_A_ROW);
+        self.loads_in_a_row = if after.is_some() { self.loads_in_a_row + 1 } else { 0 };
+        let max_bytes = usize::try_from(budgets.memory.free() / 2).unwrap_or(usize::MAX);
+        self.begin(Busy::Load, Step::Load(Load { now, after, limit: self.room(), max_bytes }))
     }
 
     fn disabled(&self) -> bool {
@@ -480,9 +515,8 @@ mod tests {
         Budgets { memory: Budget::new(1_000_000, 2), requests: Budget::new(1_000, 8) }
     }
 
-    /// A delivery that the lane holds.
-    fn held(state: &mut State, budgets: &Budgets) -> Held {
-        let message = Message {
+    fn message() -> Arc<Message> {
+        Arc::new(Message {
             id: MessageId::new(NOW, &SeededEntropy::new(1)),
             event_id: None,
             event_type: EventTypeName::parse("a.b").unwrap(),
@@ -492,11 +526,100 @@ mod tests {
             deliver_at: None,
             expires_at: None,
             created_at: NOW,
-        };
+        })
+    }
+
+    /// A delivery that the lane holds.
+    fn held(state: &mut State, budgets: &Budgets) -> Held {
         let key = DeliveryKey { due_at: NOW, message: MessageKey(1) };
-        let delivery = Held { key, made: 0, trigger: Trigger::Scheduled, message: Arc::new(message) };
+        let delivery = Held { key, made: 0, trigger: Trigger::Scheduled, message: message() };
         assert!(state.hold(delivery.clone(), budgets));
         delivery
+    }
+
+    /// What the store has: deliveries that are due, by number.
+    struct Stored(Vec<i64>);
+
+    impl Stored {
+        /// Lets the lane load a slice; where it began, and what was held after it.
+        fn load(&self, state: &mut State, budgets: &Budgets, dispatched: i64) -> (Option<i64>, Vec<i64>) {
+            let Step::Load(load) = state.begin_load(NOW, budgets) else { panic!("it loads") };
+            let load = Load { limit: 3, ..load };
+            let (held, after) = (state.held_keys(&load), load.after);
+            let due = |number: &i64| Due {
+                key: DeliveryKey { due_at: NOW, message: MessageKey(*number) },
+                made: 0,
+                trigger: Trigger::Scheduled,
+                fresh: true,
+                message: Some(message()),
+            };
+            let all = self.0.iter().map(due);
+            let found = all.filter(|due| Some(due.key) > after && !held.contains(&due.key)).take(3).collect();
+            assert_eq!(state.loaded(found, load, MessageKey(dispatched), budgets).len(), 0);
+            let mut numbers: Vec<i64> = state.held.iter().map(|key| key.message.0).collect();
+            numbers.sort_unstable();
+            (after.map(|after| after.message.0), numbers)
+        }
+    }
+
+    #[test]
+    fn a_load_goes_on_where_the_last_one_ended_and_begins_anew_at_the_end() {
+        let (budgets, lane) = (budgets(), Lane::new(EndpointKey(1), 4));
+        let (mut state, mut stored) = (lane.state.lock(), Stored((1..=8).collect()));
+        assert_eq!(stored.load(&mut state, &budgets, 100), (None, vec![1, 2, 3]));
+        assert_eq!(stored.load(&mut state, &budgets, 100), (Some(3), (1..=6).collect()));
+        // One that was stored late, before the place.
+        stored.0.insert(0, 0);
+        assert_eq!(stored.load(&mut state, &budgets, 100), (Some(6), (1..=8).collect()));
+        assert!(state.more, "what was stored before the place meanwhile is looked for");
+        assert_eq!(stored.load(&mut state, &budgets, 100), (None, (0..=8).collect()));
+        assert!(!state.more);
+    }
+
+    #[test]
+    fn what_is_still_to_be_offered_is_not_left_behind() {
+        let (budgets, lane) = (budgets(), Lane::new(EndpointKey(1), 4));
+        let (mut state, stored) = (lane.state.lock(), Stored(vec![1, 5, 2, 3, 4]));
+        assert_eq!(stored.load(&mut state, &budgets, 4), (None, vec![1, 2]));
+        // It is offered while there is no room for it.
+        state.more = true;
+        state.offer(&message(), MessageKey(5), &budgets);
+        assert_eq!(stored.load(&mut state, &budgets, 5), (Some(1), vec![1, 2, 3, 4, 5]));
+    }
+
+    #[test]
+    fn a_backlog_without_an_end_does_not_hide_what_came_late() {
+        let (budgets, lane) = (budgets(), Lane::new(EndpointKey(1), 4));
+        let (mut state, mut stored) = (lane.state.lock(), Stored((1..=1_000).collect()));
+        stored.load(&mut state, &budgets, 2_000);
+        stored.0.insert(0, 0);
+        let mut loads = 1;
+        while stored.load(&mut state, &budgets, 2_000).0.is_some() {
+            loads += 1;
+        }
+        assert_eq!(loads, LOADS_IN_A_ROW + 1);
+        assert!(state.held.iter().any(|key| key.message == MessageKey(0)));
+    }
+
+    #[test]
+    fn what_is_dropped_from_memory_is_loaded_again() {
+        let (budgets, lane) = (budgets(), Lane::new(EndpointKey(1), 4));
+        let (mut state, stored) = (lane.state.lock(), Stored((1..=8).collect()));
+        stored.load(&mut state, &budgets, 100);
+        state.drop_window(&budgets);
+        assert_eq!(stored.load(&mut state, &budgets, 100), (None, vec![1, 2, 3]));
+    }
+
+    #[test]
+    fn a_lane_without_room_goes_on_before_what_it_could_not_take() {
+        let lane = Lane::new(EndpointKey(1), 4);
+        let room_for_two = Budgets { memory: Budget::new(2 * OVERHEAD_BYTES, 1), requests: Budget::new(1_000, 8) };
+        let (mut state, stored) = (lane.state.lock(), Stored((1..=8).collect()));
+        let (_, held) = stored.load(&mut state, &room_for_two, 100);
+        assert!(state.more && held.len() < 3, "{held:?}");
+        let (after, more) = stored.load(&mut state, &budgets(), 100);
+        assert_eq!(after, held.last().copied());
+        assert_eq!(more.len(), held.len() + 3);
     }
 
     #[test]

@@ -80,11 +80,14 @@ impl Work for SqliteStore {
         &self,
         endpoint: EndpointKey,
         now: Timestamp,
+        after: Option<DeliveryKey>,
         held: HashSet<DeliveryKey>,
         limit: usize,
         max_bytes: usize,
     ) -> Result<Vec<Due>, StoreError> {
-        self.readers.run(move |connection| read_due(connection, endpoint, now, &held, limit, max_bytes)).await
+        let after = after.unwrap_or(DeliveryKey { due_at: Timestamp::EPOCH, message: MessageKey(i64::MIN) });
+        let slice = Slice { until: now, after, held, limit, max_bytes };
+        self.readers.run(move |connection| read_due(connection, endpoint, &slice)).await
     }
 
     async fn take_wakes(&self, now: Timestamp, limit: usize) -> Result<Wakes, StoreError> {
@@ -315,28 +318,32 @@ fn read_routes(
 }
 
 const DUE_SQL: &str = "SELECT due_at, message_no, made, trigger FROM delivery
-     WHERE endpoint_no = ? AND due_at <= ? ORDER BY due_at, message_no";
+     WHERE endpoint_no = ?1 AND due_at >= ?2 AND due_at <= ?4 AND (due_at > ?2 OR message_no > ?3)
+     ORDER BY due_at, message_no";
 
-fn read_due(
-    connection: &Connection,
-    endpoint: EndpointKey,
-    now: Timestamp,
-    held: &HashSet<DeliveryKey>,
+/// What part of an endpoint's due deliveries is read.
+struct Slice {
+    until: Timestamp,
+    after: DeliveryKey,
+    held: HashSet<DeliveryKey>,
     limit: usize,
     max_bytes: usize,
-) -> Result<Vec<Due>, SqlError> {
+}
+
+fn read_due(connection: &Connection, endpoint: EndpointKey, slice: &Slice) -> Result<Vec<Due>, SqlError> {
     let mut due = connection.prepare_cached(DUE_SQL)?;
     let mut message =
         connection.prepare_cached(&format!("SELECT {MESSAGE_COLUMNS}, payload FROM message WHERE no = ?"))?;
-    let mut rows = due.query(params![endpoint.0, now.as_micros()])?;
+    let DeliveryKey { due_at, message: MessageKey(after) } = slice.after;
+    let mut rows = due.query(params![endpoint.0, due_at.as_micros(), after, slice.until.as_micros()])?;
     let (mut found, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
         // Whatever its size, the first one is loaded: nothing would ever be sent otherwise.
-        if found.len() >= limit || (bytes >= max_bytes && !found.is_empty()) {
+        if found.len() >= slice.limit || (bytes >= slice.max_bytes && !found.is_empty()) {
             break;
         }
         let key = delivery_key(row.get(0)?, row.get(1)?);
-        if held.contains(&key) {
+        if slice.held.contains(&key) {
             continue;
         }
         let mut messages = message.query([key.message.0])?;
@@ -365,6 +372,6 @@ mod tests {
 
     #[test]
     fn what_is_due_is_walked_in_order() {
-        crate::plans::assert_walks(DUE_SQL, "delivery USING PRIMARY KEY (endpoint_no=? AND due_at<?)");
+        crate::plans::assert_walks(DUE_SQL, "delivery USING PRIMARY KEY (endpoint_no=? AND due_at>? AND due_at<?)");
     }
 }

@@ -127,7 +127,7 @@ async fn a_broken_row_stops_nobody_else() {
     let Broken { store, environment, id, application, endpoint, .. } = &broken;
     assert!(store.endpoints(*application, Scan::all(Direction::Ascending, 10)).await.is_err());
     assert!(store.application(environment, &IdOrUid::Id(*id)).await.is_ok());
-    assert!(store.due(*endpoint, Timestamp::MAX, HashSet::new(), 10, 1_000).await.is_ok());
+    assert!(store.due(*endpoint, Timestamp::MAX, None, HashSet::new(), 10, 1_000).await.is_ok());
     store.ping().await.unwrap();
     store.close().await;
 }

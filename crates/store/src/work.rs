@@ -226,12 +226,13 @@ pub trait Work {
     /// ([`EndpointChange::Disable`]) is told to observers.
     async fn settle(&self, batch: Vec<Settlement>) -> Result<(), StoreError>;
 
-    /// The next deliveries of an endpoint that are due at `now`, earliest first, at most `limit`, leaving out those whose
-    /// keys are in `held`, and stopping early after about `max_bytes` of payload (never before the first).
+    /// The next deliveries of an endpoint that are due at `now`, earliest first, at most `limit`, leaving out those up to
+    /// `after` and those whose keys are in `held`, and stopping early after about `max_bytes` of payload (never before the first).
     async fn due(
         &self,
         endpoint: EndpointKey,
         now: Timestamp,
+        after: Option<DeliveryKey>,
         held: HashSet<DeliveryKey>,
         limit: usize,
         max_bytes: usize,

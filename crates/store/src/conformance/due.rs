@@ -41,10 +41,37 @@ pub(super) async fn held_deliveries_are_left_out_and_do_not_count<H: Harness>(wo
     }
     let all = world.due(&endpoint, FAR).await;
     let held: HashSet<_> = [0, 1, 3].into_iter().map(|index: usize| all[index].key).collect();
-    let found = world.store().due(endpoint.key, FAR, held, 2, 1 << 30).await.unwrap();
+    let found = world.store().due(endpoint.key, FAR, None, held, 2, 1 << 30).await.unwrap();
     assert_eq!(messages(&found), [all[2].key.message, all[4].key.message]);
     let held: HashSet<_> = all.iter().map(|due| due.key).collect();
-    assert_eq!(world.store().due(endpoint.key, FAR, held, 10, 1 << 30).await.unwrap().len(), 0);
+    assert_eq!(world.store().due(endpoint.key, FAR, None, held, 10, 1 << 30).await.unwrap().len(), 0);
+}
+
+pub(super) async fn reading_goes_on_after_a_delivery<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    for _ in 0..5 {
+        world.message(&app, &[&endpoint]).await;
+    }
+    // Two more that are due at one instant, which only the number tells apart.
+    let one = world.new_message();
+    for _ in 0..2 {
+        let message = Message { created_at: one.created_at, ..world.new_message() };
+        world.message_of(&app, &[&endpoint], message).await;
+    }
+    let all = world.due(&endpoint, FAR).await;
+    assert_eq!(all[5].key.due_at, all[6].key.due_at);
+    for (place, due) in all.iter().enumerate() {
+        for limit in [1, 3, 10] {
+            let store = world.store();
+            let read = store.due(endpoint.key, FAR, Some(due.key), HashSet::new(), limit, 1 << 30).await.unwrap();
+            let rest: Vec<MessageKey> = messages(&all[place + 1..]).into_iter().take(limit).collect();
+            assert_eq!(messages(&read), rest);
+        }
+    }
+    let held = HashSet::from([all[3].key]);
+    let found = world.store().due(endpoint.key, all[5].key.due_at, Some(all[1].key), held, 3, 1 << 30).await.unwrap();
+    assert_eq!(messages(&found), [2, 4, 5].map(|place: usize| all[place].key.message));
 }
 
 pub(super) async fn limits_by_number_and_bytes_are_kept<H: Harness>(world: &World<H>) {
@@ -55,7 +82,7 @@ pub(super) async fn limits_by_number_and_bytes_are_kept<H: Harness>(world: &Worl
         world.message_of(&app, &[&endpoint], Message { payload, ..world.new_message() }).await;
     }
     let load = async |limit, max_bytes| {
-        world.store().due(endpoint.key, FAR, HashSet::new(), limit, max_bytes).await.unwrap().len()
+        world.store().due(endpoint.key, FAR, None, HashSet::new(), limit, max_bytes).await.unwrap().len()
     };
     assert_eq!(load(3, usize::MAX).await, 3);
     assert_eq!(load(usize::MAX, usize::MAX).await, 4);
@@ -77,7 +104,7 @@ pub(super) async fn one_endpoints_deliveries_do_not_show_at_another<H: Harness>(
     world.settle(world.settlement(&left, &due, Next::Succeeded)).await;
     assert_eq!(messages(&world.due(&left, FAR).await), [one.key]);
     assert_eq!(messages(&world.due(&right, FAR).await), [two.key]);
-    let nobody = world.store().due(EndpointKey(i64::MAX), FAR, HashSet::new(), 10, 1_000).await.unwrap();
+    let nobody = world.store().due(EndpointKey(i64::MAX), FAR, None, HashSet::new(), 10, 1_000).await.unwrap();
     assert_eq!(nobody.len(), 0);
 }
 

@@ -253,6 +253,7 @@ macro_rules! conformance_cases {
             due {
                 deliveries_come_by_due_instant_and_not_before_it,
                 held_deliveries_are_left_out_and_do_not_count,
+                reading_goes_on_after_a_delivery,
                 limits_by_number_and_bytes_are_kept,
                 one_endpoints_deliveries_do_not_show_at_another,
                 a_delivery_whose_payload_is_gone_has_no_message,

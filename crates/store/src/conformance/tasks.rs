@@ -210,8 +210,11 @@ pub(super) async fn recover_has_a_limit<H: Harness>(world: &World<H>) {
     }
     let results = world.store().accept(batch).await;
     assert!(results.iter().all(|result| matches!(result, Ok(Accepted::New(_)))));
-    let due =
-        world.store().due(endpoint.key, FAR, std::collections::HashSet::new(), usize::MAX, usize::MAX).await.unwrap();
+    let due = world
+        .store()
+        .due(endpoint.key, FAR, None, std::collections::HashSet::new(), usize::MAX, usize::MAX)
+        .await
+        .unwrap();
     let failed = due.iter().map(|due| world.settlement(&endpoint, due, Next::Exhausted)).collect();
     world.store().settle(failed).await.unwrap();
     let id = add(world, Job::Recover { endpoint: endpoint.key, span: ALWAYS }).await;
