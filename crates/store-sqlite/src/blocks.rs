@@ -10,7 +10,7 @@
 //! Ids are made when something starts, and rows are stored when it ends, so a row may come late and belong to an earlier
 //! block. What is remembered here is only ever a shortcut: whatever is forgotten is read again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use rusqlite::{Connection, OptionalExtension as _, Statement, params};
@@ -24,8 +24,11 @@ pub(crate) const BLOCK_ROWS: usize = 16;
 /// Owners that are remembered.
 const MAX_OWNERS: usize = 4_096;
 
-/// Blocks that are remembered of an owner: the open one, the one before, and some in which a backlog is being delivered.
-const MAX_BLOCKS: usize = 4;
+/// Blocks that are remembered, about, and how many of them may be one owner's. What is delivered lies behind what is
+/// accepted, by a hundred messages and more under load: its blocks are to be known still. The blocks of a backlog become
+/// known again when their turn comes.
+const MAX_BLOCKS: usize = 4 * MAX_OWNERS;
+const MAX_BLOCKS_OF_ONE: usize = 64;
 
 /// The 20 bytes of a KSUID.
 pub(crate) type Id = [u8; 20];
@@ -87,6 +90,8 @@ pub(crate) struct Blocks<'c> {
     newest: Statement<'c>,
     count: Statement<'c>,
     owners: HashMap<i64, Owner>,
+    /// Counts what blocks are asked for, to tell which was last.
+    turn: u64,
 }
 
 /// What is remembered of an owner.
@@ -97,17 +102,19 @@ struct Owner {
     open: Option<Id>,
     /// How many rows it has, as far as that matters.
     rows: usize,
-    known: Vec<Known>,
+    /// By their starts.
+    known: BTreeMap<Id, Known>,
 }
 
 /// A block, and terms that are known to be posted for it.
 struct Known {
-    start: Id,
     /// Where the next block begins.
     end: Option<Id>,
     terms: HashSet<Term, BuildHasherDefault<Already>>,
     /// Whether these are all its terms.
     complete: bool,
+    /// When it was asked for last.
+    turn: u64,
 }
 
 /// Terms are hashes already.
@@ -142,6 +149,7 @@ impl<'c> Blocks<'c> {
                 "SELECT count(*) FROM (SELECT 1 FROM {rows} WHERE {owner} = ? AND id >= ? LIMIT ?)"
             ))?,
             owners: HashMap::new(),
+            turn: 0,
         })
     }
 
@@ -160,9 +168,9 @@ impl<'c> Blocks<'c> {
         let (rows, known) = match open {
             Some(start) => {
                 let count: usize = self.count.query_row(params![owner, start, BLOCK_ROWS], |row| row.get(0))?;
-                (count, vec![Known { start, end: None, terms: HashSet::default(), complete: false }])
+                (count, BTreeMap::from([(start, Known::new(None, false, self.turn))]))
             }
-            None => (0, Vec::new()),
+            None => (0, BTreeMap::new()),
         };
         if self.owners.len() >= MAX_OWNERS {
             self.owners.clear();
@@ -201,6 +209,7 @@ impl<'c> Blocks<'c> {
     /// Notes a row that was stored; begins a block with it if it is time to, and says where.
     fn advance(&mut self, owner: i64, id: Id) -> rusqlite::Result<Option<Id>> {
         self.load(owner)?;
+        let share = self.share();
         let Some(state) = self.owners.get_mut(&owner) else { return Ok(None) };
         let is_newest = state.newest.is_none_or(|newest| id > newest);
         let is_full = state.open.is_none() || state.rows >= BLOCK_ROWS;
@@ -211,25 +220,24 @@ impl<'c> Blocks<'c> {
         }
         let start = if state.newest.is_none() { BEFORE_ALL } else { id };
         self.post.execute(params![owner, BLOCK, start])?;
-        for known in state.known.iter_mut().filter(|known| known.end.is_none()) {
-            known.end = Some(start);
+        if let Some(before) = state.open.and_then(|open| state.known.get_mut(&open)) {
+            before.end = Some(start);
         }
-        if state.known.len() == MAX_BLOCKS {
-            state.known.remove(0);
-        }
-        state.known.push(Known { start, end: None, terms: HashSet::default(), complete: true });
         (state.newest, state.open, state.rows) = (Some(id), Some(start), 1);
+        self.turn += 1;
+        state.remember(start, Known::new(None, true, self.turn), share);
         Ok(Some(start))
     }
 
     /// Posts terms for the block of a row that is stored. Rows before the first block need none.
     pub(crate) fn post(&mut self, owner: i64, id: &Id, terms: &[Term]) -> rusqlite::Result<()> {
-        let Some(at) = self.find(owner, id)? else { return Ok(()) };
-        let Some(state) = self.owners.get_mut(&owner) else { return Ok(()) };
-        let block = &mut state.known[at];
+        let Some(start) = self.find(owner, id)? else { return Ok(()) };
+        let Some(block) = self.owners.get_mut(&owner).and_then(|state| state.known.get_mut(&start)) else {
+            return Ok(());
+        };
         for &term in terms {
             if block.terms.insert(term) {
-                self.post.execute(params![owner, term, block.start])?;
+                self.post.execute(params![owner, term, start])?;
             }
         }
         Ok(())
@@ -237,8 +245,8 @@ impl<'c> Blocks<'c> {
 
     /// Whether a term may be posted for the block of a row. `false` is certain.
     pub(crate) fn may_have(&mut self, owner: i64, id: &Id, term: Term) -> rusqlite::Result<bool> {
-        let Some(at) = self.find(owner, id)? else { return Ok(true) };
-        let known = self.owners.get(&owner).map(|state| &state.known[at]);
+        let Some(start) = self.find(owner, id)? else { return Ok(true) };
+        let known = self.owners.get(&owner).and_then(|state| state.known.get(&start));
         Ok(known.is_none_or(|block| !block.complete || block.terms.contains(&term)))
     }
 
@@ -254,38 +262,124 @@ impl<'c> Blocks<'c> {
         Ok(())
     }
 
-    /// The place of the block that covers a row among those that are known of its owner.
-    fn find(&mut self, owner: i64, id: &Id) -> rusqlite::Result<Option<usize>> {
+    /// The start of the block that covers a row. It is among those that are known of its owner.
+    fn find(&mut self, owner: i64, id: &Id) -> rusqlite::Result<Option<Id>> {
         self.load(owner)?;
+        let share = self.share();
         let Some(state) = self.owners.get_mut(&owner) else { return Ok(None) };
-        let covers = |known: &Known| known.start <= *id && known.end.is_none_or(|end| *id < end);
-        if let Some(at) = state.known.iter().rposition(covers) {
-            return Ok(Some(at));
+        self.turn += 1;
+        if let Some((start, known)) = state.known.range_mut(..=*id).next_back()
+            && known.end.is_none_or(|end| *id < end)
+        {
+            known.turn = self.turn;
+            return Ok(Some(*start));
         }
         let Some(start) = covering(&mut self.covering, owner, id)? else { return Ok(None) };
         let end = self.following.query_row(params![owner, start], |row| row.get(0)).optional()?.flatten();
-        if state.known.len() == MAX_BLOCKS {
-            // The open block is asked for most; of the others the oldest acquaintance goes.
-            let oldest = state.known.iter().position(|known| known.end.is_some()).unwrap_or(0);
-            state.known.remove(oldest);
+        state.remember(start, Known::new(end, false, self.turn), share);
+        Ok(Some(start))
+    }
+
+    /// How many blocks may be remembered of an owner.
+    fn share(&self) -> usize {
+        (MAX_BLOCKS / self.owners.len().max(1)).min(MAX_BLOCKS_OF_ONE)
+    }
+}
+
+impl Owner {
+    /// Remembers a block, if need be instead of those that were asked for the longest time ago.
+    fn remember(&mut self, start: Id, block: Known, most: usize) {
+        self.known.insert(start, block);
+        while self.known.len() > most {
+            // The open one stays: where it ends is noted there.
+            let closed = self.known.iter().filter(|(_, known)| known.end.is_some());
+            let Some(oldest) = closed.min_by_key(|(_, known)| known.turn).map(|(start, _)| *start) else { break };
+            self.known.remove(&oldest);
         }
-        state.known.push(Known { start, end, terms: HashSet::default(), complete: false });
-        Ok(Some(state.known.len() - 1))
+    }
+}
+
+impl Known {
+    fn new(end: Option<Id>, complete: bool, turn: u64) -> Self {
+        Self { end, terms: HashSet::default(), complete, turn }
     }
 }
 
 /// The block that covers an id: of owner ?1, id ?2.
 pub(crate) fn covering_sql(log: Log) -> String {
     let Log { postings, owner, .. } = log;
-    format!("SELECT max(start) FROM {postings} WHERE {owner} = ? AND term = {BLOCK} AND start <= ?")
+    format!("SELECT max(start) FROM {postings} WHERE {owner} = ?1 AND term = {BLOCK} AND start <= ?2")
 }
 
 /// The block after the one that begins at ?2, of owner ?1.
 pub(crate) fn following_sql(log: Log) -> String {
     let Log { postings, owner, .. } = log;
-    format!("SELECT min(start) FROM {postings} WHERE {owner} = ? AND term = {BLOCK} AND start > ?")
+    format!("SELECT min(start) FROM {postings} WHERE {owner} = ?1 AND term = {BLOCK} AND start > ?2")
 }
 
 fn covering(statement: &mut Statement<'_>, owner: i64, id: &Id) -> rusqlite::Result<Option<Id>> {
     statement.query_row(params![owner, id], |row| row.get(0)).optional().map(Option::flatten)
+}
+
+#[cfg(test)]
+mod tests {
+    use postrider_domain::entropy::{Entropy as _, SeededEntropy};
+
+    use super::*;
+
+    fn id(number: u64) -> Id {
+        let mut id = [0; 20];
+        id[4..12].copy_from_slice(&number.to_be_bytes());
+        id
+    }
+
+    #[test]
+    fn every_row_is_posted_for_its_block_however_late_it_comes_and_whatever_was_forgotten() {
+        let connection = Connection::open_in_memory().unwrap();
+        for migration in crate::migrate::MIGRATIONS {
+            connection.execute_batch(migration).unwrap();
+        }
+        let mut store = connection
+            .prepare(
+                "INSERT OR IGNORE INTO attempt (endpoint_no, id, message_no, url_no, number, trigger, started_at,
+                     duration_ms, succeeded, status_code) VALUES (?, ?, 1, 1, 1, 0, 0, 0, 1, 200)",
+            )
+            .unwrap();
+        let (mut blocks, entropy) = (Blocks::prepare(&connection, ATTEMPTS).unwrap(), SeededEntropy::new(3));
+        let mut all = Vec::new();
+        for batch in 0..400u64 {
+            let mut rows = Rows::default();
+            for number in batch * 12..(batch + 1) * 12 {
+                let owner = 1 + (number % 2).cast_signed();
+                // One of five belongs to some block before.
+                let late = entropy.unit() < 0.2;
+                let at = if late { (entropy.unit() * number as f64) as u64 * 2 + 1 } else { number * 2 };
+                let terms = [7, 100 + (at % 30).cast_signed()];
+                blocks.load(owner).unwrap();
+                if store.execute(params![owner, id(at)]).unwrap() == 1 {
+                    rows.push(owner, id(at), |spread| spread.extend(terms));
+                    all.push((owner, id(at), terms));
+                }
+            }
+            blocks.place(&mut rows, |_| Ok(()), |_, _| Ok(())).unwrap();
+            if batch % 100 == 99 {
+                blocks.forget();
+            }
+            assert!(blocks.owners.values().all(|owner| owner.known.len() <= MAX_BLOCKS_OF_ONE));
+        }
+        let mut posted = connection
+            .prepare(&format!(
+                "SELECT 1 FROM attempt_posting WHERE endpoint_no = ?1 AND term = ?3 AND start = ({})",
+                covering_sql(ATTEMPTS)
+            ))
+            .unwrap();
+        for (owner, id, terms) in &all {
+            for term in terms {
+                assert!(posted.exists(params![owner, id, term]).unwrap(), "owner {owner}, {id:?}, term {term}");
+            }
+        }
+        let begun: usize =
+            connection.query_row("SELECT count(*) FROM attempt_posting WHERE term = 0", [], |row| row.get(0)).unwrap();
+        assert!(begun > 3 * MAX_BLOCKS_OF_ONE, "{begun} blocks of {} rows", all.len());
+    }
 }
