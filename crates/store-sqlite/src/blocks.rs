@@ -10,7 +10,7 @@
 //! Ids are made when something starts, and rows are stored when it ends, so a row may come late and belong to an earlier
 //! block. What is remembered here is only ever a shortcut: whatever is forgotten is read again.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use rusqlite::{Connection, OptionalExtension as _, Statement, params};
@@ -84,6 +84,7 @@ impl Rows {
 /// The writing side of a log's postings.
 pub(crate) struct Blocks<'c> {
     post: Statement<'c>,
+    posted: Statement<'c>,
     unpost: Statement<'c>,
     covering: Statement<'c>,
     following: Statement<'c>,
@@ -106,12 +107,13 @@ struct Owner {
     known: BTreeMap<Id, Known>,
 }
 
-/// A block, and terms that are known to be posted for it.
+/// A block, and what is known of its terms.
 struct Known {
     /// Where the next block begins.
     end: Option<Id>,
-    terms: HashSet<Term, BuildHasherDefault<Already>>,
-    /// Whether these are all its terms.
+    /// Whether a term is posted for it.
+    terms: HashMap<Term, bool, BuildHasherDefault<Already>>,
+    /// Whether no other terms are.
     complete: bool,
     /// When it was asked for last.
     turn: u64,
@@ -141,6 +143,7 @@ impl<'c> Blocks<'c> {
         let prepare = |sql: String| connection.prepare(&sql);
         Ok(Self {
             post: prepare(format!("INSERT OR IGNORE INTO {postings} ({owner}, term, start) VALUES (?, ?, ?)"))?,
+            posted: prepare(format!("SELECT 1 FROM {postings} WHERE {owner} = ? AND term = ? AND start = ?"))?,
             unpost: prepare(format!("DELETE FROM {postings} WHERE {owner} = ? AND term = ? AND start = ?"))?,
             covering: prepare(covering_sql(log))?,
             following: prepare(following_sql(log))?,
@@ -236,7 +239,7 @@ impl<'c> Blocks<'c> {
             return Ok(());
         };
         for &term in terms {
-            if block.terms.insert(term) {
+            if block.terms.insert(term, true) != Some(true) {
                 self.post.execute(params![owner, term, start])?;
             }
         }
@@ -246,8 +249,15 @@ impl<'c> Blocks<'c> {
     /// Whether a term may be posted for the block of a row. `false` is certain.
     pub(crate) fn may_have(&mut self, owner: i64, id: &Id, term: Term) -> rusqlite::Result<bool> {
         let Some(start) = self.find(owner, id)? else { return Ok(true) };
-        let known = self.owners.get(&owner).and_then(|state| state.known.get(&start));
-        Ok(known.is_none_or(|block| !block.complete || block.terms.contains(&term)))
+        let Some(block) = self.owners.get_mut(&owner).and_then(|state| state.known.get_mut(&start)) else {
+            return Ok(true);
+        };
+        if let Some(posted) = block.terms.get(&term) {
+            return Ok(*posted);
+        }
+        let posted = !block.complete && self.posted.exists(params![owner, term, start])?;
+        block.terms.insert(term, posted);
+        Ok(posted)
     }
 
     /// Posts terms for a single row, or takes them back. Rows before the first block have none.
@@ -301,7 +311,7 @@ impl Owner {
 
 impl Known {
     fn new(end: Option<Id>, complete: bool, turn: u64) -> Self {
-        Self { end, terms: HashSet::default(), complete, turn }
+        Self { end, terms: HashMap::default(), complete, turn }
     }
 }
 
