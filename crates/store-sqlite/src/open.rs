@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider_store::Observers;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::lock::OwnerLock;
@@ -159,7 +160,7 @@ fn open_file(path: &Path) -> Result<Connection, OpenError> {
     Ok(connection)
 }
 
-fn connect(path: &Path) -> Result<Connection, OpenError> {
+pub(crate) fn connect(path: &Path) -> Result<Connection, OpenError> {
     let database = |error: rusqlite::Error| OpenError::database(path, &error);
     let connection = open_file(path)?;
     connection
@@ -174,6 +175,9 @@ fn connect(path: &Path) -> Result<Connection, OpenError> {
              PRAGMA wal_autocheckpoint = 0;",
         )
         .map_err(database)?;
+    // A plan does not depend on what is bound. Otherwise SQLite, which is built with STAT4 here, compiles a statement again
+    // whenever the bounds of a range have changed: for each block that a list reads.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(database)?;
     connection.set_prepared_statement_cache_capacity(128);
     Ok(connection)
 }

@@ -1,13 +1,22 @@
-//! How SQLite carries out a statement, for tests: a list must walk an index, and never read or sort everything.
+//! How SQLite carries out a statement, for tests: a list must walk an index, and never read or sort everything; and it must
+//! not be compiled again for each block that it reads.
 
-use rusqlite::Connection;
+use std::path::Path;
 
-/// The steps of a statement on an empty database of the current schema.
-pub(crate) fn plan(sql: &str) -> Vec<String> {
-    let connection = Connection::open_in_memory().unwrap();
+use rusqlite::{Connection, StatementStatus};
+
+/// An empty database of the current schema, set up like a store's.
+fn database() -> Connection {
+    let connection = crate::open::connect(Path::new(":memory:")).unwrap();
     for migration in crate::migrate::MIGRATIONS {
         connection.execute_batch(migration).unwrap();
     }
+    connection
+}
+
+/// The steps of a statement.
+pub(crate) fn plan(sql: &str) -> Vec<String> {
+    let connection = database();
     let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
     for parameter in 1..=statement.parameter_count() {
         statement.raw_bind_parameter(parameter, 1).unwrap();
@@ -20,11 +29,26 @@ pub(crate) fn plan(sql: &str) -> Vec<String> {
     steps
 }
 
-/// Asserts that a statement walks this index, in whose order it answers, and scans no table.
+/// Asserts that a statement walks this index, in whose order it answers, scans no table, and is compiled once.
 pub(crate) fn assert_walks(sql: &str, index: &str) {
     let plan = plan(sql);
     assert!(plan.contains(&format!("SEARCH {index}")), "{plan:#?}");
     let costly =
         |step: &String| step.contains("TEMP B-TREE") || (step.starts_with("SCAN") && !step.contains("json_each"));
     assert!(!plan.iter().any(costly), "{plan:#?}");
+    assert_eq!(recompiled(sql), 0, "{sql}");
+}
+
+/// How often a statement was compiled again when it was asked for one range after the other.
+fn recompiled(sql: &str) -> i32 {
+    let connection = database();
+    let mut statement = connection.prepare(sql).unwrap();
+    for turn in 0..3u8 {
+        for parameter in 1..=statement.parameter_count() {
+            statement.raw_bind_parameter(parameter, [turn; 20]).unwrap();
+        }
+        // What is asked makes no sense, and may be refused as that; what counts is that it was started.
+        let _ = statement.raw_query().next();
+    }
+    statement.get_status(StatementStatus::RePrepare)
 }
