@@ -10,9 +10,10 @@
 //! Ids are made when something starts, and rows are stored when it ends, so a row may come late and belong to an earlier
 //! block. What is remembered here is only ever a shortcut: whatever is forgotten is read again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+use foldhash::HashMap;
 use rusqlite::{Connection, OptionalExtension as _, Statement, params};
 
 use crate::terms::{BLOCK, Term};
@@ -32,6 +33,16 @@ const MAX_BLOCKS_OF_ONE: usize = 64;
 
 /// The 20 bytes of a KSUID.
 pub(crate) type Id = [u8; 20];
+
+/// An id as numbers, which are compared in no time.
+type Order = (u128, u32);
+
+fn order(id: &Id) -> Order {
+    let (mut front, mut back) = ([0; 16], [0; 4]);
+    front.copy_from_slice(&id[..16]);
+    back.copy_from_slice(&id[16..]);
+    (u128::from_be_bytes(front), u32::from_be_bytes(back))
+}
 
 /// The first block of an owner that has no rows yet begins here.
 const BEFORE_ALL: Id = [0; 20];
@@ -104,15 +115,16 @@ struct Owner {
     /// How many rows it has, as far as that matters.
     rows: usize,
     /// By their starts.
-    known: BTreeMap<Id, Known>,
+    known: BTreeMap<Order, Known>,
 }
 
 /// A block, and what is known of its terms.
 struct Known {
+    start: Id,
     /// Where the next block begins.
     end: Option<Id>,
     /// Whether a term is posted for it.
-    terms: HashMap<Term, bool, BuildHasherDefault<Already>>,
+    terms: std::collections::HashMap<Term, bool, BuildHasherDefault<Already>>,
     /// Whether no other terms are.
     complete: bool,
     /// When it was asked for last.
@@ -151,7 +163,7 @@ impl<'c> Blocks<'c> {
             count: prepare(format!(
                 "SELECT count(*) FROM (SELECT 1 FROM {rows} WHERE {owner} = ? AND id >= ? LIMIT ?)"
             ))?,
-            owners: HashMap::new(),
+            owners: HashMap::default(),
             turn: 0,
         })
     }
@@ -171,7 +183,7 @@ impl<'c> Blocks<'c> {
         let (rows, known) = match open {
             Some(start) => {
                 let count: usize = self.count.query_row(params![owner, start, BLOCK_ROWS], |row| row.get(0))?;
-                (count, BTreeMap::from([(start, Known::new(None, false, self.turn))]))
+                (count, BTreeMap::from([(order(&start), Known::new(start, None, false, self.turn))]))
             }
             None => (0, BTreeMap::new()),
         };
@@ -223,19 +235,19 @@ impl<'c> Blocks<'c> {
         }
         let start = if state.newest.is_none() { BEFORE_ALL } else { id };
         self.post.execute(params![owner, BLOCK, start])?;
-        if let Some(before) = state.open.and_then(|open| state.known.get_mut(&open)) {
+        if let Some(before) = state.open.and_then(|open| state.known.get_mut(&order(&open))) {
             before.end = Some(start);
         }
         (state.newest, state.open, state.rows) = (Some(id), Some(start), 1);
         self.turn += 1;
-        state.remember(start, Known::new(None, true, self.turn), share);
+        state.remember(Known::new(start, None, true, self.turn), share);
         Ok(Some(start))
     }
 
     /// Posts terms for the block of a row that is stored. Rows before the first block need none.
     pub(crate) fn post(&mut self, owner: i64, id: &Id, terms: &[Term]) -> rusqlite::Result<()> {
         let Some(start) = self.find(owner, id)? else { return Ok(()) };
-        let Some(block) = self.owners.get_mut(&owner).and_then(|state| state.known.get_mut(&start)) else {
+        let Some(block) = self.owners.get_mut(&owner).and_then(|state| state.known.get_mut(&order(&start))) else {
             return Ok(());
         };
         for &term in terms {
@@ -249,7 +261,7 @@ impl<'c> Blocks<'c> {
     /// Whether a term may be posted for the block of a row. `false` is certain.
     pub(crate) fn may_have(&mut self, owner: i64, id: &Id, term: Term) -> rusqlite::Result<bool> {
         let Some(start) = self.find(owner, id)? else { return Ok(true) };
-        let Some(block) = self.owners.get_mut(&owner).and_then(|state| state.known.get_mut(&start)) else {
+        let Some(block) = self.owners.get_mut(&owner).and_then(|state| state.known.get_mut(&order(&start))) else {
             return Ok(true);
         };
         if let Some(posted) = block.terms.get(&term) {
@@ -278,15 +290,15 @@ impl<'c> Blocks<'c> {
         let share = self.share();
         let Some(state) = self.owners.get_mut(&owner) else { return Ok(None) };
         self.turn += 1;
-        if let Some((start, known)) = state.known.range_mut(..=*id).next_back()
+        if let Some((_, known)) = state.known.range_mut(..=order(id)).next_back()
             && known.end.is_none_or(|end| *id < end)
         {
             known.turn = self.turn;
-            return Ok(Some(*start));
+            return Ok(Some(known.start));
         }
         let Some(start) = covering(&mut self.covering, owner, id)? else { return Ok(None) };
         let end = self.following.query_row(params![owner, start], |row| row.get(0)).optional()?.flatten();
-        state.remember(start, Known::new(end, false, self.turn), share);
+        state.remember(Known::new(start, end, false, self.turn), share);
         Ok(Some(start))
     }
 
@@ -298,8 +310,8 @@ impl<'c> Blocks<'c> {
 
 impl Owner {
     /// Remembers a block, if need be instead of those that were asked for the longest time ago.
-    fn remember(&mut self, start: Id, block: Known, most: usize) {
-        self.known.insert(start, block);
+    fn remember(&mut self, block: Known, most: usize) {
+        self.known.insert(order(&block.start), block);
         while self.known.len() > most {
             // The open one stays: where it ends is noted there.
             let closed = self.known.iter().filter(|(_, known)| known.end.is_some());
@@ -310,8 +322,8 @@ impl Owner {
 }
 
 impl Known {
-    fn new(end: Option<Id>, complete: bool, turn: u64) -> Self {
-        Self { end, terms: HashMap::default(), complete, turn }
+    fn new(start: Id, end: Option<Id>, complete: bool, turn: u64) -> Self {
+        Self { start, end, terms: Default::default(), complete, turn }
     }
 }
 

@@ -3,9 +3,9 @@
 //! Runs on the writer's thread. What is remembered here between statements (versions of routes,
 //! numbers of URLs) is only ever what this very thread wrote or read in the database it owns.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use postrider_domain::delivery::{EndpointChange, Next};
 use postrider_domain::ids::Id as _;
 use postrider_domain::message::Message;
@@ -104,8 +104,8 @@ impl<'c> Hot<'c> {
             change: Changes::prepare(connection)?,
             indexer: Indexer::prepare(connection)?,
             keys: Keys::prepare(connection, RUN_KEYS)?,
-            versions: HashMap::new(),
-            urls: HashMap::new(),
+            versions: HashMap::default(),
+            urls: HashMap::default(),
             next_message: next,
             reserved: next,
         })

@@ -4,8 +4,7 @@
 //! A stretch is some number of whole blocks (see `blocks`). It is counted once, when the next one begins; what comes late
 //! is added to it. Between stretches there is no gap.
 
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 use rusqlite::{Connection, OptionalExtension as _, Statement, params};
 
 use crate::blocks::{Begun, Id};
@@ -57,7 +56,7 @@ impl<'c> Tally<'c> {
                  WHERE endpoint_no = ?1 AND until > ?2
                      AND start = (SELECT max(start) FROM attempt_tally WHERE endpoint_no = ?1 AND start <= ?2)",
             )?,
-            open: HashMap::new(),
+            open: HashMap::default(),
         })
     }
 

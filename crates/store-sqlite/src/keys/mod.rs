@@ -10,8 +10,7 @@
 
 mod filter;
 
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 use postrider_domain::time::Timestamp;
 use postrider_store::{IdempotencyKey, StoreError};
 use rusqlite::{Connection, OptionalExtension as _, Statement, params};
@@ -29,7 +28,7 @@ const ENTRY_BYTES: usize = 24;
 
 const BUCKET_SQL: &str = "SELECT entries FROM key_bucket WHERE no = ?";
 
-type Young = HashMap<IdempotencyKey, i64, foldhash::fast::RandomState>;
+type Young = HashMap<IdempotencyKey, i64>;
 
 /// What the writer knows of keys.
 pub(crate) struct Keys<'c> {
