@@ -1,5 +1,7 @@
 //! From rows to the contract's types. What makes no sense is an error that names table, column and row; it never panics.
 
+use std::cell::Cell;
+
 use postrider_domain::application::Metadata;
 use postrider_domain::ids::{Id, Ksuid};
 use postrider_domain::time::Timestamp;
@@ -59,11 +61,18 @@ pub(crate) fn encode_json<T: serde::Serialize>(value: &T) -> Result<String, SqlE
 pub(crate) struct Columns<'row, 'statement> {
     row: &'row Row<'statement>,
     table: &'static str,
+    /// Which column is read next, if they are read in their order.
+    next: Option<Cell<usize>>,
 }
 
 impl<'row, 'statement> Columns<'row, 'statement> {
     pub(crate) fn new(row: &'row Row<'statement>, table: &'static str) -> Self {
-        Self { row, table }
+        Self { row, table, next: None }
+    }
+
+    /// For columns that are all read, in the order in which they were selected: nobody has to look for their names.
+    pub(crate) fn in_order(row: &'row Row<'statement>, table: &'static str) -> Self {
+        Self { row, table, next: Some(Cell::new(0)) }
     }
 
     pub(crate) fn inconsistent(&self, column: &'static str, problem: &impl ToString) -> SqlError {
@@ -73,7 +82,15 @@ impl<'row, 'statement> Columns<'row, 'statement> {
     }
 
     pub(crate) fn get<T: FromSql>(&self, column: &'static str) -> Result<T, SqlError> {
-        self.row.get(column).map_err(|error| match error {
+        let value = match &self.next {
+            None => self.row.get(column),
+            Some(next) => {
+                let index = next.replace(next.get() + 1);
+                debug_assert_eq!(self.row.as_ref().column_name(index), Ok(column), "the order of {}", self.table);
+                self.row.get(index)
+            }
+        };
+        value.map_err(|error| match error {
             rusqlite::Error::FromSqlConversionFailure(..)
             | rusqlite::Error::InvalidColumnType(..)
             | rusqlite::Error::IntegralValueOutOfRange(..) => self.inconsistent(column, &error),

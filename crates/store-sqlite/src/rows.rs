@@ -18,7 +18,8 @@ pub(crate) const MESSAGE_COLUMNS: &str =
 
 /// Reads a message from a row that begins with [`MESSAGE_COLUMNS`] and the payload.
 pub(crate) fn decode_message(row: &Row<'_>) -> Result<Stored<MessageKey, Message>, SqlError> {
-    let columns = Columns::new(row, "message");
+    let columns = Columns::in_order(row, "message");
+    let key = MessageKey(columns.get("no")?);
     let value = Message {
         id: columns.id("id")?,
         event_type: EventTypeName::from_trusted(columns.get("event_type")?),
@@ -30,7 +31,7 @@ pub(crate) fn decode_message(row: &Row<'_>) -> Result<Stored<MessageKey, Message
         created_at: columns.instant("created_at")?,
         payload: columns.get::<Option<Vec<u8>>>("payload")?.map(Bytes::from),
     };
-    Ok(Stored { key: MessageKey(columns.get("no")?), value })
+    Ok(Stored { key, value })
 }
 
 /// What [`decode_endpoint`] reads.
