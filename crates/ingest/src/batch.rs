@@ -15,7 +15,7 @@ use crate::routes::Name;
 use crate::rules::Verdict;
 use crate::submission::{Submission, SubmitError, Submitted, Violation};
 
-/// How many messages are judged before others get their turn on this thread.
+/// How many messages are judged before others get their turn on this thread. Matching takes too little time to count.
 const TURN: usize = 64;
 
 /// A submission on its way.
@@ -108,11 +108,13 @@ impl Intake {
     async fn attempt(&self, pending: Vec<Pending>, known: &mut Known, results: &mut Results) -> Vec<Pending> {
         let mut drafts = Vec::with_capacity(pending.len());
         let mut waiting = Vec::with_capacity(pending.len());
-        for (turn, mut item) in pending.into_iter().enumerate() {
-            if turn % TURN == TURN - 1 {
+        let mut judged = 0;
+        for mut item in pending {
+            if judged == TURN {
+                judged = 0;
                 tokio::task::yield_now().await;
             }
-            match self.prepare(&mut item, known).await {
+            match self.prepare(&mut item, known, &mut judged).await {
                 Ok(draft) => {
                     drafts.push(draft);
                     waiting.push(item);
@@ -140,11 +142,12 @@ impl Intake {
         stale
     }
 
-    /// Judges and matches one message: what to store, or what becomes of it without.
+    /// Judges and matches one message: what to store, or what becomes of it without. Counts what is judged.
     async fn prepare(
         &self,
         item: &mut Pending,
         known: &mut Known,
+        judged: &mut usize,
     ) -> Result<Ready, Box<Result<Submitted, SubmitError>>> {
         if !known.contains_key(&item.name) {
             known.insert(item.name.clone(), self.look_up(&item.name).await);
@@ -157,9 +160,10 @@ impl Intake {
             Some(Err(error)) => return Err(Box::new(Err(error.clone()))),
         };
         if item.draft.is_judged_by(routes) {
-            let judged =
+            *judged += 1;
+            let verdict =
                 Box::pin(self.rules.judge(self.store.as_ref(), &item.name.0, routes, &item.draft.message)).await;
-            match judged.map_err(|error| Box::new(Err(error.into())))? {
+            match verdict.map_err(|error| Box::new(Err(error.into())))? {
                 Verdict::Passes(warnings) => item.warnings = warnings,
                 Verdict::Refused(violations) => {
                     return Err(Box::new(self.refuse(routes, &item.draft, violations).await));
