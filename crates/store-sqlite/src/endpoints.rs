@@ -18,7 +18,7 @@ use rusqlite::{Connection, Row, params};
 
 use crate::SqliteStore;
 use crate::decode::{Columns, SqlError, all, encode_json, first};
-use crate::hot::json_list;
+use crate::inserts::json_list;
 use crate::range::Range;
 use crate::rows::{ENDPOINT_COLUMNS, decode_endpoint, decode_keys, encode_keys};
 use crate::writer::{Abort, News, Tx, taken};

@@ -12,8 +12,8 @@ use crate::SqliteStore;
 use crate::applications::environment_number;
 use crate::decode::{Columns, SqlError, all, encode_json, first};
 use crate::environments::rules_changed;
-use crate::hot::json_list;
 use crate::idempotency;
+use crate::inserts::json_list;
 use crate::range::Range;
 use crate::writer::{Abort, Tx, taken};
 

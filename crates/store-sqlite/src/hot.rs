@@ -6,17 +6,18 @@
 use std::sync::Arc;
 
 use foldhash::HashMap;
+use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::{EndpointChange, Next};
-use postrider_domain::ids::Id as _;
-use postrider_domain::message::Message;
-use postrider_domain::time::Timestamp;
+use postrider_domain::names::Uid;
 use postrider_store::{
     AcceptError, Accepted, ApplicationKey, AttemptRecord, DeliveryKey, EndpointKey, MessageKey, NewMessage, Settlement,
 };
 use rusqlite::{Connection, OptionalExtension as _, Statement, params};
 
+use crate::bulk::Bulk;
 use crate::decode::SqlError;
 use crate::indexer::Indexer;
+use crate::inserts::{AttemptRow, DeliveryRow, MessageRow};
 use crate::keys::{Keys, RUN_KEYS};
 use crate::outbox;
 use crate::rows::{MESSAGE_COLUMNS, decode_message};
@@ -35,12 +36,12 @@ const MAX_URLS: usize = 4_096;
 pub(crate) struct Hot<'c> {
     version: Statement<'c>,
     event_id_taken: Statement<'c>,
-    insert_message: Statement<'c>,
-    insert_delivery: Statement<'c>,
+    messages: Bulk<'c, MessageRow>,
+    deliveries: Bulk<'c, DeliveryRow>,
     insert_waiting: Statement<'c>,
     message: Statement<'c>,
     delete_delivery: Statement<'c>,
-    insert_attempt: Statement<'c>,
+    attempts: Bulk<'c, AttemptRow>,
     upsert_wake: Statement<'c>,
     url_number: Statement<'c>,
     insert_url: Statement<'c>,
@@ -73,15 +74,8 @@ impl<'c> Hot<'c> {
                  WHERE application.no = ? AND deleted_at IS NULL",
             )?,
             event_id_taken: prepare("SELECT 1 FROM message WHERE application_no = ? AND event_id = ?")?,
-            insert_message: prepare(
-                "INSERT INTO message
-                     (no, application_no, id, event_type, event_id, channels, tags, deliver_at, expires_at, created_at,
-                      payload)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            )?,
-            insert_delivery: prepare(
-                "INSERT OR IGNORE INTO delivery (endpoint_no, due_at, message_no, made, trigger) VALUES (?, ?, ?, ?, ?)",
-            )?,
+            messages: Bulk::prepare(connection)?,
+            deliveries: Bulk::prepare(connection)?,
             insert_waiting: prepare(
                 "INSERT OR IGNORE INTO delivery (endpoint_no, due_at, message_no, made, trigger)
                  SELECT ?1, ?2, ?3, ?4, ?5 FROM endpoint JOIN application ON application.no = application_no
@@ -89,11 +83,7 @@ impl<'c> Hot<'c> {
             )?,
             message: prepare(&format!("SELECT {MESSAGE_COLUMNS}, payload, application_no FROM message WHERE no = ?"))?,
             delete_delivery: prepare("DELETE FROM delivery WHERE endpoint_no = ? AND due_at = ? AND message_no = ?")?,
-            insert_attempt: prepare(
-                "INSERT OR IGNORE INTO attempt (endpoint_no, id, message_no, url_no, number, trigger, started_at,
-                                                duration_ms, succeeded, status_code, next_attempt_at, response)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            )?,
+            attempts: Bulk::prepare(connection)?,
             upsert_wake: prepare(
                 "INSERT INTO wake (endpoint_no, due_at) VALUES (?, ?)
                  ON CONFLICT DO UPDATE SET due_at = excluded.due_at WHERE excluded.due_at < wake.due_at",
@@ -120,6 +110,9 @@ impl<'c> Hot<'c> {
     pub(crate) fn rolled_back(&mut self) {
         self.reserved = self.next_message;
         self.urls.clear();
+        self.messages.forget();
+        self.deliveries.forget();
+        self.attempts.forget();
         self.indexer.forget();
         self.keys.rolled_back();
     }
@@ -136,6 +129,8 @@ impl<'c> Hot<'c> {
 
     pub(crate) fn accept(&mut self, batch: &[NewMessage]) -> Result<Vec<Result<Accepted, AcceptError>>, SqlError> {
         let results = batch.iter().map(|new| self.accept_one(new)).collect::<Result<_, _>>()?;
+        self.messages.flush()?;
+        self.deliveries.flush()?;
         self.indexer.place_accepted()?;
         self.keys.store()?;
         Ok(results)
@@ -152,7 +147,7 @@ impl<'c> Hot<'c> {
             return Ok(known);
         }
         if let Some(event_id) = &new.message.event_id
-            && self.event_id_taken.exists(params![application.0, event_id.as_str()])?
+            && self.is_taken(application, event_id)?
         {
             return Ok(Err(AcceptError::Conflict));
         }
@@ -162,12 +157,17 @@ impl<'c> Hot<'c> {
             self.keys.insert(key, number, created_at);
         }
         self.indexer.accepting(application)?;
-        self.insert_message(number, application, &new.message)?;
+        self.messages.push(MessageRow { number, application, message: Arc::clone(&new.message) })?;
         self.indexer.accepted(application, &new.message);
         match new.message.deliver_at {
             None => {
                 for endpoint in &new.endpoints {
-                    self.insert_delivery.execute(params![endpoint.0, created_at, number, 0, 0])?;
+                    self.deliveries.push(DeliveryRow {
+                        endpoint: *endpoint,
+                        due_at: created_at,
+                        number,
+                        trigger: 0,
+                    })?;
                 }
             }
             Some(at) => self.schedule(new, number, at.as_micros())?,
@@ -179,29 +179,18 @@ impl<'c> Hot<'c> {
     #[cold]
     fn schedule(&mut self, new: &NewMessage, number: i64, at: i64) -> rusqlite::Result<()> {
         for endpoint in &new.endpoints {
-            self.insert_delivery.execute(params![endpoint.0, at, number, 0, SCHEDULED_LATER])?;
+            self.deliveries.push(DeliveryRow { endpoint: *endpoint, due_at: at, number, trigger: SCHEDULED_LATER })?;
             self.upsert_wake.execute(params![endpoint.0, at])?;
         }
         Ok(())
     }
 
-    fn insert_message(&mut self, number: i64, application: ApplicationKey, message: &Message) -> rusqlite::Result<()> {
-        let channels =
-            message.channels.as_ref().map(|channels| json_list(channels.iter().map(|channel| channel.as_str())));
-        self.insert_message.execute(params![
-            number,
-            application.0,
-            message.id.ksuid().as_bytes(),
-            message.event_type.as_str(),
-            message.event_id.as_ref().map(|id| id.as_str()),
-            channels,
-            message.tags.as_ref().map(|tags| json_list(tags.iter().map(|tag| tag.as_str()))),
-            message.deliver_at.map(Timestamp::as_micros),
-            message.expires_at.map(Timestamp::as_micros),
-            message.created_at.as_micros(),
-            message.payload.as_deref(),
-        ])?;
-        Ok(())
+    /// Whether a message of the application has this event id.
+    fn is_taken(&mut self, application: ApplicationKey, event_id: &Uid) -> rusqlite::Result<bool> {
+        let is_it =
+            |row: &MessageRow| row.application == application && row.message.event_id.as_ref() == Some(event_id);
+        Ok(self.messages.waiting().iter().any(is_it)
+            || self.event_id_taken.exists(params![application.0, event_id.as_str()])?)
     }
 
     fn current_version(&mut self, application: ApplicationKey) -> Result<Option<i64>, SqlError> {
@@ -232,6 +221,7 @@ impl<'c> Hot<'c> {
     fn read_known(&mut self, new: &NewMessage, application: ApplicationKey) -> Result<Option<Accepted>, SqlError> {
         let Some((key, not_before)) = &new.idempotency else { return Ok(None) };
         let Some(number) = self.keys.find(key)? else { return Ok(None) };
+        self.messages.flush()?;
         let mut rows = self.message.query([number])?;
         let Some(row) = rows.next()? else { return Ok(None) };
         // The key covers who asked and for which path; another application here would be somebody else's message.
@@ -249,6 +239,7 @@ impl<'c> Hot<'c> {
         for settlement in batch {
             self.settle_one(settlement, tx)?;
         }
+        self.attempts.flush()?;
         self.indexer.place_attempted()?;
         Ok(())
     }
@@ -262,13 +253,18 @@ impl<'c> Hot<'c> {
             _ => None,
         };
         if let Some(attempt) = &settlement.attempt {
-            self.log(settlement, attempt, next_at)?;
+            self.log(settlement, attempt, next_at, was_pending)?;
         }
         if !was_pending {
             // Settled before, or canceled meanwhile.
             return Ok(());
         }
-        if settlement.trigger == postrider_domain::attempt::Trigger::Manual && settlement.next == Next::Succeeded {
+        let ends_series = settlement.trigger == Trigger::Manual && settlement.next == Next::Succeeded;
+        if ends_series || settlement.change.is_some() || settlement.notice.is_some() {
+            // What follows may look at attempts.
+            self.attempts.flush()?;
+        }
+        if ends_series {
             self.end_series(*endpoint, delivery.message)?;
         }
         if let Some(change) = settlement.change {
@@ -291,24 +287,28 @@ impl<'c> Hot<'c> {
         Ok(Some(at))
     }
 
-    fn log(&mut self, settlement: &Settlement, attempt: &AttemptRecord, next_at: Option<i64>) -> Result<(), SqlError> {
+    /// Logs an attempt. A result that is stored for the second time does not find its delivery pending; its attempt is
+    /// there already.
+    fn log(
+        &mut self,
+        settlement: &Settlement,
+        attempt: &AttemptRecord,
+        next_at: Option<i64>,
+        was_pending: bool,
+    ) -> Result<(), SqlError> {
         let url = self.url_number(settlement.endpoint, &attempt.url)?;
         self.indexer.attempting(settlement.endpoint)?;
-        let is_new = self.insert_attempt.execute(params![
-            settlement.endpoint.0,
-            attempt.id.ksuid().as_bytes(),
-            settlement.delivery.message.0,
-            url,
-            settlement.made + 1,
-            settlement.trigger.code(),
-            attempt.started_at.as_micros(),
-            attempt.duration_ms,
-            attempt.succeeded,
-            attempt.status_code,
-            next_at,
-            attempt.response.as_ref(),
-        ])? == 1;
-        if is_new { self.indexer.attempted(settlement, attempt, next_at) } else { Ok(()) }
+        let row = AttemptRow::new(settlement, attempt, url, next_at);
+        // How the message stood before is read from the attempts to send it there.
+        if self.attempts.waiting().iter().any(|before| before.is_of(settlement)) {
+            self.attempts.flush()?;
+        }
+        if was_pending {
+            self.attempts.push(row)?;
+        } else if !self.attempts.insert(&row)? {
+            return Ok(());
+        }
+        self.indexer.attempted(settlement, attempt, next_at)
     }
 
     fn url_number(&mut self, endpoint: EndpointKey, url: &Arc<str>) -> Result<i64, SqlError> {
@@ -389,21 +389,6 @@ impl<'c> Changes<'c> {
             scheduled_due: connection.prepare(SCHEDULED_DUE_SQL)?,
         })
     }
-}
-
-/// A JSON list of names. They hold nothing that JSON would have to escape.
-pub(crate) fn json_list<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let mut text = String::from("[");
-    for (place, name) in names.enumerate() {
-        if place > 0 {
-            text.push(',');
-        }
-        text.push('"');
-        text.push_str(name);
-        text.push('"');
-    }
-    text.push(']');
-    text
 }
 
 /// Names a delivery row.

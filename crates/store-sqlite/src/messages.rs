@@ -10,7 +10,7 @@ use rusqlite::{Connection, params};
 use crate::SqliteStore;
 use crate::blocks::MESSAGES;
 use crate::decode::{SqlError, first};
-use crate::hot::json_list;
+use crate::inserts::json_list;
 use crate::postings::{Gathered, List, Named};
 use crate::range::Range;
 use crate::rows::{MESSAGE_COLUMNS, decode_message};

@@ -13,7 +13,8 @@ use serde_json::{Map, Value};
 
 use super::{Effects, Slice, Stage, after, count, end, place};
 use crate::decode::{Columns, SqlError, first};
-use crate::hot::{SCHEDULED_LATER, json_list};
+use crate::hot::SCHEDULED_LATER;
+use crate::inserts::json_list;
 use crate::range;
 use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, decode_endpoint, decode_message};
 use crate::work::add_manual;
