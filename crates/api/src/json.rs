@@ -91,8 +91,7 @@ fn undecodable(mut path: Vec<Cow<'static, str>>, mut msg: String) -> ApiError {
 
 /// Whether brackets outside strings nest at most `max` deep. Does not recurse, and judges nothing else.
 fn depth_within(json: &[u8], max: usize) -> bool {
-    let opening = json.iter().filter(|&&byte| byte == b'{' || byte == b'[').count();
-    if opening <= max {
+    if memchr::memchr2_iter(b'{', b'[', json).nth(max).is_none() {
         return true;
     }
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);

@@ -10,7 +10,6 @@
 //! Ids are made when something starts, and rows are stored when it ends, so a row may come late and belong to an earlier
 //! block. What is remembered here is only ever a shortcut: whatever is forgotten is read again.
 
-use std::collections::BTreeMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use foldhash::HashMap;
@@ -114,15 +113,17 @@ struct Owner {
     open: Option<Id>,
     /// How many rows it has, as far as that matters.
     rows: usize,
-    /// By their starts.
-    known: BTreeMap<Order, Known>,
+    /// In their order.
+    known: Vec<Known>,
 }
 
 /// A block, and what is known of its terms.
 struct Known {
     start: Id,
+    /// The same as numbers.
+    from: Order,
     /// Where the next block begins.
-    end: Option<Id>,
+    until: Option<Order>,
     /// Whether a term is posted for it.
     terms: std::collections::HashMap<Term, bool, BuildHasherDefault<Already>>,
     /// Whether no other terms are.
@@ -183,9 +184,9 @@ impl<'c> Blocks<'c> {
         let (rows, known) = match open {
             Some(start) => {
                 let count: usize = self.count.query_row(params![owner, start, BLOCK_ROWS], |row| row.get(0))?;
-                (count, BTreeMap::from([(order(&start), Known::new(start, None, false, self.turn))]))
+                (count, vec![Known::new(start, None, false, self.turn)])
             }
-            None => (0, BTreeMap::new()),
+            None => (0, Vec::new()),
         };
         if self.owners.len() >= MAX_OWNERS {
             self.owners.clear();
@@ -224,7 +225,7 @@ impl<'c> Blocks<'c> {
     /// Notes a row that was stored; begins a block with it if it is time to, and says where.
     fn advance(&mut self, owner: i64, id: Id) -> rusqlite::Result<Option<Id>> {
         self.load(owner)?;
-        let share = self.share();
+        let most = self.share();
         let Some(state) = self.owners.get_mut(&owner) else { return Ok(None) };
         let is_newest = state.newest.is_none_or(|newest| id > newest);
         let is_full = state.open.is_none() || state.rows >= BLOCK_ROWS;
@@ -235,24 +236,23 @@ impl<'c> Blocks<'c> {
         }
         let start = if state.newest.is_none() { BEFORE_ALL } else { id };
         self.post.execute(params![owner, BLOCK, start])?;
-        if let Some(before) = state.open.and_then(|open| state.known.get_mut(&order(&open))) {
-            before.end = Some(start);
+        // The open one is the last of those that are known, and is always known.
+        if let Some(before) = state.known.last_mut() {
+            before.until = Some(order(&start));
         }
         (state.newest, state.open, state.rows) = (Some(id), Some(start), 1);
         self.turn += 1;
-        state.remember(Known::new(start, None, true, self.turn), share);
+        state.remember(Known::new(start, None, true, self.turn), most);
         Ok(Some(start))
     }
 
     /// Posts terms for the block of a row that is stored. Rows before the first block need none.
     pub(crate) fn post(&mut self, owner: i64, id: &Id, terms: &[Term]) -> rusqlite::Result<()> {
-        let Some(start) = self.find(owner, id)? else { return Ok(()) };
-        let Some(block) = self.owners.get_mut(&owner).and_then(|state| state.known.get_mut(&order(&start))) else {
-            return Ok(());
-        };
+        let Some(at) = self.find(owner, id)? else { return Ok(()) };
+        let Some(block) = self.owners.get_mut(&owner).map(|state| &mut state.known[at]) else { return Ok(()) };
         for &term in terms {
             if block.terms.insert(term, true) != Some(true) {
-                self.post.execute(params![owner, term, start])?;
+                self.post.execute(params![owner, term, block.start])?;
             }
         }
         Ok(())
@@ -260,14 +260,12 @@ impl<'c> Blocks<'c> {
 
     /// Whether a term may be posted for the block of a row. `false` is certain.
     pub(crate) fn may_have(&mut self, owner: i64, id: &Id, term: Term) -> rusqlite::Result<bool> {
-        let Some(start) = self.find(owner, id)? else { return Ok(true) };
-        let Some(block) = self.owners.get_mut(&owner).and_then(|state| state.known.get_mut(&order(&start))) else {
-            return Ok(true);
-        };
+        let Some(at) = self.find(owner, id)? else { return Ok(true) };
+        let Some(block) = self.owners.get_mut(&owner).map(|state| &mut state.known[at]) else { return Ok(true) };
         if let Some(posted) = block.terms.get(&term) {
             return Ok(*posted);
         }
-        let posted = !block.complete && self.posted.exists(params![owner, term, start])?;
+        let posted = !block.complete && self.posted.exists(params![owner, term, block.start])?;
         block.terms.insert(term, posted);
         Ok(posted)
     }
@@ -284,22 +282,21 @@ impl<'c> Blocks<'c> {
         Ok(())
     }
 
-    /// The start of the block that covers a row. It is among those that are known of its owner.
-    fn find(&mut self, owner: i64, id: &Id) -> rusqlite::Result<Option<Id>> {
+    /// The place of the block that covers a row among those that are known of its owner.
+    fn find(&mut self, owner: i64, id: &Id) -> rusqlite::Result<Option<usize>> {
         self.load(owner)?;
-        let share = self.share();
-        let Some(state) = self.owners.get_mut(&owner) else { return Ok(None) };
         self.turn += 1;
-        if let Some((_, known)) = state.known.range_mut(..=order(id)).next_back()
-            && known.end.is_none_or(|end| *id < end)
-        {
-            known.turn = self.turn;
-            return Ok(Some(known.start));
+        let Some(state) = self.owners.get_mut(&owner) else { return Ok(None) };
+        if let Some(at) = state.covering(order(id)) {
+            state.known[at].turn = self.turn;
+            return Ok(Some(at));
         }
         let Some(start) = covering(&mut self.covering, owner, id)? else { return Ok(None) };
-        let end = self.following.query_row(params![owner, start], |row| row.get(0)).optional()?.flatten();
-        state.remember(Known::new(start, end, false, self.turn), share);
-        Ok(Some(start))
+        let end: Option<Id> = self.following.query_row(params![owner, start], |row| row.get(0)).optional()?.flatten();
+        let most = self.share();
+        let Some(state) = self.owners.get_mut(&owner) else { return Ok(None) };
+        state.remember(Known::new(start, end.as_ref().map(order), false, self.turn), most);
+        Ok(state.covering(order(id)))
     }
 
     /// How many blocks may be remembered of an owner.
@@ -309,21 +306,27 @@ impl<'c> Blocks<'c> {
 }
 
 impl Owner {
+    /// The place of the known block that covers an id.
+    fn covering(&self, id: Order) -> Option<usize> {
+        let at = self.known.partition_point(|known| known.from <= id).checked_sub(1)?;
+        self.known[at].until.is_none_or(|until| id < until).then_some(at)
+    }
+
     /// Remembers a block, if need be instead of those that were asked for the longest time ago.
     fn remember(&mut self, block: Known, most: usize) {
-        self.known.insert(order(&block.start), block);
+        self.known.insert(self.known.partition_point(|known| known.from < block.from), block);
         while self.known.len() > most {
             // The open one stays: where it ends is noted there.
-            let closed = self.known.iter().filter(|(_, known)| known.end.is_some());
-            let Some(oldest) = closed.min_by_key(|(_, known)| known.turn).map(|(start, _)| *start) else { break };
-            self.known.remove(&oldest);
+            let closed = self.known.iter().enumerate().filter(|(_, known)| known.until.is_some());
+            let Some((oldest, _)) = closed.min_by_key(|(_, known)| known.turn) else { break };
+            self.known.remove(oldest);
         }
     }
 }
 
 impl Known {
-    fn new(start: Id, end: Option<Id>, complete: bool, turn: u64) -> Self {
-        Self { start, end, terms: Default::default(), complete, turn }
+    fn new(start: Id, until: Option<Order>, complete: bool, turn: u64) -> Self {
+        Self { start, from: order(&start), until, terms: Default::default(), complete, turn }
     }
 }
 
