@@ -73,7 +73,7 @@ pub(super) struct Manner {
 impl Manner {
     /// Messages in a request of many.
     const BATCH: usize = 500;
-    /// Connections that post many at a time. With 4 a tenth of the machine waits for the disk.
+    /// Connections that post many at a time: a few keep any server busy.
     const BATCH_CONNECTIONS: usize = 8;
 
     /// One message in each request.
