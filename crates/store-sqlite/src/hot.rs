@@ -9,6 +9,7 @@ use foldhash::HashMap;
 use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::{EndpointChange, Next};
 use postrider_domain::names::Uid;
+use postrider_domain::time::Timestamp;
 use postrider_store::{
     AcceptError, Accepted, ApplicationKey, AttemptRecord, DeliveryKey, EndpointKey, MessageKey, NewMessage, Settlement,
 };
@@ -143,7 +144,7 @@ impl<'c> Hot<'c> {
             return Ok(Err(AcceptError::Stale));
         }
         // A repeated request finds its own message under its event id, too: its key decides, not the event id.
-        if let Some(known) = self.known(new, application) {
+        if let Some(known) = self.known(new)? {
             return Ok(known);
         }
         if let Some(event_id) = &new.message.event_id
@@ -211,17 +212,28 @@ impl<'c> Hot<'c> {
         Ok(self.next_message - 1)
     }
 
-    /// The message that this key stands for, if it is still valid. Nothing was written for `new` so far, so an error
-    /// concerns nobody else.
-    fn known(&mut self, new: &NewMessage, application: ApplicationKey) -> Option<Result<Accepted, AcceptError>> {
-        let known = self.read_known(new, application).transpose()?;
-        Some(known.map_err(|error| AcceptError::Store(error.into())))
+    /// The message that this key stands for, if it is still valid. An error of reading concerns nobody else: nothing was
+    /// written for `new` so far.
+    fn known(&mut self, new: &NewMessage) -> Result<Option<Result<Accepted, AcceptError>>, SqlError> {
+        let Some((key, not_before)) = &new.idempotency else { return Ok(None) };
+        let known = match self.keys.find(key) {
+            Ok(None) => return Ok(None),
+            Ok(Some(number)) => {
+                // It may be of this very batch.
+                self.messages.flush()?;
+                self.read_known(number, new.application, *not_before)
+            }
+            Err(error) => Err(error),
+        };
+        Ok(known.transpose().map(|known| known.map_err(|error| AcceptError::Store(error.into()))))
     }
 
-    fn read_known(&mut self, new: &NewMessage, application: ApplicationKey) -> Result<Option<Accepted>, SqlError> {
-        let Some((key, not_before)) = &new.idempotency else { return Ok(None) };
-        let Some(number) = self.keys.find(key)? else { return Ok(None) };
-        self.messages.flush()?;
+    fn read_known(
+        &mut self,
+        number: i64,
+        application: ApplicationKey,
+        not_before: Timestamp,
+    ) -> Result<Option<Accepted>, SqlError> {
         let mut rows = self.message.query([number])?;
         let Some(row) = rows.next()? else { return Ok(None) };
         // The key covers who asked and for which path; another application here would be somebody else's message.
@@ -229,10 +241,8 @@ impl<'c> Hot<'c> {
             return Ok(None);
         }
         let message = decode_message(row)?.value;
-        if message.created_at < *not_before {
-            return Ok(None);
-        }
-        Ok(Some(Accepted::Replayed(Arc::new(message))))
+        let counts = message.created_at >= not_before;
+        Ok(counts.then(|| Accepted::Replayed(Arc::new(message))))
     }
 
     pub(crate) fn settle(&mut self, batch: &[Settlement], tx: &Tx<'_>) -> Result<(), SqlError> {
@@ -393,7 +403,7 @@ impl<'c> Changes<'c> {
 
 /// Names a delivery row.
 pub(crate) fn delivery_key(due_at: i64, message: i64) -> DeliveryKey {
-    DeliveryKey { due_at: postrider_domain::time::Timestamp::from_micros(due_at), message: MessageKey(message) }
+    DeliveryKey { due_at: Timestamp::from_micros(due_at), message: MessageKey(message) }
 }
 
 #[cfg(test)]
