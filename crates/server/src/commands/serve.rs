@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use postrider_domain::signature::{Secret, SecretKind};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -137,8 +138,8 @@ fn start_log(options: &LogOptions) -> anyhow::Result<()> {
 
 /// What a newcomer types next. The key is made once, and shown once.
 async fn welcome(server: &Server, url: &str) -> anyhow::Result<()> {
+    let (clock, entropy) = crate::wiring::machine();
     let key = if server.store.api_keys().await?.is_empty() {
-        let (clock, entropy) = crate::wiring::machine();
         let (_, text) = key::make(server.store.as_ref(), "first key", clock.as_ref(), entropy.as_ref()).await?;
         say(&format!("\nYour API key, shown only now:\n\n    {text}\n"));
         text
@@ -146,17 +147,20 @@ async fn welcome(server: &Server, url: &str) -> anyhow::Result<()> {
         say("\nThe API key was shown at the first start; `postrider key create` makes another.\n");
         "pk_…".to_owned()
     };
+    // The receiver is told the secret of the endpoint before there is one, so that it verifies what it gets.
+    let secret = Secret::generate(SecretKind::Hmac256, entropy.as_ref());
+    let secret = secret.as_str();
     let postrider = std::env::args().next().unwrap_or_else(|| "postrider".to_owned());
     say(&format!(
         "To see a delivery, in a second terminal start a receiver:
 
-    {postrider} listen --port 8072
+    {postrider} listen --port 8072 --secret {secret}
 
 and in a third make an application, give it the receiver as an endpoint, and send it a message:
 
     export KEY={key}
     curl -H \"Authorization: Bearer $KEY\" {url}/api/v1/app -d '{{\"name\": \"Demo\", \"uid\": \"demo\"}}'
-    curl -H \"Authorization: Bearer $KEY\" {url}/api/v1/app/demo/endpoint -d '{{\"url\": \"http://127.0.0.1:8072/\"}}'
+    curl -H \"Authorization: Bearer $KEY\" {url}/api/v1/app/demo/endpoint -d '{{\"url\": \"http://127.0.0.1:8072/\", \"secret\": \"{secret}\"}}'
     curl -H \"Authorization: Bearer $KEY\" {url}/api/v1/app/demo/msg -d '{{\"eventType\": \"user.created\", \"payload\": {{\"name\": \"Ada\"}}}}'
 "
     ));

@@ -76,10 +76,15 @@ impl Drop for Process {
 
 /// Posts to `http://<address>/`, and gives the status of the answer.
 pub(crate) fn post(address: &str, headers: &[(&str, &str)], body: &[u8]) -> u16 {
+    post_to(address, "/", headers, body)
+}
+
+/// Posts to `http://<address><path>`, and gives the status of the answer.
+pub(crate) fn post_to(address: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> u16 {
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(DEADLINE)).expect("a timeout can be set");
     let mut head =
-        format!("POST / HTTP/1.1\r\nhost: {address}\r\ncontent-length: {}\r\nconnection: close\r\n", body.len());
+        format!("POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: {}\r\nconnection: close\r\n", body.len());
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
     }
