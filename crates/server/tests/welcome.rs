@@ -1,7 +1,5 @@
 //! What `postrider serve --dev` tells a newcomer to type does what it says.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 #[expect(dead_code, reason = "the tests of other commands use the rest")]
 mod support;
 
