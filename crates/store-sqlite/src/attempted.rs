@@ -48,8 +48,9 @@ pub(crate) struct Tried {
     pub(crate) id: Id,
     succeeded: bool,
     next_attempt_at: Option<Timestamp>,
-    /// What tells which is the latest: ids are not enough, because retries may follow within the 4 ms that they resolve.
-    order: (i64, i64),
+    /// What tells which is the latest: ids are not enough, because retries may follow within the 4 ms that they resolve. Of
+    /// a scheduled and a manual attempt that began together it is the one with the greater id, as in lists.
+    order: (i64, i64, Id),
 }
 
 impl Tried {
@@ -59,7 +60,7 @@ impl Tried {
             id: row.get(0)?,
             succeeded: row.get(1)?,
             next_attempt_at: next_attempt_at.map(Timestamp::from_micros),
-            order: (row.get(3)?, row.get(4)?),
+            order: (row.get(3)?, row.get(4)?, row.get(0)?),
         })
     }
 

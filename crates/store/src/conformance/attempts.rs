@@ -10,8 +10,8 @@ use postrider_domain::ids::{AttemptId, Id as _, Ksuid};
 use postrider_domain::message::Message;
 
 use super::Harness;
-use super::world::{App, Ep, Msg, World, after, by_id, channel, environment, type_name};
-use crate::{AttemptFilter, AttemptStats, Direction, EndpointKey, MessageKey, Scan, Settlement};
+use super::world::{App, Ep, FAR, Msg, World, after, by_id, channel, done, environment, type_name};
+use crate::{AttemptFilter, AttemptStats, AttemptedFilter, Direction, EndpointKey, MessageKey, Scan, Settlement};
 
 /// The log entry that a settlement leaves.
 pub(super) fn entry(message: &Msg, endpoint: &Ep, settlement: &Settlement) -> Attempt {
@@ -307,4 +307,27 @@ pub(super) async fn attempts_outlive_their_endpoint<H: Harness>(world: &World<H>
     let listed = store.attempts_by_endpoint(endpoint.key, &full(), page).await.unwrap().rows;
     assert_eq!(listed, std::slice::from_ref(&attempt));
     assert_eq!(store.attempt(app.key, message.key, attempt.id).await.unwrap(), Some(with_message(attempt, &message)));
+}
+
+pub(super) async fn of_attempts_that_began_together_the_latest_has_the_greatest_id<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    for _ in 0..8 {
+        let message = world.message(&app, &[&endpoint]).await;
+        let now = world.tick();
+        done(world.store().resend(endpoint.key, message.key, now, None).await.unwrap());
+        let mut latest = None;
+        for (due, next) in world.due(&endpoint, FAR).await.iter().zip([Next::Exhausted, Next::Waiting(FAR)]) {
+            let mut settlement = world.settlement(&endpoint, due, next);
+            let attempt = settlement.attempt.as_mut().unwrap();
+            (attempt.started_at, attempt.id) = (now, world.attempt_id(now));
+            latest = latest.max(Some((attempt.id, matches!(next, Next::Waiting(_)))));
+            world.settle(settlement).await;
+        }
+        let page = Scan::all(Direction::Descending, 1);
+        let found =
+            world.store().attempted_messages(app.key, endpoint.key, &AttemptedFilter::default(), page).await.unwrap();
+        assert_eq!(Some(found.rows[0].next_attempt_at.is_some()), latest.map(|(_, waits)| waits));
+        world.store().cancel_deliveries(endpoint.key, 10).await.unwrap();
+    }
 }

@@ -351,7 +351,7 @@ impl<H: Harness> Run<H> {
         let tried = || self.log.iter().filter(|logged| (logged.message, logged.endpoint) == (message, endpoint));
         let standings =
             tried().map(|Logged { attempt, .. }| Standing::after(attempt.succeeded, attempt.next_attempt_at.is_some()));
-        let latest = tried().max_by_key(|logged| (logged.attempt.started_at, logged.made))?;
+        let latest = tried().max_by_key(|Logged { attempt, made, .. }| (attempt.started_at, *made, attempt.id))?;
         Some((standings.max()?, &latest.attempt))
     }
 

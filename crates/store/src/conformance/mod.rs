@@ -183,6 +183,7 @@ macro_rules! conformance_cases {
             }
             attempts {
                 an_attempt_reads_back_as_it_was_settled,
+                of_attempts_that_began_together_the_latest_has_the_greatest_id,
                 lists_by_endpoint_and_by_message_show_theirs_only,
                 a_list_shows_only_what_its_filter_asks_for,
                 a_filter_looks_at_the_message,
