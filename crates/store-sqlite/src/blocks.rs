@@ -360,10 +360,7 @@ mod tests {
 
     #[test]
     fn every_row_is_posted_for_its_block_however_late_it_comes_and_whatever_was_forgotten() {
-        let connection = Connection::open_in_memory().unwrap();
-        for migration in crate::migrate::MIGRATIONS {
-            connection.execute_batch(migration).unwrap();
-        }
+        let connection = crate::plans::database();
         let mut store = connection
             .prepare(
                 "INSERT OR IGNORE INTO attempt (endpoint_no, id, message_no, url_no, number, trigger, started_at,

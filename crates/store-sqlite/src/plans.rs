@@ -6,7 +6,7 @@ use std::path::Path;
 use rusqlite::{Connection, StatementStatus};
 
 /// An empty database of the current schema, set up like a store's.
-fn database() -> Connection {
+pub(crate) fn database() -> Connection {
     let connection = crate::open::connect(Path::new(":memory:")).unwrap();
     for migration in crate::migrate::MIGRATIONS {
         connection.execute_batch(migration).unwrap();
