@@ -7,10 +7,10 @@ use postrider_domain::names::{Channel, EventTypeName, Uid};
 use postrider_domain::signature::Secret;
 use postrider_domain::time::Timestamp;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::Result;
-use crate::json::{nullable, present, present_whole, whole};
+use crate::json::{at_member, nullable, present, present_whole, whole};
 use crate::model::headers;
 use crate::openapi::types::{HeaderValues, Prose, Rate, SecretText, UidOf, UrlText};
 use crate::quirks::{EventTypesIn, EventTypesOut, EventTypesPatch, RateIn, RateOut, RatePatch};
@@ -20,10 +20,17 @@ use crate::rules::Problems;
 /// The most channels that an endpoint listens to by name.
 const MAX_CHANNELS: usize = 10;
 
-/// What creates or replaces an endpoint.
+/// What creates an endpoint.
+pub(crate) type EndpointIn = EndpointBody<Secrets>;
+
+/// What replaces an endpoint, whose secret and headers stay.
+pub(crate) type EndpointUpdateIn = EndpointBody<KeptSecrets>;
+
+/// The members of an endpoint, and `S`, what else may be set at the same time.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct EndpointIn {
+#[schemars(rename = "Endpoint{S}")]
+pub(crate) struct EndpointBody<S> {
     /// Where messages go: an `http` or `https` URL.
     #[schemars(with = "UrlText")]
     url: String,
@@ -50,12 +57,41 @@ pub(crate) struct EndpointIn {
     channels: Option<Vec<String>>,
     /// Free text pairs, of at most 4096 bytes as JSON.
     metadata: Option<Metadata>,
+    #[serde(flatten)]
+    secrets: S,
+}
+
+/// What is set when an endpoint is created, and has operations of its own later.
+#[derive(Default, Deserialize, JsonSchema)]
+#[schemars(rename = "In")]
+pub(crate) struct Secrets {
     /// What its messages are signed with. By default it is generated.
+    #[serde(default, deserialize_with = "secret")]
     #[schemars(with = "Option<SecretText>")]
     secret: Option<String>,
     /// Extra headers of its requests.
+    #[serde(default, deserialize_with = "extra_headers")]
     #[schemars(with = "Option<HeaderValues>")]
     headers: Option<Headers>,
+}
+
+/// Secret and headers stay as they are: what a body says of them is ignored like any unknown member.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "Update")]
+pub(crate) struct KeptSecrets {}
+
+impl From<KeptSecrets> for Secrets {
+    fn from(_: KeptSecrets) -> Self {
+        Self::default()
+    }
+}
+
+fn secret<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<String>, D::Error> {
+    Option::deserialize(from).map_err(|error| at_member("secret", &error))
+}
+
+fn extra_headers<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Headers>, D::Error> {
+    Option::deserialize(from).map_err(|error| at_member("headers", &error))
 }
 
 /// An endpoint that somebody wants, checked by itself.
@@ -69,12 +105,7 @@ pub(crate) struct EndpointParts {
     pub(crate) headers: Headers,
 }
 
-impl EndpointIn {
-    /// For a replacement, which leaves secret and headers alone: the members are ignored like unknown ones.
-    pub(crate) fn without_secrets(self) -> Self {
-        Self { secret: None, headers: None, ..self }
-    }
-
+impl<S: Into<Secrets>> EndpointBody<S> {
     /// Checks a body. Whether its event types exist is for the store to say.
     pub(crate) fn checked(self, state: &State) -> Result<EndpointParts> {
         let mut problems = Problems::of_body();
@@ -84,7 +115,8 @@ impl EndpointIn {
         problems.rate("version", self.version);
         let metadata = self.metadata.unwrap_or_default();
         problems.metadata(&metadata);
-        let headers = self.headers.unwrap_or_default();
+        let Secrets { secret, headers } = self.secrets.into();
+        let headers = headers.unwrap_or_default();
         headers::check(&mut problems, &headers);
         let patch = EndpointPatch {
             uid: Some(self.uid.and_then(|uid| problems.check("uid", Uid::parse::<EndpointId>(&uid)))),
@@ -97,7 +129,7 @@ impl EndpointIn {
             throttle_rate: Some(throttle_rate),
             metadata: Some(metadata),
         };
-        let secret = self.secret.and_then(|secret| problems.check("secret", secret.parse::<Secret>()));
+        let secret = secret.and_then(|secret| problems.check("secret", secret.parse::<Secret>()));
         problems.finish(url.map(|url| EndpointParts { patch, url, secret, headers }))
     }
 }

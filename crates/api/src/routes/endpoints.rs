@@ -19,7 +19,7 @@ use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::json::JsonBody;
 use crate::model::attempt::{AttemptStatsOut, StatsOut};
-use crate::model::endpoint::{EndpointIn, EndpointOut, EndpointParts, EndpointPatchIn, wanted_types};
+use crate::model::endpoint::{EndpointIn, EndpointOut, EndpointParts, EndpointPatchIn, EndpointUpdateIn, wanted_types};
 use crate::openapi::{Operation, Routes};
 use crate::pagination::{self, ListOut, Walk};
 use crate::query::{FromQuery, Query, QueryString};
@@ -179,9 +179,9 @@ pub(super) async fn read(tenant: Tenant, State(state): State<Shared>) -> Result<
 pub(super) async fn replace(
     tenant: Tenant,
     State(state): State<Shared>,
-    JsonBody(body): JsonBody<EndpointIn>,
+    JsonBody(body): JsonBody<EndpointUpdateIn>,
 ) -> Result<Response> {
-    let parts = body.without_secrets().checked(&state)?;
+    let parts = body.checked(&state)?;
     event_types_exist(&state, &tenant.environment, parts.event_types()).await?;
     let id = tenant.params().id_or_uid(ID)?;
     let now = state.clock.now();

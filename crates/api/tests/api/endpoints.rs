@@ -55,6 +55,8 @@ async fn a_put_replaces_all_but_secret_and_headers_or_makes_a_new_one() {
         (&json!("https://b.test/"), &Value::Null, &json!(""), &Value::Null, &json!(false))
     );
     assert_eq!((&replaced["version"], &replaced["createdAt"]), (&json!(1), &made["createdAt"]));
+    let misshapen = json!({ "url": "https://b.test/", "secret": 5, "headers": ["X-B"] });
+    world.send("PUT", &path, misshapen).await.expect(200);
     assert_eq!(world.get(&format!("{path}/secret")).await.expect(200)["key"], HMAC);
     assert_eq!(world.get(&format!("{path}/headers")).await.expect(200)["headers"], json!({ "X-A": "1" }));
 
@@ -153,6 +155,8 @@ async fn what_breaks_a_rule_is_named() {
         ("channels", json!(["a", "\r\n"]), "body.channels.[1]"),
         ("secret", json!("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), "body.secret"),
         ("secret", json!("whsec_AAAA"), "body.secret"),
+        ("secret", json!(5), "body.secret"),
+        ("headers", json!({ "X-A": 5 }), "body.headers"),
         ("metadata", json!({ "k": "v".repeat(4_096) }), "body.metadata"),
         ("headers", json!({ "Content-Type": "x" }), "body.headers.Content-Type"),
         ("headers", json!({ "X-A": "1\r\nX-B: 2" }), "body.headers.X-A"),

@@ -132,6 +132,14 @@ async fn an_operation_is_described_by_its_handler() {
     assert_eq!(incoming["required"], json!(["url"]));
     assert!(outgoing["required"].as_array().unwrap().contains(&json!("disabled")));
     assert_eq!(incoming["properties"]["uid"]["type"], json!(["string", "null"]));
+    // A replacement leaves secret and headers alone, so it promises nothing about them.
+    let replacement = &document["paths"]["/api/v1/app/{app_id}/endpoint/{endpoint_id}"]["put"]["requestBody"];
+    let replacement = &replacement["content"]["application/json"]["schema"];
+    assert_eq!(*replacement, json!({ "$ref": "#/components/schemas/EndpointUpdate" }));
+    let replacement = &document["components"]["schemas"]["EndpointUpdate"]["properties"];
+    for (member, is_kept) in [("url", false), ("secret", true), ("headers", true)] {
+        assert_eq!((incoming["properties"].get(member).is_some(), replacement.get(member).is_none()), (true, is_kept));
+    }
     world.close().await;
 }
 
