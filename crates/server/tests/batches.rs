@@ -8,7 +8,7 @@ use http::Method;
 use postrider_testkit::{App, Receiver, TestServer, TestServerBuilder};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Generous: it is only ever reached when something is broken.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -56,7 +56,10 @@ struct Conversation {
 
 impl Conversation {
     async fn begin(server: &TestServer, path: &str) -> Self {
-        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        Self::over(TcpStream::connect(server.address()).await.unwrap(), server, path).await
+    }
+
+    async fn over(mut stream: TcpStream, server: &TestServer, path: &str) -> Self {
         let head = format!(
             "POST {path} HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {}\r\n\
              content-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n",
@@ -140,4 +143,42 @@ async fn what_was_sent_before_a_stream_broke_off_is_kept() {
     }
     // Its connection is gone, and the server is as before.
     assert_eq!(send(&app, &[message(2)]).await["accepted"], 1);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_results_holds_up_nobody_and_misses_none() {
+    const PIECES: usize = 200;
+    const LINES: usize = 200;
+    let server = server().start().await;
+    let app = server.app().await;
+    let socket = TcpSocket::new_v4().unwrap();
+    // Little room for results, so that they come to a stop long before the end.
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    let stream = socket.connect(server.address()).await.unwrap();
+    let talk = Conversation::over(stream, &server, &app.path("/msg/batch")).await;
+    let (reading, mut writing) = talk.stream.into_inner().into_split();
+    let sending = tokio::spawn(async move {
+        for _ in 0..PIECES {
+            let text = "{\"eventType\":\"a\",\"payload\":{}}\n".repeat(LINES);
+            writing.write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes()).await.unwrap();
+        }
+        writing.write_all(b"0\r\n\r\n").await.unwrap();
+        writing
+    });
+    assert_eq!(send(&app, &[message(0), message(1)]).await["accepted"], 2);
+    let mut reading = BufReader::new(reading);
+    let mut next = 0;
+    let mut line = String::new();
+    while next < PIECES * LINES {
+        line.clear();
+        let read = tokio::time::timeout(DEADLINE, reading.read_line(&mut line)).await.expect("more results").unwrap();
+        assert!(read > 0, "the answer ended after {next} results");
+        // Between results are the head and the sizes of pieces.
+        if line.starts_with('{') {
+            let result: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!((&result["index"], &result["status"]), (&json!(next), &json!(202)));
+            next += 1;
+        }
+    }
+    sending.await.unwrap();
 }
