@@ -1,10 +1,11 @@
 //! What messages of an environment must be like: schemas of event types, compiled once, and what became of each check.
 //!
-//! The store is the authority. A compiled schema is kept with the version of the environment's rules under which it was read;
-//! that grows with every change of rules or event types, and as a part of the version of each application's routes is
-//! compared again by the accept commit, which refuses a message whose version is not the current one. So no message gets in by an old schema. None is turned away by one either: before a refusal is
-//! answered, the routes are loaded again, and if they are newer, the message is judged again. Nothing has to be told to
-//! this cache, and it works for writers in other processes.
+//! The store is the authority. A compiled schema is kept with the version of the environment's rules under which it was
+//! read; that grows with every change of rules or event types. It is a part of the version of each application's routes,
+//! which the accept commit compares again: a message whose version is not the current one is refused. So no message gets
+//! in by an old schema. None is turned away by one either: before a refusal is answered, the routes are loaded again, and
+//! if they are newer, the message is judged again. Nothing has to be told to this cache, and it works for writers in
+//! other processes.
 //!
 //! An environment without rules costs one comparison per message.
 
