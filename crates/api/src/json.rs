@@ -164,6 +164,15 @@ pub(crate) fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) ->
     from.deserialize_option(Member(PhantomData))
 }
 
+/// For elements of arrays that are objects.
+pub(crate) struct FromObject<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for FromObject<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        T::deserialize(Object(from)).map(Self)
+    }
+}
+
 /// A whole number, also if it is written as one with a fraction of zero, as JSON allows and some languages do.
 struct Whole<T>(T);
 
@@ -244,7 +253,8 @@ mod tests {
         for (text, has_cup) in [("{}", false), (r#"{"cup":null}"#, false), (r#"{"cup":{"leaves":[]}}"#, true)] {
             assert_eq!(decode::<Tray>(text).unwrap().cup.is_some(), has_cup, "{text}");
         }
-        assert!(decode::<Vec<Cup>>(r#"[{"leaves":[]}]"#).is_ok());
+        assert!(decode::<Vec<FromObject<Cup>>>("[[[]]]").is_err());
+        assert_eq!(decode::<Vec<FromObject<Cup>>>(r#"[{"leaves":[]}]"#).unwrap()[0].0.leaves, Vec::<u8>::new());
     }
 
     #[test]

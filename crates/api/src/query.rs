@@ -183,9 +183,11 @@ impl<'a> QueryString<'a> {
             .filter(|item| !item.is_empty())
     }
 
-    /// The event types that a list is filtered by; `None` is all.
+    /// The event types that a list is filtered by; `None` is all. Empty ones are passed over: an empty array can't be told
+    /// from an array of one empty name.
     pub(crate) fn event_types(&self) -> Result<Option<Vec<EventTypeName>>> {
-        self.note("event_types", || json!({ "type": "array", "items": { "type": "string", "pattern": NAME_PATTERN } }));
+        let item = || json!({ "type": "string", "pattern": format!("{NAME_PATTERN}|^$") });
+        self.note("event_types", || json!({ "type": "array", "items": item() }));
         let names: Vec<_> = self
             .array("event_types")
             .map(EventTypeName::parse)

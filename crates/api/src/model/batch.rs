@@ -20,7 +20,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::error::{ApiError, Problem, Result};
-use crate::json;
+use crate::json::{self, FromObject};
 use crate::model::message::MessageIn;
 
 /// The most items of an array, and of what is committed together.
@@ -99,9 +99,9 @@ impl Batch {
     pub(crate) fn read_array(&self, body: &Bytes) -> Result<Vec<Result<Submission>>> {
         let text = json::utf8(body)?;
         // Usually everything can be decoded, and is, at the first look. Only if not, items are told apart first.
-        if let Ok(Items { items, count }) = serde_json::from_str::<Items<MessageIn<'_>>>(text) {
+        if let Ok(Items { items, count }) = serde_json::from_str::<Items<FromObject<MessageIn<'_>>>>(text) {
             few_enough(count)?;
-            return Ok(items.into_iter().enumerate().map(|(index, item)| self.checked(item, index)).collect());
+            return Ok(items.into_iter().enumerate().map(|(index, item)| self.checked(item.0, index)).collect());
         }
         let Items { items, count } = json::decode::<Items<&RawValue>>(text)?;
         few_enough(count)?;
@@ -260,6 +260,13 @@ mod tests {
         let want = ["", "body", "body.eventType", "body", "body", "body.eventId"];
         assert_eq!(places(&results), want);
         assert_eq!(results[0].as_ref().unwrap().payload, r#"{"n":1}"#);
+    }
+
+    #[test]
+    fn an_item_that_lists_its_members_without_their_names_is_no_message() {
+        let body = Bytes::from_static(br#"[["a", {}, null, null, null, null], {"eventType":"a","payload":{}}]"#);
+        assert_eq!(places(&batch().read_array(&body).unwrap()), ["body", ""]);
+        assert_eq!(places(&[batch().read_line(br#"["a", {}, null, null, null, null]"#, 0)]), ["body"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ApiError, Result};
-use crate::json::present;
+use crate::json::{object, present};
 use crate::model::event_type::{self, EventTypeIn, EventTypeOut};
 use crate::openapi::types::Object;
 
@@ -130,6 +130,7 @@ pub(crate) struct EnvironmentIn {
     /// Event types to add, or to replace if they are there.
     event_types: Option<Vec<EventTypeIn>>,
     /// Settings to change.
+    #[serde(default, deserialize_with = "object")]
     settings: Option<SettingsPatchIn>,
 }
 

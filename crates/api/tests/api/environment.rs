@@ -79,6 +79,13 @@ async fn an_import_takes_effect_wholly_or_not_at_all() {
     assert_eq!(world.post("/environment/import", body).await.invalid(), ["body.eventTypes.[1].schemas.1"]);
     let body = json!({ "eventTypes": [good], "settings": { "schemaEnforcement": "strict" } });
     assert_eq!(world.post("/environment/import", body).await.invalid(), ["body.settings.schemaEnforcement"]);
+    for body in [json!({ "eventTypes": [good], "settings": [] }), json!({ "settings": ["warn"] })] {
+        assert_eq!(world.post("/environment/import", body).await.invalid(), ["body.settings"]);
+    }
+    assert_eq!(
+        world.post("/environment/import", json!({ "eventTypes": [["a", ""]] })).await.invalid(),
+        ["body.eventTypes.[0]"]
+    );
     assert_eq!(ids(&world.get("/event-type").await.expect(200)), Vec::<String>::new());
     // What another server exported: unknown settings, connectors, missing lists.
     let body = json!({ "eventTypes": null, "settings": { "customColor": "#fff" }, "connectors": [{ "kind": "x" }] });
