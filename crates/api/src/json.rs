@@ -221,7 +221,6 @@ mod tests {
 
     #[derive(Debug, serde::Deserialize)]
     struct Cup {
-        #[expect(dead_code, reason = "only its decoding is tested")]
         leaves: Vec<u8>,
     }
 
