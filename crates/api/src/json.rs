@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use axum::extract::{FromRequest, Request};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, Visitor};
-use serde_path_to_error::Segment;
+use serde_path_to_error::{Segment, Track};
 
 use crate::body;
 use crate::error::{ApiError, Problem, Result};
@@ -64,25 +64,40 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T> {
 fn located<'a, T: Deserialize<'a>>(text: &'a str) -> Option<ApiError> {
     let error =
         serde_path_to_error::deserialize::<_, T>(Object(&mut serde_json::Deserializer::from_str(text))).err()?;
-    let path = error.path().iter().filter_map(|segment| match segment {
-        Segment::Seq { index } => Some(Cow::Owned(format!("[{index}]"))),
-        Segment::Map { key } => Some(Cow::Owned(key.clone())),
-        Segment::Enum { .. } | Segment::Unknown => None,
-    });
-    Some(undecodable(path.collect(), error.inner().to_string()))
+    Some(undecodable(places(error.path()).map(Cow::Owned).collect(), error.inner().to_string()))
 }
 
-/// Stands around the name of a member in the text of an error; no JSON text that decodes contains it raw.
-const MEMBER_MARK: char = '\u{1f}';
+/// Member names, and elements as `[0]`.
+fn places(path: &serde_path_to_error::Path) -> impl Iterator<Item = String> {
+    path.iter().filter_map(|segment| match segment {
+        Segment::Seq { index } => Some(format!("[{index}]")),
+        Segment::Map { key } => Some(key.clone()),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    })
+}
 
-/// Adds to an error the member that it is about, for decoders that have lost the place (flattened members).
-pub(crate) fn at_member<E: serde::de::Error>(member: &str, error: &E) -> E {
-    E::custom(format_args!("{MEMBER_MARK}{member}{MEMBER_MARK}{error}"))
+/// Stands around the places in the text of an error; no JSON text that decodes contains it raw.
+const PLACE_MARK: char = '\u{1f}';
+
+/// Decodes a flattened member, which has lost its place: an error says that it is about this member, and where in it.
+pub(crate) fn member<'de, D: Deserializer<'de>, T>(
+    name: &str,
+    from: D,
+    decode: impl FnOnce(serde_path_to_error::Deserializer<'_, '_, D>) -> Result<T, D::Error>,
+) -> Result<T, D::Error> {
+    let mut track = Track::new();
+    decode(serde_path_to_error::Deserializer::new(from, &mut track)).map_err(|error| {
+        let path: String = std::iter::once(name.to_owned())
+            .chain(places(&track.path()))
+            .map(|place| format!("{PLACE_MARK}{}{PLACE_MARK}", place.replace(PLACE_MARK, "")))
+            .collect();
+        Error::custom(format_args!("{path}{error}"))
+    })
 }
 
 fn undecodable(mut path: Vec<Cow<'static, str>>, mut msg: String) -> ApiError {
-    if let Some((member, problem)) = msg.strip_prefix(MEMBER_MARK).and_then(|rest| rest.split_once(MEMBER_MARK)) {
-        path.push(Cow::Owned(member.to_owned()));
+    while let Some((place, problem)) = msg.strip_prefix(PLACE_MARK).and_then(|rest| rest.split_once(PLACE_MARK)) {
+        path.push(Cow::Owned(place.to_owned()));
         msg = problem.to_owned();
     }
     let loc = std::iter::once(Cow::Borrowed("body")).chain(path).collect();

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::Result;
-use crate::json::{at_member, nullable, present, present_whole, whole};
+use crate::json::{member, nullable, present, present_whole, whole};
 use crate::model::headers;
 use crate::openapi::types::{HeaderValues, Prose, Rate, SecretText, UidOf, UrlText};
 use crate::quirks::{EventTypesIn, EventTypesOut, EventTypesPatch, RateIn, RateOut, RatePatch};
@@ -87,11 +87,11 @@ impl From<KeptSecrets> for Secrets {
 }
 
 fn secret<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<String>, D::Error> {
-    Option::deserialize(from).map_err(|error| at_member("secret", &error))
+    member("secret", from, |from| Option::deserialize(from))
 }
 
 fn extra_headers<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Headers>, D::Error> {
-    Option::deserialize(from).map_err(|error| at_member("headers", &error))
+    member("headers", from, |from| Option::deserialize(from))
 }
 
 /// An endpoint that somebody wants, checked by itself.

@@ -7,14 +7,14 @@ use postrider_domain::names::{EventTypeName, NameError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::json::{at_member, nullable, nullable_whole, whole};
+use crate::json::{member, nullable, nullable_whole, whole};
 use crate::openapi::types::Rate;
 use crate::rules::Problems;
 
 macro_rules! named {
     ($($function:ident: $type:ty = $member:literal by $decode:path;)*) => {
         $(fn $function<'de, D: Deserializer<'de>>(from: D) -> Result<$type, D::Error> {
-            $decode(from).map_err(|error| at_member($member, &error))
+            member($member, from, |from| $decode(from))
         })*
     };
 }
