@@ -13,6 +13,7 @@ pub mod entropy;
 pub mod environment;
 pub mod event_type;
 pub mod ids;
+pub mod limits;
 pub mod message;
 pub mod names;
 pub mod notice;

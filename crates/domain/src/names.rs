@@ -5,8 +5,11 @@ use std::fmt;
 
 use crate::ids::Id;
 
-/// The longest name, in bytes.
-pub const MAX_NAME_BYTES: usize = 256;
+crate::limits! {
+    in "Names";
+    /// A uid, an event id, the name of an event type, a channel
+    pub const MAX_NAME_BYTES: usize = 256, "characters", beyond "422";
+}
 
 /// Why a name was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

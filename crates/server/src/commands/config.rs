@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use postrider_domain::settings::Setting;
 
 use crate::config::{reference, variable};
-use crate::terminal;
+use crate::{limits, terminal};
 
 /// Arguments of `config`.
 #[derive(Debug, clap::Args)]
@@ -26,18 +26,19 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Print every limit as Markdown, as in docs/limits.md
+    Limits,
 }
 
 /// Prints the reference.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     use std::io::Write as _;
 
-    let Action::Reference { markdown, json } = args.action;
-    let settings = reference();
-    let text = match (markdown, json) {
-        (true, _) => as_markdown(&settings),
-        (_, true) => as_json(&settings),
-        _ => as_toml(&settings),
+    let text = match args.action {
+        Action::Reference { markdown: true, .. } => as_markdown(&reference()),
+        Action::Reference { json: true, .. } => as_json(&reference()),
+        Action::Reference { .. } => as_toml(&reference()),
+        Action::Limits => limits::as_markdown(),
     };
     write!(terminal::stdout(), "{text}")?;
     Ok(ExitCode::SUCCESS)
