@@ -17,8 +17,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::answer::{Stage, Trouble};
-use crate::connection::{Http1, Http2};
 use crate::egress::{Forbidden, Policy};
+use crate::http1::Http1;
+use crate::http2::Http2;
 use crate::resolve::Resolve;
 use crate::tls;
 use crate::transport::{Transport, Wire};

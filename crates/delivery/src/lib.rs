@@ -9,6 +9,8 @@ mod connect;
 mod connection;
 pub mod egress;
 mod engine;
+mod http1;
+mod http2;
 mod idler;
 mod lane;
 pub mod options;

@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 use postrider_domain::time::Timestamp;
 
 use crate::connect::{Link, Origin};
-use crate::connection::{Http1, Http2};
+use crate::http1::Http1;
+use crate::http2::Http2;
 
 /// The most idle connections to one origin.
 const MAX_PER_ORIGIN: usize = 64;
