@@ -124,3 +124,64 @@ fn a_port_in_use_and_a_wrong_secret_are_said_in_one_line() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("must begin with whsec_"));
 }
+
+#[test]
+fn what_arrives_is_forwarded_as_it_is_and_the_application_s_response_is_answered() {
+    let (application, at) = listen_json(&["--status", "202"]);
+    let (listener, address) = listen_json(&["--forward-to", &format!("http://{at}/webhooks?from=postrider")]);
+    let body = br#"{"z":1.00,"a":2,"a":3}"#;
+    assert_eq!(post(&address, &[("webhook-id", "msg_1"), ("X-Own", "yes")], body), 202);
+    let (passed_on, arrived) = (listener.json(), application.json());
+    assert_eq!(
+        (&passed_on["status"], &arrived["path"], &arrived["id"]),
+        (&202.into(), &"/webhooks".into(), &"msg_1".into())
+    );
+    let headers = arrived["headers"].as_array().expect("headers are a list");
+    assert!(headers.contains(&serde_json::json!(["x-own", "yes"])), "{headers:?}");
+    assert!(headers.contains(&serde_json::json!(["host", at])), "{headers:?}");
+}
+
+#[test]
+fn nothing_that_does_not_verify_is_forwarded() {
+    let (application, at) = listen_json(&[]);
+    let secret = Secret::generate(SecretKind::Hmac256, &OsEntropy).public_text();
+    let (_listener, address) = listen_json(&["--forward-to", &format!("http://{at}/"), "--secret", &secret]);
+    assert_eq!(post(&address, &[("webhook-id", "forged")], BODY), 401);
+    // The first thing that arrives there is this.
+    assert_eq!(post(&at, &[("webhook-id", "marker")], BODY), 200);
+    assert_eq!(application.json()["id"], "marker");
+}
+
+#[test]
+fn an_application_that_is_not_there_is_a_502_that_says_so() {
+    let (listener, address) = listen_json(&["--forward-to", "http://127.0.0.1:1/"]);
+    assert_eq!(post(&address, &[("webhook-id", "a")], BODY), 502);
+    let event = listener.json();
+    assert!(event["forwarded"].as_str().is_some_and(|text| text.contains("connection failed")), "{event}");
+}
+
+#[test]
+fn json_shows_headers_and_the_payload_as_it_came() {
+    let mut process = listen(&["--json"]);
+    let process = Process::start(&mut process);
+    let url = process.json()["url"].as_str().expect("a URL").to_owned();
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    post(
+        address,
+        &[("webhook-id", "a"), ("X-Own", "yes")],
+        b"{\"z\": 1.00,\n\"a\": 12345678901234567890, \"z\": 1e400}",
+    );
+    let line = process.line_with("\"kind\":\"event\"");
+    assert!(line.contains(r#""payload":{"z": 1.00, "a": 12345678901234567890, "z": 1e400}"#), "{line}");
+    assert!(line.contains(r#"["x-own","yes"]"#), "{line}");
+}
+
+#[test]
+fn people_see_headers_when_they_ask_for_them() {
+    let process = Process::start(&mut listen(&["--headers"]));
+    let line = process.line_with("Listening on ");
+    let address = line.strip_prefix("Listening on http://").unwrap().trim_end_matches('/').to_owned();
+    post(&address, &[("webhook-id", "msg_1"), ("x-own", "\u{9b}31m")], BODY);
+    let shown = process.line_with("x-own: ");
+    assert!(!shown.contains('\u{9b}'), "{shown}");
+}

@@ -68,6 +68,29 @@ fn data_comes_from_standard_input_or_a_file_as_it_is() {
 }
 
 #[test]
+fn what_is_piped_into_it_is_sent_without_being_asked_for() {
+    let (receiver, url) = receiver(&[]);
+    for (arguments, expected) in [(vec![], "{\"n\":1.00}"), (vec!["--type", "user.created"], "\"data\":{\"n\":1.00}")] {
+        let mut command = send(&[&url, "--secret", SECRET]);
+        let mut child = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("it starts");
+        child.stdin.take().expect("it is piped").write_all(b"{\"n\":1.00}").expect("it reads");
+        assert_eq!(child.wait().expect("it ends").code(), Some(0));
+        let line = receiver.line_with("\"kind\":\"event\"");
+        assert!(line.contains(expected), "{line}");
+    }
+}
+
+#[test]
+fn an_empty_pipe_is_an_empty_event() {
+    let (receiver, url) = receiver(&[]);
+    let mut child =
+        send(&[&url, "--secret", SECRET]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("it starts");
+    drop(child.stdin.take());
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    assert_eq!(receiver.json()["payload"]["type"], "postrider.test");
+}
+
+#[test]
 fn a_failing_receiver_is_tried_again_with_the_same_id_until_it_takes_the_message() {
     let (receiver, url) = receiver(&["--fail-first", "2"]);
     let output = run(&mut send(&[&url, "--secret", SECRET, "--schedule", "10ms,20ms", "--json"]));

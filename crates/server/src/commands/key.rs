@@ -87,10 +87,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 pub(crate) async fn make(
     store: &dyn Store,
     name: &str,
+    lifetime: Option<Duration>,
     clock: &dyn Clock,
     entropy: &dyn Entropy,
 ) -> anyhow::Result<(ApiKey, String)> {
-    make_in(store, name.to_owned(), EnvironmentId::default_environment(), None, clock, entropy).await
+    make_in(store, name.to_owned(), EnvironmentId::default_environment(), lifetime, clock, entropy).await
 }
 
 async fn make_in(

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 
 pub(crate) mod bench;
 pub(crate) mod config;
+mod dev;
 mod http1;
 pub(crate) mod key;
 pub(crate) mod listen;

@@ -6,12 +6,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use postrider_domain::signature::{Secret, SecretKind};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::key;
+use super::dev;
 use crate::config::{Config, LogFormat, LogOptions};
 use crate::wiring::Server;
 use crate::{http, terminal};
@@ -19,7 +18,7 @@ use crate::{http, terminal};
 /// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// For trying things out on this machine: delivers to local addresses, and makes an API key at the first start
+    /// For trying things out on this machine: delivers to local addresses, makes an API key, brings a receiver with it
     #[arg(long)]
     dev: bool,
     #[command(flatten)]
@@ -61,6 +60,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut config = args.settings.load(&[("server.listen", args.listen.clone())])?;
     if args.dev {
         config.delivery.allow_subnets.0.extend(LOOPBACK);
+        // A line for every attempt, unless more or less was asked for.
+        if config.log.level == LogOptions::default().level {
+            config.log.level.push_str(",postrider_delivery::worker=debug");
+        }
     }
     start_log(&config.log)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -84,12 +87,10 @@ async fn serve(config: &Config, dev: bool) -> anyhow::Result<ExitCode> {
     let server = Server::start(config).await?;
     let url = format!("http://{}", listener.local_addr()?);
     say(&format!("postrider {} listening on {url}", env!("CARGO_PKG_VERSION")));
-    if dev {
-        welcome(&server, &url).await?;
-    }
+    let receiving = if dev { Some(dev::welcome(&server, &url).await?) } else { None };
     http::serve(listener, server.api.clone(), signals.first()).await;
     tracing::info!("stopping: no new messages are taken, requests under way are finished");
-    tokio::select! {
+    let stopped = tokio::select! {
         () = server.stop() => {
             tracing::info!("stopped");
             Ok(ExitCode::SUCCESS)
@@ -98,7 +99,12 @@ async fn serve(config: &Config, dev: bool) -> anyhow::Result<ExitCode> {
             tracing::warn!("stopped at once; what was under way is sent again at the next start");
             Ok(ExitCode::FAILURE)
         }
+    };
+    // Last: what is delivered while the server drains is received.
+    if let Some(receiving) = receiving {
+        receiving.abort();
     }
+    stopped
 }
 
 /// The signals that end the server. A second one ends it at once.
@@ -136,39 +142,8 @@ fn start_log(options: &LogOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a newcomer types next. The key is made once, and shown once.
-async fn welcome(server: &Server, url: &str) -> anyhow::Result<()> {
-    let (clock, entropy) = crate::wiring::machine();
-    let key = if server.store.api_keys().await?.is_empty() {
-        let (_, text) = key::make(server.store.as_ref(), "first key", clock.as_ref(), entropy.as_ref()).await?;
-        say(&format!("\nYour API key, shown only now:\n\n    {text}\n"));
-        text
-    } else {
-        say("\nThe API key was shown at the first start; `postrider key create` makes another.\n");
-        "pk_…".to_owned()
-    };
-    // The receiver is told the secret of the endpoint before there is one, so that it verifies what it gets.
-    let secret = Secret::generate(SecretKind::Hmac256, entropy.as_ref());
-    let secret = secret.as_str();
-    let postrider = std::env::args().next().unwrap_or_else(|| "postrider".to_owned());
-    say(&format!(
-        "To see a delivery, in a second terminal start a receiver:
-
-    {postrider} listen --port 8072 --secret {secret}
-
-and in a third make an application, give it the receiver as an endpoint, and send it a message:
-
-    export KEY={key}
-    curl -H \"Authorization: Bearer $KEY\" {url}/api/v1/app -d '{{\"name\": \"Demo\", \"uid\": \"demo\"}}'
-    curl -H \"Authorization: Bearer $KEY\" {url}/api/v1/app/demo/endpoint -d '{{\"url\": \"http://127.0.0.1:8072/\", \"secret\": \"{secret}\"}}'
-    curl -H \"Authorization: Bearer $KEY\" {url}/api/v1/app/demo/msg -d '{{\"eventType\": \"user.created\", \"payload\": {{\"name\": \"Ada\"}}}}'
-"
-    ));
-    Ok(())
-}
-
 /// For people; the log goes elsewhere.
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     use std::io::Write as _;
     let mut out = terminal::stdout();
     // A closed standard output is no reason to stop serving.

@@ -1,9 +1,12 @@
 //! `postrider listen`: a receiver for trying things out. It verifies signatures, prints what arrives, and can be told to
-//! fail, to be slow, or to answer certain codes, so that a sender's retries can be watched.
+//! fail, to be slow, to answer certain codes, so that a sender's retries can be watched, or to forward what it verified to
+//! an application under development.
 //!
-//! What it answers is decided in [`behaviour`], how it is printed in [`printer`].
+//! What it answers is decided in [`behaviour`] or by the application ([`forward`]), how it is printed in [`printer`].
+//! `serve --dev` brings one with it.
 
 mod behaviour;
+mod forward;
 mod printer;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -24,6 +27,7 @@ use tokio::net::TcpListener;
 
 use super::{block_on, http1};
 use behaviour::{Behaviour, Seen};
+use forward::{Forward, Forwarded};
 use printer::{Event, Printer, Verification};
 
 /// More than any sender should send at once.
@@ -34,7 +38,9 @@ Examples:
   postrider listen                                  print whatever arrives
   postrider listen --port 4000 --secret whsec_…     and verify that it was signed with this secret
   postrider listen --fail-first 2                   fail the first two attempts of every message
-  postrider listen --status 200,503 --delay 2s      answer 200 and 503 in turn, each after two seconds";
+  postrider listen --status 200,503 --delay 2s      answer 200 and 503 in turn, each after two seconds
+  postrider listen --forward-to http://localhost:3000/webhooks
+                                                    pass it on to an application, and answer what it answers";
 
 /// Receive webhooks here: verify their signatures and print them.
 ///
@@ -51,6 +57,9 @@ pub(crate) struct Args {
     /// The endpoint's secret (whsec_…) or public key (whpk_…) to verify with; more than once during a rotation
     #[arg(long = "secret", value_name = "KEY", env = "POSTRIDER_LISTEN_SECRET", hide_env_values = true)]
     secrets: Vec<VerifyingKey>,
+    /// Send what arrives on to this http URL, and answer with its response; with a secret only what verifies
+    #[arg(long, value_name = "URL", conflicts_with = "status")]
+    forward_to: Option<Forward>,
     /// What to answer, in turn
     #[arg(long, value_name = "CODES", value_delimiter = ',', default_value = "200", value_parser = status)]
     status: Vec<StatusCode>,
@@ -66,11 +75,15 @@ pub(crate) struct Args {
     /// Print no payloads
     #[arg(long)]
     quiet: bool,
+    /// Print the headers as well; JSON has them always
+    #[arg(long)]
+    headers: bool,
 }
 
 struct Listener {
     keys: Vec<VerifyingKey>,
     delay: Duration,
+    forward: Option<Forward>,
     clock: SystemClock,
     state: Mutex<State>,
 }
@@ -92,21 +105,39 @@ async fn listen(args: Args) -> anyhow::Result<()> {
     let socket = TcpListener::bind((args.bind, args.port))
         .await
         .with_context(|| format!("can't listen on {}:{} (try another --port)", args.bind, args.port))?;
-    let printer = Printer::new(args.json, args.quiet);
+    let printer = Printer::new(args.json, args.quiet, args.headers);
     printer.start(socket.local_addr()?, !args.secrets.is_empty())?;
     let listener = Arc::new(Listener {
         keys: args.secrets,
         delay: args.delay.0,
+        forward: args.forward_to,
         clock: SystemClock::new(),
         state: Mutex::new(State { behaviour: Behaviour::new(args.status, args.fail_first), printer }),
     });
-    let answering = Arc::clone(&listener);
     tokio::select! {
-        () = http1::serve(socket, move |request| receive(Arc::clone(&answering), request)) => {}
+        () = serve(socket, Arc::clone(&listener)) => {}
         _ = interrupted.recv() => {}
         _ = terminated.recv() => {}
     }
     listener.state.lock().printer.end()
+}
+
+async fn serve(socket: TcpListener, listener: Arc<Listener>) {
+    http1::serve(socket, move |request| receive(Arc::clone(&listener), request)).await;
+}
+
+/// Receives on `socket` for as long as it is polled, verifies with `key`, and prints a line for each request and its
+/// payload: the receiver that `serve --dev` brings with it.
+pub(super) async fn demo(socket: TcpListener, key: VerifyingKey) {
+    let state = State { behaviour: Behaviour::new(Vec::new(), 0), printer: Printer::new(false, false, false) };
+    let listener = Listener {
+        keys: vec![key],
+        delay: Duration::ZERO,
+        forward: None,
+        clock: SystemClock::new(),
+        state: Mutex::new(state),
+    };
+    serve(socket, Arc::new(listener)).await;
 }
 
 async fn receive(listener: Arc<Listener>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
@@ -118,11 +149,16 @@ async fn receive(listener: Arc<Listener>, request: Request<Incoming>) -> Result<
     let header = |name: &'static str| parts.headers.get(name)?.to_str().ok();
     let verification = listener.verify(SignedHeaders::find(header), &body);
     let id = header("webhook-id").or_else(|| header("svix-id"));
-    let status = listener.note(&parts, id, verification, &body);
+    let seen = listener.state.lock().behaviour.next(id, !matches!(verification, Verification::Failed(_)));
+    let forwarded = match &listener.forward {
+        Some(forward) if seen.status.is_success() => Some(forward.send(&parts, body.clone()).await),
+        _ => None,
+    };
+    listener.print(&parts, id, verification, seen, forwarded.as_ref(), &body);
     if !listener.delay.is_zero() {
         tokio::time::sleep(listener.delay).await;
     }
-    Ok(http1::empty(status))
+    Ok(forwarded.map_or_else(|| http1::empty(seen.status), Forwarded::into_response))
 }
 
 impl Listener {
@@ -136,20 +172,29 @@ impl Listener {
         }
     }
 
-    /// Decides what to answer, and prints the request with it.
-    fn note(
+    /// Prints a request with what it is answered.
+    fn print(
         &self,
         parts: &http::request::Parts,
         id: Option<&str>,
         verification: Verification,
+        seen: Seen,
+        forwarded: Option<&Forwarded>,
         body: &[u8],
-    ) -> StatusCode {
-        let mut state = self.state.lock();
-        let Seen { attempt, status } = state.behaviour.next(id, !matches!(verification, Verification::Failed(_)));
-        let event = Event { at: self.clock.wall(), path: parts.uri.path(), id, attempt, verification, status, body };
+    ) {
+        let event = Event {
+            at: self.clock.wall(),
+            path: parts.uri.path(),
+            id,
+            attempt: seen.attempt,
+            verification,
+            status: forwarded.map_or(seen.status, Forwarded::status),
+            forwarded,
+            headers: &parts.headers,
+            body,
+        };
         // Whoever closed the output still gets the answers.
-        let _ = state.printer.event(&event);
-        status
+        let _ = self.state.lock().printer.event(&event);
     }
 }
 

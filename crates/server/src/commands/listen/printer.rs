@@ -5,10 +5,15 @@ use std::borrow::Cow;
 use std::io::Write as _;
 use std::net::SocketAddr;
 
-use http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use http::{HeaderMap, StatusCode};
 use postrider_domain::time::Timestamp;
 use postrider_domain::verify::VerifyError;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
+
+use super::forward::Forwarded;
 
 use crate::terminal::{self, BAD, DIM, GOOD, NOTE, STRONG, harmless, paint};
 
@@ -40,14 +45,42 @@ pub(super) struct Event<'a> {
     pub(super) verification: Verification,
     /// What is answered.
     pub(super) status: StatusCode,
+    /// What became of it at the application that it was forwarded to.
+    pub(super) forwarded: Option<&'a Forwarded>,
+    /// The headers, as they came.
+    pub(super) headers: &'a HeaderMap,
     /// What it carries.
     pub(super) body: &'a [u8],
+}
+
+/// An event as one line of JSON. The payload is what arrived: its numbers, its order and its doubled members.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    kind: &'static str,
+    at: Timestamp,
+    id: Option<&'a str>,
+    attempt: Option<u32>,
+    path: &'a str,
+    verification: &'static str,
+    reason: Option<String>,
+    r#type: Option<String>,
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forwarded: Option<&'a Forwarded>,
+    headers: Vec<(&'a str, Cow<'a, str>)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<Box<RawValue>>,
+    /// Only of a body that is no text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_base64: Option<String>,
 }
 
 /// Prints, and counts for the summary.
 pub(super) struct Printer {
     json: bool,
     quiet: bool,
+    headers: bool,
     requests: u64,
     first_attempts: u64,
     verified: u64,
@@ -56,9 +89,18 @@ pub(super) struct Printer {
 }
 
 impl Printer {
-    /// Prints as JSON or for people; without payloads if `quiet`.
-    pub(super) fn new(json: bool, quiet: bool) -> Self {
-        Self { json, quiet, requests: 0, first_attempts: 0, verified: 0, not_verified: 0, answered_otherwise: 0 }
+    /// Prints as JSON or for people; without payloads if `quiet`, and for people with headers only if `headers`.
+    pub(super) fn new(json: bool, quiet: bool, headers: bool) -> Self {
+        Self {
+            json,
+            quiet,
+            headers,
+            requests: 0,
+            first_attempts: 0,
+            verified: 0,
+            not_verified: 0,
+            answered_otherwise: 0,
+        }
     }
 
     /// Where it listens, and what to do next.
@@ -91,9 +133,14 @@ impl Printer {
         self.answered_otherwise += u64::from(!event.status.is_success());
         let mut out = terminal::stdout();
         if self.json {
-            writeln!(out, "{}", event.to_json(self.quiet))?;
+            writeln!(out, "{}", event.to_json(self.quiet)?)?;
         } else {
             writeln!(out, "{}", event.line())?;
+            if self.headers {
+                for (name, value) in event.header_lines() {
+                    writeln!(out, "    {}: {}", paint(DIM, harmless(name)), harmless(&value))?;
+                }
+            }
             if !self.quiet && !event.body.is_empty() {
                 writeln!(out, "{}", indented(&readable(event.body)))?;
             }
@@ -139,27 +186,52 @@ impl Event<'_> {
         }
         let style = if self.status.is_success() { GOOD } else { BAD };
         line += &format!("  → {}", paint(style, self.status.as_u16()));
+        if let Some(forwarded) = self.forwarded {
+            line += &format!("  {}", paint(DIM, harmless(&forwarded.to_string())));
+        }
         match self.attempt {
             Some(attempt) if attempt > 1 => line + &paint(NOTE, format!("  attempt {attempt}")),
             _ => line,
         }
     }
 
-    fn to_json(&self, quiet: bool) -> Value {
+    /// The headers in their order, text or not.
+    fn header_lines(&self) -> Vec<(&str, Cow<'_, str>)> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes()))).collect()
+    }
+
+    fn to_json(&self, quiet: bool) -> serde_json::Result<String> {
         let (verification, reason) = match self.verification {
             Verification::Verified => ("verified", None),
             Verification::Failed(error) => ("not verified", Some(error.to_string())),
             Verification::NoSecret => ("no secret given", None),
         };
-        let mut event = json!({
-            "kind": "event", "at": self.at, "id": self.id, "attempt": self.attempt, "path": self.path,
-            "verification": verification, "reason": reason, "type": self.event_type(), "status": self.status.as_u16(),
-        });
-        if !quiet {
-            let text = || Value::String(String::from_utf8_lossy(self.body).into_owned());
-            event["payload"] = serde_json::from_slice(self.body).unwrap_or_else(|_| text());
+        let is_text = std::str::from_utf8(self.body).is_ok();
+        serde_json::to_string(&Line {
+            kind: "event",
+            at: self.at,
+            id: self.id,
+            attempt: self.attempt,
+            path: self.path,
+            verification,
+            reason,
+            r#type: self.event_type(),
+            status: self.status.as_u16(),
+            forwarded: self.forwarded,
+            headers: self.header_lines(),
+            payload: if quiet { None } else { self.payload()? },
+            payload_base64: (!quiet && !is_text).then(|| BASE64.encode(self.body)),
+        })
+    }
+
+    /// The payload as it came, but on one line, or as a string if it is text and not JSON.
+    fn payload(&self) -> serde_json::Result<Option<Box<RawValue>>> {
+        let Ok(text) = std::str::from_utf8(self.body) else { return Ok(None) };
+        if serde_json::from_str::<&RawValue>(text).is_err() {
+            return serde_json::value::to_raw_value(text).map(Some);
         }
-        event
+        // JSON has line ends only between its tokens, where a blank says the same.
+        RawValue::from_string(text.trim().replace(['\n', '\r'], " ")).map(Some)
     }
 
     /// The payload's own `type`, where senders put the event's name.
@@ -250,8 +322,16 @@ mod tests {
             attempt: Some(2),
             verification: Verification::Verified,
             status: StatusCode::INTERNAL_SERVER_ERROR,
+            forwarded: None,
+            headers: NO_HEADERS.get_or_init(HeaderMap::new),
             body,
         }
+    }
+
+    static NO_HEADERS: std::sync::OnceLock<HeaderMap> = std::sync::OnceLock::new();
+
+    fn json(event: &Event<'_>, quiet: bool) -> Value {
+        serde_json::from_str(&event.to_json(quiet).unwrap()).unwrap()
     }
 
     fn plain(text: &str) -> String {
@@ -277,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_payload_that_is_not_json_is_shown_as_text() {
-        assert_eq!(event(b"hello").to_json(false)["payload"], "hello");
+        assert_eq!(json(&event(b"hello"), false)["payload"], "hello");
         assert_eq!(indented(&readable(b"hello\nworld")), "    hello\n    world");
     }
 
@@ -290,6 +370,19 @@ mod tests {
 
     #[test]
     fn a_quiet_event_has_no_payload() {
-        assert!(event(b"{}").to_json(true).get("payload").is_none());
+        assert!(json(&event(b"{}"), true).get("payload").is_none());
+    }
+
+    #[test]
+    fn a_payload_in_json_keeps_numbers_order_and_doubled_members_on_one_line() {
+        let line = event(b"{ \"z\": 1.00,\n \"a\": 12345678901234567890, \"z\": 1e400 }\n").to_json(false).unwrap();
+        assert!(line.contains(r#""payload":{ "z": 1.00,  "a": 12345678901234567890, "z": 1e400 }"#), "{line}");
+        assert!(!line.contains('\n'));
+    }
+
+    #[test]
+    fn a_payload_that_is_no_text_is_shown_in_base64() {
+        let shown = json(&event(b"\xff\xfe"), false);
+        assert_eq!((shown.get("payload"), &shown["payloadBase64"]), (None, &"//4=".into()));
     }
 }

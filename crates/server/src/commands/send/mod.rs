@@ -40,7 +40,7 @@ const EXAMPLES: &str = "\
 Examples:
   postrider send http://localhost:4000/ --type user.created --data '{\"id\":7}'
   postrider send https://example.com/hook --secret whsec_… --file event.json --schedule 1s,5s,30s
-  echo '{\"hello\":\"world\"}' | postrider send http://localhost:4000/ --file -
+  echo '{\"hello\":\"world\"}' | postrider send http://localhost:4000/
 
 Exit code: 0 if it was delivered, 1 if it was not, 2 if it could not be tried.";
 
@@ -59,7 +59,7 @@ pub(crate) struct Args {
     /// The event's type: sends {"type":…,"timestamp":…,"data":…}; without it the data is sent as it is
     #[arg(long = "type", value_name = "TYPE", value_parser = EventTypeName::parse)]
     event_type: Option<EventTypeName>,
-    /// What to send
+    /// What to send [default: what is piped into standard input, else an empty event]
     #[arg(long, value_name = "TEXT", conflicts_with = "file")]
     data: Option<String>,
     /// File with what to send; - is standard input

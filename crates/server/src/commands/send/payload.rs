@@ -1,4 +1,5 @@
-//! What is sent: the data byte for byte, or, with a type, an event in the form that Standard Webhooks recommends.
+//! What is sent: the data byte for byte, or, with a type, an event in the form that Standard Webhooks recommends. Without
+//! data and file it is what is piped or redirected into standard input.
 
 use std::io::Read as _;
 
@@ -28,13 +29,27 @@ pub(super) fn read(
             Some(bytes)
         }
         (None, Some(path)) => Some(std::fs::read(path).with_context(|| format!("can't read {path}"))?),
-        (None, None) => None,
+        (None, None) => piped()?,
     };
     match (event_type, data) {
         (None, Some(data)) => Ok(data),
         (None, None) => event(DEFAULT_TYPE, b"{}", now),
         (Some(event_type), data) => event(event_type.as_str(), data.as_deref().unwrap_or(b"{}"), now),
     }
+}
+
+/// What was piped or redirected into standard input, if anything was. A terminal or `/dev/null` is not read.
+fn piped() -> anyhow::Result<Option<Vec<u8>>> {
+    use rustix::fs::FileType;
+
+    let stdin = std::io::stdin();
+    let Ok(stat) = rustix::fs::fstat(&stdin) else { return Ok(None) };
+    if !matches!(FileType::from_raw_mode(stat.st_mode), FileType::Fifo | FileType::RegularFile | FileType::Socket) {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    stdin.lock().read_to_end(&mut bytes).context("can't read standard input")?;
+    Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
 }
 
 fn event(event_type: &str, data: &[u8], now: Timestamp) -> anyhow::Result<Vec<u8>> {
@@ -78,6 +93,6 @@ mod tests {
 
     #[test]
     fn nothing_at_all_is_a_test_event() {
-        assert!(text(None, None).unwrap().starts_with("{\"type\":\"postrider.test\","));
+        assert!(event(DEFAULT_TYPE, b"{}", NOW).unwrap().starts_with(b"{\"type\":\"postrider.test\","));
     }
 }
