@@ -164,6 +164,17 @@ async fn rust() {
     run("rust", "src/main.rs", &[]).await;
 }
 
+#[tokio::test]
+#[ignore = "needs Node: scripts/test installs it and runs this"]
+async fn docs_search_finds_what_people_type() {
+    let server = TestServer::builder(env!("CARGO_BIN_EXE_postrider")).start().await;
+    let script = root().join("judges/javascript/search.mjs").display().to_string();
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let url = server.url();
+    let finished = process::run("node", &[&script], &[("POSTRIDER_URL", &url)], folder.path()).await;
+    assert_eq!(finished.stdout, "passed\n", "{}", finished.stderr);
+}
+
 #[test]
 fn an_ellipsis_stands_for_anything() {
     for (pattern, line, is_match) in [

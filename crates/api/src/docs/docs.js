@@ -131,7 +131,7 @@ function sample(api, schema, depth, whole) {
 function curl(api, operation) {
   const path = operation.path.replace(/\{(\w+)\}/g, (_, name) => `$${name.toUpperCase()}`);
   const lines = [`curl ${operation.method === "get" ? "" : `-X ${operation.method.toUpperCase()} `}"${location.origin}${path}"`];
-  if (operation.security.length) lines.push('-H "Authorization: Bearer $TOKEN"');
+  if (operation.security.length) lines.push('-H "Authorization: Bearer $POSTRIDER_TOKEN"');
   const [type, body] = Object.entries(resolve(api, operation.requestBody).content || {})[0] || [];
   if (type) {
     const value = sample(api, body.schema, 0, false);
@@ -243,8 +243,7 @@ function render(api) {
         el("span", { class: `method ${operation.method}` }, operation.method.toUpperCase()), operation.summary))))));
     const section = el("section", { class: "group" }, el("h2", {}, name), own.map((operation) => {
       const shown = article(api, operation);
-      shown.dataset.text = [operation.method, operation.path, operation.summary, operation.operationId, operation.description]
-        .join(" ").toLowerCase();
+      shown.dataset.text = searchable(api, operation);
       return shown;
     }));
     content.append(section);
@@ -256,10 +255,42 @@ function render(api) {
   }
 }
 
-/** Hides what does not have every word that was typed. */
+/** Words that people type, and how the document says them. */
+const SYNONYMS = {
+  send: ["message.create", "resend"], publish: ["message.create"], event: ["message", "event"], webhook: ["endpoint", "message"],
+  retry: ["resend", "recover", "replay", "attempt"], retries: ["resend", "recover", "replay", "attempt"], again: ["resend", "recover", "replay"],
+  redeliver: ["resend", "recover", "replay"], pause: ["disable"], stop: ["disable"], resume: ["disable"], enable: ["disable"],
+  remove: ["delete", "expunge"], erase: ["delete", "expunge"], url: ["endpoint"], customer: ["application"], tenant: ["application"],
+  user: ["application"], subscribe: ["endpoint.create"], subscription: ["endpoint"], log: ["attempt"], logs: ["attempt"], history: ["attempt"],
+  failed: ["attempt", "recover"], delivery: ["attempt", "deliver"], deliveries: ["attempt", "deliver"], signature: ["secret"], key: ["secret", "access"], token: ["access", "secret"], portal: ["access"],
+  filter: ["event_types", "eventtypes", "channel"], limit: ["throttlerate", "rate"], schema: ["event type", "schema"], topic: ["event type", "event_types"],
+};
+
+/** Words that say nothing about what is looked for. */
+const FILLERS = new Set(["a", "an", "the", "to", "of", "for", "how", "do", "i", "in", "my", "is", "it", "and", "with"]);
+
+/** What is looked for: for each word, the spellings of which one must be there. */
+function query(text) {
+  const words = text.toLowerCase().split(/[^\p{L}\p{N}_.-]+/u).filter((word) => word && !FILLERS.has(word));
+  return words.map((word) => {
+    const stem = word.length > 3 ? word.replace(/(?:ing|es|s)$/, "") : word;
+    return [word, stem, ...(SYNONYMS[word] || SYNONYMS[stem] || [])];
+  });
+}
+
+/** Everything that is written about an operation, the names of its parameters and members included. */
+function searchable(api, operation) {
+  const names = operation.parameters.map((parameter) => resolve(api, parameter).name);
+  const bodies = Object.values(resolve(api, operation.requestBody).content || {}).map(({ schema }) => inner(api, schema).properties || {});
+  return [operation.method, operation.path, operation.summary, operation.operationId, operation.description, operation.tags,
+    names, bodies.map(Object.entries).flat().map(([name, member]) => `${name} ${member.description || ""}`)]
+    .flat(Infinity).join(" ").toLowerCase();
+}
+
+/** Hides what does not have every word that was typed, or another word for it. */
 function search(text) {
-  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-  const fits = (element) => words.every((word) => element.dataset.text.includes(word));
+  const words = query(text);
+  const fits = (element) => words.every((spellings) => spellings.some((word) => element.dataset.text.includes(word)));
   let found = 0;
   for (const element of content.querySelectorAll("[data-text]")) {
     element.hidden = !fits(element);
