@@ -1,18 +1,36 @@
 //! Moving pages from the WAL into the database without stopping the writer.
 //!
 //! SQLite's own automatic checkpoint runs inside a commit, and so makes somebody wait for it. Here a thread with a
-//! connection of its own copies in the background (PASSIVE), and only when it is done asks the writer to finish the few
-//! pages that came meanwhile and start the file anew. Nothing depends on it but the length of the WAL.
+//! connection of its own copies in the background (PASSIVE), and only when it has copied everything asks the writer to
+//! finish the few pages that came meanwhile and start the file anew. Nobody waits for readers: while one keeps pages of the
+//! WAL in use, the WAL grows, and the thread looks again after a rest that gets longer.
+//!
+//! When hardly anything is written, everything is copied within about two seconds, so that a copy of the database file alone
+//! is complete. The thread also looks whether the files of the store are still there (`files`).
 
-use std::sync::mpsc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, ErrorCode};
 
+use crate::files::Files;
+
 /// 32 MiB of WAL: long enough that pages which change again and again are copied once, short enough to read quickly at
 /// the next start.
 const CHECKPOINT_PAGES: i32 = 8_192;
+
+/// How often the thread looks about without being asked to.
+const TICK: Duration = Duration::from_millis(500);
+
+/// So many commits in a tick, or fewer, and the store is quiet: health checks write, too.
+const QUIET_COMMITS: u64 = 4;
+
+/// The longest rest after a checkpoint that could not be completed, in ticks.
+const LONGEST_REST: u32 = 64;
 
 /// The thread; ends when told to.
 pub(crate) struct Checkpointer {
@@ -20,28 +38,43 @@ pub(crate) struct Checkpointer {
     thread: JoinHandle<()>,
 }
 
+/// What the writer's hook tells the thread.
+#[derive(Default)]
+struct Signs {
+    /// Counts commits.
+    commits: AtomicU64,
+    /// Whether the thread is not to be woken, because it could do nothing.
+    rests: AtomicBool,
+}
+
+/// What came of copying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copied {
+    /// Everything is in the database.
+    All,
+    /// Somebody reads what is older, or another checkpoint is under way.
+    Part,
+}
+
 impl Checkpointer {
     /// Watches the WAL of `writer`, and calls `reset` when it can be started anew.
     pub(crate) fn start(
         own: Connection,
+        files: Arc<Files>,
         writer: &mut Connection,
         reset: impl Fn() + Send + 'static,
     ) -> std::io::Result<Self> {
         let (wake, wakes) = mpsc::sync_channel::<bool>(1);
-        let thread = std::thread::Builder::new().name("store-checkpoint".to_owned()).spawn(move || {
-            while let Ok(true) = wakes.recv() {
-                match copy(&own) {
-                    Ok(true) => reset(),
-                    Ok(false) => {}
-                    // A full disk, for instance. The data is safe in the WAL; the next wake tries again.
-                    Err(error) => tracing::warn!(%error, "a checkpoint failed"),
-                }
-            }
-        })?;
+        let signs = Arc::new(Signs::default());
+        let watch =
+            Watch { own, files, signs: Arc::clone(&signs), reset, rest: 0, longer: 1, seen: 0, copied: 0, calm: 0 };
+        let thread =
+            std::thread::Builder::new().name("store-checkpoint".to_owned()).spawn(move || watch.run(&wakes))?;
         let hook = wake.clone();
         writer
             .wal_hook(Some(move |_: &mut _, pages: i32| {
-                if pages >= CHECKPOINT_PAGES {
+                signs.commits.fetch_add(1, Ordering::Relaxed);
+                if pages >= CHECKPOINT_PAGES && !signs.rests.load(Ordering::Relaxed) {
                     // Full means that it is awake already.
                     let _ = hook.try_send(true);
                 }
@@ -58,14 +91,91 @@ impl Checkpointer {
     }
 }
 
-/// Copies what there is. `false` if another checkpoint is under way, which does the same: the writer is starting the file
-/// anew, or an operator's tool copies.
-fn copy(own: &Connection) -> rusqlite::Result<bool> {
+/// The thread's side.
+struct Watch<F> {
+    own: Connection,
+    files: Arc<Files>,
+    signs: Arc<Signs>,
+    reset: F,
+    /// How many ticks are left of a rest.
+    rest: u32,
+    /// How long the next rest is.
+    longer: u32,
+    /// How many commits there were at the last tick.
+    seen: u64,
+    /// How many commits are in the database.
+    copied: u64,
+    /// For how many ticks the store has been quiet.
+    calm: u32,
+}
+
+impl<F: Fn()> Watch<F> {
+    fn run(mut self, wakes: &mpsc::Receiver<bool>) {
+        loop {
+            match wakes.recv_timeout(TICK) {
+                Ok(true) if self.rest == 0 => {
+                    if self.copy() {
+                        (self.reset)();
+                    }
+                }
+                Ok(true) => {}
+                Err(RecvTimeoutError::Timeout) => self.tick(),
+                Ok(false) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        // Says what is wrong; the writer refuses to write by itself.
+        let _ = self.files.problem();
+        self.rest = self.rest.saturating_sub(1);
+        self.signs.rests.store(self.rest > 0, Ordering::Relaxed);
+        let commits = self.signs.commits.load(Ordering::Relaxed);
+        let is_quiet = commits - self.seen <= QUIET_COMMITS;
+        self.seen = commits;
+        self.calm = if is_quiet { self.calm.saturating_add(1) } else { 0 };
+        if self.calm >= 2 && self.copied != commits && self.rest == 0 {
+            self.copy();
+        }
+    }
+
+    /// Copies; true if nothing is left to copy. Rests otherwise.
+    fn copy(&mut self) -> bool {
+        // What is committed meanwhile may be copied or not.
+        let commits = self.signs.commits.load(Ordering::Relaxed);
+        let copied = copy(&self.own).unwrap_or_else(|error| {
+            // A full disk, for instance. The data is safe in the WAL.
+            tracing::warn!(%error, "a checkpoint failed; it is tried again");
+            Copied::Part
+        });
+        if copied == Copied::All {
+            (self.copied, self.longer) = (commits, 1);
+            return true;
+        }
+        self.rest = self.longer;
+        self.longer = (self.longer * 2).min(LONGEST_REST);
+        self.signs.rests.store(true, Ordering::Relaxed);
+        false
+    }
+}
+
+/// Copies what there is, without waiting for anybody.
+fn copy(own: &Connection) -> rusqlite::Result<Copied> {
     match own.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
-        Ok(_) => Ok(true),
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(false),
+        Ok((pages, copied)) if copied >= pages => Ok(Copied::All),
+        Ok(_) => Ok(Copied::Part),
+        // The writer is starting the file anew, or an operator's tool copies.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(Copied::Part),
         Err(error) => Err(error),
     }
+}
+
+/// Starts the WAL anew if nobody uses it. Waits for nobody: it is the writer's connection.
+pub(crate) fn restart(writer: &Connection) -> rusqlite::Result<()> {
+    writer.busy_timeout(Duration::ZERO)?;
+    let restarted = writer.wal_checkpoint_v2(None::<&str>, CheckpointMode::RESTART).map(drop);
+    writer.busy_timeout(crate::open::BUSY_TIMEOUT)?;
+    restarted
 }
 
 #[cfg(test)]
@@ -77,7 +187,7 @@ mod tests {
     thread_local! {
         /// The connection that copies while another one's checkpoint waits, and what came of it.
         static SECOND: RefCell<Option<Connection>> = const { RefCell::new(None) };
-        static COPIED: RefCell<Vec<rusqlite::Result<bool>>> = const { RefCell::new(Vec::new()) };
+        static COPIED: RefCell<Vec<rusqlite::Result<Copied>>> = const { RefCell::new(Vec::new()) };
     }
 
     /// Called while a checkpoint waits for a reader. Does not go on waiting.
@@ -92,7 +202,7 @@ mod tests {
         let open = || Connection::open(folder.path().join("a.db")).unwrap();
         let (mut writer, reader) = (open(), open());
         writer.execute_batch("PRAGMA journal_mode = wal; CREATE TABLE t (a); INSERT INTO t VALUES (1)").unwrap();
-        assert_eq!(copy(&writer), Ok(true));
+        assert_eq!(copy(&writer), Ok(Copied::All));
         reader.execute_batch("BEGIN; SELECT * FROM t").unwrap();
         writer.execute_batch("INSERT INTO t VALUES (2)").unwrap();
         let second = open();
@@ -102,7 +212,24 @@ mod tests {
         writer.busy_handler(Some(copy_meanwhile)).unwrap();
         // The reader still needs pages of the file, so it can't be started anew.
         let _ = writer.wal_checkpoint_v2(None::<&str>, CheckpointMode::RESTART);
-        assert_eq!(COPIED.take(), [Ok(false)]);
+        assert_eq!(COPIED.take(), [Ok(Copied::Part)]);
         SECOND.set(None);
+    }
+
+    #[test]
+    fn a_reader_keeps_the_rest_for_later_and_nobody_waits_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Connection::open(folder.path().join("a.db")).unwrap();
+        let (writer, reader, own) = (open(), open(), open());
+        writer.execute_batch("PRAGMA journal_mode = wal; CREATE TABLE t (a); INSERT INTO t VALUES (1)").unwrap();
+        own.execute_batch("SELECT * FROM t").unwrap();
+        reader.execute_batch("BEGIN; SELECT * FROM t").unwrap();
+        writer.execute_batch("INSERT INTO t VALUES (2)").unwrap();
+        assert_eq!(copy(&own), Ok(Copied::Part));
+        // Returns at once, or the test would take as long as a writer waits for another process.
+        assert!(restart(&writer).is_err());
+        reader.execute_batch("COMMIT").unwrap();
+        assert_eq!(copy(&own), Ok(Copied::All));
+        restart(&writer).unwrap();
     }
 }

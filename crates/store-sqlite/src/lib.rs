@@ -19,6 +19,7 @@ mod decode;
 mod endpoints;
 mod environments;
 mod event_types;
+mod files;
 mod hot;
 mod idempotency;
 mod indexer;
@@ -57,6 +58,8 @@ pub struct SqliteStore {
     readers: readers::Readers,
     lists: readers::Readers,
     observers: Arc<Observers>,
+    /// Let go of last: see `lock`.
+    lock: parking_lot::Mutex<Option<Arc<lock::OwnerLock>>>,
 }
 
 impl std::fmt::Debug for SqliteStore {

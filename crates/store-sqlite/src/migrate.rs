@@ -12,7 +12,7 @@ pub(crate) const MIGRATIONS: [&str; 2] =
     [include_str!("../migrations/0001_initial.sql"), include_str!("../migrations/0002_whole_contract.sql")];
 
 /// Marks the file as Postrider's ("PstR"), so that another program's database is not taken for an empty one.
-const APPLICATION_ID: i32 = 0x5073_7452;
+pub(crate) const APPLICATION_ID: i32 = 0x5073_7452;
 
 /// Whether nothing is missing.
 pub(crate) fn is_current(connection: &Connection, path: &Path) -> Result<bool, OpenError> {

@@ -4,20 +4,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use postrider_store::Observers;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use crate::files::Files;
 use crate::lock::OwnerLock;
 use crate::readers::Readers;
-use crate::writer::Writer;
-use crate::{SqliteStore, migrate};
+use crate::writer::{Owned, Writer};
+use crate::{SqliteStore, files, migrate};
 
 /// Earlier versions of SQLite can corrupt a database when a WAL file is reset while it is checkpointed.
 const OLDEST_SQLITE: i32 = 3_051_003;
 
 /// How long a statement waits for another process that writes (`postrider key …` beside a server).
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connections for reads that are short: lanes' loads, and look-ups by id.
 const READERS: usize = 3;
@@ -89,6 +91,14 @@ pub enum OpenError {
         problem: String,
     },
     /// A guest came before any owner.
+    #[error(
+        "there is no store at {path}: `postrider serve` makes it; if there should be one, check the folder, --store and store.url"
+    )]
+    Absent {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A guest came before the owner of this version.
     #[error("the store {path} is not set up yet, or is of an older version: start the server once")]
     NotMigrated {
         /// The file.
@@ -113,37 +123,63 @@ impl OpenError {
 }
 
 impl SqliteStore {
-    /// Opens the store in the file at `path`; an owner creates it if it does not exist.
+    /// Opens the store in the file at `path`; an owner creates it if it does not exist, and says so in the log.
     pub fn open(path: &Path, ownership: Ownership) -> Result<Self, OpenError> {
         if rusqlite::version_number() < OLDEST_SQLITE {
             return Err(OpenError::OldSqlite { found: rusqlite::version() });
         }
-        let lock = match ownership {
-            Ownership::Owner => Some(OwnerLock::take(path)?),
-            Ownership::Guest => None,
-        };
-        if ownership == Ownership::Guest && is_absent(path) {
-            return Err(OpenError::NotMigrated { path: path.to_owned() });
+        let path = &resolved(path);
+        match ownership {
+            Ownership::Owner => Self::open_as_owner(path),
+            Ownership::Guest => Self::open_as_guest(path),
         }
+    }
+
+    fn open_as_owner(path: &Path) -> Result<Self, OpenError> {
+        let lock = OwnerLock::take(path)?;
+        let is_new = files::prepare(path)?;
+        let lock = Arc::new(lock.with_database(path)?);
         // Looked at before anything is written: another program's file must stay as it is.
-        let current = migrate::is_current(&open_file(path)?, path)?;
-        if ownership == Ownership::Guest && !current {
+        migrate::is_current(&open_file(path)?, path)?;
+        files::tighten_all(path);
+        let mut connection = connect(path)?;
+        migrate::migrate(&mut connection, path)?;
+        if is_new {
+            tracing::warn!(path = %path.display(), "made a new, empty store, because there was none");
+        }
+        Self::start(path, connection, Some(lock))
+    }
+
+    fn open_as_guest(path: &Path) -> Result<Self, OpenError> {
+        if is_absent(path) {
+            return Err(OpenError::Absent { path: path.to_owned() });
+        }
+        if !migrate::is_current(&open_file(path)?, path)? {
             return Err(OpenError::NotMigrated { path: path.to_owned() });
         }
-        let mut connection = connect(path)?;
-        if ownership == Ownership::Owner {
-            migrate::migrate(&mut connection, path)?;
-        }
+        Self::start(path, connect(path)?, None)
+    }
+
+    /// Starts what works on an open store; there is a lock if it is the owner's.
+    fn start(path: &Path, connection: Connection, lock: Option<Arc<OwnerLock>>) -> Result<Self, OpenError> {
         let readers = |count| -> Result<Readers, OpenError> {
             (0..count).map(|_| connect_reader(path)).collect::<Result<_, _>>().map(Readers::new)
         };
         let (readers, lists) = (readers(READERS)?, readers(LISTS)?);
         let observers = Arc::new(Observers::default());
-        let checkpoints = (ownership == Ownership::Owner).then(|| connect(path)).transpose()?;
-        let writer = Writer::start(connection, checkpoints, lock, Arc::clone(&observers))
-            .map_err(|error| OpenError::path(path, &error))?;
-        Ok(Self { writer, readers, lists, observers })
+        let owned = lock.as_ref().map(|lock| connect(path).map(|own| (own, Arc::clone(lock)))).transpose()?;
+        let owned = owned.map(|(checkpoints, lock)| Owned { checkpoints, lock, files: Arc::new(Files::note(path)) });
+        let writer =
+            Writer::start(connection, owned, Arc::clone(&observers)).map_err(|error| OpenError::path(path, &error))?;
+        Ok(Self { writer, readers, lists, observers, lock: Mutex::new(lock) })
     }
+}
+
+/// Where a path leads, so that a store has one name only. SQLite puts its other files beside that, too.
+fn resolved(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let by_folder = || Some(folder.canonicalize().ok()?.join(path.file_name()?));
+    path.canonicalize().ok().or_else(by_folder).unwrap_or_else(|| path.to_owned())
 }
 
 /// Whether there is no such file, though there is a folder for it.
@@ -154,7 +190,8 @@ fn is_absent(path: &Path) -> bool {
 
 fn open_file(path: &Path) -> Result<Connection, OpenError> {
     let database = |error: rusqlite::Error| OpenError::database(path, &error);
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // Whoever may make a store has made its file by now.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(database)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(database)?;
     Ok(connection)

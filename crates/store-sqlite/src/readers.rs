@@ -14,12 +14,15 @@ use crate::decode::SqlError;
 pub(crate) struct Readers {
     idle: Arc<Mutex<Vec<Connection>>>,
     turns: Arc<Semaphore>,
+    /// How many there are, idle or not.
+    count: u32,
 }
 
 impl Readers {
     pub(crate) fn new(connections: Vec<Connection>) -> Self {
         let turns = Arc::new(Semaphore::new(connections.len()));
-        Self { idle: Arc::new(Mutex::new(connections)), turns }
+        let count = u32::try_from(connections.len()).unwrap_or(u32::MAX);
+        Self { idle: Arc::new(Mutex::new(connections)), turns, count }
     }
 
     /// Runs `read` on a connection that sees every commit made so far.
@@ -59,8 +62,10 @@ impl Readers {
         .await
     }
 
-    /// No read starts from now on.
-    pub(crate) fn close(&self) {
+    /// Waits for the reads under way; none starts from then on.
+    pub(crate) async fn close(&self) {
+        // Fails if it is closed already.
+        let _ = self.turns.acquire_many(self.count).await;
         self.turns.close();
         self.idle.lock().clear();
     }

@@ -27,7 +27,8 @@ impl Store for SqliteStore {
 
     async fn close(&self) {
         self.writer.close().await;
-        self.readers.close();
-        self.lists.close();
+        self.readers.close().await;
+        self.lists.close().await;
+        self.lock.lock().take();
     }
 }

@@ -27,8 +27,9 @@ use rusqlite::Connection;
 use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
 use tokio::sync::oneshot;
 
-use crate::checkpoint::Checkpointer;
+use crate::checkpoint::{self, Checkpointer};
 use crate::decode::{SqlError, driver};
+use crate::files::Files;
 use crate::hot::Hot;
 use crate::lock::OwnerLock;
 
@@ -116,6 +117,14 @@ enum Command {
     Close,
 }
 
+/// What only the owner of a store has.
+pub(crate) struct Owned {
+    /// The connection for checkpoints.
+    pub(crate) checkpoints: Connection,
+    pub(crate) lock: Arc<OwnerLock>,
+    pub(crate) files: Arc<Files>,
+}
+
 /// The writing side of a store.
 pub(crate) struct Writer {
     commands: mpsc::Sender<Command>,
@@ -123,27 +132,32 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread. It holds `lock` until it ends, so that the next owner finds everything written.
+    /// Starts the thread. What is the owner's it holds until it ends, so that the next owner finds everything written.
     pub(crate) fn start(
         mut connection: Connection,
-        checkpoints: Option<Connection>,
-        lock: Option<OwnerLock>,
+        owned: Option<Owned>,
         observers: Arc<Observers>,
     ) -> std::io::Result<Self> {
         let (commands, queue) = mpsc::channel();
         let reset = commands.clone();
-        let checkpointer = checkpoints
-            .map(|own| Checkpointer::start(own, &mut connection, move || drop(reset.send(Command::ResetWal))))
-            .transpose()?;
+        let (mut checkpointer, mut lock, mut files) = (None, None, None);
+        if let Some(owned) = owned {
+            let reset = move || drop(reset.send(Command::ResetWal));
+            checkpointer =
+                Some(Checkpointer::start(owned.checkpoints, Arc::clone(&owned.files), &mut connection, reset)?);
+            (lock, files) = (Some(owned.lock), Some(owned.files));
+        }
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
-            let _lock = lock;
             match Hot::prepare(&connection) {
-                Ok(hot) => Loop { connection: &connection, hot, observers: &observers }.run(&queue),
-                Err(error) => tracing::error!(%error, "the store's writer could not prepare its statements"),
+                Ok(hot) => Loop { connection: &connection, hot, observers: &observers, files }.run(&queue),
+                Err(error) => tracing::error!(%error, "the store's writer failed to prepare its statements"),
             }
             if let Some(checkpointer) = checkpointer {
                 checkpointer.stop();
             }
+            // In this order: see `lock`.
+            drop(connection);
+            drop(lock);
         })?;
         Ok(Self { commands, thread: Mutex::new(Some(thread)) })
     }
@@ -231,6 +245,7 @@ struct Loop<'c> {
     connection: &'c Connection,
     hot: Hot<'c>,
     observers: &'c Observers,
+    files: Option<Arc<Files>>,
 }
 
 impl Loop<'_> {
@@ -254,7 +269,8 @@ impl Loop<'_> {
         let mut group = Group::default();
         // Results that wait for company do so before the transaction begins: a guest may write meanwhile.
         let second = group.company(&first, queue);
-        let mut failed = self.connection.execute_batch("BEGIN IMMEDIATE").err().map(|error| driver(&error));
+        let begin = || self.connection.execute_batch("BEGIN IMMEDIATE").err().map(|error| driver(&error));
+        let mut failed = self.lost().or_else(begin);
         self.hot.begin();
         let mut jobs: VecDeque<Job> = std::iter::once(first).chain(second).collect();
         while let Some(job) = jobs.pop_front() {
@@ -294,6 +310,8 @@ impl Loop<'_> {
             self.hot.committed();
             self.tell(tx.news.take());
         }
+        // What went into a file that nobody finds again was not stored, for those who asked.
+        let failed = failed.or_else(|| self.lost());
         for done in done {
             done(failed.as_ref());
         }
@@ -345,9 +363,13 @@ impl Loop<'_> {
         }
     }
 
+    /// Whether the files of the store are gone.
+    fn lost(&self) -> Option<StoreError> {
+        self.files.as_ref()?.problem().map(StoreError::Unavailable)
+    }
+
     fn reset_wal(&self) {
-        let mode = rusqlite::wal::CheckpointMode::RESTART;
-        if let Err(error) = self.connection.wal_checkpoint_v2(None::<&str>, mode) {
+        if let Err(error) = checkpoint::restart(self.connection) {
             // Harmless: the WAL grows a little more, and the next checkpoint tries again.
             tracing::debug!(%error, "the WAL could not be restarted");
         }

@@ -3,8 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use postrider_store::{ApiKeys as _, Store as _};
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::event_type::EventType;
+use postrider_domain::names::EventTypeName;
+use postrider_domain::time::Timestamp;
+use postrider_store::{ApiKeys as _, EventTypes as _, Store as _};
 use postrider_store_sqlite::{OpenError, Ownership, SqliteStore};
 
 fn folder() -> (tempfile::TempDir, PathBuf) {
@@ -49,7 +54,7 @@ async fn a_guest_writes_beside_an_owner() {
 fn a_guest_needs_a_store_that_is_set_up() {
     let (_folder, path) = folder();
     let error = refused(&path, Ownership::Guest);
-    assert!(matches!(error, OpenError::NotMigrated { .. }), "{error}");
+    assert!(matches!(error, OpenError::Absent { .. }), "{error}");
     assert!(!path.exists(), "a guest makes no file");
 }
 
@@ -95,4 +100,33 @@ async fn a_store_of_a_newer_version_is_refused() {
         let error = refused(&path, ownership);
         assert!(matches!(error, OpenError::Newer { found: 999, .. }), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_reader_that_stays_open_makes_no_write_wait() {
+    let (_folder, path) = folder();
+    let store = SqliteStore::open(&path, Ownership::Owner).unwrap();
+    let reader = rusqlite::Connection::open(&path).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM sequence").unwrap();
+    // More than the WAL holds before it is started anew.
+    let writes = async {
+        for number in 0..45 {
+            let event_type = EventType {
+                name: EventTypeName::parse(&format!("a{number}")).unwrap(),
+                description: "x".repeat(1 << 20),
+                archived: false,
+                deprecated: false,
+                schemas: None,
+                feature_flag: None,
+                group_name: None,
+                created_at: Timestamp::EPOCH,
+                updated_at: Timestamp::EPOCH,
+            };
+            store.create_event_type(&EnvironmentId::default_environment(), event_type, None).await.unwrap();
+        }
+    };
+    // A checkpoint that waits for a reader does so for ten seconds, with each of the last dozen writes.
+    tokio::time::timeout(Duration::from_secs(90), writes).await.expect("no write waits for the reader");
+    reader.execute_batch("COMMIT").unwrap();
+    store.close().await;
 }

@@ -1,5 +1,6 @@
 //! `postrider key`: API keys, made, listed and revoked in the store itself, also while a server runs on it.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use postrider_domain::entropy::Entropy;
 use postrider_domain::ids::{Id as _, KeyId};
 use postrider_domain::settings::Span;
 use postrider_store::{ApiKey, ApiKeys as _, KeyHash, Store, WriteError};
-use postrider_store_sqlite::{OpenError, Ownership, SqliteStore};
+use postrider_store_sqlite::{Ownership, SqliteStore};
 
 use super::serve::Settings;
 use crate::{terminal, wiring};
@@ -123,16 +124,14 @@ async fn make_in(
     Ok((key, text))
 }
 
-/// Opens the store beside a server that may run on it; sets it up if there never was one.
+/// Opens the store beside a server that may run on it, and says which one it is. Only `serve` makes stores: one that this
+/// command made would be in the wrong folder as often as not.
 fn open(common: &Common) -> anyhow::Result<SqliteStore> {
     let path = common.settings.load(&[])?.sqlite_path()?;
-    if !path.exists() {
-        return Ok(SqliteStore::open(&path, Ownership::Owner)?);
-    }
-    match SqliteStore::open(&path, Ownership::Guest) {
-        Err(OpenError::NotMigrated { .. }) => Ok(SqliteStore::open(&path, Ownership::Owner)?),
-        opened => Ok(opened?),
-    }
+    let store = SqliteStore::open(&path, Ownership::Guest)?;
+    // The output stays what was asked for.
+    let _ = writeln!(terminal::stderr(), "store: {}", std::path::absolute(&path).unwrap_or(path).display());
+    Ok(store)
 }
 
 async fn create(common: &Common, name: String, environment: &str, lifetime: Option<Duration>) -> anyhow::Result<()> {
@@ -208,6 +207,5 @@ fn shown(key: &ApiKey) -> serde_json::Value {
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
-    use std::io::Write as _;
     writeln!(terminal::stdout(), "{text}").context("cannot write the output")
 }

@@ -1,0 +1,157 @@
+//! The store on its host: what an operator or the machine does to its files must neither lose anything silently nor show it
+//! to others.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use postrider_testkit::process::{self, Finished};
+use postrider_testkit::{TestServer, TestServerBuilder, wait};
+use serde_json::json;
+use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_postrider");
+
+fn server() -> TestServerBuilder {
+    TestServer::builder(PROGRAM)
+}
+
+fn database(server: &TestServer) -> PathBuf {
+    server.folder().join("postrider.db")
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.to_string_lossy().contains("postrider.db")).collect()
+}
+
+fn message() -> serde_json::Value {
+    json!({ "eventType": "a", "payload": {} })
+}
+
+/// Runs `postrider key …` on a store.
+async fn key(arguments: &[&str], store: &Path, folder: &Path) -> Finished {
+    let url = format!("sqlite://{}", store.display());
+    process::run(PROGRAM, &[&["key"], arguments].concat(), &[("POSTRIDER_STORE__URL", &url)], folder).await
+}
+
+#[tokio::test]
+async fn no_file_of_the_store_can_be_read_by_others_and_loose_ones_are_tightened_with_a_warning() {
+    let mut server = server().start().await;
+    server.app().await;
+    let all = files(server.folder());
+    assert!(all.len() >= 4, "{all:?}");
+    for path in &all {
+        assert_eq!(mode(path), 0o600, "{}", path.display());
+    }
+    server.terminate().await;
+    let database = database(&server);
+    std::fs::set_permissions(&database, std::fs::Permissions::from_mode(0o664)).unwrap();
+    server.start().await;
+    assert_eq!(mode(&database), 0o600);
+    assert!(server.log().contains("could be read or written by others (mode 0664)"), "{}", server.log());
+}
+
+#[tokio::test]
+async fn a_database_that_is_deleted_or_replaced_turns_health_red_and_nothing_more_is_accepted() {
+    for replace in [false, true] {
+        let server = server().start().await;
+        let app = server.app().await;
+        let database = database(&server);
+        let aside = server.folder().join("aside");
+        std::fs::rename(&database, &aside).unwrap();
+        if replace {
+            std::fs::copy(&aside, &database).unwrap();
+        }
+        // Not one message more, however quickly it comes.
+        app.client.post(&app.path("/msg"), &message()).await.expect(503);
+        wait::until("health to be red", async || {
+            let health = server.client().get("/api/v1/health").await;
+            (!health.succeeded()).then_some(())
+        })
+        .await;
+        let what = if replace { "was replaced by another file" } else { "was deleted or moved away" };
+        let line = format!("{} {what}", database.display());
+        wait::until("the log to say so", async || server.log().contains(&line).then_some(())).await;
+        assert!(server.log().contains("ERROR"), "{}", server.log());
+        // Back in its place it is as good as ever.
+        std::fs::rename(&aside, &database).unwrap();
+        app.client.post(&app.path("/msg"), &message()).await.expect(202);
+    }
+}
+
+#[tokio::test]
+async fn a_write_ahead_log_that_is_deleted_is_noticed_like_the_database() {
+    let server = server().start().await;
+    let app = server.app().await;
+    let path = server.folder().join("postrider.db-wal");
+    std::fs::remove_file(&path).unwrap();
+    wait::until("the log to say so", async || server.log().contains("postrider.db-wal was deleted").then_some(()))
+        .await;
+    app.client.post(&app.path("/msg"), &message()).await.expect(503);
+}
+
+#[tokio::test]
+async fn a_copy_of_the_database_of_a_quiet_server_alone_is_complete() {
+    let server = server().start().await;
+    let app = server.app().await;
+    app.client.post(&app.path("/msg"), &message()).await.expect(202);
+    let copies = TempDir::new().unwrap();
+    wait::until("the copy to be complete", async || {
+        let copy = copies.path().join("postrider.db");
+        std::fs::copy(database(&server), &copy).unwrap();
+        let mut second = self::server().store_folder(copies.path()).start().await;
+        let found = second.client_with(Some(server.token())).get(&app.path("/msg")).await;
+        second.terminate().await;
+        for path in files(copies.path()) {
+            std::fs::remove_file(path).unwrap();
+        }
+        (found.succeeded() && found.json()["data"].as_array().is_some_and(|data| data.len() == 1)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_start_that_makes_a_store_says_so_with_its_path_and_a_later_one_does_not() {
+    let mut server = server().start().await;
+    let line = format!("made a new, empty store, because there was none path={}", database(&server).display());
+    wait::until("the log to say so", async || server.log().contains(&line).then_some(())).await;
+    server.terminate().await;
+    server.start().await;
+    assert_eq!(server.log().matches("made a new, empty store").count(), 1);
+}
+
+#[tokio::test]
+async fn key_commands_make_no_store_and_say_which_one_they_used() {
+    let server = server().start().await;
+    let elsewhere = TempDir::new().unwrap();
+    let missing = elsewhere.path().join("postrider.db");
+    for arguments in [&["list"][..], &["create"], &["revoke", "key_1srOrx2ZWZBpBUvZwXKQmoEYga2"]] {
+        let finished = key(arguments, &missing, elsewhere.path()).await;
+        assert!(!finished.status.success(), "{finished:?}");
+        let lines = finished.error_lines();
+        assert_eq!(lines.len(), 1, "{finished:?}");
+        assert!(lines[0].contains("there is no store at") && lines[0].contains(missing.to_str().unwrap()), "{lines:?}");
+        assert_eq!(files(elsewhere.path()), [] as [PathBuf; 0], "nothing was made");
+    }
+    let used = database(&server);
+    let finished = key(&["list"], &used, elsewhere.path()).await;
+    assert!(finished.status.success(), "{finished:?}");
+    assert_eq!(finished.error_lines(), [format!("store: {}", used.display())]);
+}
+
+#[tokio::test]
+async fn a_deleted_lock_file_lets_no_second_server_in() {
+    let first = server().start().await;
+    std::fs::remove_file(first.folder().join("postrider.db.lock")).unwrap();
+    let url = format!("sqlite://{}", database(&first).display());
+    let settings = [("POSTRIDER_SERVER__LISTEN", "127.0.0.1:0"), ("POSTRIDER_STORE__URL", &*url)];
+    let finished = process::run(PROGRAM, &["serve"], &settings, first.folder()).await;
+    assert!(!finished.status.success(), "{finished:?}");
+    assert!(finished.stderr.contains("in use by another postrider"), "{finished:?}");
+    let app = first.app().await;
+    app.client.post(&app.path("/msg"), &message()).await.expect(202);
+}
