@@ -1,24 +1,25 @@
-//! What is kept of a receiver's answer, and what to say when there is none.
+//! What is kept of a receiver's response, and what to say when there is none.
 //!
-//! An answer is a status, what `Retry-After` asks for, and the first bytes of the body. However much a receiver sends, at
-//! most [`MAX_READ_BYTES`] of the body are read and [`MAX_KEPT_ANSWER_BYTES`] are held in memory; it is never decompressed.
+//! A response is a status, what `Retry-After` asks for, and the first bytes of the body. The status is the verdict: once it
+//! is known, neither the deadline nor whatever goes wrong with the rest of the response changes it. However much a receiver
+//! sends, at most [`MAX_BODY_BYTES`] of the body are read and [`MAX_KEPT_ANSWER_BYTES`] are held in memory; it is never
+//! decompressed.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
+use parking_lot::{Mutex, MutexGuard};
 use postrider_domain::attempt::MAX_KEPT_ANSWER_BYTES;
 use postrider_domain::delivery::{Failure, Outcome};
 use postrider_domain::retry::parse_retry_after;
 use postrider_domain::time::Timestamp;
 
-/// Reading stops when more than this has come; the status counts all the same.
-pub(crate) const MAX_READ_BYTES: usize = 64 * 1024;
+use crate::limits::MAX_BODY_BYTES;
 
-/// A failure to get an answer, with its text for people.
-#[derive(Debug, Clone)]
+/// A failure to get a response, with its text for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Trouble {
     pub(crate) kind: Failure,
     pub(crate) detail: Cow<'static, str>,
@@ -36,83 +37,148 @@ impl From<Trouble> for Outcome {
     }
 }
 
-/// The head of an answer, as far as it matters.
-pub(crate) struct Head {
-    status: StatusCode,
+/// The response as far as it has come.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// `None` until the status line of a final response is complete.
+    status: Option<u16>,
     retry_after: Option<Duration>,
+    body: Kept,
 }
 
-impl Head {
-    pub(crate) fn new(status: StatusCode, headers: &HeaderMap, wall: Timestamp) -> Self {
-        // A success asks for nothing.
-        let asked = if status.is_success() { None } else { headers.get(header::RETRY_AFTER) };
-        let retry_after = asked.and_then(|value| parse_retry_after(value.to_str().ok()?, wall));
-        Self { status, retry_after }
+impl Received {
+    /// The status of the final response; the verdict from here on.
+    pub(crate) fn begin(&mut self, status: u16) {
+        *self = Self { status: Some(status), ..Self::default() };
     }
 
-    pub(crate) fn with_body(self, body: Kept) -> Outcome {
-        Outcome::Answered { status: self.status.as_u16(), retry_after: self.retry_after, body: body.bytes.into() }
+    pub(crate) fn status(&self) -> Option<u16> {
+        self.status
+    }
+
+    /// A `Retry-After`: the first that can be read counts, and none of a success, which asks for nothing.
+    pub(crate) fn retry_after(&mut self, value: &[u8], wall: Timestamp) {
+        let asks = self.status.is_some_and(|status| !(200..300).contains(&status));
+        if asks && self.retry_after.is_none() {
+            self.retry_after = std::str::from_utf8(value).ok().and_then(|value| parse_retry_after(value, wall));
+        }
+    }
+
+    /// Takes the next bytes of the body; `false` when enough was read.
+    pub(crate) fn keep(&mut self, data: &[u8]) -> bool {
+        self.body.push(data)
+    }
+
+    /// The body is whole.
+    pub(crate) fn finish(&mut self) {
+        self.body.whole = true;
+    }
+
+    /// The response refuted itself: it does not count.
+    pub(crate) fn refuse(&mut self) {
+        *self = Self::default();
+    }
+
+    fn into_outcome(self) -> Option<Outcome> {
+        let Self { status, retry_after, body } = self;
+        Some(Outcome::Answered { status: status?, retry_after, body: body.into_bytes().into() })
     }
 }
 
 /// The beginning of a body. Copied out of the connection's buffer, which would otherwise live as long as the attempt's
 /// record does.
-#[derive(Default)]
-pub(crate) struct Kept {
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Kept {
     bytes: Vec<u8>,
     read: usize,
+    whole: bool,
 }
 
 impl Kept {
-    /// Takes the next bytes; `false` when enough was read.
-    pub(crate) fn push(&mut self, data: &Bytes) -> bool {
+    fn push(&mut self, data: &[u8]) -> bool {
         let room = MAX_KEPT_ANSWER_BYTES.saturating_sub(self.bytes.len());
         self.bytes.extend_from_slice(&data[..data.len().min(room)]);
         self.read = self.read.saturating_add(data.len());
-        self.read <= MAX_READ_BYTES
+        self.read <= MAX_BODY_BYTES
+    }
+
+    /// What is stored: a text that was cut within a character ends before it, so that it is text still.
+    fn into_bytes(mut self) -> Vec<u8> {
+        if !self.whole || self.read > self.bytes.len() {
+            let text = postrider_domain::attempt::cut_text(&self.bytes).map(str::len);
+            self.bytes.truncate(text.unwrap_or(self.bytes.len()));
+        }
+        self.bytes
     }
 }
 
-/// How far an attempt has come: what to say if the deadline ends it.
+/// How far an attempt has come, and what it has received: what there is to say if the deadline ends it.
 #[derive(Debug, Default)]
-pub(crate) struct Stage(AtomicU16);
+pub(crate) struct Stage {
+    step: AtomicU8,
+    received: Mutex<Received>,
+}
 
-const RESOLVING: u16 = 0;
-const CONNECTING: u16 = 1;
-const SECURING: u16 = 2;
-const WAITING: u16 = 3;
-// From 100 on it is the status of the answer whose body is being read.
+const RESOLVING: u8 = 0;
+const CONNECTING: u8 = 1;
+const SECURING: u8 = 2;
+const WAITING: u8 = 3;
+const INTERIM: u8 = 4;
 
 impl Stage {
     pub(crate) fn resolving(&self) {
-        self.0.store(RESOLVING, Ordering::Relaxed);
+        self.step.store(RESOLVING, Ordering::Relaxed);
     }
 
     pub(crate) fn connecting(&self) {
-        self.0.store(CONNECTING, Ordering::Relaxed);
+        self.step.store(CONNECTING, Ordering::Relaxed);
     }
 
     pub(crate) fn securing(&self) {
-        self.0.store(SECURING, Ordering::Relaxed);
+        self.step.store(SECURING, Ordering::Relaxed);
     }
 
     pub(crate) fn waiting(&self) {
-        self.0.store(WAITING, Ordering::Relaxed);
+        self.step.store(WAITING, Ordering::Relaxed);
     }
 
-    pub(crate) fn reading(&self, head: &Head) {
-        self.0.store(head.status.as_u16(), Ordering::Relaxed);
+    /// An interim response (1xx) has come.
+    pub(crate) fn interim(&self) {
+        self.step.store(INTERIM, Ordering::Relaxed);
     }
 
-    /// The failure of an attempt that ends here because `limit` has passed.
-    pub(crate) fn timed_out(&self, limit: Duration) -> Trouble {
+    /// The head of an HTTP/2 response.
+    pub(crate) fn reading(&self, status: StatusCode, headers: &HeaderMap, wall: Timestamp) {
+        let mut received = self.received();
+        received.begin(status.as_u16());
+        for value in headers.get_all(header::RETRY_AFTER) {
+            received.retry_after(value.as_bytes(), wall);
+        }
+    }
+
+    /// The response as far as it has come. Nobody waits for this lock: an attempt has one task.
+    pub(crate) fn received(&self) -> MutexGuard<'_, Received> {
+        self.received.lock()
+    }
+
+    /// What came of the attempt: the response, if its status is known.
+    pub(crate) fn take_outcome(&self) -> Option<Outcome> {
+        std::mem::take(&mut *self.received()).into_outcome()
+    }
+
+    /// What came of an attempt that ends here because `limit` has passed.
+    pub(crate) fn timed_out(&self, limit: Duration) -> Outcome {
+        self.take_outcome().unwrap_or_else(|| self.unanswered(limit).into())
+    }
+
+    fn unanswered(&self, limit: Duration) -> Trouble {
         let limit = postrider_domain::settings::Span(limit);
-        let detail = match self.0.load(Ordering::Relaxed) {
+        let detail = match self.step.load(Ordering::Relaxed) {
             RESOLVING => format!("timed out after {limit}: the host name was not resolved"),
             CONNECTING => format!("timed out after {limit}: no connection could be made"),
             SECURING => format!("timed out after {limit}: the TLS handshake was not finished"),
-            WAITING => format!("timed out after {limit}: the receiver did not answer"),
-            status => format!("timed out after {limit}: the receiver answered {status}, but did not finish its answer"),
+            INTERIM => format!("timed out after {limit}: the receiver sent interim responses, but no final one"),
+            _ => format!("timed out after {limit}: the receiver did not respond"),
         };
         Trouble::new(Failure::Timeout, detail)
     }
@@ -122,24 +188,69 @@ impl Stage {
 mod tests {
     use super::*;
 
+    fn received(status: u16, body: &[u8], whole: bool) -> Outcome {
+        let stage = Stage::default();
+        stage.received().begin(status);
+        stage.received().keep(body);
+        if whole {
+            stage.received().finish();
+        }
+        stage.take_outcome().unwrap()
+    }
+
     #[test]
     fn a_body_is_kept_up_to_its_limit_and_read_up_to_another() {
         let mut kept = Kept::default();
-        let chunk = Bytes::from(vec![7u8; 16 * 1024]);
+        let chunk = vec![7u8; 16 * 1024];
         for _ in 0..4 {
-            assert!(kept.push(&chunk), "exactly 64 KiB are a whole answer");
+            assert!(kept.push(&chunk), "exactly 64 KiB are a whole body");
         }
-        assert!(!kept.push(&Bytes::from_static(b"x")));
+        assert!(!kept.push(b"x"));
         assert_eq!(kept.bytes.len(), MAX_KEPT_ANSWER_BYTES);
     }
 
     #[test]
+    fn a_text_that_is_cut_within_a_character_ends_before_it() {
+        let text = format!("{}ü and so on", "x".repeat(MAX_KEPT_ANSWER_BYTES - 1));
+        let Outcome::Answered { body, .. } = received(200, text.as_bytes(), true) else { panic!("no response") };
+        assert_eq!(body, text.as_bytes()[..MAX_KEPT_ANSWER_BYTES - 1]);
+        let Outcome::Answered { body, .. } = received(200, b"caf\xc3", false) else { panic!("no response") };
+        assert_eq!(body, b"caf"[..]);
+        let Outcome::Answered { body, .. } = received(200, b"\xff\x00\xc3", false) else { panic!("no response") };
+        assert_eq!(body, b"\xff\x00\xc3"[..], "what is no text is kept as it is");
+        let Outcome::Answered { body, .. } = received(200, b"caf\xc3", true) else { panic!("no response") };
+        assert_eq!(body, b"caf\xc3"[..], "what came whole is kept whole");
+    }
+
+    #[test]
     fn a_retry_after_that_is_no_text_is_ignored() {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::RETRY_AFTER, http::HeaderValue::from_bytes(b"\xff12").unwrap());
-        assert_eq!(Head::new(StatusCode::SERVICE_UNAVAILABLE, &headers, Timestamp::EPOCH).retry_after, None);
-        headers.insert(header::RETRY_AFTER, http::HeaderValue::from_static("120"));
-        let head = Head::new(StatusCode::SERVICE_UNAVAILABLE, &headers, Timestamp::EPOCH);
-        assert_eq!(head.retry_after, Some(Duration::from_secs(120)));
+        let asked = |values: &[&'static [u8]]| {
+            let stage = Stage::default();
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::RETRY_AFTER, http::HeaderValue::from_bytes(value).unwrap());
+            }
+            stage.reading(StatusCode::SERVICE_UNAVAILABLE, &headers, Timestamp::EPOCH);
+            stage.received().retry_after
+        };
+        assert_eq!(asked(&[b"\xff12"]), None);
+        assert_eq!(asked(&[b"\xff12", b"120", b"5"]), Some(Duration::from_secs(120)));
+    }
+
+    #[test]
+    fn the_deadline_keeps_a_status_that_is_known() {
+        let stage = Stage::default();
+        stage.waiting();
+        stage.received().begin(503);
+        stage.received().retry_after(b"7", Timestamp::EPOCH);
+        stage.received().keep(b"we are");
+        let (status, retry_after, body) = (503, Some(Duration::from_secs(7)), b"we are"[..].into());
+        assert_eq!(stage.timed_out(Duration::from_secs(1)), Outcome::Answered { status, retry_after, body });
+        let text = "timed out after 1s: the receiver did not respond".to_owned();
+        assert_eq!(
+            stage.timed_out(Duration::from_secs(1)),
+            Outcome::Failed { kind: Failure::Timeout, detail: text },
+            "a response is told once"
+        );
     }
 }

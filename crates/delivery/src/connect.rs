@@ -76,7 +76,7 @@ impl Connector {
         if transport.speaks_http2() {
             Ok(Link::Http2(Http2::start(transport).await?))
         } else {
-            Ok(Link::Http1(Box::new(Http1::start(transport).await?)))
+            Ok(Link::Http1(Box::new(Http1::new(transport))))
         }
     }
 

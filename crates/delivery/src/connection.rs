@@ -1,18 +1,14 @@
-//! What connections of both versions of HTTP have in common: what they send, and what to say when one breaks.
+//! What connections of both versions of HTTP have in common: what to say when one breaks.
 
-use bytes::Bytes;
-use http_body_util::Full;
+use std::borrow::Cow;
+use std::io;
+
 use postrider_domain::delivery::Failure;
 
 use crate::answer::Trouble;
+use crate::tls;
 
-/// The body of a request.
-pub(crate) type Payload = Full<Bytes>;
-
-/// A head larger than this is no answer. hyper also refuses one with more than 100 headers.
-pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
-
-/// The request got no answer.
+/// The request got no response.
 #[derive(Debug)]
 pub(crate) struct Broken {
     /// Nothing says that the receiver saw the request, so on a connection that had been idle it can be made again.
@@ -21,8 +17,19 @@ pub(crate) struct Broken {
 }
 
 impl Broken {
+    /// What hyper says about an HTTP/2 connection.
     pub(crate) fn new(error: &hyper::Error, unheard: bool) -> Self {
-        Self { unheard, trouble: Trouble::new(Failure::Protocol, describe(error)) }
+        Self { unheard, trouble: describe(error) }
+    }
+
+    /// The connection, which had been idle, is no use any more.
+    pub(crate) fn stale() -> Self {
+        Self { unheard: true, trouble: closed(None) }
+    }
+
+    /// The exchange is over, but no status was noted.
+    pub(crate) fn without_response() -> Self {
+        Self { unheard: false, trouble: closed(None) }
     }
 
     /// There was nothing that could have been sent.
@@ -31,19 +38,33 @@ impl Broken {
     }
 }
 
-/// What went wrong after the connection was made, for the endpoint's owner.
-pub(crate) fn describe(error: &hyper::Error) -> &'static str {
+/// What went wrong after an HTTP/2 connection was made, for the endpoint's owner.
+pub(crate) fn describe(error: &hyper::Error) -> Trouble {
     let source = std::error::Error::source(error);
-    let io = source.and_then(|source| source.downcast_ref::<std::io::Error>());
-    if error.is_parse_too_large() {
-        "the head of the answer is too large"
-    } else if error.is_parse() {
-        "the answer is not valid HTTP"
-    } else if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionReset) {
-        "the receiver reset the connection before it answered"
-    } else if source.is_some_and(|source| source.is::<h2::Error>()) {
-        "the receiver broke the HTTP/2 stream off before it answered"
-    } else {
-        "the receiver closed the connection before it answered"
+    let http2 = source.and_then(|source| source.downcast_ref::<h2::Error>());
+    let io = source.and_then(|source| source.downcast_ref()).or_else(|| http2.and_then(h2::Error::get_io));
+    match http2 {
+        Some(error) if !error.is_io() => {
+            Trouble::new(Failure::Protocol, "the receiver broke the HTTP/2 stream off before it responded")
+        }
+        _ => closed(io),
     }
+}
+
+/// The connection ended before a byte of a response, for this reason or of itself.
+pub(crate) fn closed(error: Option<&io::Error>) -> Trouble {
+    ended(error, "before it responded")
+}
+
+/// The connection ended, `when` says at which point of the response.
+pub(crate) fn ended(error: Option<&io::Error>, when: &'static str) -> Trouble {
+    if let Some(error) = error.and_then(tls::cause) {
+        // With TLS 1.3 a receiver that wants a client's certificate says so only after the handshake.
+        return Trouble::new(Failure::Tls, tls::describe_rustls(error));
+    }
+    let text: Cow<'static, str> = match error.map(io::Error::kind) {
+        Some(io::ErrorKind::ConnectionReset) => format!("the receiver reset the connection {when}").into(),
+        _ => format!("the receiver closed the connection {when}").into(),
+    };
+    Trouble::new(Failure::Protocol, text)
 }

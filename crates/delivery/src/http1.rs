@@ -1,113 +1,146 @@
 //! A connection that carries one request at a time, over HTTP/1.1.
 //!
-//! [`Http1`] keeps hyper's two halves, the one that takes requests and the one that does the I/O, together, and the task
-//! that sends polls both. A task per connection would cost two task switches per request. The price: while a connection is
-//! idle nobody polls it, so [`Http1::is_open`] looks at it before it is used again.
+//! The task that sends reads and writes itself: there is no task per connection, and nothing reads from a connection that
+//! waits. Before a connection is used again, [`Transport::is_quiet`] looks at it: a receiver that has closed it, or has said
+//! anything that nobody asked for, gets the request over a new one. What remains is a response that is forged while the
+//! request is on its way: HTTP/1.1 has nothing to tell it by (docs/sending.md).
+//!
+//! The request is written while the response is read, because a receiver may respond before it has read everything.
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::{Body as _, Frame};
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use postrider_domain::delivery::{Failure, Outcome};
+use bytes::{Buf, Bytes};
 use postrider_domain::time::Timestamp;
-use tokio::task::coop::unconstrained;
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
-use crate::answer::{Head, Kept, Stage, Trouble};
-use crate::connection::{Broken, MAX_HEAD_BYTES, Payload, describe};
-use crate::transport::{Heard, Transport};
+use crate::answer::Stage;
+use crate::connection::{Broken, closed, ended};
+use crate::response::{Parser, Step};
+use crate::transport::Transport;
 
-/// Polls what only ever becomes ready through the connection's own I/O, which the same task polls right before: a waker
-/// would only wake that task once more for nothing. Exempt from tokio's budget, whose end would need that waker.
-fn quietly<T>(poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-    pin!(unconstrained(poll_fn(poll))).poll(&mut Context::from_waker(Waker::noop()))
+/// What is read at a time; most responses are smaller.
+const READ_BYTES: usize = 4 * 1024;
+
+/// A request as it goes over the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// Request line and headers, with the empty line.
+    pub(crate) head: Bytes,
+    pub(crate) body: Bytes,
 }
 
 /// A connection that carries one request at a time.
 pub(crate) struct Http1 {
-    requests: http1::SendRequest<Payload>,
-    /// `None` once it is closed.
-    io: Option<http1::Connection<TokioIo<Transport>, Payload>>,
-    heard: Heard,
+    transport: Transport,
+    /// It has carried a request.
+    used: bool,
+}
+
+/// One request and its response under way.
+struct Exchange<'a, B> {
+    transport: &'a mut Transport,
+    /// What is still to be written.
+    request: B,
+    /// All of the request has left this process.
+    written: bool,
+    parser: Parser,
+    /// The receiver has sent something.
+    heard: bool,
+    stage: &'a Stage,
 }
 
 impl Http1 {
-    pub(crate) async fn start(transport: Transport) -> Result<Self, Trouble> {
-        let heard = transport.heard();
-        let (requests, io) = http1::Builder::new()
-            .max_buf_size(MAX_HEAD_BYTES)
-            .handshake(TokioIo::new(transport))
-            .await
-            .map_err(|error| Trouble::new(Failure::Protocol, describe(&error)))?;
-        Ok(Self { requests, io: Some(io), heard })
+    pub(crate) fn new(transport: Transport) -> Self {
+        Self { transport, used: false }
     }
 
     /// Whether it can take a request, as far as is known: the receiver has not closed it, and said nothing unasked.
     pub(crate) fn is_open(&mut self) -> bool {
-        let _ = quietly(|cx| {
-            self.drive(cx);
-            Poll::Ready(())
-        });
-        self.io.is_some() && self.requests.is_ready()
+        self.transport.is_quiet()
     }
 
-    /// Reads and writes what is to be read and written.
-    fn drive(&mut self, cx: &mut Context<'_>) {
-        // What went wrong reaches the request's own future; here it matters only that the connection is over.
-        if self.io.as_mut().is_some_and(|io| Pin::new(io).poll(cx).is_ready()) {
-            self.io = None;
+    /// Makes a request. The response is in `stage`; `Ok` says whether the connection can be used again.
+    pub(crate) async fn exchange(&mut self, request: Request, stage: &Stage, wall: Timestamp) -> Result<bool, Broken> {
+        // Right before the request is written, so that as little as possible can come in between.
+        if self.used && !self.is_open() {
+            return Err(Broken::stale());
+        }
+        self.used = true;
+        let mut exchange = Exchange {
+            transport: &mut self.transport,
+            request: request.head.chain(request.body),
+            written: false,
+            parser: Parser::new(wall),
+            heard: false,
+            stage,
+        };
+        poll_fn(|cx| exchange.poll(cx)).await
+    }
+}
+
+impl<B: Buf> Exchange<'_, B> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Broken>> {
+        if !self.written && self.poll_write(cx).is_ready() {
+            self.written = true;
+        }
+        loop {
+            match ready!(self.poll_read(cx)) {
+                Ok(Step::More) => {}
+                Ok(Step::Over { reusable, .. }) => return Poll::Ready(Ok(reusable && self.written)),
+                Ok(Step::Refused(trouble)) => return Poll::Ready(Err(Broken { unheard: false, trouble })),
+                Err(error) => return Poll::Ready(self.end(error.as_ref())),
+            }
         }
     }
 
-    /// Makes a request. `Ok` says, besides the outcome, whether the connection can be used again.
-    pub(crate) async fn exchange(
-        &mut self,
-        request: Request<Payload>,
-        stage: &Stage,
-        wall: Timestamp,
-    ) -> Result<(Outcome, bool), Broken> {
-        self.heard.reset();
-        let response = self.head(request).await.map_err(|error| Broken::new(&error, !self.heard.anything()))?;
-        let (parts, mut body) = response.into_parts();
-        let head = Head::new(parts.status, &parts.headers, wall);
-        stage.reading(&head);
-        let mut kept = Kept::default();
-        // The status is the verdict: a body that breaks off, or never ends, doesn't change it.
-        let whole = loop {
-            match self.frame(&mut body).await {
-                None => break true,
-                Some(Ok(frame)) if frame.data_ref().is_none_or(|data| kept.push(data)) => {}
-                Some(_) => break false,
+    /// Ready when there is nothing left to write, or no use in it: then reading tells why.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.request.has_remaining() {
+            let mut parts = [IoSlice::new(&[]), IoSlice::new(&[])];
+            let count = self.request.chunks_vectored(&mut parts);
+            match ready!(Pin::new(&mut *self.transport).poll_write_vectored(cx, &parts[..count])) {
+                Ok(written) if written > 0 => self.request.advance(written),
+                _ => return Poll::Ready(()),
             }
+        }
+        Pin::new(&mut *self.transport).poll_flush(cx).map(|_| ())
+    }
+
+    /// Reads once. `Err` if the connection has ended, with the error that it ended with.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Option<io::Error>>> {
+        let mut space = [MaybeUninit::uninit(); READ_BYTES];
+        let mut buffer = ReadBuf::uninit(&mut space[..self.parser.room().min(READ_BYTES)]);
+        match ready!(Pin::new(&mut *self.transport).poll_read(cx, &mut buffer)) {
+            Err(error) => return Poll::Ready(Err(Some(error))),
+            Ok(()) if buffer.filled().is_empty() => return Poll::Ready(Err(None)),
+            Ok(()) => {}
+        }
+        self.heard = true;
+        let step = self.parser.feed(buffer.filled(), &mut self.stage.received());
+        if self.parser.has_interim() {
+            self.stage.interim();
+        }
+        Poll::Ready(Ok(step))
+    }
+
+    /// The connection has ended: with a response if its status is known.
+    fn end(&self, error: Option<&io::Error>) -> Result<bool, Broken> {
+        let mut received = self.stage.received();
+        if received.status().is_some() {
+            if error.is_none() {
+                self.parser.end(&mut received);
+            }
+            return Ok(false);
+        }
+        let trouble = match (self.heard, self.parser.has_interim()) {
+            (false, _) => closed(error),
+            (true, true) => ended(error, "after interim responses, without a final one"),
+            (true, false) => ended(error, "within the status line of its response"),
         };
-        let reusable = whole && self.io.is_some() && (self.requests.is_ready() || self.is_open());
-        Ok((head.with_body(kept), reusable))
-    }
-
-    async fn head(&mut self, request: Request<Payload>) -> hyper::Result<Response<Incoming>> {
-        let mut response = pin!(self.requests.send_request(request));
-        poll_fn(|cx| {
-            self.drive(cx);
-            quietly(|cx| response.as_mut().poll(cx))
-        })
-        .await
-    }
-
-    async fn frame(&mut self, body: &mut Incoming) -> Option<hyper::Result<Frame<Bytes>>> {
-        poll_fn(|cx| {
-            // Most answers are here in full when their head is.
-            let mut polled = quietly(|cx| Pin::new(&mut *body).poll_frame(cx));
-            if polled.is_pending() {
-                self.drive(cx);
-                polled = quietly(|cx| Pin::new(&mut *body).poll_frame(cx));
-            }
-            polled
-        })
-        .await
+        Err(Broken { unheard: !self.heard, trouble })
     }
 }

@@ -3,16 +3,20 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Request;
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use postrider_domain::delivery::{Failure, Outcome};
 use postrider_domain::time::Timestamp;
 
-use crate::answer::{Head, Kept, MAX_READ_BYTES, Stage, Trouble};
-use crate::connection::{Broken, MAX_HEAD_BYTES, Payload, describe};
+use crate::answer::{Stage, Trouble};
+use crate::connection::{Broken, describe};
+use crate::limits::{MAX_BODY_BYTES, MAX_HEAD_BYTES};
 use crate::transport::Transport;
+
+/// The body of a request.
+pub(crate) type Payload = Full<Bytes>;
 
 /// A connection that carries many requests at a time. Clones share it; it closes when the last one is gone.
 #[derive(Clone)]
@@ -31,12 +35,12 @@ impl Http2 {
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             // hyper's defaults are for downloads: nobody may send us more than we would read.
-            .initial_stream_window_size(MAX_READ_BYTES as u32)
-            .initial_connection_window_size(16 * MAX_READ_BYTES as u32)
+            .initial_stream_window_size(MAX_BODY_BYTES as u32)
+            .initial_connection_window_size(16 * MAX_BODY_BYTES as u32)
             .max_header_list_size(MAX_HEAD_BYTES as u32)
             .handshake(TokioIo::new(transport))
             .await
-            .map_err(|error| Trouble::new(Failure::Protocol, describe(&error)))?;
+            .map_err(|error| describe(&error))?;
         tokio::spawn(async move {
             if let Err(error) = io.await {
                 tracing::debug!(%error, "an HTTP/2 connection ended");
@@ -49,24 +53,24 @@ impl Http2 {
         self.requests.is_ready()
     }
 
-    /// Makes a request.
+    /// Makes a request. The response is in `stage`.
     pub(crate) async fn exchange(
         &mut self,
         request: Request<Payload>,
         stage: &Stage,
         wall: Timestamp,
-    ) -> Result<Outcome, Broken> {
+    ) -> Result<(), Broken> {
         let response = self.requests.send_request(request).await;
         let (parts, mut body) = response.map_err(|error| Broken::new(&error, was_unheard(&error)))?.into_parts();
-        let head = Head::new(parts.status, &parts.headers, wall);
-        stage.reading(&head);
-        let mut kept = Kept::default();
-        while let Some(Ok(frame)) = body.frame().await {
-            if frame.data_ref().is_some_and(|data| !kept.push(data)) {
-                break;
+        stage.reading(parts.status, &parts.headers, wall);
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) if frame.data_ref().is_none_or(|data| stage.received().keep(data)) => {}
+                _ => return Ok(()),
             }
         }
-        Ok(head.with_body(kept))
+        stage.received().finish();
+        Ok(())
     }
 }
 

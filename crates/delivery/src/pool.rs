@@ -17,7 +17,7 @@ use crate::http2::Http2;
 
 /// The most idle connections to one origin.
 const MAX_PER_ORIGIN: usize = 64;
-/// The most idle connections in all. Each holds a socket and about 10 KB.
+/// The most idle connections in all. Each holds a socket, and one over TLS about 10 KB of memory.
 const MAX_IDLE: usize = 1_024;
 /// Receivers commonly close what was idle for a minute or more; so do we.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -184,8 +184,7 @@ mod tests {
         for _ in 0..count {
             let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             peers.push(listener.accept().await.unwrap().0);
-            let connection = Http1::start(Transport::plain(Wire::new(ours))).await.unwrap();
-            links.push(Link::Http1(Box::new(connection)));
+            links.push(Link::Http1(Box::new(Http1::new(Transport::plain(Wire::new(ours))))));
         }
         (links, peers)
     }

@@ -2,8 +2,11 @@
 //!
 //! The body is the message's payload, byte for byte, and what is signed is what is sent. The signature's timestamp is the
 //! system clock's at the attempt, because the receiver compares it with its own clock.
+//!
+//! Over HTTP/1 names of headers are in title case, because there are receivers that compare them exactly; those of an
+//! endpoint's own headers are spelled as they were configured. HTTP/2 has lower case only.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -20,8 +23,9 @@ use postrider_domain::time::Timestamp;
 
 use crate::answer::Trouble;
 use crate::connect::{Origin, forbidden};
-use crate::connection::Payload;
 use crate::egress::Policy;
+use crate::http1;
+use crate::http2::Payload;
 use crate::options::HeaderPrefix;
 
 /// What requests say they come from.
@@ -49,17 +53,30 @@ impl From<HeaderPrefix> for SignatureNames {
     }
 }
 
+impl SignatureNames {
+    fn contain(&self, name: &HeaderName) -> bool {
+        [&self.id, &self.timestamp, &self.signature].contains(&name)
+    }
+}
+
 /// Everything of an endpoint's requests that does not change from one attempt to the next.
 pub(crate) struct Template {
     pub(crate) origin: Arc<Origin>,
-    /// `/path?query`, as HTTP/1 wants it.
-    path: Uri,
-    /// The whole URI, as HTTP/2 wants it.
+    /// Of HTTP/1: the request line and the headers, without those that change.
+    head: Vec<u8>,
+    /// Of HTTP/2: the whole URI.
     absolute: Uri,
-    /// With `host` and empty values for the signature's headers, so that a copy only needs them set.
+    /// Of HTTP/2: with empty values for the signature's headers, so that a copy only needs them set.
     headers: HeaderMap,
     names: SignatureNames,
     keys: SigningKeys,
+}
+
+/// What makes a request verifiable.
+struct Signed {
+    id: String,
+    timestamp: String,
+    signature: String,
 }
 
 /// Prepares an endpoint.
@@ -86,14 +103,45 @@ pub(crate) fn prepare(
     let path = PathAndQuery::try_from(path).map_err(|_| unusable())?;
     // The URL has no port if it is the scheme's own, which is when `host` shall have none.
     let authority = parsed.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
-    let headers = template(&authority, parsed, extra, names).ok_or_else(unusable)?;
+    let mut headers = template(&authority, parsed, extra, names).ok_or_else(unusable)?;
+    let head = http1_head(&path, &headers, extra, names);
     let authority = Authority::try_from(headers[header::HOST].as_bytes()).map_err(|_| unusable())?;
     let mut parts = http::uri::Parts::default();
-    parts.path_and_query = Some(path.clone());
+    parts.path_and_query = Some(path);
     parts.authority = Some(authority);
     parts.scheme = Some(if https { Scheme::HTTPS } else { Scheme::HTTP });
     let absolute = Uri::from_parts(parts).map_err(|_| unusable())?;
-    Ok(Template { origin, path: path.into(), absolute, headers, names: names.clone(), keys: keys.clone() })
+    headers.remove(header::HOST);
+    Ok(Template { origin, head, absolute, headers, names: names.clone(), keys: keys.clone() })
+}
+
+/// The request line and every header but those of the signature. `Host` comes first (RFC 9110 §7.2).
+fn http1_head(path: &PathAndQuery, headers: &HeaderMap, extra: &Headers, names: &SignatureNames) -> Vec<u8> {
+    let spelled: HeaderMap<&str> =
+        extra.keys().filter_map(|name| Some((HeaderName::try_from(name).ok()?, name.as_str()))).collect();
+    let mut head = format!("POST {path} HTTP/1.1\r\n").into_bytes();
+    let host = headers.get(header::HOST).map(|value| (&header::HOST, value)).into_iter();
+    let others = headers.iter().filter(|(name, _)| **name != header::HOST && !names.contain(name));
+    for (name, value) in host.chain(others) {
+        match spelled.get(name) {
+            Some(spelled) => head.extend_from_slice(spelled.as_bytes()),
+            None => head.extend(title_case(name)),
+        }
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head
+}
+
+/// `webhook-id` as `Webhook-Id`.
+fn title_case(name: &HeaderName) -> impl Iterator<Item = u8> {
+    let bytes = name.as_str().bytes();
+    bytes.scan(true, |starts, byte| {
+        let spelled = if *starts { byte.to_ascii_uppercase() } else { byte };
+        *starts = byte == b'-';
+        Some(spelled)
+    })
 }
 
 /// Names that an endpoint's own headers can't have: they would change where the body ends, how the connection is used, or
@@ -147,23 +195,35 @@ fn basic_auth(url: &url::Url) -> Option<HeaderValue> {
 }
 
 impl Template {
-    /// The request of one attempt. `wall` is what the system clock says, `now` tells which keys are in force.
-    pub(crate) fn request(
+    /// The request of one attempt over HTTP/1. `wall` is what the system clock says, `now` tells which keys are in force.
+    pub(crate) fn http1(&self, id: &MessageId, payload: Bytes, wall: Timestamp, now: Timestamp) -> http1::Request {
+        let Signed { id, timestamp, signature } = self.sign(id, &payload, wall, now);
+        let mut head = Vec::with_capacity(self.head.len() + signature.len() + 192);
+        head.extend_from_slice(&self.head);
+        let SignatureNames { id: id_name, timestamp: timestamp_name, signature: signature_name } = &self.names;
+        for (name, value) in [(id_name, id), (timestamp_name, timestamp), (signature_name, signature)] {
+            head.extend(title_case(name));
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        // Writing to memory does not fail.
+        let _ = write!(head, "Content-Length: {}\r\n\r\n", payload.len());
+        http1::Request { head: head.into(), body: payload }
+    }
+
+    /// The request of one attempt over HTTP/2. `wall` is what the system clock says, `now` tells which keys are in force.
+    pub(crate) fn http2(
         &self,
-        version: Version,
         id: &MessageId,
         payload: Bytes,
         wall: Timestamp,
         now: Timestamp,
     ) -> Option<Request<Payload>> {
-        let timestamp = HeaderValue::from(wall.as_seconds());
-        // Exactly as long as an id is, so that it becomes a header value without being copied.
-        let mut id_text = String::with_capacity(31);
-        write!(id_text, "{id}").ok()?;
-        let signature = self.keys.sign_text(&id_text, timestamp.to_str().ok()?, &payload, now);
+        let Signed { id, timestamp, signature } = self.sign(id, &payload, wall, now);
         let mut headers = self.headers.clone();
-        *headers.get_mut(&self.names.id)? = HeaderValue::from_maybe_shared(Bytes::from(id_text)).ok()?;
-        *headers.get_mut(&self.names.timestamp)? = timestamp;
+        *headers.get_mut(&self.names.id)? = HeaderValue::from_maybe_shared(Bytes::from(id)).ok()?;
+        *headers.get_mut(&self.names.timestamp)? = HeaderValue::from_maybe_shared(Bytes::from(timestamp)).ok()?;
         *headers.get_mut(&self.names.signature)? = HeaderValue::from_maybe_shared(Bytes::from(signature)).ok()?;
         if payload.is_empty() {
             // hyper takes an empty body for none, and would leave the length out.
@@ -171,15 +231,16 @@ impl Template {
         }
         let mut request = Request::new(Payload::new(payload));
         *request.method_mut() = Method::POST;
-        if version == Version::HTTP_2 {
-            headers.remove(header::HOST);
-            *request.uri_mut() = self.absolute.clone();
-        } else {
-            *request.uri_mut() = self.path.clone();
-        }
-        *request.version_mut() = version;
+        *request.uri_mut() = self.absolute.clone();
+        *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = headers;
         Some(request)
+    }
+
+    fn sign(&self, id: &MessageId, payload: &[u8], wall: Timestamp, now: Timestamp) -> Signed {
+        let (id, timestamp) = (id.to_string(), wall.as_seconds().to_string());
+        let signature = self.keys.sign_text(&id, &timestamp, payload, now);
+        Signed { id, timestamp, signature }
     }
 }
 
@@ -196,40 +257,77 @@ mod tests {
         SigningKeys::new(Secret::generate(SecretKind::Hmac256, &SeededEntropy::new(1)))
     }
 
-    fn request_to(url: &str, extra: &[(&str, &str)], prefix: HeaderPrefix, version: Version) -> Request<Payload> {
+    fn template_of(url: &str, extra: &[(&str, &str)], prefix: HeaderPrefix) -> Template {
         let url = EndpointUrl::parse(url).unwrap();
         let extra = extra.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         let policy = Policy::new(&DeliveryOptions::default());
-        let template = prepare(&url, &extra, &keys(), &policy, &prefix.into()).unwrap();
-        let id = MessageId::new(NOW, &SeededEntropy::new(2));
-        template.request(version, &id, Bytes::from_static(b"{}"), NOW, NOW).unwrap()
+        prepare(&url, &extra, &keys(), &policy, &prefix.into()).unwrap()
     }
 
-    fn header<'a>(request: &'a Request<Payload>, name: &str) -> &'a str {
-        request.headers()[name].to_str().unwrap()
+    fn id() -> MessageId {
+        MessageId::new(NOW, &SeededEntropy::new(2))
+    }
+
+    /// The head of a request over HTTP/1.
+    fn request_to(url: &str, extra: &[(&str, &str)], prefix: HeaderPrefix) -> String {
+        let payload = Bytes::from_static(b"{}");
+        let request = template_of(url, extra, prefix).http1(&id(), payload.clone(), NOW, NOW);
+        assert_eq!(request.body, payload);
+        String::from_utf8(request.head.to_vec()).unwrap()
+    }
+
+    fn header<'a>(head: &'a str, name: &str) -> &'a str {
+        find(head, name).unwrap_or_else(|| panic!("no {name} in {head}"))
+    }
+
+    /// The value of a header that is spelled exactly like this.
+    fn find<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+        head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    fn target(head: &str) -> &str {
+        head.strip_prefix("POST ").unwrap().split_once(" HTTP/1.1\r\n").unwrap().0
     }
 
     #[test]
     fn a_request_is_signed_over_what_it_carries() {
-        let request = request_to("https://example.com/hook?a=b", &[], HeaderPrefix::Webhook, Version::HTTP_11);
-        assert_eq!(request.method(), Method::POST);
-        assert_eq!(request.uri(), "/hook?a=b");
-        assert_eq!(header(&request, "host"), "example.com");
-        assert_eq!(header(&request, "content-type"), "application/json");
-        assert_eq!(header(&request, "accept"), "*/*");
-        assert!(header(&request, "user-agent").starts_with("Postrider/"));
-        assert_eq!(header(&request, "webhook-timestamp"), "1767323045");
-        let id = header(&request, "webhook-id").parse().unwrap();
-        assert_eq!(header(&request, "webhook-signature"), keys().sign(&id, "1767323045", b"{}", NOW));
-        assert!(request.headers().get("accept-encoding").is_none());
+        let request = request_to("https://example.com/hook?a=b", &[], HeaderPrefix::Webhook);
+        let start = "POST /hook?a=b HTTP/1.1\r\nHost: example.com\r\nContent-Type: application/json\r\nAccept: */*\r\n";
+        assert!(request.starts_with(start) && request.ends_with("\r\nContent-Length: 2\r\n\r\n"), "{request}");
+        assert!(header(&request, "User-Agent").starts_with("Postrider/"));
+        assert_eq!(header(&request, "Webhook-Timestamp"), "1767323045");
+        let id = header(&request, "Webhook-Id").parse().unwrap();
+        assert_eq!(header(&request, "Webhook-Signature"), keys().sign(&id, "1767323045", b"{}", NOW));
+        assert!(!request.to_ascii_lowercase().contains("accept-encoding"));
+    }
+
+    #[test]
+    fn over_http1_names_are_in_title_case_and_own_headers_spelled_as_configured() {
+        let extra = [("x-lower", "1"), ("X-UPPER-Case", "2"), ("aCCept", "text/plain")];
+        let request = request_to("https://example.com/", &extra, HeaderPrefix::Webhook);
+        for (name, value) in extra {
+            assert_eq!(header(&request, name), value);
+        }
+        assert!(find(&request, "Accept").is_none(), "{request}");
+        let lower = request.lines().skip(1).filter(|line| line.starts_with(|first: char| first.is_ascii_lowercase()));
+        assert_eq!(lower.count(), 2, "{request}");
+    }
+
+    #[test]
+    fn a_request_without_a_payload_says_so() {
+        let template = template_of("https://example.com/", &[], HeaderPrefix::Webhook);
+        let request = template.http1(&id(), Bytes::new(), NOW, NOW);
+        assert!(request.head.ends_with(b"\r\nContent-Length: 0\r\n\r\n"));
+        let request = template.http2(&id(), Bytes::new(), NOW, NOW).unwrap();
+        assert_eq!(request.headers()[header::CONTENT_LENGTH], "0");
     }
 
     #[test]
     fn receivers_that_know_only_the_other_names_get_those_instead() {
-        let request = request_to("https://example.com/", &[], HeaderPrefix::Svix, Version::HTTP_11);
-        for name in ["id", "timestamp", "signature"] {
-            assert!(!header(&request, &format!("svix-{name}")).is_empty());
-            assert!(request.headers().get(format!("webhook-{name}")).is_none());
+        let request = request_to("https://example.com/", &[], HeaderPrefix::Svix);
+        for name in ["Id", "Timestamp", "Signature"] {
+            assert!(!header(&request, &format!("Svix-{name}")).is_empty());
+            assert!(find(&request, &format!("Webhook-{name}")).is_none());
         }
     }
 
@@ -242,13 +340,17 @@ mod tests {
             ("https://example.com:8443/", "example.com:8443"),
             ("http://[2606:4700::1111]:81/", "[2606:4700::1111]:81"),
         ] {
-            assert_eq!(header(&request_to(url, &[], HeaderPrefix::Webhook, Version::HTTP_11), "host"), host, "{url}");
+            assert_eq!(header(&request_to(url, &[], HeaderPrefix::Webhook), "Host"), host, "{url}");
         }
     }
 
     #[test]
     fn http2_gets_the_whole_uri_and_no_host() {
-        let request = request_to("https://example.com:8443/a?b", &[], HeaderPrefix::Webhook, Version::HTTP_2);
+        let template = template_of("https://example.com:8443/a?b", &[("X-A", "1")], HeaderPrefix::Webhook);
+        let request = template.http2(&id(), Bytes::from_static(b"{}"), NOW, NOW).unwrap();
+        assert_eq!(request.method(), Method::POST);
+        assert_eq!(request.headers()["x-a"], "1");
+        assert!(!request.headers()["webhook-signature"].is_empty());
         assert_eq!(request.uri(), "https://example.com:8443/a?b");
         assert!(request.headers().get("host").is_none());
     }
@@ -256,11 +358,11 @@ mod tests {
     #[test]
     fn a_user_and_password_become_basic_auth_unless_there_is_an_authorization_header() {
         let url = "https://ali%3Ace:s%40cret@example.com/";
-        let request = request_to(url, &[], HeaderPrefix::Webhook, Version::HTTP_11);
-        assert_eq!(header(&request, "authorization"), "Basic YWxpOmNlOnNAY3JldA==");
-        assert_eq!(header(&request, "host"), "example.com");
-        let own = request_to(url, &[("AUTHORIZATION", "Bearer x")], HeaderPrefix::Webhook, Version::HTTP_11);
-        assert_eq!(header(&own, "authorization"), "Bearer x");
+        let request = request_to(url, &[], HeaderPrefix::Webhook);
+        assert_eq!(header(&request, "Authorization"), "Basic YWxpOmNlOnNAY3JldA==");
+        assert_eq!(header(&request, "Host"), "example.com");
+        let own = request_to(url, &[("AUTHORIZATION", "Bearer x")], HeaderPrefix::Webhook);
+        assert_eq!(header(&own, "AUTHORIZATION"), "Bearer x");
     }
 
     #[test]
@@ -275,12 +377,16 @@ mod tests {
             ("bad name", "x"),
             ("x-bad", "a\r\nb"),
         ];
-        let request = request_to("https://example.com/", &extra, HeaderPrefix::Webhook, Version::HTTP_11);
-        assert_eq!(header(&request, "accept"), "text/plain");
-        assert_eq!(header(&request, "x-custom"), "1");
-        assert_ne!(header(&request, "webhook-signature"), "v1,forged");
-        for name in ["content-length", "transfer-encoding", "connection", "x-bad"] {
-            assert!(request.headers().get(name).is_none(), "{name}");
+        let request = request_to("https://example.com/", &extra, HeaderPrefix::Webhook);
+        assert_eq!(header(&request, "Accept"), "text/plain");
+        assert_eq!(header(&request, "X-Custom"), "1");
+        assert_ne!(header(&request, "Webhook-Signature"), "v1,forged");
+        assert_eq!(header(&request, "Content-Length"), "2");
+        for name in ["Content-Length", "Webhook-Signature"] {
+            assert_eq!(request.matches(name).count(), 1, "{name}");
+        }
+        for name in ["Transfer-Encoding", "Connection", "x-bad", "bad name"] {
+            assert!(find(&request, name).is_none(), "{name}");
         }
     }
 
@@ -288,8 +394,8 @@ mod tests {
     fn every_path_that_a_url_can_have_is_requested_as_it_is() {
         for path in ["/a|b", "/a'b", "/%7Ea^[]", "/?q=`{}|^", "/ü?ü=ü", "//x", "/a;b,c:d@e!$&()*+=", "/?"] {
             let url = EndpointUrl::parse(&format!("https://example.com{path}")).unwrap();
-            let request = request_to(url.as_str(), &[], HeaderPrefix::Webhook, Version::HTTP_11);
-            assert_eq!(format!("https://example.com{}", request.uri()), url.as_str(), "{path}");
+            let request = request_to(url.as_str(), &[], HeaderPrefix::Webhook);
+            assert_eq!(format!("https://example.com{}", target(&request)), url.as_str(), "{path}");
         }
     }
 

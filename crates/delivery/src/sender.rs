@@ -1,16 +1,16 @@
 //! The sender: makes one attempt, and says what came of it. It decides nothing and stores nothing.
 //!
-//! One deadline covers the whole attempt: resolving, connecting, TLS, the request, and the answer to its last byte. The
-//! receiver's answer is read up to 64 KiB and never decompressed, redirects are not followed, and no proxy is used.
+//! One deadline covers the whole attempt: resolving, connecting, TLS, the request, and the response to its last byte. If the
+//! status is known when it passes, that is the result; what is missing of the response does not change it. The response is
+//! read up to 64 KiB and never decompressed, redirects are not followed, and no proxy is used.
 //!
 //! A connection that a receiver closed while it was idle is not a failed attempt. Usually that is seen before the
-//! connection is used again. If it is not, the reused connection breaks before a byte of the answer has come; the request
+//! connection is used again. If it is not, the reused connection breaks before a byte of the response has come; the request
 //! is then made once more, over a new connection and within the same deadline. On a new connection the same is a failure.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Version;
 use postrider_domain::clock::Clock;
 use postrider_domain::delivery::Outcome;
 use postrider_domain::endpoint::{EndpointUrl, Headers};
@@ -49,9 +49,9 @@ pub struct Slot(Option<(Arc<Origin>, Link)>);
 /// What came of an attempt.
 #[derive(Debug, Clone)]
 pub struct Sent {
-    /// The answer, or why there is none.
+    /// The response, or why there is none.
     pub outcome: Outcome,
-    /// From the start to the end of the answer.
+    /// From the start to the end of the response.
     pub duration: Duration,
 }
 
@@ -111,13 +111,13 @@ impl Sender {
             Ok(to) => {
                 let attempt = Attempt { to, message, started, stage: Stage::default() };
                 match tokio::time::timeout(self.timeout, self.make(&attempt, slot)).await {
-                    Ok(result) => result,
-                    Err(_) => Err(attempt.stage.timed_out(self.timeout)),
+                    Ok(result) => result.unwrap_or_else(Outcome::from),
+                    Err(_) => attempt.stage.timed_out(self.timeout),
                 }
             }
-            Err(refused) => Err(refused.clone()),
+            Err(refused) => refused.clone().into(),
         };
-        Sent { outcome: outcome.unwrap_or_else(Outcome::from), duration: self.clock.now().since(started) }
+        Sent { outcome, duration: self.clock.now().since(started) }
     }
 
     /// Takes back what a slot holds, so that others can use it.
@@ -172,26 +172,20 @@ impl Sender {
     async fn exchange(&self, attempt: &Attempt<'_>, link: Link, slot: &mut Slot) -> Result<Outcome, Broken> {
         let Attempt { to, message, started, stage } = attempt;
         let wall = self.clock.wall();
-        let version = match &link {
-            Link::Http1(_) => Version::HTTP_11,
-            Link::Http2(_) => Version::HTTP_2,
-        };
         let payload = message.payload.clone().unwrap_or_default();
-        let request = to.request(version, &message.id, payload, wall, *started).ok_or_else(Broken::unbuilt)?;
         stage.waiting();
-        match link {
+        let reusable = match link {
             Link::Http1(mut connection) => {
-                let (outcome, reusable) = connection.exchange(request, stage, wall).await?;
-                if reusable {
-                    slot.0 = Some((Arc::clone(&to.origin), Link::Http1(connection)));
-                }
-                Ok(outcome)
+                let request = to.http1(&message.id, payload, wall, *started);
+                connection.exchange(request, stage, wall).await?.then_some(Link::Http1(connection))
             }
             Link::Http2(mut connection) => {
-                let outcome = connection.exchange(request, stage, wall).await?;
-                slot.0 = Some((Arc::clone(&to.origin), Link::Http2(connection)));
-                Ok(outcome)
+                let request = to.http2(&message.id, payload, wall, *started).ok_or_else(Broken::unbuilt)?;
+                connection.exchange(request, stage, wall).await?;
+                Some(Link::Http2(connection))
             }
-        }
+        };
+        slot.0 = reusable.map(|link| (Arc::clone(&to.origin), link));
+        stage.take_outcome().ok_or_else(Broken::without_response)
     }
 }

@@ -4,10 +4,15 @@
 //! check of certificates off.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
 
-use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
+use postrider_domain::time::Timestamp;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, InvalidMessage, PeerIncompatible, PeerMisbehaved, RootCertStore,
+};
+use rustls_pki_types::{ServerName, UnixTime};
 
 /// The configuration that trusts the system's certificates. Without any, every https endpoint fails, which is worth a
 /// warning but not a refusal to start: there may be none.
@@ -38,8 +43,7 @@ pub fn config(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
 
 /// What went wrong in a handshake, for the endpoint's owner.
 pub(crate) fn describe(error: &io::Error) -> Cow<'static, str> {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match (inner, error.kind()) {
+    match (cause(error), error.kind()) {
         (Some(error), _) => describe_rustls(error),
         (None, io::ErrorKind::UnexpectedEof) => "the receiver closed the connection during the TLS handshake".into(),
         (None, io::ErrorKind::ConnectionReset) => "the receiver reset the connection during the TLS handshake".into(),
@@ -47,37 +51,174 @@ pub(crate) fn describe(error: &io::Error) -> Cow<'static, str> {
     }
 }
 
-fn describe_rustls(error: &rustls::Error) -> Cow<'static, str> {
+/// The TLS failure behind an I/O error, if there is one.
+pub(crate) fn cause(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// What went wrong with TLS, in the handshake or after it, for the endpoint's owner.
+pub(crate) fn describe_rustls(error: &rustls::Error) -> Cow<'static, str> {
+    use rustls::Error as E;
     match error {
-        rustls::Error::InvalidCertificate(error) => {
+        E::InvalidCertificate(error) => {
             format!("the receiver's certificate was not accepted: {}", describe_certificate(error)).into()
         }
-        rustls::Error::AlertReceived(AlertDescription::UnrecognisedName) => {
-            "the receiver has no certificate for this host name".into()
+        E::AlertReceived(alert) => describe_alert(*alert).into(),
+        E::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion) => {
+            "the receiver's response is not TLS: is it http instead of https?".into()
         }
-        rustls::Error::AlertReceived(alert) => format!("the receiver refused the TLS handshake: {alert:?}").into(),
-        rustls::Error::InvalidMessage(_) => "the receiver's answer is not TLS: is it http instead of https?".into(),
-        rustls::Error::PeerIncompatible(_) => "the receiver offers no TLS version or cipher that is secure".into(),
-        _ => "the TLS handshake failed".into(),
+        E::PeerIncompatible(why) => describe_incompatible(why).into(),
+        E::NoCertificatesPresented => "the receiver presented no certificate".into(),
+        E::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedApplicationProtocol) => {
+            "the receiver chose an application protocol (ALPN) that was not offered".into()
+        }
+        E::InvalidMessage(_)
+        | E::PeerMisbehaved(_)
+        | E::InappropriateMessage { .. }
+        | E::InappropriateHandshakeMessage { .. }
+        | E::PeerSentOversizedRecord => "the receiver broke the rules of TLS".into(),
+        E::DecryptError => "what the receiver sent over TLS was damaged on its way".into(),
+        _ => "TLS failed on this side".into(),
+    }
+}
+
+/// An alert that the receiver sent: what it means, and its name and number (RFC 8446 §6), which its owner can look up.
+fn describe_alert(alert: AlertDescription) -> String {
+    use AlertDescription as A;
+    let meaning = match alert {
+        A::UnrecognisedName => return "the receiver has no certificate for this host name".to_owned(),
+        A::ProtocolVersion => "it supports neither TLS 1.2 nor TLS 1.3",
+        A::HandshakeFailure | A::InsufficientSecurity => "there is no cipher that both sides support",
+        A::CertificateRequired => "it demands a client certificate",
+        A::NoApplicationProtocol => "it speaks neither HTTP/2 nor HTTP/1.1 (ALPN)",
+        A::BadCertificate | A::UnsupportedCertificate | A::CertificateUnknown | A::CertificateExpired => {
+            "it did not accept a certificate, perhaps because it demands a client certificate"
+        }
+        A::UnknownCA => "it does not know an authority of a certificate",
+        A::AccessDenied => "access was denied",
+        A::InternalError => "it had an internal error",
+        A::CloseNotify | A::UserCanceled => "it closed the connection",
+        A::DecodeError | A::IllegalParameter | A::UnexpectedMessage | A::MissingExtension | A::UnsupportedExtension => {
+            "it did not understand the request for a connection"
+        }
+        A::BadRecordMac | A::DecryptError | A::DecryptionFailed | A::RecordOverflow => {
+            "what it received was damaged on its way"
+        }
+        _ => "it gave no reason",
+    };
+    format!("the receiver refused the TLS connection: {meaning} (alert {}, {alert:?})", u8::from(alert))
+}
+
+fn describe_incompatible(why: &PeerIncompatible) -> &'static str {
+    use PeerIncompatible as P;
+    match why {
+        P::ServerDoesNotSupportTls12Or13 | P::ServerTlsVersionIsDisabledByOurConfig | P::Tls12NotOffered => {
+            "the receiver supports neither TLS 1.2 nor TLS 1.3"
+        }
+        P::NoCipherSuitesInCommon
+        | P::NoKxGroupsInCommon
+        | P::NoSignatureSchemesInCommon
+        | P::NoEcPointFormatsInCommon => "the receiver and this server have no secure cipher in common",
+        _ => "the receiver's TLS lacks what a secure connection needs",
     }
 }
 
 fn describe_certificate(error: &CertificateError) -> Cow<'static, str> {
     use CertificateError as E;
     match error {
-        E::Expired | E::ExpiredContext { .. } => "it has expired".into(),
-        E::NotValidYet | E::NotValidYetContext { .. } => "it is not valid yet".into(),
+        E::Expired => "it has expired".into(),
+        E::ExpiredContext { not_after, .. } => format!("it has expired, on {}", date(*not_after)).into(),
+        E::NotValidYet => "it is not valid yet".into(),
+        E::NotValidYetContext { not_before, .. } => {
+            format!("it is not valid yet, but from {} on", date(*not_before)).into()
+        }
         E::UnknownIssuer => "its issuer is unknown (self-signed, or an intermediate certificate is missing)".into(),
-        E::NotValidForName | E::NotValidForNameContext { .. } => "it is for another host name".into(),
+        E::NotValidForName => "it is for another host name".into(),
+        E::NotValidForNameContext { expected, presented } => other_name(expected, presented).into(),
         E::Revoked => "it was revoked".into(),
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => "it is not meant for servers".into(),
         E::BadSignature => "its signature is wrong".into(),
         E::BadEncoding => "it cannot be read".into(),
-        // webpki's own reasons, e.g. an authority's certificate used as a server's: short, and without addresses.
-        E::Other(error) => {
-            let text: String = error.to_string().chars().take(100).collect();
-            format!("it is not usable ({text})").into()
+        E::UnsupportedSignatureAlgorithmContext { .. } | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "it is signed with an algorithm that is not supported, such as SHA-1".into()
         }
+        E::UnhandledCriticalExtension => "it has a critical extension that is not supported".into(),
+        E::Other(error) => describe_other(&error.to_string()).into(),
         _ => "it is not usable".into(),
+    }
+}
+
+/// webpki's own reasons, by their names: short, and without addresses.
+fn describe_other(reason: &str) -> String {
+    match reason {
+        "CaUsedAsEndEntity" => "it is an authority's own certificate (self-signed), not a server's".to_owned(),
+        "UnsupportedCertVersion" => "it is of a version older than X.509 v3".to_owned(),
+        _ => format!("it is not usable ({})", reason.chars().take(MAX_TEXT).collect::<String>()),
+    }
+}
+
+/// The most names of a certificate that are told, and the most characters of each: the receiver chooses them.
+const MAX_NAMES: usize = 5;
+const MAX_TEXT: usize = 100;
+
+fn other_name(expected: &ServerName<'_>, presented: &[String]) -> String {
+    let expected = expected.to_str();
+    if presented.is_empty() {
+        return format!("it has no host names (subjectAltName), so it is not for {expected}");
+    }
+    let names: Vec<String> = presented.iter().take(MAX_NAMES).map(|name| plain_name(name)).collect();
+    let more = if presented.len() > MAX_NAMES { " and others" } else { "" };
+    format!("it is for another host name: for {}{more}, not for {expected}", names.join(", "))
+}
+
+/// `DnsName("example.com")` as `example.com`, without anything that a terminal or a page would take for more than text.
+fn plain_name(name: &str) -> String {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
+    let plain = inner.trim_matches('"').chars().take(MAX_TEXT);
+    plain.map(|char| if char.is_ascii_graphic() { char } else { '?' }).collect()
+}
+
+fn date(time: UnixTime) -> String {
+    let micros = i64::try_from(time.as_secs()).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+    let mut text = String::new();
+    if write!(text, "{}", Timestamp::from_micros(micros)).is_err() {
+        return "a date that is out of range".to_owned();
+    }
+    text.split('T').next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_a_certificate_are_told_in_bounds_and_as_plain_text() {
+        let expected = ServerName::try_from("hooks.example").unwrap();
+        let one = ["DnsName(\"other.example\")".to_owned()];
+        assert_eq!(
+            other_name(&expected, &one),
+            "it is for another host name: for other.example, not for hooks.example"
+        );
+        let many: Vec<String> = (0..1_000).map(|number| format!("DnsName(\"\u{1b}[31m{number}\u{202e}\")")).collect();
+        let text = other_name(&expected, &many);
+        assert!(text.contains("?[31m0?") && text.contains(" and others") && text.len() < 700, "{text}");
+        assert!(other_name(&expected, &[]).contains("no host names"));
+        assert!(other_name(&expected, &["x".repeat(10_000)]).len() < 300);
+    }
+
+    #[test]
+    fn every_alert_has_a_text_with_its_number() {
+        for number in 0..=u8::MAX {
+            let alert = AlertDescription::from(number);
+            let text = describe_alert(alert);
+            let named = alert == AlertDescription::UnrecognisedName || text.contains(&format!("alert {number}, "));
+            assert!(named && text.starts_with("the receiver "), "{text}");
+        }
+    }
+
+    #[test]
+    fn dates_beyond_what_can_be_shown_do_no_harm() {
+        assert_eq!(date(UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_577_836_800))), "2020-01-01");
+        let _ = date(UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::MAX)));
     }
 }

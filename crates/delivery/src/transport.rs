@@ -1,38 +1,23 @@
-//! The byte stream under HTTP: TCP or TLS, with two things that hyper does not do.
+//! The byte stream under HTTP: TCP or TLS, with two things that streams do not do by themselves.
 //!
-//! * It remembers whether the receiver has said anything since the request began ([`Heard`]): that tells a connection
-//!   which had been closed all along, so that the request may be made again, from one that broke while answering.
-//! * A failed write is not the end. A receiver may answer before it has read everything (413, 401) and close; the answer
+//! * A failed write is not the end. A receiver may respond before it has read everything (413, 401) and close; the response
 //!   is then in the receive buffer while writing fails already. So what cannot be written is dropped, and reading tells
-//!   how things stand: it finds the answer, the end, or the error.
+//!   how things stand: it finds the response, the end, or the error.
+//! * [`Transport::is_quiet`] says whether the receiver has closed the connection or said anything unasked. It asks the
+//!   kernel, because the runtime may not have heard of it yet.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
+use rustls::ClientConnection;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-/// Whether the receiver has sent a byte of an answer since [`Heard::reset`].
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Heard(Arc<AtomicBool>);
-
-impl Heard {
-    pub(crate) fn reset(&self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-
-    pub(crate) fn anything(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn note(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
+/// More TLS records than these between two requests are not quiet, whatever is in them.
+const MAX_QUIET_READS: usize = 16;
 
 /// A TCP connection whose writes do not fail once it is connected.
 #[derive(Debug)]
@@ -44,6 +29,15 @@ pub(crate) struct Wire {
 impl Wire {
     pub(crate) fn new(tcp: TcpStream) -> Self {
         Self { tcp, broken: false }
+    }
+
+    /// Reads what is there, without waiting.
+    fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*SockRef::from(&self.tcp)).read(buffer)
+    }
+
+    fn is_quiet(&self) -> bool {
+        !self.broken && self.read_now(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Takes the result of a write; `dropped` is what to say if the connection is broken.
@@ -107,24 +101,31 @@ enum Layer {
     Tls(Box<TlsStream<Wire>>),
 }
 
-/// What hyper reads from and writes to.
+/// What HTTP is spoken over.
 #[derive(Debug)]
 pub(crate) struct Transport {
     layer: Layer,
-    heard: Heard,
 }
 
 impl Transport {
     pub(crate) fn plain(wire: Wire) -> Self {
-        Self { layer: Layer::Plain(wire), heard: Heard::default() }
+        Self { layer: Layer::Plain(wire) }
     }
 
     pub(crate) fn tls(stream: TlsStream<Wire>) -> Self {
-        Self { layer: Layer::Tls(Box::new(stream)), heard: Heard::default() }
+        Self { layer: Layer::Tls(Box::new(stream)) }
     }
 
-    pub(crate) fn heard(&self) -> Heard {
-        self.heard.clone()
+    /// Whether it can be used for a request: the receiver has not closed it, and has not said anything since its last
+    /// response. If not, it cannot be used for anything.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        match &mut self.layer {
+            Layer::Plain(wire) => wire.is_quiet(),
+            Layer::Tls(stream) => {
+                let (wire, session) = stream.get_mut();
+                is_quiet_within_tls(wire, session)
+            }
+        }
     }
 
     /// Whether the receiver chose HTTP/2 in the TLS handshake.
@@ -136,17 +137,40 @@ impl Transport {
     }
 }
 
+/// TLS has business of its own between requests, such as session tickets, which is no word of the receiver's.
+fn is_quiet_within_tls(wire: &Wire, session: &mut ClientConnection) -> bool {
+    if wire.broken {
+        return false;
+    }
+    for _ in 0..MAX_QUIET_READS {
+        match session.process_new_packets() {
+            Ok(state) if state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed() => {}
+            _ => return false,
+        }
+        match session.read_tls(&mut Now(wire)) {
+            Ok(read) if read > 0 => {}
+            Ok(_) => return false,
+            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+    false
+}
+
+/// Reads from a connection what is there, without waiting.
+struct Now<'a>(&'a Wire);
+
+impl io::Read for Now<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read_now(buffer)
+    }
+}
+
 impl AsyncRead for Transport {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = match &mut self.layer {
+        match &mut self.layer {
             Layer::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Layer::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        };
-        if buf.filled().len() > before {
-            self.heard.note();
         }
-        result
     }
 }
 

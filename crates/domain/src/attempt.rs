@@ -6,8 +6,20 @@ use crate::ids::{AttemptId, EndpointId, MessageId};
 use crate::message::Message;
 use crate::time::Timestamp;
 
-/// The most bytes of an answer that are kept (rest-contract §10).
-pub const MAX_KEPT_ANSWER_BYTES: usize = 20_000;
+crate::limits! {
+    in "Responses of receivers";
+    /// What is kept of a response's body, for the log of attempts
+    pub const MAX_KEPT_ANSWER_BYTES: usize = 20_000, "bytes", beyond "cut, at a character if it is text";
+}
+
+/// A text whose last character may have been cut, without that character. `None` if it is no text.
+pub fn cut_text(bytes: &[u8]) -> Option<&str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Some(text),
+        Err(error) if error.error_len().is_none() => std::str::from_utf8(&bytes[..error.valid_up_to()]).ok(),
+        Err(_) => None,
+    }
+}
 
 /// Why an attempt was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use postrider_domain::attempt::Attempt;
+use postrider_domain::attempt::{Attempt, MAX_KEPT_ANSWER_BYTES, cut_text};
 use postrider_domain::ids::{AttemptId, EndpointId, MessageId};
 use postrider_domain::time::Timestamp;
 use postrider_store::AttemptStats;
@@ -129,11 +129,14 @@ impl<'a> AttemptOut<'a> {
 fn response(attempt: &Attempt) -> Cow<'_, str> {
     match &attempt.response {
         None => Cow::Borrowed("EXPUNGED"),
-        Some(bytes) => match std::str::from_utf8(bytes) {
-            Ok(text) => Cow::Borrowed(text),
-            Err(_) => Cow::Owned(BASE64.encode(bytes)),
-        },
+        Some(bytes) => shown(bytes),
     }
+}
+
+fn shown(bytes: &[u8]) -> Cow<'_, str> {
+    // As much as is kept was probably cut, and perhaps within a character.
+    let text = if bytes.len() == MAX_KEPT_ANSWER_BYTES { cut_text(bytes) } else { std::str::from_utf8(bytes).ok() };
+    text.map_or_else(|| Cow::Owned(BASE64.encode(bytes)), Cow::Borrowed)
 }
 
 /// How many attempts ended how.
@@ -174,5 +177,19 @@ impl From<AttemptStats> for AttemptStatsOut {
 impl From<AttemptStats> for StatsOut {
     fn from(stats: AttemptStats) -> Self {
         Self { success: stats.succeeded, pending: 0, sending: 0, fail: stats.failed, canceled: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_was_cut_within_a_character_is_shown_as_text() {
+        let text = "x".repeat(MAX_KEPT_ANSWER_BYTES - 1);
+        assert_eq!(shown(format!("{text}ü").as_bytes().split_last().unwrap().1), text);
+        assert_eq!(shown("grün".as_bytes()), "grün");
+        assert_eq!(shown(b"caf\xc3"), BASE64.encode(b"caf\xc3"), "it came like this");
+        assert_eq!(shown(&[0xff; MAX_KEPT_ANSWER_BYTES]), BASE64.encode([0xff; MAX_KEPT_ANSWER_BYTES]));
     }
 }

@@ -4,6 +4,7 @@
 
 mod hostile;
 mod names;
+mod odd;
 mod reuse;
 mod secure;
 mod support;

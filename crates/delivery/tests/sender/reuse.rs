@@ -7,6 +7,7 @@ use postrider_delivery::sender::Slot;
 use postrider_domain::delivery::Failure;
 use postrider_domain::time::Timestamp;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::support::*;
@@ -28,7 +29,7 @@ async fn what_arrives_is_the_payload_byte_for_byte_with_a_signature_over_it() {
     let sent = client.send_message(&receiver.url(), &message, &mut Slot::default()).await;
     assert_eq!(answered(&sent), (200, &b"ok"[..]));
     let received = received.lock().take().unwrap();
-    assert!(received.head.starts_with("POST /hook HTTP/1.1\r\nhost: 127.0.0.1:"), "{}", received.head);
+    assert!(received.head.starts_with("POST /hook HTTP/1.1\r\nHost: 127.0.0.1:"), "{}", received.head);
     assert_eq!(Some(&received.body[..]), message.payload.as_deref());
     assert_eq!(received.header("webhook-id"), Some(message.id.to_string().as_str()));
     let timestamp = received.header("webhook-timestamp").unwrap();
@@ -126,7 +127,10 @@ async fn a_connection_that_breaks_within_the_answer_is_not_replaced() {
     let mut slot = Slot::default();
     client.send_with(&receiver.url(), &mut slot).await;
     let sent = client.send_with(&receiver.url(), &mut slot).await;
-    assert_eq!(failed(&sent), (Failure::Protocol, "the receiver closed the connection before it answered"));
+    assert_eq!(
+        failed(&sent),
+        (Failure::Protocol, "the receiver closed the connection within the status line of its response")
+    );
     assert_eq!(receiver.connections(), 1);
 }
 
@@ -138,7 +142,7 @@ async fn a_reset_after_reading_the_request_of_a_new_connection_is_a_failed_attem
     })
     .await;
     let sent = Client::local().send(&receiver.url()).await;
-    assert_eq!(failed(&sent), (Failure::Protocol, "the receiver reset the connection before it answered"));
+    assert_eq!(failed(&sent), (Failure::Protocol, "the receiver reset the connection before it responded"));
     assert_eq!(receiver.connections(), 1);
 }
 
@@ -188,6 +192,60 @@ async fn a_body_that_breaks_off_does_not_change_the_status() {
     })
     .await;
     assert_eq!(answered(&Client::local().send(&receiver.url()).await), (200, &b"only this"[..]));
+}
+
+#[tokio::test]
+async fn names_of_headers_are_in_title_case_on_the_wire() {
+    let heads = Arc::new(Mutex::new(String::new()));
+    let seen = Arc::clone(&heads);
+    let receiver = Receiver::start(move |mut stream, _| {
+        let seen = Arc::clone(&seen);
+        async move {
+            *seen.lock() = read_request(&mut stream).await.unwrap().head;
+            stream.write_all(OK).await.unwrap();
+        }
+    })
+    .await;
+    Client::local().send(&receiver.url()).await;
+    let head = heads.lock().clone();
+    let names = ["Host", "Content-Type", "Webhook-Id", "Webhook-Timestamp", "Webhook-Signature", "Content-Length"];
+    for name in names {
+        assert!(head.contains(&format!("\r\n{name}: ")), "{name} in {head}");
+    }
+}
+
+/// Answers a request, then says something unasked, and tells so.
+async fn speak_unasked(mut stream: TcpStream, said: &Notify, number: usize) {
+    const FORGED: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nFAKE";
+    if number > 0 {
+        return answer_all(stream, OK).await;
+    }
+    read_request(&mut stream).await.unwrap();
+    stream.write_all(OK).await.unwrap();
+    // Not in one piece with the response, which the sender would see at once.
+    stream.flush().await.unwrap();
+    stream.write_all(FORGED).await.unwrap();
+    said.notify_one();
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+}
+
+#[tokio::test]
+async fn what_a_receiver_says_unasked_while_a_connection_waits_is_not_taken_for_the_next_answer() {
+    for _ in 0..20 {
+        let said = Arc::new(Notify::new());
+        let tell = Arc::clone(&said);
+        let receiver = Receiver::start(move |stream, number| {
+            let tell = Arc::clone(&tell);
+            async move { speak_unasked(stream, &tell, number).await }
+        })
+        .await;
+        let client = Client::local();
+        let mut slot = Slot::default();
+        assert_eq!(answered(&client.send_with(&receiver.url(), &mut slot).await), (200, &b"ok"[..]));
+        said.notified().await;
+        assert_eq!(answered(&client.send_with(&receiver.url(), &mut slot).await), (200, &b"ok"[..]));
+        assert_eq!(receiver.connections(), 2);
+    }
 }
 
 #[tokio::test]

@@ -140,7 +140,7 @@ async fn http_where_https_was_expected_is_named_as_such() {
     })
     .await;
     let sent = Authority::new().client(PATIENCE).send(&url(&receiver, "hooks.example")).await;
-    assert_eq!(failed(&sent), (Failure::Tls, "the receiver's answer is not TLS: is it http instead of https?"));
+    assert_eq!(failed(&sent), (Failure::Tls, "the receiver's response is not TLS: is it http instead of https?"));
 }
 
 #[tokio::test]
@@ -164,7 +164,7 @@ async fn the_deadline_ends_silence_before_and_after_the_handshake() {
     let client = authority.client(Duration::from_secs(1));
     for (receiver, text) in [
         (silent, "timed out after 1s: the TLS handshake was not finished"),
-        (accepting, "timed out after 1s: the receiver did not answer"),
+        (accepting, "timed out after 1s: the receiver did not respond"),
     ] {
         let sent = client.send(&url(&receiver, "hooks.example")).await;
         assert_eq!(failed(&sent), (Failure::Timeout, text));
