@@ -28,7 +28,7 @@ use crate::cors;
 use crate::docs;
 use crate::error::ApiError;
 use crate::options::{AuthOptions, SigningOptions};
-use crate::routes;
+use crate::routes::{self, StorePing};
 
 /// Says whether an endpoint may have this URL, and if not, why.
 pub type UrlCheck = Arc<dyn Fn(&EndpointUrl) -> Result<(), String> + Send + Sync>;
@@ -66,6 +66,7 @@ pub(crate) struct State {
     pub(crate) signing: SigningOptions,
     pub(crate) public_url: Option<String>,
     pub(crate) authenticator: Authenticator,
+    pub(crate) store_ping: StorePing,
 }
 
 /// The state as extractors see it.
@@ -93,6 +94,7 @@ impl Api {
             signing,
             public_url,
             authenticator,
+            store_ping: StorePing::default(),
         });
         let (router, _) = routes::all().into_parts();
         let router = router
