@@ -29,6 +29,6 @@ mod rules;
 mod webhooks;
 
 pub use auth::KeyUsage;
-pub use options::{AuthOptions, JwtSecret, SigningOptions};
+pub use options::{AuthOptions, SigningOptions};
 pub use router::{Api, Parts, UrlCheck};
 pub use routes::openapi::document as openapi_document;

@@ -1,25 +1,17 @@
 //! The settings of the sections `auth` and `signing`.
 
-use std::fmt;
-
+use postrider_domain::settings::SecretText;
 use postrider_domain::signature::SecretKind;
-
-/// The secret that tokens are signed with, used as raw bytes. `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(transparent)]
-pub struct JwtSecret(pub String);
-
-impl fmt::Debug for JwtSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JwtSecret(…)")
-    }
-}
 
 postrider_domain::options! {
     /// Who may use the API.
     pub struct AuthOptions in "auth" {
         /// Accept JSON web tokens that are signed with this secret (HS256), beside API keys. None are accepted without it.
-        pub jwt_secret: Option<JwtSecret> = None,
+        /// Its bytes are used as they are, and there must be 32 or more: `openssl rand -hex 32` makes a good one.
+        pub jwt_secret: Option<SecretText> = None,
+        /// Take secrets of fewer than 32 bytes, too. They can be guessed, and who guesses one may do everything: only for
+        /// trying things out.
+        pub allow_short_secret: bool = false,
     }
 }
 
@@ -37,8 +29,10 @@ mod tests {
 
     #[test]
     fn the_secret_is_not_shown() {
-        let options = AuthOptions { jwt_secret: Some(JwtSecret("hunter2".to_owned())) };
+        let secret = SecretText::try_new("hunter2".to_owned()).unwrap();
+        let options = AuthOptions { jwt_secret: Some(secret), ..AuthOptions::default() };
         assert!(!format!("{options:?}").contains("hunter2"));
-        assert_eq!(AuthOptions::reference()[0].default, None);
+        let setting = &AuthOptions::reference()[0];
+        assert!(setting.is_secret() && setting.default.is_none());
     }
 }

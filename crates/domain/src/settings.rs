@@ -1,5 +1,7 @@
 //! How settings are written: durations as `250ms`, `5s`, `2h`, `5d`, and a table of settings with their documentation,
-//! so that the reference is printed from the place where a setting is defined.
+//! range and rules, so that the reference is printed from the place where a setting is defined.
+//!
+//! [`Setting::check`] is the one rule for the values of all settings, wherever they come from.
 
 use std::fmt;
 use std::time::Duration;
@@ -72,6 +74,60 @@ impl serde::Serialize for Span {
     }
 }
 
+/// A secret from the settings. It is never blank, and neither `Debug` nor serialisation shows it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretText(String);
+
+/// A secret is blank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a secret cannot be blank")]
+pub struct BlankSecret;
+
+/// What is shown instead of a secret.
+pub const MASK: &str = "********";
+
+impl SecretText {
+    /// This text as a secret.
+    pub fn try_new(text: String) -> Result<Self, BlankSecret> {
+        if text.trim().is_empty() { Err(BlankSecret) } else { Ok(Self(text)) }
+    }
+
+    /// The secret itself, of which there is at least one byte.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretText(…)")
+    }
+}
+
+impl serde::Serialize for SecretText {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(MASK)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for SecretText {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::try_new(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+/// The values that a number or a duration may have, both ends included, as settings write them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Range {
+    /// The least.
+    pub low: String,
+    /// The greatest.
+    pub high: String,
+}
+
+/// A rule of one setting's own for its text.
+pub type TextRule = fn(&str) -> Result<(), String>;
+
 /// One setting, as `postrider config reference` shows it.
 #[derive(Debug, Clone)]
 pub struct Setting {
@@ -83,26 +139,169 @@ pub struct Setting {
     pub doc: &'static str,
     /// Its default, as TOML; `None` if it has none.
     pub default: Option<String>,
+    /// The range of a number or duration, also of each one in a list.
+    pub range: Option<Range>,
+    /// What else its text must be.
+    pub rule: Option<TextRule>,
+    /// Whether it is a [`SecretText`].
+    pub secret: bool,
 }
 
-/// Defines a section of settings: the struct, its defaults and its reference come from one list.
+impl Setting {
+    /// `section.name`.
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// Whether its value is shown to nobody. A text whose name sounds like a secret is one, even if its type forgot.
+    pub fn is_secret(&self) -> bool {
+        let sounds = |word: &&str| self.name.split('_').any(|part| part.trim_end_matches('s') == *word);
+        let is_text = self.default.as_deref().is_none_or(|default| default.starts_with('"'));
+        self.secret || (is_text && SECRET_WORDS.iter().any(|word| sounds(&word)))
+    }
+
+    /// What is wrong with a value, as words that follow the setting's name; never what a secret is.
+    ///
+    /// One rule for all: nothing is blank, has characters that nobody sees, or is out of its range.
+    pub fn check(&self, value: &serde_json::Value) -> Result<(), String> {
+        use serde_json::Value;
+        match value {
+            Value::String(text) => self.check_text(text),
+            _ if self.is_secret() => Err("must be a text".to_owned()),
+            Value::Array(items) if self.is_list() => items.iter().try_for_each(|item| self.check_item(item)),
+            Value::Number(number) => self.check_number(number),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_item(&self, item: &serde_json::Value) -> Result<(), String> {
+        match item {
+            serde_json::Value::String(text) => {
+                visible(text).map_err(|problem| format!("has an item that {problem}"))?;
+                self.check_range(text)
+            }
+            _ => Err("must be a list of texts, as in [\"a\", \"b\"]".to_owned()),
+        }
+    }
+
+    fn check_text(&self, text: &str) -> Result<(), String> {
+        visible(text).map_err(|problem| match problem {
+            Unseen::Blank => format!("{problem}: leave it out for {}", self.without()),
+            _ => problem.to_string(),
+        })?;
+        if self.is_list() {
+            let items = list_items(text).map_err(|error| error.to_string())?;
+            return items.into_iter().try_for_each(|item| self.check_item(&item.into()));
+        }
+        self.check_range(text)?;
+        self.rule.map_or(Ok(()), |rule| rule(text))
+    }
+
+    fn check_range(&self, text: &str) -> Result<(), String> {
+        let Some(range) = &self.range else { return Ok(()) };
+        if let (Ok(low), Ok(high)) = (range.low.parse::<Span>(), range.high.parse::<Span>()) {
+            let value: Span = text.parse().map_err(|error: ParseSpanError| format!("is wrong: {error}"))?;
+            return range.admit(&value, low <= value && value <= high);
+        }
+        let wrong = || format!("must be a whole number from {range}, not '{text}'");
+        text.parse::<u64>().map_err(|_| wrong()).and_then(|value| self.check_number(&value.into()))
+    }
+
+    fn check_number(&self, number: &serde_json::Number) -> Result<(), String> {
+        let Some(range) = &self.range else { return Ok(()) };
+        let (Ok(low), Ok(high)) = (range.low.parse::<u64>(), range.high.parse::<u64>()) else {
+            return Err(format!("needs a unit: write {number}s, or another one of ms, s, m, h, d"));
+        };
+        range.admit(number, number.as_u64().is_some_and(|value| low <= value && value <= high))
+    }
+
+    fn is_list(&self) -> bool {
+        self.default.as_deref().is_some_and(|default| default.starts_with('['))
+    }
+
+    /// What holds if it is left out.
+    fn without(&self) -> String {
+        self.default.as_ref().map_or("none".to_owned(), |default| format!("its default, {default}"))
+    }
+}
+
+/// Words in the name of a text setting that make it a secret.
+const SECRET_WORDS: [&str; 6] = ["secret", "key", "token", "password", "passphrase", "credential"];
+
+impl Range {
+    fn admit(&self, value: &impl fmt::Display, admitted: bool) -> Result<(), String> {
+        if admitted { Ok(()) } else { Err(format!("must be from {self}, not {value}")) }
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.low, self.high)
+    }
+}
+
+/// Why a text is not what it looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unseen {
+    /// There is nothing to see.
+    #[error("is blank")]
+    Blank,
+    /// A line end, a control character, or another one without a shape.
+    #[error(
+        "has a character that cannot be seen (U+{0:04X}, as character {1}): was a line end or a control character pasted?"
+    )]
+    Character(u32, usize),
+    /// White space that nobody meant.
+    #[error("begins or ends with white space")]
+    Edges,
+}
+
+/// Refuses a text that is blank, or that has anything in it that a reader does not see.
+pub fn visible(text: &str) -> Result<(), Unseen> {
+    if text.trim().is_empty() {
+        return Err(Unseen::Blank);
+    }
+    if let Some((at, letter)) = text.chars().enumerate().find(|(_, letter)| is_unseen(*letter)) {
+        return Err(Unseen::Character(letter.into(), at + 1));
+    }
+    if text.trim() != text { Err(Unseen::Edges) } else { Ok(()) }
+}
+
+/// Control characters, separators of lines, marks without width, and those that turn the direction of what follows.
+fn is_unseen(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}' | '\u{AD}')
+}
+
+/// Defines a section of settings: the struct, its defaults, its rules and its reference come from one list.
+///
+/// Every number and duration has its range (`#[within(low, high)]`, both included; for a list, of each item). A text can
+/// have a rule of its own (`#[rule(function)]`, a [`TextRule`]).
 ///
 /// ```
 /// postrider_domain::options! {
 ///     /// Things about tea.
 ///     pub struct TeaOptions in "tea" {
 ///         /// How long it steeps.
+///         #[within("1s", "10m")]
 ///         pub steep: postrider_domain::settings::Span = "3m".parse().unwrap(),
 ///     }
 /// }
-/// assert_eq!(TeaOptions::reference()[0].default.as_deref(), Some("\"3m\""));
+/// let steep = &TeaOptions::reference()[0];
+/// assert_eq!(steep.default.as_deref(), Some("\"3m\""));
+/// assert_eq!(steep.check(&"1h".into()).unwrap_err(), "must be from 1s to 10m, not 1h");
 /// ```
 #[macro_export]
 macro_rules! options {
     (
         $(#[doc = $struct_doc:literal])*
         pub struct $name:ident in $section:literal {
-            $( $(#[doc = $doc:literal])* pub $field:ident : $ty:ty = $default:expr, )*
+            $(
+                $(#[doc = $doc:literal])*
+                $(#[within($low:expr, $high:expr)])?
+                $(#[rule($rule:path)])?
+                pub $field:ident : $ty:ty = $default:expr,
+            )*
         }
     ) => {
         $(#[doc = $struct_doc])*
@@ -122,24 +321,48 @@ macro_rules! options {
             /// Every setting of the section with its documentation and default.
             pub fn reference() -> Vec<$crate::settings::Setting> {
                 let defaults = Self::default();
-                vec![$( $crate::settings::Setting {
-                    section: $section,
-                    name: stringify!($field),
-                    doc: concat!($($doc, "\n"),*),
-                    default: $crate::settings::shown(&defaults.$field),
-                } ),*]
+                vec![$(
+                    #[allow(unused_mut, unused_assignments, reason = "not every setting has all of them")]
+                    {
+                        let mut range = None;
+                        $( range = Some($crate::settings::Range { low: $low.to_string(), high: $high.to_string() }); )?
+                        let mut rule: Option<$crate::settings::TextRule> = None;
+                        $( rule = Some($rule); )?
+                        $crate::settings::Setting {
+                            section: $section,
+                            name: stringify!($field),
+                            doc: concat!($($doc, "\n"),*),
+                            default: $crate::settings::shown(&defaults.$field),
+                            range,
+                            rule,
+                            secret: std::any::type_name::<$ty>().contains("SecretText"),
+                        }
+                    }
+                ),*]
             }
         }
     };
 }
 
-/// The items of a list that an environment variable holds as text: `["a","b"]` or `a,b`; blank text is the empty list.
-pub fn list_items(text: &str) -> Result<Vec<String>, serde_json::Error> {
+/// The text is not a list.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseListError {
+    /// It begins like JSON and is none.
+    #[error("is not a list: write it as in [\"a\", \"b\"] or a,b")]
+    Json,
+    /// There is nothing between two commas, or nothing at all.
+    #[error("has a blank item: write it as in a,b, or [] for an empty list")]
+    Blank,
+}
+
+/// The items of a list that an environment variable holds as text: `["a","b"]` or `a,b`. Only `[]` is the empty list.
+pub fn list_items(text: &str) -> Result<Vec<String>, ParseListError> {
     let text = text.trim();
     if text.starts_with('[') {
-        return serde_json::from_str(text);
+        return serde_json::from_str(text).map_err(|_| ParseListError::Json);
     }
-    Ok(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect())
+    let items: Vec<_> = text.split(',').map(|item| item.trim().to_owned()).collect();
+    if items.iter().any(String::is_empty) { Err(ParseListError::Blank) } else { Ok(items) }
 }
 
 /// Deserialises a list of texts from a list, or from what [`list_items`] reads.
@@ -170,6 +393,7 @@ pub fn shown<T: serde::Serialize>(value: &T) -> Option<String> {
 }
 
 #[cfg(test)]
+#[expect(unreachable_pub, reason = "the macro makes its structs public")]
 mod tests {
     use super::*;
 
@@ -195,5 +419,97 @@ mod tests {
         for text in ["1ms", "90s", "5m", "36h", "5d", "0s"] {
             assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
         }
+    }
+
+    crate::options! {
+        /// For the tests.
+        pub struct Tea in "tea" {
+            /// How long it steeps.
+            #[within("1s", "10m")]
+            pub steep: Span = Span(Duration::from_secs(180)),
+            /// How many cups.
+            #[within(1, 12)]
+            pub cups: u32 = 2,
+            /// When to stir.
+            #[within("1s", "1m")]
+            pub stir: Vec<Span> = Vec::new(),
+            /// What it is called.
+            #[rule(no_coffee)]
+            pub name: String = "green".to_owned(),
+            /// What opens the cupboard.
+            pub cupboard: Option<SecretText> = None,
+            /// What opens the cupboard, forgetful.
+            pub cupboard_key: Option<String> = None,
+            /// Whether a short key will do.
+            pub allow_short_secret: bool = false,
+        }
+    }
+
+    fn no_coffee(text: &str) -> Result<(), String> {
+        if text == "coffee" { Err("is no tea".to_owned()) } else { Ok(()) }
+    }
+
+    fn problem(name: &str, value: impl Into<serde_json::Value>) -> Option<String> {
+        let settings = Tea::reference();
+        let setting = settings.iter().find(|setting| setting.name == name).unwrap();
+        setting.check(&value.into()).err()
+    }
+
+    #[test]
+    fn a_value_out_of_its_range_is_refused_with_the_range() {
+        for (name, value) in [
+            ("steep", serde_json::json!("0s")),
+            ("steep", "11m".into()),
+            ("cups", 0.into()),
+            ("cups", (-1).into()),
+            ("cups", 13.into()),
+            ("cups", 1.5.into()),
+            ("cups", "0".into()),
+            ("cups", "many".into()),
+            ("stir", "1s,2m".into()),
+            ("stir", serde_json::json!(["2m"])),
+        ] {
+            let problem = problem(name, value.clone()).unwrap_or_else(|| panic!("{name} {value}"));
+            assert!(problem.contains(" to "), "{problem}");
+        }
+        for (name, value) in
+            [("steep", serde_json::json!("1s")), ("steep", "10m".into()), ("cups", 12.into()), ("stir", "[]".into())]
+        {
+            assert_eq!(problem(name, value), None);
+        }
+        assert!(problem("steep", 5).unwrap().contains("unit"));
+    }
+
+    #[test]
+    fn a_value_that_is_blank_or_has_what_nobody_sees_is_refused() {
+        for name in ["steep", "cups", "stir", "name", "cupboard", "cupboard_key"] {
+            for blank in ["", " ", "\t", "\u{a0}"] {
+                assert!(problem(name, blank).is_some_and(|text| text.contains("blank")), "{name} {blank:?}");
+            }
+            for hidden in ["1\n", "a\rb", "a\u{0}", "\u{feff}a", "a\u{85}", "a\u{202e}b", " a", "a "] {
+                assert!(problem(name, hidden).is_some(), "{name} {hidden:?}");
+            }
+        }
+        for blank in [",", "1s,", ",1s", "1s,,2s"] {
+            assert!(problem("stir", blank).unwrap().contains("blank"), "{blank}");
+        }
+        assert!(problem("stir", serde_json::json!([""])).is_some());
+    }
+
+    #[test]
+    fn a_secret_is_known_by_its_type_or_its_name_and_never_shown() {
+        let secrets: Vec<_> =
+            Tea::reference().into_iter().filter(Setting::is_secret).map(|setting| setting.name).collect();
+        assert_eq!(secrets, ["cupboard", "cupboard_key"]);
+        assert!(!problem("cupboard_key", 4711).unwrap().contains("4711"));
+        let secret = SecretText::try_new("hunter2".to_owned()).unwrap();
+        assert!(!format!("{secret:?}{}", serde_json::to_string(&secret).unwrap()).contains("hunter2"));
+        assert!(SecretText::try_new(" ".to_owned()).is_err());
+    }
+
+    #[test]
+    fn a_rule_of_its_own_is_kept() {
+        assert_eq!(problem("name", "coffee").as_deref(), Some("is no tea"));
+        assert_eq!(problem("name", "black"), None);
     }
 }

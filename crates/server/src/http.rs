@@ -17,13 +17,10 @@ use tokio::net::{TcpListener, TcpStream};
 /// The time for the head of a request. Also how long a connection may stay idle, so it is generous.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How long requests under way may take to end at shutdown.
-const LAST_ANSWERS: Duration = Duration::from_secs(10);
-
 /// The pause when no connection can be accepted, mostly because no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `stop` completes, then ends the connections in order.
+/// Serves until `stop` completes, then ends the connections in order. How long they may take is the caller's to bound.
 pub(crate) async fn serve(listener: TcpListener, api: Api, stop: impl Future<Output = ()>) {
     let api = Arc::new(api);
     let connections = GracefulShutdown::new();
@@ -42,9 +39,7 @@ pub(crate) async fn serve(listener: TcpListener, api: Api, stop: impl Future<Out
         }
     }
     drop(listener);
-    if tokio::time::timeout(LAST_ANSWERS, connections.shutdown()).await.is_err() {
-        tracing::warn!("clients still had requests under way; their connections were cut");
-    }
+    connections.shutdown().await;
 }
 
 fn serve_connection(stream: TcpStream, api: &Arc<Api>, connections: &GracefulShutdown) {

@@ -6,8 +6,13 @@ use postrider_domain::limits::Limit;
 
 /// Every limit there is, in the order of the table.
 fn all() -> Vec<Limit> {
-    [postrider_domain::names::limits(), postrider_domain::attempt::limits(), postrider_delivery::limits::limits()]
-        .concat()
+    [
+        postrider_domain::names::limits(),
+        postrider_domain::attempt::limits(),
+        postrider_delivery::limits::limits(),
+        crate::log::limits(),
+    ]
+    .concat()
 }
 
 /// The table as Markdown, a section per group.

@@ -5,6 +5,9 @@ mod commands;
 mod config;
 mod http;
 mod limits;
+mod log;
+mod memory;
+mod signals;
 mod terminal;
 mod wiring;
 
@@ -18,6 +21,10 @@ use cli::{Cli, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if let Err(error) = check_environment() {
+        terminal::error(&error);
+        return ExitCode::FAILURE;
+    }
     let result = match Cli::parse().command {
         Command::Serve(args) => commands::serve::run(&args),
         Command::Send(args) => commands::send::run(*args),
@@ -31,4 +38,13 @@ fn main() -> ExitCode {
         terminal::error(&error);
         ExitCode::FAILURE
     })
+}
+
+/// Whatever the command: a variable that is meant for this program and is no text is an error that names it.
+fn check_environment() -> anyhow::Result<()> {
+    let wrong = std::env::vars_os().find(|(name, value)| config::is_ours(name) && value.to_str().is_none());
+    match wrong {
+        Some((name, _)) => Err(anyhow::anyhow!(config::not_utf8(&name.to_string_lossy()))),
+        None => Ok(()),
+    }
 }

@@ -4,10 +4,14 @@
 
 use std::borrow::Cow;
 use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
 use clap::builder::Styles;
+
+/// How long the last line may take.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Something went well.
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
@@ -35,6 +39,11 @@ pub(crate) fn stdout() -> AutoStream<std::io::Stdout> {
     AutoStream::auto(std::io::stdout())
 }
 
+/// What is to be shown on standard output, put together first: as [`stdout`] would show it.
+pub(crate) fn buffer() -> AutoStream<Vec<u8>> {
+    AutoStream::new(Vec::new(), AutoStream::choice(&std::io::stdout()))
+}
+
 /// Standard error; styles are stripped unless a terminal shows them.
 pub(crate) fn stderr() -> AutoStream<std::io::Stderr> {
     AutoStream::auto(std::io::stderr())
@@ -47,8 +56,21 @@ pub(crate) fn stderr_is_terminal() -> bool {
 
 /// One line that says why the command failed.
 pub(crate) fn error(error: &anyhow::Error) {
-    // Nothing is left to do if even this cannot be written.
-    let _ = writeln!(stderr(), "{BAD}error:{BAD:#} {error:#}");
+    error_line(&format!("{error:#}"));
+}
+
+/// One line that says what is wrong. Where it cannot be written, or nobody reads, that is no reason to stay.
+pub(crate) fn error_line(text: &str) {
+    let line = format!("{BAD}error:{BAD:#} {text}");
+    let (done, wait) = std::sync::mpsc::channel();
+    let write = move || {
+        // Nothing is left to do if even this fails.
+        let _ = writeln!(stderr(), "{line}");
+        let _ = done.send(());
+    };
+    if std::thread::Builder::new().spawn(write).is_ok() {
+        let _ = wait.recv_timeout(LAST_WORDS);
+    }
 }
 
 /// `text` in `style`.

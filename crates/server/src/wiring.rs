@@ -2,6 +2,7 @@
 //! apart in reverse.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use postrider_api::{Api, Parts};
@@ -15,6 +16,7 @@ use postrider_store::Store;
 use postrider_store_sqlite::{Ownership, SqliteStore};
 use postrider_upkeep::{Notifier, Sweeper, TaskRunner};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::time::timeout;
 
 use crate::config::Config;
 
@@ -48,6 +50,7 @@ impl Server {
         let (clock, entropy) = machine();
         let store = open_store(config, Ownership::Owner)?;
         let mut delivery = config.delivery.clone();
+        delivery.drain_timeout.0 = Phases::of(delivery.drain_timeout.0).drain;
         delivery.max_in_flight = fit_to_descriptors(delivery.max_in_flight);
         let resolver = SystemResolver::new().context("cannot set up name resolution")?;
         let sender = Sender::new(&delivery, Arc::clone(&clock), Arc::new(resolver)).context("cannot set up TLS")?;
@@ -76,17 +79,48 @@ impl Server {
         Ok(Self { store, api, intake, engine, upkeep, agents })
     }
 
-    /// Ends in order; to be called when no request is being answered any more.
-    pub(crate) async fn stop(self) {
+    /// Ends in order, within the time that the phases have. `answering` completes when the API has answered what it was
+    /// asked; meanwhile deliveries under way come to an end.
+    pub(crate) async fn stop(self, answering: impl Future<Output = ()>, phases: Phases) {
         for agent in self.upkeep {
             agent.abort();
         }
-        self.intake.close().await;
-        self.engine.shutdown().await;
-        for agent in self.agents {
-            agent.abort();
+        let answered = async {
+            if timeout(phases.drain, answering).await.is_err() {
+                tracing::warn!("clients still had requests under way; their connections were cut");
+            }
+        };
+        let rest = async {
+            tokio::join!(answered, self.engine.shutdown());
+            self.intake.close().await;
+            for agent in self.agents {
+                agent.abort();
+            }
+            self.store.close().await;
+        };
+        if timeout(phases.drain + phases.close, rest).await.is_err() {
+            tracing::warn!("the store did not close in time; the next start finds everything that was committed");
         }
-        self.store.close().await;
+    }
+}
+
+/// How the time that a shutdown may take in all is divided.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Phases {
+    /// For requests under way.
+    pub(crate) drain: Duration,
+    /// Then, for the store.
+    pub(crate) close: Duration,
+    /// Then, for the last lines of the log.
+    pub(crate) last_words: Duration,
+}
+
+impl Phases {
+    /// The last two need little: an eighth of the whole, and at most a second.
+    pub(crate) fn of(whole: Duration) -> Self {
+        let rest = (whole / 8).min(Duration::from_secs(1));
+        // There are two streams to wait for.
+        Self { drain: whole - rest, close: rest / 2, last_words: rest / 4 }
     }
 }
 

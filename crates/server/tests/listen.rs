@@ -15,7 +15,7 @@ const BODY: &[u8] = br#"{"type":"user.created","data":{"name":"Ada"}}"#;
 
 fn listen(arguments: &[&str]) -> Command {
     let mut command = postrider();
-    command.arg("listen").args(arguments).env_remove("POSTRIDER_LISTEN_SECRET");
+    command.arg("listen").args(arguments).env_remove("POSTRIDER_ENDPOINT_SECRET");
     command
 }
 

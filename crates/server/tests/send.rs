@@ -22,7 +22,7 @@ fn receiver(arguments: &[&str]) -> (Process, String) {
 
 fn send(arguments: &[&str]) -> Command {
     let mut command = postrider();
-    command.arg("send").args(arguments).env_remove("POSTRIDER_SEND_SECRET").stdin(Stdio::null());
+    command.arg("send").args(arguments).env_remove("POSTRIDER_ENDPOINT_SECRET").stdin(Stdio::null());
     command
 }
 

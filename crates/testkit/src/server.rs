@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -24,6 +24,20 @@ const LISTENING: &str = "listening on http://";
 /// The secret with which every test signs its tokens. A test's environment is random, so tests do not meet.
 const JWT_SECRET: &str = "a secret that only the tests know";
 
+/// Where the standard error of a server goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Stderr {
+    /// Into what [`TestServer::log`] shows.
+    #[default]
+    Collected,
+    /// A pipe whose reader has gone.
+    ClosedPipe,
+    /// A pipe that nobody reads.
+    UnreadPipe,
+    /// A file, which is made if need be; `/dev/full` for a disk without room.
+    File(PathBuf),
+}
+
 /// How to start a server.
 #[derive(Debug)]
 pub struct TestServerBuilder {
@@ -31,6 +45,7 @@ pub struct TestServerBuilder {
     variables: BTreeMap<String, String>,
     store_folder: Option<PathBuf>,
     survives_file_size_limit: bool,
+    stderr: Stderr,
 }
 
 /// A running server, or one that was stopped and can be started again on the same store.
@@ -42,6 +57,8 @@ pub struct TestServer {
     address: watch::Sender<SocketAddr>,
     log: Log,
     org: String,
+    /// The end of its standard error that nobody reads.
+    unread: Option<std::io::PipeReader>,
 }
 
 /// The lines that a server printed, from all of its starts.
@@ -61,6 +78,13 @@ impl TestServerBuilder {
     #[must_use]
     pub fn variable(mut self, name: &str, value: impl Into<String>) -> Self {
         self.variables.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Sends what it writes to standard error elsewhere.
+    #[must_use]
+    pub fn stderr(mut self, stderr: Stderr) -> Self {
+        self.stderr = stderr;
         self
     }
 
@@ -86,7 +110,7 @@ impl TestServerBuilder {
         let folder = TempDir::with_prefix("postrider-test-").expect("a temporary folder can be made");
         let address = watch::Sender::new(SocketAddr::from(([127, 0, 0, 1], 0)));
         let org = format!("org_{}", random::name());
-        let mut server = TestServer { how: self, folder, child: None, address, log: Log::default(), org };
+        let mut server = TestServer { how: self, folder, child: None, address, log: Log::default(), org, unread: None };
         server.start().await;
         server
     }
@@ -100,6 +124,7 @@ impl TestServer {
             variables: BTreeMap::new(),
             store_folder: None,
             survives_file_size_limit: false,
+            stderr: Stderr::default(),
         };
         builder
             .set("server.listen", "127.0.0.1:0")
@@ -140,17 +165,43 @@ impl TestServer {
             process::command(&self.how.program, self.folder.path())
         };
         command.arg("serve").env("POSTRIDER_STORE__URL", self.store_url()).envs(&self.how.variables);
+        if let Some(stderr) = self.stderr() {
+            command.stderr(stderr);
+        }
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.how.program));
-        let stderr = child.stderr.take().expect("standard error is a pipe");
-        tokio::spawn(collect(stderr, self.log.clone()));
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(collect(stderr, self.log.clone()));
+        }
         let stdout = child.stdout.take().expect("standard output is a pipe");
         self.child = Some(child);
         Stdout(BufReader::new(stdout))
     }
 
+    /// Where standard error goes, if it is not collected.
+    fn stderr(&mut self) -> Option<Stdio> {
+        let pipe = || std::io::pipe().expect("a pipe can be made");
+        match &self.how.stderr {
+            Stderr::Collected => None,
+            Stderr::ClosedPipe => Some(pipe().1.into()),
+            Stderr::UnreadPipe => {
+                let (reader, writer) = pipe();
+                self.unread = Some(reader);
+                Some(writer.into())
+            }
+            Stderr::File(path) => {
+                let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+                Some(file.expect("the file for standard error can be opened").into())
+            }
+        }
+    }
+
+    /// The path of the store's file.
+    pub fn store_path(&self) -> PathBuf {
+        self.how.store_folder.as_deref().unwrap_or(self.folder.path()).join("postrider.db")
+    }
+
     fn store_url(&self) -> String {
-        let folder = self.how.store_folder.as_deref().unwrap_or(self.folder.path());
-        format!("sqlite://{}", folder.join("postrider.db").display())
+        format!("sqlite://{}", self.store_path().display())
     }
 
     /// Where it listens.
@@ -217,6 +268,17 @@ impl TestServer {
     pub async fn ended(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("the server runs");
         wait::within("the end of the server", child.wait()).await.expect("a child process can be waited for")
+    }
+
+    /// How the process ended, if it has.
+    ///
+    /// # Panics
+    /// If it was not started.
+    pub fn try_ended(&mut self) -> Option<ExitStatus> {
+        let child = self.child.as_mut().expect("the server was started");
+        let status = child.try_wait().expect("a child process can be waited for")?;
+        self.child = None;
+        Some(status)
     }
 
     /// Sends a signal.

@@ -30,6 +30,7 @@ postrider_domain::options! {
     pub struct RetentionOptions in "retention" {
         /// How long the payload of a message is kept after it was due, if the message itself does not say. It goes within
         /// minutes then; the message and its attempts stay.
+        #[within("1ms", "36500d")]
         pub payload: Span = span("90d"),
     }
 }

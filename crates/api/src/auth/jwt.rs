@@ -75,9 +75,9 @@ impl Validity {
 }
 
 impl Verifier {
-    /// Verifies with these raw bytes.
-    pub(super) fn new(secret: &[u8]) -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
+    /// Verifies with these raw bytes; `None` if there are none, because then anybody could sign.
+    pub(super) fn new(secret: &[u8]) -> Option<Self> {
+        (!secret.is_empty()).then(|| Self(hmac::Key::new(hmac::HMAC_SHA256, secret)))
     }
 
     /// A token that says `claims`.
@@ -126,16 +126,21 @@ mod tests {
         let key = "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow";
         let token = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0\
                      dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
-        let claims = Verifier::new(&BASE64.decode(key).unwrap()).claims(token).unwrap();
+        let claims = Verifier::new(&BASE64.decode(key).unwrap()).unwrap().claims(token).unwrap();
         assert_eq!(claims.validity.exp, Some(1_300_819_380.0));
     }
 
     #[test]
+    fn an_empty_secret_verifies_nothing() {
+        assert!(Verifier::new(b"").is_none());
+    }
+
+    #[test]
     fn only_hs256_with_the_right_secret_is_accepted() {
-        let verifier = Verifier::new(b"secret");
+        let verifier = Verifier::new(b"secret").unwrap();
         let good = token(HS256, r#"{"sub":"org_x"}"#);
         assert_eq!(verifier.claims(&good).unwrap().sub.as_deref(), Some("org_x"));
-        assert!(Verifier::new(b"other").claims(&good).is_err());
+        assert!(Verifier::new(b"other").unwrap().claims(&good).is_err());
         let (text, _) = good.rsplit_once('.').unwrap();
         for bad in [
             String::new(),
@@ -156,7 +161,7 @@ mod tests {
     #[test]
     fn times_hold_with_fifteen_minutes_of_leeway() {
         let holds = |claims: String| {
-            let claims = Verifier::new(b"secret").claims(&token(HS256, &claims)).unwrap();
+            let claims = Verifier::new(b"secret").unwrap().claims(&token(HS256, &claims)).unwrap();
             claims.validity.holds_at(Timestamp::from_micros(NOW * 1_000_000))
         };
         assert!(holds("{}".to_owned()));

@@ -22,7 +22,7 @@ use postrider_domain::clock::Clock;
 use postrider_domain::entropy::Entropy;
 use postrider_domain::ids::ApplicationId;
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApiKey, IssuedToken, KeyHash, Store};
+use postrider_store::{ApiKey, IssuedToken, KeyHash, Store, StoreError};
 use quick_cache::sync::Cache;
 use ring::digest::{SHA256, digest};
 use tokio::sync::OnceCell;
@@ -131,7 +131,7 @@ impl Authenticator {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Self {
-        let verifier = options.jwt_secret.as_ref().map(|secret| jwt::Verifier::new(secret.0.as_bytes()));
+        let verifier = options.jwt_secret.as_ref().and_then(|secret| jwt::Verifier::new(secret.reveal().as_bytes()));
         Self {
             verifier,
             own: OnceCell::new(),
@@ -228,7 +228,9 @@ impl Authenticator {
         let read = async {
             let mut candidate = [0; 32];
             self.entropy.fill(&mut candidate);
-            self.store.token_secret(candidate).await.map(|secret| jwt::Verifier::new(&secret))
+            let secret = self.store.token_secret(candidate).await?;
+            let none = || StoreError::Unavailable("its secret for tokens is empty".to_owned());
+            jwt::Verifier::new(&secret).ok_or_else(none)
         };
         Ok(self.own.get_or_try_init(|| read).await?)
     }

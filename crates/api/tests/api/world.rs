@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
-use postrider_api::{Api, AuthOptions, JwtSecret, Parts, SigningOptions};
+use postrider_api::{Api, AuthOptions, Parts, SigningOptions};
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::attempt::Trigger;
 use postrider_domain::clock::{Clock, Sleep};
@@ -18,6 +18,7 @@ use postrider_domain::endpoint::EndpointUrl;
 use postrider_domain::entropy::{Entropy, OsEntropy};
 use postrider_domain::ids::{AttemptId, KeyId};
 use postrider_domain::names::IdOrUid;
+use postrider_domain::settings::SecretText;
 use postrider_domain::time::Timestamp;
 use postrider_ingest::Intake;
 use postrider_store::{
@@ -147,7 +148,7 @@ impl World {
     }
 
     pub(crate) fn with(https_only: bool) -> Self {
-        Self::build(https_only, Some(JwtSecret(SECRET.to_owned())))
+        Self::build(https_only, SecretText::try_new(SECRET.to_owned()).ok())
     }
 
     /// One whose settings name no secret for tokens.
@@ -155,7 +156,7 @@ impl World {
         Self::build(false, None)
     }
 
-    fn build(https_only: bool, jwt_secret: Option<JwtSecret>) -> Self {
+    fn build(https_only: bool, jwt_secret: Option<SecretText>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> =
             Arc::new(SqliteStore::open(&folder.path().join("test.db"), Ownership::Owner).unwrap());
@@ -173,7 +174,7 @@ impl World {
                 _ => Ok(()),
             }),
             https_only,
-            auth: AuthOptions { jwt_secret },
+            auth: AuthOptions { jwt_secret, ..AuthOptions::default() },
             signing: SigningOptions::default(),
             public_url: Some("https://hooks.example.com/".to_owned()),
         });

@@ -1,12 +1,13 @@
-//! `postrider config`: what can be set.
+//! `postrider config`: what can be set, what is set and where, and whether it is right.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use postrider_domain::settings::Setting;
 
-use crate::config::{reference, variable};
-use crate::{limits, terminal};
+use super::serve::Settings;
+use crate::config::{Loaded, OTHER_VARIABLES, Valued, reference, variable};
+use crate::{limits, memory, terminal};
 
 /// Arguments of `config`.
 #[derive(Debug, clap::Args)]
@@ -26,22 +27,101 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Check the settings that `serve` would use: a line for each problem, or what they let memory grow to
+    Check {
+        #[command(flatten)]
+        given: Given,
+    },
+    /// Show the settings that `serve` would use, each with where it comes from; secrets are masked
+    Show {
+        #[command(flatten)]
+        given: Given,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print every limit as Markdown, as in docs/limits.md
     Limits,
 }
 
-/// Prints the reference.
+/// What `serve` takes, too.
+#[derive(Debug, clap::Args)]
+struct Given {
+    #[command(flatten)]
+    settings: Settings,
+    /// Address and port to listen on [default: 127.0.0.1:8071]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+}
+
+/// Prints what was asked for. Settings that are wrong are told with a line each, and a failure.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     use std::io::Write as _;
 
-    let text = match args.action {
+    let text = match &args.action {
         Action::Reference { markdown: true, .. } => as_markdown(&reference()),
         Action::Reference { json: true, .. } => as_json(&reference()),
         Action::Reference { .. } => as_toml(&reference()),
+        Action::Check { given } => match given.load() {
+            Some(loaded) => check(&loaded),
+            None => return Ok(ExitCode::FAILURE),
+        },
+        Action::Show { given, json } => match given.load() {
+            Some(loaded) if *json => show_json(&loaded.values),
+            Some(loaded) => show(&loaded.values),
+            None => return Ok(ExitCode::FAILURE),
+        },
         Action::Limits => limits::as_markdown(),
     };
     write!(terminal::stdout(), "{text}")?;
     Ok(ExitCode::SUCCESS)
+}
+
+impl Given {
+    /// The settings; `None` if there are problems, which were told.
+    fn load(&self) -> Option<Loaded> {
+        match self.settings.load(self.listen.as_ref()) {
+            Ok(loaded) => Some(loaded),
+            Err(problems) => {
+                problems.0.iter().for_each(|problem| terminal::error_line(problem));
+                None
+            }
+        }
+    }
+}
+
+fn check(loaded: &Loaded) -> String {
+    let set = loaded.values.iter().filter(|valued| valued.source.kind() != "default").count();
+    format!(
+        "The settings are right: {set} of {} are set, the others have their defaults.\n\nMemory:\n\n{}",
+        loaded.values.len(),
+        memory::as_text(&memory::parts(&loaded.config))
+    )
+}
+
+/// Lines that could stand in a file as they are, except for what is masked.
+fn show(values: &[Valued]) -> String {
+    let line = |valued: &Valued| {
+        let path = valued.setting.path();
+        match valued.shown() {
+            serde_json::Value::Null => format!("# {path} is not set\n"),
+            value => format!("{path} = {value}  # {}\n", valued.source),
+        }
+    };
+    values.iter().map(line).collect()
+}
+
+fn show_json(values: &[Valued]) -> String {
+    let object = |valued: &Valued| {
+        serde_json::json!({
+            "setting": valued.setting.path(),
+            "value": valued.shown(),
+            "source": valued.source.kind(),
+            "from": valued.source.to_string(),
+            "secret": valued.setting.is_secret(),
+        })
+    };
+    format!("{}\n", values.iter().map(object).collect::<serde_json::Value>())
 }
 
 /// A file that could be used as it is: every setting with its default, commented out.
@@ -62,8 +142,14 @@ fn as_toml(settings: &[Setting]) -> String {
             let _ = writeln!(text, "# {line}");
         }
         let _ = writeln!(text, "# Environment: {}", variable(setting));
-        let default = setting.default.as_deref().unwrap_or("\"\"  # none by default");
-        let _ = writeln!(text, "# {} = {default}", setting.name);
+        if let Some(range) = &setting.range {
+            let _ = writeln!(text, "# From {range}.");
+        }
+        // Without a default there is no value that could be taken as it is.
+        let _ = match &setting.default {
+            Some(default) => writeln!(text, "# {} = {default}", setting.name),
+            None => writeln!(text, "# {} has no default", setting.name),
+        };
     }
     text
 }
@@ -73,8 +159,17 @@ fn as_markdown(settings: &[Setting]) -> String {
         "# Settings\n\nGenerated by `postrider config reference --markdown`; change the descriptions where the settings are defined.\n\n\
          Settings are read from `postrider.toml` (or the file that `--config` names), overridden by environment variables,\n\
          overridden by flags. Durations are written `250ms`, `5s`, `10m`, `2h`, `5d`; lists in environment variables as\n\
-         `[\"a\",\"b\"]` or `a,b`.\n",
+         `[\"a\",\"b\"]` or `a,b`, an empty list as `[]`.\n\n\
+         One rule holds for all of them, wherever they are set. What is blank is refused (leave a setting out to get its\n\
+         default), and so are values with line ends, control characters or white space around them, values out of their range,\n\
+         and names that nobody knows, also of variables that begin with `POSTRIDER_`. A secret has 32 bytes or more. Each problem\n\
+         is told with where it stands. `postrider config check` checks what `serve` would use and prints what memory it can take;\n\
+         `postrider config show` prints every value with where it comes from, without secrets.\n\n\
+         Beside the settings there are these variables:\n\n",
     );
+    for (name, what) in OTHER_VARIABLES {
+        let _ = writeln!(text, "* `{name}`: {what}.");
+    }
     let mut section = "";
     for setting in settings {
         if setting.section != section {
@@ -84,7 +179,8 @@ fn as_markdown(settings: &[Setting]) -> String {
         let _ =
             writeln!(text, "\n### `{section}.{}`\n\n{}\n", setting.name, lines(setting).collect::<Vec<_>>().join("\n"));
         let default = setting.default.as_ref().map_or("none".to_owned(), |default| format!("`{default}`"));
-        let _ = writeln!(text, "Environment: `{}`. Default: {default}.", variable(setting));
+        let range = setting.range.as_ref().map_or_else(String::new, |range| format!(" Range: {range}."));
+        let _ = writeln!(text, "Environment: `{}`. Default: {default}.{range}", variable(setting));
     }
     text
 }
@@ -100,6 +196,8 @@ fn as_json(settings: &[Setting]) -> String {
                 "description": lines(setting).collect::<Vec<_>>().join(" "),
                 "environment": variable(setting),
                 "default": default.unwrap_or(serde_json::Value::Null),
+                "range": setting.range.as_ref().map(|range| [&range.low, &range.high]),
+                "secret": setting.is_secret(),
             })
         })
         .collect();

@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::serve::say;
 use super::{key, listen};
+use crate::log::Output;
 use crate::wiring::Server;
 
 /// Where the receiver listens, if nobody else does.
@@ -33,7 +33,7 @@ const KEY_LIFETIME: std::time::Duration = std::time::Duration::from_secs(7 * 86_
 const KEPT_KEYS: usize = 10;
 
 /// Sets everything up, and says what to type next. The receiver ends when the returned task is aborted.
-pub(super) async fn welcome(server: &Server, url: &str) -> anyhow::Result<JoinHandle<()>> {
+pub(super) async fn welcome(server: &Server, url: &str, stdout: &Output) -> anyhow::Result<JoinHandle<()>> {
     let (clock, entropy) = crate::wiring::machine();
     let key = new_key(server.store.as_ref(), clock.as_ref(), entropy.as_ref()).await?;
     let socket = match TcpListener::bind(("127.0.0.1", PORT)).await {
@@ -43,8 +43,8 @@ pub(super) async fn welcome(server: &Server, url: &str) -> anyhow::Result<JoinHa
     let receiver = format!("http://{}/", socket.local_addr()?);
     let secret = demo_endpoint(&Caller { api: &server.api, key: &key }, &receiver).await?;
     let secret: VerifyingKey = secret.parse().map_err(|error| anyhow::anyhow!("the endpoint's secret: {error}"))?;
-    let receiving = tokio::spawn(listen::demo(socket, secret));
-    say(&format!(
+    let receiving = tokio::spawn(listen::demo(socket, secret, stdout.clone()));
+    stdout.say(&format!(
         "
 Your API key, valid for a week (each start with --dev makes a new one):
 

@@ -127,7 +127,7 @@ async fn make_in(
 /// Opens the store beside a server that may run on it, and says which one it is. Only `serve` makes stores: one that this
 /// command made would be in the wrong folder as often as not.
 fn open(common: &Common) -> anyhow::Result<SqliteStore> {
-    let path = common.settings.load(&[])?.sqlite_path()?;
+    let path = common.settings.load(None)?.config.sqlite_path()?;
     let store = SqliteStore::open(&path, Ownership::Guest)?;
     // The output stays what was asked for.
     let _ = writeln!(terminal::stderr(), "store: {}", std::path::absolute(&path).unwrap_or(path).display());

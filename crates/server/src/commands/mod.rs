@@ -16,9 +16,16 @@ pub(crate) mod serve;
 
 /// Runs a command's future to its end, on as many threads as there are cores.
 pub(crate) fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    runtime(0)?.block_on(command)
+}
+
+/// A runtime with so many threads; 0 is one per core.
+pub(crate) fn runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // Always said: otherwise tokio reads a variable of its own, and panics at one that makes no sense.
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(if threads > 0 { threads } else { cores() })
         .enable_all()
         .build()
-        .context("can't start the asynchronous runtime")?
-        .block_on(command)
+        .context("cannot start the asynchronous runtime")
 }

@@ -4,16 +4,17 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tokio::sync::oneshot;
 
 use super::dev;
-use crate::config::{Config, LogFormat, LogOptions};
-use crate::wiring::Server;
-use crate::{http, terminal};
+use crate::config::{self, Config, Flag, Loaded, LogOptions, Problems};
+use crate::http;
+use crate::log::{self, Output};
+use crate::signals::Signals;
+use crate::wiring::{Phases, Server};
 
 /// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
@@ -40,12 +41,13 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Reads file and environment, and applies these flags and `others`.
-    pub(crate) fn load(&self, others: &[(&str, Option<String>)]) -> anyhow::Result<Config> {
-        let own = [("store.url", self.store.clone())];
-        let flags: Vec<_> =
-            own.iter().chain(others).filter_map(|(path, value)| value.clone().map(|value| (*path, value))).collect();
-        Config::load(self.config.as_deref(), std::env::vars(), &flags)
+    /// Reads file and environment, and applies `--store` and the flag `--listen`, where a command has one.
+    pub(crate) fn load(&self, listen: Option<&String>) -> Result<Loaded, Problems> {
+        let flags = [
+            Flag { setting: "store.url", flag: "--store", value: self.store.clone() },
+            Flag { setting: "server.listen", flag: "--listen", value: listen.cloned() },
+        ];
+        config::load(self.config.as_deref(), std::env::vars_os(), &flags)
     }
 }
 
@@ -55,9 +57,9 @@ const LOOPBACK: [IpNet; 2] = [
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
 ];
 
-/// Runs until SIGTERM or Ctrl-C.
+/// Runs until it is asked to end: see [`Signals`].
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let mut config = args.settings.load(&[("server.listen", args.listen.clone())])?;
+    let mut config = args.settings.load(args.listen.as_ref())?.config;
     if args.dev {
         config.delivery.allow_subnets.0.extend(LOOPBACK);
         // A line for every attempt, unless more or less was asked for.
@@ -65,16 +67,21 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             config.log.level.push_str(",postrider_delivery::worker=debug");
         }
     }
-    start_log(&config.log)?;
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if config.server.threads > 0 {
-        runtime.worker_threads(config.server.threads);
-    }
-    let runtime = runtime.enable_all().build().context("cannot start the asynchronous runtime")?;
-    runtime.block_on(serve(&config, args.dev))
+    let log = log::start(&config.log)?;
+    let stdout = log::stdout();
+    let runtime = super::runtime(config.server.threads)?;
+    let result = runtime.block_on(serve(&config, args.dev, &stdout));
+    // Not dropped, which would wait for whatever is stuck.
+    runtime.shutdown_background();
+    let patience = Phases::of(config.delivery.drain_timeout.0).last_words;
+    log.flush(patience);
+    stdout.flush(patience);
+    result
 }
 
-async fn serve(config: &Config, dev: bool) -> anyhow::Result<ExitCode> {
+async fn serve(config: &Config, dev: bool, stdout: &Output) -> anyhow::Result<ExitCode> {
+    // Before anybody is told that it runs: from then on a signal must end it in order.
+    let mut signals = Signals::install()?;
     let address = &config.server.listen;
     let listener = TcpListener::bind(address).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
@@ -82,16 +89,21 @@ async fn serve(config: &Config, dev: bool) -> anyhow::Result<ExitCode> {
         }
         _ => anyhow!("cannot listen on {address}: {error}; choose another address with --listen"),
     })?;
-    // Before anybody is told that it runs: from then on a signal must end it in order.
-    let mut signals = Signals::install()?;
     let server = Server::start(config).await?;
     let url = format!("http://{}", listener.local_addr()?);
-    say(&format!("postrider {} listening on {url}", env!("CARGO_PKG_VERSION")));
-    let receiving = if dev { Some(dev::welcome(&server, &url).await?) } else { None };
-    http::serve(listener, server.api.clone(), signals.first()).await;
+    stdout.say(&format!("postrider {} listening on {url}", env!("CARGO_PKG_VERSION")));
+    let receiving = if dev { Some(dev::welcome(&server, &url, stdout).await?) } else { None };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let answering = http::serve(listener, server.api.clone(), async { drop(stopped.await) });
+    let mut answering = std::pin::pin!(answering);
+    tokio::select! {
+        () = &mut answering => {}
+        () = signals.first() => {}
+    }
+    drop(stop);
     tracing::info!("stopping: no new messages are taken, requests under way are finished");
     let stopped = tokio::select! {
-        () = server.stop() => {
+        () = server.stop(answering, Phases::of(config.delivery.drain_timeout.0)) => {
             tracing::info!("stopped");
             Ok(ExitCode::SUCCESS)
         }
@@ -105,47 +117,4 @@ async fn serve(config: &Config, dev: bool) -> anyhow::Result<ExitCode> {
         receiving.abort();
     }
     stopped
-}
-
-/// The signals that end the server. A second one ends it at once.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn install() -> anyhow::Result<Self> {
-        let on = |kind| signal(kind).context("cannot handle signals");
-        Ok(Self { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
-    }
-
-    async fn first(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    async fn again(&mut self) {
-        self.first().await;
-    }
-}
-
-fn start_log(options: &LogOptions) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&options.level)
-        .map_err(|error| anyhow!("log.level is '{}', which is no level: {error}", options.level))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match options.format {
-        LogFormat::Text => log.with_ansi(terminal::stderr_is_terminal()).with_target(false).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
-    Ok(())
-}
-
-/// For people; the log goes elsewhere.
-pub(super) fn say(text: &str) {
-    use std::io::Write as _;
-    let mut out = terminal::stdout();
-    // A closed standard output is no reason to stop serving.
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }

@@ -26,6 +26,7 @@ use postrider_domain::verify::{SignedHeaders, TOLERANCE, VerifyError, VerifyingK
 use tokio::net::TcpListener;
 
 use super::{block_on, http1};
+use crate::log::Output;
 use behaviour::{Behaviour, Seen};
 use forward::{Forward, Forwarded};
 use printer::{Event, Printer, Verification};
@@ -55,7 +56,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     bind: IpAddr,
     /// The endpoint's secret (whsec_…) or public key (whpk_…) to verify with; more than once during a rotation
-    #[arg(long = "secret", value_name = "KEY", env = "POSTRIDER_LISTEN_SECRET", hide_env_values = true)]
+    #[arg(long = "secret", value_name = "KEY", env = "POSTRIDER_ENDPOINT_SECRET", hide_env_values = true)]
     secrets: Vec<VerifyingKey>,
     /// Send what arrives on to this http URL, and answer with its response; with a secret only what verifies
     #[arg(long, value_name = "URL", conflicts_with = "status")]
@@ -128,8 +129,9 @@ async fn serve(socket: TcpListener, listener: Arc<Listener>) {
 
 /// Receives on `socket` for as long as it is polled, verifies with `key`, and prints a line for each request and its
 /// payload: the receiver that `serve --dev` brings with it.
-pub(super) async fn demo(socket: TcpListener, key: VerifyingKey) {
-    let state = State { behaviour: Behaviour::new(Vec::new(), 0), printer: Printer::new(false, false, false) };
+pub(super) async fn demo(socket: TcpListener, key: VerifyingKey, stdout: Output) {
+    let state =
+        State { behaviour: Behaviour::new(Vec::new(), 0), printer: Printer::new(false, false, false).to(stdout) };
     let listener = Listener {
         keys: vec![key],
         delay: Duration::ZERO,

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::forward::Forwarded;
 
+use crate::log::Output;
 use crate::terminal::{self, BAD, DIM, GOOD, NOTE, STRONG, harmless, paint};
 
 /// Longer payloads are cut, so that a large one does not push everything else away.
@@ -86,6 +87,8 @@ pub(super) struct Printer {
     verified: u64,
     not_verified: u64,
     answered_otherwise: u64,
+    /// Where events go, if not straight to standard output.
+    output: Option<Output>,
 }
 
 impl Printer {
@@ -100,7 +103,13 @@ impl Printer {
             verified: 0,
             not_verified: 0,
             answered_otherwise: 0,
+            output: None,
         }
+    }
+
+    /// Prints events to where a server prints, which holds nobody up.
+    pub(super) fn to(self, output: Output) -> Self {
+        Self { output: Some(output), ..self }
     }
 
     /// Where it listens, and what to do next.
@@ -131,7 +140,7 @@ impl Printer {
         self.verified += u64::from(event.verification == Verification::Verified);
         self.not_verified += u64::from(matches!(event.verification, Verification::Failed(_)));
         self.answered_otherwise += u64::from(!event.status.is_success());
-        let mut out = terminal::stdout();
+        let mut out = terminal::buffer();
         if self.json {
             writeln!(out, "{}", event.to_json(self.quiet)?)?;
         } else {
@@ -145,7 +154,16 @@ impl Printer {
                 writeln!(out, "{}", indented(&readable(event.body)))?;
             }
         }
-        out.flush()
+        match &self.output {
+            Some(output) => {
+                output.push(out.into_inner());
+                Ok(())
+            }
+            None => {
+                let mut stdout = std::io::stdout().lock();
+                stdout.write_all(&out.into_inner()).and_then(|()| stdout.flush())
+            }
+        }
     }
 
     /// The summary.

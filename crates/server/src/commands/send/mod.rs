@@ -54,7 +54,7 @@ pub(crate) struct Args {
     #[arg(value_parser = EndpointUrl::parse)]
     url: EndpointUrl,
     /// The secret to sign with, whsec_… or whsk_… [default: a new one, which is shown]
-    #[arg(long, env = "POSTRIDER_SEND_SECRET", hide_env_values = true)]
+    #[arg(long, env = "POSTRIDER_ENDPOINT_SECRET", hide_env_values = true)]
     secret: Option<Secret>,
     /// The event's type: sends {"type":…,"timestamp":…,"data":…}; without it the data is sent as it is
     #[arg(long = "type", value_name = "TYPE", value_parser = EventTypeName::parse)]

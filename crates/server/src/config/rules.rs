@@ -1,0 +1,101 @@
+//! What the text of a setting must be, beyond what holds for all of them: an address, a URL, a level.
+
+use tracing_subscriber::EnvFilter;
+use url::Url;
+
+/// The levels of the log, by name.
+const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
+/// What modules in `log.level` can begin with: our own crates, and those below them that log.
+const MODULES: [&str; 18] = [
+    "postrider",
+    "postrider_api",
+    "postrider_delivery",
+    "postrider_domain",
+    "postrider_ingest",
+    "postrider_store",
+    "postrider_store_sqlite",
+    "postrider_upkeep",
+    "axum",
+    "h2",
+    "hickory_net",
+    "hickory_proto",
+    "hickory_resolver",
+    "hyper",
+    "hyper_util",
+    "rustls",
+    "tokio",
+    "mio",
+];
+
+/// A host or address with a port.
+pub(super) fn listen_address(text: &str) -> Result<(), String> {
+    let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    let port = parts.and_then(|(_, port)| port.parse::<u16>().ok());
+    port.map(drop).ok_or_else(|| format!("must be an address and a port, as in 127.0.0.1:8071, not '{text}'"))
+}
+
+/// An http or https URL to which paths can be added.
+pub(super) fn public_url(text: &str) -> Result<(), String> {
+    let wrong = |problem: &str| Err(format!("{problem}: write it as in https://hooks.example.com"));
+    let Ok(url) = Url::parse(text) else { return wrong("is not a URL") };
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return wrong("must be an http or https URL");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return wrong("must not hold a name or password: people will see it");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return wrong("must end with its path");
+    }
+    Ok(())
+}
+
+/// `sqlite://` and a path.
+pub(super) fn store_url(text: &str) -> Result<(), String> {
+    super::sqlite_path(text).map(drop).map_err(|error| error.to_string())
+}
+
+/// A level, also per module.
+pub(super) fn log_level(text: &str) -> Result<(), String> {
+    log_filter(text).map(drop)
+}
+
+/// The filter that a level means. Something is always logged: text that is no level is refused, instead of being taken for
+/// the name of a module.
+pub(crate) fn log_filter(text: &str) -> Result<EnvFilter, String> {
+    let mut has_base = false;
+    for part in text.split(',').map(str::trim) {
+        match part.split_once('=') {
+            None => has_base |= level(part)?,
+            Some((module, own)) => {
+                known_module(module.trim())?;
+                if !own.trim().eq_ignore_ascii_case("off") {
+                    level(own.trim())?;
+                }
+            }
+        }
+    }
+    let text = if has_base { text.to_owned() } else { format!("info,{text}") };
+    EnvFilter::try_new(&text).map_err(|error| format!("is no level: {error}"))
+}
+
+fn level(text: &str) -> Result<bool, String> {
+    if LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text)) {
+        return Ok(true);
+    }
+    Err(format!(
+        "must be error, warn, info, debug or trace, also per module, as in info,postrider_delivery=debug, not '{text}'"
+    ))
+}
+
+fn known_module(module: &str) -> Result<(), String> {
+    let base = module.split("::").next().unwrap_or_default();
+    let is_path = module
+        .split("::")
+        .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'));
+    if is_path && MODULES.contains(&base) {
+        return Ok(());
+    }
+    Err(format!("names the module '{module}', which does not log: there are {}", MODULES.join(", ")))
+}

@@ -1,0 +1,113 @@
+//! Whatever becomes of standard error and output, the server goes on accepting, delivering and recording, and ends in order.
+
+use std::path::PathBuf;
+
+use postrider_testkit::server::Stderr;
+use postrider_testkit::{Received, Receiver, Reply, TestServer, TestServerBuilder};
+use serde_json::json;
+
+/// At the level `trace`, this many messages log far more than a pipe holds.
+const MESSAGES: usize = 30;
+
+fn server() -> TestServerBuilder {
+    TestServer::builder(env!("CARGO_BIN_EXE_postrider")).set("log.level", "trace")
+}
+
+/// Every message goes to an endpoint that works and one that fails; every attempt is recorded.
+async fn delivers_and_ends(mut server: TestServer) {
+    let app = server.app().await;
+    let answer =
+        |request: &Received| if request.target.starts_with("/fails") { Reply::status(500) } else { Reply::ok() };
+    let receiver = Receiver::builder(answer).start().await;
+    app.endpoint(&receiver.at("works")).await;
+    app.endpoint(&receiver.at("fails")).await;
+    for number in 0..MESSAGES {
+        let message = app.send("a", &json!({ "number": number })).await;
+        // One that works at once, and the four of the one that never does.
+        app.logged_attempts(&message, 5).await;
+    }
+    server.client().get("/api/v1/health").await.expect(204);
+    assert_eq!(server.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_log_whose_reader_has_gone() {
+    delivers_and_ends(server().stderr(Stderr::ClosedPipe).start().await).await;
+}
+
+#[tokio::test]
+async fn a_log_on_a_device_without_room() {
+    delivers_and_ends(server().stderr(Stderr::File(PathBuf::from("/dev/full"))).start().await).await;
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads() {
+    delivers_and_ends(server().stderr(Stderr::UnreadPipe).start().await).await;
+}
+
+#[tokio::test]
+async fn a_log_that_could_not_be_written_for_a_while_says_how_many_lines_are_missing() {
+    for format in ["text", "json"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let server = server().set("log.format", format).survives_file_size_limit().stderr(Stderr::File(path.clone()));
+        let mut server = server.start().await;
+        // Only the log grows beyond this: everything else that is written goes into files that are smaller.
+        std::fs::OpenOptions::new().append(true).open(&path).unwrap().set_len(1 << 30).unwrap();
+        server.limit_file_size(Some(1 << 30));
+        let app = server.app().await;
+        let receiver = Receiver::always(Reply::ok()).await;
+        app.endpoint(&receiver.url()).await;
+        let message = app.send("a", &json!({})).await;
+        app.logged_attempts(&message, 1).await;
+        server.limit_file_size(None);
+        assert_eq!(server.terminate().await.code(), Some(0));
+        let text = end_of(&path);
+        let notice = text.lines().find(|line| line.contains("are missing here")).unwrap_or_else(|| panic!("{text}"));
+        assert!(notice.contains("lost"), "{notice}");
+        // The last line of an orderly end is there, too.
+        assert!(text.lines().last().unwrap().contains("stopped"), "{text}");
+        if format == "json" {
+            for line in text.lines() {
+                serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            }
+        }
+    }
+}
+
+/// What was written beyond the part of the file that was skipped.
+fn end_of(path: &std::path::Path) -> String {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+
+    let mut file = std::fs::File::open(path).unwrap();
+    file.seek(SeekFrom::Start(1 << 30)).unwrap();
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[tokio::test]
+async fn a_start_although_nobody_reads_standard_output_and_error() {
+    use std::io::Write as _;
+
+    // A port that is free now.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    let full = writer.try_clone().unwrap();
+    // Fills it: the thread stays blocked until the test ends.
+    std::thread::spawn(move || while writer.write_all(&[b'x'; 4_096]).is_ok() {});
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_postrider"))
+        .args(["serve", "--dev", "--listen", &address.to_string()])
+        .current_dir(folder.path())
+        .stdout(full.try_clone().unwrap())
+        .stderr(full)
+        .spawn()
+        .unwrap();
+    postrider_testkit::wait::until("the server to listen", async || tokio::net::TcpStream::connect(address).await.ok())
+        .await;
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let status = tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(0), "{status}");
+}
