@@ -28,9 +28,6 @@ const MAX_LIMIT: usize = 250;
 /// A list by time reaches this far from where it starts.
 const WINDOW: Duration = Duration::from_secs(90 * 86_400);
 
-/// What is further ahead than this is not listed: it was made by a clock that is wrong.
-const FUTURE: Duration = Duration::from_secs(3_600);
-
 /// Where a page begins, seen in the list's order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Position<C> {
@@ -158,17 +155,15 @@ impl Window {
     }
 
     /// The ends of the list with the implicit window of 90 days: around what was given, else around the iterator, else
-    /// up to now.
-    fn ends(self, position: Option<&Position<Ksuid>>, now: Timestamp) -> (Option<Timestamp>, Timestamp) {
-        let future = now.saturating_add(FUTURE);
-        let (after, before) = match (self, position) {
+    /// from now back. What a wrong clock dated ahead is listed, too, or nobody would see that it is there.
+    fn ends(self, position: Option<&Position<Ksuid>>, now: Timestamp) -> (Option<Timestamp>, Option<Timestamp>) {
+        match (self, position) {
             (Self { before: Some(before), after }, _) => (after.max(Some(before.saturating_sub(WINDOW))), Some(before)),
             (Self { after: Some(after), .. }, _) => (Some(after), Some(after.saturating_add(WINDOW))),
             (_, Some(Position::After(from))) => (Some(from.timestamp().saturating_sub(WINDOW)), None),
             (_, Some(Position::Before(from))) => (None, Some(from.timestamp().saturating_add(WINDOW))),
             (_, None) => (Some(now.saturating_sub(WINDOW)), None),
-        };
-        (after, before.map_or(future, |before| before.min(future)))
+        }
     }
 }
 
@@ -188,10 +183,12 @@ pub(crate) fn by_time(position: Option<Position<Ksuid>>, window: Window, limit: 
             _ => walk.scan.lower = Bound::Included(floor),
         }
     }
-    let ceiling = Ksuid::floor(before);
-    match &walk.scan.upper {
-        Bound::Excluded(from) if *from <= ceiling => {}
-        _ => walk.scan.upper = Bound::Excluded(ceiling),
+    if let Some(before) = before {
+        let ceiling = Ksuid::floor(before);
+        match &walk.scan.upper {
+            Bound::Excluded(from) if *from <= ceiling => {}
+            _ => walk.scan.upper = Bound::Excluded(ceiling),
+        }
     }
     walk
 }
@@ -444,14 +441,14 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_in_the_future_is_not_listed() {
+    fn what_a_wrong_clock_dated_ahead_is_listed() {
         let ahead = |seconds| id(NOW.saturating_add(Duration::from_secs(seconds)));
         let all = BTreeSet::from([ahead(3_000), ahead(3_700)]);
         for window in [Window::default(), Window { after: Some(NOW), before: None }] {
-            assert_eq!(page(&by_time(None, window, 5, NOW), &all).rows, [ahead(3_000)]);
+            assert_eq!(page(&by_time(None, window, 5, NOW), &all).rows, [ahead(3_700), ahead(3_000)]);
         }
         let forward = by_time(Some(Position::Before(id(NOW))), Window::default(), 5, NOW);
-        assert_eq!(page(&forward, &all).rows, [ahead(3_000)]);
+        assert_eq!(page(&forward, &all).rows, [ahead(3_700), ahead(3_000)]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use postrider_domain::clock::Clock;
 use postrider_domain::delivery::RetryPolicy;
 use postrider_domain::entropy::Entropy;
+use postrider_domain::retry::jittered_up;
 use postrider_domain::time::Timestamp;
 use postrider_store::{ApplicationKey, Dispatch, EndpointKey, Fresh, MessageKey, Observer, Store, StoreError, Target};
 use tokio::sync::Notify;
@@ -78,6 +79,14 @@ impl Engine {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, StoreError> {
+        let longest = options.retry_schedule.longest().max(jittered_up(options.retry_after_max.0, 1.0));
+        let pulled = store.pull_in(clock.now(), longest).await?;
+        if pulled > 0 {
+            tracing::warn!(
+                pulled,
+                "deliveries were due later than any wait can be, because the clock was wrong: they are due now"
+            );
+        }
         let endpoints = store.rebuild_wakes().await?;
         let newest = store.newest_message().await?;
         if endpoints > 0 {

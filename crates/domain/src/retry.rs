@@ -33,6 +33,11 @@ impl RetrySchedule {
     pub fn wait_after(&self, made: u32) -> Option<Duration> {
         self.0.get(usize::try_from(made).ok()?.checked_sub(1)?).copied()
     }
+
+    /// The longest wait that the schedule can lead to, with jitter.
+    pub fn longest(&self) -> Duration {
+        jittered_up(self.0.iter().max().copied().unwrap_or_default(), 1.0)
+    }
 }
 
 impl Default for RetrySchedule {

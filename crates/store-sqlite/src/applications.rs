@@ -124,6 +124,7 @@ impl Applications for SqliteStore {
                 tx.prepare_cached("UPDATE application SET deleted_at = ?2, version = version + 1 WHERE no = ?1")?
                     .execute(params![found.key.0, now.as_micros()])?;
                 tell_endpoints(tx, found.key)?;
+                tx.tell(News::ApplicationDeleted);
                 Ok(())
             })
             .await

@@ -17,7 +17,7 @@ use crate::decode::{SqlError, all};
 use crate::messages::{self, FILTER, LIVE};
 use crate::postings::{Gathered, List, Named};
 use crate::range::Range;
-use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, decode_endpoint, decode_message};
+use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, PAYLOAD, decode_endpoint, decode_message};
 use crate::terms::{About, Term, Wanted};
 
 #[async_trait]
@@ -114,7 +114,7 @@ fn list(
     let mut candidates = connection.prepare_cached(&candidates_sql(range.order))?;
     let mut tried = connection.prepare_cached(TRIED_SQL)?;
     let mut message = connection.prepare_cached(&format!(
-        "SELECT {MESSAGE_COLUMNS}, CASE WHEN ?2 THEN payload END AS payload FROM message WHERE no = ?1"
+        "SELECT {MESSAGE_COLUMNS}, CASE WHEN ?2 THEN {PAYLOAD} END AS payload FROM message WHERE no = ?1"
     ))?;
     let types = messages::types(filter.event_types.as_ref());
     let (channel, tag) = (messages::quoted(filter.channel.as_ref()), messages::quoted(filter.tag.as_ref()));

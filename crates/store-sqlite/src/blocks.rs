@@ -174,6 +174,11 @@ impl<'c> Blocks<'c> {
         self.owners.clear();
     }
 
+    /// Rows or blocks of an owner were removed.
+    pub(crate) fn forget_owner(&mut self, owner: i64) {
+        self.owners.remove(&owner);
+    }
+
     /// Reads what has to be known of an owner. To be called before rows are stored that are not placed yet.
     pub(crate) fn load(&mut self, owner: i64) -> rusqlite::Result<()> {
         if self.owners.contains_key(&owner) {

@@ -18,11 +18,11 @@ use rusqlite::{Connection, OptionalExtension as _, Statement, params};
 use crate::bulk::Bulk;
 use crate::decode::SqlError;
 use crate::indexer::Indexer;
-use crate::inserts::{AttemptRow, DeliveryRow, MessageRow};
+use crate::inserts::{AttemptRow, DeliveryRow, MessageRow, PayloadRow};
 use crate::keys::{Keys, RUN_KEYS};
 use crate::outbox;
-use crate::rows::{MESSAGE_COLUMNS, decode_message};
-use crate::writer::{News, Tx};
+use crate::rows::{MESSAGE_COLUMNS, PAYLOAD, decode_message};
+use crate::writer::{News, Place, Tx};
 
 /// How many message numbers are reserved at a time. A crash skips what was left of them, which costs nothing.
 const RESERVE: i64 = 1 << 20;
@@ -38,6 +38,7 @@ pub(crate) struct Hot<'c> {
     version: Statement<'c>,
     event_id_taken: Statement<'c>,
     messages: Bulk<'c, MessageRow>,
+    payloads: Bulk<'c, PayloadRow>,
     deliveries: Bulk<'c, DeliveryRow>,
     insert_waiting: Statement<'c>,
     message: Statement<'c>,
@@ -76,13 +77,16 @@ impl<'c> Hot<'c> {
             )?,
             event_id_taken: prepare("SELECT 1 FROM message WHERE application_no = ? AND event_id = ?")?,
             messages: Bulk::prepare(connection)?,
+            payloads: Bulk::prepare(connection)?,
             deliveries: Bulk::prepare(connection)?,
             insert_waiting: prepare(
                 "INSERT OR IGNORE INTO delivery (endpoint_no, due_at, message_no, made, trigger)
                  SELECT ?1, ?2, ?3, ?4, ?5 FROM endpoint JOIN application ON application.no = application_no
                  WHERE endpoint.no = ?1 AND endpoint.deleted_at IS NULL AND application.deleted_at IS NULL",
             )?,
-            message: prepare(&format!("SELECT {MESSAGE_COLUMNS}, payload, application_no FROM message WHERE no = ?"))?,
+            message: prepare(&format!(
+                "SELECT {MESSAGE_COLUMNS}, {PAYLOAD} AS payload, application_no FROM message WHERE no = ?"
+            ))?,
             delete_delivery: prepare("DELETE FROM delivery WHERE endpoint_no = ? AND due_at = ? AND message_no = ?")?,
             attempts: Bulk::prepare(connection)?,
             upsert_wake: prepare(
@@ -112,6 +116,7 @@ impl<'c> Hot<'c> {
         self.reserved = self.next_message;
         self.urls.clear();
         self.messages.forget();
+        self.payloads.forget();
         self.deliveries.forget();
         self.attempts.forget();
         self.indexer.forget();
@@ -123,6 +128,14 @@ impl<'c> Hot<'c> {
         self.keys.committed();
     }
 
+    /// What is remembered of where an owner's rows are is out of date.
+    pub(crate) fn forget_place(&mut self, place: Place) {
+        self.indexer.forget_place(place);
+        if let Place::Endpoint(endpoint) = place {
+            self.urls.remove(&EndpointKey(endpoint));
+        }
+    }
+
     /// Keys of messages were removed.
     pub(crate) fn keys_dropped(&mut self, run: i64) {
         self.keys.dropped(run);
@@ -131,6 +144,7 @@ impl<'c> Hot<'c> {
     pub(crate) fn accept(&mut self, batch: &[NewMessage]) -> Result<Vec<Result<Accepted, AcceptError>>, SqlError> {
         let results = batch.iter().map(|new| self.accept_one(new)).collect::<Result<_, _>>()?;
         self.messages.flush()?;
+        self.payloads.flush()?;
         self.deliveries.flush()?;
         self.indexer.place_accepted()?;
         self.keys.store()?;
@@ -159,6 +173,9 @@ impl<'c> Hot<'c> {
         }
         self.indexer.accepting(application)?;
         self.messages.push(MessageRow { number, application, message: Arc::clone(&new.message) })?;
+        if new.message.payload.is_some() {
+            self.payloads.push(PayloadRow { number, message: Arc::clone(&new.message) })?;
+        }
         self.indexer.accepted(application, &new.message);
         match new.message.deliver_at {
             None => {
@@ -221,6 +238,7 @@ impl<'c> Hot<'c> {
             Ok(Some(number)) => {
                 // It may be of this very batch.
                 self.messages.flush()?;
+                self.payloads.flush()?;
                 self.read_known(number, new.application, *not_before)
             }
             Err(error) => Err(error),

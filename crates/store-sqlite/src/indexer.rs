@@ -15,6 +15,7 @@ use crate::blocks::{ATTEMPTS, Blocks, Id, MESSAGES, Rows};
 use crate::decode::{Columns, SqlError};
 use crate::tally::Tally;
 use crate::terms::{About, Outcome, Subject, Term, class_of};
+use crate::writer::Place;
 
 pub(crate) struct Indexer<'c> {
     messages: Blocks<'c>,
@@ -57,6 +58,17 @@ impl<'c> Indexer<'c> {
         self.tally.forget();
         self.accepted.clear();
         self.attempted.clear();
+    }
+
+    /// Rows of this owner were removed.
+    pub(crate) fn forget_place(&mut self, place: Place) {
+        match place {
+            Place::Application(application) => self.messages.forget_owner(application),
+            Place::Endpoint(endpoint) => {
+                self.attempts.forget_owner(endpoint);
+                self.tally.forget_owner(endpoint);
+            }
+        }
     }
 
     /// A message of this application is about to be stored.

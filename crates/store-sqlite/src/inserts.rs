@@ -22,8 +22,8 @@ pub(crate) struct MessageRow {
 
 impl Insert for MessageRow {
     const INTO: &'static str = "INSERT OR FAIL INTO message
-        (no, application_no, id, event_type, event_id, channels, tags, deliver_at, expires_at, created_at, payload)";
-    const COLUMNS: usize = 11;
+        (no, application_no, id, event_type, event_id, channels, tags, deliver_at, expires_at, created_at)";
+    const COLUMNS: usize = 10;
 
     fn bind(&self, values: &mut Values<'_, '_>) -> rusqlite::Result<()> {
         let message = &*self.message;
@@ -37,8 +37,24 @@ impl Insert for MessageRow {
         values.push(message.tags.as_ref().map(|tags| json_list(tags.iter().map(|tag| tag.as_str()))))?;
         values.push(message.deliver_at.map(Timestamp::as_micros))?;
         values.push(message.expires_at.map(Timestamp::as_micros))?;
-        values.push(message.created_at.as_micros())?;
-        values.push(message.payload.as_deref())
+        values.push(message.created_at.as_micros())
+    }
+}
+
+/// Its payload, which it must have.
+pub(crate) struct PayloadRow {
+    pub(crate) number: i64,
+    pub(crate) message: Arc<Message>,
+}
+
+impl Insert for PayloadRow {
+    const INTO: &'static str = "INSERT OR FAIL INTO payload (message_no, expires_at, body)";
+    const COLUMNS: usize = 3;
+
+    fn bind(&self, values: &mut Values<'_, '_>) -> rusqlite::Result<()> {
+        values.push(self.number)?;
+        values.push(self.message.expires_at.map(Timestamp::as_micros))?;
+        values.push(self.message.payload.as_deref())
     }
 
     fn is_large(&self) -> bool {

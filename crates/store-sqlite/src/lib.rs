@@ -20,11 +20,13 @@ mod endpoints;
 mod environments;
 mod event_types;
 mod files;
+mod history;
 mod hot;
 mod idempotency;
 mod indexer;
 mod inserts;
 mod keys;
+pub mod limits;
 mod lock;
 mod messages;
 mod migrate;
@@ -58,6 +60,8 @@ pub struct SqliteStore {
     readers: readers::Readers,
     lists: readers::Readers,
     observers: Arc<Observers>,
+    /// Where removing what is kept no longer is.
+    progress: tokio::sync::Mutex<retention::Progress>,
     /// Let go of last: see `lock`.
     lock: parking_lot::Mutex<Option<Arc<lock::OwnerLock>>>,
 }

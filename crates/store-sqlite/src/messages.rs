@@ -13,7 +13,7 @@ use crate::decode::{SqlError, first};
 use crate::inserts::json_list;
 use crate::postings::{Gathered, List, Named};
 use crate::range::Range;
-use crate::rows::{MESSAGE_COLUMNS, decode_message};
+use crate::rows::{MESSAGE_COLUMNS, PAYLOAD, decode_message};
 use crate::terms::{About, Wanted};
 use crate::writer::{Abort, News, Tx};
 
@@ -83,7 +83,7 @@ pub(crate) fn types(names: Option<&Vec<EventTypeName>>) -> Option<String> {
 
 /// Erases payloads, and tells observers.
 pub(crate) fn erase(tx: &Tx<'_>, messages: Vec<MessageKey>) -> Result<(), SqlError> {
-    let mut erase = tx.prepare_cached("UPDATE message SET payload = NULL WHERE no = ?")?;
+    let mut erase = tx.prepare_cached("DELETE FROM payload WHERE message_no = ?")?;
     for message in &messages {
         erase.execute([message.0])?;
     }
@@ -122,7 +122,7 @@ fn find(
         IdOrUid::Uid(_) => "event_id",
     };
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {MESSAGE_COLUMNS}, payload FROM message WHERE application_no = ?1 AND {by} = ?2 AND {LIVE}"
+        "SELECT {MESSAGE_COLUMNS}, {PAYLOAD} AS payload FROM message WHERE application_no = ?1 AND {by} = ?2 AND {LIVE}"
     ))?;
     let rows = match id {
         IdOrUid::Id(id) => statement.query(params![application.0, id.ksuid().as_bytes()])?,
@@ -133,7 +133,7 @@ fn find(
 
 fn list_sql(order: &str) -> String {
     format!(
-        "SELECT {MESSAGE_COLUMNS}, CASE WHEN ?7 THEN payload END AS payload FROM message
+        "SELECT {MESSAGE_COLUMNS}, CASE WHEN ?7 THEN {PAYLOAD} END AS payload FROM message
          WHERE application_no = ?1 AND id >= ?2 AND id < ?3 AND {LIVE} AND {FILTER}
          ORDER BY id {order} LIMIT ?4"
     )

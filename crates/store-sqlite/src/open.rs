@@ -171,7 +171,7 @@ impl SqliteStore {
         let owned = owned.map(|(checkpoints, lock)| Owned { checkpoints, lock, files: Arc::new(Files::note(path)) });
         let writer =
             Writer::start(connection, owned, Arc::clone(&observers)).map_err(|error| OpenError::path(path, &error))?;
-        Ok(Self { writer, readers, lists, observers, lock: Mutex::new(lock) })
+        Ok(Self { writer, readers, lists, observers, progress: tokio::sync::Mutex::default(), lock: Mutex::new(lock) })
     }
 }
 

@@ -1,22 +1,72 @@
-//! Removing payloads whose time has come.
+//! Removing what is kept no longer, a slice at a time.
 //!
-//! Those that are kept for the server's time go in the order of their numbers, which is that of their creation: a cursor
-//! (`sequence`, name `retention`) stands at the first that may still have its payload. Those with a time of their own are
-//! in a partial index. A message that the cursor passes before it is due gets a time of its own.
+//! * Payloads go before their messages. Those that are kept for the server's time go in the order of their numbers, which is
+//!   that of their creation: a cursor (`sequence`, name `retention`) stands at the first that may still have its payload.
+//!   Those with a time of their own are in a partial index. A message that the cursor passes before it is due gets a time of
+//!   its own.
+//! * Messages go with their attempts, in the order of their numbers, except those of which a delivery is pending. Nothing
+//!   says of a message whether one is, so all pending deliveries are looked through before a walk. Who adds one later notes
+//!   that in `held_message` (`work::hold`), which the commit that removes looks at.
+//! * What belongs to deleted applications goes at once: deliveries, then payloads, then everything else.
+//!
+//! Numbers are given out by commits, so their order can be trusted where times cannot: a row that a wrong clock dated ahead
+//! is as old as the next one with a time that can be.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use postrider_domain::time::Timestamp;
 use postrider_store::{MessageKey, Retention, StoreError, Swept};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
+use crate::blocks::Id;
 use crate::decode::SqlError;
+use crate::history::{self, Removal, TRIED_OF_MESSAGE_SQL};
+use crate::limits::MAX_NOTICES;
 use crate::messages::erase;
 use crate::range;
 use crate::tasks::MAX_BYTES_ERASED;
-use crate::writer::{Abort, Tx};
+use crate::writer::{Abort, Place, Tx};
+
+/// What is dated further ahead was dated by a clock that is wrong.
+const AHEAD: Duration = Duration::from_secs(86_400);
+
+/// How long the rows of what was deleted stay, for requests that are under way.
+const DELETED_KEPT: Duration = Duration::from_secs(86_400);
+
+/// Pending deliveries that are looked through at a time.
+const PENDING_ROWS: usize = 20_000;
+
+/// Messages with pending deliveries that a walk knows of. If there are more, it goes less far.
+const MAX_HELD: usize = 100_000;
+
+/// Where removing is.
+#[derive(Default)]
+pub(crate) struct Progress {
+    walk: Option<Walk>,
+    erasing: Erasing,
+}
+
+/// A walk over old messages.
+struct Walk {
+    /// The last number.
+    until: i64,
+    /// The next number.
+    next: i64,
+    /// Messages with pending deliveries.
+    held: BTreeSet<i64>,
+}
+
+/// Where erasing what was deleted is.
+#[derive(Default, Clone)]
+struct Erasing {
+    /// The application that is being erased, or the next one.
+    application: i64,
+    /// Up to which message it has no payloads.
+    erased: Option<Id>,
+}
 
 #[async_trait]
 impl Retention for SqliteStore {
@@ -30,7 +80,434 @@ impl Retention for SqliteStore {
         self.writer.run(move |tx| Ok::<_, Abort<StoreError>>(write(tx, slice, kept)?)).await?;
         Ok(swept)
     }
+
+    async fn sweep_messages(&self, now: Timestamp, kept: Duration, rows: usize) -> Result<Swept, StoreError> {
+        let mut progress = self.progress.lock().await;
+        let until = now.saturating_sub(kept).as_micros();
+        let ahead = now.saturating_add(AHEAD).as_micros();
+        // Forgotten if anything fails: then it begins anew.
+        let walk = match progress.walk.take() {
+            Some(walk) => walk,
+            None => match self.begin_walk(until, ahead).await? {
+                Some(walk) => walk,
+                None => return Ok(Swept { removed: 0, more: false }),
+            },
+        };
+        let read = move |connection: &Connection| {
+            let step = choose(connection, walk, until, ahead, rows)?;
+            // So that the writer finds what it needs in memory.
+            history::plan(connection, &step.removal(|_| false))?;
+            Ok(step)
+        };
+        let step = self.lists.run_at_once(read).await?;
+        let Step { chosen, walk, ended } = step;
+        let removed = self.writer.run(move |tx| Ok::<_, Abort<StoreError>>(remove_chosen(tx, &chosen)?)).await?;
+        if !ended {
+            progress.walk = Some(walk);
+        }
+        Ok(Swept { removed, more: !ended })
+    }
+
+    async fn erase_deleted(&self, now: Timestamp, rows: usize) -> Result<Swept, StoreError> {
+        let mut progress = self.progress.lock().await;
+        let at = progress.erasing.clone();
+        let before = now.saturating_sub(DELETED_KEPT).as_micros();
+        let read = move |connection: &Connection| next_erasure(connection, at, before, rows);
+        let (at, erasure) = self.lists.run_at_once(read).await?;
+        progress.erasing = at;
+        let Some(erasure) = erasure else { return Ok(Swept { removed: 0, more: false }) };
+        let removed = self.writer.run(move |tx| Ok::<_, Abort<StoreError>>(erasure.carry_out(tx)?)).await?;
+        Ok(Swept { removed, more: true })
+    }
+
+    async fn forget_leftovers(&self, before: Timestamp, rows: usize) -> Result<usize, StoreError> {
+        self.writer
+            .run(move |tx| {
+                let readers = tx
+                    .prepare_cached(
+                        "DELETE FROM stream_reader WHERE (endpoint_no, name) IN
+                         (SELECT endpoint_no, name FROM stream_reader WHERE updated_at < ? LIMIT ?)",
+                    )?
+                    .execute(params![before.as_micros(), range::limit(rows)])?;
+                let notices = tx
+                    .prepare_cached(
+                        "DELETE FROM outbox WHERE no IN
+                         (SELECT no FROM outbox WHERE no <= (SELECT max(no) FROM outbox) - ? ORDER BY no LIMIT ?)",
+                    )?
+                    .execute(params![MAX_NOTICES, range::limit(rows)])?;
+                if notices > 0 {
+                    tracing::warn!(notices, "operational webhooks were dropped, because too many waited to be sent");
+                }
+                Ok::<_, Abort<StoreError>>(readers + notices)
+            })
+            .await
+    }
+
+    async fn clock_seen(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.readers
+            .run(|connection| {
+                let seen: i64 = connection.query_row(
+                    "SELECT CASE WHEN next > 0 THEN next ELSE coalesce(
+                         (SELECT created_at FROM message ORDER BY no DESC LIMIT 1), 0) END
+                     FROM sequence WHERE name = 'seen'",
+                    [],
+                    |row| row.get(0),
+                )?;
+                Ok((seen > 0).then(|| Timestamp::from_micros(seen)))
+            })
+            .await
+    }
+
+    async fn note_clock(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.writer
+            .run(move |tx| {
+                tx.prepare_cached("UPDATE sequence SET next = ? WHERE name = 'seen'")?.execute([now.as_micros()])?;
+                Ok::<_, Abort<StoreError>>(())
+            })
+            .await
+    }
 }
+
+// Messages ----------------------------------------------------------------------------------------------------------------
+
+/// The first message above a number whose time can be true.
+const NEXT_DATED_SQL: &str =
+    "SELECT no, created_at FROM message WHERE no > ?1 AND created_at <= ?2 ORDER BY no LIMIT 1";
+
+const PENDING_SQL: &str = "SELECT endpoint_no, due_at, message_no FROM delivery
+     WHERE (endpoint_no, due_at, message_no) > (?1, ?2, ?3) ORDER BY endpoint_no, due_at, message_no LIMIT ?4";
+
+const OLD_SQL: &str = "SELECT no, created_at, deliver_at,
+         (SELECT length(body) FROM payload WHERE payload.message_no = message.no) AS bytes
+     FROM message WHERE no >= ? AND no <= ? ORDER BY no LIMIT ?";
+
+/// A message that is to be removed, or as many of its attempts as fit into a slice.
+struct Chosen {
+    message: i64,
+    attempts: Vec<(i64, Id)>,
+    whole: bool,
+}
+
+/// What a step of a walk found.
+struct Step {
+    chosen: Vec<Chosen>,
+    walk: Walk,
+    ended: bool,
+}
+
+impl Step {
+    fn removal(&self, is_held: impl Fn(i64) -> bool) -> Removal {
+        removal(&self.chosen, is_held)
+    }
+}
+
+fn removal(chosen: &[Chosen], is_held: impl Fn(i64) -> bool) -> Removal {
+    let mut removal = Removal::default();
+    for chosen in chosen.iter().filter(|chosen| !is_held(chosen.message)) {
+        removal.attempts.extend(&chosen.attempts);
+        if chosen.whole {
+            removal.messages.insert(chosen.message);
+        }
+    }
+    removal
+}
+
+impl SqliteStore {
+    /// Looks how far a walk may go, and what it must leave. `None` if there is nothing to remove.
+    async fn begin_walk(&self, until: i64, ahead: i64) -> Result<Option<Walk>, StoreError> {
+        let Some(last) = self.lists.run(move |connection| last_old(connection, until, ahead)).await? else {
+            return Ok(None);
+        };
+        // From here on, who adds a delivery of a message up to this number says so.
+        self.writer
+            .run(move |tx| {
+                tx.execute("UPDATE sequence SET next = ? WHERE name = 'history'", [last])?;
+                tx.execute("DELETE FROM held_message", [])?;
+                Ok::<_, Abort<StoreError>>(())
+            })
+            .await?;
+        let mut walk = Walk { until: last, next: i64::MIN, held: BTreeSet::new() };
+        let mut after = Some((i64::MIN, i64::MIN, i64::MIN));
+        while let Some(from) = after {
+            (walk, after) = self.lists.run(move |connection| look_through(connection, walk, from)).await?;
+        }
+        Ok(Some(walk))
+    }
+}
+
+/// The number of the last message that is old.
+fn last_old(connection: &Connection, until: i64, ahead: i64) -> Result<Option<i64>, SqlError> {
+    let newest: Option<i64> = connection.query_row("SELECT max(no) FROM message", [], |row| row.get(0))?;
+    let mut next = connection.prepare_cached(NEXT_DATED_SQL)?;
+    let (mut low, mut high, mut found) = (0, newest.unwrap_or(0), None);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let row: Option<(i64, i64)> =
+            next.query_row(params![middle, ahead], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        match row {
+            Some((no, created_at)) if created_at <= until => (low, found) = (no, Some(no)),
+            _ => high = middle,
+        }
+    }
+    Ok(found)
+}
+
+/// Notes which of a walk's messages are in the next pending deliveries; returns where to go on. Deliveries only move ahead
+/// of this, so none is missed.
+#[expect(clippy::type_complexity, reason = "a place in the table is its key")]
+fn look_through(
+    connection: &Connection,
+    mut walk: Walk,
+    from: (i64, i64, i64),
+) -> Result<(Walk, Option<(i64, i64, i64)>), SqlError> {
+    let mut pending = connection.prepare_cached(PENDING_SQL)?;
+    let mut rows = pending.query(params![from.0, from.1, from.2, range::limit(PENDING_ROWS)])?;
+    let (mut seen, mut last) = (0, from);
+    while let Some(row) = rows.next()? {
+        seen += 1;
+        last = (row.get(0)?, row.get(1)?, row.get(2)?);
+        if last.2 <= walk.until {
+            walk.held.insert(last.2);
+        }
+        if walk.held.len() > MAX_HELD
+            && let Some(highest) = walk.held.pop_last()
+        {
+            walk.until = highest - 1;
+        }
+    }
+    Ok((walk, (seen == PENDING_ROWS).then_some(last)))
+}
+
+/// Chooses what the next step of a walk removes: about `rows` rows.
+fn choose(connection: &Connection, mut walk: Walk, until: i64, ahead: i64, rows: usize) -> Result<Step, SqlError> {
+    let mut old = connection.prepare_cached(OLD_SQL)?;
+    let mut found = old.query(params![walk.next, walk.until, range::limit(rows)])?;
+    let (mut chosen, mut seen, mut left, mut bytes, mut cut) = (Vec::new(), 0, rows, 0, false);
+    while let Some(row) = found.next()? {
+        seen += 1;
+        let (message, created_at): (i64, i64) = (row.get(0)?, row.get(1)?);
+        let deliver_at: Option<i64> = row.get(2)?;
+        let is_young = (created_at > until && created_at <= ahead) || deliver_at.is_some_and(|at| at > until);
+        if !is_young && !walk.held.contains(&message) {
+            let next = choose_one(connection, message, rows)?;
+            let size = next.attempts.len() + 1;
+            if (size > left || bytes >= MAX_BYTES_ERASED) && !chosen.is_empty() {
+                cut = true;
+                break;
+            }
+            bytes += row.get::<_, Option<i64>>(3)?.unwrap_or(0);
+            left = left.saturating_sub(size);
+            cut = !next.whole;
+            chosen.push(next);
+            if cut {
+                break;
+            }
+        }
+        walk.next = message + 1;
+    }
+    Ok(Step { chosen, walk, ended: !cut && seen < rows })
+}
+
+/// A message with its attempts, at most `rows` of them.
+fn choose_one(connection: &Connection, message: i64, rows: usize) -> Result<Chosen, SqlError> {
+    let mut attempts = connection.prepare_cached(TRIED_OF_MESSAGE_SQL)?;
+    let mut found = attempts.query([message])?;
+    let mut chosen = Chosen { message, attempts: Vec::new(), whole: true };
+    while let Some(row) = found.next()? {
+        if chosen.attempts.len() == rows {
+            chosen.whole = false;
+            break;
+        }
+        chosen.attempts.push((row.get(0)?, row.get(1)?));
+    }
+    Ok(chosen)
+}
+
+/// Removes what was chosen, except what is to be delivered again; returns how many messages that were.
+fn remove_chosen(tx: &Tx<'_>, chosen: &[Chosen]) -> Result<usize, SqlError> {
+    let mut held = tx.prepare_cached("SELECT 1 FROM held_message WHERE no = ?")?;
+    let mut kept = BTreeSet::new();
+    for chosen in chosen {
+        if held.exists([chosen.message])? {
+            kept.insert(chosen.message);
+        }
+    }
+    let removal = removal(chosen, |message| kept.contains(&message));
+    history::remove(tx, &removal)?;
+    Ok(removal.messages.len())
+}
+
+// What was deleted ----------------------------------------------------------------------------------------------------------
+
+/// What is to be erased next.
+enum Erasure {
+    Deliveries(Vec<(i64, i64, i64)>),
+    Payloads(Vec<MessageKey>),
+    Messages(Vec<Chosen>),
+    /// Whatever refers to an application or its endpoints, or to an endpoint, by number; and then they themselves.
+    Rows {
+        application: Option<i64>,
+        endpoints: Vec<i64>,
+    },
+}
+
+const DELETED_SQL: &str = "SELECT no, deleted_at FROM application INDEXED BY application_deleted WHERE deleted_at IS NOT NULL AND no >= ? ORDER BY no LIMIT 1";
+
+const UNWANTED_SQL: &str = "SELECT endpoint_no, due_at, message_no FROM endpoint
+     CROSS JOIN delivery ON delivery.endpoint_no = endpoint.no WHERE application_no = ? LIMIT ?";
+
+const PAYLOADS_SQL: &str = "SELECT message.id, message.no, length(body) FROM message INDEXED BY message_by_id
+     CROSS JOIN payload ON payload.message_no = message.no
+     WHERE application_no = ? AND id > ? ORDER BY id LIMIT ?";
+
+const MESSAGES_SQL: &str =
+    "SELECT no FROM message INDEXED BY message_by_id WHERE application_no = ? ORDER BY id LIMIT ?";
+
+/// Endpoints that were deleted before ?1, of which nothing is left in the log.
+const FORGOTTEN_SQL: &str =
+    "SELECT no FROM endpoint INDEXED BY endpoint_deleted WHERE deleted_at IS NOT NULL AND deleted_at < ?1
+         AND NOT EXISTS (SELECT 1 FROM attempt WHERE attempt.endpoint_no = endpoint.no)
+         AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.endpoint_no = endpoint.no)
+     ORDER BY no LIMIT ?2";
+
+/// What is to be erased next, and where erasing is then.
+fn next_erasure(
+    connection: &Connection,
+    mut at: Erasing,
+    before: i64,
+    rows: usize,
+) -> Result<(Erasing, Option<Erasure>), SqlError> {
+    let mut deleted = connection.prepare_cached(DELETED_SQL)?;
+    // Each is in several tables.
+    let few = (rows / 8).max(1);
+    loop {
+        let found: Option<(i64, i64)> =
+            deleted.query_row([at.application], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let Some((application, deleted_at)) = found else { break };
+        if application != at.application {
+            at = Erasing { application, erased: None };
+        }
+        if let Some(erasure) = erasure_of(connection, &mut at, rows)? {
+            return Ok((at, Some(erasure)));
+        }
+        if deleted_at < before {
+            let mut endpoints =
+                connection.prepare_cached("SELECT no FROM endpoint WHERE application_no = ? LIMIT ?")?;
+            let endpoints: Vec<i64> = endpoints
+                .query_map(params![application, range::limit(few)], |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
+            let application = (endpoints.len() < few).then_some(application);
+            return Ok((at, Some(Erasure::Rows { application, endpoints })));
+        }
+        at = Erasing { application: application + 1, erased: None };
+    }
+    let mut forgotten = connection.prepare_cached(FORGOTTEN_SQL)?;
+    let endpoints: Vec<i64> =
+        forgotten.query_map(params![before, range::limit(few)], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let erasure = (!endpoints.is_empty()).then_some(Erasure::Rows { application: None, endpoints });
+    // The next look begins anew.
+    Ok((if erasure.is_some() { at } else { Erasing::default() }, erasure))
+}
+
+/// What is left of an application: deliveries, then payloads, then messages with their attempts.
+fn erasure_of(connection: &Connection, at: &mut Erasing, rows: usize) -> Result<Option<Erasure>, SqlError> {
+    let limit = range::limit(rows);
+    let mut unwanted = connection.prepare_cached(UNWANTED_SQL)?;
+    let deliveries: Vec<_> = unwanted
+        .query_map(params![at.application, limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<Result<_, _>>()?;
+    if !deliveries.is_empty() {
+        return Ok(Some(Erasure::Deliveries(deliveries)));
+    }
+    let mut payloads = connection.prepare_cached(PAYLOADS_SQL)?;
+    let after = at.erased.map_or(Vec::new(), |id| id.to_vec());
+    let mut found = payloads.query(params![at.application, after, limit])?;
+    let (mut erased, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = found.next()? {
+        at.erased = Some(row.get(0)?);
+        erased.push(MessageKey(row.get(1)?));
+        bytes += row.get::<_, i64>(2)?;
+        if bytes >= MAX_BYTES_ERASED {
+            break;
+        }
+    }
+    if !erased.is_empty() {
+        return Ok(Some(Erasure::Payloads(erased)));
+    }
+    let mut messages = connection.prepare_cached(MESSAGES_SQL)?;
+    let mut found = messages.query(params![at.application, limit])?;
+    let (mut chosen, mut left) = (Vec::new(), rows);
+    while let Some(row) = found.next()? {
+        let next = choose_one(connection, row.get(0)?, rows)?;
+        let size = next.attempts.len() + 1;
+        if size > left && !chosen.is_empty() {
+            break;
+        }
+        left = left.saturating_sub(size);
+        chosen.push(next);
+    }
+    if !chosen.is_empty() {
+        history::plan(connection, &removal(&chosen, |_| false))?;
+        return Ok(Some(Erasure::Messages(chosen)));
+    }
+    Ok(None)
+}
+
+impl Erasure {
+    /// Erases it; returns how many payloads, messages, applications and endpoints that were.
+    fn carry_out(self, tx: &Tx<'_>) -> Result<usize, SqlError> {
+        match self {
+            Self::Deliveries(deliveries) => {
+                let mut delete =
+                    tx.prepare_cached("DELETE FROM delivery WHERE endpoint_no = ? AND due_at = ? AND message_no = ?")?;
+                for (endpoint, due_at, message) in deliveries {
+                    delete.execute(params![endpoint, due_at, message])?;
+                }
+                Ok(0)
+            }
+            Self::Payloads(payloads) => {
+                let count = payloads.len();
+                erase(tx, payloads)?;
+                Ok(count)
+            }
+            Self::Messages(chosen) => {
+                let removal = removal(&chosen, |_| false);
+                history::remove(tx, &removal)?;
+                Ok(removal.messages.len())
+            }
+            Self::Rows { application, endpoints } => remove_rows(tx, application, &endpoints),
+        }
+    }
+}
+
+/// Removes rows of endpoints, or of an application with its endpoints, of which no message or attempt is left.
+fn remove_rows(tx: &Tx<'_>, application: Option<i64>, endpoints: &[i64]) -> Result<usize, SqlError> {
+    for endpoint in endpoints {
+        for (table, column) in [
+            ("attempt", "endpoint_no"),
+            ("attempt_posting", "endpoint_no"),
+            ("attempt_tally", "endpoint_no"),
+            ("stream_reader", "endpoint_no"),
+            ("wake", "endpoint_no"),
+            ("endpoint_url", "endpoint_no"),
+            ("endpoint", "no"),
+        ] {
+            tx.prepare_cached(&format!("DELETE FROM {table} WHERE {column} = ?"))?.execute([endpoint])?;
+        }
+        tx.moved(Place::Endpoint(*endpoint));
+    }
+    if let Some(application) = application {
+        for (table, column) in
+            [("message_posting", "application_no"), ("token_expiry", "application_no"), ("application", "no")]
+        {
+            tx.prepare_cached(&format!("DELETE FROM {table} WHERE {column} = ?"))?.execute([application])?;
+        }
+        tx.moved(Place::Application(application));
+    }
+    Ok(endpoints.len() + usize::from(application.is_some()))
+}
+
+// Payloads ----------------------------------------------------------------------------------------------------------------
 
 /// What a sweep is to do.
 #[derive(Default)]
@@ -59,12 +536,13 @@ impl Slice {
     }
 }
 
-const OWN_TIME_SQL: &str = "SELECT no, length(payload) FROM message
-     WHERE expires_at <= ? AND payload IS NOT NULL ORDER BY expires_at LIMIT ?";
+const OWN_TIME_SQL: &str =
+    "SELECT message_no, length(body) FROM payload WHERE expires_at <= ? ORDER BY expires_at LIMIT ?";
 
-const CURSOR_SQL: &str =
-    "SELECT no, length(payload), expires_at IS NOT NULL, created_at, coalesce(deliver_at, created_at)
-     FROM message WHERE no >= (SELECT next FROM sequence WHERE name = 'retention') ORDER BY no LIMIT ?";
+const CURSOR_SQL: &str = "SELECT message_no, length(body), payload.expires_at IS NOT NULL, created_at,
+         coalesce(deliver_at, created_at)
+     FROM payload CROSS JOIN message ON message.no = message_no
+     WHERE message_no >= (SELECT next FROM sequence WHERE name = 'retention') ORDER BY message_no LIMIT ?";
 
 fn read(connection: &Connection, now: Timestamp, kept: Duration, rows: usize) -> Result<Slice, SqlError> {
     let mut slice = Slice::default();
@@ -83,22 +561,28 @@ fn read(connection: &Connection, now: Timestamp, kept: Duration, rows: usize) ->
         return Ok(slice);
     }
     let until = now.saturating_sub(kept).as_micros();
+    // What lies below is old, whatever its time says.
+    let ahead = now.saturating_add(AHEAD).as_micros();
+    let last_old = last_old(connection, until, ahead)?.unwrap_or(0);
     let mut cursor = connection.prepare_cached(CURSOR_SQL)?;
     let mut found = cursor.query([range::limit(rows)])?;
     let mut passed = 0;
     while let Some(row) = found.next()? {
-        let (message, bytes): (i64, Option<i64>) = (row.get(0)?, row.get(1)?);
+        let (message, bytes): (i64, i64) = (row.get(0)?, row.get(1)?);
         let (has_own_time, created_at, due_at): (bool, i64, i64) = (row.get(2)?, row.get(3)?, row.get(4)?);
-        if created_at > until || slice.is_full() {
+        if (created_at > until && message > last_old) || slice.is_full() {
             break;
         }
+        let is_misdated = created_at > ahead && due_at == created_at;
         passed += 1;
         slice.next = Some(message + 1);
-        match bytes {
-            Some(_) if has_own_time => {}
-            Some(_) if due_at > until => slice.put_off.push(MessageKey(message)),
-            Some(bytes) => slice.expires(message, bytes),
-            None => {}
+        if has_own_time {
+            continue;
+        }
+        if due_at > until && !is_misdated {
+            slice.put_off.push(MessageKey(message));
+        } else {
+            slice.expires(message, bytes);
         }
     }
     slice.more = passed == rows || slice.is_full();
@@ -107,8 +591,10 @@ fn read(connection: &Connection, now: Timestamp, kept: Duration, rows: usize) ->
 
 fn write(tx: &Tx<'_>, slice: Slice, kept: Duration) -> Result<(), SqlError> {
     let kept = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
-    let mut put_off =
-        tx.prepare_cached("UPDATE message SET expires_at = deliver_at + ?2 WHERE no = ?1 AND expires_at IS NULL")?;
+    let mut put_off = tx.prepare_cached(
+        "UPDATE payload SET expires_at = (SELECT coalesce(deliver_at, created_at) FROM message WHERE no = ?1) + ?2
+             WHERE message_no = ?1 AND expires_at IS NULL",
+    )?;
     for message in &slice.put_off {
         put_off.execute(params![message.0, kept])?;
     }
@@ -126,13 +612,24 @@ mod tests {
 
     #[test]
     fn only_what_has_a_time_of_its_own_is_in_the_index() {
-        assert_walks(OWN_TIME_SQL, "message USING INDEX message_by_expiry (expires_at<?)");
+        assert_walks(OWN_TIME_SQL, "payload USING INDEX payload_by_expiry (expires_at<?)");
     }
 
     #[test]
     fn the_rest_is_walked_from_the_cursor_on() {
         let plan = plan(CURSOR_SQL);
-        let walked = "SEARCH message USING INTEGER PRIMARY KEY (rowid>?)".to_owned();
+        let walked = "SEARCH payload USING INTEGER PRIMARY KEY (rowid>?)".to_owned();
         assert!(plan.contains(&walked) && !plan.iter().any(|step| step.contains("TEMP")), "{plan:#?}");
+    }
+
+    #[test]
+    fn nothing_is_looked_for_in_whole_tables() {
+        for sql in [NEXT_DATED_SQL, PENDING_SQL, OLD_SQL, DELETED_SQL, UNWANTED_SQL, PAYLOADS_SQL, MESSAGES_SQL] {
+            let plan = plan(sql);
+            let costly = |step: &String| step.contains("TEMP B-TREE") || step.starts_with("SCAN");
+            assert!(!plan.iter().any(costly), "{sql}: {plan:#?}");
+        }
+        let plan = plan(FORGOTTEN_SQL);
+        assert!(plan.iter().any(|step| step.contains("endpoint_deleted")), "{plan:#?}");
     }
 }

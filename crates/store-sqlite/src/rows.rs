@@ -16,6 +16,9 @@ pub(crate) const MESSAGE_COLUMNS: &str =
     "message.no, message.id, event_type, event_id, message.channels, tags, deliver_at, expires_at,
      message.created_at";
 
+/// The payload of a message, for the column `payload`; NULL when it is gone.
+pub(crate) const PAYLOAD: &str = "(SELECT body FROM payload WHERE payload.message_no = message.no)";
+
 /// Reads a message from a row that begins with [`MESSAGE_COLUMNS`] and the payload.
 pub(crate) fn decode_message(row: &Row<'_>) -> Result<Stored<MessageKey, Message>, SqlError> {
     let columns = Columns::in_order(row, "message");

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension as _, Rows, params};
 
 use crate::SqliteStore;
 use crate::decode::SqlError;
-use crate::rows::{MESSAGE_COLUMNS, decode_message};
+use crate::rows::{MESSAGE_COLUMNS, PAYLOAD, decode_message};
 use crate::writer::Abort;
 
 /// The most messages that one read looks at.
@@ -79,18 +79,18 @@ impl Streams for SqliteStore {
 }
 
 /// What came late, in the order in which it came: (application, from, to, newest seen, limit).
-const LATE_SQL: &str = "SELECT {COLUMNS}, payload FROM message
+const LATE_SQL: &str = "SELECT {COLUMNS}, {PAYLOAD} AS payload FROM message
      WHERE no IN (SELECT no FROM message INDEXED BY message_by_id
                   WHERE application_no = ?1 AND id > ?2 AND id <= ?3 AND no > ?4
                   ORDER BY no LIMIT ?5)
      ORDER BY no";
 
 /// What follows, in the order of ids: (application, after, limit).
-const NEXT_SQL: &str = "SELECT {COLUMNS}, payload FROM message
+const NEXT_SQL: &str = "SELECT {COLUMNS}, {PAYLOAD} AS payload FROM message
      WHERE application_no = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
 
 fn columns(sql: &str) -> String {
-    sql.replace("{COLUMNS}", MESSAGE_COLUMNS)
+    sql.replace("{COLUMNS}", MESSAGE_COLUMNS).replace("{PAYLOAD}", PAYLOAD)
 }
 
 /// What a read has gathered.

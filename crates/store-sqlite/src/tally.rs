@@ -65,6 +65,11 @@ impl<'c> Tally<'c> {
         self.open.clear();
     }
 
+    /// Counts or blocks of an endpoint were removed.
+    pub(crate) fn forget_owner(&mut self, endpoint: i64) {
+        self.open.remove(&endpoint);
+    }
+
     /// A block began, after all attempts that are stored. Ends the stretch before it if that is long enough.
     pub(crate) fn block_began(&mut self, begun: &Begun) -> rusqlite::Result<()> {
         let Begun { owner, start } = *begun;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use postrider_domain::application::EnvironmentId;
@@ -19,8 +20,8 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use crate::SqliteStore;
 use crate::decode::{Columns, SqlError, first};
 use crate::environments::{RULES_COLUMNS, decode_rules};
-use crate::hot::delivery_key;
-use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, TARGET_COLUMNS, decode_message, decode_target};
+use crate::hot::{SCHEDULED_LATER, delivery_key};
+use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, PAYLOAD, TARGET_COLUMNS, decode_message, decode_target};
 use crate::writer::{Abort, News};
 use crate::{idempotency, keys, range};
 
@@ -63,7 +64,7 @@ impl Work for SqliteStore {
             .run(move |connection| {
                 let Some(number) = keys::find(connection, &key)? else { return Ok(None) };
                 let mut statement = connection.prepare_cached(&format!(
-                    "SELECT {MESSAGE_COLUMNS}, payload FROM message
+                    "SELECT {MESSAGE_COLUMNS}, {PAYLOAD} AS payload FROM message
                      WHERE no = ? AND application_no = ? AND created_at >= ?"
                 ))?;
                 let rows = statement.query(params![number, application.0, not_before.as_micros()])?;
@@ -149,6 +150,27 @@ impl Work for SqliteStore {
             .await
     }
 
+    async fn pull_in(&self, now: Timestamp, longest: Duration) -> Result<u64, StoreError> {
+        let latest = now.saturating_add(longest).as_micros();
+        let mut pulled = 0;
+        loop {
+            let found = self.lists.run(move |connection| misdated(connection, latest)).await?;
+            let count = found.len();
+            self.writer
+                .run(move |tx| {
+                    for row in &found {
+                        make_due(tx, row, now.as_micros())?;
+                    }
+                    Ok::<_, Abort<StoreError>>(())
+                })
+                .await?;
+            pulled += count as u64;
+            if count < MISDATED_ROWS {
+                return Ok(pulled);
+            }
+        }
+    }
+
     async fn rebuild_wakes(&self) -> Result<u64, StoreError> {
         self.writer
             .run(|tx| {
@@ -198,7 +220,9 @@ impl Work for SqliteStore {
                     return Ok(Written::Replayed(answer));
                 }
                 let payload_gone: Option<bool> = tx
-                    .prepare_cached("SELECT payload IS NULL FROM message WHERE no = ?")?
+                    .prepare_cached(
+                        "SELECT NOT EXISTS (SELECT 1 FROM payload WHERE message_no = no) FROM message WHERE no = ?",
+                    )?
                     .query_row([message.0], |row| row.get(0))
                     .optional()?;
                 match payload_gone {
@@ -278,6 +302,81 @@ pub(crate) fn add_manual(
     while insert.execute(params![endpoint.0, due_at, message.0, Trigger::Manual.code()])? == 0 {
         due_at += 1;
     }
+    hold(connection, message)
+}
+
+/// Keeps a message that is about to be removed, because there is something to deliver of it again.
+pub(crate) fn hold(connection: &Connection, message: MessageKey) -> Result<(), SqlError> {
+    connection
+        .prepare_cached(
+            "INSERT OR IGNORE INTO held_message (no) SELECT ?1 FROM sequence WHERE name = 'history' AND next >= ?1",
+        )?
+        .execute([message.0])?;
+    Ok(())
+}
+
+/// How many deliveries are made due at a time.
+const MISDATED_ROWS: usize = 1_000;
+
+/// A delivery that is due too late.
+struct Misdated {
+    endpoint: i64,
+    due_at: i64,
+    message: i64,
+    made: i64,
+    trigger: u8,
+}
+
+/// Deliveries that are due after ?1 although nobody scheduled them for then: from each endpoint straight to its last ones.
+const MISDATED_SQL: &str = "WITH RECURSIVE busy (endpoint_no) AS (
+         SELECT min(endpoint_no) FROM delivery
+         UNION ALL
+         SELECT (SELECT min(delivery.endpoint_no) FROM delivery WHERE delivery.endpoint_no > busy.endpoint_no)
+         FROM busy WHERE busy.endpoint_no IS NOT NULL
+     )
+     SELECT delivery.endpoint_no, due_at, message_no, made, trigger
+     FROM busy CROSS JOIN delivery ON delivery.endpoint_no = busy.endpoint_no
+     WHERE due_at > ?1
+         AND NOT EXISTS (SELECT 1 FROM message WHERE no = message_no AND made = 0 AND deliver_at = due_at)
+     LIMIT ?2";
+
+fn misdated(connection: &Connection, latest: i64) -> Result<Vec<Misdated>, SqlError> {
+    let mut statement = connection.prepare_cached(MISDATED_SQL)?;
+    let rows = statement.query(params![latest, range::limit(MISDATED_ROWS)])?;
+    crate::decode::all(rows, |row| {
+        Ok(Misdated {
+            endpoint: row.get(0)?,
+            due_at: row.get(1)?,
+            message: row.get(2)?,
+            made: row.get(3)?,
+            trigger: row.get(4)?,
+        })
+    })
+}
+
+/// Makes a delivery due now, and has the log say so.
+fn make_due(connection: &Connection, row: &Misdated, now: i64) -> Result<(), SqlError> {
+    let Misdated { endpoint, due_at, message, made, trigger } = row;
+    connection
+        .prepare_cached("DELETE FROM delivery WHERE endpoint_no = ? AND due_at = ? AND message_no = ?")?
+        .execute(params![endpoint, due_at, message])?;
+    // Nobody holds it, as whatever is added later.
+    let is_fresh = *made == 0 && *trigger == Trigger::Scheduled.code();
+    let trigger = if is_fresh { SCHEDULED_LATER } else { *trigger };
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO delivery (endpoint_no, due_at, message_no, made, trigger) VALUES (?, ?, ?, ?, ?)
+         ON CONFLICT DO NOTHING",
+    )?;
+    let mut due = now;
+    while insert.execute(params![endpoint, due, message, made, trigger])? == 0 {
+        due += 1;
+    }
+    connection
+        .prepare_cached(
+            "UPDATE attempt SET next_attempt_at = ?4 WHERE next_attempt_at = ?3 AND (endpoint_no, id) IN (
+                 SELECT endpoint_no, id FROM attempt INDEXED BY attempt_by_message WHERE message_no = ?2 AND endpoint_no = ?1)",
+        )?
+        .execute(params![endpoint, message, due_at, due])?;
     Ok(())
 }
 
@@ -319,7 +418,7 @@ fn read_routes(
 
 fn due_sql() -> String {
     format!(
-        "SELECT {MESSAGE_COLUMNS}, payload, due_at, message_no, made, trigger
+        "SELECT {MESSAGE_COLUMNS}, {PAYLOAD} AS payload, due_at, message_no, made, trigger
          FROM delivery LEFT JOIN message ON message.no = message_no
          WHERE endpoint_no = ?1 AND due_at >= ?2 AND due_at <= ?4 AND (due_at > ?2 OR message_no > ?3)
          ORDER BY due_at, message_no"

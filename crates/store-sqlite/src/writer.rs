@@ -48,20 +48,35 @@ pub(crate) enum News {
     MessagesExpunged(Vec<MessageKey>),
     NoticeAdded,
     TaskAdded,
+    ApplicationDeleted,
     /// Concerns nobody but the writer itself.
     KeysDropped(i64),
+}
+
+/// Whose rows a job removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Application(i64),
+    Endpoint(i64),
 }
 
 /// The transaction that a job writes in: a connection, and a place for news.
 pub(crate) struct Tx<'c> {
     connection: &'c Connection,
     news: RefCell<Vec<News>>,
+    /// Of whom the hot path must forget where rows are.
+    moved: RefCell<Vec<Place>>,
 }
 
 impl Tx<'_> {
     /// Tells observers after the commit.
     pub(crate) fn tell(&self, news: News) {
         self.news.borrow_mut().push(news);
+    }
+
+    /// What the hot path remembers of where this owner's rows are is out of date.
+    pub(crate) fn moved(&self, place: Place) {
+        self.moved.borrow_mut().push(place);
     }
 }
 
@@ -265,7 +280,7 @@ impl Loop<'_> {
 
     /// Carries out `first` and what waits behind it in one transaction; false when told to close.
     fn group(&mut self, first: Job, queue: &mpsc::Receiver<Command>) -> bool {
-        let tx = Tx { connection: self.connection, news: RefCell::default() };
+        let tx = Tx { connection: self.connection, news: RefCell::default(), moved: RefCell::default() };
         let mut group = Group::default();
         // Results that wait for company do so before the transaction begins: a guest may write meanwhile.
         let second = group.company(&first, queue);
@@ -341,7 +356,11 @@ impl Loop<'_> {
             Job::Other(run) => {
                 // It may change routes, of which the hot statements remember versions for the length of a group.
                 self.hot.begin();
-                (run(tx), None)
+                let done = run(tx);
+                for place in tx.moved.take() {
+                    self.hot.forget_place(place);
+                }
+                (done, None)
             }
         }
     }
@@ -358,6 +377,7 @@ impl Loop<'_> {
                 News::MessagesExpunged(messages) => observer.messages_expunged(messages),
                 News::NoticeAdded => observer.notice_added(),
                 News::TaskAdded => observer.task_added(),
+                News::ApplicationDeleted => observer.application_deleted(),
                 News::KeysDropped(_) => {}
             });
         }

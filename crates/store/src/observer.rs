@@ -19,6 +19,8 @@ pub trait Observer: Send + Sync {
     fn notice_added(&self) {}
     /// A background task was added.
     fn task_added(&self) {}
+    /// An application was deleted: its data is to be erased.
+    fn application_deleted(&self) {}
 }
 
 /// The observers of a store.

@@ -1,4 +1,5 @@
-//! Retention: payloads go when their time has come; messages and attempts stay.
+//! Retention: payloads go when their time has come, later whole messages with their attempts, and at once what belongs to
+//! deleted applications. All of it in slices, so nobody who accepts or settles waits for long.
 
 use std::time::Duration;
 
@@ -10,17 +11,38 @@ use crate::StoreError;
 /// How far a sweep came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Swept {
-    /// How many payloads were removed.
+    /// How many of what was looked for were removed.
     pub removed: usize,
     /// Whether there may be more whose time has come.
     pub more: bool,
 }
 
-/// Operations on what has expired.
+/// Operations on what is kept no longer. What is removed leaves its place to what comes.
 #[async_trait]
 pub trait Retention {
     /// Removes payloads whose `expires_at` has come, and those without one of messages that were due at `now` less `kept`
     /// or earlier. Looks at about `rows` messages, and stops early after a few megabytes, so it keeps nobody waiting.
     /// What is still to be delivered of them is loaded without payload, and canceled.
     async fn sweep_payloads(&self, now: Timestamp, kept: Duration, rows: usize) -> Result<Swept, StoreError>;
+
+    /// Removes messages that were accepted, and due, at `now` less `kept` or earlier, with their attempts and all that refers
+    /// to them, except those of which a delivery is pending. Removes about `rows` rows. Lists and statistics are then those of
+    /// what is left. A message that a clock dated more than a day ahead is as old as those that were accepted after it.
+    async fn sweep_messages(&self, now: Timestamp, kept: Duration, rows: usize) -> Result<Swept, StoreError>;
+
+    /// Erases about `rows` rows of what belongs to deleted applications: deliveries first, then payloads, then messages and
+    /// attempts; a day after they were deleted, the applications and endpoints themselves, and endpoints to which no attempt
+    /// is left. `more` is false when it has been everywhere; the next call begins anew.
+    async fn erase_deleted(&self, now: Timestamp, rows: usize) -> Result<Swept, StoreError>;
+
+    /// Removes positions of stream readers that were not moved since `before`, and notices of which far too many wait, about
+    /// `rows` of each; returns how many.
+    async fn forget_leftovers(&self, before: Timestamp, rows: usize) -> Result<usize, StoreError>;
+
+    /// When the clock was last known to be right: what [`Retention::note_clock`] noted, else when the newest message was
+    /// accepted.
+    async fn clock_seen(&self) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Notes that the clock shows `now`, and is believed.
+    async fn note_clock(&self, now: Timestamp) -> Result<(), StoreError>;
 }

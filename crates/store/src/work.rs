@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -247,6 +248,11 @@ pub trait Work {
 
     /// Puts endpoints into the index of wakes at `at`, or leaves them there earlier.
     async fn wake_later(&self, endpoints: Vec<EndpointKey>, at: Timestamp) -> Result<(), StoreError>;
+
+    /// Makes deliveries due now that are due later than `now` and the longest possible wait: a clock that was wrong put them
+    /// there. What is scheduled for that instant stays. To be called at start, before [`Work::rebuild_wakes`]. Returns how
+    /// many there were.
+    async fn pull_in(&self, now: Timestamp, longest: Duration) -> Result<u64, StoreError>;
 
     /// Puts every endpoint with deliveries into the index of wakes. To be called once at start, when nobody holds any.
     /// Takes time by the number of endpoints, not of deliveries. Returns how many there are.

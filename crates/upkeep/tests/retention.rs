@@ -6,39 +6,61 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_domain::application::{Application, EnvironmentId};
+use postrider_domain::clock::Clock as _;
 use postrider_domain::entropy::OsEntropy;
 use postrider_domain::ids::{ApplicationId, MessageId};
 use postrider_domain::message::Message;
 use postrider_domain::names::{EventTypeName, IdOrUid};
+use postrider_domain::settings::Span;
 use postrider_domain::time::Timestamp;
-use postrider_store::{Accepted, Applications as _, Messages as _, NewMessage, Work as _};
+use postrider_store::{Accepted, Applications as _, Messages as _, NewMessage, Routes, Work as _};
 use postrider_store_sqlite::{Ownership, SqliteStore};
 use postrider_testkit::{ManualClock, wait};
-use postrider_upkeep::{RetentionOptions, Sweeper};
+use postrider_upkeep::{Removed, RetentionOptions, Sweeper};
 
 const NOW: Timestamp = Timestamp::from_micros(1_767_323_045_000_000);
 const DAY: Duration = Duration::from_secs(86_400);
 
-#[tokio::test]
-async fn a_payload_is_gone_within_the_hour_and_not_before_its_time() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Arc::new(SqliteStore::open(&folder.path().join("test.db"), Ownership::Owner).unwrap());
-    let environment = EnvironmentId::parse("org_test").unwrap();
-    let id = ApplicationId::new(NOW, &OsEntropy);
-    let application = Application {
-        id,
-        uid: None,
-        name: "test".to_owned(),
-        throttle_rate: None,
-        metadata: BTreeMap::new(),
-        created_at: NOW,
-        updated_at: NOW,
-    };
-    store.create_application(&environment, application, None).await.unwrap();
-    let routes = store.routes(&environment, &IdOrUid::Id(id)).await.unwrap().unwrap();
-    let accept = async |expires_at| {
+/// A store with one application, and a sweeper on it.
+struct World {
+    _folder: tempfile::TempDir,
+    store: Arc<SqliteStore>,
+    clock: Arc<ManualClock>,
+    environment: EnvironmentId,
+    id: ApplicationId,
+    routes: Routes,
+}
+
+impl World {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(&folder.path().join("test.db"), Ownership::Owner).unwrap());
+        let environment = EnvironmentId::parse("org_test").unwrap();
+        let id = ApplicationId::new(NOW, &OsEntropy);
+        let application = Application {
+            id,
+            uid: None,
+            name: "test".to_owned(),
+            throttle_rate: None,
+            metadata: BTreeMap::new(),
+            created_at: NOW,
+            updated_at: NOW,
+        };
+        store.create_application(&environment, application, None).await.unwrap();
+        let routes = store.routes(&environment, &IdOrUid::Id(id)).await.unwrap().unwrap();
+        Self { _folder: folder, store, clock: Arc::new(ManualClock::new(NOW)), environment, id, routes }
+    }
+
+    fn sweeper(&self, payload: Duration, history: Duration) -> Sweeper {
+        let options = RetentionOptions { payload: Span(payload), history: Span(history) };
+        Sweeper::new(Arc::clone(&self.store) as _, Arc::clone(&self.clock) as _, options)
+    }
+
+    /// Accepts a message now.
+    async fn accept(&self, expires_at: Option<Timestamp>) -> MessageId {
+        let now = self.clock.now();
         let message = Arc::new(Message {
-            id: MessageId::new(NOW, &OsEntropy),
+            id: MessageId::new(now, &OsEntropy),
             event_id: None,
             event_type: EventTypeName::parse("a").unwrap(),
             channels: None,
@@ -46,49 +68,93 @@ async fn a_payload_is_gone_within_the_hour_and_not_before_its_time() {
             tags: None,
             deliver_at: None,
             expires_at,
-            created_at: NOW,
+            created_at: now,
         });
         let id = message.id;
         let new = NewMessage {
-            application: routes.application,
-            version: routes.version,
+            application: self.routes.application,
+            version: self.routes.version,
             message,
             endpoints: Vec::new(),
             idempotency: None,
         };
-        assert!(matches!(store.accept(vec![new]).await[0], Ok(Accepted::New(_))));
+        assert!(matches!(self.store.accept(vec![new]).await[0], Ok(Accepted::New(_))));
         id
-    };
-    let (usual, short) = (accept(None).await, accept(Some(NOW.saturating_add(DAY))).await);
-    let has_payload = async |id| {
-        let message = store.message(routes.application, &IdOrUid::Id(id)).await.unwrap().unwrap();
-        message.value.payload.is_some()
-    };
-
-    let clock = Arc::new(ManualClock::new(NOW));
-    let sweeper = Sweeper::new(Arc::clone(&store) as _, Arc::clone(&clock) as _, RetentionOptions::default());
-    // Right before its time, and an hour after it.
-    for (message, days) in [(short, 1), (usual, 90)] {
-        clock.set(NOW.saturating_add(DAY * days).saturating_sub(Duration::from_micros(1)));
-        assert_eq!(sweeper.sweep().await.unwrap(), 0);
-        assert!(has_payload(message).await);
-        clock.advance(Duration::from_micros(1));
-        assert_eq!(sweeper.sweep().await.unwrap(), 1);
-        assert!(!has_payload(message).await);
     }
 
-    // The agent comes by often enough.
-    let gone =
-        async |message| wait::until("the payload to go", async || (!has_payload(message).await).then_some(())).await;
-    let first = accept(Some(clock_after(&clock, Duration::ZERO))).await;
-    let agent = tokio::spawn(sweeper.run());
+    /// Whether the message is there, and its payload.
+    async fn look(&self, id: MessageId) -> (bool, bool) {
+        let found = self.store.message(self.routes.application, &IdOrUid::Id(id)).await.unwrap();
+        (found.is_some(), found.is_some_and(|message| message.value.payload.is_some()))
+    }
+
+    /// Sweeps twice a day until an instant, when nothing is to be removed before it.
+    async fn pass(&self, sweeper: &Sweeper, until: Timestamp) {
+        while self.clock.now() < until {
+            self.clock.advance((DAY / 2).min(until.since(self.clock.now())));
+            assert_eq!(sweeper.sweep().await.unwrap(), Removed::default());
+        }
+    }
+}
+
+const MICRO: Duration = Duration::from_micros(1);
+
+#[tokio::test]
+async fn payloads_and_messages_are_gone_at_their_time_and_not_before() {
+    let world = World::new().await;
+    let sweeper = world.sweeper(90 * DAY, 120 * DAY);
+    let (usual, short) = (world.accept(None).await, world.accept(Some(NOW.saturating_add(DAY))).await);
+    let payload = Removed { payloads: 1, ..Removed::default() };
+    let messages = Removed { messages: 2, ..Removed::default() };
+    for (days, removed) in [(1, payload), (90, payload), (120, messages)] {
+        world.pass(&sweeper, NOW.saturating_add(DAY * days).saturating_sub(MICRO)).await;
+        world.clock.advance(MICRO);
+        assert_eq!(sweeper.sweep().await.unwrap(), removed, "day {days}");
+        assert_eq!(world.look(short).await, (days < 120, false));
+        assert_eq!(world.look(usual).await, (days < 120, days < 90));
+    }
+}
+
+#[tokio::test]
+async fn the_agent_comes_by_often_enough_and_at_once_when_an_application_is_deleted() {
+    let world = World::new().await;
+    let gone = async |message| {
+        wait::until("the payload to go", async || (!world.look(message).await.1).then_some(())).await;
+    };
+    let first = world.accept(Some(world.clock.now())).await;
+    let agent = tokio::spawn(world.sweeper(90 * DAY, 90 * DAY).run());
     gone(first).await;
-    let last = accept(Some(clock_after(&clock, DAY))).await;
-    clock.advance(DAY + Duration::from_secs(3_600));
-    gone(last).await;
+    let second = world.accept(Some(world.clock.now().saturating_add(DAY / 2))).await;
+    world.clock.advance(DAY / 2 + Duration::from_secs(3_600));
+    gone(second).await;
+    // Handles outlive their applications.
+    world.store.delete_application(&world.environment, &IdOrUid::Id(world.id), world.clock.now()).await.unwrap();
+    wait::until("the messages to be erased", async || {
+        world.store.newest_message().await.unwrap().is_none().then_some(())
+    })
+    .await;
     agent.abort();
 }
 
-fn clock_after(clock: &ManualClock, wait: Duration) -> Timestamp {
-    postrider_domain::clock::Clock::now(clock).saturating_add(wait)
+#[tokio::test]
+async fn a_clock_that_is_a_year_ahead_removes_nothing_until_it_has_shown_that_for_a_day() {
+    let world = World::new().await;
+    let message = world.accept(None).await;
+    let sweeper = world.sweeper(90 * DAY, 90 * DAY);
+    assert_eq!(sweeper.sweep().await.unwrap(), Removed::default());
+    world.clock.advance(365 * DAY);
+    // A restart knows no more than before.
+    let sweeper = {
+        drop(sweeper);
+        world.sweeper(90 * DAY, 90 * DAY)
+    };
+    world.accept(None).await;
+    let minutes = Duration::from_secs(5 * 60);
+    for _ in 0..288 {
+        assert_eq!(sweeper.sweep().await.unwrap(), Removed::default());
+        assert_eq!(world.look(message).await, (true, true));
+        world.clock.advance(minutes);
+    }
+    let removed = sweeper.sweep().await.unwrap();
+    assert_eq!((removed.payloads, removed.messages), (1, 1));
 }

@@ -408,7 +408,7 @@ mod tests {
     #[test]
     fn a_store_that_had_keys_in_another_form_keeps_them() {
         let connection = Connection::open_in_memory().unwrap();
-        let [initial, whole] = crate::migrate::MIGRATIONS;
+        let [initial, whole, ..] = crate::migrate::MIGRATIONS;
         connection.execute_batch(initial).unwrap();
         let mut insert = connection
             .prepare("INSERT INTO idempotency (key, created_at, message_no, status, body) VALUES (?, ?, ?, ?, ?)")

@@ -17,7 +17,7 @@ use crate::hot::SCHEDULED_LATER;
 use crate::inserts::json_list;
 use crate::range;
 use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, decode_endpoint, decode_message};
-use crate::work::add_manual;
+use crate::work::{add_manual, hold};
 use crate::writer::{News, Tx};
 
 /// How messages are sent again.
@@ -39,7 +39,7 @@ const RECOVER_SQL: &str = "SELECT id, message_no, (
                  AND other.started_at >= :since AND other.started_at < :until
                  AND (other.succeeded OR other.id < attempt.id)
          )
-         AND EXISTS (SELECT 1 FROM message WHERE no = attempt.message_no AND payload IS NOT NULL)
+         AND EXISTS (SELECT 1 FROM payload WHERE payload.message_no = attempt.message_no)
      ) AS chosen
      FROM attempt WHERE endpoint_no = :endpoint AND id >= :from AND id < :end ORDER BY id LIMIT :rows";
 
@@ -89,7 +89,7 @@ fn delivering(
 /// Messages of a time. Whether one was attempted at an endpoint, or is pending there without an attempt, is looked up.
 fn walk_sql() -> String {
     format!(
-        "SELECT {MESSAGE_COLUMNS}, NULL AS payload, message.payload IS NOT NULL AS has_payload,
+        "SELECT {MESSAGE_COLUMNS}, NULL AS payload, EXISTS (SELECT 1 FROM payload WHERE payload.message_no = message.no) AS has_payload,
              EXISTS (
                  SELECT 1 FROM attempt INDEXED BY attempt_by_message
                  WHERE attempt.message_no = message.no AND attempt.endpoint_no = :endpoint
@@ -137,7 +137,7 @@ pub(super) fn missing(
 
 /// Messages of a time with a payload, and the last attempt to send them to an endpoint.
 const AGAIN_SQL: &str = "SELECT message.id, message.no, (
-         payload IS NOT NULL
+         EXISTS (SELECT 1 FROM payload WHERE payload.message_no = message.no)
          AND (:types IS NULL OR event_type IN (SELECT value FROM json_each(:types)))
          AND (:channel IS NULL OR EXISTS (SELECT 1 FROM json_each(message.channels) WHERE value = :channel))
          AND (:tag IS NULL OR EXISTS (SELECT 1 FROM json_each(message.tags) WHERE value = :tag))
@@ -241,6 +241,7 @@ pub(super) fn deliver(
             How::Manually => add_manual(tx, endpoint, *message, now)?,
             How::ByTheSchedule => {
                 scheduled.execute(params![endpoint.0, message.0, SCHEDULED_LATER])?;
+                hold(tx, *message)?;
             }
         }
     }

@@ -31,9 +31,20 @@ const ENDPOINTS: usize = 2;
 #[derive(Debug, Clone)]
 enum Step {
     Accept(Vec<Draft>),
-    Settle { endpoint: usize, results: Vec<Outcome> },
-    Resend { endpoint: usize, nth: usize },
+    Settle {
+        endpoint: usize,
+        results: Vec<Outcome>,
+    },
+    Resend {
+        endpoint: usize,
+        nth: usize,
+    },
     Look(Look),
+    /// Everything goes that is as old as one of the messages, or older, and is not still to be delivered.
+    Sweep {
+        nth: usize,
+        rows: usize,
+    },
     Restart,
     Age,
 }
@@ -134,6 +145,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(endpoint, results)| Step::Settle { endpoint, results }),
         2 => (0..ENDPOINTS, 0usize..500).prop_map(|(endpoint, nth)| Step::Resend { endpoint, nth }),
         8 => look().prop_map(Step::Look),
+        2 => (0usize..500, 1usize..60).prop_map(|(nth, rows)| Step::Sweep { nth, rows }),
         1 => Just(Step::Restart),
         1 => Just(Step::Age),
     ]
@@ -192,6 +204,7 @@ impl<H: Harness> Run<H> {
             Step::Settle { endpoint, results } => self.settle(endpoint, results).await,
             Step::Resend { endpoint, nth } => self.resend(endpoint, nth).await,
             Step::Look(look) => self.look(&look).await,
+            Step::Sweep { nth, rows } => self.sweep(nth, rows).await,
             Step::Restart => self.world.reopen().await,
             Step::Age => self.world.age().await,
         }
@@ -250,6 +263,36 @@ impl<H: Harness> Run<H> {
         let Some(message) = self.messages.get(nth % self.messages.len().max(1)) else { return };
         let now = self.world.tick();
         done(self.world.store().resend(self.endpoints[endpoint].key, message.key, now, None).await.unwrap());
+    }
+
+    async fn sweep(&mut self, nth: usize, rows: usize) {
+        let Some(message) = self.messages.get(nth % self.messages.len().max(1)) else { return };
+        let until = message.value.created_at;
+        let mut pending = BTreeSet::new();
+        for endpoint in &self.endpoints {
+            pending.extend(self.world.due(endpoint, FAR).await.iter().map(|due| due.key.message));
+        }
+        let kept = Duration::from_secs(3_600);
+        while self.world.store().sweep_messages(until.saturating_add(kept), kept, rows).await.unwrap().more {}
+        // Of those that come in no order some may be left for the next time.
+        let mut places = Vec::new();
+        for message in std::mem::take(&mut self.messages) {
+            let by_id = super::world::by_id(message.value.id);
+            let is_there = self.world.store().message(self.app.key, &by_id).await.unwrap().is_some();
+            let may_go = message.value.created_at <= until && !pending.contains(&message.key);
+            assert!(is_there || may_go, "{message:?} was removed");
+            places.push(is_there.then_some(self.messages.len()));
+            if is_there {
+                self.messages.push(message);
+            }
+        }
+        self.log.retain_mut(|logged| match places[logged.message] {
+            Some(place) => {
+                logged.message = place;
+                true
+            }
+            None => false,
+        });
     }
 
     /// Every combination of filters, forward and backward.

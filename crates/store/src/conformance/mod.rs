@@ -287,6 +287,7 @@ macro_rules! conformance_cases {
                 waking_later_keeps_the_earlier_instant,
                 rebuilding_finds_fresh_and_waiting_deliveries,
                 rebuilding_an_empty_store_finds_nothing,
+                what_is_due_later_than_any_wait_is_due_now_except_what_was_scheduled,
             }
             resend {
                 a_resend_adds_a_manual_delivery_and_tells_observers,
@@ -328,6 +329,12 @@ macro_rules! conformance_cases {
                 a_large_payload_ends_a_slice,
                 a_sweep_goes_on_after_a_restart,
                 the_delivery_of_an_expired_payload_can_only_be_canceled,
+                messages_go_with_their_attempts_in_slices_of_any_size,
+                a_message_that_is_still_to_be_delivered_stays_until_it_was,
+                a_message_that_is_sent_again_while_old_ones_go_stays,
+                what_a_wrong_clock_dated_ahead_goes_with_what_came_after_it,
+                what_belongs_to_a_deleted_application_is_erased_and_nothing_else,
+                the_clock_is_as_it_was_noted_or_as_the_newest_message_says,
             }
             outbox {
                 nothing_is_reported_if_nobody_is_told,

@@ -1,15 +1,18 @@
-//! Cases for retention: payloads go at their time, in slices, and everything else stays.
+//! Cases for retention: payloads go at their time, then messages with their attempts, and what belongs to deleted
+//! applications at once; all of it in slices, and everything else stays.
 
 use std::time::Duration;
 
 use postrider_domain::attempt::Trigger;
+use postrider_domain::delivery::Next;
+use postrider_domain::ids::Ksuid;
 use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
 
 use super::Harness;
 use super::recorder::{News, Recorder};
-use super::world::{App, FAR, Msg, World, after, by_id};
-use crate::Swept;
+use super::world::{App, Ep, FAR, Msg, World, after, by_id, environment};
+use crate::{AttemptFilter, AttemptStats, Direction, MessageFilter, Scan, Swept};
 
 const DAY: u64 = 86_400;
 const KEPT: Duration = Duration::from_secs(90 * DAY);
@@ -125,4 +128,164 @@ pub(super) async fn the_delivery_of_an_expired_payload_can_only_be_canceled<H: H
     sweep(world, FAR, 10).await;
     let due = world.only_due(&endpoint).await;
     assert_eq!((due.message, due.trigger), (None, Trigger::Scheduled));
+}
+
+/// Removes messages whose time has come at `now`, in slices of this size; returns how many that were.
+async fn sweep_messages<H: Harness>(world: &World<H>, now: Timestamp, rows: usize) -> usize {
+    let mut removed = 0;
+    for _ in 0..1_000 {
+        let swept = world.store().sweep_messages(now, KEPT, rows).await.unwrap();
+        removed += swept.removed;
+        if !swept.more {
+            return removed;
+        }
+    }
+    panic!("the sweep does not end");
+}
+
+async fn is_there<H: Harness>(world: &World<H>, app: &App, message: &Msg) -> bool {
+    world.store().message(app.key, &by_id(message.value.id)).await.unwrap().is_some()
+}
+
+async fn attempts<H: Harness>(world: &World<H>, endpoint: &Ep) -> usize {
+    let all = Scan::all(Direction::Ascending, 1_000);
+    world.store().attempts_by_endpoint(endpoint.key, &AttemptFilter::default(), all).await.unwrap().rows.len()
+}
+
+/// Attempts everything that is pending at an endpoint, once.
+async fn deliver<H: Harness>(world: &World<H>, endpoint: &Ep) {
+    for due in world.due(endpoint, FAR).await {
+        world.settle(world.settlement(endpoint, &due, Next::Succeeded)).await;
+    }
+}
+
+pub(super) async fn messages_go_with_their_attempts_in_slices_of_any_size<H: Harness>(world: &World<H>) {
+    for rows in [1, 2, 7, 100] {
+        let app = world.application().await;
+        let endpoints = [world.endpoint(&app).await, world.endpoint(&app).await];
+        let start = world.tick();
+        let day = |days| after(start, days * DAY);
+        let mut messages = Vec::new();
+        for number in 0..40 {
+            let message = Message { created_at: day(number / 10), ..world.new_message() };
+            messages.push(world.message_of(&app, &[&endpoints[0], &endpoints[1]], message).await);
+        }
+        for endpoint in &endpoints {
+            deliver(world, endpoint).await;
+        }
+        assert_eq!(sweep_messages(world, day(89), rows).await, 0);
+        for today in 90..94 {
+            assert_eq!(sweep_messages(world, day(today), rows).await, 10, "day {today} in slices of {rows}");
+            assert_eq!(sweep_messages(world, day(today), rows).await, 0, "nothing twice");
+            let left = usize::try_from(93 - today).unwrap() * 10;
+            for (place, message) in messages.iter().enumerate() {
+                assert_eq!(is_there(world, &app, message).await, place >= 40 - left);
+            }
+            let all = Scan::all(Direction::Descending, 100);
+            let listed = world.store().messages(app.key, &MessageFilter::default(), all).await.unwrap();
+            assert_eq!(listed.rows.len(), left);
+            for endpoint in &endpoints {
+                assert_eq!(attempts(world, endpoint).await, left);
+                let (from, to) = (Ksuid::floor(Timestamp::EPOCH), Ksuid::floor(FAR));
+                let stats = world.store().attempt_stats(endpoint.key, from, to).await.unwrap();
+                assert_eq!(stats, AttemptStats { succeeded: left as u64, failed: 0 });
+            }
+        }
+    }
+}
+
+pub(super) async fn a_message_that_is_still_to_be_delivered_stays_until_it_was<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let (endpoint, other) = (world.endpoint(&app).await, world.endpoint(&app).await);
+    let done = world.message(&app, &[&other]).await;
+    let pending = world.message(&app, &[&endpoint, &other]).await;
+    let created_at = world.tick();
+    let scheduled = Message { created_at, deliver_at: Some(after(created_at, 30 * DAY)), ..world.new_message() };
+    let scheduled = world.message_of(&app, &[], scheduled).await;
+    deliver(world, &other).await;
+    let late = after(created_at, 100 * DAY);
+    assert_eq!(sweep_messages(world, late, 10).await, 1);
+    assert!(!is_there(world, &app, &done).await);
+    assert!(is_there(world, &app, &pending).await && has_payload(world, &app, &pending).await);
+    assert!(is_there(world, &app, &scheduled).await, "it was due 30 days later");
+    deliver(world, &endpoint).await;
+    assert_eq!(sweep_messages(world, late, 10).await, 1);
+    assert_eq!(sweep_messages(world, after(created_at, 120 * DAY), 10).await, 1);
+}
+
+pub(super) async fn a_message_that_is_sent_again_while_old_ones_go_stays<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let first = world.message(&app, &[]).await;
+    let again = world.message(&app, &[]).await;
+    let late = after(world.tick(), 100 * DAY);
+    let swept = world.store().sweep_messages(late, KEPT, 1).await.unwrap();
+    assert_eq!(swept, Swept { removed: 1, more: true });
+    world.store().resend(endpoint.key, again.key, late, None).await.unwrap();
+    assert_eq!(sweep_messages(world, late, 1).await, 0);
+    assert!(!is_there(world, &app, &first).await && is_there(world, &app, &again).await);
+    assert!(world.only_due(&endpoint).await.message.is_some());
+    deliver(world, &endpoint).await;
+    assert_eq!(sweep_messages(world, late, 1).await, 1);
+}
+
+pub(super) async fn what_a_wrong_clock_dated_ahead_goes_with_what_came_after_it<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let start = world.tick();
+    let day = |days| after(start, days * DAY);
+    let mut messages = Vec::new();
+    for created_at in [day(0), day(400), day(401), day(1), day(2)] {
+        messages.push(world.message_of(&app, &[], Message { created_at, ..world.new_message() }).await);
+    }
+    assert_eq!(sweep(world, day(90), 2).await, 1);
+    assert_eq!(sweep(world, day(91), 2).await, 3);
+    assert_eq!(sweep_messages(world, day(90), 2).await, 1);
+    assert_eq!(sweep_messages(world, day(91), 2).await, 3);
+    assert!(is_there(world, &app, &messages[4]).await && has_payload(world, &app, &messages[4]).await);
+    assert_eq!(sweep_messages(world, day(92), 2).await, 1);
+}
+
+pub(super) async fn what_belongs_to_a_deleted_application_is_erased_and_nothing_else<H: Harness>(world: &World<H>) {
+    let (app, other) = (world.application().await, world.application().await);
+    let (endpoint, others) = (world.endpoint(&app).await, world.endpoint(&other).await);
+    let mut messages = Vec::new();
+    for _ in 0..20 {
+        messages.push(world.message(&app, &[&endpoint]).await);
+        world.message(&other, &[&others]).await;
+    }
+    deliver(world, &endpoint).await;
+    deliver(world, &others).await;
+    world.message(&app, &[&endpoint]).await;
+    let recorder = Recorder::of(world.store().as_ref());
+    let now = world.tick();
+    world.store().delete_application(&environment(), &by_id(app.value.id), now).await.unwrap();
+    let mut erased = 0;
+    for later in [0, 2 * DAY] {
+        while let Swept { removed, more: true } = world.store().erase_deleted(after(now, later), 7).await.unwrap() {
+            erased += removed;
+        }
+        assert_eq!(attempts(world, &endpoint).await, 0);
+        assert_eq!(world.due(&endpoint, FAR).await.len(), 0);
+    }
+    assert_eq!(erased, 21 + 21 + 2, "payloads, messages, the endpoint and the application");
+    let told = recorder.take().into_iter().filter(|news| matches!(news, News::Expunged(_))).count();
+    assert_eq!(told, 21);
+    assert!(world.store().target(endpoint.key).await.unwrap().is_none());
+    let all = Scan::all(Direction::Ascending, 100);
+    assert_eq!(world.store().messages(other.key, &MessageFilter::default(), all.clone()).await.unwrap().rows.len(), 20);
+    assert_eq!(attempts(world, &others).await, 20);
+    let left = world.store().attempts_by_message(messages[0].key, None, &AttemptFilter::default(), all).await.unwrap();
+    assert!(left.rows.is_empty());
+}
+
+pub(super) async fn the_clock_is_as_it_was_noted_or_as_the_newest_message_says<H: Harness>(world: &mut World<H>) {
+    assert_eq!(world.store().clock_seen().await.unwrap(), None);
+    let app = world.application().await;
+    let message = world.message(&app, &[]).await;
+    assert_eq!(world.store().clock_seen().await.unwrap(), Some(message.value.created_at));
+    let noted = world.tick();
+    world.store().note_clock(noted).await.unwrap();
+    world.message(&app, &[]).await;
+    world.reopen().await;
+    assert_eq!(world.store().clock_seen().await.unwrap(), Some(noted));
 }

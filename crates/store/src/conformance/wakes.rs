@@ -1,11 +1,14 @@
 //! Cases for the index of wakes: no endpoint with deliveries is forgotten.
 
+use std::time::Duration;
+
 use postrider_domain::delivery::Next;
+use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
 
 use super::Harness;
 use super::world::{App, Ep, FAR, World, after};
-use crate::{EndpointKey, Wakes};
+use crate::{AttemptFilter, Direction, EndpointKey, Scan, Wakes};
 
 /// A new endpoint with one delivery that waits until `at`.
 async fn waiting<H: Harness>(world: &World<H>, app: &App, at: Timestamp) -> Ep {
@@ -123,4 +126,24 @@ pub(super) async fn rebuilding_finds_fresh_and_waiting_deliveries<H: Harness>(wo
 pub(super) async fn rebuilding_an_empty_store_finds_nothing<H: Harness>(world: &World<H>) {
     assert_eq!(world.store().rebuild_wakes().await.unwrap(), 0);
     assert_eq!(take(world, FAR, 10).await, (vec![], None));
+}
+
+pub(super) async fn what_is_due_later_than_any_wait_is_due_now_except_what_was_scheduled<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = waiting(world, &app, instant(50)).await;
+    wait(world, &app, &endpoint, instant(1_000_000)).await;
+    let misdated = Message { created_at: instant(2_000_000), ..world.new_message() };
+    world.message_of(&app, &[&endpoint], misdated).await;
+    let scheduled = Message { deliver_at: Some(instant(3_000_000)), ..world.new_message() };
+    world.message_of(&app, &[&endpoint], scheduled).await;
+    let pull_in = async || world.store().pull_in(instant(0), Duration::from_secs(100)).await.unwrap();
+    assert_eq!(pull_in().await, 2);
+    assert_eq!(pull_in().await, 0);
+    for (at, due) in [(1, 2), (60, 3), (2_999_999, 3), (3_000_000, 4)] {
+        assert_eq!(world.due(&endpoint, instant(at)).await.len(), due, "at {at}");
+    }
+    let all = Scan::all(Direction::Ascending, 10);
+    let log = world.store().attempts_by_endpoint(endpoint.key, &AttemptFilter::default(), all).await.unwrap();
+    let next: Vec<_> = log.rows.iter().map(|attempt| attempt.next_attempt_at).collect();
+    assert_eq!(next, [Some(instant(50)), Some(instant(0))]);
 }
