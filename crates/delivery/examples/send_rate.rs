@@ -79,7 +79,11 @@ async fn send(url: &str, requests: u64) -> Result<(), Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let allow_subnets = Subnets(vec!["127.0.0.0/8".parse()?]);
     let options = DeliveryOptions { allow_subnets, ..DeliveryOptions::default() };
-    let sender = Arc::new(Sender::new(&options, Arc::clone(&clock), Arc::new(SystemResolver::new()?))?);
+    let sender = Arc::new(Sender::new(
+        &options,
+        Arc::clone(&clock),
+        Arc::new(SystemResolver::new(&options, Arc::clone(&clock))?),
+    )?);
     let keys = SigningKeys::new(Secret::generate(SecretKind::Hmac256, &OsEntropy));
     let to = Arc::new(sender.prepare_parts(&EndpointUrl::parse(url)?, &Headers::new(), &keys));
     let message = Arc::new(Message {

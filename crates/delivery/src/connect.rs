@@ -2,25 +2,39 @@
 //!
 //! The addresses that were checked are the ones that are dialled: nothing is resolved a second time, so a name that
 //! changes its mind in between gains nothing. If one address of a name is forbidden, all are: a name that points both
-//! outside and inside is a mistake or an attack.
+//! outside and inside is a mistake or an attack. And a connection has a greatest age, after which the name is resolved,
+//! and its addresses checked, again: what was true once is not believed for ever.
+//!
+//! Of several addresses the next one is tried when one fails, in TCP or in TLS, or takes long (RFC 8305 §5).
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
+use postrider_domain::clock::Clock;
 use postrider_domain::delivery::Failure;
+use postrider_domain::time::Timestamp;
+use postrider_store::ApplicationKey;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsConnector;
 
+use crate::addresses::Failed;
 use crate::answer::{Stage, Trouble};
 use crate::egress::{Forbidden, Policy};
 use crate::http1::Http1;
 use crate::http2::Http2;
-use crate::resolve::Resolve;
+use crate::options::DeliveryOptions;
+use crate::ours;
+use crate::resolve::{Resolve, ResolveError};
 use crate::tls;
 use crate::transport::{Transport, Wire};
 
@@ -32,67 +46,244 @@ pub(crate) struct Origin {
     pub(crate) port: u16,
 }
 
-/// A new connection.
-pub(crate) enum Link {
-    Http1(Box<Http1>),
-    Http2(Http2),
+/// A connection that carries one request at a time.
+pub(crate) struct Single {
+    pub(crate) connection: Box<Http1>,
+    /// It gets no requests from this instant on.
+    pub(crate) until: Timestamp,
+    pub(crate) address: SocketAddr,
 }
 
-/// More addresses of one name than this are not tried.
-const MAX_ADDRESSES: usize = 8;
-/// How long an address may keep the next one waiting (RFC 8305 §5).
+impl Single {
+    /// Whether it can take a request, as far as is known.
+    pub(crate) fn is_usable(&mut self, now: Timestamp) -> bool {
+        now < self.until && self.connection.is_open()
+    }
+}
+
+/// A new connection.
+pub(crate) enum Made {
+    Http1(Single),
+    Http2 { connection: Http2, until: Timestamp },
+}
+
+postrider_domain::limits! {
+    in "Name resolution";
+    /// Names that are looked up at a time for one application
+    pub const MAX_LOOK_UPS_OF_APPLICATION: usize = 64, "names", beyond "the delivery waits; no attempt is counted";
+}
+
+/// How long an address may keep the next one waiting (RFC 8305 §5): until TCP is connected, and until TLS is.
 const STAGGER: Duration = Duration::from_millis(250);
+const TLS_STAGGER: Duration = Duration::from_secs(1);
+/// How long an attempt waits for its application's other look-ups.
+const LOOK_UP_PATIENCE: Duration = Duration::from_secs(5);
+/// Connections get this part of the age that is allowed at least and at most; the rest is for what names are remembered.
+const LEAST_AGE: f64 = 0.6;
+const GREATEST_AGE: f64 = 0.9;
+
+/// What all names get that do not lead to an address that may be delivered to. One text, so that nobody finds out by it
+/// which names there are inside this network.
+const UNRESOLVED: &str = "the host name does not exist, or does not resolve to a public address";
 
 pub(crate) struct Connector {
     policy: Policy,
     resolve: Arc<dyn Resolve>,
     tls: TlsConnector,
+    clock: Arc<dyn Clock>,
+    max_age: Duration,
+    /// Connections made so far: makes their ages differ.
+    made: AtomicU32,
+    failed: Failed,
+    looking_up: Mutex<HashMap<ApplicationKey, Weak<Semaphore>>>,
+}
+
+/// The addresses that an attempt has tried, and that are to be blamed if it comes to nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Tried(Mutex<Vec<SocketAddr>>);
+
+impl Tried {
+    /// An attempt goes on with this one alone.
+    pub(crate) fn settle_on(&self, address: SocketAddr) {
+        *self.0.lock() = vec![address];
+    }
+
+    fn add(&self, address: SocketAddr) {
+        self.0.lock().push(address);
+    }
 }
 
 impl Connector {
-    pub(crate) fn new(policy: Policy, resolve: Arc<dyn Resolve>, tls: Arc<rustls::ClientConfig>) -> Self {
-        Self { policy, resolve, tls: TlsConnector::from(tls) }
+    pub(crate) fn new(
+        options: &DeliveryOptions,
+        resolve: Arc<dyn Resolve>,
+        tls: Arc<rustls::ClientConfig>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            policy: Policy::new(options),
+            resolve,
+            tls: TlsConnector::from(tls),
+            clock,
+            max_age: options.connection_max_age.0,
+            made: AtomicU32::new(0),
+            failed: Failed::default(),
+            looking_up: Mutex::default(),
+        }
     }
 
     pub(crate) fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    pub(crate) async fn connect(&self, to: &Origin, stage: &Stage) -> Result<Link, Trouble> {
-        let addresses = self.addresses(to).await?;
+    /// Opens a connection for an application.
+    pub(crate) async fn connect(
+        &self,
+        to: &Origin,
+        application: ApplicationKey,
+        stage: &Stage,
+        tried: &Tried,
+    ) -> Result<Made, Trouble> {
+        let addresses = self.addresses(to, application).await?;
+        let until = self.clock.now().saturating_add(self.age());
         stage.connecting();
-        let tcp = dial(&addresses).await.map_err(|error| Trouble::new(Failure::Connect, describe(&error)))?;
-        // A request is written at once, and its answer awaited: there is nothing to gather.
+        let (transport, address) = self.dial(to, &addresses, stage, tried).await?;
+        tried.settle_on(address);
+        if transport.speaks_http2() {
+            return Ok(Made::Http2 { connection: Http2::start(transport, address).await?, until });
+        }
+        transport.meter().turn_off();
+        let connection = Box::new(Http1::new(transport));
+        Ok(Made::Http1(Single { connection, until, address }))
+    }
+
+    /// Remembers that what was tried came to nothing: other addresses come first next time.
+    pub(crate) fn blame(&self, to: &Origin, tried: &Tried) {
+        self.failed.blame(to, &std::mem::take(&mut *tried.0.lock()), self.clock.now());
+    }
+
+    /// Remembers that what was tried last works.
+    pub(crate) fn praise(&self, to: &Origin, tried: &Tried) {
+        if let Some(address) = tried.0.lock().last() {
+            self.failed.praise(to, *address);
+        }
+    }
+
+    /// How old the next connection may become. Steps of the golden ratio spread the ages evenly, so that connections
+    /// which were opened together are not replaced together.
+    fn age(&self) -> Duration {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let unit = f64::from(number.wrapping_mul(0x9E37_79B9)) / (f64::from(u32::MAX) + 1.0);
+        self.max_age.mul_f64(LEAST_AGE + (GREATEST_AGE - LEAST_AGE) * unit)
+    }
+
+    /// The addresses of a host, every one of them allowed, in the order in which they are to be tried.
+    async fn addresses(&self, to: &Origin, application: ApplicationKey) -> Result<Vec<SocketAddr>, Trouble> {
+        let found = match &to.host {
+            url::Host::Ipv4(address) => vec![IpAddr::from(*address)],
+            url::Host::Ipv6(address) => vec![IpAddr::from(*address)],
+            url::Host::Domain(name) => self.look_up(name, application).await?,
+        };
+        for address in &found {
+            self.policy.check(*address).map_err(|why| self.refuse(to, why))?;
+        }
+        Ok(self.failed.order(to, &found, self.clock.now()))
+    }
+
+    async fn look_up(&self, name: &str, application: ApplicationKey) -> Result<Vec<IpAddr>, Trouble> {
+        let turn = tokio::time::timeout(LOOK_UP_PATIENCE, self.look_up_turn(application)).await;
+        let _turn = turn.ok().flatten().ok_or_else(|| unresolved(ResolveError::Busy))?;
+        self.resolve.resolve(name).await.map_err(|error| {
+            tracing::debug!(host = name, %error, "a host name was not resolved");
+            unresolved(error)
+        })
+    }
+
+    /// Waits until the application may look another name up.
+    async fn look_up_turn(&self, application: ApplicationKey) -> Option<OwnedSemaphorePermit> {
+        let turns = {
+            let mut all = self.looking_up.lock();
+            let known = all.get(&application).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                all.retain(|_, turns| turns.strong_count() > 0);
+                let turns = Arc::new(Semaphore::new(MAX_LOOK_UPS_OF_APPLICATION));
+                all.insert(application, Arc::downgrade(&turns));
+                turns
+            })
+        };
+        turns.acquire_owned().await.ok()
+    }
+
+    fn refuse(&self, to: &Origin, why: Forbidden) -> Trouble {
+        match &to.host {
+            url::Host::Domain(name) => {
+                tracing::debug!(host = name, "a host name resolves to an address that is not delivered to");
+                Trouble::new(Failure::Forbidden, UNRESOLVED)
+            }
+            _ => forbidden(why),
+        }
+    }
+
+    /// Connects to the first address that can be used. The next one is tried when one fails or takes long.
+    async fn dial(
+        &self,
+        to: &Origin,
+        addresses: &[SocketAddr],
+        stage: &Stage,
+        tried: &Tried,
+    ) -> Result<(Transport, SocketAddr), Trouble> {
+        let connected = AtomicBool::new(false);
+        let mut waiting = addresses.iter().copied();
+        let mut trying = FuturesUnordered::new();
+        let mut trouble: Option<Trouble> = None;
+        loop {
+            if let Some(next) = waiting.next() {
+                tried.add(next);
+                connected.store(false, Ordering::Relaxed);
+                trying.push(self.open(to, next, stage, &connected));
+            }
+            tokio::select! {
+                result = trying.next() => match result {
+                    Some(Ok(done)) => {
+                        self.blame_all_but(to, done.1, tried);
+                        return Ok(done);
+                    }
+                    Some(Err(other)) => trouble = Some(more_telling(trouble, other)),
+                    None => return Err(trouble.unwrap_or_else(|| Trouble::new(Failure::Resolve, UNRESOLVED))),
+                },
+                () = patience(waiting.len() > 0, &connected) => {}
+            }
+        }
+    }
+
+    /// Another address had to be tried than those that came first: they are slow, or don't work.
+    fn blame_all_but(&self, to: &Origin, good: SocketAddr, tried: &Tried) {
+        let bad: Vec<_> = tried.0.lock().iter().copied().take_while(|address| *address != good).collect();
+        if !bad.is_empty() {
+            self.failed.blame(to, &bad, self.clock.now());
+        }
+    }
+
+    /// Connects to one address.
+    async fn open(
+        &self,
+        to: &Origin,
+        address: SocketAddr,
+        stage: &Stage,
+        connected: &AtomicBool,
+    ) -> Result<(Transport, SocketAddr), Trouble> {
+        let tcp = TcpStream::connect(address).await.map_err(|error| describe(address, &error))?;
+        connected.store(true, Ordering::Relaxed);
+        // A request is written at once, and its response awaited: there is nothing to gather.
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
         let wire = Wire::new(tcp);
-        let transport = if to.https {
-            stage.securing();
-            self.secure(to, wire).await?
-        } else {
-            Transport::plain(wire)
-        };
-        if transport.speaks_http2() {
-            Ok(Link::Http2(Http2::start(transport).await?))
-        } else {
-            Ok(Link::Http1(Box::new(Http1::new(transport))))
+        if !to.https {
+            return Ok((Transport::plain(wire), address));
         }
-    }
-
-    /// The addresses of a host, every one of them allowed.
-    async fn addresses(&self, to: &Origin) -> Result<Vec<SocketAddr>, Trouble> {
-        let found = match &to.host {
-            url::Host::Ipv4(address) => vec![IpAddr::from(*address)],
-            url::Host::Ipv6(address) => vec![IpAddr::from(*address)],
-            url::Host::Domain(name) => {
-                self.resolve.resolve(name).await.map_err(|error| Trouble::new(Failure::Resolve, error.to_string()))?
-            }
-        };
-        for address in &found {
-            self.policy.check(*address).map_err(forbidden)?;
-        }
-        Ok(interleaved(&found).into_iter().map(|address| SocketAddr::new(address, to.port)).collect())
+        stage.securing();
+        Ok((self.secure(to, wire).await?, address))
     }
 
     async fn secure(&self, to: &Origin, wire: Wire) -> Result<Transport, Trouble> {
@@ -113,61 +304,58 @@ pub(crate) fn forbidden(why: Forbidden) -> Trouble {
     Trouble::new(Failure::Forbidden, why.to_string())
 }
 
-/// Both families in turn, each in its own order, beginning with the family of the first (RFC 8305 §4).
-fn interleaved(addresses: &[IpAddr]) -> Vec<IpAddr> {
-    let Some(first) = addresses.first() else { return Vec::new() };
-    let (mut same, mut other): (Vec<IpAddr>, Vec<IpAddr>) =
-        addresses.iter().rev().copied().partition(|address| address.is_ipv4() == first.is_ipv4());
-    let mut order = Vec::with_capacity(addresses.len());
-    while order.len() < MAX_ADDRESSES && !(same.is_empty() && other.is_empty()) {
-        order.extend(same.pop().into_iter().chain(other.pop()));
+fn unresolved(error: ResolveError) -> Trouble {
+    use ResolveError as E;
+    match error {
+        E::NoSuchName | E::NoAddress => Trouble::new(Failure::Resolve, UNRESOLVED),
+        E::Unanswered => Trouble::new(Failure::Resolve, error.to_string()),
+        E::NoNameServer | E::Busy => Trouble::new(Failure::Local, error.to_string()),
     }
-    order
 }
 
-/// Connects to the first address that answers. The next one is tried when one fails or takes long.
-async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    if let [only] = addresses {
-        return TcpStream::connect(only).await;
+/// Waits as long as the addresses under way may keep the next one waiting.
+async fn patience(more: bool, connected: &AtomicBool) {
+    if !more {
+        std::future::pending::<()>().await;
     }
-    let mut waiting = addresses.iter();
-    let mut trying = FuturesUnordered::new();
-    let mut failure = None;
-    loop {
-        if let Some(next) = waiting.next() {
-            trying.push(TcpStream::connect(*next));
-        }
-        let patience = async {
-            if waiting.len() == 0 {
-                std::future::pending::<()>().await;
-            }
-            tokio::time::sleep(STAGGER).await;
-        };
-        tokio::select! {
-            result = trying.next() => match result {
-                Some(Ok(connection)) => return Ok(connection),
-                Some(Err(error)) => failure = Some(error),
-                None => return Err(failure.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into())),
-            },
-            () = patience => {}
-        }
+    tokio::time::sleep(STAGGER).await;
+    if connected.load(Ordering::Relaxed) {
+        tokio::time::sleep(TLS_STAGGER.saturating_sub(STAGGER)).await;
+    }
+}
+
+/// Of two failures the one to tell of: our own, because then nothing was found out; else the one that came furthest.
+fn more_telling(one: Option<Trouble>, other: Trouble) -> Trouble {
+    let rank = |trouble: &Trouble| match trouble.kind {
+        Failure::Local => 2,
+        Failure::Tls => 1,
+        _ => 0,
+    };
+    match one {
+        Some(one) if rank(&one) > rank(&other) => one,
+        _ => other,
     }
 }
 
 /// Why no connection could be made, for the endpoint's owner.
-fn describe(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "the receiver refused the connection",
-        io::ErrorKind::ConnectionReset => "the receiver reset the connection",
-        io::ErrorKind::HostUnreachable => "the receiver's host cannot be reached",
-        io::ErrorKind::NetworkUnreachable => "the receiver's network cannot be reached",
-        io::ErrorKind::TimedOut => "the receiver's host does not answer",
-        kind => {
-            // Most likely a limit of this machine, such as open files: the operator's business.
-            tracing::warn!(%error, ?kind, "a connection could not be opened");
-            "no connection could be made"
-        }
+fn describe(address: SocketAddr, error: &io::Error) -> Trouble {
+    if ours::kept_from(address, error) {
+        return Trouble::new(Failure::Local, format!("a limit of this machine: {error}"));
     }
+    let detail: Cow<'static, str> = match error.kind() {
+        io::ErrorKind::ConnectionRefused => "the receiver refused the connection".into(),
+        io::ErrorKind::ConnectionReset => "the receiver reset the connection".into(),
+        io::ErrorKind::HostUnreachable => "the receiver's host cannot be reached".into(),
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable => {
+            "the receiver's network cannot be reached".into()
+        }
+        io::ErrorKind::TimedOut => "the receiver's host does not answer".into(),
+        kind => {
+            tracing::warn!(%error, ?kind, "a connection could not be opened");
+            "no connection could be made".into()
+        }
+    };
+    Trouble::new(Failure::Connect, detail)
 }
 
 #[cfg(test)]
@@ -175,24 +363,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_of_both_families_take_turns() {
-        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
-        let given = parse(&["2606::1", "2606::2", "2606::3", "1.1.1.1", "1.1.1.2"]);
-        assert_eq!(interleaved(&given), parse(&["2606::1", "1.1.1.1", "2606::2", "1.1.1.2", "2606::3"]));
-        assert_eq!(interleaved(&parse(&["1.1.1.1", "2606::1"])), parse(&["1.1.1.1", "2606::1"]));
-        assert_eq!(interleaved(&[]), Vec::<IpAddr>::new());
-    }
-
-    #[tokio::test]
-    async fn an_address_that_refuses_leaves_the_turn_to_the_next() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let open = listener.local_addr().unwrap();
-        let closed = {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            listener.local_addr().unwrap()
-        };
-        let connection = dial(&[closed, open]).await.unwrap();
-        assert_eq!(connection.peer_addr().unwrap(), open);
-        assert_eq!(dial(&[closed, closed]).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    fn a_failure_of_this_machine_outweighs_what_other_addresses_did() {
+        let trouble = |kind| Trouble::new(kind, "");
+        let told = |one, other| more_telling(Some(trouble(one)), trouble(other)).kind;
+        assert_eq!(told(Failure::Local, Failure::Tls), Failure::Local);
+        assert_eq!(told(Failure::Connect, Failure::Local), Failure::Local);
+        assert_eq!(told(Failure::Tls, Failure::Connect), Failure::Tls);
     }
 }

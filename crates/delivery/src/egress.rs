@@ -5,13 +5,26 @@
 //! `delivery.allow_subnets` covers it. The check is made twice: for a literal address when an endpoint is created
 //! ([`Policy::check_literal`]), and for every address that is about to be dialled ([`Policy::check`]). The second one is
 //! what counts, because a name may resolve differently at any time.
+//!
+//! Ports of well-known services that are no HTTP are refused, too, unless `delivery.allow_ports` names them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use postrider_domain::endpoint::EndpointUrl;
 
-use crate::options::DeliveryOptions;
+use crate::options::{DeliveryOptions, Ports};
+
+/// Ports that are refused unless `delivery.allow_ports` names them: those of well-known services that are not meant for
+/// HTTP from outside. A request to one is a nuisance or an attack, and what comes of it would tell a tenant which of them
+/// run where. The "bad ports" of the Fetch standard, and in the last line databases, caches, queues and remote control.
+const WELL_KNOWN_PORTS: [u16; 97] = [
+    0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109,
+    110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531,
+    532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060,
+    5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080, //
+    445, 1433, 1521, 2375, 2379, 3306, 3389, 5432, 5672, 5900, 6379, 9042, 11211, 27017,
+];
 
 /// Why a target is forbidden. The texts are for the endpoint's owner: they name no address, so that nobody can find out
 /// through them what a name resolves to inside this network.
@@ -20,6 +33,9 @@ pub enum Forbidden {
     /// The address, or one of the addresses of the name, is not public.
     #[error("the host is, or resolves to, a private, local or reserved address, which is not delivered to")]
     Address,
+    /// The port is a well-known service's.
+    #[error("port {0} is a well-known service's that is not HTTP, and is not delivered to")]
+    Port(u16),
     /// The URL is http, and `delivery.https_only` is set.
     #[error("only https URLs are delivered to")]
     Plaintext,
@@ -29,13 +45,18 @@ pub enum Forbidden {
 #[derive(Debug, Clone)]
 pub struct Policy {
     allowed: Vec<IpNet>,
+    allowed_ports: Ports,
     https_only: bool,
 }
 
 impl Policy {
     /// The policy of these settings.
     pub fn new(options: &DeliveryOptions) -> Self {
-        Self { allowed: options.allow_subnets.0.iter().map(unmapped).collect(), https_only: options.https_only }
+        Self {
+            allowed: options.allow_subnets.0.iter().map(unmapped).collect(),
+            allowed_ports: options.allow_ports.clone(),
+            https_only: options.https_only,
+        }
     }
 
     /// Checks what can be known of a URL without resolving its name.
@@ -43,11 +64,21 @@ impl Policy {
         if self.https_only && url.url().scheme() != "https" {
             return Err(Forbidden::Plaintext);
         }
+        if let Some(port) = url.url().port_or_known_default() {
+            self.check_port(port)?;
+        }
         match url.url().host() {
             Some(url::Host::Ipv4(address)) => self.check(address.into()),
             Some(url::Host::Ipv6(address)) => self.check(address.into()),
             Some(url::Host::Domain(_)) | None => Ok(()),
         }
+    }
+
+    fn check_port(&self, port: u16) -> Result<(), Forbidden> {
+        if WELL_KNOWN_PORTS.contains(&port) && !self.allowed_ports.contains(port) {
+            return Err(Forbidden::Port(port));
+        }
+        Ok(())
     }
 
     /// Checks an address that is about to be dialled.
@@ -287,5 +318,22 @@ mod tests {
         let check = |url| policy.check_literal(&EndpointUrl::parse(url).unwrap());
         assert_eq!(check("http://example.com/"), Err(Forbidden::Plaintext));
         assert_eq!(check("https://example.com/"), Ok(()));
+    }
+
+    #[test]
+    fn ports_of_well_known_services_are_refused_unless_they_are_allowed() {
+        let check = |policy: &Policy, port: u16| {
+            policy.check_literal(&EndpointUrl::parse(&format!("http://example.com:{port}/")).unwrap())
+        };
+        for port in [0, 22, 25, 53, 445, 3306, 5432, 6379, 6667, 11211, 27017] {
+            assert_eq!(check(&policy(&[]), port), Err(Forbidden::Port(port)));
+        }
+        for port in [80, 443, 81, 3000, 4000, 5000, 8000, 8080, 8443, 9000, 9999, 49152, 65535] {
+            assert_eq!(check(&policy(&[]), port), Ok(()), "{port}");
+        }
+        let allow_ports = serde_json::from_str("[25, \"6660-6669\"]").unwrap();
+        let open = Policy::new(&DeliveryOptions { allow_ports, ..DeliveryOptions::default() });
+        assert_eq!([25, 6665, 6669].map(|port| check(&open, port)), [Ok(()); 3]);
+        assert_eq!(check(&open, 6679), Err(Forbidden::Port(6679)));
     }
 }

@@ -248,6 +248,12 @@ impl State {
         Some((delivery, ready))
     }
 
+    /// A delivery could not be tried because of this machine: it is the next one again, after a pause.
+    pub(crate) fn put_back(&mut self, delivery: Held, now: Timestamp) {
+        self.window.push_front(delivery);
+        self.pace.not_made(now);
+    }
+
     /// When the receiver's wishes and the rate limits let the next request go; `None` is now.
     fn blocked_until(&mut self, now: Timestamp) -> Option<Timestamp> {
         let hold = self.pace.hold(now);

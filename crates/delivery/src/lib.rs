@@ -3,6 +3,7 @@
 //! `engine` holds the lanes and performs their decisions; `lane`, `pace`, `rate` and `budget` decide; `worker` makes
 //! attempts with the `sender`; `settler` stores results; `waker` brings back what is due.
 
+mod addresses;
 mod answer;
 mod budget;
 mod connect;
@@ -14,7 +15,9 @@ mod http2;
 mod idler;
 mod lane;
 pub mod limits;
+mod meter;
 pub mod options;
+mod ours;
 mod pace;
 mod pool;
 mod rate;
@@ -23,6 +26,7 @@ pub mod resolve;
 mod response;
 pub mod sender;
 mod settler;
+mod shared;
 pub mod tls;
 mod transport;
 mod waker;

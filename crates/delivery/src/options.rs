@@ -1,8 +1,11 @@
 //! The settings of the section `delivery`.
 
+use std::ops::RangeInclusive;
+
 use ipnet::IpNet;
 use postrider_domain::retry::RetrySchedule;
 use postrider_domain::settings::Span;
+use serde::de::Error as _;
 
 /// Which names the headers of a request have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
@@ -21,8 +24,6 @@ pub struct Subnets(pub Vec<IpNet>);
 
 impl<'de> serde::Deserialize<'de> for Subnets {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde::de::Error;
-
         let items = postrider_domain::settings::string_list(deserializer)?;
         let parse = |item: &String| {
             // A bare address is the network of that one address.
@@ -31,6 +32,68 @@ impl<'de> serde::Deserialize<'de> for Subnets {
                 .map_err(|_| D::Error::custom(format!("'{item}' is not a network: write it as 10.0.0.0/8 or fd00::/8")))
         };
         items.iter().map(parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// Ports and ranges of ports, from a list or from text (`[25, "6000-6063"]` or `25,6000-6063`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ports(pub Vec<RangeInclusive<u16>>);
+
+impl Ports {
+    /// Whether a port is among them.
+    pub fn contains(&self, port: u16) -> bool {
+        self.0.iter().any(|range| range.contains(&port))
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Ports {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(untagged)]
+        enum Item {
+            Port(u16),
+            Text(String),
+        }
+
+        #[derive(serde::Deserialize)]
+        #[serde(untagged)]
+        enum Given {
+            List(Vec<Item>),
+            Text(String),
+        }
+
+        let text = match Given::deserialize(deserializer)? {
+            Given::Text(text) => text,
+            Given::List(items) => {
+                let shown = |item: Item| match item {
+                    Item::Port(port) => port.to_string(),
+                    Item::Text(text) => text,
+                };
+                items.into_iter().map(shown).collect::<Vec<_>>().join(",")
+            }
+        };
+        let items = text.trim().trim_start_matches('[').trim_end_matches(']').split(',').map(str::trim);
+        items
+            .filter(|item| !item.is_empty())
+            .map(port_range)
+            .collect::<Result<_, _>>()
+            .map(Self)
+            .map_err(D::Error::custom)
+    }
+}
+
+fn port_range(item: &str) -> Result<RangeInclusive<u16>, String> {
+    let item = item.trim_matches('"');
+    let (first, last) = item.split_once('-').unwrap_or((item, item));
+    match (first.trim().parse(), last.trim().parse()) {
+        (Ok(first), Ok(last)) if first <= last => Ok(first..=last),
+        _ => Err(format!("'{item}' is neither a port nor a range of ports: write it as 25 or 6000-6063")),
+    }
+}
+
+impl serde::Serialize for Ports {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|range| format!("{}-{}", range.start(), range.end())))
     }
 }
 
@@ -53,8 +116,15 @@ postrider_domain::options! {
         /// An endpoint that keeps exhausting deliveries for this long without one success is disabled.
         #[within("1ms", "3650d")]
         pub disable_after: Span = span("5d"),
+        /// The age at which a connection to a receiver gets no more requests. The next request resolves the name again, so
+        /// a host that moves to another address is followed within this time. A connection gets 60 to 90 % of it, so that
+        /// connections that were opened together are not replaced together.
+        pub connection_max_age: Span = span("5m"),
         /// Networks that may be delivered to although they are private, local or reserved.
         pub allow_subnets: Subnets = Subnets::default(),
+        /// Ports of well-known services (22, 25, 6379 and so on: the "bad ports" of the Fetch standard, databases, caches,
+        /// queues and remote control) that may be delivered to all the same, e.g. `[25, "6000-6063"]`. All other ports may.
+        pub allow_ports: Ports = Ports::default(),
         /// Refuse endpoints with http URLs.
         pub https_only: bool = false,
         /// The names of the signature headers: `webhook` (Standard Webhooks) or `svix`.

@@ -28,6 +28,10 @@ const SILENT_PER_DOUBLING: u32 = 4;
 const FIRST_SILENT_PAUSE: Duration = Duration::from_millis(25);
 const LAST_SILENT_PAUSE: Duration = Duration::from_secs(1);
 
+/// The pause after an attempt that this machine could not make; doubles up to the last.
+const FIRST_UNMADE_PAUSE: Duration = Duration::from_millis(250);
+const LAST_UNMADE_PAUSE: Duration = Duration::from_secs(15);
+
 /// The pace of one endpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct Pace {
@@ -37,13 +41,15 @@ pub(crate) struct Pace {
     refusals: u32,
     /// Attempts in a row that ended without an answer.
     silent: u32,
+    /// Attempts in a row that this machine could not make.
+    unmade: u32,
     hold_until: Option<Timestamp>,
 }
 
 impl Pace {
     pub(crate) fn new(max: u32) -> Self {
         let max = max.max(1);
-        Self { limit: START.min(max), max, refusals: 0, silent: 0, hold_until: None }
+        Self { limit: START.min(max), max, refusals: 0, silent: 0, unmade: 0, hold_until: None }
     }
 
     /// The most requests under way at present.
@@ -61,8 +67,16 @@ impl Pace {
         self.silent >= SILENT_BEFORE_PAUSE
     }
 
+    /// An attempt could not be made because of this machine: that says nothing of the receiver, but it takes a pause.
+    pub(crate) fn not_made(&mut self, now: Timestamp) {
+        let pause = FIRST_UNMADE_PAUSE.saturating_mul(1 << self.unmade.min(16)).min(LAST_UNMADE_PAUSE);
+        self.unmade = self.unmade.saturating_add(1);
+        self.hold_until = self.hold_until.max(Some(now.saturating_add(pause)));
+    }
+
     /// Learns from an attempt.
     pub(crate) fn learn(&mut self, outcome: &Outcome, decision: &Decision, now: Timestamp) {
+        self.unmade = 0;
         if let Outcome::Answered { .. } = outcome {
             self.silent = 0;
         } else {
@@ -190,5 +204,21 @@ mod tests {
         learn(&mut pace, &answered(503), None);
         assert_eq!(pace.hold(NOW), Some(asked));
         assert_eq!(pace.hold(asked), None);
+    }
+
+    #[test]
+    fn what_this_machine_cannot_do_takes_growing_pauses_and_nothing_else() {
+        let mut pace = Pace::new(32);
+        let limit = pace.limit();
+        let mut now = Timestamp::EPOCH;
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            pace.not_made(now);
+            let until = pace.hold(now).unwrap();
+            pauses.push(until.since(now).as_millis());
+            now = until;
+        }
+        assert_eq!(pauses, [250, 500, 1_000, 2_000, 4_000, 8_000, 15_000, 15_000]);
+        assert_eq!((pace.limit(), pace.is_silent()), (limit, false));
     }
 }

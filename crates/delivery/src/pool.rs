@@ -1,4 +1,4 @@
-//! Connections that wait for their next request, by origin.
+//! Connections over HTTP/1 that wait for their next request, by origin.
 //!
 //! Bounded per origin and in all; when there are too many, the one that has waited longest is closed. Most requests never
 //! come here: a lane's worker keeps its connection from one request to the next (see [`crate::sender::Slot`]). So one
@@ -11,16 +11,20 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use postrider_domain::time::Timestamp;
 
-use crate::connect::{Link, Origin};
-use crate::http1::Http1;
-use crate::http2::Http2;
+use crate::connect::{Origin, Single};
 
-/// The most idle connections to one origin.
-const MAX_PER_ORIGIN: usize = 64;
-/// The most idle connections in all. Each holds a socket, and one over TLS about 10 KB of memory.
-const MAX_IDLE: usize = 1_024;
+postrider_domain::limits! {
+    in "Connections to receivers";
+    /// Idle connections to one origin
+    pub const MAX_PER_ORIGIN: usize = 64, "connections", beyond "the one that was idle longest is closed";
+    /// Idle connections in all, of HTTP/1 and HTTP/2 each; each holds a socket, and one over TLS about 10 KB of memory
+    pub const MAX_IDLE: usize = 1_024, "connections", beyond "the one that was idle longest is closed";
+    /// The age of a connection, after which it gets no more requests
+    setting "delivery.connection_max_age", beyond "the next request resolves the name again and opens another";
+}
+
 /// Receivers commonly close what was idle for a minute or more; so do we.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 pub(crate) struct Pool(Mutex<Idle>);
@@ -32,53 +36,46 @@ struct Idle {
     waiting: BTreeMap<u64, Waiting>,
     /// The numbers of an origin's connections in `waiting`, oldest first.
     by_origin: HashMap<Arc<Origin>, VecDeque<u64>>,
-    shared: HashMap<Arc<Origin>, Shared>,
 }
 
 struct Waiting {
     origin: Arc<Origin>,
-    connection: Box<Http1>,
+    connection: Single,
     since: Timestamp,
-}
-
-struct Shared {
-    connection: Http2,
-    used_at: Timestamp,
 }
 
 impl Pool {
     /// A connection to this origin that is open as far as is known.
-    pub(crate) fn take(&self, origin: &Arc<Origin>, now: Timestamp) -> Option<Link> {
+    pub(crate) fn take(&self, origin: &Arc<Origin>, now: Timestamp) -> Option<Single> {
         loop {
             let (found, expired) = {
                 let mut idle = self.0.lock();
                 let expired = idle.expire(now);
-                (idle.take(origin, now), expired)
+                (idle.take(origin), expired)
             };
             drop(expired);
-            match found? {
-                // Looked at outside the lock: it reads from the socket.
-                Link::Http1(mut connection) => {
-                    if connection.is_open() {
-                        return Some(Link::Http1(connection));
-                    }
-                }
-                shared => return Some(shared),
+            // Looked at outside the lock: it reads from the socket.
+            let mut connection = found?;
+            if connection.is_usable(now) {
+                return Some(connection);
             }
         }
     }
 
     /// Keeps a connection for whoever needs one next.
-    pub(crate) fn put(&self, origin: &Arc<Origin>, link: Link, now: Timestamp) {
+    pub(crate) fn put(&self, origin: &Arc<Origin>, connection: Single, now: Timestamp) {
         let closed = {
             let mut idle = self.0.lock();
             let mut closed = idle.expire(now);
-            match link {
-                Link::Http1(connection) => closed.extend(idle.put(origin, connection, now)),
-                Link::Http2(connection) => idle.share(origin, connection, now),
-            }
+            closed.extend(idle.put(origin, connection, now));
             closed
         };
+        drop(closed);
+    }
+
+    /// Closes everything, to have descriptors again.
+    pub(crate) fn shed(&self) {
+        let closed = std::mem::take(&mut *self.0.lock());
         drop(closed);
     }
 
@@ -96,21 +93,14 @@ impl Pool {
 
 impl Idle {
     /// The youngest connection of an origin: the others may then grow old enough to be closed.
-    fn take(&mut self, origin: &Arc<Origin>, now: Timestamp) -> Option<Link> {
-        if let Some(shared) = self.shared.get_mut(origin) {
-            if shared.connection.is_open() {
-                shared.used_at = now;
-                return Some(Link::Http2(shared.connection.clone()));
-            }
-            self.shared.remove(origin);
-        }
+    fn take(&mut self, origin: &Arc<Origin>) -> Option<Single> {
         let number = self.by_origin.get_mut(origin)?.pop_back()?;
         self.forget_if_empty(origin);
-        self.waiting.remove(&number).map(|waiting| Link::Http1(waiting.connection))
+        self.waiting.remove(&number).map(|waiting| waiting.connection)
     }
 
     /// Returns what had to be closed for it; the caller drops that outside the lock.
-    fn put(&mut self, origin: &Arc<Origin>, connection: Box<Http1>, now: Timestamp) -> Vec<Waiting> {
+    fn put(&mut self, origin: &Arc<Origin>, connection: Single, now: Timestamp) -> Vec<Waiting> {
         let number = self.next;
         self.next += 1;
         self.waiting.insert(number, Waiting { origin: Arc::clone(origin), connection, since: now });
@@ -124,28 +114,11 @@ impl Idle {
         closed
     }
 
-    /// The first connection to an origin is the one that is shared; others made at the same time just run out.
-    fn share(&mut self, origin: &Arc<Origin>, connection: Http2, now: Timestamp) {
-        match self.shared.get_mut(origin) {
-            Some(shared) if shared.connection.is_open() => shared.used_at = now,
-            _ => {
-                if self.shared.len() >= MAX_IDLE {
-                    let oldest = self.shared.iter().min_by_key(|(_, shared)| shared.used_at);
-                    let oldest = oldest.map(|(origin, _)| Arc::clone(origin));
-                    oldest.and_then(|origin| self.shared.remove(&origin));
-                }
-                self.shared.insert(Arc::clone(origin), Shared { connection, used_at: now });
-            }
-        }
-    }
-
     fn expire(&mut self, now: Timestamp) -> Vec<Waiting> {
         let mut expired = Vec::new();
         while self.waiting.first_key_value().is_some_and(|(_, oldest)| now.since(oldest.since) > IDLE_TIMEOUT) {
             expired.extend(self.remove_oldest());
         }
-        // Dropping one of these only tells its task to close the connection.
-        self.shared.retain(|_, shared| shared.connection.is_open() && now.since(shared.used_at) <= IDLE_TIMEOUT);
         expired
     }
 
@@ -174,17 +147,20 @@ impl Idle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http1::Http1;
     use crate::transport::{Transport, Wire};
     use tokio::net::{TcpListener, TcpStream};
 
     /// Connections to a listener, whose other ends the caller holds open.
-    async fn connections(count: usize) -> (Vec<Link>, Vec<TcpStream>) {
+    async fn connections(count: usize) -> (Vec<Single>, Vec<TcpStream>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (mut links, mut peers) = (Vec::new(), Vec::new());
         for _ in 0..count {
-            let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let ours = TcpStream::connect(address).await.unwrap();
             peers.push(listener.accept().await.unwrap().0);
-            links.push(Link::Http1(Box::new(Http1::new(Transport::plain(Wire::new(ours))))));
+            let connection = Box::new(Http1::new(Transport::plain(Wire::new(ours))));
+            links.push(Single { connection, until: at(1_000), address });
         }
         (links, peers)
     }
@@ -251,12 +227,20 @@ mod tests {
         let mut closed = links.remove(0);
         drop(peers);
         // Wait until the end has reached this side.
-        if let Link::Http1(connection) = &mut closed {
-            while connection.is_open() {
-                tokio::task::yield_now().await;
-            }
+        while closed.is_usable(at(0)) {
+            tokio::task::yield_now().await;
         }
         pool.put(&origin(1), closed, at(0));
         assert!(pool.take(&origin(1), at(0)).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_has_reached_its_age_is_not_handed_out() {
+        let pool = Pool::default();
+        let (mut links, _peers) = connections(2).await;
+        pool.put(&origin(1), Single { until: at(30), ..links.remove(0) }, at(0));
+        pool.put(&origin(1), Single { until: at(31), ..links.remove(0) }, at(0));
+        assert!(pool.take(&origin(1), at(30)).is_some_and(|connection| connection.until == at(31)));
+        assert!(pool.take(&origin(1), at(30)).is_none());
     }
 }

@@ -7,44 +7,72 @@
 //! A connection that a receiver closed while it was idle is not a failed attempt. Usually that is seen before the
 //! connection is used again. If it is not, the reused connection breaks before a byte of the response has come; the request
 //! is then made once more, over a new connection and within the same deadline. On a new connection the same is a failure.
+//!
+//! What keeps this machine from making the attempt (no open files, no free stream of a shared connection) is no attempt:
+//! it ends as [`Failure::Local`], and the wait for a stream is not part of the deadline.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use postrider_domain::clock::Clock;
-use postrider_domain::delivery::Outcome;
+use postrider_domain::delivery::{Failure, Outcome};
 use postrider_domain::endpoint::{EndpointUrl, Headers};
 use postrider_domain::message::Message;
 use postrider_domain::signature::SigningKeys;
 use postrider_domain::time::Timestamp;
-use postrider_store::Target;
+use postrider_store::{ApplicationKey, Target};
 
 use crate::answer::{Stage, Trouble};
-use crate::connect::{Connector, Link, Origin};
+use crate::connect::{Connector, Made, Origin, Single, Tried};
 use crate::connection::Broken;
 use crate::egress::Policy;
+use crate::meter::Credit;
 use crate::options::DeliveryOptions;
 use crate::pool::Pool;
 use crate::request::{self, SignatureNames, Template};
 use crate::resolve::Resolve;
+use crate::shared::{Making, Opened, SharedPool, Turn, Use};
 use crate::tls;
 
 /// Makes attempts. One for the whole process.
 pub struct Sender {
     connector: Connector,
     pool: Pool,
+    shared: SharedPool,
     names: SignatureNames,
     timeout: Duration,
     clock: Arc<dyn Clock>,
 }
 
 /// An endpoint, ready to be sent to, or the reason why it cannot be. Made anew when its URL, headers or keys change.
-pub struct Prepared(Result<Template, Trouble>);
+pub struct Prepared {
+    to: Result<Template, Trouble>,
+    /// Whose share of connections it uses.
+    application: ApplicationKey,
+}
 
-/// What whoever sends one message after another keeps between them: the connection. Dropping it closes the connection;
-/// [`Sender::release`] leaves it to others.
+/// What whoever sends one message after another keeps between them: the connection, if it is not one that all share.
+/// Dropping it closes the connection; [`Sender::release`] leaves it to others.
 #[derive(Default)]
-pub struct Slot(Option<(Arc<Origin>, Link)>);
+pub struct Slot(Option<(Arc<Origin>, Single)>);
+
+/// What a request is made over.
+enum Link {
+    Single(Single),
+    Shared(Box<Use>),
+}
+
+/// How an attempt begins.
+enum Way {
+    /// Over a connection that has been used before.
+    Used(Link),
+    /// Over a new one.
+    New(Option<Making>),
+}
+
+/// How long a request waits for a stream, and how often it looks whether there is one.
+const STREAM_PATIENCE: Duration = Duration::from_secs(5);
+const STREAM_WAIT: Duration = Duration::from_millis(100);
 
 /// What came of an attempt.
 #[derive(Debug, Clone)]
@@ -58,9 +86,18 @@ pub struct Sent {
 /// One attempt under way.
 struct Attempt<'a> {
     to: &'a Template,
+    application: ApplicationKey,
     message: &'a Message,
     started: Timestamp,
     stage: Stage,
+    tried: Tried,
+}
+
+impl Attempt<'_> {
+    /// What the receiver may send for it.
+    fn credit(&self) -> Credit {
+        Credit::of_request(self.message.payload.as_ref().map_or(0, bytes::Bytes::len))
+    }
 }
 
 impl Sender {
@@ -81,8 +118,9 @@ impl Sender {
         tls: Arc<rustls::ClientConfig>,
     ) -> Self {
         Self {
-            connector: Connector::new(Policy::new(options), resolve, tls),
+            connector: Connector::new(options, resolve, tls, Arc::clone(&clock)),
             pool: Pool::default(),
+            shared: SharedPool::default(),
             names: options.header_prefix.into(),
             timeout: options.request_timeout.0,
             clock,
@@ -96,24 +134,24 @@ impl Sender {
 
     /// Prepares an endpoint: once per version of it.
     pub fn prepare(&self, target: &Target) -> Arc<Prepared> {
-        Arc::new(self.prepare_parts(&target.endpoint.url, &target.headers, &target.keys))
+        let prepared = self.prepare_parts(&target.endpoint.url, &target.headers, &target.keys);
+        Arc::new(prepared.of(target.application))
     }
 
     /// Prepares a URL that is no stored endpoint.
     pub fn prepare_parts(&self, url: &EndpointUrl, headers: &Headers, keys: &SigningKeys) -> Prepared {
-        Prepared(request::prepare(url, headers, keys, self.policy(), &self.names))
+        let to = request::prepare(url, headers, keys, self.policy(), &self.names);
+        Prepared { to, application: ApplicationKey(0) }
     }
 
     /// Makes one attempt. Dropping the future ends the request.
     pub async fn send(&self, to: &Prepared, message: &Message, slot: &mut Slot) -> Sent {
         let started = self.clock.now();
-        let outcome = match &to.0 {
-            Ok(to) => {
-                let attempt = Attempt { to, message, started, stage: Stage::default() };
-                match tokio::time::timeout(self.timeout, self.make(&attempt, slot)).await {
-                    Ok(result) => result.unwrap_or_else(Outcome::from),
-                    Err(_) => attempt.stage.timed_out(self.timeout),
-                }
+        let outcome = match &to.to {
+            Ok(template) => {
+                let (application, tried) = (to.application, Tried::default());
+                let attempt = Attempt { to: template, application, message, started, stage: Stage::default(), tried };
+                self.attempt(&attempt, slot).await
             }
             Err(refused) => refused.clone().into(),
         };
@@ -122,70 +160,140 @@ impl Sender {
 
     /// Takes back what a slot holds, so that others can use it.
     pub fn release(&self, slot: Slot) {
-        if let Some((origin, link)) = slot.0 {
-            self.pool.put(&origin, link, self.clock.now());
+        if let Some((origin, connection)) = slot.0 {
+            self.pool.put(&origin, connection, self.clock.now());
         }
     }
 
     /// Closes connections that have been idle for a minute. Happens by itself when connections are taken and released;
     /// worth calling now and then in case none are.
     pub fn close_idle(&self) {
-        self.pool.expire(self.clock.now());
+        let now = self.clock.now();
+        self.pool.expire(now);
+        self.shared.expire(now);
     }
 
-    async fn make(&self, attempt: &Attempt<'_>, slot: &mut Slot) -> Result<Outcome, Trouble> {
-        let origin = &attempt.to.origin;
-        if let Some(link) = self.idle(origin, slot) {
-            match self.exchange(attempt, link, slot).await {
-                Err(broken) if broken.unheard => {}
-                other => return other.map_err(|broken| broken.trouble),
+    async fn attempt(&self, attempt: &Attempt<'_>, slot: &mut Slot) -> Outcome {
+        let way = match self.way(attempt, slot).await {
+            Ok(way) => way,
+            Err(trouble) => return trouble.into(),
+        };
+        let outcome = match tokio::time::timeout(self.timeout, self.make(attempt, way, slot)).await {
+            Ok(result) => result.unwrap_or_else(Outcome::from),
+            Err(_) => attempt.stage.timed_out(self.timeout),
+        };
+        let (connector, origin) = (&self.connector, &attempt.to.origin);
+        match &outcome {
+            Outcome::Answered { .. } => connector.praise(origin, &attempt.tried),
+            Outcome::Failed { kind: Failure::Local, .. } => self.shed(),
+            Outcome::Failed { .. } => connector.blame(origin, &attempt.tried),
+        }
+        outcome
+    }
+
+    /// Closes what is not in use: the next attempt may need the descriptors.
+    fn shed(&self) {
+        self.pool.shed();
+        self.shared.shed();
+    }
+
+    async fn make(&self, attempt: &Attempt<'_>, way: Way, slot: &mut Slot) -> Result<Outcome, Trouble> {
+        let making = match way {
+            Way::New(making) => making,
+            Way::Used(link) => {
+                match self.exchange(attempt, link, slot).await {
+                    Err(broken) if broken.unheard => {}
+                    other => return other.map_err(|broken| broken.trouble),
+                }
+                attempt.stage.resolving();
+                None
             }
-            attempt.stage.resolving();
-        }
-        let link = self.connector.connect(origin, &attempt.stage).await?;
-        if let Link::Http2(connection) = &link {
-            // Others can use it from now on.
-            self.pool.put(origin, Link::Http2(connection.clone()), attempt.started);
-        }
+        };
+        let link = self.connect(attempt).await?;
+        drop(making);
         self.exchange(attempt, link, slot).await.map_err(|broken| broken.trouble)
     }
 
-    /// A connection to the origin that has been used before: the slot's own, or one from the pool.
-    fn idle(&self, origin: &Arc<Origin>, slot: &mut Slot) -> Option<Link> {
-        match slot.0.take() {
-            Some((own, mut link)) if own == *origin => {
-                let open = match &mut link {
-                    Link::Http1(connection) => connection.is_open(),
-                    Link::Http2(connection) => connection.is_open(),
-                };
-                if open {
-                    return Some(link);
-                }
+    async fn connect(&self, attempt: &Attempt<'_>) -> Result<Link, Trouble> {
+        let Attempt { application, stage, tried, .. } = attempt;
+        let origin = &attempt.to.origin;
+        Ok(match self.connector.connect(origin, *application, stage, tried).await? {
+            Made::Http1(single) => Link::Single(single),
+            Made::Http2 { connection, until } => {
+                let opened = Opened { connection, application: *application, until };
+                // Others can use it from now on.
+                Link::Shared(Box::new(self.shared.add(origin, opened, attempt.credit(), self.clock.now())))
             }
-            Some((other, link)) => self.pool.put(&other, link, self.clock.now()),
-            None => {}
-        }
-        self.pool.take(origin, self.clock.now())
+        })
     }
 
-    /// Makes the request over a connection. If that can be used again, it is in the slot afterwards.
+    /// Finds a connection to the origin that has been used before: the slot's own, a stream of a shared one, or one from
+    /// the pool. Waits if there is none that can be used, and no more may be opened.
+    async fn way(&self, attempt: &Attempt<'_>, slot: &mut Slot) -> Result<Way, Trouble> {
+        let origin = &attempt.to.origin;
+        if let Some(own) = self.own(origin, slot) {
+            return Ok(Way::Used(Link::Single(own)));
+        }
+        let mut waits = 0;
+        while STREAM_WAIT.saturating_mul(waits) < STREAM_PATIENCE {
+            let now = self.clock.now();
+            match self.shared.next(origin, attempt.application, attempt.credit(), waits > 0, now) {
+                Turn::Use(stream) => return Ok(Way::Used(Link::Shared(stream))),
+                Turn::Connect(making) => return Ok(Way::New(Some(making))),
+                Turn::Unknown => {
+                    let idle = self.pool.take(origin, now);
+                    return Ok(idle.map_or(Way::New(None), |single| Way::Used(Link::Single(single))));
+                }
+                Turn::Wait(freed) => {
+                    let _ = tokio::time::timeout(STREAM_WAIT, freed.notified()).await;
+                    waits += 1;
+                }
+            }
+        }
+        Err(Trouble::new(Failure::Local, "all streams of the connections to the receiver's host are in use"))
+    }
+
+    /// The connection that the slot has kept, if it is one to the origin and can be used.
+    fn own(&self, origin: &Arc<Origin>, slot: &mut Slot) -> Option<Single> {
+        let now = self.clock.now();
+        let (kept, mut single) = slot.0.take()?;
+        if kept != *origin {
+            self.pool.put(&kept, single, now);
+            return None;
+        }
+        single.is_usable(now).then_some(single)
+    }
+
+    /// Makes the request over a connection. If that can be used again, it is in the slot afterwards, or with those that
+    /// are shared.
     async fn exchange(&self, attempt: &Attempt<'_>, link: Link, slot: &mut Slot) -> Result<Outcome, Broken> {
-        let Attempt { to, message, started, stage } = attempt;
+        let Attempt { to, message, started, stage, tried, .. } = attempt;
         let wall = self.clock.wall();
         let payload = message.payload.clone().unwrap_or_default();
         stage.waiting();
-        let reusable = match link {
-            Link::Http1(mut connection) => {
+        match link {
+            Link::Single(mut single) => {
+                tried.settle_on(single.address);
                 let request = to.http1(&message.id, payload, wall, *started);
-                connection.exchange(request, stage, wall).await?.then_some(Link::Http1(connection))
+                let reusable = single.connection.exchange(request, stage, wall).await?;
+                if reusable && self.clock.now() < single.until {
+                    slot.0 = Some((Arc::clone(&to.origin), single));
+                }
             }
-            Link::Http2(mut connection) => {
+            Link::Shared(mut stream) => {
+                tried.settle_on(stream.connection.address());
                 let request = to.http2(&message.id, payload, wall, *started).ok_or_else(Broken::unbuilt)?;
-                connection.exchange(request, stage, wall).await?;
-                Some(Link::Http2(connection))
+                stream.connection.exchange(request, &mut stream.permit, stage, wall).await?;
             }
-        };
-        slot.0 = reusable.map(|link| (Arc::clone(&to.origin), link));
+        }
         stage.take_outcome().ok_or_else(Broken::without_response)
+    }
+}
+
+impl Prepared {
+    /// Says which application it belongs to, which is whose share of connections it uses.
+    #[must_use]
+    pub fn of(self, application: ApplicationKey) -> Self {
+        Self { application, ..self }
     }
 }

@@ -1,13 +1,15 @@
-//! The byte stream under HTTP: TCP or TLS, with two things that streams do not do by themselves.
+//! The byte stream under HTTP: TCP or TLS, with three things that streams do not do by themselves.
 //!
 //! * A failed write is not the end. A receiver may respond before it has read everything (413, 401) and close; the response
 //!   is then in the receive buffer while writing fails already. So what cannot be written is dropped, and reading tells
 //!   how things stand: it finds the response, the end, or the error.
 //! * [`Transport::is_quiet`] says whether the receiver has closed the connection or said anything unasked. It asks the
 //!   kernel, because the runtime may not have heard of it yet.
+//! * What comes off the network is counted ([`Meter`]).
 
 use std::io::{self, Read as _};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustls::ClientConnection;
@@ -15,6 +17,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+
+use crate::meter::Meter;
 
 /// More TLS records than these between two requests are not quiet, whatever is in them.
 const MAX_QUIET_READS: usize = 16;
@@ -24,11 +28,12 @@ const MAX_QUIET_READS: usize = 16;
 pub(crate) struct Wire {
     tcp: TcpStream,
     broken: bool,
+    meter: Arc<Meter>,
 }
 
 impl Wire {
     pub(crate) fn new(tcp: TcpStream) -> Self {
-        Self { tcp, broken: false }
+        Self { tcp, broken: false, meter: Arc::default() }
     }
 
     /// Reads what is there, without waiting.
@@ -54,7 +59,11 @@ impl Wire {
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, buf)
+        self.meter.check()?;
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.tcp).poll_read(cx, buf);
+        self.meter.count_bytes(buf.filled().len() - before);
+        result
     }
 }
 
@@ -126,6 +135,15 @@ impl Transport {
                 is_quiet_within_tls(wire, session)
             }
         }
+    }
+
+    /// What counts the bytes of this connection.
+    pub(crate) fn meter(&self) -> Arc<Meter> {
+        let wire = match &self.layer {
+            Layer::Plain(wire) => wire,
+            Layer::Tls(stream) => stream.get_ref().0,
+        };
+        Arc::clone(&wire.meter)
     }
 
     /// Whether the receiver chose HTTP/2 in the TLS handshake.

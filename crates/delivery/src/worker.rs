@@ -46,6 +46,11 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
         Sent { outcome: Outcome::Failed { kind: Failure::Protocol, detail }, duration: std::time::Duration::ZERO }
     });
     let now = shared.clock.now();
+    if let Outcome::Failed { kind: Failure::Local, detail } = &sent.outcome {
+        let (message, endpoint) = (&delivery.message.id, &ready.target.endpoint.id);
+        tracing::warn!(%message, %endpoint, detail, "failed to make an attempt; it is made later, and not counted");
+        return lane.state.lock().put_back(delivery, now);
+    }
     let silent = lane.state.lock().pace.is_silent();
     let progress = Progress { made: delivery.made, trigger: delivery.trigger, silent };
     let unit = if sent.outcome.succeeded() { 0.0 } else { shared.entropy.unit() };

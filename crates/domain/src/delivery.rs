@@ -56,6 +56,9 @@ pub enum Failure {
     Timeout,
     /// The connection broke, or what came was no HTTP answer.
     Protocol,
+    /// This machine could not make the attempt (no open files, no local ports): that is no attempt, and says nothing of the
+    /// endpoint.
+    Local,
 }
 
 impl Outcome {
@@ -68,7 +71,7 @@ impl Outcome {
     pub fn congested(&self) -> bool {
         match self {
             Self::Answered { status, .. } => matches!(status, 429 | 502 | 503 | 504),
-            Self::Failed { kind, .. } => !matches!(kind, Failure::Forbidden),
+            Self::Failed { kind, .. } => !matches!(kind, Failure::Forbidden | Failure::Local),
         }
     }
 }

@@ -52,7 +52,7 @@ impl Server {
         let mut delivery = config.delivery.clone();
         delivery.drain_timeout.0 = Phases::of(delivery.drain_timeout.0).drain;
         delivery.max_in_flight = fit_to_descriptors(delivery.max_in_flight);
-        let resolver = SystemResolver::new().context("cannot set up name resolution")?;
+        let resolver = SystemResolver::new(&delivery, Arc::clone(&clock)).context("cannot set up name resolution")?;
         let sender = Sender::new(&delivery, Arc::clone(&clock), Arc::new(resolver)).context("cannot set up TLS")?;
         let policy = sender.policy().clone();
         let https_only = delivery.https_only;

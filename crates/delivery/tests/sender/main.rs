@@ -2,9 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, what cannot be is a failure")]
 
+mod addresses;
+mod age;
+mod dns;
+mod floods;
 mod hostile;
 mod names;
 mod odd;
 mod reuse;
 mod secure;
+mod streams;
 mod support;

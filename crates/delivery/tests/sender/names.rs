@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use postrider_delivery::resolve::SystemResolver;
 use postrider_delivery::sender::Slot;
+use postrider_domain::clock::SystemClock;
 use postrider_domain::delivery::Failure;
 use rustls::RootCertStore;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::support::*;
 
-const REFUSED: &str = "the host is, or resolves to, a private, local or reserved address, which is not delivered to";
+const REFUSED: &str = "the host name does not exist, or does not resolve to a public address";
 
 /// In these tests 127.0.0.1 stands for a public address, and every other one of 127/8 for a private one.
 fn client(names: Arc<Names>) -> Client {
@@ -49,7 +50,7 @@ async fn a_name_with_one_public_and_one_private_address_is_refused_in_either_ord
 #[tokio::test]
 async fn localhost_is_refused_at_dial_in_every_spelling_unless_it_is_allowed() {
     let receiver = Receiver::start(|stream, _| answer_all(stream, OK)).await;
-    let system = || Arc::new(SystemResolver::new().unwrap());
+    let system = || Arc::new(SystemResolver::new(&options(&[], PATIENCE), Arc::new(SystemClock::new())).unwrap());
     let guarded = Client::new(&options(&[], PATIENCE), system(), RootCertStore::empty());
     let open = Client::new(&options(&["127.0.0.0/8", "::1/128"], PATIENCE), system(), RootCertStore::empty());
     for host in ["localhost", "localhost.", "LOCALHOST"] {
@@ -79,12 +80,9 @@ async fn the_deadline_covers_a_name_that_never_resolves() {
 }
 
 #[tokio::test]
-async fn a_name_that_does_not_exist_and_a_port_that_is_closed_are_told_apart() {
+async fn a_name_that_does_not_exist_is_told_like_one_that_is_private_and_a_port_that_is_closed_apart() {
     let no_name = client(Arc::new(Names::nowhere()));
-    assert_eq!(
-        failed(&no_name.send("http://nowhere.example/").await),
-        (Failure::Resolve, "the host name does not exist")
-    );
+    assert_eq!(failed(&no_name.send("http://nowhere.example/").await), (Failure::Resolve, REFUSED));
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let sent = Client::local().send(&format!("http://{closed}/")).await;
     assert_eq!(failed(&sent), (Failure::Connect, "the receiver refused the connection"));

@@ -22,13 +22,13 @@ use tokio_rustls::TlsAcceptor;
 use crate::support::*;
 
 /// A certificate authority of a test.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    roots: RootCertStore,
+    pub(crate) roots: RootCertStore,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, "an authority of a test");
@@ -39,7 +39,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), roots }
     }
 
-    fn acceptor(&self, name: &str, protocols: &[&str]) -> TlsAcceptor {
+    pub(crate) fn acceptor(&self, name: &str, protocols: &[&str]) -> TlsAcceptor {
         self.acceptor_of(&CertificateParams::new(vec![name.to_owned()]).unwrap(), protocols)
     }
 
@@ -49,7 +49,7 @@ impl Authority {
         acceptor(certificate.der().clone(), &key, protocols)
     }
 
-    fn client(&self, timeout: Duration) -> Client {
+    pub(crate) fn client(&self, timeout: Duration) -> Client {
         Client::new(&options(&["127.0.0.0/8"], timeout), Names::answering(&["127.0.0.1"]), self.roots.clone())
     }
 }
@@ -68,7 +68,7 @@ fn acceptor(certificate: rustls_pki_types::CertificateDer<'static>, key: &KeyPai
 }
 
 /// Answers over TLS and HTTP/1.1.
-async fn https(acceptor: TlsAcceptor) -> Receiver {
+pub(crate) async fn https(acceptor: TlsAcceptor) -> Receiver {
     Receiver::start(move |stream, _| {
         let acceptor = acceptor.clone();
         async move {
@@ -82,7 +82,7 @@ async fn https(acceptor: TlsAcceptor) -> Receiver {
     .await
 }
 
-fn url(receiver: &Receiver, host: &str) -> String {
+pub(crate) fn url(receiver: &Receiver, host: &str) -> String {
     format!("https://{host}:{}/hook", receiver.address.port())
 }
 
@@ -172,9 +172,14 @@ async fn the_deadline_ends_silence_before_and_after_the_handshake() {
 }
 
 /// An HTTP/2 receiver that closes each connection after `requests`, gracefully.
-async fn http2(authority: &Authority, requests: usize) -> Receiver {
+pub(crate) async fn http2(authority: &Authority, requests: usize) -> Receiver {
+    http2_on(authority, "127.0.0.1:0", requests).await
+}
+
+/// The same at an address.
+pub(crate) async fn http2_on(authority: &Authority, address: &str, requests: usize) -> Receiver {
     let acceptor = authority.acceptor("hooks.example", &["h2", "http/1.1"]);
-    Receiver::start(move |stream, _| {
+    Receiver::on(address, move |stream, _| {
         let acceptor = acceptor.clone();
         async move { serve_http2(acceptor, stream, requests).await }
     })

@@ -13,7 +13,7 @@ use postrider_delivery::options::{DeliveryOptions, Subnets};
 use postrider_delivery::resolve::{Resolve, ResolveError};
 use postrider_delivery::sender::{Prepared, Sender, Sent, Slot};
 use postrider_delivery::tls;
-use postrider_domain::clock::{Clock as _, SystemClock};
+use postrider_domain::clock::{Clock, Sleep, SystemClock};
 use postrider_domain::delivery::{Failure, Outcome};
 use postrider_domain::endpoint::{EndpointUrl, Headers};
 use postrider_domain::entropy::OsEntropy;
@@ -22,6 +22,8 @@ use postrider_domain::message::Message;
 use postrider_domain::names::EventTypeName;
 use postrider_domain::settings::Span;
 use postrider_domain::signature::{Secret, SecretKind, SigningKeys};
+use postrider_domain::time::Timestamp;
+use postrider_store::ApplicationKey;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -138,6 +140,16 @@ pub(crate) const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 /// Names that mean what a test says. Each look-up takes the next answer of the list; the last one stays.
 pub(crate) struct Names(Mutex<VecDeque<Option<Vec<IpAddr>>>>);
 
+/// Says that this machine can look nothing up at present.
+struct Busy;
+
+#[async_trait]
+impl Resolve for Busy {
+    async fn resolve(&self, _: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        Err(ResolveError::Busy)
+    }
+}
+
 impl Names {
     /// Each answer is a list of addresses, separated by blanks.
     pub(crate) fn answering(answers: &[&str]) -> Arc<Self> {
@@ -148,6 +160,11 @@ impl Names {
     /// Knows no name.
     pub(crate) fn nowhere() -> Self {
         Self(Mutex::new(VecDeque::from([Some(Vec::new())])))
+    }
+
+    /// This machine can look nothing up.
+    pub(crate) fn busy() -> Arc<dyn Resolve> {
+        Arc::new(Busy)
     }
 
     /// Never answers.
@@ -169,6 +186,33 @@ impl Resolve for Names {
             Some(addresses) => Ok(addresses),
             None => std::future::pending().await,
         }
+    }
+}
+
+/// The machine's time, and as much more as a test says.
+#[derive(Default)]
+pub(crate) struct ShiftedClock {
+    system: SystemClock,
+    ahead: Mutex<Duration>,
+}
+
+impl ShiftedClock {
+    pub(crate) fn advance(&self, by: Duration) {
+        *self.ahead.lock() += by;
+    }
+}
+
+impl Clock for ShiftedClock {
+    fn now(&self) -> Timestamp {
+        self.system.now().saturating_add(*self.ahead.lock())
+    }
+
+    fn wall(&self) -> Timestamp {
+        self.system.wall()
+    }
+
+    fn sleep_until(&self, at: Timestamp) -> Sleep {
+        self.system.sleep_until(at.saturating_sub(*self.ahead.lock()))
     }
 }
 
@@ -197,14 +241,32 @@ impl Client {
     }
 
     pub(crate) fn new(options: &DeliveryOptions, names: Arc<dyn Resolve>, roots: rustls::RootCertStore) -> Self {
+        Self::at(Arc::new(SystemClock::new()), options, names, roots)
+    }
+
+    /// Lives by this clock.
+    pub(crate) fn at(
+        clock: Arc<dyn Clock>,
+        options: &DeliveryOptions,
+        names: Arc<dyn Resolve>,
+        roots: rustls::RootCertStore,
+    ) -> Self {
         let tls = Arc::new(tls::config(roots).unwrap());
-        let sender = Sender::with_tls(options, Arc::new(SystemClock::new()), names, tls);
+        let sender = Sender::with_tls(options, clock, names, tls);
         let keys = SigningKeys::new(Secret::generate(SecretKind::Hmac256, &OsEntropy));
         Self { sender, keys }
     }
 
     pub(crate) fn prepare(&self, url: &str) -> Prepared {
         self.sender.prepare_parts(&EndpointUrl::parse(url).unwrap(), &Headers::new(), &self.keys)
+    }
+
+    /// Sends once for this application.
+    pub(crate) async fn send_for(&self, application: i64, url: &str) -> Sent {
+        let to = self.prepare(url).of(ApplicationKey(application));
+        let message = message("{}");
+        let sending = self.sender.send(&to, &message, &mut Slot::default()).await;
+        sending
     }
 
     /// Sends once with a slot of its own.

@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use postrider_delivery::options::{DeliveryOptions, HeaderPrefix, Subnets};
+use postrider_delivery::options::{DeliveryOptions, HeaderPrefix, Ports, Subnets};
 use postrider_delivery::request::is_reserved;
 use postrider_delivery::resolve::SystemResolver;
 use postrider_delivery::sender::{Prepared, Sender, Slot};
@@ -124,10 +124,12 @@ impl Delivery {
             retry_schedule,
             request_timeout: args.timeout,
             header_prefix: args.header_prefix,
+            allow_ports: if args.guard { Ports::default() } else { Ports(vec![0..=u16::MAX]) },
             allow_subnets: if args.guard { Subnets::default() } else { Subnets(EVERYWHERE.to_vec()) },
             ..DeliveryOptions::default()
         };
-        let resolver = SystemResolver::new().context("can't set up name resolution")?;
+        let resolver = SystemResolver::new(&options, Arc::clone(&clock) as Arc<dyn Clock>)
+            .context("can't set up name resolution")?;
         let sender = Sender::new(&options, Arc::clone(&clock) as Arc<dyn Clock>, Arc::new(resolver))
             .context("can't set up TLS")?;
         let made = args.secret.is_none();

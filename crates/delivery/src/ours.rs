@@ -1,0 +1,59 @@
+//! Failures that are this machine's own: no more open files, buffers, memory or local ports.
+//!
+//! They say nothing about a receiver, so they are no attempts: the delivery waits a moment and is tried again, and
+//! nothing is counted against its endpoint.
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+
+/// "Too many open files": of this process, and in the whole system. The same number on every Unix.
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+/// "No buffer space available".
+const ENOBUFS: i32 = if cfg!(target_os = "linux") { 105 } else { 55 };
+
+/// Whether a limit of this machine was reached.
+pub(crate) fn is_limit(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS)) || error.kind() == io::ErrorKind::OutOfMemory
+}
+
+/// Whether a limit of this machine kept it from connecting to an address.
+pub(crate) fn kept_from(address: SocketAddr, error: &io::Error) -> bool {
+    match error.kind() {
+        // All local ports are taken. A machine without IPv6 says the same.
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => has_route(address),
+        _ => is_limit(error),
+    }
+}
+
+/// Whether this machine has an address to reach another one from. Nothing is sent.
+fn has_route(address: SocketAddr) -> bool {
+    if address.is_ipv4() {
+        return true;
+    }
+    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).and_then(|socket| socket.connect(address)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_this_machine_are_told_from_what_a_receiver_does() {
+        let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        for number in [EMFILE, ENFILE, ENOBUFS] {
+            assert!(kept_from(address, &io::Error::from_raw_os_error(number)), "{number}");
+        }
+        assert!(kept_from(address, &io::ErrorKind::AddrNotAvailable.into()), "all local ports are taken");
+        for kind in [
+            io::ErrorKind::ConnectionRefused,
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::TimedOut,
+            io::ErrorKind::HostUnreachable,
+            io::ErrorKind::NetworkUnreachable,
+            io::ErrorKind::PermissionDenied,
+        ] {
+            assert!(!kept_from(address, &kind.into()), "{kind}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Connections over HTTP/2 by origin, and who gets which.
+//!
+//! A request takes a stream of a connection that has one left for its application. Beyond that another connection is
+//! opened, up to a bound; beyond that the request waits for a stream, which is no failure of the receiver's and not part
+//! of the attempt. An application that has no request under way at the origin may always open a connection, so nobody is
+//! kept out by what others have there.
+//!
+//! One mutex, held for a few map operations per request and never while a socket is used.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use postrider_domain::time::Timestamp;
+use postrider_store::ApplicationKey;
+use tokio::sync::Notify;
+
+use crate::connect::Origin;
+use crate::http2::{Http2, Permit, Streams};
+use crate::meter::Credit;
+use crate::pool::{IDLE_TIMEOUT, MAX_IDLE};
+
+postrider_domain::limits! {
+    in "Receivers over HTTP/2";
+    /// Connections to one origin
+    pub const MAX_CONNECTIONS: usize = 64, "connections", beyond "requests wait for a stream; no attempt is counted";
+    /// Connections to one origin that one application opened
+    pub const MAX_CONNECTIONS_OF_APPLICATION: usize = 16, "connections", beyond "its requests wait for a stream; no attempt is counted";
+}
+
+/// What a request to an origin is to do.
+pub(crate) enum Turn {
+    /// Take this stream.
+    Use(Box<Use>),
+    /// Open another connection.
+    Connect(Making),
+    /// Wait for a stream, for a moment, and ask again.
+    Wait(Arc<Notify>),
+    /// The origin is not known to speak HTTP/2.
+    Unknown,
+}
+
+/// A stream of a connection.
+pub(crate) struct Use {
+    pub(crate) connection: Http2,
+    pub(crate) permit: Permit,
+}
+
+/// A connection that is being made.
+pub(crate) struct Making {
+    hosts: Arc<Mutex<Hosts>>,
+    origin: Arc<Origin>,
+    application: ApplicationKey,
+}
+
+/// A new connection.
+pub(crate) struct Opened {
+    pub(crate) connection: Http2,
+    /// Who opened it.
+    pub(crate) application: ApplicationKey,
+    /// It gets no requests after this instant.
+    pub(crate) until: Timestamp,
+}
+
+#[derive(Default)]
+pub(crate) struct SharedPool(Arc<Mutex<Hosts>>);
+
+type Hosts = HashMap<Arc<Origin>, Host>;
+
+#[derive(Default)]
+struct Host {
+    members: Vec<Member>,
+    /// Who is opening connections.
+    making: Vec<ApplicationKey>,
+    freed: Arc<Notify>,
+}
+
+struct Member {
+    streams: Weak<Streams>,
+    /// `None` once it gets no new requests; it counts as long as there are some under way.
+    connection: Option<Http2>,
+    application: ApplicationKey,
+    until: Timestamp,
+    used_at: Timestamp,
+}
+
+impl SharedPool {
+    /// What a request is to do. `waited`: it has waited for a stream already.
+    pub(crate) fn next(
+        &self,
+        origin: &Arc<Origin>,
+        application: ApplicationKey,
+        credit: Credit,
+        waited: bool,
+        now: Timestamp,
+    ) -> Turn {
+        let mut hosts = self.0.lock();
+        let Some(host) = hosts.get_mut(origin) else { return Turn::Unknown };
+        host.tidy(now);
+        if host.is_empty() {
+            hosts.remove(origin);
+            return Turn::Unknown;
+        }
+        if let Some(stream) = host.stream(application, credit, now) {
+            return Turn::Use(Box::new(stream));
+        }
+        if !host.may_connect(application, waited) {
+            return Turn::Wait(Arc::clone(&host.freed));
+        }
+        host.making.push(application);
+        Turn::Connect(Making { hosts: Arc::clone(&self.0), origin: Arc::clone(origin), application })
+    }
+
+    /// Takes a new connection, for others to share unless there are too many, and a stream of it for whoever made it.
+    pub(crate) fn add(&self, origin: &Arc<Origin>, opened: Opened, credit: Credit, now: Timestamp) -> Use {
+        let Opened { connection, application, until } = opened;
+        let permit = connection.streams().reserve_first(application, credit);
+        let mut hosts = self.0.lock();
+        if hosts.values().map(|host| host.members.len()).sum::<usize>() >= MAX_IDLE {
+            drop_oldest_idle(&mut hosts);
+        }
+        let host = hosts.entry(Arc::clone(origin)).or_default();
+        host.tidy(now);
+        let own = host.members.iter().filter(|member| member.application == application).count();
+        if own == 0 || (own < MAX_CONNECTIONS_OF_APPLICATION && host.members.len() < MAX_CONNECTIONS) {
+            connection.streams().tell(&host.freed);
+            host.members.push(Member {
+                streams: Arc::downgrade(connection.streams()),
+                connection: Some(connection.clone()),
+                application,
+                until,
+                used_at: now,
+            });
+        }
+        host.freed.notify_waiters();
+        Use { connection, permit }
+    }
+
+    /// Closes what nobody has used for a while.
+    pub(crate) fn expire(&self, now: Timestamp) {
+        self.0.lock().retain(|_, host| {
+            host.tidy(now);
+            !host.is_empty()
+        });
+    }
+
+    /// Closes everything that is not in use, to have descriptors again.
+    pub(crate) fn shed(&self) {
+        for member in self.0.lock().values_mut().flat_map(|host| &mut host.members) {
+            if member.is_idle() {
+                member.connection = None;
+            }
+        }
+    }
+}
+
+impl Host {
+    /// Drops connections that are over, and takes those that get no new requests out of use.
+    fn tidy(&mut self, now: Timestamp) {
+        for member in &mut self.members {
+            let idle = || now.since(member.used_at) > IDLE_TIMEOUT && member.is_idle();
+            let usable = member.connection.as_ref().is_some_and(Http2::is_open) && now < member.until && !idle();
+            if !usable {
+                member.connection = None;
+            }
+        }
+        self.members.retain(|member| member.streams.strong_count() > 0);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.members.is_empty() && self.making.is_empty()
+    }
+
+    fn stream(&mut self, application: ApplicationKey, credit: Credit, now: Timestamp) -> Option<Use> {
+        self.members.iter_mut().find_map(|member| {
+            let connection = member.connection.as_ref()?;
+            let permit = connection.streams().reserve(application, credit)?;
+            member.used_at = now;
+            Some(Use { connection: connection.clone(), permit })
+        })
+    }
+
+    fn may_connect(&self, application: ApplicationKey, waited: bool) -> bool {
+        let making = self.making.iter().filter(|maker| **maker == application).count();
+        let own = making + self.members.iter().filter(|member| member.application == application).count();
+        if own == 0 && !self.serves(application) {
+            return true;
+        }
+        // The one that is being made will have room for many.
+        (making == 0 || waited)
+            && own < MAX_CONNECTIONS_OF_APPLICATION
+            && self.members.len() + self.making.len() < MAX_CONNECTIONS
+    }
+
+    fn serves(&self, application: ApplicationKey) -> bool {
+        self.members.iter().filter_map(|member| member.streams.upgrade()).any(|streams| streams.serves(application))
+    }
+}
+
+impl Member {
+    fn is_idle(&self) -> bool {
+        self.streams.upgrade().is_none_or(|streams| streams.is_idle())
+    }
+}
+
+fn drop_oldest_idle(hosts: &mut Hosts) {
+    let idle = hosts.values_mut().flat_map(|host| &mut host.members).filter(|member| member.is_idle());
+    if let Some(oldest) = idle.min_by_key(|member| member.used_at) {
+        oldest.connection = None;
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        if let Some(host) = self.hosts.lock().get_mut(&self.origin) {
+            if let Some(place) = host.making.iter().position(|maker| *maker == self.application) {
+                host.making.swap_remove(place);
+            }
+            host.freed.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Name resolution by the system's files, against name servers that behave and misbehave.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use postrider_delivery::resolve::{Files, Resolve as _, ResolveError, SystemResolver};
+use tokio::net::UdpSocket;
+
+use crate::support::*;
+
+const A: u16 = 1;
+const AAAA: u16 = 28;
+const V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
+const V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
+
+/// What a name server does with a question.
+enum Reply {
+    Address(IpAddr),
+    NoAddress,
+    NoSuchName,
+    Refused,
+    Nothing,
+}
+
+/// A name server on a port of its own.
+struct NameServer {
+    port: u16,
+    /// Names without the last dot, in lower case, and record types.
+    questions: Arc<Mutex<Vec<(String, u16)>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl NameServer {
+    async fn start(reply: impl Fn(&str, u16) -> Reply + Send + 'static) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let questions = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&questions);
+        let task = tokio::spawn(async move {
+            let mut buffer = [0; 1500];
+            loop {
+                let (length, peer) = socket.recv_from(&mut buffer).await.unwrap();
+                let (name, kind, end) = question(&buffer[..length]);
+                log.lock().push((name.clone(), kind));
+                if let Some(answer) = answer(&buffer[..end], &reply(&name, kind)) {
+                    socket.send_to(&answer, peer).await.unwrap();
+                }
+            }
+        });
+        Self { port, questions, task }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.questions.lock().iter().map(|(name, _)| name.clone()).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The name and type that are asked for, and where the question ends.
+fn question(message: &[u8]) -> (String, u16, usize) {
+    let (mut labels, mut at) = (Vec::new(), 12);
+    while message[at] != 0 {
+        let end = at + 1 + usize::from(message[at]);
+        labels.push(String::from_utf8_lossy(&message[at + 1..end]).to_lowercase());
+        at = end;
+    }
+    (labels.join("."), u16::from_be_bytes([message[at + 1], message[at + 2]]), at + 5)
+}
+
+/// The answer to a message that ends with its question.
+fn answer(question: &[u8], reply: &Reply) -> Option<Vec<u8>> {
+    let (code, data) = match reply {
+        Reply::Address(IpAddr::V4(address)) => (0, address.octets().to_vec()),
+        Reply::Address(IpAddr::V6(address)) => (0, address.octets().to_vec()),
+        Reply::NoAddress => (0, Vec::new()),
+        Reply::NoSuchName => (3, Vec::new()),
+        Reply::Refused => (5, Vec::new()),
+        Reply::Nothing => return None,
+    };
+    let count = u8::from(!data.is_empty());
+    let mut message = [&question[..2], &[0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0], &question[12..]].concat();
+    if !data.is_empty() {
+        let kind = &question[question.len() - 4..question.len() - 2];
+        message.extend([&[0xc0, 12], kind, &[0, 1, 0, 0, 0, 60, 0, data.len() as u8], &data].concat());
+    }
+    Some(message)
+}
+
+/// The system's files of a test.
+struct System {
+    folder: tempfile::TempDir,
+    clock: Arc<ShiftedClock>,
+    resolver: SystemResolver,
+}
+
+impl System {
+    fn start(resolv_conf: Option<&str>, hosts: &str, dns_port: u16) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let files =
+            Files { resolv_conf: folder.path().join("resolv.conf"), hosts: folder.path().join("hosts"), dns_port };
+        if let Some(text) = resolv_conf {
+            std::fs::write(&files.resolv_conf, text).unwrap();
+        }
+        std::fs::write(&files.hosts, hosts).unwrap();
+        let clock = Arc::new(ShiftedClock::default());
+        let resolver = SystemResolver::with_files(&options(&[], PATIENCE), Arc::clone(&clock) as _, files).unwrap();
+        Self { folder, clock, resolver }
+    }
+
+    /// Writes a file, and lets the time pass after which it is looked at again.
+    fn rewrite(&self, name: &str, text: &str) {
+        let (path, new) = (self.folder.path().join(name), self.folder.path().join("new"));
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, Path::new(&path)).unwrap();
+        self.clock.advance(Duration::from_secs(10));
+    }
+
+    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        tokio::time::timeout(PATIENCE, self.resolver.resolve(host)).await.unwrap()
+    }
+}
+
+const CONF: &str = "nameserver 127.0.0.1\n";
+
+fn both(_: &str, kind: u16) -> Reply {
+    match kind {
+        A => Reply::Address(V4.into()),
+        AAAA => Reply::Address(V6.into()),
+        _ => Reply::NoAddress,
+    }
+}
+
+#[tokio::test]
+async fn a_name_has_the_addresses_of_both_families() {
+    let server = NameServer::start(both).await;
+    let system = System::start(Some(CONF), "", server.port);
+    assert_eq!(system.resolve("hooks.example").await, Ok(vec![V6.into(), V4.into()]));
+}
+
+#[tokio::test]
+async fn a_name_server_that_drops_the_queries_of_one_family_holds_nothing_up() {
+    for (dropped, found) in [(AAAA, IpAddr::from(V4)), (A, IpAddr::from(V6))] {
+        let server =
+            NameServer::start(move |name, kind| if kind == dropped { Reply::Nothing } else { both(name, kind) }).await;
+        let system = System::start(Some(CONF), "", server.port);
+        for host in ["one.example", "two.example", "three.example"] {
+            // A query that is not answered is given up after several seconds.
+            let answer = tokio::time::timeout(Duration::from_secs(2), system.resolver.resolve(host)).await;
+            assert_eq!(answer.unwrap(), Ok(vec![found]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_family_that_is_denied_or_refused_does_not_hide_the_other() {
+    for reply in [|| Reply::NoAddress, || Reply::NoSuchName, || Reply::Refused] {
+        let server = NameServer::start(move |name, kind| if kind == AAAA { reply() } else { both(name, kind) }).await;
+        let system = System::start(Some(CONF), "", server.port);
+        assert_eq!(system.resolve("hooks.example").await, Ok(vec![V4.into()]));
+    }
+}
+
+#[tokio::test]
+async fn names_are_absolute_whatever_the_search_list_and_ndots_say() {
+    let wildcard = |name: &str, kind| if name.ends_with("wild.example") { both(name, kind) } else { Reply::NoSuchName };
+    let server = NameServer::start(wildcard).await;
+    let conf = "search wild.example other.wild.example\ndomain wild.example\noptions ndots:5\nnameserver 127.0.0.1\n";
+    let system = System::start(Some(conf), "", server.port);
+    for host in ["hooks.customer.test", "hooks.customer.test.", "intranet"] {
+        assert_eq!(system.resolve(host).await, Err(ResolveError::NoSuchName), "{host}");
+    }
+    assert_eq!(server.names(), ["hooks.customer.test", "intranet"]);
+}
+
+#[tokio::test]
+async fn a_resolv_conf_that_is_missing_or_empty_at_start_is_read_when_it_is_there() {
+    let server = NameServer::start(both).await;
+    for at_start in [None, Some(""), Some("# nothing yet\n"), Some("nameserver\n"), Some("nameserver not-an-address\n")]
+    {
+        let system = System::start(at_start, "", server.port);
+        // What libc would ask then, too: this machine, where the server of this test is. So it is another one that counts.
+        system.rewrite("resolv.conf", "nameserver 127.0.0.2\n");
+        let other = UdpSocket::bind(("127.0.0.2", server.port)).await.unwrap();
+        let resolving = system.resolver.resolve("hooks.example");
+        tokio::pin!(resolving);
+        let mut buffer = [0; 1500];
+        tokio::select! {
+            answer = &mut resolving => panic!("{at_start:?}: {answer:?}"),
+            asked = other.recv_from(&mut buffer) => assert!(asked.is_ok()),
+            () = tokio::time::sleep(PATIENCE) => panic!("{at_start:?}: the new server was not asked"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_name_server_it_is_this_machine_that_cannot_look_up_until_there_is_one() {
+    // Nobody listens there.
+    let unused = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let system = System::start(None, "192.0.2.1 known.example\n", unused);
+    assert_eq!(system.resolve("hooks.example").await, Err(ResolveError::NoNameServer));
+    assert_eq!(system.resolve("known.example").await, Ok(vec!["192.0.2.1".parse().unwrap()]));
+    // After a while it is taken for the configuration of a machine without DNS.
+    system.clock.advance(Duration::from_secs(3_600));
+    assert_eq!(system.resolve("hooks.example").await, Err(ResolveError::Unanswered));
+}
+
+#[tokio::test]
+async fn a_change_of_resolv_conf_or_the_hosts_file_is_followed() {
+    let server = NameServer::start(|_, _| Reply::NoSuchName).await;
+    let system = System::start(Some(CONF), "192.0.2.7 Printer printer.lan # the third floor\n", server.port);
+    for host in ["printer", "printer.lan", "PRINTER.lan.", "printer.lan."] {
+        assert_eq!(system.resolve(host).await, Ok(vec![V4.into()]), "{host}");
+    }
+    system.rewrite("hosts", "192.0.2.8 printer.lan\n\u{fffd}\n192.0.2.9 scanner.lan\n");
+    assert_eq!(system.resolve("printer.lan").await, Ok(vec!["192.0.2.8".parse().unwrap()]));
+    assert_eq!(system.resolve("scanner.lan").await, Ok(vec!["192.0.2.9".parse().unwrap()]));
+    assert_eq!(system.resolve("printer").await, Err(ResolveError::NoSuchName));
+    assert_eq!(server.names(), ["printer"], "what the file knows is not asked for");
+}
+
+#[tokio::test]
+async fn a_name_that_was_not_found_is_remembered_for_some_seconds() {
+    let server = NameServer::start(|_, _| Reply::NoSuchName).await;
+    let system = System::start(Some(CONF), "", server.port);
+    for _ in 0..50 {
+        assert_eq!(system.resolve("nowhere.example").await, Err(ResolveError::NoSuchName));
+    }
+    assert_eq!(server.questions.lock().len(), 2, "once for each family");
+    system.clock.advance(Duration::from_secs(10));
+    assert_eq!(system.resolve("nowhere.example").await, Err(ResolveError::NoSuchName));
+    assert_eq!(server.questions.lock().len(), 4);
+}
+
+#[tokio::test]
+async fn however_many_ask_for_a_name_it_is_looked_up_once() {
+    let server = NameServer::start(both).await;
+    let system = System::start(Some(CONF), "", server.port);
+    let answers = futures_util::future::join_all((0..200).map(|_| system.resolve("hooks.example"))).await;
+    assert!(answers.iter().all(Result::is_ok));
+    assert_eq!(server.questions.lock().len(), 2);
+}
+
+#[tokio::test]
+async fn names_that_are_never_answered_are_looked_up_in_bounded_number_and_forgotten_with_those_who_asked() {
+    let server =
+        NameServer::start(|name, kind| if name.starts_with("slow") { Reply::Nothing } else { both(name, kind) });
+    let server = server.await;
+    let system = System::start(Some(CONF), "", server.port);
+    {
+        let names: Vec<String> = (0..1_030).map(|number| format!("slow{number}.example")).collect();
+        let mut asking: Vec<_> = names.iter().map(|name| Box::pin(system.resolver.resolve(name))).collect();
+        let busy = asking.iter_mut().filter_map(|asking| {
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            match asking.as_mut().poll(&mut context) {
+                std::task::Poll::Ready(answer) => Some(answer),
+                std::task::Poll::Pending => None,
+            }
+        });
+        let busy: Vec<_> = busy.collect();
+        assert_eq!(busy, vec![Err(ResolveError::Busy); 6]);
+    }
+    assert_eq!(system.resolve("hooks.example").await, Ok(vec![V6.into(), V4.into()]));
+}
+
+#[tokio::test]
+async fn what_is_no_name_does_not_exist() {
+    let system = System::start(Some(CONF), "", 1);
+    assert_eq!(system.resolve(&"a".repeat(300)).await, Err(ResolveError::NoSuchName));
+}

@@ -1,0 +1,197 @@
+//! HTTP/2 receivers that send frames without end: the connection is ended, during the attempt and after it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider_domain::delivery::Failure;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::secure::{Authority, url};
+use crate::support::*;
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+const UNKNOWN: u8 = 99;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// `:status` with a literal value, not indexed; and a header of some size.
+fn early_hints() -> Vec<u8> {
+    let mut block = vec![0x08, 3];
+    block.extend_from_slice(b"103");
+    block.extend_from_slice(b"\x00\x04link\x40");
+    block.extend_from_slice(&[b'x'; 64]);
+    frame(HEADERS, END_HEADERS, 1, &block)
+}
+
+/// Accepts, sends settings, and reads until the request on the first stream is here.
+async fn accept(acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+    let mut stream = acceptor.accept(stream).await.ok()?;
+    stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.ok()?;
+    stream.flush().await.ok()?;
+    let mut preface = [0; 24];
+    stream.read_exact(&mut preface).await.ok()?;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.ok()?;
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        stream.read_exact(&mut payload).await.ok()?;
+        let of_stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) == 1;
+        if of_stream && head[4] & END_STREAM != 0 {
+            return Some(stream);
+        }
+    }
+}
+
+/// Sends frames until the connection is gone, or for so many of them; reads what comes back, so that nothing is held up.
+async fn flood(stream: TlsStream<TcpStream>, frames: &[u8]) -> bool {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let reading = tokio::spawn(async move {
+        let mut sink = vec![0; 64 * 1024];
+        while reader.read(&mut sink).await.is_ok_and(|count| count > 0) {}
+    });
+    let many = frames.repeat(100);
+    let mut gone = false;
+    for _ in 0..10_000 {
+        if writer.write_all(&many).await.is_err() || writer.flush().await.is_err() || reading.is_finished() {
+            gone = true;
+            break;
+        }
+    }
+    reading.abort();
+    gone
+}
+
+/// Floods with each kind of frame, after the answer or instead of it.
+async fn flooded(answer: Option<Vec<u8>>, kind: Vec<u8>, name: &str) {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor("hooks.example", &["h2"]);
+    let gone = Arc::new(Notify::new());
+    let tell = Arc::clone(&gone);
+    let answers = answer.is_some();
+    let receiver = Receiver::start(move |stream, _| {
+        let (acceptor, tell, answer, kind) = (acceptor.clone(), Arc::clone(&tell), answer.clone(), kind.clone());
+        async move {
+            let Some(mut stream) = accept(&acceptor, stream).await else { return };
+            if let Some(answer) = answer {
+                stream.write_all(&answer).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+            if flood(stream, &kind).await {
+                tell.notify_one();
+            }
+        }
+    })
+    .await;
+    let client = authority.client(PATIENCE * 2);
+    let sent = client.send(&url(&receiver, "hooks.example")).await;
+    if answers {
+        assert_eq!(answered(&sent).0, 200, "{name}");
+    } else {
+        let (kind, detail) = failed(&sent);
+        assert_eq!(
+            (kind, detail),
+            (Failure::Protocol, "the receiver sent too much over HTTP/2 that is no response"),
+            "{name}"
+        );
+    }
+    let ended = tokio::time::timeout(PATIENCE, gone.notified()).await;
+    assert!(ended.is_ok(), "{name}: the connection is still there");
+}
+
+fn kinds() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("SETTINGS", frame(SETTINGS, 0, 0, &[])),
+        ("SETTINGS with content", frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])),
+        ("PING", frame(PING, 0, 0, &[0; 8])),
+        ("WINDOW_UPDATE", frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
+        ("frames of an unknown kind", frame(UNKNOWN, 0, 0, b"what is this")),
+        ("PRIORITY", frame(2, 0, 3, &[0, 0, 0, 0, 1])),
+    ]
+}
+
+#[tokio::test]
+async fn frames_without_end_after_the_answer_end_the_connection() {
+    // `:status: 200`, indexed.
+    let answer = frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0x88]);
+    for (name, kind) in kinds().into_iter().chain([("RST_STREAM", frame(RST_STREAM, 0, 1, &[0, 0, 0, 0]))]) {
+        flooded(Some(answer.clone()), kind, name).await;
+    }
+}
+
+#[tokio::test]
+async fn frames_without_end_instead_of_an_answer_end_the_connection() {
+    for (name, kind) in kinds() {
+        flooded(None, kind, name).await;
+    }
+}
+
+#[tokio::test]
+async fn interim_responses_without_end_end_the_connection() {
+    flooded(None, early_hints(), "103").await;
+}
+
+#[tokio::test]
+async fn empty_data_frames_without_end_end_the_connection_and_leave_the_status() {
+    let head = frame(HEADERS, END_HEADERS, 1, &[0x88]);
+    flooded(Some(head), frame(0, 0, 1, &[]), "empty DATA").await;
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_ends_the_connection() {
+    // The block begins, and goes on in CONTINUATION frames that carry nothing.
+    let begin = frame(HEADERS, 0, 1, &[0x88]);
+    let authority = Authority::new();
+    let acceptor = authority.acceptor("hooks.example", &["h2"]);
+    let gone = Arc::new(Notify::new());
+    let tell = Arc::clone(&gone);
+    let receiver = Receiver::start(move |stream, _| {
+        let (acceptor, tell, begin) = (acceptor.clone(), Arc::clone(&tell), begin.clone());
+        async move {
+            let Some(mut stream) = accept(&acceptor, stream).await else { return };
+            stream.write_all(&begin).await.unwrap();
+            if flood(stream, &frame(9, 0, 1, &[])).await {
+                tell.notify_one();
+            }
+        }
+    })
+    .await;
+    let sent = authority.client(PATIENCE * 2).send(&url(&receiver, "hooks.example")).await;
+    assert_eq!(failed(&sent).0, Failure::Protocol);
+    assert!(tokio::time::timeout(PATIENCE, gone.notified()).await.is_ok());
+}
+
+#[tokio::test]
+async fn some_interim_responses_and_pings_before_an_answer_do_no_harm() {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor("hooks.example", &["h2"]);
+    let receiver = Receiver::start(move |stream, _| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Some(mut stream) = accept(&acceptor, stream).await else { return };
+            for _ in 0..16 {
+                stream.write_all(&early_hints()).await.unwrap();
+                stream.write_all(&frame(PING, 0, 0, &[0; 8])).await.unwrap();
+            }
+            stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0x88])).await.unwrap();
+            stream.flush().await.unwrap();
+            let mut sink = [0; 1024];
+            while stream.read(&mut sink).await.is_ok_and(|count| count > 0) {}
+        }
+    })
+    .await;
+    let client = authority.client(Duration::from_secs(20));
+    assert_eq!(answered(&client.send(&url(&receiver, "hooks.example")).await).0, 200);
+}
