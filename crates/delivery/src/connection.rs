@@ -58,9 +58,12 @@ pub(crate) fn closed(error: Option<&io::Error>) -> Trouble {
 
 /// The connection ended, `when` says at which point of the response.
 pub(crate) fn ended(error: Option<&io::Error>, when: &'static str) -> Trouble {
+    // With TLS 1.3 a receiver that demands a client certificate says so only after the handshake.
     if let Some(error) = error.and_then(tls::cause) {
-        // With TLS 1.3 a receiver that wants a client's certificate says so only after the handshake.
         return Trouble::new(Failure::Tls, tls::describe_rustls(error));
+    }
+    if let Some(text) = error.and_then(tls::retold_alert) {
+        return Trouble::new(Failure::Tls, text);
     }
     let text: Cow<'static, str> = match error.map(io::Error::kind) {
         Some(io::ErrorKind::ConnectionReset) => format!("the receiver reset the connection {when}").into(),

@@ -6,6 +6,7 @@ mod addresses;
 mod age;
 mod dns;
 mod floods;
+mod handshake;
 mod hostile;
 mod names;
 mod odd;
