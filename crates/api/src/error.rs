@@ -9,6 +9,8 @@ use postrider_ingest::Violation;
 use postrider_store::{StoreError, WriteError};
 
 use crate::answer;
+use crate::json::MAX_DEPTH;
+use crate::openapi::types::{Place, Said};
 
 /// What a handler answers if it does not do what it was asked.
 #[derive(Debug, Clone)]
@@ -33,11 +35,14 @@ pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Problem {
     /// Where: `body`, `query` or `path`, then member names; elements of lists as `[0]`.
+    #[schemars(with = "Vec<Place>", length(max = MAX_DEPTH))]
     pub(crate) loc: Vec<Cow<'static, str>>,
     /// What, for people.
+    #[schemars(with = "Said")]
     pub(crate) msg: String,
     /// What, for programs.
     #[serde(rename = "type")]
+    #[schemars(length(max = 64))]
     pub(crate) kind: &'static str,
 }
 

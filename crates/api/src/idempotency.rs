@@ -13,8 +13,11 @@ use crate::error::{ApiError, Result};
 
 const HEADER: &str = "idempotency-key";
 
-/// The longest key that a caller may choose.
-const MAX_KEY_BYTES: usize = 256;
+postrider_domain::limits! {
+    in "Requests";
+    /// The header `idempotency-key`
+    pub(crate) const MAX_KEY_BYTES: usize = 256, "bytes", beyond "400";
+}
 
 /// For how long an answer is given again.
 const KEPT: Duration = Duration::from_secs(12 * 3_600);

@@ -7,26 +7,37 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use axum::extract::{FromRequest, Request};
+use schemars::JsonSchema;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, Visitor};
 use serde_path_to_error::{Segment, Track};
 
 use crate::body;
 use crate::error::{ApiError, Problem, Result};
 use crate::router::Shared;
+use crate::typos::Warnings;
 
-/// How deep a body may nest. A message has one level around its payload, which leaves 127 to the payload: as many as
-/// common parsers on the receiving side read.
-const MAX_DEPTH: usize = 128;
+// A message has one level around its payload, which leaves 127 to the payload: as many as common parsers on the receiving
+// side read.
+postrider_domain::limits! {
+    in "Requests";
+    /// How deep a body may nest
+    pub(crate) const MAX_DEPTH: usize = 128, "levels", beyond "422";
+}
 
 /// A body of type `T`. To be taken last: whoever may not do something is told that, not what is wrong with his body.
 pub(crate) struct JsonBody<T>(pub(crate) T);
 
-impl<T: DeserializeOwned> FromRequest<Shared> for JsonBody<T> {
+impl<T: DeserializeOwned + JsonSchema> FromRequest<Shared> for JsonBody<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, _: &Shared) -> Result<Self> {
+    async fn from_request(mut request: Request, _: &Shared) -> Result<Self> {
+        let warnings = request.extensions_mut().remove::<Warnings>();
         let bytes = body::read(request.into_body()).await?;
-        decode(text(&bytes)?).map(Self)
+        let text = text(&bytes)?;
+        if let Some(warnings) = warnings {
+            warnings.look_for_typos::<T>(text);
+        }
+        decode(text).map(Self)
     }
 }
 
@@ -104,6 +115,137 @@ fn undecodable(mut path: Vec<Cow<'static, str>>, mut msg: String) -> ApiError {
     ApiError::Invalid(vec![Problem { loc, msg, kind: Problem::DECODE }])
 }
 
+/// Deserializers that pass everything on, and look at the names of members on the way.
+mod noting {
+    use serde::Deserializer;
+    use serde::de::{DeserializeSeed, Error, MapAccess, Visitor};
+
+    pub(super) struct Noting<D, F> {
+        pub(super) from: D,
+        pub(super) unknown: F,
+    }
+
+    impl<'de, D: Deserializer<'de>, F: FnMut(&str, &'static [&'static str])> Deserializer<'de> for Noting<D, F> {
+        type Error = D::Error;
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            known: &'static [&'static str],
+            inner: V,
+        ) -> Result<V::Value, D::Error> {
+            self.from.deserialize_map(Members { inner, known, unknown: self.unknown })
+        }
+
+        fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+            self.from.deserialize_any(visitor)
+        }
+
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    /// Stands before a visitor of an object, before its members, and before a name.
+    struct Members<I, F> {
+        inner: I,
+        known: &'static [&'static str],
+        unknown: F,
+    }
+
+    impl<'de, V: Visitor<'de>, F: FnMut(&str, &'static [&'static str])> Visitor<'de> for Members<V, F> {
+        type Value = V::Value;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            self.inner.expecting(f)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
+            self.inner.visit_map(Members { inner: map, known: self.known, unknown: self.unknown })
+        }
+    }
+
+    impl<'de, A: MapAccess<'de>, F: FnMut(&str, &'static [&'static str])> MapAccess<'de> for Members<A, F> {
+        type Error = A::Error;
+
+        fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+            self.inner.next_key_seed(Name { inner: seed, known: self.known, unknown: &mut self.unknown })
+        }
+
+        fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+            self.inner.next_value_seed(seed)
+        }
+
+        fn size_hint(&self) -> Option<usize> {
+            self.inner.size_hint()
+        }
+    }
+
+    struct Name<'f, I, F> {
+        inner: I,
+        known: &'static [&'static str],
+        unknown: &'f mut F,
+    }
+
+    impl<F: FnMut(&str, &'static [&'static str])> Name<'_, (), F> {
+        fn look_at(&mut self, name: &str) {
+            if !self.known.contains(&name) {
+                (self.unknown)(name, self.known);
+            }
+        }
+    }
+
+    impl<'f, I, F> Name<'f, I, F> {
+        fn apart(self) -> (I, Name<'f, (), F>) {
+            (self.inner, Name { inner: (), known: self.known, unknown: self.unknown })
+        }
+    }
+
+    impl<'de, K: DeserializeSeed<'de>, F: FnMut(&str, &'static [&'static str])> DeserializeSeed<'de> for Name<'_, K, F> {
+        type Value = K::Value;
+
+        fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<K::Value, D::Error> {
+            let (seed, name) = self.apart();
+            seed.deserialize(Name { inner: from, known: name.known, unknown: name.unknown })
+        }
+    }
+
+    impl<'de, D: Deserializer<'de>, F: FnMut(&str, &'static [&'static str])> Deserializer<'de> for Name<'_, D, F> {
+        type Error = D::Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+            let (from, name) = self.apart();
+            from.deserialize_identifier(Name { inner: visitor, known: name.known, unknown: name.unknown })
+        }
+
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+        }
+    }
+
+    impl<'de, V: Visitor<'de>, F: FnMut(&str, &'static [&'static str])> Visitor<'de> for Name<'_, V, F> {
+        type Value = V::Value;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            self.inner.expecting(f)
+        }
+
+        fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<V::Value, E> {
+            let (visitor, mut name) = self.apart();
+            name.look_at(text);
+            visitor.visit_borrowed_str(text)
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<V::Value, E> {
+            let (visitor, mut name) = self.apart();
+            name.look_at(text);
+            visitor.visit_str(text)
+        }
+    }
+}
+
 /// Whether brackets outside strings nest at most `max` deep. Does not recurse, and judges nothing else.
 fn depth_within(json: &[u8], max: usize) -> bool {
     if memchr::memchr2_iter(b'{', b'[', json).nth(max).is_none() {
@@ -124,6 +266,18 @@ fn depth_within(json: &[u8], max: usize) -> bool {
         }
     }
     true
+}
+
+/// Decodes as [`decode`] does, and tells of each member of the outermost object that is not one of those that are known.
+/// That costs a look at each name, and not a second look at the text.
+pub(crate) fn decode_noting<'a, T: Deserialize<'a>>(
+    text: &'a str,
+    unknown: impl FnMut(&str, &'static [&'static str]),
+) -> Result<T> {
+    let mut from = serde_json::Deserializer::from_str(text);
+    T::deserialize(noting::Noting { from: &mut from, unknown })
+        .and_then(|value| from.end().map(|()| value))
+        .map_err(|error| located::<T>(text).unwrap_or_else(|| undecodable(Vec::new(), error.to_string())))
 }
 
 /// Reads structs from JSON objects only. Derived code would take an array of their members too, in the order in which they

@@ -15,6 +15,7 @@ mod docs;
 mod error;
 mod idempotency;
 mod json;
+pub mod limits;
 mod lines;
 mod model;
 mod openapi;
@@ -26,6 +27,7 @@ mod quirks;
 mod router;
 mod routes;
 mod rules;
+mod typos;
 mod webhooks;
 
 pub use auth::KeyUsage;

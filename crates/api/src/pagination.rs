@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::response::Response;
 use http::StatusCode;
 use postrider_domain::ids::{Id, Ksuid};
-use postrider_domain::names::EventTypeName;
+use postrider_domain::names::{EventTypeName, is_step};
 use postrider_domain::schema::KSUID_PATTERN;
 use postrider_domain::time::Timestamp;
 use postrider_store::{Direction, Listed, Scan};
@@ -22,8 +22,16 @@ use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::query::QueryString;
 
+postrider_domain::limits! {
+    in "Lists";
+    /// The elements of a page
+    pub(crate) const MAX_LIMIT: usize = 250, "elements", beyond "422";
+}
+
+/// The longest iterator: a name, and what stands before it.
+pub(crate) const MAX_ITERATOR: usize = postrider_domain::names::MAX_NAME_BYTES + 2;
+
 const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 250;
 
 /// A list by time reaches this far from where it starts.
 const WINDOW: Duration = Duration::from_secs(90 * 86_400);
@@ -54,7 +62,8 @@ pub(crate) fn name_position(query: &QueryString<'_>) -> Result<Option<Position<S
         || format!("^-?{MINUS_ESCAPE}?[a-zA-Z0-9\\-_.]{{1,256}}$"),
         |text| {
             let text = text.strip_prefix(MINUS_ESCAPE).unwrap_or(text);
-            EventTypeName::parse(text).ok().map(|name| name.to_string())
+            // A name that can't be given any more may have been when it was.
+            (is_step(text) || EventTypeName::parse(text).is_ok()).then(|| text.to_owned())
         },
     )
 }
@@ -229,12 +238,15 @@ impl Walk<Ksuid> {
 #[schemars(rename = "ListOf{O}")]
 pub(crate) struct ListOut<O> {
     /// The elements.
+    #[schemars(length(max = MAX_LIMIT))]
     data: Vec<O>,
     /// What gives the next page as `iterator`. Null only if there are no elements.
     // Always present: clients have no default for it.
+    #[schemars(length(max = MAX_ITERATOR))]
     iterator: Option<String>,
     /// What gives the page before this one as `iterator`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_ITERATOR))]
     prev_iterator: Option<String>,
     /// Whether there is nothing beyond this page.
     done: bool,

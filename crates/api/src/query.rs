@@ -10,8 +10,8 @@ use std::str::FromStr;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
-use postrider_domain::names::{Channel, EventTypeName, Tag};
-use postrider_domain::schema::NAME_PATTERN;
+use postrider_domain::names::{Channel, EventTypeName, MAX_NAME_BYTES, Tag};
+use postrider_domain::schema::{DATE_CHARS, NAME_PATTERN};
 use postrider_domain::time::Timestamp;
 use postrider_store::Direction;
 use serde::Serialize;
@@ -20,7 +20,14 @@ use url::form_urlencoded;
 
 use crate::error::{ApiError, Result};
 use crate::openapi::Parameter;
+use crate::pagination::MAX_ITERATOR;
 use crate::router::Shared;
+
+postrider_domain::limits! {
+    in "Lists";
+    /// The event types that a list is filtered by
+    pub(crate) const MAX_EVENT_TYPES: usize = 500, "event types", beyond "422";
+}
 
 /// The parameters of a query string.
 pub(crate) struct QueryString<'a> {
@@ -77,7 +84,8 @@ impl<'a> QueryString<'a> {
 
     /// The text of a parameter.
     pub(crate) fn text(&self, name: &'static str) -> Option<&str> {
-        self.note(name, || json!({ "type": "string" }));
+        // What is longer names nothing.
+        self.note(name, || json!({ "type": "string", "maxLength": MAX_NAME_BYTES }));
         self.find(name)
     }
 
@@ -139,7 +147,7 @@ impl<'a> QueryString<'a> {
 
     /// A date.
     pub(crate) fn date(&self, name: &'static str) -> Result<Option<Timestamp>> {
-        self.note(name, || json!({ "type": "string", "format": "date-time" }));
+        self.note(name, || json!({ "type": "string", "format": "date-time", "maxLength": DATE_CHARS }));
         let Some(text) = self.find(name) else { return Ok(None) };
         // The plus of an offset that was not percent-encoded has become a blank.
         Timestamp::parse(text)
@@ -164,7 +172,7 @@ impl<'a> QueryString<'a> {
 
     /// The iterator of a list, whose iterators look like this.
     pub(crate) fn iterator(&self, pattern: impl FnOnce() -> String) -> Option<&str> {
-        self.note("iterator", || json!({ "type": "string", "pattern": pattern() }));
+        self.note("iterator", || json!({ "type": "string", "pattern": pattern(), "maxLength": MAX_ITERATOR }));
         self.find("iterator")
     }
 
@@ -186,19 +194,23 @@ impl<'a> QueryString<'a> {
     /// The event types that a list is filtered by; `None` is all. Empty ones are passed over: an empty array can't be told
     /// from an array of one empty name.
     pub(crate) fn event_types(&self) -> Result<Option<Vec<EventTypeName>>> {
-        let item = || json!({ "type": "string", "pattern": format!("{NAME_PATTERN}|^$") });
-        self.note("event_types", || json!({ "type": "array", "items": item() }));
+        let item = || json!({ "type": "string", "pattern": format!("{NAME_PATTERN}|^$"), "maxLength": MAX_NAME_BYTES });
+        self.note("event_types", || json!({ "type": "array", "items": item(), "maxItems": MAX_EVENT_TYPES }));
         let names: Vec<_> = self
             .array("event_types")
             .map(EventTypeName::parse)
             .collect::<Result<_, _>>()
             .map_err(|error| ApiError::invalid(&["query", "event_types"], error.to_string()))?;
+        if names.len() > MAX_EVENT_TYPES {
+            let msg = format!("must have at most {MAX_EVENT_TYPES} elements");
+            return Err(ApiError::invalid(&["query", "event_types"], msg));
+        }
         Ok((!names.is_empty()).then_some(names))
     }
 
     /// The tag that a list is filtered by.
     pub(crate) fn tag(&self) -> Result<Option<Tag>> {
-        self.note("tag", || json!({ "type": "string", "pattern": NAME_PATTERN }));
+        self.note("tag", || json!({ "type": "string", "pattern": NAME_PATTERN, "maxLength": MAX_NAME_BYTES }));
         self.find("tag")
             .map(|text| Tag::parse(text).map_err(|error| ApiError::invalid(&["query", "tag"], error.to_string())))
             .transpose()
@@ -206,7 +218,7 @@ impl<'a> QueryString<'a> {
 
     /// The one event type that a stream is filtered by.
     pub(crate) fn event_type(&self) -> Result<Option<EventTypeName>> {
-        self.note("event_type", || json!({ "type": "string", "pattern": NAME_PATTERN }));
+        self.note("event_type", || json!({ "type": "string", "pattern": NAME_PATTERN, "maxLength": MAX_NAME_BYTES }));
         let refuse = |msg| ApiError::invalid(&["query", "event_type"], msg);
         let parse = |text| EventTypeName::parse(text).map_err(|error| refuse(error.to_string()));
         self.find("event_type").map(parse).transpose()
@@ -214,7 +226,7 @@ impl<'a> QueryString<'a> {
 
     /// The channel that a list is filtered by.
     pub(crate) fn channel(&self) -> Result<Option<Channel>> {
-        self.note("channel", || json!({ "type": "string", "pattern": NAME_PATTERN }));
+        self.note("channel", || json!({ "type": "string", "pattern": NAME_PATTERN, "maxLength": MAX_NAME_BYTES }));
         self.find("channel")
             .map(|text| {
                 Channel::parse(text).map_err(|error| ApiError::invalid(&["query", "channel"], error.to_string()))

@@ -1,6 +1,8 @@
 //! The API as one function from request to response: the routes, and around them what every request needs.
 //!
-//! * A trailing slash is the same as none, without a redirect (rest-contract §1.2).
+//! * A trailing slash is the same as none, without a redirect (rest-contract §1.2), but not where something is removed or
+//!   changed: there the path may be what a client made of another one
+//!   ([ADR 17](../../../docs/adr/0017-paths-that-change-things.md)).
 //! * Every answer that is no success is JSON, also for an unknown path, a wrong method and a panic.
 //! * Pages of any origin may call; preflight requests need no token.
 //! * A client that is still uploading can read its error (see [`crate::body`]).
@@ -14,10 +16,12 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{Request, StatusCode, Uri, header};
+use http::{Method, Request, StatusCode, Uri, header};
+use percent_encoding::percent_decode_str;
 use postrider_domain::clock::Clock;
 use postrider_domain::endpoint::EndpointUrl;
 use postrider_domain::entropy::Entropy;
+use postrider_domain::names::is_step;
 use postrider_ingest::Intake;
 use postrider_store::Store;
 use tower_service::Service as _;
@@ -29,6 +33,7 @@ use crate::docs;
 use crate::error::ApiError;
 use crate::options::{AuthOptions, SigningOptions};
 use crate::routes::{self, StorePing};
+use crate::typos::Warnings;
 
 /// Says whether an endpoint may have this URL, and if not, why.
 pub type UrlCheck = Arc<dyn Fn(&EndpointUrl) -> Result<(), String> + Send + Sync>;
@@ -134,15 +139,40 @@ impl Api {
     {
         let awaits_consent = request.headers().contains_key(header::EXPECT);
         let mut request = request.map(|body| Body::new(Upload::new(body, awaits_consent)));
+        if is_ambiguous(request.method(), request.uri().path()) {
+            return ambiguous_path().into_response();
+        }
         trim_slashes(request.uri_mut());
+        let warnings = Warnings::default();
+        request.extensions_mut().insert(warnings.clone());
         let answer: Result<Response, Infallible> =
             match AssertUnwindSafe(self.router.clone().call(request)).catch_unwind().await {
                 Ok(answer) => answer,
                 // The panic hook has logged it.
                 Err(_panic) => Ok(ApiError::internal().into_response()),
             };
-        answer.unwrap_or_else(|never| match never {})
+        let mut response = answer.unwrap_or_else(|never| match never {});
+        warnings.write(response.headers_mut());
+        response
     }
+}
+
+/// Whether a path may be what a client or a proxy made of another one: `/app/a/endpoint/..` becomes `/app/a/`, so a request
+/// to remove or to change an endpoint would remove or change its application. Only methods that do so are meant: for the
+/// others a trailing slash is the same as none.
+fn is_ambiguous(method: &Method, path: &str) -> bool {
+    // An event type has no other name than that in the path, so one that was once called so can be removed.
+    let is_left_alone = |path: &str| method == Method::DELETE && path.contains("/event-type/");
+    let is_step = |part: &str| is_step(&percent_decode_str(part).decode_utf8_lossy());
+    let mut parts = path.split('/').skip(1);
+    matches!(*method, Method::DELETE | Method::PUT | Method::PATCH)
+        && parts.any(|part| part.is_empty() || (is_step(part) && !is_left_alone(path)))
+}
+
+fn ambiguous_path() -> ApiError {
+    let detail =
+        "The path has an empty part, a slash at its end, or a step ('.' or '..'): what it names can't be told.";
+    ApiError::new(StatusCode::BAD_REQUEST, "ambiguous_path", detail)
 }
 
 /// Removes slashes from the end of the path.
@@ -173,6 +203,30 @@ async fn wrong_method() -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_changes_things_has_a_path_without_steps_and_empty_parts() {
+        for path in [
+            "/api/v1/app/demo/",
+            "/api/v1/app//endpoint/x",
+            "/api/v1/app/demo/endpoint/..",
+            "/api/v1/app/demo/endpoint/%2e%2E",
+            "/api/v1/app/demo/endpoint/.%2e/headers",
+            "/api/v1/app/.",
+        ] {
+            for method in [Method::DELETE, Method::PUT, Method::PATCH] {
+                assert!(is_ambiguous(&method, path), "{method} {path}");
+            }
+            for method in [Method::GET, Method::POST, Method::HEAD] {
+                assert!(!is_ambiguous(&method, path), "{method} {path}");
+            }
+        }
+        for path in ["/api/v1/app/demo", "/api/v1/app/...", "/api/v1/app/%2F", "/api/v1/app/a..b", "/"] {
+            assert_eq!(is_ambiguous(&Method::DELETE, path), path == "/", "{path}");
+        }
+        assert!(!is_ambiguous(&Method::DELETE, "/api/v1/event-type/.."));
+        assert!(is_ambiguous(&Method::PUT, "/api/v1/event-type/.."));
+    }
 
     #[test]
     fn slashes_at_the_end_are_trimmed() {

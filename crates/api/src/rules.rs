@@ -6,12 +6,19 @@ use std::fmt::Display;
 use std::hash::Hash;
 use std::ops::RangeInclusive;
 
-use postrider_domain::application::Metadata;
+use postrider_domain::application::{
+    MAX_METADATA_BYTES, MAX_METADATA_MEMBERS, MAX_METADATA_NAME, MAX_METADATA_VALUE, Metadata,
+};
 
 use crate::error::{ApiError, Problem, Result};
 
-/// The most bytes of metadata, as compact JSON (rest-contract §5).
-const MAX_METADATA_BYTES: usize = 4_096;
+postrider_domain::limits! {
+    in "Errors";
+    /// The problems that are told of one body
+    pub(crate) const MAX_PROBLEMS: usize = 100, "problems", beyond "the rest is left out";
+    /// A name in the place of a problem
+    pub(crate) const MAX_PLACE: usize = 256, "characters", beyond "it is cut";
+}
 
 /// What was found wrong with a body so far.
 pub(crate) struct Problems {
@@ -35,9 +42,11 @@ impl Problems {
 
     /// Notes that a member breaks a rule.
     pub(crate) fn add(&mut self, member: impl Into<Cow<'static, str>>, msg: impl Into<String>) {
-        let mut loc = self.at.clone();
-        loc.push(member.into());
-        self.found.push(Problem { loc, msg: msg.into(), kind: Problem::VALUE });
+        if self.found.len() < MAX_PROBLEMS {
+            let mut loc = self.at.clone();
+            loc.push(cut(member.into()));
+            self.found.push(Problem { loc, msg: msg.into(), kind: Problem::VALUE });
+        }
     }
 
     /// The value of a member, or a problem and `None`.
@@ -81,13 +90,21 @@ impl Problems {
         }
     }
 
-    /// A text for people.
-    pub(crate) fn prose(&mut self, member: &'static str, text: &str, least: usize) {
-        if text.len() < least {
+    /// A text for people, of as many characters as `lengths` says.
+    pub(crate) fn prose(&mut self, member: &'static str, text: &str, lengths: RangeInclusive<usize>) {
+        if text.len() < *lengths.start() {
             self.add(member, "must not be empty");
         }
+        self.length(member, text, *lengths.end());
         if text.bytes().any(|byte| byte <= 0x08) {
             self.add(member, "must not have control characters");
+        }
+    }
+
+    /// A text of so many characters at most.
+    pub(crate) fn length(&mut self, member: impl Into<Cow<'static, str>>, text: &str, most: usize) {
+        if is_longer(text, most) {
+            self.add(member, format!("must be at most {most} characters long"));
         }
     }
 
@@ -103,6 +120,18 @@ impl Problems {
         if compact_len(metadata) > MAX_METADATA_BYTES {
             self.add("metadata", format!("must be at most {MAX_METADATA_BYTES} bytes long as JSON"));
         }
+        if metadata.len() > MAX_METADATA_MEMBERS {
+            self.add("metadata", format!("must have at most {MAX_METADATA_MEMBERS} members"));
+        }
+        if metadata
+            .iter()
+            .any(|(name, value)| is_longer(name, MAX_METADATA_NAME) || is_longer(value, MAX_METADATA_VALUE))
+        {
+            let msg = format!(
+                "must have names of at most {MAX_METADATA_NAME} characters, and values of at most {MAX_METADATA_VALUE}"
+            );
+            self.add("metadata", msg);
+        }
     }
 
     /// The checked body, unless something is wrong with it. `value` is `None` only if there is a problem.
@@ -111,6 +140,18 @@ impl Problems {
             Some(value) if self.found.is_empty() => Ok(value),
             _ => Err(ApiError::Invalid(self.found)),
         }
+    }
+}
+
+fn is_longer(text: &str, most: usize) -> bool {
+    // Most texts have fewer bytes than they may have characters.
+    text.len() > most && text.chars().nth(most).is_some()
+}
+
+fn cut(name: Cow<'static, str>) -> Cow<'static, str> {
+    match name.char_indices().nth(MAX_PLACE) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &name[..end])),
+        None => name,
     }
 }
 
@@ -125,13 +166,30 @@ mod tests {
     #[test]
     fn everything_that_is_wrong_is_said_with_its_place() {
         let mut problems = Problems::of_body();
-        problems.prose("name", "", 1);
+        problems.prose("name", "", 1..=5);
         problems.within("application", |problems| problems.rate("throttleRate", Some(0)));
         problems.list("channels", &["ok", "b c"], 1..=5, postrider_domain::names::Channel::parse);
         problems.distinct("channels", &["a", "a"]);
         let Err(ApiError::Invalid(found)) = problems.finish(Some(())) else { panic!("nothing was found") };
         let locs: Vec<_> = found.iter().map(|problem| problem.loc.join(".")).collect();
         assert_eq!(locs, ["body.name", "body.application.throttleRate", "body.channels.[1]", "body.channels"]);
+    }
+
+    #[test]
+    fn lengths_are_counted_in_characters() {
+        for (text, wrong) in [("ü".repeat(5), false), ("ü".repeat(6), true), ("a".repeat(6), true)] {
+            let mut problems = Problems::of_body();
+            problems.prose("name", &text, 1..=5);
+            assert_eq!(problems.finish(Some(())).is_err(), wrong, "{text}");
+        }
+    }
+
+    #[test]
+    fn no_input_makes_an_error_large() {
+        let mut problems = Problems::of_body();
+        (0..1_000).for_each(|_| problems.add("x".repeat(100_000), "is wrong"));
+        let Err(ApiError::Invalid(found)) = problems.finish(Some(())) else { panic!("nothing was found") };
+        assert_eq!((found.len(), found[0].loc[1].chars().count()), (MAX_PROBLEMS, MAX_PLACE + 1));
     }
 
     #[test]

@@ -61,13 +61,15 @@ impl Policy {
 
     /// Checks what can be known of a URL without resolving its name.
     pub fn check_literal(&self, url: &EndpointUrl) -> Result<(), Forbidden> {
-        if self.https_only && url.url().scheme() != "https" {
+        // What can't be requested is not dialled either.
+        let Some(url) = url.url() else { return Ok(()) };
+        if self.https_only && url.scheme() != "https" {
             return Err(Forbidden::Plaintext);
         }
-        if let Some(port) = url.url().port_or_known_default() {
+        if let Some(port) = url.port_or_known_default() {
             self.check_port(port)?;
         }
-        match url.url().host() {
+        match url.host() {
             Some(url::Host::Ipv4(address)) => self.check(address.into()),
             Some(url::Host::Ipv6(address)) => self.check(address.into()),
             Some(url::Host::Domain(_)) | None => Ok(()),

@@ -9,12 +9,10 @@
 use std::io::Write as _;
 use std::sync::Arc;
 
-use base64::Engine as _;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Uri, Version};
-use percent_encoding::percent_decode_str;
 use postrider_domain::delivery::Failure;
 use postrider_domain::endpoint::{EndpointUrl, Headers};
 use postrider_domain::ids::MessageId;
@@ -88,8 +86,8 @@ pub(crate) fn prepare(
     names: &SignatureNames,
 ) -> Result<Template, Trouble> {
     policy.check_literal(url).map_err(forbidden)?;
-    let parsed = url.url();
     let unusable = || Trouble::new(Failure::Connect, "the URL cannot be requested");
+    let parsed = url.url().ok_or_else(unusable)?;
     let (Some(host), Some(port), Some(name)) = (parsed.host(), parsed.port_or_known_default(), parsed.host_str())
     else {
         return Err(unusable());
@@ -103,7 +101,7 @@ pub(crate) fn prepare(
     let path = PathAndQuery::try_from(path).map_err(|_| unusable())?;
     // The URL has no port if it is the scheme's own, which is when `host` shall have none.
     let authority = parsed.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
-    let mut headers = template(&authority, parsed, extra, names).ok_or_else(unusable)?;
+    let mut headers = template(&authority, url, extra, names)?;
     let head = http1_head(&path, &headers, extra, names);
     let authority = Authority::try_from(headers[header::HOST].as_bytes()).map_err(|_| unusable())?;
     let mut parts = http::uri::Parts::default();
@@ -118,7 +116,7 @@ pub(crate) fn prepare(
 /// The request line and every header but those of the signature. `Host` comes first (RFC 9110 §7.2).
 fn http1_head(path: &PathAndQuery, headers: &HeaderMap, extra: &Headers, names: &SignatureNames) -> Vec<u8> {
     let spelled: HeaderMap<&str> =
-        extra.keys().filter_map(|name| Some((HeaderName::try_from(name).ok()?, name.as_str()))).collect();
+        extra.iter().filter_map(|(name, _)| Some((HeaderName::try_from(name).ok()?, name))).collect();
     let mut head = format!("POST {path} HTTP/1.1\r\n").into_bytes();
     let host = headers.get(header::HOST).map(|value| (&header::HOST, value)).into_iter();
     let others = headers.iter().filter(|(name, _)| **name != header::HOST && !names.contain(name));
@@ -159,37 +157,44 @@ pub fn is_reserved(name: &HeaderName) -> bool {
     FRAMING.contains(name) || OTHERS.contains(&name.as_str()) || SIGNATURE_NAMES.as_flattened().contains(&name.as_str())
 }
 
-fn template(authority: &str, url: &url::Url, extra: &Headers, names: &SignatureNames) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::with_capacity(8 + extra.len());
-    headers.insert(header::HOST, HeaderValue::from_str(authority).ok()?);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
-    headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-    for name in [&names.id, &names.timestamp, &names.signature] {
-        headers.insert(name, HeaderValue::from_static(""));
+/// A map of headers panics when there are more than 32,768 in it, or room for more than 24,576 is asked for. The API lets
+/// in far fewer; a store may hold what an older version let in, so that is a failure and nothing worse.
+fn template(authority: &str, url: &EndpointUrl, extra: &Headers, names: &SignatureNames) -> Result<HeaderMap, Trouble> {
+    let too_many = || Trouble::new(Failure::Connect, "the endpoint has too many headers");
+    let unusable = || Trouble::new(Failure::Connect, "the URL cannot be requested");
+    let mut headers = HeaderMap::try_with_capacity(extra.len().saturating_add(8)).map_err(|_| too_many())?;
+    let host = HeaderValue::from_str(authority).map_err(|_| unusable())?;
+    let own = [
+        (header::HOST, host),
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (header::ACCEPT, HeaderValue::from_static("*/*")),
+        (header::USER_AGENT, HeaderValue::from_static(USER_AGENT)),
+        (names.id.clone(), HeaderValue::from_static("")),
+        (names.timestamp.clone(), HeaderValue::from_static("")),
+        (names.signature.clone(), HeaderValue::from_static("")),
+    ];
+    for (name, value) in own.into_iter().chain(basic_auth(url).map(|value| (header::AUTHORIZATION, value))) {
+        headers.try_insert(name, value).map_err(|_| too_many())?;
     }
-    headers.extend(basic_auth(url).map(|value| (header::AUTHORIZATION, value)));
-    for (name, value) in extra {
+    for (name, value) in extra.iter() {
         match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-            (Ok(name), Ok(value)) if !is_reserved(&name) => {
-                headers.insert(name, value);
+            (Ok(name), Ok(value)) if can_be_sent(&name, &value) => {
+                headers.try_insert(name, value).map_err(|_| too_many())?;
             }
             _ => tracing::warn!(header = %name.escape_debug(), "an endpoint's header cannot be sent and is left out"),
         }
     }
-    Some(headers)
+    Ok(headers)
+}
+
+/// Whether an endpoint's own header is sent. A `Host` must be one, because the request is addressed by it.
+fn can_be_sent(name: &HeaderName, value: &HeaderValue) -> bool {
+    !is_reserved(name) && (name != header::HOST || Authority::try_from(value.as_bytes()).is_ok())
 }
 
 /// `Authorization` for a URL with a user or a password in it.
-fn basic_auth(url: &url::Url) -> Option<HeaderValue> {
-    if url.username().is_empty() && url.password().is_none() {
-        return None;
-    }
-    let mut pair: Vec<u8> = percent_decode_str(url.username()).collect();
-    pair.push(b':');
-    pair.extend(percent_decode_str(url.password().unwrap_or_default()));
-    let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
-    let mut value = HeaderValue::try_from(format!("Basic {encoded}")).ok()?;
+fn basic_auth(url: &EndpointUrl) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(url.credentials()?.authorization()).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
@@ -227,7 +232,7 @@ impl Template {
         *headers.get_mut(&self.names.signature)? = HeaderValue::from_maybe_shared(Bytes::from(signature)).ok()?;
         if payload.is_empty() {
             // hyper takes an empty body for none, and would leave the length out.
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+            headers.try_insert(header::CONTENT_LENGTH, HeaderValue::from_static("0")).ok()?;
         }
         let mut request = Request::new(Payload::new(payload));
         *request.method_mut() = Method::POST;
@@ -259,7 +264,7 @@ mod tests {
 
     fn template_of(url: &str, extra: &[(&str, &str)], prefix: HeaderPrefix) -> Template {
         let url = EndpointUrl::parse(url).unwrap();
-        let extra = extra.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let extra = extra.iter().copied().collect();
         let policy = Policy::new(&DeliveryOptions::default());
         prepare(&url, &extra, &keys(), &policy, &prefix.into()).unwrap()
     }
@@ -388,6 +393,43 @@ mod tests {
         for name in ["Transfer-Encoding", "Connection", "x-bad", "bad name"] {
             assert!(find(&request, name).is_none(), "{name}");
         }
+    }
+
+    #[test]
+    fn an_own_host_is_sent_if_it_is_one() {
+        for (own, host) in [("other.example:81", "other.example:81"), ("a b", "example.com"), ("", "example.com")] {
+            let template = template_of("https://example.com/", &[("Host", own)], HeaderPrefix::Webhook);
+            let request = template.http2(&id(), Bytes::new(), NOW, NOW).unwrap();
+            assert_eq!(request.uri().authority().unwrap().as_str(), host, "{own}");
+            assert_eq!(
+                header(&request_to("https://example.com/", &[("Host", own)], HeaderPrefix::Webhook), "Host"),
+                host
+            );
+        }
+    }
+
+    #[test]
+    fn more_headers_than_a_request_can_have_are_a_failure_and_no_panic() {
+        let url = EndpointUrl::parse("https://example.com/").unwrap();
+        let policy = Policy::new(&DeliveryOptions::default());
+        for count in [20_000usize, 24_568, 24_569, 24_577, 32_760, 40_000] {
+            let extra: Headers = (0..count).map(|at| (format!("x-{at}"), "")).collect();
+            match prepare(&url, &extra, &keys(), &policy, &HeaderPrefix::Webhook.into()) {
+                Ok(template) => {
+                    assert!(template.http2(&id(), Bytes::new(), NOW, NOW).is_some(), "{count}");
+                    assert!(!template.http1(&id(), Bytes::new(), NOW, NOW).head.is_empty(), "{count}");
+                }
+                Err(trouble) => assert_eq!(trouble.kind, Failure::Connect, "{count}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_stored_url_that_can_not_be_requested_is_a_failure() {
+        let policy = Policy::new(&DeliveryOptions::default());
+        let url = EndpointUrl::from_trusted("nonsense".to_owned());
+        let refused = prepare(&url, &Headers::new(), &keys(), &policy, &HeaderPrefix::Webhook.into());
+        assert_eq!(refused.err().map(|trouble| trouble.kind), Some(Failure::Connect));
     }
 
     #[test]

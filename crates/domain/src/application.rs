@@ -9,6 +9,21 @@ use crate::ids::ApplicationId;
 use crate::names::Uid;
 use crate::time::Timestamp;
 
+crate::limits! {
+    in "Applications";
+    /// The name of an application
+    pub const MAX_APPLICATION_NAME: usize = 1_024, "characters", beyond "422";
+    in "Metadata of applications and endpoints";
+    /// All of it, as compact JSON
+    pub const MAX_METADATA_BYTES: usize = 4_096, "bytes", beyond "422";
+    /// Its members
+    pub const MAX_METADATA_MEMBERS: usize = 100, "members", beyond "422";
+    /// The name of a member
+    pub const MAX_METADATA_NAME: usize = 256, "characters", beyond "422";
+    /// The value of a member
+    pub const MAX_METADATA_VALUE: usize = 4_096, "characters", beyond "422";
+}
+
 /// Free text pairs that callers attach to their objects.
 pub type Metadata = BTreeMap<String, String>;
 

@@ -1,15 +1,24 @@
 //! Endpoints: URLs that want messages, with their filters, limits and health.
 
-use std::collections::BTreeMap;
-
 use crate::application::Metadata;
+pub use crate::endpoint_url::{Credentials, EndpointUrl, MAX_URL_BYTES, UrlError};
 use crate::event_type::set;
+pub use crate::headers::Headers;
 use crate::ids::EndpointId;
 use crate::names::{Channel, EventTypeName, Uid};
 use crate::time::Timestamp;
 
-/// Extra request headers by name; the spelling of names is kept.
-pub type Headers = BTreeMap<String, String>;
+crate::limits! {
+    in "Endpoints";
+    /// The description of an endpoint
+    pub const MAX_ENDPOINT_DESCRIPTION: usize = 4_096, "characters", beyond "422";
+    /// The event types that an endpoint asks for by name
+    pub const MAX_ENDPOINT_EVENT_TYPES: usize = 1_000, "elements", beyond "422";
+    /// The channels that an endpoint listens to by name
+    pub const MAX_ENDPOINT_CHANNELS: usize = 10, "elements", beyond "422";
+    /// Messages per second to an endpoint, or to all endpoints of an application
+    pub const MAX_RATE: u16 = 65_535, "per second", beyond "422";
+}
 
 /// A URL of an application that wants messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,12 +82,26 @@ pub struct EndpointPatch {
     pub throttle_rate: Option<Option<u16>>,
     /// See [`Endpoint::metadata`]. The whole map is replaced.
     pub metadata: Option<Metadata>,
+    /// The value of the header `Authorization` to set: what a URL with credentials in it turns into. The header is no
+    /// part of an [`Endpoint`], so whoever keeps the headers has to set it in the same commit.
+    pub authorization: Option<String>,
 }
 
 impl EndpointPatch {
-    /// Applies the changes. Dates are the caller's business.
+    /// Applies the changes. Dates and headers are the caller's business.
     pub fn apply(self, to: &mut Endpoint) {
-        let Self { uid, url, description, version, disabled, event_types, channels, throttle_rate, metadata } = self;
+        let Self {
+            uid,
+            url,
+            description,
+            version,
+            disabled,
+            event_types,
+            channels,
+            throttle_rate,
+            metadata,
+            authorization: _,
+        } = self;
         set(&mut to.uid, uid);
         set(&mut to.url, url);
         set(&mut to.description, description);
@@ -91,81 +114,9 @@ impl EndpointPatch {
     }
 }
 
-/// An absolute http or https URL with a host, in its normal form (host in lower case, empty path `/`).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct EndpointUrl(url::Url);
-
-/// Why a text can't be an endpoint's URL.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UrlError {
-    /// It does not parse.
-    #[error("is not a URL: {0}")]
-    Syntax(String),
-    /// Another scheme than http or https.
-    #[error("has the scheme '{0}': only http and https are delivered to")]
-    Scheme(String),
-    /// No host to connect to.
-    #[error("has no host")]
-    Host,
-    /// Longer than any server takes.
-    #[error("is longer than 2048 characters")]
-    Length,
-}
-
-impl EndpointUrl {
-    /// Checks and normalises a URL.
-    pub fn parse(text: &str) -> Result<Self, UrlError> {
-        if text.len() > 2_048 {
-            return Err(UrlError::Length);
-        }
-        let url = url::Url::parse(text).map_err(|error| UrlError::Syntax(error.to_string()))?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(UrlError::Scheme(url.scheme().to_owned()));
-        }
-        if url.host_str().is_none_or(str::is_empty) {
-            return Err(UrlError::Host);
-        }
-        Ok(Self(url))
-    }
-
-    /// The normal form.
-    pub fn as_str(&self) -> &str {
-        self.0.as_str()
-    }
-
-    /// The parsed URL.
-    pub fn url(&self) -> &url::Url {
-        &self.0
-    }
-}
-
 /// What the store remembers of an endpoint's failures, for disabling it in the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Health {
     /// When a delivery was first exhausted with no success since.
     pub failing_since: Option<Timestamp>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_url_is_normalised() {
-        assert_eq!(EndpointUrl::parse("http://BAD.url").unwrap().as_str(), "http://bad.url/");
-    }
-
-    #[test]
-    fn another_scheme_or_no_host_is_refused() {
-        for text in ["file:///etc/passwd", "gopher://x", "unix:/tmp/s", "http://", "/hook", "", "ftp://h/"] {
-            assert!(EndpointUrl::parse(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn numeric_spellings_of_an_address_become_that_address() {
-        for text in ["http://2130706433/", "http://0x7f.1/", "http://0177.0.0.1/"] {
-            assert_eq!(EndpointUrl::parse(text).unwrap().as_str(), "http://127.0.0.1/", "{text}");
-        }
-    }
 }

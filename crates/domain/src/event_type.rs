@@ -8,6 +8,20 @@ use serde_json::value::RawValue;
 use crate::names::EventTypeName;
 use crate::time::Timestamp;
 
+crate::limits! {
+    in "Event types";
+    /// The description of an event type
+    pub const MAX_EVENT_TYPE_DESCRIPTION: usize = 4_096, "characters", beyond "422";
+    /// The name of the group that an event type is shown in
+    pub const MAX_GROUP_NAME: usize = 256, "characters", beyond "422";
+    /// The schemas of an event type: its versions
+    pub const MAX_SCHEMA_VERSIONS: usize = 100, "schemas", beyond "422";
+    /// The name of a version
+    pub const MAX_VERSION_NAME: usize = 64, "characters", beyond "422";
+    /// All schemas of an event type together
+    pub const MAX_SCHEMAS_BYTES: usize = 1024 * 1024, "bytes", beyond "422";
+}
+
 /// JSON Schemas by version, kept as the text that came in.
 pub type Schemas = BTreeMap<String, Box<RawValue>>;
 

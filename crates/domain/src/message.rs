@@ -8,11 +8,20 @@ use crate::ids::MessageId;
 use crate::names::{Channel, EventTypeName, Tag, Uid};
 use crate::time::Timestamp;
 
-/// The largest body of a request that creates one message, in bytes (rest-contract §1.1).
-pub const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
+crate::limits! {
+    in "Messages";
+    /// The body of a request, and so the payload of a message
+    pub const MAX_BODY_BYTES: usize = 2 * 1024 * 1024, "bytes", beyond "413";
+    /// The channels that a message is sent on
+    pub const MAX_MESSAGE_CHANNELS: usize = 5, "elements", beyond "422";
+    /// The tags of a message
+    pub const MAX_MESSAGE_TAGS: usize = 10, "elements", beyond "422";
+    /// How far ahead a message can be scheduled, and for how long its payload can be kept
+    pub const MAX_DELAY_DAYS: u16 = 90, "days", beyond "422";
+}
 
 /// The longest time by which the delivery of a message can be put off, and for which its payload can be kept.
-pub const MAX_DELAY: Duration = Duration::from_secs(90 * 86_400);
+pub const MAX_DELAY: Duration = Duration::from_secs(MAX_DELAY_DAYS as u64 * 86_400);
 
 /// One event accepted for one application. The payload is delivered and signed byte for byte as it is here.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,11 +15,14 @@ crate::limits! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// It is empty or longer than [`MAX_NAME_BYTES`].
-    #[error("must be 1 to 256 characters long")]
+    #[error("must be 1 to {MAX_NAME_BYTES} characters long")]
     Length,
     /// It has a character outside `[a-zA-Z0-9\-_.]`.
     #[error("may only contain letters, digits, '-', '_' and '.'")]
     Character,
+    /// It is a step in a path: a client that normalises its URL would address what is above.
+    #[error("must not be '.' or '..', which clients take for steps in a path")]
+    Step,
     /// A uid that begins like an id could be mistaken for one.
     #[error("must not begin with '{0}', which is how ids begin")]
     Prefix(&'static str),
@@ -32,7 +35,15 @@ fn check(text: &str) -> Result<(), NameError> {
     if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
         return Err(NameError::Character);
     }
+    if is_step(text) {
+        return Err(NameError::Step);
+    }
     Ok(())
+}
+
+/// Whether a part of a path is a step in it rather than a name: clients and proxies resolve it before they send the path.
+pub fn is_step(text: &str) -> bool {
+    matches!(text, "." | "..")
 }
 
 macro_rules! name {
@@ -156,6 +167,19 @@ mod tests {
             assert!(EventTypeName::parse(text).is_err(), "{text:?}");
             assert!(Channel::parse(text).is_err(), "{text:?}");
             assert!(Uid::parse::<MessageId>(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_step_in_a_path_is_no_name() {
+        for text in [".", ".."] {
+            assert_eq!(EventTypeName::parse(text), Err(NameError::Step));
+            assert_eq!(Channel::parse(text), Err(NameError::Step));
+            assert_eq!(Tag::parse(text), Err(NameError::Step));
+            assert_eq!(Uid::parse::<MessageId>(text), Err(NameError::Step));
+        }
+        for text in ["...", "a.", ".a", "..a", "-"] {
+            assert!(Uid::parse::<MessageId>(text).is_ok(), "{text}");
         }
     }
 

@@ -15,8 +15,13 @@ use crate::entropy::Entropy;
 use crate::ids::MessageId;
 use crate::time::Timestamp;
 
-/// The most old keys that may be valid beside the current one (rest-contract §9.4).
-pub const MAX_OLD_KEYS: usize = 10;
+crate::limits! {
+    in "Secrets";
+    /// Old secrets that sign beside the current one (rest-contract §9.4)
+    pub const MAX_OLD_KEYS: usize = 10, "secrets", beyond "400";
+    /// A symmetric secret, without its prefix and decoded
+    pub const MAX_SECRET_BYTES: usize = 75, "bytes", beyond "422";
+}
 
 /// Which kind of secret is generated when the caller brings none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
@@ -52,7 +57,7 @@ pub enum ParseSecretError {
     #[error("must be standard base64 after its prefix")]
     Base64,
     /// Too short or too long for HMAC.
-    #[error("must hold 24 to 75 bytes after its prefix")]
+    #[error("must hold 24 to {MAX_SECRET_BYTES} bytes after its prefix")]
     HmacLength,
     /// Not a seed followed by its public key.
     #[error("must hold the 64 bytes of an Ed25519 seed and its public key")]
@@ -129,9 +134,21 @@ impl FromStr for Secret {
     type Err = ParseSecretError;
 
     fn from_str(text: &str) -> Result<Self, ParseSecretError> {
+        Self::decode(text, |bytes| (24..=MAX_SECRET_BYTES).contains(&bytes))
+    }
+}
+
+impl Secret {
+    /// A secret that a store kept: of any length, since the rule may have been another one when it was taken. Fails only
+    /// if nothing can be signed with it.
+    pub fn from_trusted(text: &str) -> Result<Self, ParseSecretError> {
+        Self::decode(text, |_| true)
+    }
+
+    fn decode(text: &str, is_legal: impl Fn(usize) -> bool) -> Result<Self, ParseSecretError> {
         if let Some(encoded) = text.strip_prefix(Self::HMAC_PREFIX) {
             let bytes = BASE64.decode(encoded).map_err(|_| ParseSecretError::Base64)?;
-            if !(24..=75).contains(&bytes.len()) {
+            if !is_legal(bytes.len()) {
                 return Err(ParseSecretError::HmacLength);
             }
             return Ok(Self::hmac(text.into(), &bytes));

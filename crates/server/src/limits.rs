@@ -1,14 +1,16 @@
 //! The table of limits, `docs/limits.md`: put together from what each crate declares with `postrider_domain::limits!`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use postrider_domain::limits::Limit;
+use serde_json::Value;
 
 /// Every limit there is, in the order of the table.
 fn all() -> Vec<Limit> {
     [
-        postrider_domain::names::limits(),
-        postrider_domain::attempt::limits(),
+        postrider_domain::limits::all(),
+        postrider_api::limits::limits(),
         postrider_delivery::limits::limits(),
         crate::log::limits(),
     ]
@@ -35,5 +37,75 @@ pub(crate) fn as_markdown() -> String {
             let _ = writeln!(text, "| {} | {} | {} |", limit.what, limit.bound, limit.beyond);
         }
     }
+    members(&postrider_api::openapi_document(), &mut text);
     text
+}
+
+/// Every member of every body that comes in, with the bound that the OpenAPI document says: it is made of the same
+/// constants.
+fn members(document: &Value, text: &mut String) {
+    text.push_str(
+        "\n## Members of bodies\n\nBeyond a bound the answer is 422, with the member's name; beyond the size of a body, 413. \
+         Stored before there was a bound, a value may be larger than it.\n\n| body | member | limit |\n| --- | --- | --- |\n",
+    );
+    let mut names = BTreeSet::new();
+    let operations = document["paths"].as_object().into_iter().flat_map(|paths| paths.values());
+    for operation in operations.filter_map(Value::as_object).flat_map(|path| path.values()) {
+        references(document, &operation["requestBody"], &mut names);
+    }
+    for name in names {
+        let members = document["components"]["schemas"][&name]["properties"].as_object();
+        for (member, schema) in members.into_iter().flatten() {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "| `{name}` | `{member}` | {} |", bound(schema));
+        }
+    }
+}
+
+/// The schemas that a part of the document refers to, and those that they refer to.
+fn references(document: &Value, part: &Value, names: &mut BTreeSet<String>) {
+    match part {
+        Value::Object(members) => {
+            let target = members.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
+            if let Some(name) = target.filter(|name| names.insert((*name).to_owned())) {
+                references(document, &document["components"]["schemas"][name], names);
+            }
+            members.values().for_each(|member| references(document, member, names));
+        }
+        Value::Array(items) => items.iter().for_each(|item| references(document, item, names)),
+        _ => {}
+    }
+}
+
+/// The bound of a member, in words.
+fn bound(schema: &Value) -> String {
+    let number = |key: &str| schema.get(key).map(ToString::to_string);
+    let parts = [
+        number("maxLength").map(|most| format!("{most} characters")),
+        number("maxItems").map(|most| format!("{most} elements")),
+        number("maxProperties").map(|most| format!("{most} members")),
+        number("x-max-bytes").map(|most| format!("{most} bytes")),
+        number("maximum").map(|most| format!("{} to {most}", number("minimum").unwrap_or_else(|| "0".to_owned()))),
+        schema.get("enum").and_then(Value::as_array).map(|all| format!("one of {}", all.len())),
+        schema.get("items").map(bound).filter(|each| !each.is_empty()).map(|each| format!("each {each}")),
+        schema
+            .get("additionalProperties")
+            .map(bound)
+            .filter(|each| !each.is_empty())
+            .map(|each| format!("each {each}")),
+        schema.get("x-unbounded").and_then(Value::as_str).map(str::to_owned),
+        target(schema).map(|name| format!("see `{name}`")),
+    ];
+    let text = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
+    if text.is_empty() && is_boolean(schema) { "true or false".to_owned() } else { text }
+}
+
+fn is_boolean(schema: &Value) -> bool {
+    schema["type"] == "boolean" || schema["type"].as_array().is_some_and(|all| all.contains(&"boolean".into()))
+}
+
+fn target(schema: &Value) -> Option<&str> {
+    let listed = schema.get("anyOf").and_then(Value::as_array).into_iter().flatten();
+    let mut all = std::iter::once(schema).chain(listed);
+    all.find_map(|part| part.get("$ref")?.as_str()?.rsplit('/').next())
 }

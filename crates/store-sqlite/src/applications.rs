@@ -120,10 +120,10 @@ impl Applications for SqliteStore {
         let (environment, id) = (environment.clone(), id.clone());
         self.writer
             .run(move |tx| {
-                let found = find(tx, &environment, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
+                let key = find_key(tx, &environment, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 tx.prepare_cached("UPDATE application SET deleted_at = ?2, version = version + 1 WHERE no = ?1")?
-                    .execute(params![found.key.0, now.as_micros()])?;
-                tell_endpoints(tx, found.key)?;
+                    .execute(params![key.0, now.as_micros()])?;
+                tell_endpoints(tx, key)?;
                 tx.tell(News::ApplicationDeleted);
                 Ok(())
             })
@@ -153,12 +153,31 @@ fn find(
     environment: &EnvironmentId,
     id: &IdOrUid<ApplicationId>,
 ) -> Result<Option<Stored<ApplicationKey, Application>>, SqlError> {
+    find_columns(connection, environment, id, COLUMNS, decode)
+}
+
+/// For what happens to an application whatever is in its columns: nothing of it is decoded.
+fn find_key(
+    connection: &Connection,
+    environment: &EnvironmentId,
+    id: &IdOrUid<ApplicationId>,
+) -> Result<Option<ApplicationKey>, SqlError> {
+    find_columns(connection, environment, id, "no", |row| Ok(ApplicationKey(row.get(0)?)))
+}
+
+fn find_columns<T>(
+    connection: &Connection,
+    environment: &EnvironmentId,
+    id: &IdOrUid<ApplicationId>,
+    columns: &str,
+    decode: impl Fn(&Row<'_>) -> Result<T, SqlError>,
+) -> Result<Option<T>, SqlError> {
     let by = match id {
         IdOrUid::Id(_) => "id",
         IdOrUid::Uid(_) => "uid",
     };
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM application
+        "SELECT {columns} FROM application
          WHERE environment_no = (SELECT no FROM environment WHERE id = ?) AND {by} = ? AND deleted_at IS NULL"
     ))?;
     let rows = match id {

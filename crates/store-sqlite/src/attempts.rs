@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_domain::attempt::{Attempt, Trigger};
+use postrider_domain::endpoint_url::without_credentials;
 use postrider_domain::ids::{AttemptId, Id as _, Ksuid};
 use postrider_store::{
     ApplicationKey, AttemptFilter, AttemptStats, Attempts, EndpointKey, Listed, MessageKey, Scan, StoreError,
@@ -105,7 +106,7 @@ fn decode(row: &Row<'_>, with_message: bool) -> Result<Attempt, SqlError> {
         id: columns.id("attempt_id")?,
         message_id: columns.id("id")?,
         endpoint_id: columns.id("endpoint_id")?,
-        url: columns.get("url")?,
+        url: without_credentials(&columns.get::<String>("url")?).into_owned(),
         succeeded: columns.get("succeeded")?,
         status_code: columns.get("status_code")?,
         response: columns.get::<Option<Vec<u8>>>("response")?.map(Bytes::from),

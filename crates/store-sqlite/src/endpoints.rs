@@ -1,18 +1,17 @@
 //! Endpoints, their secrets and headers. Every write goes through [`changed`], which makes the application's routes newer
 //! and tells observers.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
-use postrider_domain::endpoint::{Endpoint, EndpointPatch, Headers};
+use postrider_domain::endpoint::{Endpoint, EndpointPatch, EndpointUrl, Headers};
+use postrider_domain::headers::HeaderChanges;
 use postrider_domain::ids::{EndpointId, Id as _, Ksuid};
 use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Uid};
 use postrider_domain::notice::NoticeKind;
 use postrider_domain::signature::{Secret, SigningKeys};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, EndpointKey, Endpoints, NewEndpoint, Once, RotateError, Scan, StoreError, Stored, Upserted,
-    WriteError, Written,
+    ApplicationKey, ChangeHeadersError, EndpointKey, Endpoints, NewEndpoint, Once, RotateError, Scan, StoreError,
+    Stored, Upserted, WriteError, Written,
 };
 use rusqlite::{Connection, Row, params};
 
@@ -110,11 +109,11 @@ impl Endpoints for SqliteStore {
         let id = id.clone();
         self.writer
             .run(move |tx| {
-                let found = find(tx, application, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
+                let key = find_key(tx, application, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 tx.prepare_cached("UPDATE endpoint SET deleted_at = ? WHERE no = ?")?
-                    .execute(params![now.as_micros(), found.key.0])?;
-                outbox::report_endpoint(tx, found.key, NoticeKind::EndpointDeleted)?;
-                Ok(changed(tx, found.key)?)
+                    .execute(params![now.as_micros(), key.0])?;
+                outbox::report_endpoint(tx, key, NoticeKind::EndpointDeleted)?;
+                Ok(changed(tx, key)?)
             })
             .await
     }
@@ -161,20 +160,11 @@ impl Endpoints for SqliteStore {
             .await
     }
 
-    async fn merge_headers(
-        &self,
-        endpoint: EndpointKey,
-        changes: BTreeMap<String, Option<String>>,
-    ) -> Result<(), WriteError> {
+    async fn merge_headers(&self, endpoint: EndpointKey, changes: HeaderChanges) -> Result<(), ChangeHeadersError> {
         self.writer
             .run(move |tx| {
-                let mut headers = read_headers(tx, endpoint)?.ok_or(Abort::Refused(WriteError::NotFound))?;
-                for (name, value) in changes {
-                    match value {
-                        Some(value) => headers.insert(name, value),
-                        None => headers.remove(&name),
-                    };
-                }
+                let headers = read_headers(tx, endpoint)?.ok_or(Abort::Refused(WriteError::NotFound.into()))?;
+                let headers = headers.changed(changes).map_err(|error| Abort::Refused(error.into()))?;
                 Ok(write_headers(tx, endpoint, &headers)?)
             })
             .await
@@ -190,18 +180,36 @@ fn find(
     application: ApplicationKey,
     id: &IdOrUid<EndpointId>,
 ) -> Result<Option<Stored<EndpointKey, Endpoint>>, SqlError> {
+    find_columns(connection, application, id, ENDPOINT_COLUMNS, decode_endpoint)
+}
+
+/// For what happens to an endpoint whatever is in its columns: nothing of it is decoded.
+fn find_key(
+    connection: &Connection,
+    application: ApplicationKey,
+    id: &IdOrUid<EndpointId>,
+) -> Result<Option<EndpointKey>, SqlError> {
+    find_columns(connection, application, id, "no", |row| Ok(EndpointKey(row.get(0)?)))
+}
+
+fn find_columns<T>(
+    connection: &Connection,
+    application: ApplicationKey,
+    id: &IdOrUid<EndpointId>,
+    columns: &str,
+    decode: impl Fn(&Row<'_>) -> Result<T, SqlError>,
+) -> Result<Option<T>, SqlError> {
     let by = match id {
         IdOrUid::Id(_) => "id",
         IdOrUid::Uid(_) => "uid",
     };
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {ENDPOINT_COLUMNS} FROM endpoint WHERE application_no = ? AND {by} = ? AND {LIVE}"
-    ))?;
+    let mut statement = connection
+        .prepare_cached(&format!("SELECT {columns} FROM endpoint WHERE application_no = ? AND {by} = ? AND {LIVE}"))?;
     let rows = match id {
         IdOrUid::Id(id) => statement.query(params![application.0, id.ksuid().as_bytes()])?,
         IdOrUid::Uid(uid) => statement.query(params![application.0, uid])?,
     };
-    first(rows, decode_endpoint)
+    first(rows, decode)
 }
 
 fn read_keys(connection: &Connection, endpoint: EndpointKey) -> Result<Option<SigningKeys>, SqlError> {
@@ -217,9 +225,44 @@ fn read_headers(connection: &Connection, endpoint: EndpointKey) -> Result<Option
 }
 
 fn write_headers(tx: &Tx<'_>, endpoint: EndpointKey, headers: &Headers) -> Result<(), SqlError> {
+    store_headers(tx, endpoint, headers)?;
+    changed(tx, endpoint)
+}
+
+fn store_headers(tx: &Tx<'_>, endpoint: EndpointKey, headers: &Headers) -> Result<(), SqlError> {
     tx.prepare_cached("UPDATE endpoint SET headers = ? WHERE no = ?")?
         .execute(params![encode_json(headers)?, endpoint.0])?;
-    changed(tx, endpoint)
+    Ok(())
+}
+
+/// The header that says who the sender is.
+const AUTHORIZATION: &str = "Authorization";
+
+/// Sets the header `Authorization` of an endpoint, or, if that is not asked for, takes over the credentials that its URL
+/// was stored with: the column will hold them no more.
+fn authorize(
+    tx: &Tx<'_>,
+    key: EndpointKey,
+    before: &EndpointUrl,
+    after: Option<&EndpointUrl>,
+    authorization: Option<String>,
+) -> Result<(), SqlError> {
+    let kept = before.credentials().filter(|_| after.is_none_or(|after| same_origin(before, after)));
+    let inherited = kept.map(|credentials| credentials.authorization());
+    if authorization.is_none() && inherited.is_none() {
+        return Ok(());
+    }
+    let mut headers = read_headers(tx, key)?.unwrap_or_default();
+    match (authorization, inherited) {
+        (Some(value), _) => headers.insert(AUTHORIZATION, value),
+        (None, Some(value)) if headers.get(AUTHORIZATION).is_none() => headers.insert(AUTHORIZATION, value),
+        _ => return Ok(()),
+    }
+    store_headers(tx, key, &headers)
+}
+
+fn same_origin(a: &EndpointUrl, b: &EndpointUrl) -> bool {
+    a.url().zip(b.url()).is_some_and(|(a, b)| a.origin() == b.origin())
 }
 
 fn insert(tx: &Tx<'_>, application: ApplicationKey, new: NewEndpoint) -> Result<Endpoint, Abort<WriteError>> {
@@ -261,10 +304,11 @@ fn insert(tx: &Tx<'_>, application: ApplicationKey, new: NewEndpoint) -> Result<
 fn change(
     tx: &Tx<'_>,
     found: Stored<EndpointKey, Endpoint>,
-    patch: EndpointPatch,
+    mut patch: EndpointPatch,
     now: Timestamp,
 ) -> Result<Endpoint, Abort<WriteError>> {
     let Stored { key, value: mut endpoint } = found;
+    authorize(tx, key, &endpoint.url, patch.url.as_ref(), patch.authorization.take())?;
     let was_disabled = endpoint.disabled;
     patch.apply(&mut endpoint);
     endpoint.updated_at = now;

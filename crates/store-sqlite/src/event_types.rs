@@ -123,12 +123,18 @@ impl EventTypes for SqliteStore {
         let (environment, name) = (environment.clone(), name.to_owned());
         self.writer
             .run(move |tx| {
-                let found = find(tx, &environment, &name)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 if expunge {
-                    rules_changed(tx, &environment)?;
-                    tx.prepare_cached(&format!("DELETE FROM event_type WHERE {THIS}"))?
+                    let removed = tx
+                        .prepare_cached(&format!("DELETE FROM event_type WHERE {THIS}"))?
                         .execute(params![environment.as_str(), name])?;
-                } else if !found.archived {
+                    if removed == 0 {
+                        return Err(Abort::Refused(WriteError::NotFound));
+                    }
+                    rules_changed(tx, &environment)?;
+                    return Ok(());
+                }
+                let found = find(tx, &environment, &name)?.ok_or(Abort::Refused(WriteError::NotFound))?;
+                if !found.archived {
                     let archive = EventTypePatch { archived: Some(true), ..EventTypePatch::default() };
                     change(tx, &environment, found, archive, now)?;
                 }

@@ -1,4 +1,7 @@
 //! Rows of messages and endpoints as the contract's types. Both the hot path and the lists read them.
+//!
+//! What was accepted once can be read for good: rules that callers' values are judged by are not applied here, because
+//! they may have become stricter since.
 
 use bytes::Bytes;
 use postrider_domain::endpoint::{Endpoint, EndpointUrl, Headers, Health};
@@ -44,11 +47,10 @@ pub(crate) const ENDPOINT_COLUMNS: &str = "endpoint.no, endpoint.id, endpoint.ui
 /// Reads an endpoint from a row with [`ENDPOINT_COLUMNS`].
 pub(crate) fn decode_endpoint(row: &Row<'_>) -> Result<Stored<EndpointKey, Endpoint>, SqlError> {
     let columns = Columns::new(row, "endpoint");
-    let url: String = columns.get("url")?;
     let value = Endpoint {
         id: columns.id("id")?,
         uid: columns.get::<Option<String>>("uid")?.map(Uid::from_trusted),
-        url: EndpointUrl::parse(&url).map_err(|error| columns.inconsistent("url", &error))?,
+        url: EndpointUrl::from_trusted(columns.get("url")?),
         description: columns.get("description")?,
         version: columns.get("version")?,
         disabled: columns.get("disabled")?,
@@ -103,7 +105,7 @@ struct StoredOldKey {
 pub(crate) fn decode_keys(columns: &Columns<'_, '_>) -> Result<SigningKeys, SqlError> {
     let stored: StoredKeys = columns.json("signing_keys")?;
     // The error must not quote the secret.
-    let secret = |text: &str| text.parse::<Secret>().map_err(|error| columns.inconsistent("signing_keys", &error));
+    let secret = |text: &str| Secret::from_trusted(text).map_err(|error| columns.inconsistent("signing_keys", &error));
     let old = |key: &StoredOldKey| {
         Ok(OldKey { secret: secret(&key.secret)?, expires_at: Timestamp::from_micros(key.expires_at) })
     };

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use postrider_domain::application::{Application, EnvironmentId};
 use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::Next;
-use postrider_domain::endpoint::{Endpoint, EndpointUrl};
+use postrider_domain::endpoint::{Endpoint, EndpointUrl, Headers};
 use postrider_domain::entropy::SeededEntropy;
 use postrider_domain::ids::{ApplicationId, AttemptId, EndpointId, MessageId};
 use postrider_domain::message::Message;
@@ -75,7 +75,7 @@ impl World {
             updated_at: START,
         };
         let secret = Secret::generate(SecretKind::Hmac256, &entropy);
-        let new = NewEndpoint { endpoint, secret, headers: BTreeMap::new() };
+        let new = NewEndpoint { endpoint, secret, headers: Headers::new() };
         store.create_endpoint(application, new, None).await.unwrap();
         let routes = store.routes(&environment, &IdOrUid::Id(id)).await.unwrap().unwrap();
         let endpoint = routes.targets[0].key;

@@ -1,10 +1,9 @@
 //! Endpoints of an application, with their secrets and headers. Every change makes the application's routes newer (see
 //! [`crate::Routes::version`]) and is told to observers.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use postrider_domain::endpoint::{Endpoint, EndpointPatch, Headers};
+use postrider_domain::headers::{HeaderChanges, TooManyHeaders};
 use postrider_domain::ids::{EndpointId, Ksuid};
 use postrider_domain::names::IdOrUid;
 use postrider_domain::signature::{Secret, SigningKeys};
@@ -38,6 +37,17 @@ pub enum RotateError {
     TooManyKeys(#[from] postrider_domain::signature::TooManyKeys),
 }
 
+/// Headers were not changed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ChangeHeadersError {
+    /// The store failed, or there is no such endpoint.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// With the changes there would be too many.
+    #[error(transparent)]
+    TooMany(#[from] TooManyHeaders),
+}
+
 /// Operations on endpoints. Deleted ones, and those of deleted applications, are found by none of them.
 #[async_trait]
 pub trait Endpoints {
@@ -59,7 +69,8 @@ pub trait Endpoints {
     /// A page of endpoints, by id.
     async fn endpoints(&self, application: ApplicationKey, scan: Scan<Ksuid>) -> Result<Vec<Endpoint>, StoreError>;
 
-    /// Changes an endpoint and its date of change. Enabling it forgets that it was failing.
+    /// Changes an endpoint and its date of change. Enabling it forgets that it was failing. Credentials that its URL was
+    /// stored with become its header `Authorization`, unless it has one or the new URL leads to another origin.
     async fn update_endpoint(
         &self,
         application: ApplicationKey,
@@ -105,12 +116,14 @@ pub trait Endpoints {
     /// Replaces the extra headers.
     async fn set_headers(&self, endpoint: EndpointKey, headers: Headers) -> Result<(), WriteError>;
 
-    /// Sets the headers with a value and removes those without, in one commit.
-    async fn merge_headers(
-        &self,
-        endpoint: EndpointKey,
-        changes: BTreeMap<String, Option<String>>,
-    ) -> Result<(), WriteError>;
+    /// Makes changes to the headers in one commit, by [`Headers::changed`].
+    async fn merge_headers(&self, endpoint: EndpointKey, changes: HeaderChanges) -> Result<(), ChangeHeadersError>;
+}
+
+impl From<StoreError> for ChangeHeadersError {
+    fn from(error: StoreError) -> Self {
+        Self::Write(error.into())
+    }
 }
 
 impl From<StoreError> for RotateError {

@@ -46,7 +46,7 @@ pub use api_keys::{ApiKey, ApiKeys, KeyHash};
 pub use applications::{ApplicationFilter, ApplicationKey, Applications, Upserted};
 pub use attempted::{Attempted, AttemptedFilter, AttemptedMessage, Destination, Standing};
 pub use attempts::{AttemptFilter, AttemptStats, Attempts};
-pub use endpoints::{EndpointKey, Endpoints, NewEndpoint, RotateError};
+pub use endpoints::{ChangeHeadersError, EndpointKey, Endpoints, NewEndpoint, RotateError};
 pub use environments::{Environments, Import, ImportedEventType};
 pub use error::{StoreError, WriteError};
 pub use event_types::{EventTypeFilter, EventTypes};

@@ -1,6 +1,6 @@
 //! Applications on the wire (rest-contract §5).
 
-use postrider_domain::application::{Application, ApplicationPatch, Metadata};
+use postrider_domain::application::{Application, ApplicationPatch, MAX_APPLICATION_NAME, Metadata};
 use postrider_domain::ids::ApplicationId;
 use postrider_domain::names::Uid;
 use postrider_domain::time::Timestamp;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::json::{nullable, present};
-use crate::openapi::types::{Title, UidOf};
+use crate::openapi::types::{MetadataPairs, Title, UidOf};
 use crate::quirks::{ApplicationRateOut, RateIn, RatePatch};
 use crate::rules::Problems;
 
@@ -27,6 +27,7 @@ pub(crate) struct ApplicationIn {
     #[serde(flatten)]
     rate: RateIn,
     /// Free text pairs, of at most 4096 bytes as JSON.
+    #[schemars(with = "Option<MetadataPairs>")]
     metadata: Option<Metadata>,
 }
 
@@ -40,7 +41,7 @@ impl ApplicationIn {
 
     /// Checks what may be a part of another body.
     pub(crate) fn check(self, problems: &mut Problems) -> NewApplication {
-        problems.prose("name", &self.name, 1);
+        problems.prose("name", &self.name, 1..=MAX_APPLICATION_NAME);
         let metadata = self.metadata.unwrap_or_default();
         problems.metadata(&metadata);
         let throttle_rate = self.rate.checked(problems);
@@ -82,7 +83,7 @@ pub(crate) struct ApplicationPatchIn {
     rate: RatePatch,
     /// Free text pairs, which replace all that there are.
     #[serde(default, deserialize_with = "nullable")]
-    #[schemars(with = "Option<Metadata>")]
+    #[schemars(with = "Option<MetadataPairs>")]
     metadata: Option<Option<Metadata>>,
 }
 
@@ -91,7 +92,7 @@ impl ApplicationPatchIn {
     pub(crate) fn checked(self) -> Result<ApplicationPatch> {
         let mut problems = Problems::of_body();
         if let Some(name) = &self.name {
-            problems.prose("name", name, 1);
+            problems.prose("name", name, 1..=MAX_APPLICATION_NAME);
         }
         let metadata = self.metadata.map(Option::unwrap_or_default);
         if let Some(metadata) = &metadata {
@@ -110,12 +111,14 @@ pub(crate) struct ApplicationOut<'a> {
     /// Its id.
     id: ApplicationId,
     /// What it is called, for people.
+    #[schemars(with = "Title")]
     name: &'a str,
     /// When it was made.
     created_at: Timestamp,
     /// When it was last changed.
     updated_at: Timestamp,
     /// Free text pairs.
+    #[schemars(with = "MetadataPairs")]
     metadata: &'a Metadata,
     #[serde(flatten)]
     rate: ApplicationRateOut,

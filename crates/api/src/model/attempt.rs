@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::model::message::MessageOut;
+use crate::openapi::types::{ResponseShown, UrlShown};
 
 /// The classes of status codes that attempts can be chosen by: their lowest codes.
 pub(crate) const STATUS_CLASSES: [u16; 6] = [0, 100, 200, 300, 400, 500];
@@ -74,6 +75,7 @@ pub(crate) struct AttemptOut<'a> {
     /// The endpoint that it was sent to.
     endpoint_id: EndpointId,
     /// The URL that the endpoint had at that time.
+    #[schemars(with = "UrlShown")]
     url: &'a str,
     /// How it ended: 0 succeeded, 2 failed.
     #[schemars(extend("enum" = [0, 2]))]
@@ -84,6 +86,7 @@ pub(crate) struct AttemptOut<'a> {
     /// The status that the receiver answered; 0 if it did not answer.
     response_status_code: u16,
     /// What the receiver answered: text, or base64 of what is not UTF-8, or why there is no answer.
+    #[schemars(with = "ResponseShown")]
     response: Cow<'a, str>,
     /// How long it took, in milliseconds.
     response_duration_ms: u32,

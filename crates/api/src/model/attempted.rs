@@ -1,7 +1,7 @@
 //! What came of delivering, on the wire (rest-contract §10): a message as one endpoint has it, and an endpoint as one
 //! message has it.
 
-use postrider_domain::endpoint::Endpoint;
+use postrider_domain::endpoint::{Endpoint, MAX_ENDPOINT_CHANNELS};
 use postrider_domain::ids::EndpointId;
 use postrider_domain::names::{Channel, Uid};
 use postrider_domain::time::Timestamp;
@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::model::attempt::Status;
 use crate::model::message::MessageOut;
+use crate::openapi::types::{Prose, UrlShown};
 use crate::quirks::{EventTypesOut, RateOut};
 
 /// A message that was attempted to an endpoint, with what its latest attempt says.
@@ -55,8 +56,10 @@ pub(crate) struct DestinationOut<'a> {
     /// Its id.
     id: EndpointId,
     /// Where messages go, in its normal form.
+    #[schemars(with = "UrlShown")]
     url: &'a str,
     /// What it is for, for people.
+    #[schemars(with = "Prose")]
     description: &'a str,
     /// Your own identifier, if it has one.
     uid: Option<&'a Uid>,
@@ -68,6 +71,7 @@ pub(crate) struct DestinationOut<'a> {
     #[serde(flatten)]
     wanted: EventTypesOut<'a>,
     /// The channels that it listens to; null is all.
+    #[schemars(with = "Option<Vec<Channel>>", length(max = MAX_ENDPOINT_CHANNELS))]
     channels: Option<&'a [Channel]>,
     #[serde(flatten)]
     rate: RateOut,

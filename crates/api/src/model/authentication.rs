@@ -13,20 +13,30 @@ use crate::auth::{Capability, NewToken};
 use crate::error::Result;
 use crate::json::{object, whole};
 use crate::model::application::ApplicationIn;
-use crate::openapi::types::Title;
+use crate::openapi::types::{Said, Title, TokenText};
 use crate::rules::Problems;
 
 /// For how long a token is good if its maker does not say.
-const DEFAULT_LIFETIME_SECONDS: u64 = 28 * 86_400;
+const DEFAULT_LIFETIME_SECONDS: u64 = MAX_LIFETIME_SECONDS;
 
 /// The shortest and longest time for which a token can be good.
-const LIFETIME_SECONDS: std::ops::RangeInclusive<u64> = 3_600..=DEFAULT_LIFETIME_SECONDS;
+const LIFETIME_SECONDS: std::ops::RangeInclusive<u64> = 3_600..=MAX_LIFETIME_SECONDS;
 
-/// The longest name of a session, in characters.
-const MAX_SESSION_CHARS: usize = 256;
-
-/// The longest time after which tokens that were ended are still good.
-const MAX_GRACE_SECONDS: u64 = 604_800;
+postrider_domain::limits! {
+    in "Tokens of applications";
+    /// The feature flags of a token
+    pub(crate) const MAX_FEATURE_FLAGS: usize = 50, "flags", beyond "422";
+    /// The capabilities of a token
+    pub(crate) const MAX_CAPABILITIES: usize = 16, "capabilities", beyond "422";
+    /// For how long a token is good
+    pub(crate) const MAX_LIFETIME_SECONDS: u64 = 2_419_200, "seconds", beyond "422";
+    /// The name of a session
+    pub(crate) const MAX_SESSION_CHARS: usize = 256, "characters", beyond "422";
+    /// The sessions that one request ends
+    pub(crate) const MAX_SESSIONS: usize = 1_000, "sessions", beyond "422";
+    /// The time after which tokens that were ended are still good
+    pub(crate) const MAX_GRACE_SECONDS: u64 = 604_800, "seconds", beyond "422";
+}
 
 /// What makes a token for an application's customer.
 #[derive(Deserialize, Default, JsonSchema)]
@@ -34,7 +44,7 @@ const MAX_GRACE_SECONDS: u64 = 604_800;
 #[schemars(rename = "AppPortalAccessIn")]
 pub(crate) struct PortalAccessIn {
     /// The flagged event types that the token shows.
-    #[schemars(with = "Option<Vec<EventTypeName>>")]
+    #[schemars(with = "Option<Vec<EventTypeName>>", length(max = MAX_FEATURE_FLAGS))]
     feature_flags: Option<Vec<String>>,
     /// The application, to be made if the path names none. Its uid must be what the path names.
     #[serde(default, deserialize_with = "object")]
@@ -42,13 +52,14 @@ pub(crate) struct PortalAccessIn {
     /// Whether the token only allows to look.
     read_only: Option<bool>,
     /// What the token allows. By default everything about this application.
+    #[schemars(length(max = MAX_CAPABILITIES))]
     capabilities: Option<Vec<Capability>>,
     /// For how many seconds the token is good. By default 28 days.
     #[serde(default, deserialize_with = "whole")]
-    #[schemars(range(min = 3_600, max = 2_419_200))]
+    #[schemars(range(min = 3_600, max = MAX_LIFETIME_SECONDS))]
     expiry: Option<u64>,
     /// A name by which the token can be ended.
-    #[schemars(with = "Option<Title>", length(max = 256))]
+    #[schemars(with = "Option<Title>", length(max = MAX_SESSION_CHARS))]
     session_id: Option<String>,
 }
 
@@ -71,7 +82,10 @@ impl PortalAccessIn {
             self.application.map(|application| problems.within("application", |problems| application.check(problems)));
         let feature_flags = self.feature_flags.unwrap_or_default();
         // Flags are written by the same rule as names.
-        problems.list("featureFlags", &feature_flags, 0..=usize::MAX, EventTypeName::parse);
+        problems.list("featureFlags", &feature_flags, 0..=MAX_FEATURE_FLAGS, EventTypeName::parse);
+        if self.capabilities.as_ref().is_some_and(|all| all.len() > MAX_CAPABILITIES) {
+            problems.add("capabilities", format!("must have at most {MAX_CAPABILITIES} elements"));
+        }
         let lifetime = self.expiry.unwrap_or(DEFAULT_LIFETIME_SECONDS);
         if !LIFETIME_SECONDS.contains(&lifetime) {
             let (least, most) = (LIFETIME_SECONDS.start(), LIFETIME_SECONDS.end());
@@ -100,10 +114,7 @@ impl PortalAccess {
 }
 
 fn check_session(problems: &mut Problems, member: &'static str, session: &str) {
-    problems.prose(member, session, 1);
-    if session.chars().count() > MAX_SESSION_CHARS {
-        problems.add(member, format!("must be at most {MAX_SESSION_CHARS} characters long"));
-    }
+    problems.prose(member, session, 1..=MAX_SESSION_CHARS);
 }
 
 /// A token, and a page to use it on.
@@ -111,8 +122,10 @@ fn check_session(problems: &mut Problems, member: &'static str, session: &str) {
 #[schemars(rename = "AppPortalAccessOut")]
 pub(crate) struct PortalAccessOut {
     /// Where people go.
+    #[schemars(with = "Said")]
     pub(crate) url: String,
     /// What they, or their programs, show.
+    #[schemars(with = "TokenText")]
     pub(crate) token: String,
 }
 
@@ -123,10 +136,10 @@ pub(crate) struct PortalAccessOut {
 pub(crate) struct ExpireIn {
     /// After how many seconds they are refused. By default at once.
     #[serde(default, deserialize_with = "whole")]
-    #[schemars(range(max = 604_800))]
+    #[schemars(range(max = MAX_GRACE_SECONDS))]
     expiry: Option<u64>,
     /// Only the tokens of these sessions. By default all.
-    #[schemars(with = "Option<Vec<Title>>", inner(length(max = 256)))]
+    #[schemars(with = "Option<Vec<Title>>", length(max = MAX_SESSIONS), inner(length(max = MAX_SESSION_CHARS)))]
     session_ids: Option<Vec<String>>,
 }
 
@@ -135,6 +148,9 @@ impl ExpireIn {
     pub(crate) fn checked(self) -> Result<(Duration, Vec<String>)> {
         let mut problems = Problems::of_body();
         let sessions = self.session_ids.unwrap_or_default();
+        if sessions.len() > MAX_SESSIONS {
+            problems.add("sessionIds", format!("must have at most {MAX_SESSIONS} elements"));
+        }
         for session in &sessions {
             check_session(&mut problems, "sessionIds", session);
         }
@@ -151,11 +167,13 @@ impl ExpireIn {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WhoamiOut {
     /// The environment.
+    #[schemars(length(max = 256))]
     pub(crate) environment_id: String,
     /// The application, if the token is one of an application.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) application_id: Option<ApplicationId>,
     /// Which flagged event types the token sees; the operator sees all.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<EventTypeName>>", length(max = MAX_FEATURE_FLAGS))]
     pub(crate) feature_flags: Option<Vec<String>>,
 }

@@ -22,15 +22,20 @@ use serde_json::value::RawValue;
 use crate::error::{ApiError, Problem, Result};
 use crate::json::{self, FromObject};
 use crate::model::message::MessageIn;
+use crate::openapi::types::Said;
+use crate::rules::MAX_PROBLEMS;
 
-/// The most items of an array, and of what is committed together.
-pub(crate) const MAX_ITEMS: usize = 1_000;
+postrider_domain::limits! {
+    in "Batches of messages";
+    /// The items of an array. Lines of JSON may be any number
+    pub(crate) const MAX_ITEMS: usize = 1_000, "messages", beyond "422";
+}
 
 /// Messages, each as it would be created by itself.
 #[derive(JsonSchema)]
 #[schemars(transparent, inline)]
 pub(crate) struct BatchIn(
-    #[schemars(length(max = 1_000))]
+    #[schemars(length(max = MAX_ITEMS))]
     #[expect(dead_code, reason = "items are decoded one by one; this is for the documentation")]
     Vec<MessageIn<'static>>,
 );
@@ -44,6 +49,7 @@ pub(crate) struct BatchOut {
     /// How many were not.
     rejected: usize,
     /// A result for each item, in order.
+    #[schemars(length(max = MAX_ITEMS))]
     data: Vec<BatchItemOut>,
 }
 
@@ -67,10 +73,10 @@ pub(crate) struct BatchItemOut {
     #[schemars(with = "Timestamp", skip_serializing_if = "Option::is_none")]
     timestamp: Option<Timestamp>,
     /// What of it does not match the schema of its event type, if the environment only warns of that.
-    #[schemars(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(skip_serializing_if = "Vec::is_empty", length(max = MAX_PROBLEMS))]
     warnings: Vec<Problem>,
     /// Why it was not accepted, for programs.
-    #[schemars(with = "String", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Said", skip_serializing_if = "Option::is_none")]
     code: Option<String>,
     /// Why it was not accepted, for people; with status 422 a list of problems.
     #[schemars(skip_serializing_if = "Option::is_none")]
@@ -81,8 +87,8 @@ pub(crate) struct BatchItemOut {
 #[schemars(untagged, inline)]
 #[expect(dead_code, reason = "for the documentation")]
 enum Detail {
-    Text(String),
-    Problems(Vec<Problem>),
+    Text(#[schemars(with = "Said")] String),
+    Problems(#[schemars(length(max = MAX_PROBLEMS))] Vec<Problem>),
 }
 
 /// What all items of a batch have in common.

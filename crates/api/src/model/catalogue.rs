@@ -1,20 +1,19 @@
 //! The public catalogue on the wire: what receivers need to know of the event types of an environment.
 
-use std::collections::BTreeMap;
-
-use postrider_domain::event_type::{EventType, Schemas};
+use postrider_domain::event_type::{EventType, MAX_GROUP_NAME, Schemas};
 use postrider_domain::names::EventTypeName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::openapi::types::JsonSchemaText;
+use crate::openapi::types::{Prose, SchemasByVersion};
 
 /// The event types that an environment has published.
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct CatalogueOut<'a> {
     /// By name. Archived ones, and those with a feature flag, are left out.
+    #[schemars(extend("x-unbounded" = "all event types that there are"))]
     event_types: Vec<CatalogueEntry<'a>>,
 }
 
@@ -25,16 +24,18 @@ struct CatalogueEntry<'a> {
     /// Its name.
     name: &'a EventTypeName,
     /// What it is for.
+    #[schemars(with = "Prose")]
     description: &'a str,
     /// The group under which it is shown.
+    #[schemars(with = "Option<Prose>", length(max = MAX_GROUP_NAME))]
     group_name: Option<&'a str>,
     /// Whether it should not be used any more.
     deprecated: bool,
     /// JSON Schemas by version.
-    #[schemars(with = "Option<BTreeMap<String, JsonSchemaText>>")]
+    #[schemars(with = "Option<SchemasByVersion>")]
     schemas: Option<&'a Schemas>,
     /// The examples of the newest schema.
-    #[schemars(with = "Vec<serde_json::Value>")]
+    #[schemars(with = "Vec<serde_json::Value>", extend("x-unbounded" = "what the schema has"))]
     examples: Vec<&'a RawValue>,
 }
 

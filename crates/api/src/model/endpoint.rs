@@ -1,7 +1,10 @@
 //! Endpoints on the wire (rest-contract §7).
 
 use postrider_domain::application::Metadata;
-use postrider_domain::endpoint::{Endpoint, EndpointPatch, EndpointUrl, Headers};
+use postrider_domain::endpoint::{
+    Credentials, Endpoint, EndpointPatch, EndpointUrl, Headers, MAX_ENDPOINT_CHANNELS, MAX_ENDPOINT_DESCRIPTION,
+    MAX_ENDPOINT_EVENT_TYPES,
+};
 use postrider_domain::ids::EndpointId;
 use postrider_domain::names::{Channel, EventTypeName, Uid};
 use postrider_domain::signature::Secret;
@@ -11,14 +14,13 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::Result;
 use crate::json::{member, nullable, present, present_whole, whole};
-use crate::model::headers;
-use crate::openapi::types::{HeaderValues, Prose, Rate, SecretText, UidOf, UrlText};
+use crate::model::headers::{self, HeadersText};
+use crate::openapi::types::{
+    HeaderValues, MetadataPairs, Prose, Rate, SecretShown, SecretText, UidOf, UrlShown, UrlText,
+};
 use crate::quirks::{EventTypesIn, EventTypesOut, EventTypesPatch, RateIn, RateOut, RatePatch};
 use crate::router::State;
 use crate::rules::Problems;
-
-/// The most channels that an endpoint listens to by name.
-const MAX_CHANNELS: usize = 10;
 
 /// What creates an endpoint.
 pub(crate) type EndpointIn = EndpointBody<Secrets>;
@@ -31,7 +33,8 @@ pub(crate) type EndpointUpdateIn = EndpointBody<KeptSecrets>;
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "Endpoint{S}")]
 pub(crate) struct EndpointBody<S> {
-    /// Where messages go: an `http` or `https` URL.
+    /// Where messages go: an `http` or `https` URL. A user and password in it become the header `Authorization`, unless
+    /// `headers` has one.
     #[schemars(with = "UrlText")]
     url: String,
     /// What it is for, for people.
@@ -53,9 +56,10 @@ pub(crate) struct EndpointBody<S> {
     #[serde(flatten)]
     wanted: EventTypesIn,
     /// The channels that it listens to; null is all messages, with and without channels.
-    #[schemars(with = "Option<Vec<Channel>>", length(min = 1, max = 10), extend("uniqueItems" = true))]
+    #[schemars(with = "Option<Vec<Channel>>", length(min = 1, max = MAX_ENDPOINT_CHANNELS), extend("uniqueItems" = true))]
     channels: Option<Vec<String>>,
     /// Free text pairs, of at most 4096 bytes as JSON.
+    #[schemars(with = "Option<MetadataPairs>")]
     metadata: Option<Metadata>,
     #[serde(flatten)]
     secrets: S,
@@ -72,7 +76,7 @@ pub(crate) struct Secrets {
     /// Extra headers of its requests.
     #[serde(default, deserialize_with = "extra_headers")]
     #[schemars(with = "Option<HeaderValues>")]
-    headers: Option<Headers>,
+    headers: Option<HeadersText>,
 }
 
 /// Secret and headers stay as they are: what a body says of them is ignored like any unknown member.
@@ -90,7 +94,7 @@ fn secret<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Stri
     member("secret", from, |from| Option::deserialize(from))
 }
 
-fn extra_headers<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Headers>, D::Error> {
+fn extra_headers<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<HeadersText>, D::Error> {
     member("headers", from, |from| Option::deserialize(from))
 }
 
@@ -109,15 +113,19 @@ impl<S: Into<Secrets>> EndpointBody<S> {
     /// Checks a body. Whether its event types exist is for the store to say.
     pub(crate) fn checked(self, state: &State) -> Result<EndpointParts> {
         let mut problems = Problems::of_body();
-        let url = check_url(&mut problems, &self.url, state);
-        problems.prose("description", &self.description, 0);
+        let (url, credentials) = check_url(&mut problems, &self.url, state).unzip();
+        problems.prose("description", &self.description, 0..=MAX_ENDPOINT_DESCRIPTION);
         let throttle_rate = self.rate.checked(&mut problems);
         problems.rate("version", self.version);
         let metadata = self.metadata.unwrap_or_default();
         problems.metadata(&metadata);
         let Secrets { secret, headers } = self.secrets.into();
-        let headers = headers.unwrap_or_default();
-        headers::check(&mut problems, &headers);
+        let mut headers = headers::check(&mut problems, headers.unwrap_or_default());
+        let authorization = credentials.flatten().map(|credentials| credentials.authorization());
+        if let Some(value) = authorization.clone().filter(|_| headers.get(AUTHORIZATION).is_none()) {
+            headers.insert(AUTHORIZATION, value);
+            problems.check("headers", headers.check());
+        }
         let patch = EndpointPatch {
             uid: Some(self.uid.and_then(|uid| problems.check("uid", Uid::parse::<EndpointId>(&uid)))),
             url: url.clone(),
@@ -128,6 +136,7 @@ impl<S: Into<Secrets>> EndpointBody<S> {
             channels: Some(self.channels.map(|names| check_channels(&mut problems, &names))),
             throttle_rate: Some(throttle_rate),
             metadata: Some(metadata),
+            authorization,
         };
         let secret = secret.and_then(|secret| problems.check("secret", secret.parse::<Secret>()));
         problems.finish(url.map(|url| EndpointParts { patch, url, secret, headers }))
@@ -171,7 +180,7 @@ impl EndpointParts {
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "EndpointPatch")]
 pub(crate) struct EndpointPatchIn {
-    /// Where messages go: an `http` or `https` URL.
+    /// Where messages go: an `http` or `https` URL. A user and password in it replace the header `Authorization`.
     #[serde(default, deserialize_with = "present")]
     #[schemars(with = "UrlText")]
     url: Option<String>,
@@ -197,11 +206,11 @@ pub(crate) struct EndpointPatchIn {
     wanted: EventTypesPatch,
     /// The channels that it listens to; null is all.
     #[serde(default, deserialize_with = "nullable")]
-    #[schemars(with = "Option<Vec<Channel>>", length(min = 1, max = 10), extend("uniqueItems" = true))]
+    #[schemars(with = "Option<Vec<Channel>>", length(min = 1, max = MAX_ENDPOINT_CHANNELS), extend("uniqueItems" = true))]
     channels: Option<Option<Vec<String>>>,
     /// Free text pairs, which replace all that there are.
     #[serde(default, deserialize_with = "nullable")]
-    #[schemars(with = "Option<Metadata>")]
+    #[schemars(with = "Option<MetadataPairs>")]
     metadata: Option<Option<Metadata>>,
 }
 
@@ -210,7 +219,7 @@ impl EndpointPatchIn {
     pub(crate) fn checked(self, state: &State) -> Result<EndpointPatch> {
         let mut problems = Problems::of_body();
         if let Some(description) = &self.description {
-            problems.prose("description", description, 0);
+            problems.prose("description", description, 0..=MAX_ENDPOINT_DESCRIPTION);
         }
         let throttle_rate = self.rate.checked(&mut problems);
         problems.rate("version", self.version);
@@ -218,9 +227,11 @@ impl EndpointPatchIn {
         if let Some(metadata) = &metadata {
             problems.metadata(metadata);
         }
+        let url = self.url.and_then(|url| check_url(&mut problems, &url, state));
+        let (url, credentials) = url.unzip();
         let patch = EndpointPatch {
             uid: self.uid.map(|uid| uid.and_then(|uid| problems.check("uid", Uid::parse::<EndpointId>(&uid)))),
-            url: self.url.and_then(|url| check_url(&mut problems, &url, state)),
+            url,
             description: self.description,
             version: self.version,
             disabled: self.disabled,
@@ -231,6 +242,7 @@ impl EndpointPatchIn {
             channels: self.channels.map(|names| names.map(|names| check_channels(&mut problems, &names))),
             throttle_rate,
             metadata,
+            authorization: credentials.flatten().map(|credentials| credentials.authorization()),
         };
         problems.finish(Some(patch))
     }
@@ -241,20 +253,23 @@ pub(crate) fn wanted_types(patch: &EndpointPatch) -> Option<&[EventTypeName]> {
     patch.event_types.as_ref()?.as_deref()
 }
 
-fn check_url(problems: &mut Problems, text: &str, state: &State) -> Option<EndpointUrl> {
+/// What a URL's user and password become: whoever may read an endpoint may not read those.
+const AUTHORIZATION: &str = "Authorization";
+
+fn check_url(problems: &mut Problems, text: &str, state: &State) -> Option<(EndpointUrl, Option<Credentials>)> {
     let url = problems.check("url", EndpointUrl::parse(text))?;
-    if state.https_only && url.url().scheme() != "https" {
+    if state.https_only && url.url().is_none_or(|url| url.scheme() != "https") {
         problems.add("url", "must be an https URL");
     }
-    problems.check("url", (state.check_url)(&url)).map(|()| url)
+    problems.check("url", (state.check_url)(&url)).map(|()| url.into_parts())
 }
 
 fn check_event_types(problems: &mut Problems, names: &[String]) -> Vec<EventTypeName> {
-    problems.list("eventTypes", names, 1..=usize::MAX, EventTypeName::parse)
+    problems.list("eventTypes", names, 1..=MAX_ENDPOINT_EVENT_TYPES, EventTypeName::parse)
 }
 
 fn check_channels(problems: &mut Problems, names: &[String]) -> Vec<Channel> {
-    let channels = problems.list("channels", names, 1..=MAX_CHANNELS, Channel::parse);
+    let channels = problems.list("channels", names, 1..=MAX_ENDPOINT_CHANNELS, Channel::parse);
     problems.distinct("channels", &channels);
     channels
 }
@@ -266,9 +281,10 @@ pub(crate) struct EndpointOut<'a> {
     /// Its id.
     id: EndpointId,
     /// Where messages go, in its normal form.
-    #[schemars(with = "UrlText")]
+    #[schemars(with = "UrlShown")]
     url: &'a str,
     /// What it is for, for people.
+    #[schemars(with = "Prose")]
     description: &'a str,
     /// Your own identifier, if it has one.
     uid: Option<&'a Uid>,
@@ -280,10 +296,12 @@ pub(crate) struct EndpointOut<'a> {
     #[serde(flatten)]
     wanted: EventTypesOut<'a>,
     /// The channels that it listens to; null is all.
+    #[schemars(with = "Option<Vec<Channel>>", length(max = MAX_ENDPOINT_CHANNELS))]
     channels: Option<&'a [Channel]>,
     #[serde(flatten)]
     rate: RateOut,
     /// Free text pairs.
+    #[schemars(with = "MetadataPairs")]
     metadata: &'a Metadata,
     /// When it was made.
     created_at: Timestamp,
@@ -320,15 +338,18 @@ pub(crate) struct RotateIn {
     key: Option<String>,
     /// For how long the old one goes on signing too. By default a day.
     #[serde(default, deserialize_with = "whole")]
-    #[schemars(range(max = 604_800))]
+    #[schemars(range(max = MAX_GRACE_SECONDS))]
     grace_period_seconds: Option<u64>,
+}
+
+postrider_domain::limits! {
+    in "Secrets";
+    /// For how long an old secret signs beside the new one
+    pub(crate) const MAX_GRACE_SECONDS: u64 = 604_800, "seconds", beyond "422";
 }
 
 /// For how long an old key signs if the caller does not say, in seconds.
 const DEFAULT_GRACE_SECONDS: u64 = 86_400;
-
-/// The longest time for which an old key can go on signing, in seconds.
-const MAX_GRACE_SECONDS: u64 = 604_800;
 
 impl RotateIn {
     /// Checks a body: the new secret if the caller brought one, and for how long the old one signs.
@@ -348,6 +369,7 @@ impl RotateIn {
 #[schemars(rename = "EndpointSecretOut")]
 pub(crate) struct SecretOut {
     /// The secret, or of an asymmetric one its public half.
+    #[schemars(with = "SecretShown")]
     key: String,
 }
 

@@ -14,6 +14,15 @@ use crate::error::{ApiError, Result};
 use crate::json::{object, present};
 use crate::model::event_type::{self, EventTypeIn, EventTypeOut};
 use crate::openapi::types::Object;
+use crate::rules::MAX_PROBLEMS;
+
+postrider_domain::limits! {
+    in "Imports";
+    /// The body of an import
+    pub(crate) const MAX_IMPORT_BYTES: usize = 8 * 1024 * 1024, "bytes", beyond "413";
+    /// The event types that one import brings
+    pub(crate) const MAX_IMPORTED: usize = 10_000, "event types", beyond "422";
+}
 
 /// The settings of an environment.
 #[derive(Serialize, JsonSchema)]
@@ -108,11 +117,12 @@ pub(crate) struct EnvironmentOut<'a> {
     /// When it was exported.
     created_at: Timestamp,
     /// All event types, also those that are archived.
+    #[schemars(extend("x-unbounded" = "all event types that there are"))]
     event_types: Vec<EventTypeOut<'a>>,
     /// The settings.
     settings: SettingsOut,
     /// Always empty.
-    #[schemars(with = "Vec<Object>")]
+    #[schemars(with = "Vec<Object>", length(max = 0))]
     connectors: [(); 0],
 }
 
@@ -128,6 +138,7 @@ impl<'a> EnvironmentOut<'a> {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EnvironmentIn {
     /// Event types to add, or to replace if they are there.
+    #[schemars(length(max = MAX_IMPORTED))]
     event_types: Option<Vec<EventTypeIn>>,
     /// Settings to change.
     #[serde(default, deserialize_with = "object")]
@@ -138,6 +149,10 @@ impl EnvironmentIn {
     /// Checks a body.
     pub(crate) fn checked(self, now: Timestamp) -> Result<Import> {
         let (mut event_types, mut problems) = (Vec::new(), Vec::new());
+        if self.event_types.as_ref().is_some_and(|all| all.len() > MAX_IMPORTED) {
+            let msg = format!("must have at most {MAX_IMPORTED} elements");
+            return Err(ApiError::invalid(&["body", "eventTypes"], msg));
+        }
         for (index, body) in self.event_types.into_iter().flatten().enumerate() {
             match body.checked(now) {
                 Ok(new) => event_types.push(ImportedEventType { patch: event_type::replacement(&new), new }),
@@ -150,6 +165,7 @@ impl EnvironmentIn {
             }
         }
         if !problems.is_empty() {
+            problems.truncate(MAX_PROBLEMS);
             return Err(ApiError::Invalid(problems));
         }
         Ok(Import { event_types, archive_others: false, settings: self.settings.unwrap_or_default().into() })

@@ -3,9 +3,10 @@
 //! Clients of different ages name the feature flag of a type `featureFlag` (a text) or `featureFlags` (a list). A type
 //! has at most one, so a list with more is refused rather than cut.
 
-use std::collections::BTreeMap;
-
-use postrider_domain::event_type::{EventType, EventTypePatch, Schemas};
+use postrider_domain::event_type::{
+    EventType, EventTypePatch, MAX_EVENT_TYPE_DESCRIPTION, MAX_GROUP_NAME, MAX_SCHEMA_VERSIONS, MAX_SCHEMAS_BYTES,
+    MAX_VERSION_NAME, Schemas,
+};
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
 use schemars::{JsonSchema, Schema};
@@ -15,7 +16,7 @@ use serde_json::Value;
 
 use crate::error::Result;
 use crate::json::{nullable, present};
-use crate::openapi::types::{JsonSchemaText, Prose};
+use crate::openapi::types::{Prose, SchemasByVersion};
 use crate::quirks::{FlagIn, FlagOut, FlagPatch};
 use crate::rules::Problems;
 
@@ -37,12 +38,12 @@ pub(crate) struct EventTypeBody<N> {
     #[serde(default)]
     deprecated: bool,
     /// JSON Schemas of draft 7 by version.
-    #[schemars(with = "Option<BTreeMap<String, JsonSchemaText>>")]
+    #[schemars(with = "Option<SchemasByVersion>")]
     schemas: Option<Schemas>,
     #[serde(flatten)]
     flag: FlagIn,
     /// The group under which it is shown.
-    #[schemars(with = "Option<Prose>")]
+    #[schemars(with = "Option<Prose>", length(max = MAX_GROUP_NAME))]
     group_name: Option<String>,
 }
 
@@ -95,13 +96,13 @@ impl EventTypeUpdate {
 impl<N> EventTypeBody<N> {
     fn check(self, mut problems: Problems, name: Option<EventTypeName>, now: Timestamp) -> Result<EventType> {
         let Self { name: _, description, archived, deprecated, schemas, flag, group_name } = self;
-        problems.prose("description", &description, 0);
+        problems.prose("description", &description, 0..=MAX_EVENT_TYPE_DESCRIPTION);
         if let Some(schemas) = &schemas {
             check_schemas(&mut problems, schemas);
         }
         let feature_flag = flag.checked(&mut problems);
         if let Some(group_name) = &group_name {
-            problems.prose("groupName", group_name, 0);
+            problems.prose("groupName", group_name, 0..=MAX_GROUP_NAME);
         }
         problems.finish(name.map(|name| EventType {
             name,
@@ -148,13 +149,13 @@ pub(crate) struct EventTypePatchIn {
     deprecated: Option<bool>,
     /// JSON Schemas of draft 7 by version, which replace all that there are. Null removes them.
     #[serde(default, deserialize_with = "nullable")]
-    #[schemars(with = "Option<BTreeMap<String, JsonSchemaText>>")]
+    #[schemars(with = "Option<SchemasByVersion>")]
     schemas: Option<Option<Schemas>>,
     #[serde(flatten)]
     flag: FlagPatch,
     /// The group under which it is shown. Null removes it.
     #[serde(default, deserialize_with = "nullable")]
-    #[schemars(with = "Option<Prose>")]
+    #[schemars(with = "Option<Prose>", length(max = MAX_GROUP_NAME))]
     group_name: Option<Option<String>>,
 }
 
@@ -163,14 +164,14 @@ impl EventTypePatchIn {
     pub(crate) fn checked(self) -> Result<EventTypePatch> {
         let mut problems = Problems::of_body();
         if let Some(description) = &self.description {
-            problems.prose("description", description, 0);
+            problems.prose("description", description, 0..=MAX_EVENT_TYPE_DESCRIPTION);
         }
         if let Some(Some(schemas)) = &self.schemas {
             check_schemas(&mut problems, schemas);
         }
         let feature_flag = self.flag.checked(&mut problems);
         if let Some(Some(group_name)) = &self.group_name {
-            problems.prose("groupName", group_name, 0);
+            problems.prose("groupName", group_name, 0..=MAX_GROUP_NAME);
         }
         problems.finish(Some(EventTypePatch {
             description: self.description,
@@ -183,12 +184,31 @@ impl EventTypePatchIn {
     }
 }
 
+/// Checks the member `schemas`. How many and how large they are comes first: judging one takes time.
 fn check_schemas(problems: &mut Problems, schemas: &Schemas) {
+    if let Err(problem) = check_sizes(schemas) {
+        problems.add("schemas", problem);
+        return;
+    }
     problems.within("schemas", |problems| {
         for (version, text) in schemas {
             problems.check(version.clone(), postrider_ingest::check_schema(text.get()));
         }
     });
+}
+
+/// Checks how many schemas there are, how large they are together, and how long the names of their versions are.
+pub(crate) fn check_sizes(schemas: &Schemas) -> Result<(), String> {
+    if schemas.len() > MAX_SCHEMA_VERSIONS {
+        return Err(format!("must have at most {MAX_SCHEMA_VERSIONS} versions"));
+    }
+    if schemas.keys().any(|version| version.chars().count() > MAX_VERSION_NAME) {
+        return Err(format!("must have versions with names of at most {MAX_VERSION_NAME} characters"));
+    }
+    if schemas.values().map(|schema| schema.get().len()).sum::<usize>() > MAX_SCHEMAS_BYTES {
+        return Err(format!("must come to at most {MAX_SCHEMAS_BYTES} bytes"));
+    }
+    Ok(())
 }
 
 /// An event type as it is shown.
@@ -198,17 +218,19 @@ pub(crate) struct EventTypeOut<'a> {
     /// Its name.
     name: &'a EventTypeName,
     /// What it is for, for people.
+    #[schemars(with = "Prose")]
     description: &'a str,
     /// Whether it is archived.
     archived: bool,
     /// Whether it should not be used any more.
     deprecated: bool,
     /// JSON Schemas by version; null if there are none, or if they were not asked for.
-    #[schemars(with = "Option<BTreeMap<String, JsonSchemaText>>")]
+    #[schemars(with = "Option<SchemasByVersion>")]
     schemas: Option<&'a Schemas>,
     #[serde(flatten)]
     flag: FlagOut<'a>,
     /// The group under which it is shown.
+    #[schemars(with = "Option<Prose>", length(max = MAX_GROUP_NAME))]
     group_name: Option<&'a str>,
     /// When it was made.
     created_at: Timestamp,

@@ -1,8 +1,6 @@
 //! The import of an OpenAPI document on the wire.
 
-use std::collections::BTreeMap;
-
-use postrider_domain::event_type::{EventType, Schemas};
+use postrider_domain::event_type::{EventType, MAX_GROUP_NAME, Schemas};
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
 use postrider_store::Import;
@@ -11,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{ApiError, Result};
-use crate::openapi::types::{JsonSchemaText, Object};
+use crate::model::environment::MAX_IMPORTED;
+use crate::openapi::types::{DocumentText, Object, Prose, SchemasByVersion};
 use crate::webhooks::{self, Document};
 
 /// An OpenAPI document to import: either `spec` or `specRaw`.
@@ -27,6 +26,7 @@ pub(crate) struct ImportIn {
     #[schemars(with = "Option<Object>")]
     spec: Option<Value>,
     /// The document as a text of YAML or JSON.
+    #[schemars(with = "Option<DocumentText>")]
     spec_raw: Option<String>,
 }
 
@@ -61,10 +61,12 @@ pub(crate) struct ImportOut<'a> {
 #[schemars(rename = "EventTypeImportOpenApiOutData")]
 struct ImportData<'a> {
     /// Their names.
+    #[schemars(length(max = MAX_IMPORTED))]
     modified: &'a [EventTypeName],
     /// What they would be, if nothing was done.
     // Written with a low line, as clients expect it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_IMPORTED))]
     to_modify: Option<Vec<ImportedOut<'a>>>,
 }
 
@@ -76,13 +78,15 @@ struct ImportedOut<'a> {
     /// Its name.
     name: &'a EventTypeName,
     /// What it is for.
+    #[schemars(with = "Prose")]
     description: &'a str,
     /// JSON Schemas by version.
-    #[schemars(with = "Option<BTreeMap<String, JsonSchemaText>>")]
+    #[schemars(with = "Option<SchemasByVersion>")]
     schemas: Option<&'a Schemas>,
     /// Whether it should not be used any more.
     deprecated: bool,
     /// The group under which it is shown.
+    #[schemars(with = "Option<Prose>", length(max = MAX_GROUP_NAME))]
     group_name: Option<&'a str>,
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::{ApplicationId, MessageId};
-use postrider_domain::message::Message;
+use postrider_domain::message::{MAX_DELAY_DAYS, MAX_MESSAGE_CHANNELS, MAX_MESSAGE_TAGS, Message};
 use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Tag, Uid};
 use postrider_domain::time::Timestamp;
 use postrider_ingest::Submission;
@@ -21,18 +21,13 @@ use serde_json::value::RawValue;
 use crate::error::{Problem, Result};
 use crate::json;
 use crate::model::application::ApplicationIn;
-use crate::openapi::types::{Object, UidOf};
-use crate::rules::Problems;
-
-/// The most channels that a message is sent on.
-const MAX_CHANNELS: usize = 5;
-
-/// The most tags that a message has.
-const MAX_TAGS: usize = 10;
+use crate::openapi::types::{Object, RawText, UidOf};
+use crate::rules::{MAX_PROBLEMS, Problems};
+use crate::typos::Warnings;
 
 /// For how long a payload can be kept, in days and in hours.
-const RETENTION_DAYS: RangeInclusive<u16> = 5..=90;
-const RETENTION_HOURS: RangeInclusive<u16> = 1..=90 * 24;
+const RETENTION_DAYS: RangeInclusive<u16> = 5..=MAX_DELAY_DAYS;
+const RETENTION_HOURS: RangeInclusive<u16> = 1..=MAX_DELAY_DAYS * 24;
 
 /// What stands for a payload that is gone. Clients compare this text.
 const EXPIRED: &str = r#"{"expired":true}"#;
@@ -72,11 +67,11 @@ pub(crate) struct MessageIn<'a> {
     event_id: Option<Text<'a>>,
     /// The channels that it is sent on.
     #[serde(borrow)]
-    #[schemars(with = "Option<Vec<Channel>>", length(min = 1, max = 5), extend("uniqueItems" = true))]
+    #[schemars(with = "Option<Vec<Channel>>", length(min = 1, max = MAX_MESSAGE_CHANNELS), extend("uniqueItems" = true))]
     channels: Option<Vec<Text<'a>>>,
     /// Words by which it can be found, and nothing else.
     #[serde(borrow)]
-    #[schemars(with = "Option<Vec<Tag>>", length(max = 10), extend("uniqueItems" = true))]
+    #[schemars(with = "Option<Vec<Tag>>", length(max = MAX_MESSAGE_TAGS), extend("uniqueItems" = true))]
     tags: Option<Vec<Text<'a>>>,
     /// Not to be delivered before this instant.
     deliver_at: Option<Timestamp>,
@@ -102,7 +97,7 @@ pub(crate) struct MessageIn<'a> {
 struct TransformationsParams<'a> {
     /// Delivered instead of the payload.
     #[serde(borrow)]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<RawText>")]
     raw_payload: Option<Text<'a>>,
 }
 
@@ -120,8 +115,9 @@ pub(crate) fn read(
     environment: EnvironmentId,
     application: IdOrUid<ApplicationId>,
     idempotency: Option<IdempotencyKey>,
+    warnings: &Warnings,
 ) -> Result<Read> {
-    let message: MessageIn<'_> = json::decode(json::text(body)?)?;
+    let message: MessageIn<'_> = json::decode_noting(json::text(body)?, |name, known| warnings.unknown(name, known))?;
     let keep = |text: &str| body.slice_ref(text.as_bytes());
     message.checked(environment, application, idempotency, keep)
 }
@@ -147,13 +143,13 @@ impl MessageIn<'_> {
         let event_type = problems.check("eventType", EventTypeName::parse(&self.event_type.0));
         let event_id = self.event_id.and_then(|id| problems.check("eventId", Uid::parse::<MessageId>(&id.0)));
         let channels = self.channels.map(|names| {
-            let channels = problems.list("channels", &names, 1..=MAX_CHANNELS, Channel::parse);
+            let channels = problems.list("channels", &names, 1..=MAX_MESSAGE_CHANNELS, Channel::parse);
             problems.distinct("channels", &channels);
             channels
         });
         // Without any is the same as with none.
         let tags = self.tags.filter(|tags| !tags.is_empty()).map(|names| {
-            let tags = problems.list("tags", &names, 1..=MAX_TAGS, Tag::parse);
+            let tags = problems.list("tags", &names, 1..=MAX_MESSAGE_TAGS, Tag::parse);
             problems.distinct("tags", &tags);
             tags
         });
@@ -234,7 +230,7 @@ pub(crate) struct PrecheckIn {
     #[schemars(with = "EventTypeName")]
     event_type: String,
     /// The channels that it would be sent on.
-    #[schemars(with = "Option<Vec<Channel>>", length(min = 1, max = 5))]
+    #[schemars(with = "Option<Vec<Channel>>", length(min = 1, max = MAX_MESSAGE_CHANNELS))]
     channels: Option<Vec<String>>,
 }
 
@@ -243,7 +239,8 @@ impl PrecheckIn {
     pub(crate) fn checked(self) -> Result<(EventTypeName, Option<Vec<Channel>>)> {
         let mut problems = Problems::of_body();
         let event_type = problems.check("eventType", EventTypeName::parse(&self.event_type));
-        let channels = self.channels.map(|names| problems.list("channels", &names, 1..=MAX_CHANNELS, Channel::parse));
+        let channels =
+            self.channels.map(|names| problems.list("channels", &names, 1..=MAX_MESSAGE_CHANNELS, Channel::parse));
         problems.finish(event_type.map(|event_type| (event_type, channels)))
     }
 }
@@ -261,6 +258,7 @@ pub(crate) struct PrecheckOut {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MessageOut<'a> {
     /// The channels that it was sent on.
+    #[schemars(with = "Option<Vec<Channel>>", length(max = MAX_MESSAGE_CHANNELS))]
     channels: Option<&'a [Channel]>,
     /// Not delivered before this instant.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -275,12 +273,14 @@ pub(crate) struct MessageOut<'a> {
     #[schemars(with = "Object")]
     payload: &'a RawValue,
     /// Words by which it can be found.
+    #[schemars(with = "Option<Vec<Tag>>", length(max = MAX_MESSAGE_TAGS))]
     tags: Option<&'a [Tag]>,
     /// When it was accepted.
     timestamp: Timestamp,
     /// What of it does not match the schema of its event type, if the environment only warns of that. In the answer to
     /// its creation only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_PROBLEMS))]
     warnings: Vec<Problem>,
 }
 
@@ -366,7 +366,7 @@ mod tests {
 
     fn read_text(body: &str) -> Result<Read> {
         let body = Bytes::copy_from_slice(body.as_bytes());
-        read(&body, EnvironmentId::default_environment(), IdOrUid::parse("shop"), None)
+        read(&body, EnvironmentId::default_environment(), IdOrUid::parse("shop"), None, &Warnings::default())
     }
 
     fn submission(body: &str) -> Submission {
@@ -388,7 +388,9 @@ mod tests {
             format!(r#"{{"data":{payload},"eventType":"a\u002eb","unknown":[{{}}]}}"#),
         ] {
             let bytes = Bytes::from(body);
-            let read = read(&bytes, EnvironmentId::default_environment(), IdOrUid::parse("shop"), None).unwrap();
+            let read =
+                read(&bytes, EnvironmentId::default_environment(), IdOrUid::parse("shop"), None, &Warnings::default())
+                    .unwrap();
             assert_eq!(read.submission.payload, payload);
             assert!(bytes.as_ptr_range().contains(&read.submission.payload.as_ptr()), "the payload was copied");
             assert_eq!(read.submission.event_type.as_str(), "a.b");

@@ -16,11 +16,18 @@ use crate::model::attempt::STATUS_CLASSES;
 use crate::rules::Problems;
 
 /// How far back failures can be recovered, and what it may be exceeded by: the clocks of callers differ.
-const RECOVER_SPAN: Duration = Duration::from_secs(14 * 86_400);
+const RECOVER_SPAN: Duration = Duration::from_secs(RECOVER_DAYS * 86_400);
 const RECOVER_SLACK: Duration = Duration::from_secs(5 * 60);
 
-/// The most elements of a list of ids or names.
-const MAX_ITEMS: usize = 10_000;
+postrider_domain::limits! {
+    in "Background tasks";
+    /// The ids or names that one request lists
+    pub(crate) const MAX_ITEMS: usize = 10_000, "elements", beyond "422";
+    /// One of these ids
+    pub(crate) const MAX_ID: usize = 256, "characters", beyond "422";
+    /// How far back failures can be recovered
+    pub(crate) const RECOVER_DAYS: u64 = 14, "days", beyond "422";
+}
 
 /// A range of time.
 #[derive(Deserialize, JsonSchema)]
@@ -57,7 +64,7 @@ pub(crate) struct BulkReplayIn {
     /// Only messages that were made before this instant. By default now.
     until: Option<Timestamp>,
     /// Only messages of these event types.
-    #[schemars(with = "Option<Vec<EventTypeName>>")]
+    #[schemars(with = "Option<Vec<EventTypeName>>", length(max = MAX_ITEMS))]
     event_types: Option<Vec<String>>,
     /// Only messages that were sent on this channel.
     #[schemars(with = "Option<Channel>")]
@@ -110,7 +117,7 @@ impl BulkReplayIn {
 #[derive(Deserialize, JsonSchema)]
 pub(crate) struct BulkExpungeIn {
     /// Ids or `eventId`s of messages.
-    #[schemars(length(max = 10_000))]
+    #[schemars(length(max = MAX_ITEMS), inner(length(max = MAX_ID)))]
     ids: Option<Vec<String>>,
 }
 
@@ -119,17 +126,27 @@ impl BulkExpungeIn {
     pub(crate) fn checked(self) -> Result<Vec<String>> {
         let mut problems = Problems::of_body();
         let ids = self.ids.unwrap_or_default();
-        if ids.len() > MAX_ITEMS {
-            problems.add("ids", format!("must have at most {MAX_ITEMS} elements"));
-        }
+        check_ids(&mut problems, "ids", &ids);
         problems.finish(Some(ids))
     }
+}
+
+/// Checks a list of ids, each of which may name nothing.
+fn check_ids(problems: &mut Problems, member: &'static str, ids: &[String]) {
+    if ids.len() > MAX_ITEMS {
+        problems.add(member, format!("must have at most {MAX_ITEMS} elements"));
+        return;
+    }
+    problems.within(member, |problems| {
+        ids.iter().enumerate().for_each(|(at, id)| problems.length(format!("[{at}]"), id, MAX_ID));
+    });
 }
 
 /// What became of each message.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct BulkExpungeOut {
     /// By the id that was given.
+    #[schemars(extend("maxProperties" = MAX_ITEMS, "propertyNames" = { "maxLength": MAX_ID }))]
     results: std::collections::BTreeMap<String, ExpungeStatus>,
 }
 
@@ -160,7 +177,7 @@ pub(crate) struct AppUsageIn {
     /// Up to this instant.
     until: Timestamp,
     /// Ids or uids of applications; all of them, if it is left out.
-    #[schemars(length(max = 10_000))]
+    #[schemars(length(max = MAX_ITEMS), inner(length(max = MAX_ID)))]
     app_ids: Option<Vec<String>>,
 }
 
@@ -168,9 +185,7 @@ impl AppUsageIn {
     /// Checks a body.
     pub(crate) fn checked(self) -> Result<(Span, Option<Vec<String>>)> {
         let mut problems = Problems::of_body();
-        if self.app_ids.as_ref().is_some_and(|ids| ids.len() > MAX_ITEMS) {
-            problems.add("appIds", format!("must have at most {MAX_ITEMS} elements"));
-        }
+        check_ids(&mut problems, "appIds", self.app_ids.as_deref().unwrap_or_default());
         if self.until < self.since {
             problems.add("until", "must not be earlier than since");
         }
@@ -210,6 +225,7 @@ pub(crate) struct AppUsageOut {
     #[serde(flatten)]
     task: StartedOut,
     /// What was asked for and does not exist. All others are counted.
+    #[schemars(length(max = MAX_ITEMS), inner(length(max = MAX_ID)))]
     unresolved_app_ids: Vec<String>,
 }
 
@@ -227,6 +243,7 @@ pub(crate) struct TaskOut<'a> {
     #[serde(flatten)]
     task: StartedOut,
     /// What it has done, or found, so far.
+    #[schemars(extend("x-unbounded" = "a count for each application or event type that there is"))]
     data: &'a Map<String, Value>,
 }
 

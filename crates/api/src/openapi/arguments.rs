@@ -1,5 +1,6 @@
 //! What the signature of a handler says about its operation: each kind of argument adds its part.
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use http::HeaderMap;
@@ -11,6 +12,7 @@ use crate::openapi::Parameter;
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
 use crate::router::Shared;
+use crate::typos::Warnings;
 
 /// Who may call an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -88,7 +90,7 @@ macro_rules! silent {
     };
 }
 
-silent!(Params, HeaderMap, Body, State<Shared>);
+silent!(Params, HeaderMap, Body, State<Shared>, Extension<Warnings>);
 
 /// The arguments of a handler, in the form in which axum's `Handler` has them: a marker, then the arguments.
 pub(crate) trait Arguments {

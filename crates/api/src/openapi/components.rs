@@ -3,9 +3,13 @@
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
+use crate::json::MAX_DEPTH;
+use crate::rules::{MAX_PLACE, MAX_PROBLEMS};
+
 /// The introduction of the document.
 pub(crate) const DESCRIPTION: &str = "\
 Everything is JSON, in UTF-8. What an operation does not know, it ignores: members of bodies as well as query parameters. \
+If the name of such a member is much like one that is known, the header `postrider-warning` of the response says so. \
 Dates are RFC 3339. Ids and your own `uid`s are interchangeable wherever something is named.
 
 Every answer that is no success has a body: `code` for programs and `detail` for people, or, with status 422, a list of \
@@ -14,6 +18,12 @@ everything that is wrong with the input.
 A `POST` can carry an `idempotency-key`: repeating it within 12 hours gives the same answer and does nothing twice.
 
 The SDKs of Svix work with this API: set their server URL to this server.";
+
+/// The longest code of an error.
+const MAX_CODE: usize = 64;
+
+/// Why a text has no bound.
+const OWN_TEXT: &str = "a text of the server's making";
 
 /// The errors that can follow from what every operation does: status, name, when.
 const ERRORS: [(StatusCode, &str, &str); 9] = [
@@ -34,8 +44,13 @@ pub(crate) fn schemas() -> Map<String, Value> {
         "type": "object",
         "description": "Why something was not done.",
         "properties": {
-            "code": { "type": "string", "description": "For programs.", "examples": ["not_found"] },
-            "detail": { "type": "string", "description": "For people.", "examples": ["Entity not found"] },
+            "code": { "type": "string", "maxLength": MAX_CODE, "description": "For programs.", "examples": ["not_found"] },
+            "detail": {
+                "type": "string",
+                "x-unbounded": OWN_TEXT,
+                "description": "For people.",
+                "examples": ["Entity not found"],
+            },
         },
         "required": ["code", "detail"],
     });
@@ -43,7 +58,7 @@ pub(crate) fn schemas() -> Map<String, Value> {
         "type": "object",
         "description": "Everything that is wrong with the input.",
         "properties": {
-            "detail": { "type": "array", "minItems": 1, "items": { "$ref": "#/components/schemas/Problem" } },
+            "detail": { "type": "array", "minItems": 1, "maxItems": MAX_PROBLEMS, "items": { "$ref": "#/components/schemas/Problem" } },
         },
         "required": ["detail"],
     });
@@ -54,11 +69,12 @@ pub(crate) fn schemas() -> Map<String, Value> {
             "loc": {
                 "type": "array",
                 "description": "Where: `body`, `query` or `path`, then names of members; elements of arrays as `[0]`.",
-                "items": { "type": "string" },
+                "maxItems": MAX_DEPTH,
+                "items": { "type": "string", "maxLength": MAX_PLACE + 1 },
                 "examples": [["body", "channels", "[0]"]],
             },
-            "msg": { "type": "string", "description": "What, for people." },
-            "type": { "type": "string", "description": "What, for programs." },
+            "msg": { "type": "string", "x-unbounded": OWN_TEXT, "description": "What, for people." },
+            "type": { "type": "string", "maxLength": MAX_CODE, "description": "What, for programs." },
         },
         "required": ["loc", "msg", "type"],
     });

@@ -1,6 +1,9 @@
 //! Parameters: what they are for, in one place, because a name means the same in every operation.
 
+use postrider_domain::names::MAX_NAME_BYTES;
 use serde_json::{Value, json};
+
+use crate::idempotency::MAX_KEY_BYTES;
 
 /// A parameter of a query string, as it was noted when the query was read.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,8 +82,8 @@ pub(crate) fn path_names(path: &str) -> impl Iterator<Item = &str> {
 /// The parameters of a path, as the document has them.
 pub(crate) fn of_path(path: &str, patterns: &[(&'static str, &'static str)]) -> Vec<Value> {
     let schema = |name: &str| match patterns.iter().find(|(judged, _)| *judged == name) {
-        Some((_, pattern)) => json!({ "type": "string", "pattern": pattern }),
-        None => json!({ "type": "string", "minLength": 1 }),
+        Some((_, pattern)) => json!({ "type": "string", "pattern": pattern, "maxLength": MAX_NAME_BYTES }),
+        None => json!({ "type": "string", "minLength": 1, "maxLength": MAX_NAME_BYTES }),
     };
     let parameter = |name: &str| {
         json!({
@@ -100,7 +103,7 @@ pub(crate) fn idempotency_key() -> Value {
         "name": "idempotency-key",
         "in": "header",
         "description": "A key of your choice: a repetition with the same key within 12 hours gets the same answer.",
-        "schema": { "type": "string", "maxLength": 256 },
+        "schema": { "type": "string", "maxLength": MAX_KEY_BYTES },
     })
 }
 

@@ -3,11 +3,14 @@
 //!
 //! A flattened member is decoded from a buffer, where its place is lost; so each names itself in the error.
 
+use postrider_domain::endpoint::MAX_ENDPOINT_EVENT_TYPES;
+use postrider_domain::message::MAX_BODY_BYTES;
 use postrider_domain::names::{EventTypeName, NameError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::json::{member, nullable, nullable_whole, whole};
+use crate::model::headers::MAX_HEADER_CHANGES;
 use crate::openapi::types::Rate;
 use crate::rules::Problems;
 
@@ -122,7 +125,7 @@ impl From<Option<u16>> for ApplicationRateOut {
 pub(crate) struct EventTypesIn {
     /// The event types that it wants, which must exist; null is all. `filterTypes` is an older name.
     #[serde(default, deserialize_with = "event_types", alias = "filterTypes")]
-    #[schemars(with = "Option<Vec<EventTypeName>>", length(min = 1))]
+    #[schemars(with = "Option<Vec<EventTypeName>>", length(min = 1, max = MAX_ENDPOINT_EVENT_TYPES))]
     pub(crate) event_types: Option<Vec<String>>,
 }
 
@@ -132,7 +135,7 @@ pub(crate) struct EventTypesIn {
 pub(crate) struct EventTypesPatch {
     /// The event types that it wants, which must exist; null is all. `filterTypes` is an older name.
     #[serde(default, deserialize_with = "event_types_patch", alias = "filterTypes")]
-    #[schemars(with = "Option<Vec<EventTypeName>>", length(min = 1))]
+    #[schemars(with = "Option<Vec<EventTypeName>>", length(min = 1, max = MAX_ENDPOINT_EVENT_TYPES))]
     pub(crate) event_types: Option<Option<Vec<String>>>,
 }
 
@@ -141,9 +144,10 @@ pub(crate) struct EventTypesPatch {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EventTypesOut<'a> {
     /// The event types that it wants; null is all.
+    #[schemars(with = "Option<Vec<EventTypeName>>", length(max = MAX_ENDPOINT_EVENT_TYPES))]
     event_types: Option<&'a [EventTypeName]>,
     /// The same under its older name.
-    #[schemars(extend("deprecated" = true))]
+    #[schemars(with = "Option<Vec<EventTypeName>>", length(max = MAX_ENDPOINT_EVENT_TYPES), extend("deprecated" = true))]
     filter_types: Option<&'a [EventTypeName]>,
 }
 
@@ -218,8 +222,10 @@ fn check_flag(problems: &mut Problems, flag: Option<String>, flags: Option<Vec<S
 #[serde(rename_all = "camelCase")]
 pub(crate) struct FlagOut<'a> {
     /// The flag that the token of an application needs to see it.
+    #[schemars(with = "Option<EventTypeName>")]
     feature_flag: Option<&'a str>,
     /// The same as a list.
+    #[schemars(with = "Vec<EventTypeName>", length(max = 1))]
     feature_flags: &'a [String],
 }
 
@@ -235,6 +241,7 @@ impl<'a> From<&'a Option<String>> for FlagOut<'a> {
 pub(crate) struct RemovedHeaders {
     /// Names of headers to remove.
     #[serde(default, deserialize_with = "delete_headers")]
+    #[schemars(length(max = MAX_HEADER_CHANGES), inner(length(max = MAX_BODY_BYTES)))]
     delete_headers: Option<Vec<String>>,
 }
 

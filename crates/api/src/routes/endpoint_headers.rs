@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
+use postrider_store::ChangeHeadersError;
 
 use crate::access::Tenant;
 use crate::answer;
@@ -43,6 +44,15 @@ fn below(path: &str, resource: &str) -> Routes {
             Operation::new(format!("{resource}.patch-headers"), "Set and remove extra headers of an endpoint")
                 .returns_nothing(StatusCode::NO_CONTENT, "They are changed."),
         )
+}
+
+impl From<ChangeHeadersError> for ApiError {
+    fn from(error: ChangeHeadersError) -> Self {
+        match error {
+            ChangeHeadersError::Write(error) => error.into(),
+            ChangeHeadersError::TooMany(error) => Self::invalid(&["body", "headers"], error.to_string()),
+        }
+    }
 }
 
 pub(super) async fn read(tenant: Tenant, State(state): State<Shared>) -> Result<Response> {

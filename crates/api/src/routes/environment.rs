@@ -18,12 +18,11 @@ use crate::body;
 use crate::error::Result;
 use crate::idempotency;
 use crate::json::{self, JsonBody};
-use crate::model::environment::{EnvironmentIn, EnvironmentOut, SettingsIn, SettingsOut, SettingsPatchIn};
+use crate::model::environment::{
+    EnvironmentIn, EnvironmentOut, MAX_IMPORT_BYTES, SettingsIn, SettingsOut, SettingsPatchIn,
+};
 use crate::openapi::{Operation, Routes};
 use crate::router::Shared;
-
-/// The largest body that brings event types in, in bytes: with all their schemas they may be many.
-pub(super) const MAX_IMPORT_BYTES: usize = 8 * 1024 * 1024;
 
 /// Event types that are read from the store at a time.
 const PAGE: usize = 250;

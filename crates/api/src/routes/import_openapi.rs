@@ -15,10 +15,11 @@ use crate::body;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::json;
+use crate::model::environment::MAX_IMPORT_BYTES;
 use crate::model::import_openapi::{ImportIn, ImportOut};
 use crate::openapi::{Operation, Routes};
 use crate::router::Shared;
-use crate::routes::environment::{MAX_IMPORT_BYTES, all_event_types};
+use crate::routes::environment::all_event_types;
 
 /// The routes.
 pub(super) fn routes() -> Routes {

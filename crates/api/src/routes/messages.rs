@@ -1,5 +1,6 @@
 //! Messages of an application (rest-contract §8).
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
@@ -21,6 +22,7 @@ use crate::pagination::{ListOut, Timed};
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
 use crate::router::Shared;
+use crate::typos::Warnings;
 
 /// The routes.
 pub(super) fn routes() -> Routes {
@@ -121,12 +123,13 @@ pub(super) async fn create(
     Query(query): Query<ContentQuery>,
     params: Params,
     State(state): State<Shared>,
+    Extension(warnings): Extension<Warnings>,
     body: Body,
 ) -> Result<Response> {
     let application = addressee(params.text("app_id")?)?;
     let body = body::read(body).await?;
     let message::Read { submission, is_object } =
-        message::read(&body, operator.environment, application, operator.once)?;
+        message::read(&body, operator.environment, application, operator.once, &warnings)?;
     let submitted = state.intake.submit(submission).await?;
     let message = &submitted.message;
     if submitted.replayed || !is_object || !submitted.warnings.is_empty() {

@@ -42,7 +42,7 @@ mod health;
 mod import_openapi;
 mod messages;
 pub(crate) mod openapi;
-mod poller;
+pub(crate) mod poller;
 mod tasks;
 mod unsupported;
 

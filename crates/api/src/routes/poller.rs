@@ -9,6 +9,7 @@ use axum::response::Response;
 use http::StatusCode;
 use postrider_domain::endpoint::Endpoint;
 use postrider_domain::ids::{Id as _, Ksuid, MessageId};
+use postrider_domain::names::{NameError, is_step};
 use postrider_domain::schema::KSUID_PATTERN;
 use postrider_domain::time::Timestamp;
 use postrider_store::{EndpointKey, MessageKey, Stored, StreamFilter, StreamPosition};
@@ -52,8 +53,11 @@ pub(super) fn routes() -> Routes {
         )
 }
 
-/// The longest name of a consumer, in bytes.
-const MAX_CONSUMER_BYTES: usize = 256;
+postrider_domain::limits! {
+    in "Polling";
+    /// The name of a consumer
+    pub(crate) const MAX_CONSUMER_BYTES: usize = 256, "bytes", beyond "404";
+}
 
 pub(super) struct PollQuery {
     limit: usize,
@@ -98,8 +102,10 @@ fn before(at: Timestamp) -> StreamPosition {
 #[derive(Serialize, JsonSchema)]
 struct PollOut<'a> {
     /// The messages.
+    #[schemars(length(max = pagination::MAX_LIMIT))]
     data: Vec<MessageOut<'a>>,
     /// Where to go on: pass it as `iterator`.
+    #[schemars(length(max = pagination::MAX_ITERATOR))]
     iterator: String,
     /// Whether nothing was left behind this slice.
     done: bool,
@@ -165,6 +171,7 @@ pub(super) struct SeekIn {
 #[derive(Serialize, JsonSchema)]
 struct SeekOut {
     /// Pass it as `iterator`, or leave it to the server.
+    #[schemars(length(max = pagination::MAX_ITERATOR))]
     iterator: String,
 }
 
@@ -190,6 +197,9 @@ fn consumer(tenant: &Tenant) -> Result<&str> {
     let name = tenant.params().text("consumer_id")?;
     if name.len() > MAX_CONSUMER_BYTES {
         return Err(ApiError::not_found());
+    }
+    if is_step(name) {
+        return Err(ApiError::invalid(&["path", "consumer_id"], NameError::Step.to_string()));
     }
     Ok(name)
 }

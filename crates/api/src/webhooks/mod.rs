@@ -6,7 +6,7 @@
 mod document;
 mod schema;
 
-use postrider_domain::event_type::{EventType, EventTypePatch, Schemas};
+use postrider_domain::event_type::{EventType, EventTypePatch, MAX_EVENT_TYPE_DESCRIPTION, MAX_GROUP_NAME, Schemas};
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
 use postrider_ingest::check_schema;
@@ -15,6 +15,9 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::error::{ApiError, Problem, Result};
+use crate::model::environment::MAX_IMPORTED;
+use crate::model::event_type::check_sizes;
+use crate::rules::MAX_PROBLEMS;
 pub(crate) use document::{Document, yaml};
 
 /// The version under which a schema is stored: a document has no versions of its parts.
@@ -36,10 +39,14 @@ pub(crate) fn event_types(document: &Document, member: &'static str, now: Timest
                 bytes += schemas.map(|schema| schema.get().len()).sum::<usize>();
                 found.push(imported);
             }
+            Err(_) if problems.len() >= MAX_PROBLEMS => {}
             Err(msg) => {
                 let loc = vec!["body".into(), member.into(), group.into(), name.to_owned().into()];
                 problems.push(Problem { loc, msg, kind: Problem::VALUE });
             }
+        }
+        if found.len() > MAX_IMPORTED {
+            return Err(ApiError::invalid(&["body", member], format!("must have at most {MAX_IMPORTED} webhooks")));
         }
         if bytes > MAX_SCHEMA_BYTES {
             let msg = format!("the schemas come to more than {MAX_SCHEMA_BYTES} bytes");
@@ -64,8 +71,15 @@ fn event_type(document: &Document, name: &str, item: &Value, now: Timestamp) -> 
     if [Some(&description), group_name.as_ref()].into_iter().flatten().any(|text| text.bytes().any(|byte| byte <= 8)) {
         return Err("must not have control characters".to_owned());
     }
+    if description.chars().count() > MAX_EVENT_TYPE_DESCRIPTION {
+        return Err(format!("must have a description of at most {MAX_EVENT_TYPE_DESCRIPTION} characters"));
+    }
+    if group_name.as_ref().is_some_and(|name| name.chars().count() > MAX_GROUP_NAME) {
+        return Err(format!("must have a first tag of at most {MAX_GROUP_NAME} characters"));
+    }
     let deprecated = operation.get("deprecated").and_then(Value::as_bool).unwrap_or_default();
     let schemas = schema_of(document, operation)?.map(|schema| Schemas::from([(VERSION.to_owned(), schema)]));
+    schemas.as_ref().map_or(Ok(()), check_sizes).map_err(|problem| format!("the schema {problem}"))?;
     let patch = EventTypePatch {
         description: Some(description.clone()),
         archived: Some(false),

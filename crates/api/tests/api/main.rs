@@ -9,6 +9,7 @@ mod attempted;
 mod attempts;
 mod authentication;
 mod batch;
+mod bounds;
 mod endpoints;
 mod environment;
 mod event_types;

@@ -169,7 +169,7 @@ impl World {
             intake: intake.clone(),
             clock: clock.clone(),
             entropy,
-            check_url: Arc::new(|url: &EndpointUrl| match url.url().host_str() {
+            check_url: Arc::new(|url: &EndpointUrl| match url.url().and_then(|url| url.host_str()) {
                 Some("127.0.0.1") => Err("is on this machine".to_owned()),
                 _ => Ok(()),
             }),

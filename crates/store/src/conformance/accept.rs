@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::{DisableReason, EndpointChange, Next};
-use postrider_domain::endpoint::EndpointPatch;
+use postrider_domain::endpoint::{EndpointPatch, Headers};
 use postrider_domain::message::Message;
 use postrider_domain::names::Uid;
 use postrider_domain::time::Timestamp;
@@ -96,7 +96,7 @@ pub(super) async fn routes_that_changed_are_refused<H: Harness>(world: &World<H>
     drafts.push(("rotate", draft().await));
     done(store.rotate_secret(endpoint.key, world.secret(), FAR, world.tick(), None).await.unwrap());
     drafts.push(("headers", draft().await));
-    store.set_headers(endpoint.key, BTreeMap::new()).await.unwrap();
+    store.set_headers(endpoint.key, Headers::new()).await.unwrap();
     drafts.push(("merged headers", draft().await));
     store.merge_headers(endpoint.key, BTreeMap::new()).await.unwrap();
     // What the engine does by itself counts like what a caller does.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use postrider_domain::delivery::{EndpointChange, Next};
+use postrider_domain::endpoint::Headers;
 use postrider_domain::time::Timestamp;
 
 use super::Harness;
@@ -14,7 +15,7 @@ use crate::{
 pub(super) async fn everything_survives_a_restart<H: Harness>(world: &mut World<H>) {
     let app = world.add_application(&environment(), world.new_application(Some("one"))).await;
     let mut new = world.new_endpoint(Some("main"));
-    new.headers = BTreeMap::from([("X-A".to_owned(), "1".to_owned())]);
+    new.headers = Headers::from([("X-A".to_owned(), "1".to_owned())]);
     let endpoint = world.add_endpoint(&app, new.clone()).await;
     done(world.store().create_event_type(&environment(), world.new_event_type("a"), None).await.unwrap());
     done(world.store().rotate_secret(endpoint.key, world.secret(), FAR, world.tick(), None).await.unwrap());

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use postrider_domain::delivery::{EndpointChange, Next};
-use postrider_domain::endpoint::{EndpointPatch, EndpointUrl};
+use postrider_domain::endpoint::{EndpointPatch, EndpointUrl, Headers};
+use postrider_domain::headers::MAX_HEADERS;
 use postrider_domain::ids::EndpointId;
 use postrider_domain::names::IdOrUid;
 use postrider_domain::signature::{MAX_OLD_KEYS, OldKey, SigningKeys};
@@ -11,7 +12,7 @@ use postrider_domain::signature::{MAX_OLD_KEYS, OldKey, SigningKeys};
 use super::Harness;
 use super::recorder::{News, Recorder};
 use super::world::{FAR, World, after, by_id, by_uid, channel, done, environment, type_name, uid_of};
-use crate::{Direction, EndpointKey, RotateError, Scan, Upserted, WriteError};
+use crate::{ChangeHeadersError, Direction, EndpointKey, RotateError, Scan, Upserted, WriteError};
 
 pub(super) async fn an_endpoint_reads_back_as_it_was_written<H: Harness>(world: &World<H>) {
     let (store, app) = (world.store(), world.application().await);
@@ -23,7 +24,7 @@ pub(super) async fn an_endpoint_reads_back_as_it_was_written<H: Harness>(world: 
     new.endpoint.channels = Some(vec![channel("x"), channel("y")]);
     new.endpoint.throttle_rate = Some(9);
     new.endpoint.metadata = BTreeMap::from([("k".to_owned(), "v".to_owned())]);
-    new.headers = BTreeMap::from([("X-Custom".to_owned(), "1".to_owned())]);
+    new.headers = Headers::from([("X-Custom".to_owned(), "1".to_owned())]);
     assert_eq!(done(store.create_endpoint(app.key, new.clone(), None).await.unwrap()), new.endpoint);
     let read = store.endpoint(app.key, &by_id(new.endpoint.id)).await.unwrap().unwrap();
     assert_eq!(read.value, new.endpoint);
@@ -84,10 +85,10 @@ pub(super) async fn an_endpoint_of_an_application_that_is_gone_is_not_found<H: H
     assert!(matches!(upserted, Err(WriteError::NotFound)), "{upserted:?}");
     let deleted = store.delete_endpoint(app.key, &id, world.tick()).await;
     assert!(matches!(deleted, Err(WriteError::NotFound)), "{deleted:?}");
-    let headers = store.set_headers(endpoint.key, BTreeMap::new()).await;
+    let headers = store.set_headers(endpoint.key, Headers::new()).await;
     assert!(matches!(headers, Err(WriteError::NotFound)), "{headers:?}");
     let merged = store.merge_headers(endpoint.key, BTreeMap::new()).await;
-    assert!(matches!(merged, Err(WriteError::NotFound)), "{merged:?}");
+    assert!(matches!(merged, Err(ChangeHeadersError::Write(WriteError::NotFound))), "{merged:?}");
     let rotated = store.rotate_secret(endpoint.key, world.secret(), FAR, world.tick(), None).await;
     assert!(matches!(rotated, Err(RotateError::Write(WriteError::NotFound))), "{rotated:?}");
 }
@@ -122,7 +123,7 @@ pub(super) async fn an_upsert_keeps_secret_and_headers_or_adds_an_endpoint<H: Ha
         store.upsert_endpoint(app.key, &id, patch.clone(), otherwise, now).await.unwrap()
     };
     let mut first = world.new_endpoint(Some("main"));
-    first.headers = BTreeMap::from([("X-A".to_owned(), "1".to_owned())]);
+    first.headers = Headers::from([("X-A".to_owned(), "1".to_owned())]);
     let added = upsert(by_uid("main"), first.clone(), world.tick()).await;
     assert_eq!(added, Upserted::Created(first.endpoint.clone()));
 
@@ -150,10 +151,10 @@ pub(super) async fn a_deleted_endpoint_is_found_no_more_and_frees_its_uid<H: Har
     assert_eq!(store.signing_keys(gone.key).await.unwrap(), None);
     let again = store.delete_endpoint(app.key, &id, world.tick()).await;
     assert!(matches!(again, Err(WriteError::NotFound)), "{again:?}");
-    let headers = store.set_headers(gone.key, BTreeMap::new()).await;
+    let headers = store.set_headers(gone.key, Headers::new()).await;
     assert!(matches!(headers, Err(WriteError::NotFound)), "{headers:?}");
     let merged = store.merge_headers(gone.key, BTreeMap::new()).await;
-    assert!(matches!(merged, Err(WriteError::NotFound)), "{merged:?}");
+    assert!(matches!(merged, Err(ChangeHeadersError::Write(WriteError::NotFound))), "{merged:?}");
     let rotated = store.rotate_secret(gone.key, world.secret(), FAR, world.tick(), None).await;
     assert!(matches!(rotated, Err(RotateError::Write(WriteError::NotFound))), "{rotated:?}");
 
@@ -199,9 +200,7 @@ pub(super) async fn the_eleventh_quick_rotation_is_refused_and_changes_nothing<H
 pub(super) async fn headers_are_replaced_and_merged<H: Harness>(world: &World<H>) {
     let (store, app) = (world.store(), world.application().await);
     let endpoint = world.endpoint(&app).await;
-    let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-    };
+    let map = |pairs: &[(&str, &str)]| -> Headers { pairs.iter().copied().collect() };
     let read = async || store.headers(endpoint.key).await.unwrap().unwrap();
     assert_eq!(read().await, map(&[]));
     store.set_headers(endpoint.key, map(&[("X-A", "1"), ("X-B", "2")])).await.unwrap();
@@ -211,8 +210,30 @@ pub(super) async fn headers_are_replaced_and_merged<H: Harness>(world: &World<H>
     let changes = changes.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     store.merge_headers(endpoint.key, changes).await.unwrap();
     assert_eq!(read().await, map(&[("X-D", "5"), ("x-c", "6")]));
+    let other_case = [("X-C", Some("7".to_owned())), ("x-d", None)];
+    let other_case = other_case.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    store.merge_headers(endpoint.key, other_case).await.unwrap();
+    assert_eq!(read().await, map(&[("X-C", "7")]));
+    let many = (0..MAX_HEADERS).map(|at| (format!("y-{at}"), Some(String::new()))).collect();
+    let refused = store.merge_headers(endpoint.key, many).await;
+    assert!(matches!(refused, Err(ChangeHeadersError::TooMany(_))), "{refused:?}");
+    assert_eq!(read().await, map(&[("X-C", "7")]));
     let nobody = store.set_headers(EndpointKey(i64::MAX), map(&[])).await;
     assert!(matches!(nobody, Err(WriteError::NotFound)), "{nobody:?}");
+}
+
+pub(super) async fn a_patch_can_set_the_authorization_of_an_endpoint<H: Harness>(world: &World<H>) {
+    let (store, app) = (world.store(), world.application().await);
+    let endpoint = world.endpoint(&app).await;
+    let id = by_id(endpoint.value.id);
+    for (authorization, want) in
+        [(Some("Basic YTpi"), "Basic YTpi"), (None, "Basic YTpi"), (Some("Basic Yzpk"), "Basic Yzpk")]
+    {
+        let patch = EndpointPatch { authorization: authorization.map(str::to_owned), ..EndpointPatch::default() };
+        store.update_endpoint(app.key, &id, patch, world.tick()).await.unwrap();
+        let headers = store.headers(endpoint.key).await.unwrap().unwrap();
+        assert_eq!(headers.get("authorization"), Some(want));
+    }
 }
 
 pub(super) async fn enabling_an_endpoint_forgets_that_it_was_failing<H: Harness>(world: &World<H>) {
@@ -251,7 +272,7 @@ pub(super) async fn observers_are_told_of_every_change<H: Harness>(world: &World
     told("upsert");
     done(store.rotate_secret(endpoint.key, world.secret(), FAR, world.tick(), None).await.unwrap());
     told("rotate");
-    store.set_headers(endpoint.key, BTreeMap::new()).await.unwrap();
+    store.set_headers(endpoint.key, Headers::new()).await.unwrap();
     told("set headers");
     store.merge_headers(endpoint.key, BTreeMap::new()).await.unwrap();
     told("merge headers");

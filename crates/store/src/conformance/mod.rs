@@ -149,6 +149,7 @@ macro_rules! conformance_cases {
                 rotation_keeps_the_former_key_until_its_grace_ends,
                 the_eleventh_quick_rotation_is_refused_and_changes_nothing,
                 headers_are_replaced_and_merged,
+                a_patch_can_set_the_authorization_of_an_endpoint,
                 enabling_an_endpoint_forgets_that_it_was_failing,
                 observers_are_told_of_every_change,
             }

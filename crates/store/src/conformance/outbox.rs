@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::delivery::{DisableReason, EndpointChange, Next};
-use postrider_domain::endpoint::EndpointPatch;
+use postrider_domain::endpoint::{EndpointPatch, Headers};
 use postrider_domain::names::Uid;
 use postrider_domain::notice::NoticeKind;
 use serde_json::{Value, json};
@@ -86,7 +86,7 @@ pub(super) async fn changes_of_endpoints_are_reported_in_order<H: Harness>(world
     store.upsert_endpoint(app.key, &id, patch("newer"), otherwise(), world.tick()).await.unwrap();
     let grace = after(world.tick(), 60);
     store.rotate_secret(endpoint.key, world.secret(), grace, world.tick(), None).await.unwrap();
-    store.set_headers(endpoint.key, BTreeMap::new()).await.unwrap();
+    store.set_headers(endpoint.key, Headers::new()).await.unwrap();
     store.merge_headers(endpoint.key, BTreeMap::from([("x-a".to_owned(), None)])).await.unwrap();
     store.delete_endpoint(app.key, &id, world.tick()).await.unwrap();
     let updated = || notice("endpoint.updated");

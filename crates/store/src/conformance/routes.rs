@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use postrider_domain::application::ApplicationPatch;
-use postrider_domain::endpoint::EndpointPatch;
+use postrider_domain::endpoint::{EndpointPatch, Headers};
 
 use super::Harness;
 use super::world::{FAR, World, by_id, by_uid, channel, done, environment, other_environment, type_name, uid_of};
@@ -18,7 +18,7 @@ pub(super) async fn routes_hold_all_that_the_sender_needs<H: Harness>(world: &Wo
     new.endpoint.event_types = Some(vec![type_name("a")]);
     new.endpoint.channels = Some(vec![channel("c")]);
     new.endpoint.throttle_rate = Some(5);
-    new.headers = BTreeMap::from([("X-A".to_owned(), "1".to_owned())]);
+    new.headers = Headers::from([("X-A".to_owned(), "1".to_owned())]);
     let endpoint = world.add_endpoint(&app, new.clone()).await;
     done(store.rotate_secret(endpoint.key, world.secret(), FAR, world.tick(), None).await.unwrap());
     let keys = store.signing_keys(endpoint.key).await.unwrap().unwrap();
@@ -81,7 +81,7 @@ pub(super) async fn every_change_makes_routes_newer<H: Harness>(world: &World<H>
     newer("upsert that adds").await;
     done(store.rotate_secret(endpoint.key, world.secret(), FAR, world.tick(), None).await.unwrap());
     newer("rotate").await;
-    store.set_headers(endpoint.key, BTreeMap::new()).await.unwrap();
+    store.set_headers(endpoint.key, Headers::new()).await.unwrap();
     newer("set headers").await;
     store.merge_headers(endpoint.key, BTreeMap::new()).await.unwrap();
     newer("merge headers").await;

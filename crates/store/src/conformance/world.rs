@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider_domain::application::{Application, EnvironmentId};
 use postrider_domain::delivery::Next;
-use postrider_domain::endpoint::{Endpoint, EndpointUrl};
+use postrider_domain::endpoint::{Endpoint, EndpointUrl, Headers};
 use postrider_domain::entropy::{Entropy as _, SeededEntropy};
 use postrider_domain::event_type::EventType;
 use postrider_domain::ids::{ApplicationId, AttemptId, EndpointId, MessageId, TaskId};
@@ -107,7 +107,7 @@ impl<H: Harness> World<H> {
             created_at: now,
             updated_at: now,
         };
-        NewEndpoint { endpoint, secret: self.secret(), headers: BTreeMap::new() }
+        NewEndpoint { endpoint, secret: self.secret(), headers: Headers::new() }
     }
 
     pub(super) async fn endpoint(&self, app: &App) -> Ep {

@@ -1,0 +1,188 @@
+//! Members that are probably misspelled. What a body has beyond what is known is ignored, because clients of many ages
+//! send members that only others know; so `evenTypes` makes an endpoint that gets everything. The response says so: its
+//! header `postrider-warning` names such a member and the one that it is much like.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, LazyLock};
+
+use http::{HeaderMap, HeaderValue};
+use parking_lot::Mutex;
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value};
+
+postrider_domain::limits! {
+    in "Warnings of misspelled members";
+    /// The bodies that are looked at
+    const MAX_BYTES: usize = 65_536, "bytes", beyond "no warning";
+    /// The warnings of one response
+    const MAX_WARNINGS: usize = 5, "warnings", beyond "the rest is left out";
+}
+
+/// The header of the response.
+const HEADER: &str = "postrider-warning";
+
+/// Names that are known, but that the schema of a body does not have.
+const OTHER_NAMES: [&str; 2] = ["filterTypes", "data"];
+
+/// What the response to a request warns of. Clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Warnings {
+    /// Looks for members that `T` does not know, but almost.
+    pub(crate) fn look_for_typos<T: JsonSchema>(&self, body: &str) {
+        if body.len() > MAX_BYTES {
+            return;
+        }
+        // What does not parse is told elsewhere.
+        if let Ok(body) = serde_json::from_str(body) {
+            members_of::<T>().compare(&body, &mut self.0.lock());
+        }
+    }
+
+    /// Notes a member that is not among those that are known, if it is much like one of them.
+    pub(crate) fn unknown(&self, name: &str, known: &[&str]) {
+        let mut warnings = self.0.lock();
+        if warnings.len() < MAX_WARNINGS {
+            warnings.extend(nearest(name, known.iter().copied()).map(|near| warning(name, near)));
+        }
+    }
+
+    /// Adds the header, if there is anything to say.
+    pub(crate) fn write(&self, headers: &mut HeaderMap) {
+        for warning in self.0.lock().iter() {
+            if let Ok(value) = HeaderValue::try_from(warning) {
+                headers.append(HEADER, value);
+            }
+        }
+    }
+}
+
+/// The members of an object that is known, and those of the objects in them.
+#[derive(Debug, Default)]
+struct Members(BTreeMap<String, Option<Members>>);
+
+impl Members {
+    fn compare(&self, body: &Value, warnings: &mut Vec<String>) {
+        match body {
+            Value::Array(items) => items.iter().for_each(|item| self.compare(item, warnings)),
+            Value::Object(members) => self.compare_members(members, warnings),
+            _ => {}
+        }
+    }
+
+    fn compare_members(&self, members: &Map<String, Value>, warnings: &mut Vec<String>) {
+        for (name, value) in members {
+            match self.0.get(name) {
+                Some(Some(known)) => known.compare(value, warnings),
+                Some(None) => {}
+                None => {
+                    let near = nearest(name, self.0.keys().map(String::as_str));
+                    warnings.extend(near.map(|near| warning(name, near)));
+                }
+            }
+            if warnings.len() >= MAX_WARNINGS {
+                return;
+            }
+        }
+    }
+}
+
+/// The known member that a name is much like: a slip or two away, whatever the case.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    if OTHER_NAMES.contains(&name) || name.len() > 64 {
+        return None;
+    }
+    let sound = plain(name);
+    let distances = known.map(|known| (known, strsim::damerau_levenshtein(&sound, &plain(known))));
+    let (near, distance) = distances.min_by_key(|(_, distance)| *distance)?;
+    // Of three letters one may be wrong or two changed over, of more than five two.
+    (distance <= 2 && distance * 3 <= sound.chars().count()).then_some(near)
+}
+
+fn warning(name: &str, near: &str) -> String {
+    format!("the member '{}' is not known and was ignored; did you mean '{near}'?", name.escape_debug())
+}
+
+/// A name as it sounds: without case and without what stands between words.
+fn plain(name: &str) -> String {
+    name.chars().filter(|char| !matches!(char, '_' | '-' | ' ')).flat_map(char::to_lowercase).collect()
+}
+
+/// The members of a type, found out once.
+fn members_of<T: JsonSchema>() -> Arc<Members> {
+    static KNOWN: LazyLock<Mutex<HashMap<Cow<'static, str>, Arc<Members>>>> = LazyLock::new(Mutex::default);
+    KNOWN.lock().entry(T::schema_id()).or_insert_with(|| Arc::new(read_members::<T>())).clone()
+}
+
+fn read_members<T: JsonSchema>() -> Members {
+    let schema = SchemaSettings::draft2020_12().for_deserialize().into_generator().into_root_schema_for::<T>();
+    let root = Value::from(schema);
+    of_schema(&root, &root, 0).unwrap_or_default()
+}
+
+/// The members that a schema describes, wherever it does; `None` if it describes none.
+fn of_schema(root: &Value, schema: &Value, depth: usize) -> Option<Members> {
+    if depth > 8 {
+        return None;
+    }
+    let mut found = Members::default();
+    if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
+        let members = properties.iter().map(|(name, schema)| (name.clone(), of_schema(root, schema, depth + 1)));
+        found.0.extend(members);
+    }
+    let target = schema.get("$ref").and_then(Value::as_str).and_then(|path| root.pointer(path.strip_prefix('#')?));
+    let listed = ["anyOf", "oneOf", "allOf"].iter().filter_map(|key| schema.get(key)?.as_array()).flatten();
+    for part in target.into_iter().chain(listed).chain(schema.get("items")) {
+        found.0.extend(of_schema(root, part, depth + 1).unwrap_or_default().0);
+    }
+    (!found.0.is_empty()).then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::application::ApplicationIn;
+    use crate::model::authentication::PortalAccessIn;
+    use crate::model::endpoint::{EndpointIn, EndpointPatchIn};
+    use crate::model::environment::EnvironmentIn;
+
+    fn warnings<T: JsonSchema>(body: &str) -> String {
+        let warnings = Warnings::default();
+        warnings.look_for_typos::<T>(body);
+        let all = warnings.0.lock().join("\n");
+        all
+    }
+
+    #[test]
+    fn a_member_that_is_almost_known_is_named_with_the_one_that_was_meant() {
+        for (body, wrong, meant) in [
+            (r#"{"evenTypes":["a"]}"#, "evenTypes", "eventTypes"),
+            (r#"{"event_types":["a"]}"#, "event_types", "eventTypes"),
+            (r#"{"EventTypes":["a"]}"#, "EventTypes", "eventTypes"),
+            (r#"{"chanels":[]}"#, "chanels", "channels"),
+            (r#"{"ulr":""}"#, "ulr", "url"),
+        ] {
+            for said in [warnings::<EndpointIn>(body), warnings::<EndpointPatchIn>(body)] {
+                assert!(said.contains(&format!("'{wrong}'")) && said.contains(&format!("'{meant}'")), "{body}: {said}");
+            }
+        }
+        assert!(warnings::<PortalAccessIn>(r#"{"application":{"nmae":"a"}}"#).contains("'name'"));
+        assert!(warnings::<EnvironmentIn>(r#"{"eventTypes":[{"descripton":"a"}]}"#).contains("'description'"));
+    }
+
+    #[test]
+    fn what_is_known_and_what_is_unlike_everything_is_not_warned_of() {
+        for body in [
+            r#"{"url":"x","filterTypes":null,"eventTypes":null,"rateLimit":1,"headers":{"evenTypes":"1"}}"#,
+            r#"{"metadata":{"urll":"x"},"kind":1,"x":2,"transformationsParams":{},"ü":1}"#,
+            "[]",
+            "{",
+        ] {
+            assert_eq!(warnings::<EndpointIn>(body), "", "{body}");
+        }
+        assert_eq!(warnings::<ApplicationIn>(r#"{"name":"a","uid":"b","rateLimit":1,"throttleRate":1}"#), "");
+    }
+}
