@@ -114,6 +114,7 @@ async fn a_step_in_a_path_is_no_name_on_any_road() {
             ("PATCH", &*one, json!({ "uid": step }), "body.uid"),
             ("PATCH", &*one, json!({ "channels": [step] }), "body.channels.[0]"),
             ("PATCH", &*one, json!({ "eventTypes": [step] }), "body.eventTypes.[0]"),
+            ("PUT", &*format!("/event-type/{step}"), json!({ "description": "" }), "path.event_type_name"),
             ("POST", "/event-type", json!({ "name": step, "description": "" }), "body.name"),
             (
                 "POST",
