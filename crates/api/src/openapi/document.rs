@@ -182,7 +182,11 @@ fn success(outcome: &Outcome, route: &Route, routes: &[&Route], schemas: &mut Sc
 fn content(schema: &Value, or_lines: bool) -> Value {
     let mut content = json!({ "application/json": { "schema": schema } });
     if or_lines {
-        let schema = json!({ "type": "string", "description": "The items of the array, one a line." });
+        let schema = json!({
+            "type": "string",
+            "x-unbounded": "there may be any number of lines, each of which has the bounds of a message",
+            "description": "The items of the array, one a line.",
+        });
         content["application/x-ndjson"] = json!({ "schema": schema });
     }
     content
