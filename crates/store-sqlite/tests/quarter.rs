@@ -12,7 +12,7 @@ use bytes::Bytes;
 use postrider_domain::application::{Application, EnvironmentId};
 use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::Next;
-use postrider_domain::endpoint::{Endpoint, EndpointUrl};
+use postrider_domain::endpoint::{Endpoint, EndpointUrl, Headers};
 use postrider_domain::entropy::{Entropy as _, SeededEntropy};
 use postrider_domain::ids::{ApplicationId, AttemptId, EndpointId, MessageId};
 use postrider_domain::message::Message;
@@ -89,10 +89,7 @@ impl World {
             updated_at: now,
         };
         let secret = Secret::generate(SecretKind::Hmac256, &self.entropy);
-        self.store
-            .create_endpoint(key, NewEndpoint { endpoint, secret, headers: BTreeMap::new() }, None)
-            .await
-            .unwrap();
+        self.store.create_endpoint(key, NewEndpoint { endpoint, secret, headers: Headers::new() }, None).await.unwrap();
         self.store.routes(&environment, &IdOrUid::Id(id)).await.unwrap().unwrap()
     }
 

@@ -1,6 +1,6 @@
 //! Cases for what another process finds that opens the same database later.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use postrider_domain::delivery::{EndpointChange, Next};
 use postrider_domain::endpoint::Headers;
