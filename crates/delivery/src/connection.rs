@@ -62,9 +62,6 @@ pub(crate) fn ended(error: Option<&io::Error>, when: &'static str) -> Trouble {
     if let Some(error) = error.and_then(tls::cause) {
         return Trouble::new(Failure::Tls, tls::describe_rustls(error));
     }
-    if let Some(text) = error.and_then(tls::retold_alert) {
-        return Trouble::new(Failure::Tls, text);
-    }
     let text: Cow<'static, str> = match error.map(io::Error::kind) {
         Some(io::ErrorKind::ConnectionReset) => format!("the receiver reset the connection {when}").into(),
         _ => format!("the receiver closed the connection {when}").into(),

@@ -26,7 +26,7 @@ use crate::answer::{Stage, Trouble};
 use crate::connection::{Broken, describe};
 use crate::limits::{MAX_BODY_BYTES, MAX_HEAD_BYTES};
 use crate::meter::{Counted, Credit, Meter};
-use crate::transport::Transport;
+use crate::transport::{Fault, Transport};
 
 /// The body of a request.
 pub(crate) type Payload = Full<Bytes>;
@@ -43,6 +43,7 @@ pub(crate) struct Http2 {
     requests: http2::SendRequest<Payload>,
     streams: Arc<Streams>,
     address: SocketAddr,
+    fault: Fault,
 }
 
 /// How often a receiver is asked whether it is still there while it owes responses, and how long it has to say so.
@@ -81,7 +82,7 @@ pub(crate) struct Permit {
 
 impl Http2 {
     pub(crate) async fn start(transport: Transport, address: SocketAddr) -> Result<Self, Trouble> {
-        let meter = transport.meter();
+        let (meter, fault) = (transport.meter(), transport.fault());
         let (requests, io) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_INTERVAL)
@@ -102,7 +103,7 @@ impl Http2 {
         });
         // Before it is known how many streams there are, nobody can count on one.
         let _ = tokio::time::timeout(SETTINGS_PATIENCE, meter.settled()).await;
-        Ok(Self { requests, streams: Arc::new(Streams::new(meter)), address })
+        Ok(Self { requests, streams: Arc::new(Streams::new(meter)), address, fault })
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -145,7 +146,11 @@ impl Http2 {
             let detail = "the receiver sent too much over HTTP/2 that is no response";
             return Broken { unheard: false, trouble: Trouble::new(Failure::Protocol, detail) };
         }
-        Broken::new(error, was_unheard(error))
+        let broken = Broken::new(error, was_unheard(error));
+        match self.fault.text() {
+            Some(text) => Broken { trouble: Trouble::new(Failure::Tls, text), ..broken },
+            None => broken,
+        }
     }
 }
 

@@ -56,14 +56,6 @@ pub(crate) fn cause(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// The alert behind an I/O error of which, on its way through HTTP/2, only the text is left.
-pub(crate) fn retold_alert(error: &io::Error) -> Option<String> {
-    let text = error.get_ref()?.to_string();
-    let name = text.strip_prefix("received fatal alert: ")?;
-    let mut alerts = (0..=u8::MAX).map(AlertDescription::from);
-    alerts.find(|alert| format!("{alert:?}") == name).map(describe_alert)
-}
-
 /// What went wrong with TLS, in the handshake or after it, for the endpoint's owner.
 pub(crate) fn describe_rustls(error: &rustls::Error) -> Cow<'static, str> {
     use rustls::Error as E;
@@ -222,15 +214,6 @@ mod tests {
             let named = alert == AlertDescription::UnrecognisedName || text.contains(&format!("alert {number}, "));
             assert!(named && text.starts_with("the receiver "), "{text}");
         }
-    }
-
-    #[test]
-    fn an_alert_is_known_by_its_text_too() {
-        let error = rustls::Error::AlertReceived(AlertDescription::CertificateRequired);
-        let error = io::Error::new(io::ErrorKind::InvalidData, error.to_string());
-        assert_eq!(cause(&error), None);
-        assert_eq!(retold_alert(&error), Some(describe_alert(AlertDescription::CertificateRequired)));
-        assert_eq!(retold_alert(&io::ErrorKind::ConnectionReset.into()), None);
     }
 
     #[test]

@@ -7,9 +7,10 @@
 //!   kernel, because the runtime may not have heard of it yet.
 //! * What comes off the network is counted ([`Meter`]).
 
+use std::borrow::Cow;
 use std::io::{self, Read as _};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use rustls::ClientConnection;
@@ -19,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::meter::Meter;
+use crate::tls;
 
 /// More TLS records than these between two requests are not quiet, whatever is in them.
 const MAX_QUIET_READS: usize = 16;
@@ -114,15 +116,34 @@ enum Layer {
 #[derive(Debug)]
 pub(crate) struct Transport {
     layer: Layer,
+    fault: Fault,
+}
+
+/// Why TLS failed after the handshake, if it did. hyper tells those who wait for an HTTP/2 response only that the connection
+/// has ended.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Fault(Arc<OnceLock<Cow<'static, str>>>);
+
+impl Fault {
+    pub(crate) fn text(&self) -> Option<Cow<'static, str>> {
+        self.0.get().cloned()
+    }
+
+    fn note(&self, error: &io::Error) {
+        if let Some(error) = tls::cause(error) {
+            // The first is the cause, and what follows its consequence.
+            let _ = self.0.set(tls::describe_rustls(error));
+        }
+    }
 }
 
 impl Transport {
     pub(crate) fn plain(wire: Wire) -> Self {
-        Self { layer: Layer::Plain(wire) }
+        Self { layer: Layer::Plain(wire), fault: Fault::default() }
     }
 
     pub(crate) fn tls(stream: TlsStream<Wire>) -> Self {
-        Self { layer: Layer::Tls(Box::new(stream)) }
+        Self { layer: Layer::Tls(Box::new(stream)), fault: Fault::default() }
     }
 
     /// Whether it can be used for a request: the receiver has not closed it, and has not said anything since its last
@@ -135,6 +156,10 @@ impl Transport {
                 is_quiet_within_tls(wire, session)
             }
         }
+    }
+
+    pub(crate) fn fault(&self) -> Fault {
+        self.fault.clone()
     }
 
     /// What counts the bytes of this connection.
@@ -185,10 +210,14 @@ impl io::Read for Now<'_> {
 
 impl AsyncRead for Transport {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.layer {
+        let result = match &mut self.layer {
             Layer::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Layer::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        if let Poll::Ready(Err(error)) = &result {
+            self.fault.note(error);
         }
+        result
     }
 }
 
