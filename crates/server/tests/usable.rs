@@ -63,8 +63,9 @@ impl Dice {
             "..",
             "-",
         ];
-        let length = self.length(bound);
-        self.pick(&CHARACTERS).repeat(length)
+        let (length, character) = (self.length(bound), *self.pick(&CHARACTERS));
+        // Of a body that is far too large the server reads so much before it answers.
+        character.repeat(length.min(4_000_000 / character.len()))
     }
 
     /// A name, or something that is none.
@@ -391,7 +392,7 @@ impl World {
 
 #[tokio::test]
 async fn what_is_accepted_stays_usable() {
-    let (seed, cases) = (setting("POSTRIDER_USABLE_SEED", 20_261_126), setting("POSTRIDER_USABLE_CASES", 60));
+    let (seed, cases) = (setting("POSTRIDER_USABLE_SEED", 20_261_126), setting("POSTRIDER_USABLE_CASES", 250));
     eprintln!("POSTRIDER_USABLE_SEED={seed} POSTRIDER_USABLE_CASES={cases}");
     let mut server = TestServer::builder(env!("CARGO_BIN_EXE_postrider")).start().await;
     let receiver = Receiver::ok().await;
@@ -407,8 +408,9 @@ async fn what_is_accepted_stays_usable() {
     for _ in 0..cases {
         world.case().await;
     }
-    for seen in &world.seen {
-        eprintln!("{seen:?}");
+    // Both happen: a generator that is refused everything would prove nothing.
+    for status in [200, 201, 202, 204, 422] {
+        assert!(world.seen.iter().any(|(_, seen)| *seen == status), "{status} was never answered");
     }
     server.terminate().await;
     server.start().await;
