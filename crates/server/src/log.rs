@@ -30,6 +30,9 @@ postrider_domain::limits! {
     pub(crate) const MAX_LINE_BYTES: usize = 64 * 1024, "bytes", beyond "it is cut";
 }
 
+/// What begins a new line.
+const LINE_ENDS: [u8; 2] = *b"\n\r";
+
 /// The pause before a write that found no room, where the operating system does not wait by itself.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -260,12 +263,22 @@ impl<F: Fn(u64) -> Vec<u8>> Writer<F> {
     }
 }
 
-/// Takes one event, which comes in one piece.
+/// Takes one event, which comes in one piece, and is one line: what somebody sent us cannot begin another one.
 pub(crate) struct EventWriter(Output);
 
 impl Write for EventWriter {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        self.0.push(event.to_vec());
+        let text = event.strip_suffix(b"\n").unwrap_or(event);
+        if text.iter().any(|byte| LINE_ENDS.contains(byte)) {
+            let escaped = text.iter().flat_map(|byte| match byte {
+                b'\n' => b"\\n".to_vec(),
+                b'\r' => b"\\r".to_vec(),
+                other => vec![*other],
+            });
+            self.0.push(escaped.chain([b'\n']).collect());
+        } else {
+            self.0.push(event.to_vec());
+        }
         Ok(event.len())
     }
 
@@ -353,6 +366,16 @@ mod tests {
             }
         }
         assert!(read * line.len() >= MAX_WAITING_BYTES && lost > 0, "{read} {lost}");
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_it_holds() {
+        let stream = Broken::default();
+        let output = Output::start("test", Box::new(stream.clone()), notice);
+        let event = b"WARN failed to read 'a\r\nINFO all is well'\n";
+        assert_eq!(output.make_writer().write(event).unwrap(), event.len());
+        output.flush(DEADLINE);
+        assert_eq!(*stream.written.lock(), b"WARN failed to read 'a\\r\\nINFO all is well'\n");
     }
 
     #[test]

@@ -179,6 +179,8 @@ async fn signals_that_mean_nothing_here_do_not_end_it() {
         Signal::IO,
         Signal::PIPE,
         Signal::WINCH,
+        Signal::STKFLT,
+        Signal::XFSZ,
     ] {
         server.signal(signal);
         server.client().get("/api/v1/health").await.expect(204);

@@ -16,8 +16,15 @@ use crate::log::{self, Output};
 use crate::signals::Signals;
 use crate::wiring::{Phases, Server};
 
+const SIGNALS: &str = "\
+Signals:
+  TERM, INT, HUP, PWR   end in order: requests under way are finished, at most for delivery.drain_timeout (8s)
+  TERM or INT again     end at once, from a second after the first; what was under way is sent again at the next start
+  USR1, USR2, ALRM      nothing";
+
 /// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = SIGNALS)]
 pub(crate) struct Args {
     /// For trying things out on this machine: delivers to local addresses, makes an API key, brings a receiver with it
     #[arg(long)]
@@ -89,7 +96,11 @@ async fn serve(config: &Config, dev: bool, stdout: &Output) -> anyhow::Result<Ex
         }
         _ => anyhow!("cannot listen on {address}: {error}; choose another address with --listen"),
     })?;
-    let server = Server::start(config).await?;
+    let server = tokio::select! {
+        started = Server::start(config) => started?,
+        // Nothing was promised to anybody yet.
+        () = signals.first() => return Ok(ExitCode::SUCCESS),
+    };
     let url = format!("http://{}", listener.local_addr()?);
     stdout.say(&format!("postrider {} listening on {url}", env!("CARGO_PKG_VERSION")));
     let receiving = if dev { Some(dev::welcome(&server, &url, stdout).await?) } else { None };

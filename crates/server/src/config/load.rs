@@ -81,12 +81,18 @@ pub(crate) struct Flag {
     pub(crate) value: Option<String>,
 }
 
-/// A setting with the value that holds.
-#[derive(Debug, Clone)]
+/// A setting with the value that holds. `Debug` shows what [`Valued::shown`] does.
+#[derive(Clone)]
 pub(crate) struct Valued {
     pub(crate) setting: Setting,
     pub(crate) source: Source,
     value: Option<Value>,
+}
+
+impl fmt::Debug for Valued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {} ({})", self.setting.path(), self.shown(), self.source)
+    }
 }
 
 impl Valued {

@@ -70,6 +70,7 @@ fn the_environment_overrides_the_file_and_flags_override_both() {
     assert_eq!(source("delivery.retry_schedule").1, "[\"5s\",\"5m\"]");
     assert_eq!(source("delivery.https_only"), ("default".to_owned(), "false".to_owned()));
     assert_eq!(source("auth.jwt_secret").1, "\"********\"");
+    assert!(!format!("{loaded:?}").contains(SECRET));
 }
 
 #[test]
