@@ -119,6 +119,7 @@ postrider_domain::options! {
         /// The age at which a connection to a receiver gets no more requests. The next request resolves the name again, so
         /// a host that moves to another address is followed within this time. A connection gets 60 to 90 % of it, so that
         /// connections that were opened together are not replaced together.
+        #[within("100ms", "1d")]
         pub connection_max_age: Span = span("5m"),
         /// Networks that may be delivered to although they are private, local or reserved.
         pub allow_subnets: Subnets = Subnets::default(),

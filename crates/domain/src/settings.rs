@@ -180,6 +180,8 @@ impl Setting {
                 visible(text).map_err(|problem| format!("has an item that {problem}"))?;
                 self.check_range(text)
             }
+            // A list without a range may hold numbers, too: its type says what they mean.
+            serde_json::Value::Number(_) if self.range.is_none() => Ok(()),
             _ => Err("must be a list of texts, as in [\"a\", \"b\"]".to_owned()),
         }
     }
@@ -190,8 +192,13 @@ impl Setting {
             _ => problem.to_string(),
         })?;
         if self.is_list() {
-            let items = list_items(text).map_err(|error| error.to_string())?;
-            return items.into_iter().try_for_each(|item| self.check_item(&item.into()));
+            let items = if text.starts_with('[') {
+                serde_json::from_str::<Vec<serde_json::Value>>(text).map_err(|_| ParseListError::Json.to_string())?
+            } else {
+                let items = list_items(text).map_err(|error| error.to_string())?;
+                items.into_iter().map(serde_json::Value::from).collect()
+            };
+            return items.iter().try_for_each(|item| self.check_item(item));
         }
         self.check_range(text)?;
         self.rule.map_or(Ok(()), |rule| rule(text))

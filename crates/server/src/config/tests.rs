@@ -270,6 +270,15 @@ fn a_file_that_never_ends_is_not_read_to_its_end() {
 }
 
 #[test]
+fn ports_are_numbers_and_ranges_in_a_list_or_as_text() {
+    let from_text = |text| config("", &[("POSTRIDER_DELIVERY__ALLOW_PORTS", text)]).delivery.allow_ports;
+    let from_file = config("[delivery]\nallow_ports = [25, \"6000-6063\"]", &[]).delivery.allow_ports;
+    assert_eq!(from_file.0.len(), 2);
+    assert!(from_text("25,6000-6063") == from_file && from_text("[25, \"6000-6063\"]") == from_file);
+    names(&problem("", &[("POSTRIDER_DELIVERY__ALLOW_PORTS", "25,")]), &["POSTRIDER_DELIVERY__ALLOW_PORTS", "blank"]);
+}
+
+#[test]
 fn only_sqlite_urls_name_a_store() {
     assert_eq!(sqlite_path("sqlite:///var/lib/p.db").unwrap(), Path::new("/var/lib/p.db"));
     assert_eq!(sqlite_path("sqlite://p.db").unwrap(), Path::new("p.db"));
