@@ -5,6 +5,7 @@
 //! application's token only what its feature flags allow.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use http::Method;
@@ -17,11 +18,21 @@ use postrider_domain::names::{IdOrUid, Uid};
 use postrider_ingest::NewApplication;
 use postrider_store::{ApplicationKey, EndpointKey, IdempotencyKey, MessageKey, Stored};
 
+use crate::account::{Account, IsList};
 use crate::auth::{Caller, Capability, Principal};
 use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::params::Params;
 use crate::router::Shared;
+
+/// Who is calling. From here on the request is charged to him.
+async fn identify(parts: &Parts, state: &Shared) -> Result<Arc<Caller>> {
+    let caller = state.authenticator.caller(&parts.headers).await?;
+    if let Some(account) = parts.extensions.get::<Arc<Account>>() {
+        account.open(&caller.principal, parts.extensions.get::<IsList>().is_some()).await?;
+    }
+    Ok(caller)
+}
 
 /// The operator of an environment.
 pub(crate) struct Operator {
@@ -35,7 +46,7 @@ impl FromRequestParts<Shared> for Operator {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self> {
-        let caller = state.authenticator.caller(&parts.headers).await?;
+        let caller = identify(parts, state).await?;
         let Principal::Environment(environment) = &caller.principal else {
             return Err(ApiError::insufficient_access());
         };
@@ -48,7 +59,7 @@ impl Operator {
     pub(crate) async fn message(&self, state: &Shared, params: &Params) -> Result<Stored<MessageKey, Message>> {
         let application = self.application(state, params).await?;
         let id = params.id_or_uid::<MessageId>("msg_id")?;
-        state.store.message(application.key, &id).await?.ok_or_else(ApiError::not_found)
+        state.store.message(application.key, &id).await?.ok_or_else(|| ApiError::no_such("message"))
     }
 
     /// The application that the path names.
@@ -58,7 +69,7 @@ impl Operator {
         params: &Params,
     ) -> Result<Stored<ApplicationKey, Application>> {
         let id = params.id_or_uid::<ApplicationId>("app_id")?;
-        state.store.application(&self.environment, &id).await?.ok_or_else(ApiError::not_found)
+        state.store.application(&self.environment, &id).await?.ok_or_else(|| ApiError::no_such("application"))
     }
 }
 
@@ -120,7 +131,7 @@ impl<N: Need> FromRequestParts<Shared> for Tenant<N> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self> {
-        let caller = state.authenticator.caller(&parts.headers).await?;
+        let caller = identify(parts, state).await?;
         let params = Params::from_request_parts(parts, state).await?;
         if !params.has("app_id") {
             return Self::management(parts, state, &caller, params).await;
@@ -135,9 +146,10 @@ impl<N: Need> FromRequestParts<Shared> for Tenant<N> {
             }
         };
         let id = params.id_or_uid::<ApplicationId>("app_id")?;
-        let application = state.store.application(environment, &id).await?.ok_or_else(ApiError::not_found)?;
+        let application =
+            state.store.application(environment, &id).await?.ok_or_else(|| ApiError::no_such("application"))?;
         if own.is_some_and(|own| own != application.value.id) {
-            return Err(ApiError::not_found());
+            return Err(ApiError::no_such("application"));
         }
         let once = idempotency::key(parts, &caller)?;
         Ok(Self { application, environment: environment.clone(), once, params, need: PhantomData })
@@ -154,11 +166,11 @@ impl<N> Tenant<N> {
         let application = match state.store.application(&environment, &id).await? {
             Some(application) => application,
             None => {
-                let uid = Uid::parse::<ApplicationId>(of.as_str()).map_err(|_| ApiError::not_found())?;
+                let uid = Uid::parse::<ApplicationId>(of.as_str()).map_err(|_| ApiError::no_such("application"))?;
                 let name = format!("Operational webhooks of {of}");
                 let new = NewApplication { uid: Some(uid), name, throttle_rate: None, metadata: Metadata::new() };
                 state.intake.ensure_application(&environment, &id, Some(new)).await?;
-                state.store.application(&environment, &id).await?.ok_or_else(ApiError::not_found)?
+                state.store.application(&environment, &id).await?.ok_or_else(|| ApiError::no_such("application"))?
             }
         };
         let once = idempotency::key(parts, caller)?;
@@ -173,13 +185,13 @@ impl<N> Tenant<N> {
     /// The endpoint that the path names.
     pub(crate) async fn endpoint(&self, state: &Shared) -> Result<Stored<EndpointKey, Endpoint>> {
         let id = self.params.id_or_uid::<EndpointId>("endpoint_id")?;
-        state.store.endpoint(self.application.key, &id).await?.ok_or_else(ApiError::not_found)
+        state.store.endpoint(self.application.key, &id).await?.ok_or_else(|| ApiError::no_such("endpoint"))
     }
 
     /// The message that the path names.
     pub(crate) async fn message(&self, state: &Shared) -> Result<Stored<MessageKey, Message>> {
         let id = self.params.id_or_uid::<MessageId>("msg_id")?;
-        state.store.message(self.application.key, &id).await?.ok_or_else(ApiError::not_found)
+        state.store.message(self.application.key, &id).await?.ok_or_else(|| ApiError::no_such("message"))
     }
 }
 
@@ -197,7 +209,7 @@ impl FromRequestParts<Shared> for Reader {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self> {
-        Ok(match &state.authenticator.caller(&parts.headers).await?.principal {
+        Ok(match &identify(parts, state).await?.principal {
             Principal::Environment(environment) => {
                 Self { environment: environment.clone(), feature_flags: None, application: None }
             }

@@ -3,27 +3,32 @@
 //! A server that answers an upload before reading it all, and then closes the connection, makes the kernel reset it: the
 //! client sees a broken pipe instead of the 413 or 401. So a body that is dropped unread is read and thrown away in the
 //! background, within bounds, while the answer is on its way.
+//!
+//! What is read is charged to the account of its request before there is memory for it, and has deadlines: for the first
+//! byte, for each that follows, and for the whole.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body as AxumBody;
+use axum::extract::FromRequest;
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
+use http::{Request, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use postrider_domain::message::MAX_BODY_BYTES;
+use postrider_domain::settings::Span;
 
+use crate::account::Account;
 use crate::error::{ApiError, Result};
+use crate::router::Shared;
 
 /// The most bytes that are thrown away for the sake of a readable answer.
 const DRAIN_BYTES: usize = 16 * 1024 * 1024;
 
 /// The longest time for which they are.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
-
-/// The time for a body that does not come in one piece.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A body grows from this size; what a client merely announces reserves no memory.
 const FIRST_CAPACITY: usize = 64 * 1024;
@@ -86,7 +91,7 @@ async fn drain<B: Body<Data = Bytes> + Unpin>(mut body: B) {
 }
 
 /// The next data of a body; trailers are skipped.
-async fn next_data<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Option<Result<Bytes, B::Error>> {
+pub(crate) async fn next_data<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Option<Result<Bytes, B::Error>> {
     loop {
         let frame = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await?;
         match frame.map(Frame::into_data) {
@@ -97,65 +102,111 @@ async fn next_data<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Option<Result
     }
 }
 
-/// Reads a whole body of at most [`MAX_BODY_BYTES`]. One that came in one piece is not copied.
-pub(crate) async fn read(body: AxumBody) -> Result<Bytes> {
-    read_up_to(body, MAX_BODY_BYTES).await
+/// The body of a request together with what it is charged to. To be taken last: the account is opened by whoever finds out
+/// who is calling.
+pub(crate) struct Incoming {
+    body: AxumBody,
+    account: Arc<Account>,
 }
 
-/// Reads a whole body of at most `limit` bytes.
-pub(crate) async fn read_up_to(mut body: AxumBody, limit: usize) -> Result<Bytes> {
-    if body.size_hint().lower() > limit as u64 {
-        return Err(ApiError::payload_too_large());
+impl FromRequest<Shared> for Incoming {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request<AxumBody>, state: &Shared) -> Result<Self> {
+        let account = request.extensions().get::<Arc<Account>>().cloned();
+        let account = account.unwrap_or_else(|| Account::new(Arc::clone(&state.budgets)));
+        Ok(Self { body: request.into_body(), account })
     }
-    let Some(first) = next_data(&mut body).await.transpose().map_err(broken)? else { return Ok(Bytes::new()) };
-    read_after(first, body, limit).await
 }
 
-/// Reads what follows the first piece of a body, and puts it together.
-pub(crate) async fn read_after(first: Bytes, body: AxumBody, limit: usize) -> Result<Bytes> {
-    if body.size_hint().lower().saturating_add(first.len() as u64) > limit as u64 {
-        return Err(ApiError::payload_too_large());
+impl Incoming {
+    /// Reads a whole body of at most [`MAX_BODY_BYTES`]. One that came in one piece is not copied.
+    pub(crate) async fn read(self) -> Result<Bytes> {
+        self.read_up_to(MAX_BODY_BYTES).await
     }
-    if body.is_end_stream() {
-        return Ok(first);
+
+    /// Reads a whole body of at most `limit` bytes.
+    pub(crate) async fn read_up_to(self, limit: usize) -> Result<Bytes> {
+        self.read_after(Bytes::new(), limit).await
     }
-    // From here on memory is held for the client.
-    tokio::time::timeout(PATIENCE, read_rest(body, first, limit)).await.unwrap_or_else(|_| Err(too_slow()))
-}
 
-/// The next piece of a body that is read as it comes; `None` at its end.
-pub(crate) async fn next(body: &mut AxumBody) -> Result<Option<Bytes>> {
-    let piece = tokio::time::timeout(PATIENCE, next_data(body)).await.map_err(|_| too_slow())?;
-    piece.transpose().map_err(broken)
-}
-
-async fn read_rest(mut body: AxumBody, first: Bytes, limit: usize) -> Result<Bytes> {
-    let mut whole = BytesMut::with_capacity(first.len().max(FIRST_CAPACITY));
-    let mut next = Some(first);
-    while let Some(data) = next {
-        if whole.len() + data.len() > limit {
+    /// Reads what follows the first piece of a body, and puts it together.
+    pub(crate) async fn read_after(mut self, first: Bytes, limit: usize) -> Result<Bytes> {
+        let announced = self.body.size_hint();
+        let whole = announced.lower().saturating_add(first.len() as u64);
+        if whole > limit as u64 {
             return Err(ApiError::payload_too_large());
         }
-        whole.extend_from_slice(&data);
-        next = next_data(&mut body).await.transpose().map_err(broken)?;
+        if self.body.is_end_stream() {
+            return Ok(first);
+        }
+        if announced.exact().is_some() {
+            self.account.charge(announced.lower() as usize).await?;
+        }
+        let timeout = self.account.budgets.timeout;
+        let read = self.read_rest(first, limit, announced.exact().is_none());
+        tokio::time::timeout(timeout, read).await.unwrap_or_else(|_| Err(too_slow(timeout)))
     }
-    Ok(whole.freeze())
+
+    /// The next piece of a body that is read as it comes; `None` at its end. It is not charged yet.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
+        let stall = self.account.budgets.stall;
+        let piece = tokio::time::timeout(stall, next_data(&mut self.body)).await.map_err(|_| too_slow(stall))?;
+        piece.transpose().map_err(broken)
+    }
+
+    /// What it is charged to.
+    pub(crate) fn account(&self) -> &Account {
+        &self.account
+    }
+
+    async fn read_rest(&mut self, first: Bytes, limit: usize, is_open_ended: bool) -> Result<Bytes> {
+        let mut only = first;
+        let mut whole = BytesMut::new();
+        while let Some(data) = self.next().await? {
+            let len = only.len() + whole.len() + data.len();
+            if len > limit {
+                return Err(ApiError::payload_too_large());
+            }
+            if is_open_ended {
+                self.account.charge(data.len()).await?;
+            }
+            if len == data.len() {
+                only = data;
+                continue;
+            }
+            if whole.is_empty() {
+                whole.reserve(len.max(FIRST_CAPACITY));
+                whole.extend_from_slice(&std::mem::take(&mut only));
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(if whole.is_empty() { only } else { whole.freeze() })
+    }
 }
 
 fn broken<E>(_: E) -> ApiError {
     ApiError::bad_request("the body could not be read")
 }
 
-fn too_slow() -> ApiError {
-    let detail = format!("the body did not arrive within {} s", PATIENCE.as_secs());
+fn too_slow(time: Duration) -> ApiError {
+    let detail = format!("the body did not arrive, or go on, within {}", Span(time));
     ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail)
+}
+
+#[cfg(test)]
+impl Incoming {
+    /// A body that nobody pays for.
+    pub(crate) fn of_nobody(body: AxumBody) -> Self {
+        let options = postrider_ingest::LimitOptions::default();
+        Self { body, account: Account::new(Arc::new(crate::account::Budgets::new(&options, 10))) }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::VecDeque;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// A body of pieces that counts the bytes that were taken, and tells when it is dropped.
@@ -187,7 +238,7 @@ mod tests {
     }
 
     async fn read_pieces(count: usize, len: usize) -> Result<Bytes> {
-        read(AxumBody::new(Upload::new(pieces(count, len).0, false))).await
+        Incoming::of_nobody(AxumBody::new(Upload::new(pieces(count, len).0, false))).read().await
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use postrider_ingest::Violation;
 use postrider_store::{StoreError, WriteError};
 
@@ -24,8 +24,47 @@ pub(crate) enum ApiError {
         /// For people.
         detail: Cow<'static, str>,
     },
+    /// 401 with the reason. The detail is the same for all of them, because clients compare it.
+    Unauthorized(Rejected),
     /// 422 with everything that was found wrong.
     Invalid(Vec<Problem>),
+}
+
+/// Why nobody is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rejected {
+    /// There is no token.
+    Missing,
+    /// The header is there, but is no `Bearer` token.
+    NotBearer,
+    /// It is neither an API key nor a signed token.
+    Malformed,
+    /// No key of this server, at least not any more.
+    UnknownKey,
+    /// It was good once, or will be.
+    Expired,
+    /// Its session, or all tokens of its application, were ended.
+    Ended,
+    /// It looks like a signed token, but not one of this server's.
+    NotSigned,
+    /// It is the secret that tokens are signed with.
+    Secret,
+}
+
+impl Rejected {
+    /// For people.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Missing => "there is no token: send the header 'Authorization: Bearer' with an API key or a token",
+            Self::NotBearer => "the header 'Authorization' does not have the form 'Bearer <token>'",
+            Self::Malformed => "the token is malformed: it is neither an API key (pk_…) nor a signed token",
+            Self::UnknownKey => "the API key is unknown, or was revoked",
+            Self::Expired => "the token has expired, or is not valid yet",
+            Self::Ended => "the token was ended before its time",
+            Self::NotSigned => "the token is not signed with a secret of this server, or not with HS256",
+            Self::Secret => "this is the secret that tokens are signed with: sign a token with it, and send that",
+        }
+    }
 }
 
 /// The result of a handler or an extractor.
@@ -65,6 +104,7 @@ impl ApiError {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::General { status, .. } => *status,
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
         }
     }
@@ -79,19 +119,14 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "generic_error", detail)
     }
 
-    /// 401: no token, or none that is accepted.
-    pub(crate) fn invalid_token() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "authentication_failed", "Invalid token")
-    }
-
     /// 403: an application's token on an operation of its environment.
     pub(crate) fn insufficient_access() -> Self {
         Self::new(StatusCode::FORBIDDEN, "insufficient access", "Insufficient access for the given operation.")
     }
 
     /// 404: missing, or somebody else's.
-    pub(crate) fn not_found() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", "Entity not found")
+    pub(crate) fn no_such(entity: &'static str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("Entity not found: there is no such {entity}"))
     }
 
     /// 409: an identifier is taken.
@@ -134,9 +169,25 @@ impl IntoResponse for ApiError {
         }
         match self {
             Self::General { status, code, detail } => answer::json(status, &General { code, detail }),
+            Self::Unauthorized(why) => unauthorized(why),
             Self::Invalid(detail) => answer::json(StatusCode::UNPROCESSABLE_ENTITY, &Invalid { detail }),
         }
     }
+}
+
+/// Says why also as RFC 6750 does.
+fn unauthorized(why: Rejected) -> Response {
+    #[derive(serde::Serialize)]
+    struct Unauthorized {
+        code: &'static str,
+        detail: &'static str,
+        reason: &'static str,
+    }
+    let body = Unauthorized { code: "authentication_failed", detail: "Invalid token", reason: why.reason() };
+    let mut response = answer::json(StatusCode::UNAUTHORIZED, &body);
+    let challenge = if why == Rejected::Missing { "Bearer" } else { r#"Bearer error="invalid_token""# };
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    response
 }
 
 impl From<StoreError> for ApiError {
@@ -160,8 +211,15 @@ impl From<WriteError> for ApiError {
     fn from(error: WriteError) -> Self {
         match error {
             WriteError::Store(error) => error.into(),
-            WriteError::NotFound => Self::not_found(),
+            WriteError::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", "Entity not found"),
             WriteError::Conflict => Self::conflict(),
+            WriteError::Full { most } => {
+                let detail = format!(
+                    "The application has {most} endpoints already, and may not have more \
+                     (limits.endpoints_per_application)."
+                );
+                Self::new(StatusCode::BAD_REQUEST, "limit_reached", detail)
+            }
         }
     }
 }

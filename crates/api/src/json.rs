@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, Visitor};
 use serde_path_to_error::{Segment, Track};
 
-use crate::body;
+use crate::body::Incoming;
 use crate::error::{ApiError, Problem, Result};
 use crate::router::Shared;
 use crate::typos::Warnings;
@@ -24,21 +24,34 @@ postrider_domain::limits! {
     pub(crate) const MAX_DEPTH: usize = 128, "levels", beyond "422";
 }
 
+/// The most values in a body that is decoded whole: each takes memory of its own, however short it is written.
+const MAX_VALUES: usize = 100_000;
+
 /// A body of type `T`. To be taken last: whoever may not do something is told that, not what is wrong with his body.
 pub(crate) struct JsonBody<T>(pub(crate) T);
 
 impl<T: DeserializeOwned + JsonSchema> FromRequest<Shared> for JsonBody<T> {
     type Rejection = ApiError;
 
-    async fn from_request(mut request: Request, _: &Shared) -> Result<Self> {
+    async fn from_request(mut request: Request, state: &Shared) -> Result<Self> {
         let warnings = request.extensions_mut().remove::<Warnings>();
-        let bytes = body::read(request.into_body()).await?;
+        let bytes = Incoming::from_request(request, state).await?.read().await?;
+        few_values(&bytes)?;
         let text = text(&bytes)?;
         if let Some(warnings) = warnings {
             warnings.look_for_typos::<T>(text);
         }
         decode(text).map(Self)
     }
+}
+
+/// Refuses a body of so many values that decoding it would take many times its size in memory.
+pub(crate) fn few_values(body: &[u8]) -> Result<()> {
+    if memchr::memchr3_iter(b',', b'[', b'{', body).nth(MAX_VALUES).is_none() {
+        return Ok(());
+    }
+    // Commas in texts count as well when it comes to this; a body of which that is true is no less unusual.
+    Err(undecodable(Vec::new(), format!("the body has more than {MAX_VALUES} values")))
 }
 
 /// The text of a body that is safe to parse: UTF-8, and not too deep.

@@ -7,12 +7,14 @@
 //! `routes/mod.rs` says how a route is added.
 
 mod access;
+mod account;
 mod answer;
 mod auth;
 mod body;
 mod cors;
 mod docs;
 mod error;
+mod headers;
 mod idempotency;
 mod json;
 pub mod limits;
@@ -30,6 +32,7 @@ mod rules;
 mod typos;
 mod webhooks;
 
+pub use account::limits;
 pub use auth::KeyUsage;
 pub use options::{AuthOptions, SigningOptions};
 pub use router::{Api, Parts, UrlCheck};

@@ -3,11 +3,10 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
 use bytes::{Buf as _, Bytes, BytesMut};
 use postrider_domain::message::MAX_BODY_BYTES;
 
-use crate::body;
+use crate::body::Incoming;
 use crate::error::Result;
 
 /// The most bytes of lines in a chunk, so that a chunk of large lines is small in number.
@@ -26,7 +25,7 @@ pub(crate) enum Line {
 
 /// The lines of a body. Empty ones are left out.
 pub(crate) struct Lines {
-    body: Body,
+    body: Incoming,
     buffer: BytesMut,
     /// How much of the buffer is known to hold no end of a line.
     searched: usize,
@@ -36,14 +35,15 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// The lines of a body of which the first piece was read already.
-    pub(crate) fn new(first: Bytes, body: Body) -> Self {
+    /// The lines of a body of which the first piece was read, and charged, already.
+    pub(crate) fn new(first: Bytes, body: Incoming) -> Self {
         Self { body, buffer: BytesMut::from(first), searched: 0, skipping: false, ended: false }
     }
 
-    /// The next lines, at most `limit`; none at the end.
+    /// The next lines, at most `limit`; none at the end. What was handed out before counts as done with.
     pub(crate) async fn chunk(&mut self, limit: usize) -> Result<Vec<Line>> {
         let (mut lines, mut bytes) = (Vec::new(), 0);
+        self.body.account().keep(self.buffer.len());
         while lines.len() < limit && bytes < CHUNK_BYTES {
             if let Some(line) = self.next() {
                 bytes += if let Line::Text(text) = &line { text.len() } else { 0 };
@@ -54,16 +54,19 @@ impl Lines {
                 break;
             }
             let piece = if lines.is_empty() {
-                body::next(&mut self.body).await?
+                self.body.next().await?
             } else {
-                match tokio::time::timeout(LINGER, body::next(&mut self.body)).await {
+                match tokio::time::timeout(LINGER, self.body.next()).await {
                     Ok(Ok(piece)) => piece,
                     // What has come is handed out first; the error comes again.
                     Ok(Err(_)) | Err(_) => break,
                 }
             };
             match piece {
-                Some(piece) => self.buffer.extend_from_slice(&piece),
+                Some(piece) => {
+                    self.body.account().charge(piece.len()).await?;
+                    self.buffer.extend_from_slice(&piece);
+                }
                 None => self.ended = true,
             }
         }
@@ -112,11 +115,12 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::body::Body;
     use proptest::prelude::*;
 
     fn body(pieces: Vec<Bytes>) -> Lines {
         let stream = futures_util::stream::iter(pieces.into_iter().map(Ok::<_, std::convert::Infallible>));
-        Lines::new(Bytes::new(), Body::from_stream(stream))
+        Lines::new(Bytes::new(), Incoming::of_nobody(Body::from_stream(stream)))
     }
 
     async fn all(mut lines: Lines, limit: usize) -> Vec<Line> {

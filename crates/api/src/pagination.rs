@@ -224,7 +224,7 @@ impl<C> Walk<C> {
     }
 }
 
-impl Walk<Ksuid> {
+impl<C> Walk<C> {
     /// Makes the page of rows some of which may be so large that the page ends early.
     pub(crate) fn listed<T>(&self, listed: Listed<T>) -> Page<T> {
         let page = self.page(listed.rows);

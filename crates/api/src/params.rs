@@ -19,7 +19,7 @@ impl Params {
 
     /// The text of a parameter, percent-decoded.
     pub(crate) fn text(&self, name: &'static str) -> Result<&str> {
-        self.0.iter().find(|(key, _)| *key == name).map(|(_, value)| value).ok_or_else(ApiError::not_found)
+        self.0.iter().find(|(key, _)| *key == name).map(|(_, value)| value).ok_or_else(|| ApiError::no_such("path"))
     }
 
     /// A parameter that may be an id or the caller's own identifier.
@@ -29,7 +29,7 @@ impl Params {
 
     /// A parameter that can only be an id.
     pub(crate) fn id<I: Id>(&self, name: &'static str) -> Result<I> {
-        self.text(name)?.parse().map_err(|_| ApiError::not_found())
+        self.text(name)?.parse().map_err(|_| ApiError::no_such("path"))
     }
 }
 
@@ -38,6 +38,6 @@ impl FromRequestParts<Shared> for Params {
 
     async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self> {
         // A path that does not decode to UTF-8 names nothing either.
-        RawPathParams::from_request_parts(parts, state).await.map(Self).map_err(|_| ApiError::not_found())
+        RawPathParams::from_request_parts(parts, state).await.map(Self).map_err(|_| ApiError::no_such("path"))
     }
 }

@@ -4,7 +4,7 @@
 //! parameter that is given twice the last one counts, except for arrays, which are joined.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
+use crate::account::IsList;
 use crate::error::{ApiError, Result};
 use crate::openapi::Parameter;
 use crate::pagination::MAX_ITERATOR;
@@ -32,6 +33,8 @@ postrider_domain::limits! {
 /// The parameters of a query string.
 pub(crate) struct QueryString<'a> {
     pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    /// Whether a page's limit was asked for.
+    is_list: Cell<bool>,
     /// What was asked for, if that is to be documented.
     noted: Option<RefCell<Vec<Parameter>>>,
 }
@@ -50,7 +53,14 @@ impl<T: FromQuery> FromRequestParts<Shared> for Query<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self> {
-        T::from_query(&QueryString::parse(parts.uri.query().unwrap_or_default())).map(Self)
+        let (read, is_list) = {
+            let query = QueryString::parse(parts.uri.query().unwrap_or_default());
+            (T::from_query(&query), query.is_list.get())
+        };
+        if is_list {
+            parts.extensions.insert(IsList);
+        }
+        read.map(Self)
     }
 }
 
@@ -61,12 +71,12 @@ fn undecodable(name: &str, problem: impl Display) -> ApiError {
 impl<'a> QueryString<'a> {
     /// Splits and decodes a query string, without its question mark.
     pub(crate) fn parse(query: &'a str) -> Self {
-        Self { pairs: form_urlencoded::parse(query.as_bytes()).collect(), noted: None }
+        Self { pairs: form_urlencoded::parse(query.as_bytes()).collect(), is_list: Cell::new(false), noted: None }
     }
 
     /// The parameters that `T` asks for, when it reads a query that has none of them.
     pub(crate) fn parameters_of<T: FromQuery>() -> Vec<Parameter> {
-        let query = QueryString { pairs: Vec::new(), noted: Some(RefCell::default()) };
+        let query = QueryString { pairs: Vec::new(), is_list: Cell::new(false), noted: Some(RefCell::default()) };
         // Every parameter can be left out.
         let _ = T::from_query(&query);
         query.noted.map(RefCell::into_inner).unwrap_or_default()
@@ -99,8 +109,9 @@ impl<'a> QueryString<'a> {
         self.find(name).map(|text| text.parse().map_err(|error| undecodable(name, error))).transpose()
     }
 
-    /// A whole number up to `most`. A larger one is legible, but breaks a rule.
+    /// A whole number up to `most`, by which a list is limited. A larger one is legible, but breaks a rule.
     pub(crate) fn count(&self, name: &'static str, default: usize, most: usize) -> Result<usize> {
+        self.is_list.set(true);
         let number = self.number(name)?.unwrap_or(default);
         self.note(name, || json!({ "type": "integer", "minimum": 0, "maximum": most, "default": default }));
         if number > most {

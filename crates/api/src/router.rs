@@ -6,6 +6,8 @@
 //! * Every answer that is no success is JSON, also for an unknown path, a wrong method and a panic.
 //! * Pages of any origin may call; preflight requests need no token.
 //! * A client that is still uploading can read its error (see [`crate::body`]).
+//! * What a request costs is charged to its caller until its answer was read (see [`crate::account`]).
+//! * Every answer has the headers that keep browsers from doing more with it than showing it.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -17,20 +19,23 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{Method, Request, StatusCode, Uri, header};
+use http_body::Body as _;
 use percent_encoding::percent_decode_str;
 use postrider_domain::clock::Clock;
 use postrider_domain::endpoint::EndpointUrl;
 use postrider_domain::entropy::Entropy;
 use postrider_domain::names::is_step;
-use postrider_ingest::Intake;
+use postrider_ingest::{Intake, LimitOptions};
 use postrider_store::Store;
 use tower_service::Service as _;
 
+use crate::account::{self, Account, Budgets};
 use crate::auth::{Authenticator, KeyUsage};
-use crate::body::Upload;
+use crate::body::{self, Upload};
 use crate::cors;
 use crate::docs;
 use crate::error::ApiError;
+use crate::headers;
 use crate::options::{AuthOptions, SigningOptions};
 use crate::routes::{self, StorePing};
 use crate::typos::Warnings;
@@ -58,6 +63,10 @@ pub struct Parts {
     pub signing: SigningOptions,
     /// Where people reach this server; where the caller did, if it is not said.
     pub public_url: Option<String>,
+    /// How much callers may use.
+    pub limits: LimitOptions,
+    /// How many connections there can be, and so requests at once.
+    pub connections: u64,
 }
 
 /// What handlers have at hand.
@@ -72,6 +81,8 @@ pub(crate) struct State {
     pub(crate) public_url: Option<String>,
     pub(crate) authenticator: Authenticator,
     pub(crate) store_ping: StorePing,
+    pub(crate) budgets: Arc<Budgets>,
+    pub(crate) limits: LimitOptions,
 }
 
 /// The state as extractors see it.
@@ -87,7 +98,19 @@ pub struct Api {
 impl Api {
     /// Puts the API together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, intake, clock, entropy, check_url, https_only, auth, signing, public_url } = parts;
+        let Parts {
+            store,
+            intake,
+            clock,
+            entropy,
+            check_url,
+            https_only,
+            auth,
+            signing,
+            public_url,
+            limits,
+            connections,
+        } = parts;
         let authenticator = Authenticator::new(&auth, store.clone(), clock.clone(), entropy.clone());
         let state = Arc::new(State {
             store,
@@ -100,6 +123,8 @@ impl Api {
             public_url,
             authenticator,
             store_ping: StorePing::default(),
+            budgets: Arc::new(Budgets::new(&limits, connections)),
+            limits,
         });
         let (router, _) = routes::all().into_parts();
         let router = router
@@ -121,30 +146,51 @@ impl Api {
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<axum::BoxError>,
     {
-        if let Some(response) = cors::preflight(&request) {
-            return response;
-        }
+        let mut response = match cors::preflight(&request) {
+            Some(response) => response,
+            None => self.answer(request).await,
+        };
+        headers::protect(response.headers_mut());
+        account::retry_after(&mut response);
+        response
+    }
+
+    async fn answer<B>(&self, request: Request<B>) -> Response
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
         let is_cross_origin = request.headers().contains_key(header::ORIGIN);
-        let mut response = self.route(request).await;
+        let is_change = !request.method().is_safe();
+        let account = Account::new(Arc::clone(&self.state.budgets));
+        let response = match headers::host(&request) {
+            Ok(()) => self.route(request, &account).await,
+            Err(error) => error.into_response(),
+        };
+        let mut response = seal(response, &account, is_change).await;
         if is_cross_origin {
             cors::allow_origin(response.headers_mut());
         }
         response
     }
 
-    async fn route<B>(&self, request: Request<B>) -> Response
+    async fn route<B>(&self, request: Request<B>, account: &Arc<Account>) -> Response
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<axum::BoxError>,
     {
         let awaits_consent = request.headers().contains_key(header::EXPECT);
         let mut request = request.map(|body| Body::new(Upload::new(body, awaits_consent)));
+        if docs::is_beside(request.uri().path()) {
+            return docs::redirect();
+        }
         if is_ambiguous(request.method(), request.uri().path()) {
             return ambiguous_path().into_response();
         }
         trim_slashes(request.uri_mut());
         let warnings = Warnings::default();
         request.extensions_mut().insert(warnings.clone());
+        request.extensions_mut().insert(Arc::clone(account));
         let answer: Result<Response, Infallible> =
             match AssertUnwindSafe(self.router.clone().call(request)).catch_unwind().await {
                 Ok(answer) => answer,
@@ -176,6 +222,22 @@ fn ambiguous_path() -> ApiError {
     ApiError::new(StatusCode::BAD_REQUEST, "ambiguous_path", detail)
 }
 
+/// Charges an answer that is there as a whole until it was read. One that is made as it is read is not in memory.
+async fn seal(response: Response, account: &Account, is_change: bool) -> Response {
+    let (mut parts, mut body) = response.into_parts();
+    if body.size_hint().exact().is_none_or(|length| length == 0) {
+        return Response::from_parts(parts, body);
+    }
+    let Some(Ok(whole)) = body::next_data(&mut body).await else { return ApiError::internal().into_response() };
+    match account.seal(whole, is_change) {
+        Ok(body) => {
+            parts.headers.remove(header::CONTENT_LENGTH);
+            Response::from_parts(parts, body)
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
 /// Removes slashes from the end of the path.
 fn trim_slashes(uri: &mut Uri) {
     let path = uri.path();
@@ -194,7 +256,7 @@ fn trim_slashes(uri: &mut Uri) {
 }
 
 async fn unknown_path() -> ApiError {
-    ApiError::not_found()
+    ApiError::no_such("path")
 }
 
 async fn wrong_method() -> ApiError {

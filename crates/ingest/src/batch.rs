@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use postrider_store::{AcceptError, Accepted, NewMessage, Routes, StoreError, Target};
+use postrider_domain::application::EnvironmentId;
+use postrider_store::{AcceptError, Accepted, Routes, StoreError};
 use tokio::sync::oneshot;
 
-use crate::batcher::Waiting;
+use crate::batcher::{MAX_ROWS, Ready, Waiting, rows};
 use crate::intake::{Draft, Intake, MAX_RELOADS, too_many_changes};
 use crate::routes::Name;
 use crate::rules::Verdict;
@@ -32,9 +33,6 @@ struct Pending {
 type Known = HashMap<Name, Result<Arc<Routes>, SubmitError>, foldhash::fast::RandomState>;
 
 type Results = Vec<Option<Result<Submitted, SubmitError>>>;
-
-/// A message that is ready to be stored, and where it goes.
-type Ready = (NewMessage, Vec<Arc<Target>>);
 
 impl Intake {
     /// Accepts messages: one result for each, in order. `Ok` means that it is on disk. An application that one of them
@@ -103,10 +101,10 @@ impl Intake {
         }
     }
 
-    /// Has everything accepted that can be, by one commit. What was done is in `results`; what has to be tried again with
+    /// Has everything accepted that can be, by one commit unless its fan-out is large. What was done is in `results`; what has to be tried again with
     /// newer routes is returned.
     async fn attempt(&self, pending: Vec<Pending>, known: &mut Known, results: &mut Results) -> Vec<Pending> {
-        let mut drafts = Vec::with_capacity(pending.len());
+        let mut group = Group::default();
         let mut waiting = Vec::with_capacity(pending.len());
         let mut judged = 0;
         for mut item in pending {
@@ -116,23 +114,30 @@ impl Intake {
             }
             match self.prepare(&mut item, known, &mut judged).await {
                 Ok(draft) => {
-                    drafts.push(draft);
-                    waiting.push(item);
+                    // Fan-outs are made as there is room for them, not all at once.
+                    if !group.fits(&item, &draft) {
+                        self.store_together(&mut group).await;
+                    }
+                    waiting.push((draft.1.len(), group.add(&item, draft), item));
                 }
                 Err(result) => results[item.place] = Some(*result),
             }
         }
-        let answers = self.store_together(drafts).await;
+        self.store_together(&mut group).await;
         let mut stale = Vec::new();
-        for (item, answer) in waiting.into_iter().zip(answers) {
-            results[item.place] = Some(match answer {
+        let mut answers = group.answers().await;
+        for (endpoints, place, item) in waiting {
+            let answer = answers.get_mut(place).and_then(Option::take);
+            results[item.place] = Some(match answer.unwrap_or(Err(Failure::Accept(StoreError::Closed.into()))) {
                 Ok(Accepted::New(_)) => {
-                    Ok(Submitted { message: item.draft.message, replayed: false, warnings: item.warnings })
+                    Ok(Submitted { message: item.draft.message, replayed: false, warnings: item.warnings, endpoints })
                 }
-                Ok(Accepted::Replayed(message)) => Ok(Submitted { message, replayed: true, warnings: item.warnings }),
+                Ok(Accepted::Replayed(message)) => {
+                    Ok(Submitted { message, replayed: true, warnings: item.warnings, endpoints })
+                }
                 Err(Failure::Accept(AcceptError::Conflict)) => Err(SubmitError::Conflict),
                 Err(Failure::Accept(AcceptError::Store(error))) => Err(error.into()),
-                Err(Failure::Overloaded) => Err(SubmitError::Overloaded),
+                Err(Failure::Turned(error)) => Err(error),
                 Err(Failure::Accept(AcceptError::Stale)) => {
                     stale.push(item);
                     continue;
@@ -173,26 +178,77 @@ impl Intake {
         Ok(item.draft.fan_out(routes))
     }
 
-    /// Has messages stored by one commit, and waits for it: a result for each.
-    async fn store_together(&self, drafts: Vec<Ready>) -> Vec<Result<Accepted, Failure>> {
-        let count = drafts.len();
-        if count == 0 {
-            return Vec::new();
-        }
+    /// Queues what is in the group, to be stored by one commit. Once there was no room, nothing more is tried.
+    async fn store_together(&self, group: &mut Group) {
+        let drafts = std::mem::take(&mut group.drafts);
+        group.rows = 0;
+        let (Some(environment), Some(first)) = (&group.environment, drafts.first()) else { return };
+        let (application, count) = (first.0.application, drafts.len());
         let (reply, answer) = oneshot::channel();
-        if self.batcher.push(Waiting::Many { drafts, reply }).is_err() {
-            return vec![Err(Failure::Overloaded); count];
+        let pushed = match &group.turned {
+            Some(error) => Err(error.clone()),
+            None => {
+                let waiting = Waiting::Many { drafts, reply };
+                self.batcher.push(environment, application, waiting).await.map_err(SubmitError::from)
+            }
+        };
+        group.turned = pushed.as_ref().err().cloned();
+        group.queued.push((count, pushed.map(|()| answer)));
+    }
+}
+
+/// The answers to messages that were queued together.
+type Queued = oneshot::Receiver<Vec<Result<Accepted, AcceptError>>>;
+
+/// Messages that are on their way to the queue, in parts of which each is stored by one commit.
+#[derive(Default)]
+struct Group {
+    /// The part that is being put together: of one application, and not too many rows.
+    drafts: Vec<Ready>,
+    rows: usize,
+    environment: Option<EnvironmentId>,
+    /// The parts that are in the queue, or for which there was no room: how many messages each has.
+    queued: Vec<(usize, Result<Queued, SubmitError>)>,
+    turned: Option<SubmitError>,
+    count: usize,
+}
+
+impl Group {
+    fn fits(&self, item: &Pending, (new, _): &Ready) -> bool {
+        let Some((first, _)) = self.drafts.first() else { return true };
+        self.environment.as_ref() == Some(&item.name.0)
+            && first.application == new.application
+            && self.rows + rows(new) <= MAX_ROWS
+    }
+
+    /// Adds a message; gives its place among the answers.
+    fn add(&mut self, item: &Pending, draft: Ready) -> usize {
+        self.environment = Some(item.name.0.clone());
+        self.rows += rows(&draft.0);
+        self.drafts.push(draft);
+        self.count += 1;
+        self.count - 1
+    }
+
+    /// Waits for all parts: an answer for each message, in order.
+    async fn answers(self) -> Vec<Option<Result<Accepted, Failure>>> {
+        let mut all = Vec::with_capacity(self.count);
+        for (count, part) in self.queued {
+            match part {
+                Ok(part) => match part.await {
+                    Ok(answers) => all.extend(answers.into_iter().map(|answer| Some(answer.map_err(Failure::Accept)))),
+                    Err(_) => all.extend((0..count).map(|_| Some(Err(Failure::Accept(StoreError::Closed.into()))))),
+                },
+                Err(error) => all.extend((0..count).map(|_| Some(Err(Failure::Turned(error.clone()))))),
+            }
         }
-        match answer.await {
-            Ok(answers) => answers.into_iter().map(|answer| answer.map_err(Failure::Accept)).collect(),
-            Err(_) => vec![Err(Failure::Accept(StoreError::Closed.into())); count],
-        }
+        all
     }
 }
 
 /// Why a message was not stored.
 #[derive(Clone)]
 enum Failure {
-    Overloaded,
+    Turned(SubmitError),
     Accept(AcceptError),
 }

@@ -3,29 +3,54 @@
 //! One task takes everything that waits, has it accepted in one call, hands it to the dispatcher, and then answers. It is
 //! one task on purpose: the dispatcher is promised messages in the order in which they were stored. Whoever stops waiting
 //! (a caller that hung up) changes nothing: the message is accepted and dispatched all the same.
+//!
+//! What waits is weighed by its bytes and by its fan-out, and no environment or application may have more than its share
+//! of the queue: beyond it, its own submissions wait to get in. Out of the queue, environments take turns, and within each
+//! its applications. So a flood delays, and refuses, only whose it is.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use postrider_store::{AcceptError, Accepted, Dispatch, Fresh, NewMessage, Store, Target};
+use postrider_domain::application::EnvironmentId;
+use postrider_store::{AcceptError, Accepted, ApplicationKey, Dispatch, Fresh, NewMessage, Store, Target};
 use tokio::sync::{Notify, oneshot};
 
-/// The most messages in one batch, so that no commit takes long.
-const MAX_BATCH: usize = 512;
+use crate::budget::{Budget, Held, Refused, Share};
 
-/// The most that may wait. Beyond it, callers are told to come back.
-const MAX_WAITING: usize = 16_384;
-const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
+postrider_domain::limits! {
+    in "Intake";
+    /// Bytes of messages that wait for their commit
+    setting "limits.queue_bytes", beyond "waits up to 5 s, then 429 (own share) or 503";
+    /// An application's share of that
+    pub(crate) const APPLICATION_SHARE: u64 = 3, "parts, of which one", beyond "429";
+    /// An environment's share of that
+    pub(crate) const ENVIRONMENT_SHARE: u64 = 2, "parts, of which one", beyond "429";
+    /// How long a message waits for its share
+    pub(crate) const PATIENCE_SECONDS: u64 = 5, "seconds", beyond "429 or 503 with `Retry-After`";
+    /// Messages in one commit
+    pub(crate) const MAX_BATCH: usize = 512, "messages, or those of one request", beyond "another commit";
+    /// Rows in one commit: messages, and endpoints that they go to
+    pub(crate) const MAX_ROWS: usize = 4_096, "rows, or those of one message", beyond "another commit";
+}
+
+/// What a message takes in memory beside its payload, and what each endpoint adds, in bytes.
+const MESSAGE_BYTES: usize = 512;
+const ENDPOINT_BYTES: usize = 64;
 
 /// A result per message.
 type Answer = Result<Accepted, AcceptError>;
+
+/// A message, and the endpoints that it goes to.
+pub(crate) type Ready = (NewMessage, Vec<Arc<Target>>);
 
 /// What waits to be stored.
 pub(crate) enum Waiting {
     /// A message by itself.
     One { new: NewMessage, targets: Vec<Arc<Target>>, reply: oneshot::Sender<Answer> },
     /// Messages that are stored by one commit, each with the endpoints that it goes to.
-    Many { drafts: Vec<(NewMessage, Vec<Arc<Target>>)>, reply: oneshot::Sender<Vec<Answer>> },
+    Many { drafts: Vec<Ready>, reply: oneshot::Sender<Vec<Answer>> },
 }
 
 impl Waiting {
@@ -36,44 +61,151 @@ impl Waiting {
         }
     }
 
+    fn rows(&self) -> usize {
+        match self {
+            Self::One { new, .. } => rows(new),
+            Self::Many { drafts, .. } => drafts.iter().map(|(new, _)| rows(new)).sum(),
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
-            Self::One { new, .. } => payload_bytes(new),
-            Self::Many { drafts, .. } => drafts.iter().map(|(new, _)| payload_bytes(new)).sum(),
+            Self::One { new, .. } => bytes(new),
+            Self::Many { drafts, .. } => drafts.iter().map(|(new, _)| bytes(new)).sum(),
         }
     }
 }
 
-fn payload_bytes(new: &NewMessage) -> usize {
-    new.message.payload.as_ref().map_or(0, bytes::Bytes::len)
+/// How many rows a message is stored as.
+pub(crate) fn rows(new: &NewMessage) -> usize {
+    1 + new.endpoints.len()
+}
+
+fn bytes(new: &NewMessage) -> usize {
+    let payload = new.message.payload.as_ref().map_or(0, bytes::Bytes::len);
+    payload + MESSAGE_BYTES + new.endpoints.len() * ENDPOINT_BYTES
+}
+
+/// Who shares the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Party {
+    Environment(EnvironmentId),
+    Application(ApplicationKey),
+}
+
+/// Why something does not get into the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turned {
+    /// The server is ending.
+    Closed,
+    /// There is no room.
+    Away(Refused),
+}
+
+type Place = (Waiting, Held<Party>);
+
+/// What waits of one environment: its applications take turns.
+#[derive(Default)]
+struct Environment {
+    turns: VecDeque<ApplicationKey>,
+    waiting: HashMap<ApplicationKey, VecDeque<Place>, foldhash::fast::RandomState>,
+}
+
+impl Environment {
+    fn add(&mut self, application: ApplicationKey, place: Place) {
+        let waiting = self.waiting.entry(application).or_insert_with(|| {
+            self.turns.push_back(application);
+            VecDeque::new()
+        });
+        waiting.push_back(place);
+    }
+
+    fn next(&mut self) -> Option<Place> {
+        let application = self.turns.pop_front()?;
+        let waiting = self.waiting.get_mut(&application)?;
+        let place = waiting.pop_front();
+        if waiting.is_empty() {
+            self.waiting.remove(&application);
+        } else {
+            self.turns.push_back(application);
+        }
+        place
+    }
 }
 
 #[derive(Default)]
 struct Queue {
-    waiting: Vec<Waiting>,
-    count: usize,
-    bytes: usize,
+    turns: VecDeque<EnvironmentId>,
+    environments: HashMap<EnvironmentId, Environment, foldhash::fast::RandomState>,
     closed: bool,
 }
 
+impl Queue {
+    fn add(&mut self, environment: &EnvironmentId, application: ApplicationKey, place: Place) {
+        if let Some(of) = self.environments.get_mut(environment) {
+            return of.add(application, place);
+        }
+        self.turns.push_back(environment.clone());
+        self.environments.entry(environment.clone()).or_default().add(application, place);
+    }
+
+    fn next(&mut self) -> Option<Place> {
+        let environment = self.turns.pop_front()?;
+        let of = self.environments.get_mut(&environment)?;
+        let place = of.next();
+        if of.turns.is_empty() {
+            self.environments.remove(&environment);
+        } else {
+            self.turns.push_back(environment);
+        }
+        place
+    }
+
+    /// Takes a batch; what came together stays together, so it may be larger than one.
+    fn take(&mut self) -> Vec<Place> {
+        let (mut taken, mut count, mut rows) = (Vec::new(), 0, 0);
+        while count < MAX_BATCH && rows < MAX_ROWS {
+            let Some(place) = self.next() else { break };
+            count += place.0.count();
+            rows += place.0.rows();
+            taken.push(place);
+        }
+        taken
+    }
+}
+
 /// The queue between submitters and the task.
-#[derive(Default)]
 pub(crate) struct Batcher {
     queue: Mutex<Queue>,
+    room: Arc<Budget<Party>>,
     arrived: Notify,
 }
 
 impl Batcher {
-    /// Queues a message; gives it back if the queue is full.
-    pub(crate) fn push(&self, waiting: Waiting) -> Result<(), Waiting> {
+    /// A queue with room for so many bytes.
+    pub(crate) fn new(bytes: u64) -> Self {
+        Self { queue: Mutex::default(), room: Budget::new(bytes), arrived: Notify::new() }
+    }
+
+    /// Queues messages of an application, waiting for room if need be.
+    pub(crate) async fn push(
+        &self,
+        environment: &EnvironmentId,
+        application: ApplicationKey,
+        waiting: Waiting,
+    ) -> Result<(), Turned> {
+        let shares = Arc::new([
+            Share { party: Party::Environment(environment.clone()), divisor: ENVIRONMENT_SHARE - 1 },
+            Share { party: Party::Application(application), divisor: APPLICATION_SHARE - 1 },
+        ]);
+        let patience = Duration::from_secs(PATIENCE_SECONDS);
+        let held = self.room.take(&(shares as _), waiting.bytes() as u64, patience).await.map_err(Turned::Away)?;
         {
             let mut queue = self.queue.lock();
-            if queue.closed || queue.count >= MAX_WAITING || queue.bytes >= MAX_WAITING_BYTES {
-                return Err(waiting);
+            if queue.closed {
+                return Err(Turned::Closed);
             }
-            queue.count += waiting.count();
-            queue.bytes += waiting.bytes();
-            queue.waiting.push(waiting);
+            queue.add(environment, application, (waiting, held));
         }
         self.arrived.notify_one();
         Ok(())
@@ -86,12 +218,13 @@ impl Batcher {
     }
 
     /// What waits, up to a batch; `None` if nothing will come any more.
-    async fn next(&self) -> Option<Vec<Waiting>> {
+    async fn next(&self) -> Option<Vec<Place>> {
         loop {
             {
                 let mut queue = self.queue.lock();
-                if !queue.waiting.is_empty() {
-                    return Some(take(&mut queue));
+                let taken = queue.take();
+                if !taken.is_empty() {
+                    return Some(taken);
                 }
                 if queue.closed {
                     return None;
@@ -100,24 +233,6 @@ impl Batcher {
             self.arrived.notified().await;
         }
     }
-}
-
-/// Takes a batch; what came together stays together, so it may be larger than one.
-fn take(queue: &mut Queue) -> Vec<Waiting> {
-    if queue.count <= MAX_BATCH {
-        (queue.count, queue.bytes) = (0, 0);
-        return std::mem::take(&mut queue.waiting);
-    }
-    let (mut taken, mut count) = (0, 0);
-    while count < MAX_BATCH && taken < queue.waiting.len() {
-        count += queue.waiting[taken].count();
-        taken += 1;
-    }
-    let rest = queue.waiting.split_off(taken);
-    let batch = std::mem::replace(&mut queue.waiting, rest);
-    queue.count -= count;
-    queue.bytes -= batch.iter().map(Waiting::bytes).sum::<usize>();
-    batch
 }
 
 /// To whom results go.
@@ -129,11 +244,14 @@ enum Reply {
 /// Runs until the batcher is closed and empty.
 pub(crate) async fn run(batcher: Arc<Batcher>, store: Arc<dyn Store>, dispatcher: Arc<dyn Dispatch>) {
     while let Some(batch) = batcher.next().await {
-        let count = batch.iter().map(Waiting::count).sum();
+        let count = batch.iter().map(|(waiting, _)| waiting.count()).sum();
         let mut messages = Vec::with_capacity(count);
         let mut fan_outs = Vec::with_capacity(count);
         let mut replies = Vec::with_capacity(batch.len());
-        for waiting in batch {
+        // Given back when the batch is done with.
+        let mut places = Vec::with_capacity(batch.len());
+        for (waiting, held) in batch {
+            places.push(held);
             match waiting {
                 Waiting::One { new, targets, reply } => {
                     fan_outs.push((Arc::clone(&new.message), targets));
@@ -157,6 +275,7 @@ pub(crate) async fn run(batcher: Arc<Batcher>, store: Arc<dyn Store>, dispatcher
             }
         }
         dispatcher.dispatch(fresh);
+        drop(places);
         answer(replies, results);
     }
 }
@@ -216,27 +335,61 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_came_together_is_taken_together() {
-        let batcher = Batcher::default();
-        for together in [Some(300), None, Some(1_000), Some(10), None] {
-            assert!(batcher.push(waiting(together)).is_ok());
-        }
-        let mut taken = Vec::new();
-        let mut queue = batcher.queue.lock();
-        while !queue.waiting.is_empty() {
-            taken.push(take(&mut queue).iter().map(Waiting::count).collect::<Vec<_>>());
-        }
-        assert_eq!(taken, [vec![300, 1, 1_000], vec![10, 1]]);
-        assert_eq!((queue.count, queue.bytes), (0, 0));
+    const ROOM: u64 = 64 * 1024 * 1024;
+
+    fn environment(name: &str) -> EnvironmentId {
+        EnvironmentId::parse(name).unwrap()
     }
 
-    #[test]
-    fn messages_that_came_together_count_by_their_number() {
-        let batcher = Batcher::default();
-        for _ in 0..MAX_WAITING / 1_000 + 1 {
-            assert!(batcher.push(waiting(Some(1_000))).is_ok());
+    async fn push(batcher: &Batcher, name: &str, application: i64, together: Option<usize>) -> Result<(), Turned> {
+        batcher.push(&environment(name), ApplicationKey(application), waiting(together)).await
+    }
+
+    /// What is taken, batch after batch: how many messages each part has.
+    fn taken(batcher: &Batcher) -> Vec<Vec<usize>> {
+        let mut queue = batcher.queue.lock();
+        std::iter::from_fn(|| Some(queue.take()).filter(|taken| !taken.is_empty()))
+            .map(|batch| batch.iter().map(|(waiting, _)| waiting.count()).collect())
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn what_came_together_is_taken_together() {
+        let batcher = Batcher::new(ROOM);
+        for together in [Some(300), None, Some(1_000), Some(10), None] {
+            push(&batcher, "org_a", 1, together).await.unwrap();
         }
-        assert!(batcher.push(waiting(None)).is_err());
+        assert_eq!(taken(&batcher), [vec![300, 1, 1_000], vec![10, 1]]);
+        assert_eq!(batcher.room.used(), 0);
+        assert!(batcher.queue.lock().environments.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_one_application_delays_neither_its_neighbour_nor_another_environment() {
+        let batcher = Batcher::new(ROOM);
+        for _ in 0..5 {
+            push(&batcher, "org_a", 1, Some(500)).await.unwrap();
+        }
+        push(&batcher, "org_a", 2, Some(7)).await.unwrap();
+        push(&batcher, "org_b", 3, Some(5)).await.unwrap();
+        assert_eq!(taken(&batcher)[0], [500, 5, 7]);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn whoever_fills_his_share_of_the_queue_leaves_room_for_others() {
+        let batcher = Batcher::new(300 * MESSAGE_BYTES as u64);
+        push(&batcher, "org_a", 1, Some(90)).await.unwrap();
+        let full = tokio::time::timeout(Duration::from_millis(10), push(&batcher, "org_a", 1, Some(90))).await;
+        assert!(full.is_err(), "it waits");
+        for application in 2..10 {
+            push(&batcher, "org_b", application, None).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_closed_queue_takes_nothing() {
+        let batcher = Batcher::new(ROOM);
+        batcher.close();
+        assert_eq!(push(&batcher, "org_a", 1, None).await, Err(Turned::Closed));
     }
 }

@@ -18,7 +18,9 @@ use postrider_store::{
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::batcher::{self, Batcher, Waiting};
+use crate::batcher::{self, Batcher, Turned, Waiting};
+use crate::budget::Refused;
+use crate::options::LimitOptions;
 use crate::routes::{Name, RouteCache};
 use crate::rules::{RuleCache, Verdict};
 use crate::submission::{NewApplication, Submission, SubmitError, Submitted, Violation};
@@ -49,8 +51,9 @@ impl Intake {
         dispatcher: Arc<dyn Dispatch>,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
+        limits: &LimitOptions,
     ) -> Self {
-        let batcher = Arc::new(Batcher::default());
+        let batcher = Arc::new(Batcher::new(limits.queue_bytes));
         let task = tokio::spawn(batcher::run(Arc::clone(&batcher), Arc::clone(&store), dispatcher));
         let sweeper = tokio::spawn(sweeper::run(Arc::clone(&store), Arc::clone(&clock))).abort_handle();
         let (routes, rules) = (RouteCache::new(), RuleCache::new());
@@ -77,11 +80,15 @@ impl Intake {
                     (checked, Verdict::Refused(violations)) => return self.refuse(&checked, &draft, violations).await,
                 }
             }
-            match self.accept(&routes, &draft).await? {
+            let (new, targets) = draft.fan_out(&routes);
+            let endpoints = targets.len();
+            match self.accept(&name.0, new, targets).await? {
                 Ok(Accepted::New(_)) => {
-                    return Ok(Submitted { message: draft.message, replayed: false, warnings });
+                    return Ok(Submitted { message: draft.message, replayed: false, warnings, endpoints });
                 }
-                Ok(Accepted::Replayed(message)) => return Ok(Submitted { message, replayed: true, warnings }),
+                Ok(Accepted::Replayed(message)) => {
+                    return Ok(Submitted { message, replayed: true, warnings, endpoints });
+                }
                 Err(AcceptError::Conflict) => return Err(SubmitError::Conflict),
                 Err(AcceptError::Store(error)) => return Err(error.into()),
                 Err(AcceptError::Stale) => routes = self.reload(&name).await?,
@@ -150,16 +157,22 @@ impl Intake {
         if let Some((key, not_before)) = draft.key
             && let Some(message) = self.store.accepted_under(routes.application, key, not_before).await?
         {
-            return Ok(Submitted { message: Arc::new(message), replayed: true, warnings: Vec::new() });
+            let endpoints = draft.fan_out(routes).1.len();
+            return Ok(Submitted { message: Arc::new(message), replayed: true, warnings: Vec::new(), endpoints });
         }
         Err(SubmitError::Refused(violations))
     }
 
-    /// Queues the message with the endpoints that want it, and waits for its commit.
-    async fn accept(&self, routes: &Routes, draft: &Draft) -> Result<Result<Accepted, AcceptError>, SubmitError> {
-        let (new, targets) = draft.fan_out(routes);
+    /// Queues a message with the endpoints that want it, and waits for its commit.
+    async fn accept(
+        &self,
+        environment: &EnvironmentId,
+        new: NewMessage,
+        targets: Vec<Arc<Target>>,
+    ) -> Result<Result<Accepted, AcceptError>, SubmitError> {
         let (reply, answer) = oneshot::channel();
-        self.batcher.push(Waiting::One { new, targets, reply }).map_err(|_| SubmitError::Overloaded)?;
+        let application = new.application;
+        self.batcher.push(environment, application, Waiting::One { new, targets, reply }).await?;
         answer.await.map_err(|_| SubmitError::Unavailable(StoreError::Closed))
     }
 
@@ -213,6 +226,10 @@ impl Intake {
             Ok(_) | Err(WriteError::Conflict) => Ok(()),
             Err(WriteError::NotFound) => Err(SubmitError::ApplicationNotFound),
             Err(WriteError::Store(error)) => Err(error.into()),
+            // Of applications there may be any number.
+            Err(error @ WriteError::Full { .. }) => {
+                Err(SubmitError::Unavailable(StoreError::Unavailable(error.to_string())))
+            }
         }
     }
 
@@ -261,6 +278,15 @@ impl Draft {
             idempotency: self.key,
         };
         (new, targets)
+    }
+}
+
+impl From<Turned> for SubmitError {
+    fn from(turned: Turned) -> Self {
+        match turned {
+            Turned::Away(Refused::Share) => Self::TooMany,
+            Turned::Away(Refused::Full) | Turned::Closed => Self::Overloaded,
+        }
     }
 }
 

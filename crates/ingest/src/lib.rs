@@ -6,7 +6,9 @@
 
 mod batch;
 mod batcher;
+pub mod budget;
 mod intake;
+mod options;
 mod routes;
 mod rules;
 mod schema;
@@ -14,5 +16,11 @@ mod submission;
 mod sweeper;
 
 pub use intake::Intake;
+pub use options::LimitOptions;
 pub use schema::check_schema;
 pub use submission::{NewApplication, Submission, SubmitError, Submitted, Violation};
+
+/// The bounds that are declared here, for `docs/limits.md`.
+pub fn limits() -> Vec<postrider_domain::limits::Limit> {
+    [batcher::limits(), routes::limits()].concat()
+}

@@ -8,34 +8,55 @@ use std::sync::Arc;
 
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::ApplicationId;
-use postrider_domain::names::IdOrUid;
-use postrider_store::{Routes, Store, StoreError};
+use postrider_domain::names::{Channel, IdOrUid, MAX_NAME_BYTES};
+use postrider_store::{Routes, Store, StoreError, Target};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-/// Room for endpoints, in units of one application or one endpoint.
-const CAPACITY: u64 = 65_536;
+postrider_domain::limits! {
+    in "Intake";
+    /// Memory for where messages go, by application
+    pub(crate) const CAPACITY: u64 = 67_108_864, "bytes", beyond "what was not used for long is read again when it is needed";
+}
+
+/// What an application, or an endpoint, takes beside its texts, in bytes.
+const OVERHEAD: usize = 1_024;
 
 /// Who asked, and by which name.
 pub(crate) type Name = (EnvironmentId, IdOrUid<ApplicationId>);
 
 #[derive(Clone)]
-struct ByEndpoints;
+struct ByBytes;
 
-impl Weighter<Name, Arc<Routes>> for ByEndpoints {
+impl Weighter<Name, Arc<Routes>> for ByBytes {
     fn weight(&self, _name: &Name, routes: &Arc<Routes>) -> u64 {
-        1 + routes.targets.len() as u64
+        (OVERHEAD + routes.targets.iter().map(|target| bytes(target)).sum::<usize>()) as u64
     }
 }
 
+/// About how many bytes an endpoint takes.
+fn bytes(target: &Target) -> usize {
+    let endpoint = &target.endpoint;
+    let names = |count: Option<usize>| count.unwrap_or(0) * (size_of::<Channel>() + MAX_NAME_BYTES / 8);
+    let headers = target.headers.iter().map(|(name, value)| 64 + name.len() + value.len()).sum::<usize>();
+    let metadata = endpoint.metadata.iter().map(|(name, value)| 64 + name.len() + value.len()).sum::<usize>();
+    OVERHEAD
+        + endpoint.description.len()
+        + endpoint.url.as_str().len() * 2
+        + headers
+        + metadata
+        + names(endpoint.event_types.as_ref().map(Vec::len))
+        + names(endpoint.channels.as_ref().map(Vec::len))
+}
+
 pub(crate) struct RouteCache {
-    cache: Cache<Name, Arc<Routes>, ByEndpoints, foldhash::fast::RandomState>,
+    cache: Cache<Name, Arc<Routes>, ByBytes, foldhash::fast::RandomState>,
 }
 
 impl RouteCache {
     pub(crate) fn new() -> Self {
         let hasher = foldhash::fast::RandomState::default();
-        let cache = Cache::with(1_024, CAPACITY, ByEndpoints, hasher, quick_cache::sync::DefaultLifecycle::default());
+        let cache = Cache::with(1_024, CAPACITY, ByBytes, hasher, quick_cache::sync::DefaultLifecycle::default());
         Self { cache }
     }
 

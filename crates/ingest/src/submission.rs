@@ -64,6 +64,8 @@ pub struct Submitted {
     pub replayed: bool,
     /// What is wrong with it in the eyes of an environment that only warns.
     pub warnings: Vec<Violation>,
+    /// How many endpoints want it. Of a repetition: how many would now.
+    pub endpoints: usize,
 }
 
 /// A rule of the environment that a message breaks.
@@ -117,6 +119,9 @@ pub enum SubmitError {
     /// Its payload would be gone, or it would have to wait for longer than messages are kept.
     #[error("must not be later than the payload is kept")]
     DeliverAtTooLate,
+    /// The application, or its environment, has as much waiting to be stored as it may have. Nothing was accepted.
+    #[error("too many of your messages are waiting to be stored: try again in a moment")]
+    TooMany,
     /// More is arriving than the disk takes, and the queue is full. Nothing was accepted.
     #[error("too many messages are waiting to be stored: try again in a moment")]
     Overloaded,

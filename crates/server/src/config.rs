@@ -12,13 +12,18 @@ use std::path::PathBuf;
 use anyhow::{anyhow, bail};
 use postrider_api::{AuthOptions, SigningOptions};
 use postrider_delivery::options::DeliveryOptions;
-use postrider_domain::settings::Setting;
+use postrider_domain::settings::{Setting, Span};
+use postrider_ingest::LimitOptions;
 use postrider_upkeep::RetentionOptions;
 use serde::Deserialize;
 
 pub(crate) use load::{Flag, Loaded, OTHER_VARIABLES, Problems, Valued, is_ours, load, not_utf8};
 pub(crate) use rules::log_filter;
 use rules::{listen_address, log_level, public_url, store_url};
+
+fn span(text: &str) -> Span {
+    text.parse().unwrap_or(Span(std::time::Duration::ZERO))
+}
 
 postrider_domain::options! {
     /// The server itself.
@@ -33,6 +38,23 @@ postrider_domain::options! {
         /// Threads that serve and deliver; 0 is one per core.
         #[within(0, 1_024)]
         pub threads: usize = 0,
+        /// The most connections of callers. When there are as many, the one that has been idle for longest is closed for a
+        /// new one. It is lowered to fit the limit on open files.
+        #[within(1, 1_000_000)]
+        pub max_connections: u32 = 2048,
+        /// The most connections from one address, so that one caller does not crowd out the others. Behind a load balancer
+        /// all callers have its address: set this to `max_connections` there.
+        #[within(1, 1_000_000)]
+        pub max_connections_per_address: u32 = 1024,
+        /// The time for the first request on a new connection to arrive up to its body.
+        #[within("100ms", "10m")]
+        pub head_timeout: Span = span("10s"),
+        /// How long a connection may stay idle between requests.
+        #[within("1s", "1h")]
+        pub idle_timeout: Span = span("75s"),
+        /// The time in which a client must take something of its answer, or its connection is cut.
+        #[within("100ms", "1h")]
+        pub write_timeout: Span = span("30s"),
     }
 }
 
@@ -75,6 +97,7 @@ pub(crate) struct Config {
     pub(crate) server: ServerOptions,
     pub(crate) store: StoreOptions,
     pub(crate) auth: AuthOptions,
+    pub(crate) limits: LimitOptions,
     pub(crate) delivery: DeliveryOptions,
     pub(crate) signing: SigningOptions,
     pub(crate) retention: RetentionOptions,
@@ -87,6 +110,7 @@ pub(crate) fn reference() -> Vec<Setting> {
         ServerOptions::reference(),
         StoreOptions::reference(),
         AuthOptions::reference(),
+        LimitOptions::reference(),
         DeliveryOptions::reference(),
         SigningOptions::reference(),
         RetentionOptions::reference(),

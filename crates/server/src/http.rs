@@ -1,9 +1,11 @@
 //! Serving the API over HTTP/1.1: accepting connections, and ending them in order.
 //!
-//! A connection that sends its head too slowly is closed; one that is idle at shutdown is closed at once; one with a
-//! request under way gets its answer first.
+//! A connection that does not send a request, sends it too slowly, or does not take its answer, is closed. So is the one
+//! that was idle for longest when there are too many (see [`crate::connections`]). One that is idle at shutdown is closed
+//! at once; one with a request under way gets its answer first.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,17 +15,55 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use postrider_api::Api;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
-/// The time for the head of a request. Also how long a connection may stay idle, so it is generous.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+use crate::config::ServerOptions;
+use crate::connections::{Busy, Connections, MAX_HEAD_BYTES, Place};
+use crate::patient::Patient;
 
 /// The pause when no connection can be accepted, mostly because no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What is said to whoever comes when all connections are busy.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+    connection: close\r\ncontent-length: 97\r\n\r\n\
+    {\"code\":\"overloaded\",\"detail\":\"All connections of the server are in use. Try again in a moment.\"}";
+
+/// How many connections there may be, and how long they may do nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct Bounds {
+    most: u32,
+    most_per_address: u32,
+    head: Duration,
+    idle: Duration,
+    write: Duration,
+}
+
+impl Bounds {
+    /// `most` is what the limit on open files leaves of the setting.
+    pub(crate) fn new(options: &ServerOptions, most: u32) -> Self {
+        Self {
+            most,
+            most_per_address: options.max_connections_per_address,
+            head: options.head_timeout.0,
+            idle: options.idle_timeout.0,
+            write: options.write_timeout.0,
+        }
+    }
+}
+
+/// What all connections share.
+struct Shared {
+    api: Api,
+    bounds: Bounds,
+    connections: Arc<Connections>,
+    ending: GracefulShutdown,
+}
+
 /// Serves until `stop` completes, then ends the connections in order. How long they may take is the caller's to bound.
-pub(crate) async fn serve(listener: TcpListener, api: Api, stop: impl Future<Output = ()>) {
-    let api = Arc::new(api);
-    let connections = GracefulShutdown::new();
+pub(crate) async fn serve(listener: TcpListener, api: Api, bounds: Bounds, stop: impl Future<Output = ()>) {
+    let connections = Connections::new(bounds.most, bounds.most_per_address);
+    let shared = Shared { api, bounds, connections, ending: GracefulShutdown::new() };
     let mut stop = std::pin::pin!(stop);
     loop {
         let accepted = tokio::select! {
@@ -31,34 +71,90 @@ pub(crate) async fn serve(listener: TcpListener, api: Api, stop: impl Future<Out
             () = &mut stop => break,
         };
         match accepted {
-            Ok((stream, _peer)) => serve_connection(stream, &api, &connections),
+            Ok((stream, peer)) => shared.admit(stream, peer.ip()),
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                tracing::warn!(%error, "failed to accept a connection");
+                shared.connections.close_one();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
     drop(listener);
-    connections.shutdown().await;
+    shared.ending.shutdown().await;
 }
 
-fn serve_connection(stream: TcpStream, api: &Arc<Api>, connections: &GracefulShutdown) {
-    // Answers are small and wait for nothing: Nagle's delay would only hold them back. Failing is harmless.
-    let _ = stream.set_nodelay(true);
-    let api = Arc::clone(api);
-    let service = service_fn(move |request| {
-        let api = Arc::clone(&api);
-        async move { Ok::<_, Infallible>(api.respond(request).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    let connection = connections.watch(connection);
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            // Clients come and go; nothing was lost that they were told is safe.
-            tracing::debug!(%error, "a connection ended early");
+impl Shared {
+    fn admit(&self, stream: TcpStream, address: IpAddr) {
+        match self.connections.admit(address) {
+            Some(place) => self.serve_connection(stream, place),
+            None => {
+                tracing::debug!(%address, "a connection was refused, because all others are busy");
+                // Its buffer is empty, so this fits; if not, the client sees the end of the connection alone.
+                let _ = stream.try_write(FULL);
+            }
         }
-    });
+    }
+
+    fn serve_connection(&self, stream: TcpStream, place: Place) {
+        // Answers are small and wait for nothing: Nagle's delay would only hold them back. Failing is harmless.
+        let _ = stream.set_nodelay(true);
+        let (place, first) = (Arc::new(place), Arc::new(Notify::new()));
+        let service = {
+            let (api, place, first) = (self.api.clone(), Arc::clone(&place), Arc::clone(&first));
+            service_fn(move |request| {
+                first.notify_one();
+                let (api, busy) = (api.clone(), place.work());
+                async move { Ok::<_, Infallible>(api.respond(request).await.map(|body| Answer { body, _busy: busy })) }
+            })
+        };
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.bounds.idle)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .serve_connection(TokioIo::new(Patient::new(stream, self.bounds.write)), service);
+        let connection = self.ending.watch(connection);
+        let head = self.bounds.head;
+        tokio::spawn(async move {
+            let mut connection = std::pin::pin!(connection);
+            let too_slow = async {
+                if tokio::time::timeout(head, first.notified()).await.is_ok() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                ended = &mut connection => if let Err(error) = ended {
+                    // Clients come and go; nothing was lost that they were told is safe.
+                    tracing::debug!(%error, "a connection ended early");
+                },
+                () = too_slow => tracing::debug!("a connection was closed, because no request came"),
+                () = place.closed() => tracing::debug!("an idle connection was closed for the sake of another"),
+            }
+        });
+    }
+}
+
+/// The body of an answer. Until its end the connection is busy.
+struct Answer<B> {
+    body: B,
+    _busy: Busy,
+}
+
+impl<B: http_body::Body + Unpin> http_body::Body for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
 }

@@ -3,10 +3,12 @@
 mod cli;
 mod commands;
 mod config;
+mod connections;
 mod http;
 mod limits;
 mod log;
 mod memory;
+mod patient;
 mod signals;
 mod terminal;
 mod wiring;

@@ -12,10 +12,10 @@ const MIB: u64 = 1024 * KIB;
 const PROGRAM: u64 = 48 * MIB;
 /// SQLite's page caches: two connections that write with 16 MiB each, five that read with 4 MiB each.
 const SQLITE_CACHES: u64 = 2 * 16 * MIB + 5 * 4 * MIB;
-/// Messages whose commit is under way or is waited for, as `ingest` bounds them.
-const INTAKE: u64 = 64 * MIB;
-/// 65,536 endpoints and applications whose routes are remembered, of about 1 KiB each.
-const ROUTES: u64 = 65_536 * KIB;
+/// Endpoints and applications whose routes are remembered, as `ingest` bounds them.
+const ROUTES: u64 = 64 * MIB;
+/// The head of a request, what is read ahead, and what waits to be written of an answer.
+const CONNECTION: u64 = 2 * crate::connections::MAX_HEAD_BYTES as u64;
 /// Schemas of event types: 8 MiB of text, about ten times that when compiled.
 const SCHEMAS: u64 = 80 * MIB;
 /// 10,000 tokens of at most 2 KiB each, with what is known of them.
@@ -45,7 +45,10 @@ pub(crate) fn parts(config: &Config) -> Vec<Part> {
         set("delivery.memory_bytes", "messages that wait to be sent", delivery.memory_bytes),
         set("delivery.max_in_flight", "requests under way to endpoints", u64::from(delivery.max_in_flight) * REQUEST),
         fixed("connections to endpoints kept for the next request", IDLE_CONNECTIONS),
-        fixed("messages that are being accepted", INTAKE),
+        set("server.max_connections", "connections of callers", u64::from(config.server.max_connections) * CONNECTION),
+        set("limits.request_bytes", "bodies of requests", config.limits.request_bytes),
+        set("limits.response_bytes", "answers that are not read yet", config.limits.response_bytes),
+        set("limits.queue_bytes", "messages that are being accepted", config.limits.queue_bytes),
         fixed("where messages go, remembered", ROUTES),
         fixed("schemas of event types", SCHEMAS),
         fixed("tokens of callers, remembered", TOKENS),

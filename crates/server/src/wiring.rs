@@ -20,13 +20,24 @@ use tokio::time::timeout;
 
 use crate::config::Config;
 
-/// File descriptors that are kept for the store, clients of the API and whatever else.
-const OTHER_DESCRIPTORS: u64 = 2_048;
+/// File descriptors that are kept for the store, the log, the listener and whatever else.
+const OTHER_DESCRIPTORS: u64 = 128;
+
+/// The part of the descriptors that callers of the API get at most: one of so many. The rest is for deliveries.
+const API_PART: u64 = 4;
+
+/// The fewest connections of callers, and requests to endpoints, however few descriptors there are.
+const LEAST: u64 = 16;
+
+/// Every lane may have one request beyond the budget, so a request may cost two descriptors.
+const PER_REQUEST: u64 = 2;
 
 /// A running server, except for its listener.
 pub(crate) struct Server {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) api: Api,
+    /// How many connections of callers there may be.
+    pub(crate) connections: u32,
     intake: Arc<Intake>,
     engine: Engine,
     /// Can be stopped at any instant, and use the others.
@@ -51,15 +62,21 @@ impl Server {
         let store = open_store(config, Ownership::Owner)?;
         let mut delivery = config.delivery.clone();
         delivery.drain_timeout.0 = Phases::of(delivery.drain_timeout.0).drain;
-        delivery.max_in_flight = fit_to_descriptors(delivery.max_in_flight);
+        let descriptors = fit_to_descriptors(config.server.max_connections, delivery.max_in_flight);
+        delivery.max_in_flight = descriptors.in_flight;
         let resolver = SystemResolver::new(&delivery, Arc::clone(&clock)).context("cannot set up name resolution")?;
         let sender = Sender::new(&delivery, Arc::clone(&clock), Arc::new(resolver)).context("cannot set up TLS")?;
         let policy = sender.policy().clone();
         let https_only = delivery.https_only;
         let engine =
             Engine::start(Arc::clone(&store), sender, delivery, Arc::clone(&clock), Arc::clone(&entropy)).await?;
-        let intake =
-            Arc::new(Intake::start(Arc::clone(&store), engine.dispatcher(), Arc::clone(&clock), Arc::clone(&entropy)));
+        let intake = Arc::new(Intake::start(
+            Arc::clone(&store),
+            engine.dispatcher(),
+            Arc::clone(&clock),
+            Arc::clone(&entropy),
+            &config.limits,
+        ));
         let api = Api::new(Parts {
             store: Arc::clone(&store),
             intake: Arc::clone(&intake),
@@ -70,13 +87,15 @@ impl Server {
             auth: config.auth.clone(),
             signing: config.signing.clone(),
             public_url: config.server.public_url.clone(),
+            limits: config.limits.clone(),
+            connections: descriptors.connections.into(),
         });
         let notifier = Notifier::new(Arc::clone(&store), Arc::clone(&intake), Arc::clone(&clock));
         let sweeper = Sweeper::new(Arc::clone(&store), Arc::clone(&clock), config.retention.clone());
         let tasks = TaskRunner::new(Arc::clone(&store), Arc::clone(&clock));
         let upkeep = vec![tokio::spawn(notifier.run()), tokio::spawn(tasks.run()), tokio::spawn(sweeper.run())];
         let agents = vec![tokio::spawn(api.key_usage().run())];
-        Ok(Self { store, api, intake, engine, upkeep, agents })
+        Ok(Self { store, api, connections: descriptors.connections, intake, engine, upkeep, agents })
     }
 
     /// Ends in order, within the time that the phases have. `answering` completes when the API has answered what it was
@@ -124,18 +143,56 @@ impl Phases {
     }
 }
 
-/// Raises the limit on open files as far as allowed, and keeps the requests under way within it.
-fn fit_to_descriptors(wanted: u32) -> u32 {
+/// What the file descriptors are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Descriptors {
+    /// Connections of callers.
+    connections: u32,
+    /// Requests to endpoints.
+    in_flight: u32,
+}
+
+/// Shares out `descriptors`: some are kept for store, log and listener; callers get a quarter of the rest at most, so that
+/// deliveries always have what they need; and deliveries get what is left.
+fn descriptor_budget(descriptors: u64, connections: u32, in_flight: u32) -> Descriptors {
+    let rest = descriptors.saturating_sub(OTHER_DESCRIPTORS);
+    let fitting = |wanted: u32, most: u64| wanted.min(u32::try_from(most.max(LEAST)).unwrap_or(u32::MAX));
+    let connections = fitting(connections.max(1), rest / API_PART);
+    Descriptors { connections, in_flight: fitting(in_flight, rest.saturating_sub(connections.into()) / PER_REQUEST) }
+}
+
+/// Raises the limit on open files as far as allowed, and keeps connections and requests under way within it.
+fn fit_to_descriptors(connections: u32, in_flight: u32) -> Descriptors {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if setrlimit(Resource::Nofile, limit).is_err() {
         limit = getrlimit(Resource::Nofile);
     }
-    let Some(descriptors) = limit.current else { return wanted };
-    // Every lane may have one request beyond the budget, so a request may cost two descriptors.
-    let fitting = u32::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS) / 2).unwrap_or(u32::MAX).max(16);
-    if fitting < wanted {
-        tracing::warn!(descriptors, "delivery.max_in_flight is lowered to {fitting} to fit the limit on open files");
+    let Some(descriptors) = limit.current else { return Descriptors { connections, in_flight } };
+    let fitting = descriptor_budget(descriptors, connections, in_flight);
+    if fitting.in_flight < in_flight {
+        let lowered = fitting.in_flight;
+        tracing::warn!(descriptors, "delivery.max_in_flight is lowered to {lowered} to fit the limit on open files");
     }
-    wanted.min(fitting)
+    if fitting.connections < connections {
+        let lowered = fitting.connections;
+        tracing::warn!(descriptors, "server.max_connections is lowered to {lowered} to fit the limit on open files");
+    }
+    fitting
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_shared_out_so_that_neither_callers_nor_endpoints_take_those_of_the_others() {
+        for (descriptors, connections, in_flight) in [(1_024, 224, 336), (4_096, 992, 1_488), (65_536, 2_048, 4_096)] {
+            let budget = descriptor_budget(descriptors, 2_048, 4_096);
+            assert_eq!(budget, Descriptors { connections, in_flight }, "{descriptors}");
+            let most = OTHER_DESCRIPTORS + u64::from(connections) + PER_REQUEST * u64::from(in_flight);
+            assert!(most <= descriptors);
+        }
+        assert_eq!(descriptor_budget(64, 2_048, 4_096), Descriptors { connections: 16, in_flight: 16 });
+    }
 }

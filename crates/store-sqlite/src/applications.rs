@@ -6,13 +6,13 @@ use postrider_domain::ids::{ApplicationId, Id as _, Ksuid};
 use postrider_domain::names::{IdOrUid, Uid};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationFilter, ApplicationKey, Applications, EndpointKey, Once, Scan, StoreError, Stored, Upserted, WriteError,
-    Written,
+    ApplicationFilter, ApplicationKey, Applications, EndpointKey, Listed, Once, Scan, StoreError, Stored, Upserted,
+    WriteError, Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
-use crate::decode::{Columns, SqlError, all, encode_json, first};
+use crate::decode::{Columns, SqlError, encode_json, first, listed};
 use crate::idempotency;
 use crate::range::Range;
 use crate::writer::{Abort, News, Tx, taken};
@@ -52,7 +52,7 @@ impl Applications for SqliteStore {
         environment: &EnvironmentId,
         filter: ApplicationFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Vec<Application>, StoreError> {
+    ) -> Result<Listed<Application>, StoreError> {
         let environment = environment.clone();
         self.lists
             .run(move |connection| {
@@ -70,7 +70,7 @@ impl Applications for SqliteStore {
                 let ApplicationFilter { with_endpoints, without_disabled } = filter;
                 let rows =
                     statement.query(params![environment.as_str(), low, high, limit, with_endpoints, without_disabled])?;
-                all(rows, |row| Ok(decode(row)?.value))
+                listed(rows, |row| Ok(decode(row)?.value))
             })
             .await
     }

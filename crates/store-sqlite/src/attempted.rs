@@ -13,7 +13,7 @@ use rusqlite::{Connection, Row, Statement, params};
 
 use crate::SqliteStore;
 use crate::blocks::{Id, MESSAGES};
-use crate::decode::{SqlError, all};
+use crate::decode::{SqlError, listed};
 use crate::messages::{self, FILTER, LIVE};
 use crate::postings::{Gathered, List, Named};
 use crate::range::Range;
@@ -33,7 +33,7 @@ impl Attempted for SqliteStore {
         self.lists.run_at_once(move |connection| list(connection, application, endpoint, &filter, scan)).await
     }
 
-    async fn destinations(&self, message: MessageKey, scan: Scan<Ksuid>) -> Result<Vec<Destination>, StoreError> {
+    async fn destinations(&self, message: MessageKey, scan: Scan<Ksuid>) -> Result<Listed<Destination>, StoreError> {
         self.lists.run_at_once(move |connection| destinations(connection, message, scan)).await
     }
 }
@@ -162,18 +162,22 @@ fn destinations_sql(order: &str) -> String {
     )
 }
 
-fn destinations(connection: &Connection, message: MessageKey, scan: Scan<Ksuid>) -> Result<Vec<Destination>, SqlError> {
+fn destinations(
+    connection: &Connection,
+    message: MessageKey,
+    scan: Scan<Ksuid>,
+) -> Result<Listed<Destination>, SqlError> {
     let Range { low, high, order, limit } = Range::of_ids(scan);
     let mut endpoints = connection.prepare_cached(&destinations_sql(order))?;
-    let endpoints = all(endpoints.query(params![message.0, low, high, limit])?, decode_endpoint)?;
+    let endpoints = listed(endpoints.query(params![message.0, low, high, limit])?, decode_endpoint)?;
     let mut tried = connection.prepare_cached(TRIED_SQL)?;
-    let mut found = Vec::with_capacity(endpoints.len());
-    for endpoint in endpoints {
+    let mut found = Vec::with_capacity(endpoints.rows.len());
+    for endpoint in endpoints.rows {
         let Some(story) = story(&mut tried, message.0, endpoint.key.0)? else { continue };
         let Tried { succeeded, next_attempt_at, .. } = story.latest;
         found.push(Destination { endpoint: endpoint.value, succeeded, next_attempt_at });
     }
-    Ok(found)
+    Ok(Listed { rows: found, cut: endpoints.cut })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use postrider_domain::application::Metadata;
 use postrider_domain::ids::{Id, Ksuid};
 use postrider_domain::time::Timestamp;
-use postrider_store::StoreError;
+use postrider_store::{Listed, PAGE_BYTES, StoreError};
 use rusqlite::types::FromSql;
 use rusqlite::{Row, Rows};
 
@@ -41,6 +41,29 @@ pub(crate) fn all<T>(mut rows: Rows<'_>, decode: impl Fn(&Row<'_>) -> Result<T, 
         found.push(decode(row)?);
     }
     Ok(found)
+}
+
+/// The rows of a query for a page, as many as [`PAGE_BYTES`] allow.
+pub(crate) fn listed<T>(
+    mut rows: Rows<'_>,
+    decode: impl Fn(&Row<'_>) -> Result<T, SqlError>,
+) -> Result<Listed<T>, SqlError> {
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        if bytes >= PAGE_BYTES {
+            return Ok(Listed { rows: found, cut: true });
+        }
+        bytes += row_bytes(row);
+        found.push(decode(row)?);
+    }
+    Ok(Listed { rows: found, cut: false })
+}
+
+/// How many bytes the texts and blobs of a row have.
+fn row_bytes(row: &Row<'_>) -> usize {
+    let width = row.as_ref().column_count();
+    let column = |at| row.get_ref(at).ok().and_then(|value| value.as_bytes_or_null().ok().flatten().map(<[u8]>::len));
+    (0..width).filter_map(column).sum()
 }
 
 /// The first row of a query, if there is one.

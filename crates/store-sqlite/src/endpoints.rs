@@ -10,13 +10,13 @@ use postrider_domain::notice::NoticeKind;
 use postrider_domain::signature::{Secret, SigningKeys};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, ChangeHeadersError, EndpointKey, Endpoints, NewEndpoint, Once, RotateError, Scan, StoreError,
-    Stored, Upserted, WriteError, Written,
+    ApplicationKey, ChangeHeadersError, EndpointKey, Endpoints, Listed, NewEndpoint, Once, RotateError, Scan,
+    StoreError, Stored, Upserted, WriteError, Written,
 };
 use rusqlite::{Connection, Row, params};
 
 use crate::SqliteStore;
-use crate::decode::{Columns, SqlError, all, encode_json, first};
+use crate::decode::{Columns, SqlError, encode_json, first, listed};
 use crate::inserts::json_list;
 use crate::range::Range;
 use crate::rows::{ENDPOINT_COLUMNS, decode_endpoint, decode_keys, encode_keys};
@@ -52,7 +52,7 @@ impl Endpoints for SqliteStore {
         self.readers.run(move |connection| find(connection, application, &id)).await
     }
 
-    async fn endpoints(&self, application: ApplicationKey, scan: Scan<Ksuid>) -> Result<Vec<Endpoint>, StoreError> {
+    async fn endpoints(&self, application: ApplicationKey, scan: Scan<Ksuid>) -> Result<Listed<Endpoint>, StoreError> {
         self.lists
             .run(move |connection| {
                 let Range { low, high, order, limit } = Range::of_ids(scan);
@@ -62,7 +62,7 @@ impl Endpoints for SqliteStore {
                      ORDER BY id {order} LIMIT ?4"
                 ))?;
                 let rows = statement.query(params![application.0, low, high, limit])?;
-                all(rows, |row| Ok(decode_endpoint(row)?.value))
+                listed(rows, |row| Ok(decode_endpoint(row)?.value))
             })
             .await
     }
@@ -271,7 +271,13 @@ fn insert(tx: &Tx<'_>, application: ApplicationKey, new: NewEndpoint) -> Result<
     if !alive {
         return Err(Abort::Refused(WriteError::NotFound));
     }
-    let NewEndpoint { endpoint, secret, headers } = new;
+    let NewEndpoint { endpoint, secret, headers, most } = new;
+    let count = tx
+        .prepare_cached(&format!("SELECT count(*) FROM endpoint WHERE application_no = ? AND {LIVE}"))?
+        .query_row([application.0], |row| row.get::<_, i64>(0))?;
+    if count.unsigned_abs() >= most {
+        return Err(Abort::Refused(WriteError::Full { most }));
+    }
     let number = tx
         .prepare_cached(
             "INSERT INTO endpoint (application_no, id, uid, url, description, version, disabled, event_types, channels,

@@ -5,12 +5,12 @@ use postrider_domain::application::EnvironmentId;
 use postrider_domain::event_type::{EventType, EventTypePatch, Schemas};
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
-use postrider_store::{EventTypeFilter, EventTypes, Once, Scan, StoreError, Upserted, WriteError, Written};
+use postrider_store::{EventTypeFilter, EventTypes, Listed, Once, Scan, StoreError, Upserted, WriteError, Written};
 use rusqlite::{Connection, Row, params};
 
 use crate::SqliteStore;
 use crate::applications::environment_number;
-use crate::decode::{Columns, SqlError, all, encode_json, first};
+use crate::decode::{Columns, SqlError, all, encode_json, first, listed};
 use crate::environments::rules_changed;
 use crate::idempotency;
 use crate::inserts::json_list;
@@ -49,9 +49,23 @@ impl EventTypes for SqliteStore {
         environment: &EnvironmentId,
         filter: &EventTypeFilter,
         scan: Scan<String>,
-    ) -> Result<Vec<EventType>, StoreError> {
+    ) -> Result<Listed<EventType>, StoreError> {
         let (environment, filter) = (environment.clone(), filter.clone());
         self.lists.run(move |connection| list(connection, &environment, &filter, scan)).await
+    }
+
+    async fn event_type_count(&self, environment: &EnvironmentId) -> Result<u64, StoreError> {
+        let environment = environment.clone();
+        self.readers
+            .run(move |connection| {
+                let mut statement = connection.prepare_cached(
+                    "SELECT count(*) FROM event_type
+                     WHERE environment_no = (SELECT no FROM environment WHERE id = ?1)",
+                )?;
+                Ok::<i64, SqlError>(statement.query_row([environment.as_str()], |row| row.get(0))?)
+            })
+            .await
+            .map(i64::unsigned_abs)
     }
 
     async fn missing_event_types(
@@ -180,7 +194,7 @@ fn list(
     environment: &EnvironmentId,
     filter: &EventTypeFilter,
     scan: Scan<String>,
-) -> Result<Vec<EventType>, SqlError> {
+) -> Result<Listed<EventType>, SqlError> {
     let Range { low, high, order, limit } = Range::of_names(scan);
     let flags = filter.feature_flags.as_ref().map(encode_json).transpose()?;
     let mut statement = connection.prepare_cached(&format!(
@@ -199,7 +213,7 @@ fn list(
         flags,
         limit
     ])?;
-    all(rows, decode)
+    listed(rows, decode)
 }
 
 fn add_or_revive(

@@ -63,7 +63,7 @@ async fn broken_by(sql: &str) -> Broken {
     };
     let secret = Secret::generate(SecretKind::Hmac256, &entropy);
     let by_id = IdOrUid::Id(endpoint.id);
-    let new = NewEndpoint { endpoint, secret, headers: Headers::new() };
+    let new = NewEndpoint { endpoint, secret, headers: Headers::new(), most: u64::MAX };
     store.create_endpoint(application, new, None).await.unwrap();
     let Stored { key: endpoint, value: Endpoint { id: endpoint_id, .. } } =
         store.endpoint(application, &by_id).await.unwrap().unwrap();
@@ -127,7 +127,10 @@ async fn an_endpoint_that_is_beyond_the_rules_of_today_is_read_changed_and_liste
         let Broken { store, application, endpoint, endpoint_id, .. } = &broken;
         let by_id = IdOrUid::Id(*endpoint_id);
         let read = store.endpoint(*application, &by_id).await.unwrap().unwrap().value;
-        assert_eq!(store.endpoints(*application, Scan::all(Direction::Ascending, 10)).await.unwrap(), [read.clone()]);
+        assert_eq!(
+            store.endpoints(*application, Scan::all(Direction::Ascending, 10)).await.unwrap().rows,
+            [read.clone()]
+        );
         assert!(store.target(*endpoint).await.unwrap().is_some(), "{column}");
         let patch = EndpointPatch { disabled: Some(true), ..EndpointPatch::default() };
         let changed = store.update_endpoint(*application, &by_id, patch, Timestamp::EPOCH).await.unwrap();

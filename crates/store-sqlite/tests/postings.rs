@@ -75,7 +75,7 @@ impl World {
             updated_at: START,
         };
         let secret = Secret::generate(SecretKind::Hmac256, &entropy);
-        let new = NewEndpoint { endpoint, secret, headers: Headers::new() };
+        let new = NewEndpoint { endpoint, secret, headers: Headers::new(), most: u64::MAX };
         store.create_endpoint(application, new, None).await.unwrap();
         let routes = store.routes(&environment, &IdOrUid::Id(id)).await.unwrap().unwrap();
         let endpoint = routes.targets[0].key;

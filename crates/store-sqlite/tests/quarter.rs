@@ -89,7 +89,10 @@ impl World {
             updated_at: now,
         };
         let secret = Secret::generate(SecretKind::Hmac256, &self.entropy);
-        self.store.create_endpoint(key, NewEndpoint { endpoint, secret, headers: Headers::new() }, None).await.unwrap();
+        self.store
+            .create_endpoint(key, NewEndpoint { endpoint, secret, headers: Headers::new(), most: u64::MAX }, None)
+            .await
+            .unwrap();
         self.store.routes(&environment, &IdOrUid::Id(id)).await.unwrap().unwrap()
     }
 

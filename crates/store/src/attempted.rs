@@ -84,5 +84,5 @@ pub trait Attempted {
     ) -> Result<Listed<AttemptedMessage>, StoreError>;
 
     /// A page of the endpoints to which a message was attempted, by endpoint id. Deleted ones are among them.
-    async fn destinations(&self, message: MessageKey, scan: Scan<Ksuid>) -> Result<Vec<Destination>, StoreError>;
+    async fn destinations(&self, message: MessageKey, scan: Scan<Ksuid>) -> Result<Listed<Destination>, StoreError>;
 }

@@ -9,7 +9,7 @@ use postrider_domain::names::IdOrUid;
 use postrider_domain::signature::{Secret, SigningKeys};
 use postrider_domain::time::Timestamp;
 
-use crate::{ApplicationKey, Once, Scan, StoreError, Stored, Upserted, WriteError, Written};
+use crate::{ApplicationKey, Listed, Once, Scan, StoreError, Stored, Upserted, WriteError, Written};
 
 /// The engine's handle of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,6 +24,8 @@ pub struct NewEndpoint {
     pub secret: Secret,
     /// Its extra headers.
     pub headers: Headers,
+    /// The most endpoints that the application may have afterwards, not counting deleted ones; else [`WriteError::Full`].
+    pub most: u64,
 }
 
 /// A rotation did not take place.
@@ -67,7 +69,7 @@ pub trait Endpoints {
     ) -> Result<Option<Stored<EndpointKey, Endpoint>>, StoreError>;
 
     /// A page of endpoints, by id.
-    async fn endpoints(&self, application: ApplicationKey, scan: Scan<Ksuid>) -> Result<Vec<Endpoint>, StoreError>;
+    async fn endpoints(&self, application: ApplicationKey, scan: Scan<Ksuid>) -> Result<Listed<Endpoint>, StoreError>;
 
     /// Changes an endpoint and its date of change. Enabling it forgets that it was failing. Credentials that its URL was
     /// stored with become its header `Authorization`, unless it has one or the new URL leads to another origin.

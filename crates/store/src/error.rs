@@ -36,4 +36,10 @@ pub enum WriteError {
     /// A uid or name is taken.
     #[error("the identifier is in use")]
     Conflict,
+    /// There are as many as there may be.
+    #[error("there are {most} already, which is as many as there may be")]
+    Full {
+        /// How many that is.
+        most: u64,
+    },
 }

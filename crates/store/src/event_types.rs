@@ -6,7 +6,7 @@ use postrider_domain::event_type::{EventType, EventTypePatch};
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
 
-use crate::{Once, Scan, StoreError, Upserted, WriteError, Written};
+use crate::{Listed, Once, Scan, StoreError, Upserted, WriteError, Written};
 
 /// Which event types a list shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,7 +40,10 @@ pub trait EventTypes {
         environment: &EnvironmentId,
         filter: &EventTypeFilter,
         scan: Scan<String>,
-    ) -> Result<Vec<EventType>, StoreError>;
+    ) -> Result<Listed<EventType>, StoreError>;
+
+    /// How many event types an environment has, archived ones among them.
+    async fn event_type_count(&self, environment: &EnvironmentId) -> Result<u64, StoreError>;
 
     /// Those of `names` that are not the name of an active event type, in the order given.
     async fn missing_event_types(

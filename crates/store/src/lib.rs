@@ -55,7 +55,7 @@ pub use messages::{MessageFilter, MessageKey, Messages};
 pub use observer::{Dispatch, Fresh, Observer, Observers};
 pub use outbox::{Notice, NoticeKey, Outbox};
 pub use retention::{Retention, Swept};
-pub use scan::{Direction, Listed, PAGE_BYTES, Scan};
+pub use scan::{Direction, Listed, PAGE_BYTES, Scan, limits};
 pub use streams::{LATEST_COMMIT, StreamFilter, StreamPosition, StreamSlice, Streams};
 pub use tasks::{Job, MAX_RECOVERED, NewTask, Outcome, ReplayFilter, Span, TaskFilter, Tasks};
 pub use tokens::{IssuedToken, TokenExpiry, Tokens};

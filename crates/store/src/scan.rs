@@ -12,9 +12,12 @@ pub enum Direction {
     Descending,
 }
 
-/// How many bytes of payloads or answers a page holds at most, not counting what the last of its rows brings: so large
-/// rows make a short page, and not one that takes all memory.
-pub const PAGE_BYTES: usize = 8 * 1024 * 1024;
+postrider_domain::limits! {
+    in "Lists";
+    /// What the rows of a page hold, not counting what the last of them brings: so large rows make a short page, and not
+    /// one that takes all memory
+    pub const PAGE_BYTES: usize = 2_097_152, "bytes", beyond "the page ends early, and the next goes on";
+}
 
 /// What a walk over large rows found.
 #[derive(Debug, Clone, PartialEq, Eq)]

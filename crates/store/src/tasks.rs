@@ -10,7 +10,7 @@ use postrider_domain::names::{Channel, EventTypeName, Tag};
 use postrider_domain::task::{Task, TaskKind, TaskStatus};
 use postrider_domain::time::Timestamp;
 
-use crate::{ApplicationKey, EndpointKey, Once, Scan, StoreError, WriteError, Written};
+use crate::{ApplicationKey, EndpointKey, Listed, Once, Scan, StoreError, WriteError, Written};
 
 /// The most messages that one task of [`Job::Recover`] sends again.
 pub const MAX_RECOVERED: usize = 10_000;
@@ -146,7 +146,7 @@ pub trait Tasks {
         environment: &EnvironmentId,
         filter: TaskFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Vec<Task>, StoreError>;
+    ) -> Result<Listed<Task>, StoreError>;
 
     /// Tasks that have more to do, of all environments, oldest first, at most `limit`.
     async fn running_tasks(&self, limit: usize) -> Result<Vec<TaskId>, StoreError>;

@@ -27,7 +27,7 @@ use quick_cache::sync::Cache;
 use ring::digest::{SHA256, digest};
 use tokio::sync::OnceCell;
 
-use crate::error::{ApiError, Result};
+use crate::error::{ApiError, Rejected, Result};
 use crate::options::AuthOptions;
 pub(crate) use rights::{Capability, Rights};
 pub use usage::KeyUsage;
@@ -114,6 +114,8 @@ enum Cached {
 /// Finds out who is calling.
 pub(crate) struct Authenticator {
     verifier: Option<jwt::Verifier>,
+    /// The hash of the secret, to recognise it where a token should be.
+    secret_hash: Option<[u8; 32]>,
     /// Signs and verifies with the store's own secret, once that was needed.
     own: OnceCell<jwt::Verifier>,
     entropy: Arc<dyn Entropy>,
@@ -134,6 +136,7 @@ impl Authenticator {
         let verifier = options.jwt_secret.as_ref().and_then(|secret| jwt::Verifier::new(secret.reveal().as_bytes()));
         Self {
             verifier,
+            secret_hash: options.jwt_secret.as_ref().map(|secret| sha256(secret.reveal())),
             own: OnceCell::new(),
             entropy,
             store,
@@ -150,12 +153,12 @@ impl Authenticator {
 
     /// Who sent a request with these headers; 401 if that can't be told.
     pub(crate) async fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>> {
-        let token = bearer(headers).ok_or_else(ApiError::invalid_token)?;
+        let token = bearer(headers).map_err(ApiError::Unauthorized)?;
         let caller = self.known(token).await?;
         if let Some(issued) = &caller.issued
             && self.store.token_is_expired(issued, self.clock.now()).await?
         {
-            return Err(ApiError::invalid_token());
+            return Err(ApiError::Unauthorized(Rejected::Ended));
         }
         Ok(caller)
     }
@@ -164,7 +167,7 @@ impl Authenticator {
     async fn known(&self, token: &str) -> Result<Arc<Caller>> {
         match self.cached(token) {
             Cached::Good(caller) => return Ok(caller),
-            Cached::Expired => return Err(ApiError::invalid_token()),
+            Cached::Expired => return Err(ApiError::Unauthorized(Rejected::Expired)),
             Cached::Unknown => {}
         }
         let is_key = token.starts_with(KEY_PREFIX);
@@ -205,11 +208,11 @@ impl Authenticator {
             // The store's own secret speaks for applications only: `org` is what makes a token one of those.
             _ => match self.own().await?.claims(token) {
                 Ok(claims) if claims.org.is_some() => claims,
-                _ => return Err(ApiError::invalid_token()),
+                _ => return Err(ApiError::Unauthorized(self.not_signed(token))),
             },
         };
         if !claims.validity.holds_at(self.clock.wall()) {
-            return Err(ApiError::invalid_token());
+            return Err(ApiError::Unauthorized(Rejected::Expired));
         }
         let (proof, session) = (Proof::Signed(claims.validity), claims.session_id.clone());
         let issued_at = claims.validity.issued_at();
@@ -222,6 +225,14 @@ impl Authenticator {
             }
         };
         Ok(Caller { principal, fingerprint: sha256(token), issued, proof })
+    }
+
+    /// Why a text is not taken for a signed token.
+    fn not_signed(&self, token: &str) -> Rejected {
+        if self.secret_hash.is_some_and(|hash| hash == sha256(token)) {
+            return Rejected::Secret;
+        }
+        if token.matches('.').count() == 2 { Rejected::NotSigned } else { Rejected::Malformed }
     }
 
     async fn own(&self) -> Result<&jwt::Verifier> {
@@ -274,10 +285,10 @@ impl Authenticator {
         let fingerprint = sha256(token);
         let hash = KeyHash(fingerprint);
         let now = self.clock.now();
-        let key = self.store.api_key(&hash).await?.ok_or_else(ApiError::invalid_token)?;
+        let key = self.store.api_key(&hash).await?.ok_or(ApiError::Unauthorized(Rejected::UnknownKey))?;
         let ApiKey { environment, scopes, expires_at, .. } = key;
         if expires_at.is_some_and(|at| at <= now) {
-            return Err(ApiError::invalid_token());
+            return Err(ApiError::Unauthorized(Rejected::Expired));
         }
         if !scopes.iter().any(|scope| scope == ALL_SCOPES) {
             return Err(ApiError::insufficient_access());
@@ -290,10 +301,12 @@ impl Authenticator {
 }
 
 /// The token of an `Authorization: Bearer` header; the scheme's case does not matter.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+fn bearer(headers: &HeaderMap) -> Result<&str, Rejected> {
+    let value = headers.get(header::AUTHORIZATION).ok_or(Rejected::Missing)?;
+    let parts = value.to_str().ok().and_then(|text| text.split_once(' '));
+    let (scheme, token) = parts.ok_or(Rejected::NotBearer)?;
     let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+    if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() { Ok(token) } else { Err(Rejected::NotBearer) }
 }
 
 fn principal(claims: jwt::Claims) -> Option<Principal> {
@@ -346,9 +359,9 @@ mod tests {
             ("abc", None),
         ] {
             let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
-            assert_eq!(bearer(&headers), token, "{value}");
+            assert_eq!(bearer(&headers).ok(), token, "{value}");
         }
-        assert_eq!(bearer(&HeaderMap::new()), None);
+        assert_eq!(bearer(&HeaderMap::new()), Err(Rejected::Missing));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 // Renders the OpenAPI document of this server. Everything is built from nodes, never from text that is read as HTML.
 "use strict";
 
+/** Where this server is, also behind a proxy that adds a prefix: the page is right below it. */
+const BASE = new URL(".", location.href).href.replace(/\/$/, "");
+
 const METHODS = ["get", "post", "put", "patch", "delete"];
 const content = document.getElementById("content");
 
@@ -130,7 +133,7 @@ function sample(api, schema, depth, whole) {
 /** The whole operation as a command. */
 function curl(api, operation) {
   const path = operation.path.replace(/\{(\w+)\}/g, (_, name) => `$${name.toUpperCase()}`);
-  const lines = [`curl ${operation.method === "get" ? "" : `-X ${operation.method.toUpperCase()} `}"${location.origin}${path}"`];
+  const lines = [`curl ${operation.method === "get" ? "" : `-X ${operation.method.toUpperCase()} `}"${BASE}${path}"`];
   if (operation.security.length) lines.push('-H "Authorization: Bearer $POSTRIDER_TOKEN"');
   const [type, body] = Object.entries(resolve(api, operation.requestBody).content || {})[0] || [];
   if (type) {
@@ -326,7 +329,7 @@ function follow() {
 
 async function start() {
   try {
-    const answer = await fetch("/api/v1/openapi.json");
+    const answer = await fetch(`${BASE}/api/v1/openapi.json`);
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     render(await answer.json());
   } catch (error) {

@@ -69,6 +69,9 @@ pub(crate) struct BatchItemOut {
     /// Your own identifier.
     #[schemars(skip_serializing_if = "Option::is_none")]
     event_id: Option<Uid>,
+    /// How many endpoints it goes to: 0 if none wants such a message.
+    #[schemars(skip_serializing_if = "Option::is_none")]
+    matched_endpoints: Option<usize>,
     /// When it was accepted.
     #[schemars(with = "Timestamp", skip_serializing_if = "Option::is_none")]
     timestamp: Option<Timestamp>,
@@ -199,13 +202,13 @@ impl ApiError {
 pub(crate) fn write_result(out: &mut Vec<u8>, index: usize, result: Result<Submitted>) {
     // Writing to a vector does not fail; names need no escapes, because of what they may consist of.
     let _ = match result {
-        Ok(Submitted { message, warnings, .. }) => {
+        Ok(Submitted { message, warnings, endpoints, .. }) => {
             let _ = write!(out, r#"{{"index":{index},"status":202,"id":"{}","eventId":"#, message.id);
             let _ = match &message.event_id {
                 Some(id) => write!(out, r#""{}""#, id.as_str()),
                 None => write!(out, "null"),
             };
-            let _ = write!(out, r#","timestamp":"{}""#, message.created_at);
+            let _ = write!(out, r#","matchedEndpoints":{endpoints},"timestamp":"{}""#, message.created_at);
             if !warnings.is_empty() {
                 let warnings = warnings.into_iter().map(Problem::from).collect();
                 write_problems(out, "warnings", ApiError::Invalid(warnings).of_item(index));
@@ -220,6 +223,8 @@ pub(crate) fn write_result(out: &mut Vec<u8>, index: usize, result: Result<Submi
                     write_member(out, "detail", &detail);
                 }
                 invalid @ ApiError::Invalid(_) => write_problems(out, "detail", invalid),
+                // A batch is one caller's, who was let in.
+                ApiError::Unauthorized(_) => {}
             }
             write!(out, "}}")
         }

@@ -29,6 +29,9 @@ use crate::typos::Warnings;
 const RETENTION_DAYS: RangeInclusive<u16> = 5..=MAX_DELAY_DAYS;
 const RETENTION_HOURS: RangeInclusive<u16> = 1..=MAX_DELAY_DAYS * 24;
 
+/// Of a larger body a payload that is less than half of it is copied.
+const COPY_BEYOND: usize = 16 * 1024;
+
 /// What stands for a payload that is gone. Clients compare this text.
 const EXPIRED: &str = r#"{"expired":true}"#;
 
@@ -118,7 +121,11 @@ pub(crate) fn read(
     warnings: &Warnings,
 ) -> Result<Read> {
     let message: MessageIn<'_> = json::decode_noting(json::text(body)?, |name, known| warnings.unknown(name, known))?;
-    let keep = |text: &str| body.slice_ref(text.as_bytes());
+    // A small part of a large body would keep all of it in memory for as long as the message waits.
+    let is_most = |text: &str| body.len() <= COPY_BEYOND || text.len() > body.len() / 2;
+    let keep = |text: &str| {
+        if is_most(text) { body.slice_ref(text.as_bytes()) } else { Bytes::copy_from_slice(text.as_bytes()) }
+    };
     message.checked(environment, application, idempotency, keep)
 }
 

@@ -1,12 +1,13 @@
 //! What the signature of a handler says about its operation: each kind of argument adds its part.
 
 use axum::Extension;
-use axum::body::Body;
 use axum::extract::State;
 use http::HeaderMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::access::{Operator, Reader, Tenant};
+use crate::account::Ledger;
+use crate::body::Incoming;
 use crate::json::JsonBody;
 use crate::openapi::Parameter;
 use crate::params::Params;
@@ -90,7 +91,7 @@ macro_rules! silent {
     };
 }
 
-silent!(Params, HeaderMap, Body, State<Shared>, Extension<Warnings>);
+silent!(Params, HeaderMap, Incoming, Ledger, State<Shared>, Extension<Warnings>);
 
 /// The arguments of a handler, in the form in which axum's `Handler` has them: a marker, then the arguments.
 pub(crate) trait Arguments {

@@ -26,7 +26,7 @@ const MAX_CODE: usize = 64;
 const OWN_TEXT: &str = "a text of the server's making";
 
 /// The errors that can follow from what every operation does: status, name, when.
-const ERRORS: [(StatusCode, &str, &str); 9] = [
+const ERRORS: [(StatusCode, &str, &str); 10] = [
     (StatusCode::BAD_REQUEST, "BadRequest", "The query string, a header or the token can't be read."),
     (StatusCode::UNAUTHORIZED, "Unauthorized", "There is no token, or none that is accepted."),
     (StatusCode::FORBIDDEN, "Forbidden", "The token does not allow this operation."),
@@ -34,6 +34,11 @@ const ERRORS: [(StatusCode, &str, &str); 9] = [
     (StatusCode::REQUEST_TIMEOUT, "RequestTimeout", "The body did not arrive in time."),
     (StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLarge", "The body is larger than 2 MiB."),
     (StatusCode::UNPROCESSABLE_ENTITY, "Invalid", "The input breaks rules: all of them are listed."),
+    (
+        StatusCode::TOO_MANY_REQUESTS,
+        "TooManyRequests",
+        "You have too much under way at once. Try again after `Retry-After`, with less at a time.",
+    ),
     (StatusCode::INTERNAL_SERVER_ERROR, "ServerError", "The server is at fault. What happened is in its log."),
     (StatusCode::SERVICE_UNAVAILABLE, "Unavailable", "The server can't take this now. Try again later."),
 ];
@@ -49,7 +54,12 @@ pub(crate) fn schemas() -> Map<String, Value> {
                 "type": "string",
                 "x-unbounded": OWN_TEXT,
                 "description": "For people.",
-                "examples": ["Entity not found"],
+                "examples": ["Entity not found: there is no such endpoint"],
+            },
+            "reason": {
+                "type": "string",
+                "x-unbounded": OWN_TEXT,
+                "description": "With status 401: what is wrong with the token, for people.",
             },
         },
         "required": ["code", "detail"],

@@ -197,7 +197,7 @@ fn errors_by_rule(route: &Route) -> Vec<StatusCode> {
     let mut errors = vec![StatusCode::INTERNAL_SERVER_ERROR];
     if !is_public(route) {
         errors.extend([StatusCode::BAD_REQUEST, StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN]);
-        errors.push(StatusCode::SERVICE_UNAVAILABLE);
+        errors.extend([StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE]);
     }
     if route.path.contains('{') {
         errors.push(StatusCode::NOT_FOUND);

@@ -118,7 +118,7 @@ pub(super) async fn list(
     operator: Operator,
     State(state): State<Shared>,
 ) -> Result<Response> {
-    let page = walk.page(state.store.applications(&operator.environment, filter, walk.scan.clone()).await?);
+    let page = walk.listed(state.store.applications(&operator.environment, filter, walk.scan.clone()).await?);
     Ok(page.answer(|application| application.id.to_string(), ApplicationOut::from))
 }
 

@@ -141,7 +141,7 @@ pub(super) async fn list_by_message(
     let endpoint = match &query.endpoint {
         Some(id) => {
             let found = state.store.endpoint(tenant.application.key, id).await?;
-            Some(found.ok_or_else(ApiError::not_found)?.key)
+            Some(found.ok_or_else(|| ApiError::no_such("endpoint"))?.key)
         }
         None => None,
     };
@@ -192,7 +192,7 @@ pub(super) async fn read(
     let message = tenant.message(&state).await?;
     let id = tenant.params().id::<AttemptId>("attempt_id")?;
     let attempt = state.store.attempt(tenant.application.key, message.key, id).await?;
-    let attempt = attempt.ok_or_else(ApiError::not_found)?;
+    let attempt = attempt.ok_or_else(|| ApiError::no_such("attempt"))?;
     let shown = AttemptOut::new(&attempt, true);
     Ok(answer::json(StatusCode::OK, &if query.with_msg { shown.with_message(&attempt) } else { shown }))
 }

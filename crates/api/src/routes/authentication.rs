@@ -90,7 +90,8 @@ async fn issue(
     let id = addressee(params.text("app_id")?)?;
     let environment = operator.environment;
     state.intake.ensure_application(&environment, &id, access.create_application.take()).await?;
-    let application = state.store.application(&environment, &id).await?.ok_or_else(ApiError::not_found)?;
+    let application =
+        state.store.application(&environment, &id).await?.ok_or_else(|| ApiError::no_such("application"))?;
     let token = state.authenticator.issue(access.token(environment, application.value.id)).await?;
     let url = format!("{}{PAGE}", base_url(state, headers));
     Ok(answer::json(StatusCode::OK, &PortalAccessOut { url, token }))

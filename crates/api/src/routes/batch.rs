@@ -1,4 +1,4 @@
-//! Many messages in one request: a JSON array, which is stored by one commit, or lines of JSON, which are taken in chunks
+//! Many messages in one request: a JSON array, which is stored by one commit unless its fan-out is large, or lines of JSON, which are taken in chunks
 //! as they come, each by one commit, while the results of earlier ones are on their way back.
 //!
 //! What is wrong with an item is its result and concerns nobody else. Only if nothing at all could be done, and for the
@@ -16,7 +16,7 @@ use postrider_ingest::{Submission, SubmitError, Submitted};
 
 use crate::access::Operator;
 use crate::answer;
-use crate::body;
+use crate::body::Incoming;
 use crate::error::{ApiError, Result};
 use crate::lines::{Line, Lines};
 use crate::model::batch::{Batch, BatchIn, BatchOut, MAX_ITEMS, write_result};
@@ -38,7 +38,8 @@ pub(super) fn routes() -> Routes {
         create,
         Operation::new("v1.message.create-batch", "Create many messages")
             .description(
-                "An array of at most 1,000 messages and 8 MiB is stored by one commit. Lines of JSON \
+                "An array of at most 1,000 messages and 8 MiB is stored by one commit, or by a few if they go to many \
+                 endpoints each. Lines of JSON \
                  (`application/x-ndjson`), of which there is no limit, are stored as they come, and answered with a line \
                  each. What is wrong with a message concerns no other: its result says what it is, as if it had been \
                  created by itself. A batch that is repeated under its `idempotency-key` finds the messages that were \
@@ -56,16 +57,17 @@ pub(super) async fn create(
     params: Params,
     State(state): State<Shared>,
     headers: HeaderMap,
-    mut body: Body,
+    mut body: Incoming,
 ) -> Result<Response> {
     let application = addressee(params.text("app_id")?)?;
     let batch = Batch { environment: operator.environment, application, key: operator.once };
     // Reading the beginning also tells a client that waits for it to go on.
-    let first = body::next(&mut body).await?.unwrap_or_default();
+    let first = body.next().await?.unwrap_or_default();
+    body.account().charge(first.len()).await?;
     if is_lines(&headers, &first) {
         return Stream { state, batch, lines: Lines::new(first, body), taken: 0 }.answer().await;
     }
-    let body = body::read_after(first, body, MAX_ARRAY_BYTES).await?;
+    let body = body.read_after(first, MAX_ARRAY_BYTES).await?;
     let items = batch.read_array(&body)?;
     drop(body);
     let results = submit(&state, items).await?;
@@ -90,8 +92,8 @@ async fn submit(state: &Shared, items: Vec<Result<Submission>>) -> Result<Vec<Re
         items.into_iter().map(|item| item.map(|submission| submissions.push(submission)).err()).collect();
     let submitted = state.intake.submit_all(submissions).await;
     let is_hopeless = |result: &Result<Submitted, SubmitError>| {
-        use SubmitError::{ApplicationNotFound, Overloaded, Unavailable};
-        matches!(result, Err(ApplicationNotFound | Overloaded | Unavailable(_)))
+        use SubmitError::{ApplicationNotFound, Overloaded, TooMany, Unavailable};
+        matches!(result, Err(ApplicationNotFound | Overloaded | TooMany | Unavailable(_)))
     };
     if flaws.iter().all(Option::is_none) && submitted.iter().all(is_hopeless) {
         if let Some(Err(error)) = submitted.into_iter().next() {

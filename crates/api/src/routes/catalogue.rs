@@ -10,6 +10,7 @@ use postrider_domain::application::EnvironmentId;
 use postrider_store::EventTypeFilter;
 use ring::digest::{SHA256, digest};
 
+use crate::account::Ledger;
 use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::model::catalogue::CatalogueOut;
@@ -34,13 +35,19 @@ pub(super) fn routes() -> Routes {
     )
 }
 
-pub(super) async fn read(params: Params, headers: HeaderMap, State(state): State<Shared>) -> Result<Response> {
+pub(super) async fn read(
+    params: Params,
+    headers: HeaderMap,
+    Ledger(account): Ledger,
+    State(state): State<Shared>,
+) -> Result<Response> {
     let environment = EnvironmentId::parse(params.text("environment_id")?).ok_or_else(unpublished)?;
     if !state.store.environment_settings(&environment).await?.public_catalogue {
         return Err(unpublished());
     }
+    account.open_to_all(&environment);
     let filter = EventTypeFilter { include_archived: false, with_schemas: true, feature_flags: Some(Vec::new()) };
-    let event_types = all_event_types(state.store.as_ref(), &environment, &filter).await?;
+    let event_types = all_event_types(&account, state.store.as_ref(), &environment, &filter).await?;
     let body = answer::to_store(StatusCode::OK, &CatalogueOut::new(&event_types)).body;
     let tag = format!("\"{}\"", BASE64.encode(&digest(&SHA256, &body).as_ref()[..16]));
     let mut response = if is_known(&headers, &tag) {

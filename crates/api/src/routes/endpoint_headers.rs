@@ -57,7 +57,7 @@ impl From<ChangeHeadersError> for ApiError {
 
 pub(super) async fn read(tenant: Tenant, State(state): State<Shared>) -> Result<Response> {
     let endpoint = tenant.endpoint(&state).await?;
-    let headers = state.store.headers(endpoint.key).await?.ok_or_else(ApiError::not_found)?;
+    let headers = state.store.headers(endpoint.key).await?.ok_or_else(|| ApiError::no_such("endpoint"))?;
     Ok(answer::json(StatusCode::OK, &HeadersOut::from(&headers)))
 }
 

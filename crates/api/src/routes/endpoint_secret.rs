@@ -50,7 +50,7 @@ fn below(path: &str, resource: &str) -> Routes {
 
 pub(super) async fn read(tenant: Tenant<ReadSecret>, State(state): State<Shared>) -> Result<Response> {
     let endpoint = tenant.endpoint(&state).await?;
-    let keys = state.store.signing_keys(endpoint.key).await?.ok_or_else(ApiError::not_found)?;
+    let keys = state.store.signing_keys(endpoint.key).await?.ok_or_else(|| ApiError::no_such("endpoint"))?;
     Ok(answer::json(StatusCode::OK, &SecretOut::from(&keys.current)))
 }
 

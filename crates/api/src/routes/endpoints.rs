@@ -146,7 +146,7 @@ async fn event_types_exist(
 fn new_endpoint(state: &router::State, parts: EndpointParts, now: Timestamp) -> NewEndpoint {
     let endpoint = parts.endpoint(EndpointId::new(now, &*state.entropy), now);
     let secret = parts.secret.unwrap_or_else(|| Secret::generate(state.signing.default_kind, &*state.entropy));
-    NewEndpoint { endpoint, secret, headers: parts.headers }
+    NewEndpoint { endpoint, secret, headers: parts.headers, most: state.limits.endpoints_per_application }
 }
 
 pub(super) async fn list(
@@ -154,7 +154,7 @@ pub(super) async fn list(
     tenant: Tenant,
     State(state): State<Shared>,
 ) -> Result<Response> {
-    let page = walk.page(state.store.endpoints(tenant.application.key, walk.scan.clone()).await?);
+    let page = walk.listed(state.store.endpoints(tenant.application.key, walk.scan.clone()).await?);
     Ok(page.answer(|endpoint| endpoint.id.to_string(), EndpointOut::from))
 }
 

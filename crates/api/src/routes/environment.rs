@@ -2,7 +2,6 @@
 
 use std::ops::Bound;
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
@@ -10,19 +9,21 @@ use postrider_domain::application::EnvironmentId;
 use postrider_domain::environment::EnvironmentSettingsPatch;
 use postrider_domain::event_type::EventType;
 use postrider_domain::names::EventTypeName;
-use postrider_store::{Direction, EventTypeFilter, Scan, Store, StoreError, StoredAnswer};
+use postrider_store::{Direction, EventTypeFilter, Import, PAGE_BYTES, Scan, Store, StoredAnswer};
 
 use crate::access::Operator;
+use crate::account::{Account, Ledger, WHOLE_BYTES};
 use crate::answer;
-use crate::body;
-use crate::error::Result;
+use crate::body::Incoming;
+use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::json::{self, JsonBody};
 use crate::model::environment::{
     EnvironmentIn, EnvironmentOut, MAX_IMPORT_BYTES, SettingsIn, SettingsOut, SettingsPatchIn,
 };
 use crate::openapi::{Operation, Routes};
-use crate::router::Shared;
+use crate::router::{self, Shared};
+use crate::routes::event_types::room_for;
 
 /// Event types that are read from the store at a time.
 const PAGE: usize = 250;
@@ -95,40 +96,63 @@ async fn update(operator: &Operator, state: &Shared, patch: EnvironmentSettingsP
     Ok(answer::json(StatusCode::OK, &SettingsOut::from(settings)))
 }
 
-pub(super) async fn export(operator: Operator, State(state): State<Shared>) -> Result<Response> {
+pub(super) async fn export(
+    operator: Operator,
+    Ledger(account): Ledger,
+    State(state): State<Shared>,
+) -> Result<Response> {
     let filter = EventTypeFilter { include_archived: true, with_schemas: true, feature_flags: None };
-    let event_types = all_event_types(state.store.as_ref(), &operator.environment, &filter).await?;
+    let event_types = all_event_types(&account, state.store.as_ref(), &operator.environment, &filter).await?;
     let settings = state.store.environment_settings(&operator.environment).await?;
     Ok(answer::json(StatusCode::OK, &EnvironmentOut::new(&event_types, settings, state.clock.now())))
 }
 
-pub(super) async fn import(operator: Operator, State(state): State<Shared>, body: Body) -> Result<Response> {
-    let body = body::read_up_to(body, MAX_IMPORT_BYTES).await?;
+pub(super) async fn import(operator: Operator, State(state): State<Shared>, body: Incoming) -> Result<Response> {
+    let body = body.read_up_to(MAX_IMPORT_BYTES).await?;
     let now = state.clock.now();
     let import = json::decode::<EnvironmentIn>(json::text(&body)?)?.checked(now)?;
+    room_for_import(&state, &operator.environment, &import).await?;
     let once = idempotency::once(operator.once, now, imported);
     Ok(answer::written(state.store.import(&operator.environment, import, now, once).await?, imported))
+}
+
+/// Refuses an import that makes more event types than an environment may have.
+pub(super) async fn room_for_import(state: &router::State, environment: &EnvironmentId, import: &Import) -> Result<()> {
+    let names: Vec<_> = import.event_types.iter().map(|imported| imported.new.name.clone()).collect();
+    let mut new = 0;
+    for name in &names {
+        new += usize::from(state.store.event_type(environment, name.as_str()).await?.is_none());
+    }
+    if new == 0 { Ok(()) } else { room_for(state, environment, new).await }
 }
 
 fn imported(_: &Vec<EventTypeName>) -> StoredAnswer {
     StoredAnswer { status: StatusCode::NO_CONTENT.as_u16(), body: bytes::Bytes::new() }
 }
 
-/// All event types that a filter lets through, by name.
+/// All event types that a filter lets through, by name; 413 if they are larger than what could be imported.
 pub(super) async fn all_event_types(
+    account: &Account,
     store: &dyn Store,
     environment: &EnvironmentId,
     filter: &EventTypeFilter,
-) -> Result<Vec<EventType>, StoreError> {
+) -> Result<Vec<EventType>> {
+    account.reserve_whole().await?;
     let mut found: Vec<EventType> = Vec::new();
+    let mut full_pages = 0;
     loop {
         let mut scan = Scan::all(Direction::Ascending, PAGE);
         if let Some(last) = found.last() {
             scan.lower = Bound::Excluded(last.name.to_string());
         }
         let page = store.event_types(environment, filter, scan).await?;
-        let done = page.len() < PAGE;
-        found.extend(page);
+        let done = page.rows.len() < PAGE && !page.cut;
+        full_pages += u64::from(page.cut);
+        if full_pages * PAGE_BYTES as u64 > WHOLE_BYTES {
+            let detail = "The event types are larger than an import may be: read them page by page.";
+            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail));
+        }
+        found.extend(page.rows);
         if done {
             return Ok(found);
         }

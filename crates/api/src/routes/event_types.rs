@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
+use postrider_domain::application::EnvironmentId;
 use postrider_domain::event_type::EventType;
 use postrider_domain::names::EventTypeName;
 use postrider_domain::schema::NAME_PATTERN;
@@ -18,7 +19,7 @@ use crate::openapi::{Operation, Routes};
 use crate::pagination::{self, ListOut, Walk};
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
-use crate::router::Shared;
+use crate::router::{self, Shared};
 
 const NAME: &str = "event_type_name";
 
@@ -117,8 +118,22 @@ pub(super) async fn list(
         feature_flags: reader.feature_flags,
     };
     let walk = query.walk;
-    let page = walk.page(state.store.event_types(&reader.environment, &filter, walk.scan.clone()).await?);
+    let page = walk.listed(state.store.event_types(&reader.environment, &filter, walk.scan.clone()).await?);
     Ok(page.answer(|event_type| pagination::name_iterator(&event_type.name), EventTypeOut::from))
+}
+
+/// Refuses event types beyond the most that an environment may have. Requests at the same instant may pass it by as many.
+pub(super) async fn room_for(state: &router::State, environment: &EnvironmentId, new: usize) -> Result<()> {
+    let count = state.store.event_type_count(environment).await?;
+    let most = state.limits.event_types_per_environment;
+    if count.saturating_add(new as u64) <= most {
+        return Ok(());
+    }
+    let detail = format!(
+        "The environment has {count} event types already, and may not have more than {most} \
+         (limits.event_types_per_environment)."
+    );
+    Err(ApiError::new(StatusCode::BAD_REQUEST, "limit_reached", detail))
 }
 
 pub(super) async fn create(
@@ -128,6 +143,7 @@ pub(super) async fn create(
 ) -> Result<Response> {
     let now = state.clock.now();
     let new = body.checked(now)?;
+    room_for(&state, &operator.environment, 1).await?;
     let once = idempotency::once(operator.once, now, created);
     match state.store.create_event_type(&operator.environment, new, once).await {
         Ok(written) => Ok(answer::written(written, created)),
@@ -145,7 +161,7 @@ pub(super) async fn read(reader: Reader, params: Params, State(state): State<Sha
         (Some(flags), Some(flag)) => flags.contains(flag),
         _ => true,
     };
-    let event_type = event_type.filter(sees).ok_or_else(ApiError::not_found)?;
+    let event_type = event_type.filter(sees).ok_or_else(|| ApiError::no_such("event type"))?;
     Ok(show(StatusCode::OK, &event_type))
 }
 
@@ -162,6 +178,9 @@ pub(super) async fn replace(
     let now = state.clock.now();
     let otherwise = body.checked(legal, now)?;
     let patch = event_type::replacement(&otherwise);
+    if state.store.event_type(&operator.environment, name).await?.is_none() {
+        room_for(&state, &operator.environment, 1).await?;
+    }
     Ok(match state.store.upsert_event_type(&operator.environment, name, patch, otherwise, now).await? {
         Upserted::Updated(event_type) => show(StatusCode::OK, &event_type),
         Upserted::Created(event_type) => show(StatusCode::CREATED, &event_type),

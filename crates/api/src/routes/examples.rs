@@ -73,7 +73,7 @@ async fn example(state: &router::State, operator: &Operator, name: &EventTypeNam
         return Ok(Bytes::from_static(PING));
     }
     let event_type = state.store.event_type(&operator.environment, name.as_str()).await?;
-    let event_type = event_type.ok_or_else(ApiError::not_found)?;
+    let event_type = event_type.ok_or_else(|| ApiError::no_such("event type"))?;
     first_example(&event_type).ok_or_else(|| {
         let detail =
             format!("The event type '{name}' has no schema of version {VERSION} with an example that is an object.");

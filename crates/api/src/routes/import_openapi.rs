@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
@@ -10,8 +9,9 @@ use postrider_domain::names::EventTypeName;
 use postrider_store::{EventTypeFilter, Import};
 
 use crate::access::Operator;
+use crate::account::{Account, Ledger};
 use crate::answer;
-use crate::body;
+use crate::body::Incoming;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::json;
@@ -19,7 +19,7 @@ use crate::model::environment::MAX_IMPORT_BYTES;
 use crate::model::import_openapi::{ImportIn, ImportOut};
 use crate::openapi::{Operation, Routes};
 use crate::router::Shared;
-use crate::routes::environment::all_event_types;
+use crate::routes::environment::{all_event_types, room_for_import};
 
 /// The routes.
 pub(super) fn routes() -> Routes {
@@ -36,22 +36,28 @@ pub(super) fn routes() -> Routes {
     )
 }
 
-pub(super) async fn import(operator: Operator, State(state): State<Shared>, body: Body) -> Result<Response> {
-    let body = body::read_up_to(body, MAX_IMPORT_BYTES).await?;
+pub(super) async fn import(
+    operator: Operator,
+    Ledger(account): Ledger,
+    State(state): State<Shared>,
+    body: Incoming,
+) -> Result<Response> {
+    let body = body.read_up_to(MAX_IMPORT_BYTES).await?;
     let now = state.clock.now();
     // Megabytes of YAML take their time.
     let read = tokio::task::spawn_blocking(move || json::decode::<ImportIn>(json::text(&body)?)?.checked(now));
     let (import, dry_run) = read.await.map_err(|_| ApiError::internal())??;
     if dry_run {
-        return try_out(&operator, &state, &import).await;
+        return try_out(&account, &operator, &state, &import).await;
     }
     let imported = |names: &Vec<EventTypeName>| answer::to_store(StatusCode::OK, &ImportOut::done(names));
+    room_for_import(&state, &operator.environment, &import).await?;
     let once = idempotency::once(operator.once, now, imported);
     Ok(answer::written(state.store.import(&operator.environment, import, now, once).await?, imported))
 }
 
 /// Says what an import would do.
-async fn try_out(operator: &Operator, state: &Shared, import: &Import) -> Result<Response> {
+async fn try_out(account: &Account, operator: &Operator, state: &Shared, import: &Import) -> Result<Response> {
     let mut to_modify = Vec::new();
     let mut modified = Vec::new();
     for imported in &import.event_types {
@@ -63,7 +69,8 @@ async fn try_out(operator: &Operator, state: &Shared, import: &Import) -> Result
     }
     if import.archive_others {
         let named: HashSet<_> = import.event_types.iter().map(|imported| &imported.new.name).collect();
-        let active = all_event_types(state.store.as_ref(), &operator.environment, &EventTypeFilter::default()).await?;
+        let active =
+            all_event_types(account, state.store.as_ref(), &operator.environment, &EventTypeFilter::default()).await?;
         modified.extend(active.into_iter().map(|one| one.name).filter(|name| !named.contains(name)));
     }
     modified.sort();

@@ -1,10 +1,9 @@
 //! Messages of an application (rest-contract §8).
 
 use axum::Extension;
-use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 use postrider_domain::ids::{ApplicationId, MessageId};
 use postrider_domain::names::{IdOrUid, Uid};
 use postrider_ingest::SubmitError;
@@ -12,7 +11,7 @@ use postrider_store::MessageFilter;
 
 use crate::access::{Operator, Tenant};
 use crate::answer;
-use crate::body;
+use crate::body::Incoming;
 use crate::error::{ApiError, Problem, Result};
 use crate::json::JsonBody;
 use crate::model::message::{self, MessageOut, PrecheckIn, PrecheckOut};
@@ -23,6 +22,10 @@ use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
 use crate::router::Shared;
 use crate::typos::Warnings;
+
+/// How many endpoints want a message that was accepted; of a repetition, how many would now. It is a header, because some
+/// SDKs refuse members that they do not know.
+const MATCHED_ENDPOINTS: HeaderName = HeaderName::from_static("postrider-matched-endpoints");
 
 /// The routes.
 pub(super) fn routes() -> Routes {
@@ -43,7 +46,7 @@ pub(super) fn routes() -> Routes {
             Operation::new("v1.message.create", "Create a message")
                 .description(
                     "When this is answered the message is on disk, and will be delivered to every endpoint of the \
-                     application that wants it.",
+                     application that wants it: the header `postrider-matched-endpoints` says how many do.",
                 )
                 .path_pattern("app_id", APPLICATION_PATTERN)
                 .body::<message::MessageIn<'_>>()
@@ -124,22 +127,25 @@ pub(super) async fn create(
     params: Params,
     State(state): State<Shared>,
     Extension(warnings): Extension<Warnings>,
-    body: Body,
+    body: Incoming,
 ) -> Result<Response> {
     let application = addressee(params.text("app_id")?)?;
-    let body = body::read(body).await?;
+    let body = body.read().await?;
     let message::Read { submission, is_object } =
         message::read(&body, operator.environment, application, operator.once, &warnings)?;
     let submitted = state.intake.submit(submission).await?;
     let message = &submitted.message;
-    if submitted.replayed || !is_object || !submitted.warnings.is_empty() {
+    let mut response = if submitted.replayed || !is_object || !submitted.warnings.is_empty() {
         // What was sent before, or was sent raw, has to be looked at before it is shown.
         let warnings = submitted.warnings.into_iter().map(Problem::from).collect();
         let shown = MessageOut::new(message, query.with_content).with_warnings(warnings);
-        return Ok(answer::json(StatusCode::ACCEPTED, &shown));
-    }
-    let content = message.payload.as_deref().filter(|_| query.with_content);
-    Ok(answer::raw_json(StatusCode::ACCEPTED, message::write(message, content)))
+        answer::json(StatusCode::ACCEPTED, &shown)
+    } else {
+        let content = message.payload.as_deref().filter(|_| query.with_content);
+        answer::raw_json(StatusCode::ACCEPTED, message::write(message, content))
+    };
+    response.headers_mut().insert(MATCHED_ENDPOINTS, submitted.endpoints.into());
+    Ok(response)
 }
 
 pub(super) async fn expunge(operator: Operator, params: Params, State(state): State<Shared>) -> Result<Response> {
@@ -189,6 +195,7 @@ impl From<SubmitError> for ApiError {
             SubmitError::Refused(violations) => Self::Invalid(violations.into_iter().map(Problem::from).collect()),
             SubmitError::Conflict => Self::conflict(),
             SubmitError::DeliverAtTooLate => Self::invalid(&["body", "deliverAt"], error.to_string()),
+            SubmitError::TooMany => Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", error.to_string()),
             SubmitError::Overloaded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", error.to_string()),
             SubmitError::Unavailable(error) => error.into(),
         }

@@ -190,13 +190,13 @@ pub(super) async fn seek(
 
 async fn sink(tenant: &Tenant, state: &Shared) -> Result<Stored<EndpointKey, Endpoint>> {
     let id = tenant.params().id_or_uid("sink_id")?;
-    state.store.endpoint(tenant.application.key, &id).await?.ok_or_else(ApiError::not_found)
+    state.store.endpoint(tenant.application.key, &id).await?.ok_or_else(|| ApiError::no_such("endpoint"))
 }
 
 fn consumer(tenant: &Tenant) -> Result<&str> {
     let name = tenant.params().text("consumer_id")?;
     if name.len() > MAX_CONSUMER_BYTES {
-        return Err(ApiError::not_found());
+        return Err(ApiError::no_such("consumer"));
     }
     if is_step(name) {
         return Err(ApiError::invalid(&["path", "consumer_id"], NameError::Step.to_string()));

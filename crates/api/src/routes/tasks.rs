@@ -233,12 +233,12 @@ impl FromQuery for ListQuery {
 
 async fn list(Query(query): Query<ListQuery>, operator: Operator, State(state): State<Shared>) -> Result<Response> {
     let ListQuery { walk, filter } = query;
-    let page = walk.page(state.store.tasks(&operator.environment, filter, walk.scan.clone()).await?);
+    let page = walk.listed(state.store.tasks(&operator.environment, filter, walk.scan.clone()).await?);
     Ok(page.answer(|task| task.id.to_string(), TaskOut::from))
 }
 
 async fn read(operator: Operator, params: Params, State(state): State<Shared>) -> Result<Response> {
     let id = params.id::<TaskId>("task_id")?;
-    let task = state.store.task(&operator.environment, id).await?.ok_or_else(ApiError::not_found)?;
+    let task = state.store.task(&operator.environment, id).await?.ok_or_else(|| ApiError::no_such("task"))?;
     Ok(answer::json(StatusCode::OK, &TaskOut::from(&task)))
 }

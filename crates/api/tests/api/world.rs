@@ -20,7 +20,7 @@ use postrider_domain::ids::{AttemptId, KeyId};
 use postrider_domain::names::IdOrUid;
 use postrider_domain::settings::SecretText;
 use postrider_domain::time::Timestamp;
-use postrider_ingest::Intake;
+use postrider_ingest::{Intake, LimitOptions};
 use postrider_store::{
     ApiKey, ApplicationKey, AttemptRecord, DeliveryKey, Dispatch, EndpointKey, Fresh, KeyHash, MessageKey, Settlement,
     Store,
@@ -163,7 +163,13 @@ impl World {
         // 2026-01-02T03:04:05Z.
         let clock = Arc::new(ManualClock(watch::Sender::new(Timestamp::from_micros(1_767_323_045_000_000))));
         let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
-        let intake = Arc::new(Intake::start(store.clone(), Arc::new(Nowhere), clock.clone(), entropy.clone()));
+        let intake = Arc::new(Intake::start(
+            store.clone(),
+            Arc::new(Nowhere),
+            clock.clone(),
+            entropy.clone(),
+            &LimitOptions::default(),
+        ));
         let api = Api::new(Parts {
             store: store.clone(),
             intake: intake.clone(),
@@ -177,6 +183,8 @@ impl World {
             auth: AuthOptions { jwt_secret, ..AuthOptions::default() },
             signing: SigningOptions::default(),
             public_url: Some("https://hooks.example.com/".to_owned()),
+            limits: LimitOptions::default(),
+            connections: 1_000,
         });
         Self { api, store, clock, intake, _folder: folder }
     }
@@ -201,6 +209,9 @@ impl World {
     async fn any(&self, method: &str, path: &str, extras: Extras<'_>) -> Answer {
         self.clock.advance(Duration::from_millis(5));
         let mut request = Request::builder().method(method.parse::<Method>().unwrap()).uri(path);
+        if !extras.headers.iter().any(|(name, _)| *name == "host") {
+            request = request.header("host", "api.test");
+        }
         if let Some(token) = extras.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }

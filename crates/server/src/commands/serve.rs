@@ -105,7 +105,8 @@ async fn serve(config: &Config, dev: bool, stdout: &Output) -> anyhow::Result<Ex
     stdout.say(&format!("postrider {} listening on {url}", env!("CARGO_PKG_VERSION")));
     let receiving = if dev { Some(dev::welcome(&server, &url, stdout).await?) } else { None };
     let (stop, stopped) = oneshot::channel::<()>();
-    let answering = http::serve(listener, server.api.clone(), async { drop(stopped.await) });
+    let bounds = http::Bounds::new(&config.server, server.connections);
+    let answering = http::serve(listener, server.api.clone(), bounds, async { drop(stopped.await) });
     let mut answering = std::pin::pin!(answering);
     tokio::select! {
         () = &mut answering => {}

@@ -17,7 +17,7 @@ use postrider_domain::names::{Channel, EventTypeName, Tag};
 use postrider_domain::task::{Task, TaskKind, TaskStatus};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, EndpointKey, Job, MessageKey, NewTask, Once, Outcome, ReplayFilter, Scan, Span, StoreError,
+    ApplicationKey, EndpointKey, Job, Listed, MessageKey, NewTask, Once, Outcome, ReplayFilter, Scan, Span, StoreError,
     TaskFilter, Tasks, WriteError, Written,
 };
 use rusqlite::{Connection, Row, params};
@@ -26,7 +26,7 @@ use serde_json::{Map, Value};
 
 use crate::SqliteStore;
 use crate::applications::environment_number;
-use crate::decode::{Columns, SqlError, all, encode_json, first};
+use crate::decode::{Columns, SqlError, all, encode_json, first, listed};
 use crate::range::{self, Range};
 use crate::writer::{Abort, News, Tx};
 use crate::{idempotency, messages};
@@ -65,7 +65,7 @@ impl Tasks for SqliteStore {
         environment: &EnvironmentId,
         filter: TaskFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Vec<Task>, StoreError> {
+    ) -> Result<Listed<Task>, StoreError> {
         let environment = environment.clone();
         self.lists
             .run(move |connection| {
@@ -79,7 +79,7 @@ impl Tasks for SqliteStore {
                     filter.kind.map(|kind| kind.map_or("", TaskKind::as_str)),
                     filter.status.map(TaskStatus::as_str)
                 ])?;
-                all(rows, decode)
+                listed(rows, decode)
             })
             .await
     }

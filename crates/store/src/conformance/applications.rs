@@ -46,7 +46,8 @@ pub(super) async fn a_list_may_leave_out_applications_that_nobody_listens_to<H: 
         (true, true, vec![&heard]),
     ] {
         let filter = ApplicationFilter { with_endpoints, without_disabled };
-        let listed = store.applications(&environment(), filter, Scan::all(Direction::Ascending, 10)).await.unwrap();
+        let listed =
+            store.applications(&environment(), filter, Scan::all(Direction::Ascending, 10)).await.unwrap().rows;
         let want: Vec<_> = want.into_iter().map(|app| app.value.clone()).collect();
         assert_eq!(listed, want, "{filter:?}");
     }
@@ -75,7 +76,8 @@ pub(super) async fn a_taken_uid_is_a_conflict_on_every_way_to_write_it<H: Harnes
     let all = store
         .applications(&environment, ApplicationFilter::default(), Scan::all(Direction::Ascending, 10))
         .await
-        .unwrap();
+        .unwrap()
+        .rows;
     assert_eq!(all, [own, other.value], "a refused write writes nothing");
 }
 
@@ -95,7 +97,8 @@ pub(super) async fn environments_do_not_see_each_other<H: Harness>(world: &World
     let listed = store
         .applications(&other_environment(), ApplicationFilter::default(), Scan::all(Direction::Ascending, 10))
         .await
-        .unwrap();
+        .unwrap()
+        .rows;
     assert_eq!(listed, [theirs.value]);
 }
 
@@ -149,7 +152,8 @@ pub(super) async fn an_upsert_changes_what_is_there_and_adds_what_is_not<H: Harn
     let all = store
         .applications(&environment, ApplicationFilter::default(), Scan::all(Direction::Ascending, 10))
         .await
-        .unwrap();
+        .unwrap()
+        .rows;
     assert_eq!(all, [want]);
 }
 
@@ -164,10 +168,10 @@ pub(super) async fn a_deleted_application_and_all_of_it_are_found_no_more<H: Har
     assert_eq!(store.application(&environment, &id).await.unwrap(), None);
     assert_eq!(store.application(&environment, &by_uid("gone")).await.unwrap(), None);
     let page = || Scan::all(Direction::Descending, 10);
-    assert_eq!(store.applications(&environment, ApplicationFilter::default(), page()).await.unwrap(), []);
+    assert_eq!(store.applications(&environment, ApplicationFilter::default(), page()).await.unwrap().rows, []);
     assert_eq!(store.endpoint(app.key, &by_id(endpoint.value.id)).await.unwrap(), None);
     assert_eq!(store.endpoint(app.key, &by_uid("ep")).await.unwrap(), None);
-    assert_eq!(store.endpoints(app.key, page()).await.unwrap(), []);
+    assert_eq!(store.endpoints(app.key, page()).await.unwrap().rows, []);
     assert_eq!(store.headers(endpoint.key).await.unwrap(), None);
     assert_eq!(store.signing_keys(endpoint.key).await.unwrap(), None);
     assert_eq!(store.message(app.key, &by_id(message.value.id)).await.unwrap(), None);

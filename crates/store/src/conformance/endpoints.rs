@@ -45,7 +45,7 @@ pub(super) async fn an_endpoint_is_found_by_its_uid_in_its_application_only<H: H
     assert!(matches!(updated, Err(WriteError::NotFound)), "{updated:?}");
     let deleted = store.delete_endpoint(theirs.key, &id, world.tick()).await;
     assert!(matches!(deleted, Err(WriteError::NotFound)), "{deleted:?}");
-    let listed = store.endpoints(theirs.key, Scan::all(Direction::Ascending, 10)).await.unwrap();
+    let listed = store.endpoints(theirs.key, Scan::all(Direction::Ascending, 10)).await.unwrap().rows;
     assert_eq!(listed, [same.value]);
 }
 
@@ -66,7 +66,7 @@ pub(super) async fn a_taken_uid_is_a_conflict_on_every_way_to_write_it<H: Harnes
         assert!(matches!(upserted, Err(WriteError::Conflict)), "{upserted:?}");
     }
     let own = store.update_endpoint(app.key, &by_id(taken.value.id), patch, now).await.unwrap();
-    let all = store.endpoints(app.key, Scan::all(Direction::Ascending, 10)).await.unwrap();
+    let all = store.endpoints(app.key, Scan::all(Direction::Ascending, 10)).await.unwrap().rows;
     assert_eq!(all, [own, other.value], "a refused write writes nothing");
 }
 
@@ -135,7 +135,7 @@ pub(super) async fn an_upsert_keeps_secret_and_headers_or_adds_an_endpoint<H: Ha
     let key = store.endpoint(app.key, &by_uid("main")).await.unwrap().unwrap().key;
     assert_eq!(store.headers(key).await.unwrap(), Some(first.headers));
     assert_eq!(store.signing_keys(key).await.unwrap().unwrap().current, first.secret);
-    let all = store.endpoints(app.key, Scan::all(Direction::Ascending, 10)).await.unwrap();
+    let all = store.endpoints(app.key, Scan::all(Direction::Ascending, 10)).await.unwrap().rows;
     assert_eq!(all, [want]);
 }
 
@@ -160,7 +160,7 @@ pub(super) async fn a_deleted_endpoint_is_found_no_more_and_frees_its_uid<H: Har
 
     let next = world.add_endpoint(&app, world.new_endpoint(Some("main"))).await;
     assert_ne!(next.key, gone.key);
-    let all = store.endpoints(app.key, Scan::all(Direction::Ascending, 10)).await.unwrap();
+    let all = store.endpoints(app.key, Scan::all(Direction::Ascending, 10)).await.unwrap().rows;
     assert_eq!(all, [next.value]);
 }
 

@@ -28,7 +28,8 @@ pub(super) async fn an_application_is_created_once<H: Harness>(world: &World<H>)
     let all = store
         .applications(&environment(), ApplicationFilter::default(), Scan::all(Direction::Ascending, 10))
         .await
-        .unwrap();
+        .unwrap()
+        .rows;
     assert_eq!(all, [first]);
 }
 
@@ -41,7 +42,7 @@ pub(super) async fn an_endpoint_is_created_once<H: Harness>(world: &World<H>) {
     let first = done(create("first").await);
     let version = world.routes(&app).await.version;
     assert_eq!(create("second").await, Written::Replayed(stored_answer("first")));
-    let all = store.endpoints(app.key, Scan::all(Direction::Ascending, 10)).await.unwrap();
+    let all = store.endpoints(app.key, Scan::all(Direction::Ascending, 10)).await.unwrap().rows;
     assert_eq!(all, [first]);
     assert_eq!(world.routes(&app).await.version, version, "a replay changes nothing");
 }
@@ -58,7 +59,7 @@ pub(super) async fn an_event_type_is_created_once<H: Harness>(world: &World<H>) 
         Written::Done(again) => panic!("carried out twice: {again:?}"),
     }
     let page = Scan::all(Direction::Ascending, 10);
-    assert_eq!(store.event_types(&environment(), &EventTypeFilter::default(), page).await.unwrap().len(), 1);
+    assert_eq!(store.event_types(&environment(), &EventTypeFilter::default(), page).await.unwrap().rows.len(), 1);
 }
 
 pub(super) async fn a_rotation_is_carried_out_once<H: Harness>(world: &World<H>) {
@@ -102,7 +103,8 @@ pub(super) async fn an_expired_key_is_carried_out_anew<H: Harness>(world: &World
     let all = store
         .applications(&environment(), ApplicationFilter::default(), Scan::all(Direction::Ascending, 10))
         .await
-        .unwrap();
+        .unwrap()
+        .rows;
     assert_eq!(all.len(), 2);
 }
 
@@ -155,6 +157,7 @@ pub(super) async fn racing_writes_under_one_key_are_carried_out_once<H: Harness>
     let all = store
         .applications(&environment(), ApplicationFilter::default(), Scan::all(Direction::Ascending, 10))
         .await
-        .unwrap();
+        .unwrap()
+        .rows;
     assert_eq!(all.len(), 1);
 }

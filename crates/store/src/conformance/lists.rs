@@ -427,7 +427,7 @@ impl<H: Harness> Run<H> {
             })
         });
         let want: Vec<Destination> = want.collect();
-        let found = self.world.store().destinations(self.messages[message].key, scan).await.unwrap();
+        let found = self.world.store().destinations(self.messages[message].key, scan).await.unwrap().rows;
         assert_eq!(found, want);
     }
 }

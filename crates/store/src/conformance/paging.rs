@@ -94,7 +94,7 @@ pub(super) async fn pages_of_applications_visit_each_once<H: Harness>(world: &Wo
     }
     let store = world.store();
     walk(&keys, async |scan| {
-        let listed = store.applications(&environment(), ApplicationFilter::default(), scan).await.unwrap();
+        let listed = store.applications(&environment(), ApplicationFilter::default(), scan).await.unwrap().rows;
         listed.iter().map(|application| application.id.ksuid()).collect()
     })
     .await;
@@ -107,7 +107,7 @@ pub(super) async fn pages_of_endpoints_visit_each_once<H: Harness>(world: &World
         keys.push(world.endpoint(&app).await.value.id.ksuid());
     }
     walk(&keys, async |scan| {
-        let listed = store.endpoints(app.key, scan).await.unwrap();
+        let listed = store.endpoints(app.key, scan).await.unwrap().rows;
         listed.iter().map(|endpoint| endpoint.id.ksuid()).collect()
     })
     .await;
@@ -120,7 +120,7 @@ pub(super) async fn pages_of_event_types_visit_each_once<H: Harness>(world: &Wor
         done(store.create_event_type(&environment(), world.new_event_type(name), None).await.unwrap());
     }
     walk(&keys, async |scan| {
-        let listed = store.event_types(&environment(), &EventTypeFilter::default(), scan).await.unwrap();
+        let listed = store.event_types(&environment(), &EventTypeFilter::default(), scan).await.unwrap().rows;
         listed.iter().map(|event_type| event_type.name.to_string()).collect()
     })
     .await;
@@ -191,13 +191,16 @@ pub(super) async fn no_limit_is_too_large_and_none_too_small<H: Harness>(world: 
     attempted(world, &endpoint).await;
     for (limit, want) in [(0, 0), (usize::MAX, 1)] {
         let page = || Scan::all(Direction::Descending, limit);
-        assert_eq!(store.applications(&environment(), ApplicationFilter::default(), page()).await.unwrap().len(), want);
-        assert_eq!(store.endpoints(app.key, page()).await.unwrap().len(), want);
+        assert_eq!(
+            store.applications(&environment(), ApplicationFilter::default(), page()).await.unwrap().rows.len(),
+            want
+        );
+        assert_eq!(store.endpoints(app.key, page()).await.unwrap().rows.len(), want);
         assert_eq!(store.messages(app.key, &MessageFilter::default(), page()).await.unwrap().rows.len(), want);
         let attempts = store.attempts_by_endpoint(endpoint.key, &AttemptFilter::default(), page()).await.unwrap().rows;
         assert_eq!(attempts.len(), want);
         let page = Scan::all(Direction::Descending, limit);
-        let types = store.event_types(&environment(), &EventTypeFilter::default(), page).await.unwrap();
+        let types = store.event_types(&environment(), &EventTypeFilter::default(), page).await.unwrap().rows;
         assert_eq!(types.len(), want);
         assert_eq!(store.backlog(endpoint.key, limit).await.unwrap(), want);
         let due = store.due(endpoint.key, FAR, None, Default::default(), limit, usize::MAX).await.unwrap();

@@ -107,7 +107,7 @@ impl<H: Harness> World<H> {
             created_at: now,
             updated_at: now,
         };
-        NewEndpoint { endpoint, secret: self.secret(), headers: Headers::new() }
+        NewEndpoint { endpoint, secret: self.secret(), headers: Headers::new(), most: u64::MAX }
     }
 
     pub(super) async fn endpoint(&self, app: &App) -> Ep {

@@ -1,0 +1,279 @@
+//! What a request costs, charged to who sent it: one place among the requests under way, bytes of its body, bytes of its
+//! answer. Whatever one caller sends, the others find room, because every budget is shared out (see
+//! [`postrider_ingest::budget`]): an operator is a party of his own, the tokens of his applications are another, and each
+//! of those applications has only part of that.
+//!
+//! An account is opened with the request, named when its caller is known, and closed with the last byte of its answer.
+//! What is not named costs nothing: bodies are read, and lists made, for known callers only.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::FromRequestParts;
+use axum::response::Response;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, StatusCode, header};
+use parking_lot::Mutex;
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::ids::ApplicationId;
+use postrider_ingest::LimitOptions;
+use postrider_ingest::budget::{Budget, Held, Refused, Share};
+
+use crate::auth::Principal;
+use crate::error::{ApiError, Result};
+use crate::router::Shared;
+
+postrider_domain::limits! {
+    in "Requests";
+    /// Requests under way of an operator, in percent of `server.max_connections`
+    pub const OPERATOR_PERCENT: u64 = 87, "%", beyond "429";
+    /// Requests under way of an application's tokens, in percent of `server.max_connections`
+    pub const APPLICATION_PERCENT: u64 = 35, "%", beyond "429";
+    /// Bytes of request bodies in memory
+    setting "limits.request_bytes", beyond "waits up to 5 s, then 429 (own share) or 503";
+    /// Bytes of answers in memory until they are read
+    setting "limits.response_bytes", beyond "waits up to 5 s, then 429 (own share) or 503";
+    /// What a list counts as among the answers, until its page is known
+    pub const LIST_BYTES: u64 = 6_291_456, "bytes", beyond "waits up to 5 s, then 429 or 503";
+    /// All event types of an environment in one answer (export, catalogue)
+    pub const WHOLE_BYTES: u64 = 8_388_608, "bytes, and what the last page brings", beyond "413";
+    /// What a byte of a body counts as: what came, and what is made of it
+    pub const BODY_FACTOR: u64 = 2, "bytes", beyond "429 or 503";
+    /// How long a request waits for its share
+    pub const PATIENCE_SECONDS: u64 = 5, "seconds", beyond "429 or 503 with `Retry-After`";
+    /// The body of a request: its first byte, and each that follows
+    setting "limits.body_stall", beyond "408";
+    /// Endpoints of an application
+    setting "limits.endpoints_per_application", beyond "400 `limit_reached`";
+    /// Event types of an environment
+    setting "limits.event_types_per_environment", beyond "400 `limit_reached`";
+    /// The body of a request as a whole
+    setting "limits.body_timeout", beyond "408";
+}
+
+const PATIENCE: Duration = Duration::from_secs(PATIENCE_SECONDS);
+
+/// Who shares.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Party {
+    /// An operator, calling for himself.
+    Operator(EnvironmentId),
+    /// The tokens of all applications of an environment.
+    Applications(EnvironmentId),
+    /// The tokens of one application.
+    Application(ApplicationId),
+    /// Everybody who reads what an environment has published.
+    Public(EnvironmentId),
+}
+
+type Shares = Arc<[Share<Party>]>;
+
+/// The parties to which a caller's requests are charged.
+fn shares(principal: &Principal) -> Shares {
+    match principal {
+        Principal::Environment(environment) => {
+            Arc::new([Share { party: Party::Operator(environment.clone()), divisor: 1 }])
+        }
+        Principal::Application { environment, application, .. } => Arc::new([
+            Share { party: Party::Applications(environment.clone()), divisor: 2 },
+            Share { party: Party::Application(*application), divisor: 4 },
+        ]),
+    }
+}
+
+/// The budgets of the API.
+pub(crate) struct Budgets {
+    requests: Arc<Budget<Party>>,
+    uploads: Arc<Budget<Party>>,
+    answers: Arc<Budget<Party>>,
+    /// Deadlines of bodies.
+    pub(crate) stall: Duration,
+    pub(crate) timeout: Duration,
+}
+
+impl Budgets {
+    /// `connections` is how many there can be at once, each with one request. Those are twice as many places: the share of a
+    /// party is smaller than what it may have of the connections.
+    pub(crate) fn new(options: &LimitOptions, connections: u64) -> Self {
+        Self {
+            requests: Budget::new(connections.saturating_mul(2)),
+            uploads: Budget::new(options.request_bytes),
+            answers: Budget::new(options.response_bytes),
+            stall: options.body_stall.0,
+            timeout: options.body_timeout.0,
+        }
+    }
+}
+
+/// What one request costs.
+pub(crate) struct Account {
+    pub(crate) budgets: Arc<Budgets>,
+    shares: OnceLock<Shares>,
+    held: Mutex<Holdings>,
+}
+
+#[derive(Default)]
+struct Holdings {
+    place: Option<Held<Party>>,
+    upload: Option<Held<Party>>,
+    answer: Option<Held<Party>>,
+}
+
+/// Marks requests for lists, whose answers may be large.
+#[derive(Clone, Copy)]
+pub(crate) struct IsList;
+
+impl Account {
+    pub(crate) fn new(budgets: Arc<Budgets>) -> Arc<Self> {
+        Arc::new(Self { budgets, shares: OnceLock::new(), held: Mutex::default() })
+    }
+
+    /// Names the caller, who gets one place among the requests under way, and if it asks for a list, room for a page.
+    pub(crate) async fn open(&self, principal: &Principal, is_list: bool) -> Result<()> {
+        let shares = shares(principal);
+        if self.shares.set(Arc::clone(&shares)).is_err() {
+            // Named already, by another argument of the same handler.
+            return Ok(());
+        }
+        let place =
+            self.budgets.requests.try_take(&shares, 1).map_err(|refused| over(refused, "requests under way"))?;
+        self.held.lock().place = Some(place);
+        if is_list { self.reserve(LIST_BYTES).await } else { Ok(()) }
+    }
+
+    /// Makes whoever reads what an environment has published pay for it together.
+    pub(crate) fn open_to_all(&self, environment: &EnvironmentId) {
+        let share = Share { party: Party::Public(environment.clone()), divisor: 2 };
+        // It may be set already; then somebody pays.
+        let _ = self.shares.set(Arc::new([share]));
+    }
+
+    /// Makes room for all event types of an environment: the rows, and the answer that is made of them.
+    pub(crate) async fn reserve_whole(&self) -> Result<()> {
+        self.reserve(2 * WHOLE_BYTES).await
+    }
+
+    async fn reserve(&self, bytes: u64) -> Result<()> {
+        let Some(shares) = self.shares.get() else { return Ok(()) };
+        let room = self.budgets.answers.take(shares, bytes, PATIENCE).await;
+        let room = room.map_err(|refused| over(refused, "answers that are not read yet"))?;
+        self.held.lock().answer = Some(room);
+        Ok(())
+    }
+
+    /// Charges bytes of a body that were read, or are about to be.
+    pub(crate) async fn charge(&self, bytes: usize) -> Result<()> {
+        let Some(shares) = self.shares.get() else { return Ok(()) };
+        let mut upload = self.held.lock().upload.take();
+        let amount = (bytes as u64).saturating_mul(BODY_FACTOR);
+        let taken = match &mut upload {
+            Some(held) => held.grow(amount, PATIENCE).await,
+            None => self.budgets.uploads.take(shares, amount, PATIENCE).await.map(|held| upload = Some(held)),
+        };
+        self.held.lock().upload = upload;
+        taken.map_err(|refused| over(refused, "request bodies under way"))
+    }
+
+    /// Gives back all but `bytes` of what the body was charged.
+    pub(crate) fn keep(&self, bytes: usize) {
+        if let Some(upload) = &mut self.held.lock().upload {
+            upload.shrink_to((bytes as u64).saturating_mul(BODY_FACTOR));
+        }
+    }
+
+    /// Charges an answer that is about to be sent, until the client has read it. What was made for it is not needed any
+    /// more, nor is the body of the request. An answer to a change is sent in any case: what was done is done. It is paid
+    /// from what the request was charged, as far as that goes.
+    pub(crate) fn seal(&self, body: Bytes, is_change: bool) -> Result<Body> {
+        let (Some(shares), false) = (self.shares.get(), body.is_empty()) else { return Ok(Body::from(body)) };
+        let (upload, room) = {
+            let mut held = self.held.lock();
+            (held.upload.take(), held.answer.take())
+        };
+        let amount = body.len() as u64;
+        if let Some(mut paid) = upload.or(room).filter(|paid| paid.amount() >= amount) {
+            paid.shrink_to(amount);
+            return Ok(charged(body, paid));
+        }
+        match self.budgets.answers.try_take(shares, amount) {
+            Ok(held) => Ok(charged(body, held)),
+            Err(_) if is_change => Ok(Body::from(body)),
+            Err(refused) => Err(over(refused, "answers that are not read yet")),
+        }
+    }
+}
+
+fn charged(body: Bytes, held: Held<Party>) -> Body {
+    Body::from(Bytes::from_owner(Charged { body, _held: held }))
+}
+
+/// The account of a request, for handlers whose answers are large without being lists.
+pub(crate) struct Ledger(pub(crate) Arc<Account>);
+
+impl FromRequestParts<Shared> for Ledger {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self> {
+        let account = parts.extensions.get::<Arc<Account>>().cloned();
+        Ok(Self(account.unwrap_or_else(|| Account::new(Arc::clone(&state.budgets)))))
+    }
+}
+
+/// Bytes that count until the last slice of them is gone, wherever it waits to be written.
+struct Charged {
+    body: Bytes,
+    _held: Held<Party>,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+/// 429 if the caller has too much of something, 503 if everybody has.
+fn over(refused: Refused, what: &str) -> ApiError {
+    match refused {
+        Refused::Share => {
+            let detail = format!("You have too many {what} at once. Try again in a moment, with fewer at a time.");
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail)
+        }
+        Refused::Full => {
+            let detail = format!("The server has too many {what} at once. Try again in a moment.");
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
+        }
+    }
+}
+
+/// Says when to come back, on every answer that means "not now".
+pub(crate) fn retry_after(response: &mut Response) {
+    if matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        response.headers_mut().entry(header::RETRY_AFTER).or_insert(HeaderValue::from_static("1"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postrider_domain::ids::{Id as _, Ksuid};
+    use postrider_domain::time::Timestamp;
+
+    #[test]
+    fn the_shares_of_requests_are_what_is_said_of_them() {
+        let environment = EnvironmentId::default_environment();
+        let application = ApplicationId::from_ksuid(Ksuid::floor(Timestamp::EPOCH));
+        let rights = crate::auth::Rights::ALL;
+        let portal =
+            Principal::Application { environment: environment.clone(), application, feature_flags: Vec::new(), rights };
+        for (principal, percent) in
+            [(Principal::Environment(environment), OPERATOR_PERCENT), (portal, APPLICATION_PERCENT)]
+        {
+            let budgets = Budgets::new(&LimitOptions::default(), 1_000);
+            let shares = shares(&principal);
+            let places: Vec<_> = std::iter::from_fn(|| budgets.requests.try_take(&shares, 1).ok()).collect();
+            assert_eq!(places.len() as u64 / 10, percent);
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Headers of HTTP itself: what a request must have, and what every answer has, so that a browser does nothing with it but
+//! hand it to the page that asked.
+
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
+
+use crate::error::{ApiError, Result};
+
+/// What every answer has, unless its route says otherwise. Answers may hold secrets, so nobody stores them.
+const PROTECTION: [(HeaderName, HeaderValue); 5] = [
+    (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),
+    (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+];
+
+/// Adds what an answer does not have yet.
+pub(crate) fn protect(headers: &mut HeaderMap) {
+    for (name, value) in PROTECTION {
+        headers.entry(name).or_insert(value);
+    }
+}
+
+/// Refuses a request of HTTP/1.1 that does not say, once, for which host it is (RFC 9112, section 3.2).
+pub(crate) fn host<B>(request: &Request<B>) -> Result<()> {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11 && request.uri().authority().is_none()) {
+        return Err(ApiError::bad_request("a request has exactly one Host header"));
+    }
+    Ok(())
+}

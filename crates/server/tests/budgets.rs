@@ -1,0 +1,420 @@
+//! What one caller may cost: whatever he sends, or does not read, memory stays within its bounds, and others are served.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
+use std::time::Duration;
+
+use http::Method;
+use postrider_domain::time::Timestamp;
+use postrider_testkit::raw::RawConnection;
+use postrider_testkit::{App, Receiver, TestServer, TestServerBuilder, wait};
+use serde_json::{Value, json};
+
+const MIB: usize = 1024 * 1024;
+
+fn server() -> TestServerBuilder {
+    TestServer::builder(env!("CARGO_BIN_EXE_postrider"))
+}
+
+/// The head of a request with a token, and whatever else.
+fn head(method: &str, path: &str, token: &str, more: &str) -> Vec<u8> {
+    format!("{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n{more}\r\n").into_bytes()
+}
+
+/// The status and the code of the next answer.
+async fn refusal(connection: &mut RawConnection) -> (u16, String) {
+    let answer = connection.read_answer().await.unwrap().unwrap();
+    let body: Value = serde_json::from_slice(&answer.body).unwrap();
+    (answer.status, body["code"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn bodies_that_never_end_hold_bounded_memory_and_only_their_sender_is_told_to_come_back() {
+    let server = server().set("limits.request_bytes", (8 * MIB).to_string()).start().await;
+    let (mine, other) = (server.app().await, server.app().await);
+    let token = server.application_token(&mine.id);
+    let before = server.memory_bytes();
+    let floods: Vec<_> = (0..100)
+        .map(|_| {
+            let (address, path, token) = (server.address(), mine.path("/endpoint"), token.clone());
+            tokio::spawn(async move {
+                let mut connection = RawConnection::open(address).await;
+                let length = format!("content-length: {}\r\n", 2 * MIB);
+                connection.write(&head("POST", &path, &token, &length)).await.unwrap();
+                // Fails once the server has had enough.
+                let _ = connection.write(&vec![b' '; 2 * MIB - 1]).await;
+                connection
+            })
+        })
+        .collect();
+    let mut refused = 0;
+    for flood in floods.into_iter().skip(1) {
+        other.send("a", &json!({})).await;
+        let mut connection = flood.await.unwrap();
+        if refused < 3 {
+            let answer = connection.read_answer().await.unwrap().unwrap();
+            assert_eq!(answer.status, 429, "{}", String::from_utf8_lossy(&answer.body));
+            assert_eq!(answer.header("retry-after"), Some("1"));
+            refused += 1;
+        }
+    }
+    let grown = server.memory_bytes().saturating_sub(before) as usize;
+    assert!(grown < 100 * MIB, "{} MiB", grown / MIB);
+    other.send("a", &json!({})).await;
+}
+
+#[tokio::test]
+async fn a_body_that_never_begins_or_stops_is_408() {
+    let server = server().set("limits.body_stall", "300ms").start().await;
+    let app = server.app().await;
+    let lines = "transfer-encoding: chunked\r\ncontent-type: application/x-ndjson\r\n";
+    for (path, more, sent) in [
+        ("/msg", "content-length: 100\r\n", ""),
+        ("/msg", "content-length: 100\r\n", "{"),
+        ("/msg", "transfer-encoding: chunked\r\n", ""),
+        ("/msg/batch", "content-length: 100\r\n", "["),
+        ("/msg/batch", lines, ""),
+        ("/endpoint", "content-length: 100\r\n", ""),
+    ] {
+        let mut connection = RawConnection::open(server.address()).await;
+        connection.write(&head("POST", &app.path(path), &server.token(), more)).await.unwrap();
+        connection.write(sent.as_bytes()).await.unwrap();
+        assert_eq!(refusal(&mut connection).await, (408, "request_timeout".to_owned()), "{path} {more} {sent}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_is_408_in_the_end() {
+    let server = server().set("limits.body_timeout", "1s").start().await;
+    let app = server.app().await;
+    let mut connection = RawConnection::open(server.address()).await;
+    connection.write(&head("POST", &app.path("/msg"), &server.token(), "content-length: 1000000\r\n")).await.unwrap();
+    let trickle = async {
+        while connection.write(b" ").await.is_ok() {
+            let waited = tokio::time::timeout(Duration::from_millis(20), connection.read_answer()).await;
+            if let Ok(answer) = waited {
+                return answer.unwrap().unwrap().status;
+            }
+        }
+        0
+    };
+    assert_eq!(wait::within("the end of the patience", trickle).await, 408);
+}
+
+/// An application with messages that make a full page.
+async fn app_with_large_messages(server: &TestServer) -> App {
+    let app = server.app().await;
+    for _ in 0..6 {
+        app.send("a", &json!({ "x": "x".repeat(500_000) })).await;
+    }
+    app
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answers_is_cut_off() {
+    let server = server().set("server.write_timeout", "300ms").start().await;
+    let app = app_with_large_messages(&server).await;
+    let mut connection = RawConnection::open(server.address()).await;
+    let request = head("GET", &app.path("/msg"), &server.token(), "");
+    connection.write(&request.repeat(20)).await.unwrap();
+    wait::until("the end of the connection", async || connection.write(b"\r\n").await.err()).await;
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_hold_bounded_memory_and_others_get_their_lists() {
+    let server = server().set("limits.response_bytes", (16 * MIB).to_string()).start().await;
+    let (mine, other) = (app_with_large_messages(&server).await, app_with_large_messages(&server).await);
+    let request = head("GET", &mine.path("/msg"), &server.application_token(&mine.id), "");
+    let before = server.memory_bytes();
+    let mut unread = Vec::new();
+    for _ in 0..80 {
+        let mut connection = RawConnection::open(server.address()).await;
+        connection.write(&request.repeat(5)).await.unwrap();
+        unread.push(connection);
+        other.client.get(&other.path("/msg?limit=1")).await.expect(200);
+    }
+    let grown = server.memory_bytes().saturating_sub(before) as usize;
+    assert!(grown < 100 * MIB, "{} MiB", grown / MIB);
+}
+
+#[tokio::test]
+async fn lists_of_large_rows_end_early_whatever_they_list() {
+    let server = server().start().await;
+    let client = server.client();
+    let schema = json!({ "type": "object", "description": "x".repeat(200_000) });
+    for n in 0..15 {
+        let body = json!({ "name": format!("type{n:02}"), "description": "", "schemas": { "1": schema } });
+        client.post("/api/v1/event-type", &body).await.expect(201);
+    }
+    let (mut seen, mut iterator, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let page = client.get(&format!("/api/v1/event-type?with_content=true{iterator}")).await.expect(200);
+        assert!(page.body.len() < 3 * MIB, "{}", page.body.len());
+        let page = page.json();
+        seen.extend(page["data"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().to_owned()));
+        pages += 1;
+        if page["done"] == true {
+            break;
+        }
+        iterator = format!("&iterator={}", page["iterator"].as_str().unwrap());
+    }
+    assert!(pages > 1);
+    assert_eq!(seen, (0..15).map(|n| format!("type{n:02}")).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_for_new_ones_and_deliveries_go_on() {
+    let server = server().set("server.max_connections", "20").start().await;
+    let app = server.app().await;
+    let receiver = Receiver::ok().await;
+    app.endpoint(&receiver.url()).await;
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(RawConnection::open(server.address()).await);
+    }
+    let sent = server.client().post(&app.path("/msg"), &json!({ "eventType": "a", "payload": {} })).await;
+    receiver.wait_for_id(sent.expect(202).json()["id"].as_str().unwrap()).await;
+    assert!(idle[0].read_answer().await.unwrap().is_none(), "the one that was idle for longest was closed");
+}
+
+#[tokio::test]
+async fn connections_of_one_address_are_limited_among_themselves() {
+    let server = server().set("server.max_connections_per_address", "5").start().await;
+    let mut idle = Vec::new();
+    for _ in 0..6 {
+        idle.push(RawConnection::open(server.address()).await);
+    }
+    assert!(idle[0].read_answer().await.unwrap().is_none());
+    idle[5].write(b"GET /api/v1/health/ping HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert_eq!(idle[5].read_answer().await.unwrap().unwrap().status, 204);
+}
+
+#[tokio::test]
+async fn when_all_connections_are_busy_the_next_one_is_told_so() {
+    let server = server().set("server.max_connections", "4").start().await;
+    let app = server.app().await;
+    let mut busy = Vec::new();
+    for _ in 0..4 {
+        let mut connection = RawConnection::open(server.address()).await;
+        // Telling the client to go on says that the request is under way.
+        let more = "content-length: 100\r\nexpect: 100-continue\r\n";
+        connection.write(&head("POST", &app.path("/msg"), &server.token(), more)).await.unwrap();
+        busy.push(connection);
+    }
+    let told = wait::until("a refusal", async || {
+        let mut connection = RawConnection::open(server.address()).await;
+        let _ = connection.write(b"GET /api/v1/health/ping HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        let answer = connection.read_answer().await.ok().flatten()?;
+        (answer.status == 503).then_some(answer)
+    })
+    .await;
+    assert_eq!(told.header("retry-after"), Some("1"));
+    assert_eq!(serde_json::from_slice::<Value>(&told.body).unwrap()["code"], "overloaded");
+    drop(busy);
+    wait::until("room", async || {
+        let mut connection = RawConnection::open(server.address()).await;
+        let _ = connection.write(b"GET /api/v1/health/ping HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        connection.read_answer().await.ok().flatten().filter(|answer| answer.status == 204)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_without_a_first_request_is_closed_soon_and_a_used_one_is_kept() {
+    let server = server().set("server.head_timeout", "300ms").start().await;
+    let ping = b"GET /api/v1/health/ping HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut used = RawConnection::open(server.address()).await;
+    used.write(ping).await.unwrap();
+    assert_eq!(used.read_answer().await.unwrap().unwrap().status, 204);
+    for sent in ["", "GET /api/v1/health"] {
+        let mut silent = RawConnection::open(server.address()).await;
+        silent.write(sent.as_bytes()).await.unwrap();
+        assert!(silent.read_answer().await.is_ok_and(|answer| answer.is_none()), "{sent:?}");
+    }
+    used.write(ping).await.unwrap();
+    assert_eq!(used.read_answer().await.unwrap().unwrap().status, 204);
+}
+
+#[tokio::test]
+async fn an_application_has_only_so_many_endpoints() {
+    let server = server().set("limits.endpoints_per_application", "3").start().await;
+    let (app, other) = (server.app().await, server.app().await);
+    let body = json!({ "url": "https://example.com/" });
+    let mut endpoints = Vec::new();
+    for _ in 0..3 {
+        endpoints.push(app.endpoint("https://example.com/").await);
+    }
+    for (method, path) in [(Method::POST, "/endpoint"), (Method::PUT, "/endpoint/new")] {
+        let answer = app.client.request(method, &app.path(path)).json(&body).send().await;
+        let error = answer.expect(400).json();
+        assert_eq!(error["code"], "limit_reached");
+        assert!(error["detail"].as_str().unwrap().contains("limits.endpoints_per_application"), "{error}");
+    }
+    app.client.put(&app.path(&format!("/endpoint/{}", endpoints[0])), &body).await.expect(200);
+    app.client.delete(&app.path(&format!("/endpoint/{}", endpoints[0]))).await.expect(204);
+    app.endpoint("https://example.com/").await;
+    other.endpoint("https://example.com/").await;
+}
+
+#[tokio::test]
+async fn an_environment_has_only_so_many_event_types() {
+    let server = server().set("limits.event_types_per_environment", "2").start().await;
+    let client = server.client();
+    for name in ["a", "b"] {
+        client.post("/api/v1/event-type", &json!({ "name": name, "description": "" })).await.expect(201);
+    }
+    let one = json!({ "name": "c", "description": "" });
+    for answer in [
+        client.post("/api/v1/event-type", &one).await,
+        client.put("/api/v1/event-type/c", &json!({ "description": "" })).await,
+    ] {
+        assert_eq!(answer.expect(400).json()["code"], "limit_reached");
+    }
+    client.put("/api/v1/event-type/a", &json!({ "description": "x" })).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_flood_of_batches_neither_fills_memory_nor_holds_up_another_application() {
+    let server = server().set("limits.queue_bytes", (2 * MIB).to_string()).start().await;
+    let (mine, other) = (server.app().await, server.app().await);
+    let item = json!({ "eventType": "a", "payload": { "x": "x".repeat(2_000) } });
+    let batch = Value::from(vec![item; 500]).to_string();
+    let before = server.memory_bytes();
+    let floods: Vec<_> = (0..20)
+        .map(|_| {
+            let (app, batch) = (mine.clone(), batch.clone());
+            tokio::spawn(async move {
+                let path = app.path("/msg/batch");
+                app.client.request(Method::POST, &path).body(batch.into_bytes()).send().await.status
+            })
+        })
+        .collect();
+    for flood in floods {
+        other.send("a", &json!({})).await;
+        let status = flood.await.unwrap();
+        assert!(matches!(status, 202 | 429), "{status}");
+    }
+    let grown = server.memory_bytes().saturating_sub(before) as usize;
+    assert!(grown < 150 * MIB, "{} MiB", grown / MIB);
+}
+
+#[tokio::test]
+async fn a_batch_of_a_large_fan_out_is_stored_whole_by_several_commits() {
+    let server = server().start().await;
+    let app = server.app().await;
+    for _ in 0..60 {
+        app.endpoint("https://example.com/").await;
+    }
+    let made = app.client.get(&app.path("")).await.expect(200).json();
+    let now = Timestamp::parse(made["createdAt"].as_str().unwrap()).unwrap();
+    let at = now.saturating_add(Duration::from_secs(86_400));
+    let item = json!({ "eventType": "a", "payload": {}, "deliverAt": at });
+    let answer = app.client.post(&app.path("/msg/batch"), &Value::from(vec![item; 100])).await.expect(202).json();
+    assert_eq!((&answer["accepted"], &answer["data"][99]["matchedEndpoints"]), (&json!(100), &json!(60)));
+    let listed = app.client.get(&app.path("/msg?limit=250&with_content=false")).await.expect(200).json();
+    assert_eq!(listed["data"].as_array().unwrap().len(), 100);
+}
+
+#[tokio::test]
+async fn a_message_says_how_many_endpoints_it_goes_to() {
+    let server = server().start().await;
+    let app = server.app().await;
+    let message = json!({ "eventType": "a", "payload": {} });
+    let create = async || app.client.post(&app.path("/msg"), &message).await.expect(202).headers;
+    assert_eq!(create().await["postrider-matched-endpoints"], "0");
+    let receiver = Receiver::ok().await;
+    app.endpoint(&receiver.url()).await;
+    assert_eq!(create().await["postrider-matched-endpoints"], "1");
+    let batch = app.client.post(&app.path("/msg/batch"), &json!([message])).await.expect(202).json();
+    assert_eq!(batch["data"][0]["matchedEndpoints"], 1);
+}
+
+#[tokio::test]
+async fn every_answer_has_the_headers_that_browsers_heed() {
+    let server = server().start().await;
+    let client = server.client();
+    for path in ["/api/v1/app", "/api/v1/app/none", "/none", "/docs", "/docs/docs.js", "/api/v1/health/ping", "/"] {
+        let headers = client.get(path).await.headers;
+        let header = |name: &str| headers.get(name).map_or("", |value| value.to_str().unwrap());
+        assert_eq!(header("x-content-type-options"), "nosniff", "{path}");
+        assert_eq!(header("x-frame-options"), "DENY", "{path}");
+        assert_eq!(header("referrer-policy"), "no-referrer", "{path}");
+        assert!(header("content-security-policy").contains("default-src 'none'"), "{path}");
+        assert!(header("content-security-policy").contains("frame-ancestors 'none'"), "{path}");
+        assert!(!header("content-security-policy").contains("unsafe"), "{path}");
+        assert!(matches!(header("cache-control"), "no-store" | "no-cache"), "{path}");
+    }
+    let app = server.app().await;
+    let endpoint = app.endpoint("https://example.com/").await;
+    let secret = client.get(&app.path(&format!("/endpoint/{endpoint}/secret"))).await;
+    assert_eq!(secret.headers["cache-control"], "no-store");
+}
+
+#[tokio::test]
+async fn the_page_of_the_documentation_works_behind_a_prefix() {
+    let server = server().start().await;
+    let client = server.client();
+    let page = client.get("/docs").await.expect(200).text();
+    for link in page.split(['"', '\'']).filter(|part| part.contains("docs.") || part.contains("api/v1")) {
+        assert!(!link.starts_with('/'), "{link}");
+    }
+    let script = client.get("/docs/docs.js").await.expect(200).text();
+    assert!(!script.contains("fetch(\"/"));
+    assert!(!page.contains("<style") && !page.contains("style=") && !page.contains("onclick"));
+    assert_eq!(client.get("/docs/").await.headers["location"], "../docs");
+    assert_eq!(client.get("/").await.headers["location"], "docs");
+}
+
+#[tokio::test]
+async fn a_request_of_http_1_1_says_once_for_which_host_it_is() {
+    let server = server().start().await;
+    for (request, status) in [
+        ("GET /api/v1/health/ping HTTP/1.1\r\n\r\n", 400),
+        ("GET /api/v1/health/ping HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", 400),
+        ("GET /api/v1/health/ping HTTP/1.1\r\nhost: a\r\n\r\n", 204),
+        ("GET /api/v1/health/ping HTTP/1.0\r\n\r\n", 204),
+    ] {
+        let mut connection = RawConnection::open(server.address()).await;
+        connection.write(request.as_bytes()).await.unwrap();
+        assert_eq!(connection.read_answer().await.unwrap().unwrap().status, status, "{request}");
+    }
+}
+
+#[tokio::test]
+async fn a_401_says_what_is_wrong_with_the_token() {
+    let secret = "a secret that is long enough to be used";
+    let server = server().set("auth.jwt_secret", secret).start().await;
+    let expired = json!({ "sub": server.org(), "exp": 1_000_000 });
+    for (token, reason) in [
+        (None, "there is no token"),
+        (Some("nothing".to_owned()), "malformed"),
+        (Some("a.b.c".to_owned()), "not signed"),
+        (Some("pk_unknown".to_owned()), "unknown, or was revoked"),
+        (Some(secret.to_owned()), "the secret that tokens are signed with"),
+        (Some(postrider_testkit::token::sign(&expired, secret)), "expired"),
+    ] {
+        let answer = server.client_with(token.clone()).get("/api/v1/app").await;
+        let error = answer.clone().expect(401).json();
+        assert_eq!((&error["code"], &error["detail"]), (&json!("authentication_failed"), &json!("Invalid token")));
+        assert!(error["reason"].as_str().unwrap().contains(reason), "{token:?}: {error}");
+        assert!(answer.headers["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
+    }
+}
+
+#[tokio::test]
+async fn a_404_says_what_was_not_found() {
+    let server = server().start().await;
+    let app = server.app().await;
+    for (path, what) in [
+        ("/api/v1/app/none".to_owned(), "application"),
+        (app.path("/endpoint/none"), "endpoint"),
+        (app.path("/msg/none"), "message"),
+        ("/api/v1/event-type/none".to_owned(), "event type"),
+        ("/api/v1/none".to_owned(), "path"),
+    ] {
+        let error = app.client.get(&path).await.expect(404).json();
+        assert_eq!(error["code"], "not_found");
+        assert!(error["detail"].as_str().unwrap().starts_with("Entity not found"), "{error}");
+        assert!(error["detail"].as_str().unwrap().contains(what), "{path}: {error}");
+    }
+}
