@@ -17,6 +17,8 @@ fn all() -> Vec<Limit> {
         postrider_api::limits(),
         postrider_store::limits(),
         postrider_ingest::limits(),
+        postrider_upkeep::limits::limits(),
+        postrider_store_sqlite::limits::limits(),
     ]
     .concat()
 }

@@ -623,6 +623,41 @@ mod tests {
     }
 
     #[test]
+    fn a_store_that_had_payloads_in_its_messages_keeps_them() {
+        let connection = Connection::open_in_memory().unwrap();
+        let (before, after) = crate::migrate::MIGRATIONS.split_at(2);
+        for migration in before {
+            connection.execute_batch(migration).unwrap();
+        }
+        let insert =
+            "INSERT INTO message (no, application_no, id, event_type, event_id, created_at, expires_at, payload)
+             VALUES (?1, 1, ?2, 'a', ?3, 5, ?4, ?5)";
+        let messages = [(1, None, Some("one")), (2, Some(9), Some("two")), (3, Some(7), None)];
+        for (no, expires_at, payload) in messages {
+            let payload = payload.map(str::as_bytes);
+            connection
+                .execute(insert, params![no, [no as u8; 20], format!("event-{no}"), expires_at, payload])
+                .unwrap();
+        }
+        for migration in after {
+            connection.execute_batch(migration).unwrap();
+        }
+        let mut found = connection
+            .prepare("SELECT no, message.expires_at, body, payload.expires_at FROM message LEFT JOIN payload ON message_no = no")
+            .unwrap();
+        let found = found.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).unwrap();
+        let found: Vec<(i64, Option<i64>, Option<Vec<u8>>, Option<i64>)> = found.collect::<Result<_, _>>().unwrap();
+        assert_eq!(
+            found,
+            [
+                (1, None, Some(b"one".to_vec()), None),
+                (2, Some(9), Some(b"two".to_vec()), Some(9)),
+                (3, Some(7), None, None)
+            ]
+        );
+    }
+
+    #[test]
     fn nothing_is_looked_for_in_whole_tables() {
         for sql in [NEXT_DATED_SQL, PENDING_SQL, OLD_SQL, DELETED_SQL, UNWANTED_SQL, PAYLOADS_SQL, MESSAGES_SQL] {
             let plan = plan(sql);
