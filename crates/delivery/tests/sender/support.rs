@@ -265,8 +265,7 @@ impl Client {
     pub(crate) async fn send_for(&self, application: i64, url: &str) -> Sent {
         let to = self.prepare(url).of(ApplicationKey(application));
         let message = message("{}");
-        let sending = self.sender.send(&to, &message, &mut Slot::default()).await;
-        sending
+        self.sender.send(&to, &message, &mut Slot::default()).await
     }
 
     /// Sends once with a slot of its own.
