@@ -200,7 +200,7 @@ mod tests {
     fn a_url_that_grows_when_it_is_normalised_is_measured_after_it_has_grown() {
         for part in ["ü", " ", "\"", "<", "\u{10ffff}"] {
             let text = format!("http://h/{}", part.repeat(900 / part.len().max(1)));
-            let most = format!("http://h/?{}", part.repeat(2_000 / part.len()));
+            let most = format!("http://h/?{}x", part.repeat(2_000 / part.len()));
             for text in [&text, &most] {
                 match EndpointUrl::parse(text) {
                     Ok(url) => assert!(url.as_str().len() <= MAX_URL_BYTES, "{text}"),
