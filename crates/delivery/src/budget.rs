@@ -1,14 +1,29 @@
-//! What all lanes share: bytes of memory for waiting messages, and requests under way.
+//! What all lanes share: bytes of memory for waiting messages, and permits for requests.
 //!
 //! Shares follow a dynamic threshold: a lane may take more as long as what it has is less than a fraction of what is still
 //! free. The more lanes want, the less each gets, and there is always something left for the next one; an endpoint that
-//! hangs can't fill the house. Every lane may have one of each, whatever is free.
+//! hangs can't fill the house.
+//!
+//! Memory is overdrawn at most by as much again as there is: every lane may have one message, until then. Small messages
+//! have a part of their own, so that a few endpoints with large ones don't leave the others one message at a time.
+//!
+//! A permit stands for a request, and is never overdrawn. Each open lane has one, so that it can always make a request; it
+//! takes more for more requests at a time. Applications share by the same threshold: however many endpoints one of them
+//! has, it leaves as many permits free as it holds.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
+
+use parking_lot::Mutex;
+use postrider_store::ApplicationKey;
+
+/// A message that costs no more than this many bytes of memory is small.
+pub(crate) const SMALL_BYTES: u64 = 16 * 1024;
 
 /// A resource with a fixed total.
 #[derive(Debug)]
 pub(crate) struct Budget {
+    total: i64,
     free: AtomicI64,
     /// A lane's share may reach what is free divided by this.
     divisor: i64,
@@ -16,27 +31,143 @@ pub(crate) struct Budget {
 
 impl Budget {
     pub(crate) fn new(total: u64, divisor: i64) -> Self {
-        Self { free: AtomicI64::new(i64::try_from(total).unwrap_or(i64::MAX)), divisor }
+        let total = signed(total);
+        Self { total, free: AtomicI64::new(total), divisor }
     }
 
-    /// Takes `amount` for a lane that has `share` already; false if that would be more than its due.
+    /// Takes `amount` for a lane that has `share` already; false if that would be more than its due. A lane that has
+    /// nothing may overdraw.
     pub(crate) fn try_take(&self, share: u64, amount: u64) -> bool {
-        let wanted = i64::try_from(share.saturating_add(amount)).unwrap_or(i64::MAX);
-        if share > 0 && wanted > self.free.load(Ordering::Relaxed) / self.divisor {
-            return false;
+        let free = self.free.load(Ordering::Relaxed);
+        let granted = match share {
+            0 => free > -self.total,
+            _ => signed(share.saturating_add(amount)) <= free / self.divisor,
+        };
+        if granted {
+            // Two lanes may pass the check at once; the excess is at most one item each.
+            self.charge(amount);
         }
-        // Two lanes may pass the check at once; the excess is at most one item each.
-        self.free.fetch_sub(i64::try_from(amount).unwrap_or(i64::MAX), Ordering::Relaxed);
-        true
+        granted
+    }
+
+    /// Takes `amount`, whatever is free: what is there already can only be counted.
+    pub(crate) fn charge(&self, amount: u64) {
+        self.free.fetch_sub(signed(amount), Ordering::Relaxed);
     }
 
     pub(crate) fn give_back(&self, amount: u64) {
-        self.free.fetch_add(i64::try_from(amount).unwrap_or(i64::MAX), Ordering::Relaxed);
+        self.free.fetch_add(signed(amount), Ordering::Relaxed);
     }
 
     /// What is left; nothing if it is overdrawn.
     pub(crate) fn free(&self) -> u64 {
         u64::try_from(self.free.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+}
+
+fn signed(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX)
+}
+
+/// Bytes of memory for messages that wait, by their size.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    small: Budget,
+    large: Budget,
+}
+
+impl Memory {
+    /// A quarter is for small messages only.
+    pub(crate) fn new(total: u64) -> Self {
+        let small = total / 4;
+        Self { small: Budget::new(small, 2), large: Budget::new(total - small, 2) }
+    }
+
+    /// What pays for a message of this size.
+    pub(crate) fn of(&self, bytes: u64) -> &Budget {
+        if bytes <= SMALL_BYTES { &self.small } else { &self.large }
+    }
+
+    /// What is left in all.
+    pub(crate) fn free(&self) -> u64 {
+        self.small.free() + self.large.free()
+    }
+}
+
+/// Who holds permits. A lane that does not know yet whose endpoint it has is of nobody.
+#[derive(Debug)]
+pub(crate) struct Permits(Mutex<Shares>);
+
+#[derive(Debug)]
+struct Shares {
+    free: u32,
+    held: HashMap<Option<ApplicationKey>, u32>,
+}
+
+impl Permits {
+    /// A permit of one lane may reach what is free divided by this.
+    const LANE_DIVISOR: u32 = 8;
+
+    pub(crate) fn new(total: u32) -> Self {
+        Self(Mutex::new(Shares { free: total.max(1), held: HashMap::new() }))
+    }
+
+    /// A permit for a lane to open; false if none is free, or the application has its share.
+    pub(crate) fn open(&self, of: Option<ApplicationKey>) -> bool {
+        self.0.lock().take(of)
+    }
+
+    /// One more permit for a lane that makes `requests` at a time.
+    pub(crate) fn more(&self, of: Option<ApplicationKey>, requests: u32) -> bool {
+        let mut shares = self.0.lock();
+        requests < shares.free / Self::LANE_DIVISOR && shares.take(of)
+    }
+
+    /// The lane of nobody turns out to be this application's; false if that has more than its share now.
+    pub(crate) fn adopt(&self, by: ApplicationKey) -> bool {
+        let mut shares = self.0.lock();
+        shares.give_back(None);
+        let granted = shares.take(Some(by));
+        if !granted {
+            // The lane holds it until it closes, which it is to do soon.
+            shares.count(Some(by));
+        }
+        granted
+    }
+
+    pub(crate) fn give_back(&self, of: Option<ApplicationKey>) {
+        self.0.lock().give_back(of);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn free(&self) -> u32 {
+        self.0.lock().free
+    }
+}
+
+impl Shares {
+    fn take(&mut self, of: Option<ApplicationKey>) -> bool {
+        let held = self.held.get(&of).copied().unwrap_or(0);
+        let granted = self.free > 0 && (held == 0 || held < self.free);
+        if granted {
+            self.count(of);
+        }
+        granted
+    }
+
+    fn count(&mut self, of: Option<ApplicationKey>) {
+        self.free = self.free.saturating_sub(1);
+        *self.held.entry(of).or_default() += 1;
+    }
+
+    fn give_back(&mut self, of: Option<ApplicationKey>) {
+        self.free += 1;
+        if let Some(held) = self.held.get_mut(&of) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&of);
+            }
+        }
     }
 }
 
@@ -47,6 +178,10 @@ mod tests {
     /// Takes ones for a lane until it is refused; returns its share.
     fn fill(budget: &Budget) -> u64 {
         (0..).take_while(|share| budget.try_take(*share, 1)).count() as u64
+    }
+
+    fn fill_permits(permits: &Permits, of: i64) -> usize {
+        (0..10_000).take_while(|_| permits.open(Some(ApplicationKey(of)))).count()
     }
 
     #[test]
@@ -66,12 +201,52 @@ mod tests {
     }
 
     #[test]
-    fn every_lane_may_have_one_even_if_nothing_is_free() {
-        let budget = Budget::new(0, 2);
-        assert!(budget.try_take(0, 10));
+    fn every_lane_may_have_one_until_memory_is_overdrawn_by_as_much_again() {
+        let budget = Budget::new(100, 2);
+        let lanes = (0..1_000).take_while(|_| budget.try_take(0, 10)).count();
+        assert_eq!(lanes, 20);
         assert!(!budget.try_take(10, 1));
         assert_eq!(budget.free(), 0);
         budget.give_back(10);
-        assert_eq!(budget.free(), 0);
+        assert!(budget.try_take(0, 10));
+    }
+
+    #[test]
+    fn large_messages_leave_room_for_small_ones() {
+        let memory = Memory::new(32 << 20);
+        while memory.of(2 << 20).try_take(0, 2 << 20) {}
+        assert!((1..=100).all(|nth| memory.of(1_000).try_take((nth - 1) * 1_000, 1_000)));
+    }
+
+    #[test]
+    fn an_application_leaves_as_many_permits_as_it_holds() {
+        let permits = Permits::new(1_000);
+        assert_eq!(fill_permits(&permits, 1), 500);
+        assert_eq!(fill_permits(&permits, 2), 250);
+        assert_eq!(permits.free(), 250);
+        let others = (3..1_000).take_while(|of| permits.open(Some(ApplicationKey(*of)))).count();
+        assert_eq!((others, permits.free()), (250, 0), "whoever has none gets one as long as there is one");
+    }
+
+    #[test]
+    fn there_are_never_more_requests_than_permits() {
+        for total in 1..40 {
+            let permits = Permits::new(total);
+            let lanes = (0..100).filter(|of| permits.open(Some(ApplicationKey(*of)))).count();
+            let more = (0..100).filter(|of| permits.more(Some(ApplicationKey(*of)), 1)).count();
+            assert!(lanes + more <= total as usize);
+        }
+    }
+
+    #[test]
+    fn a_lane_of_nobody_counts_for_its_application_when_that_is_known() {
+        let permits = Permits::new(4);
+        assert!(permits.open(None) && permits.adopt(ApplicationKey(1)));
+        assert!(permits.open(None) && permits.adopt(ApplicationKey(1)));
+        assert!(permits.open(None) && !permits.adopt(ApplicationKey(1)), "it has its share");
+        for _ in 0..3 {
+            permits.give_back(Some(ApplicationKey(1)));
+        }
+        assert_eq!(permits.free(), 4);
     }
 }

@@ -1,38 +1,42 @@
 //! The engine: all lanes, and what performs their decisions.
 //!
 //! Messages come in straight from their accept commit ([`Dispatch`]) or from the store, when the waker says that
-//! something is due. `Shared::pump` asks a lane what it wants until it wants nothing, and starts that: workers that send,
+//! something is due. Each open lane holds a permit; who gets none waits for a turn (`turns.rs`). `Shared::pump` asks a lane what it wants until it wants nothing, and starts that: workers that send,
 //! reads of the store, timers. Every piece of work ends by pumping its lane again.
+//!
+//! A panic while one lane is looked after is caught here, and harms that lane only: it is left alone for a while.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use postrider_domain::clock::Clock;
-use postrider_domain::delivery::RetryPolicy;
+use postrider_domain::delivery::{Hold, RetryPolicy};
 use postrider_domain::entropy::Entropy;
 use postrider_domain::retry::jittered_up;
 use postrider_domain::time::Timestamp;
 use postrider_store::{ApplicationKey, Dispatch, EndpointKey, Fresh, MessageKey, Observer, Store, StoreError, Target};
 use tokio::sync::Notify;
 
-use crate::budget::Budget;
+use crate::budget::{Memory, Permits};
 use crate::idler;
 use crate::lane::{Budgets, Lane, Load, Ready, State, Step};
+use crate::limits::MAX_REMEMBERED;
 use crate::options::DeliveryOptions;
-use crate::rate::Rate;
+use crate::pace::Pace;
+use crate::rate::RateBook;
 use crate::sender::Sender;
 use crate::settler::{self, Settler, Unsettled};
+use crate::turns::Turns;
 use crate::waker::{self, Waker};
 use crate::worker;
 
 /// Lanes are spread over this many locks.
 const SHARDS: usize = 64;
-
-/// How many lanes may be open for each request that may be under way. Most wait: for a receiver's wish, a rate limit.
-const LANES_PER_REQUEST: usize = 4;
 
 /// Deliveries of a disabled endpoint that are removed in one commit.
 const CANCEL_SLICE: usize = 1_000;
@@ -40,8 +44,46 @@ const CANCEL_SLICE: usize = 1_000;
 /// The wait before the store is asked again after it failed.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
-/// Rate limits of applications, and how many lanes use them.
-type ApplicationRates = HashMap<ApplicationKey, std::sync::Weak<Mutex<Rate>>>;
+/// When endpoints that found no place among those who wait are looked at again.
+const LATER: Duration = Duration::from_secs(1);
+
+/// What part of the endpoints has.
+#[derive(Default)]
+struct Shard {
+    lanes: HashMap<EndpointKey, Arc<Lane>>,
+    /// What is remembered of endpoints without a lane.
+    remembered: HashMap<EndpointKey, Remembered>,
+}
+
+struct Remembered {
+    pace: Pace,
+    /// Until when the store knows that the endpoint is held back, so that nobody need open a lane.
+    noted_hold: Option<Timestamp>,
+}
+
+impl Shard {
+    /// The open lane of an endpoint.
+    fn open(&self, endpoint: EndpointKey) -> Option<&Arc<Lane>> {
+        self.lanes.get(&endpoint)
+    }
+
+    /// Whether the store brings the endpoint up when its time has come.
+    fn is_on_hold(&self, endpoint: EndpointKey, now: Timestamp) -> bool {
+        self.remembered.get(&endpoint).is_some_and(|known| known.noted_hold > Some(now))
+    }
+
+    fn remember(&mut self, endpoint: EndpointKey, pace: Pace, noted_hold: Option<Timestamp>, now: Timestamp) {
+        let noted_hold = noted_hold.filter(|until| *until > now);
+        if noted_hold.is_none() && !pace.is_troubled(now) {
+            return;
+        }
+        if self.remembered.len() >= MAX_REMEMBERED {
+            // What the store has noted must stay: it is counted on. The rest is learned again.
+            self.remembered.retain(|_, known| known.noted_hold > Some(now));
+        }
+        self.remembered.insert(endpoint, Remembered { pace, noted_hold });
+    }
+}
 
 pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
@@ -53,9 +95,7 @@ pub(crate) struct Shared {
     pub(crate) budgets: Budgets,
     pub(crate) settler: Settler,
     pub(crate) waker: Waker,
-    shards: Vec<Mutex<HashMap<EndpointKey, Arc<Lane>>>>,
-    lanes: AtomicUsize,
-    application_rates: Mutex<ApplicationRates>,
+    shards: Vec<Mutex<Shard>>,
     /// The newest message that was handed over by its accept commit, or was there at start.
     dispatched: AtomicI64,
     stopping: AtomicBool,
@@ -88,20 +128,21 @@ impl Engine {
             );
         }
         let endpoints = store.rebuild_wakes().await?;
+        let holds = store.holds().await?;
         let newest = store.newest_message().await?;
         if endpoints > 0 {
             tracing::info!(endpoints, "deliveries are pending from before");
         }
         let shared = Arc::new(Shared {
             budgets: Budgets {
-                memory: Budget::new(options.memory_bytes, 2),
-                requests: Budget::new(u64::from(options.max_in_flight), 8),
+                memory: Memory::new(options.memory_bytes),
+                permits: Permits::new(options.max_in_flight),
+                rates: RateBook::default(),
+                turns: Turns::default(),
             },
             settler: Settler::default(),
             waker: Waker::new(),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            lanes: AtomicUsize::new(0),
-            application_rates: Mutex::default(),
             dispatched: AtomicI64::new(newest.map_or(0, |newest| newest.0)),
             stopping: AtomicBool::new(false),
             workers: AtomicUsize::new(0),
@@ -118,6 +159,7 @@ impl Engine {
             },
             options,
         });
+        shared.remember_holds(holds);
         store.observe(Arc::new(Handle(Arc::clone(&shared))));
         let agents = vec![
             tokio::spawn(settler::run(Arc::clone(&shared))),
@@ -154,84 +196,170 @@ impl Engine {
 }
 
 impl Shared {
-    fn shard(&self, endpoint: EndpointKey) -> &Mutex<HashMap<EndpointKey, Arc<Lane>>> {
+    fn shard(&self, endpoint: EndpointKey) -> &Mutex<Shard> {
         &self.shards[endpoint.0.unsigned_abs() as usize % SHARDS]
     }
 
-    /// How many more lanes may be opened for what waits in the store.
-    pub(crate) fn room_for_lanes(&self) -> usize {
-        (self.options.max_in_flight as usize * LANES_PER_REQUEST).saturating_sub(self.lanes.load(Ordering::Relaxed))
+    fn remember_holds(&self, holds: Vec<(EndpointKey, Hold)>) {
+        let now = self.clock.now();
+        for (endpoint, hold) in holds {
+            let mut pace = Pace::new(self.options.concurrency);
+            pace.hold_back(hold);
+            self.shard(endpoint).lock().remember(endpoint, pace, Some(hold.until), now);
+        }
     }
 
-    /// Runs `change` on the endpoint's lane, which is opened if need be (then `true` is passed), and pumps it.
-    fn with_lane(self: &Arc<Self>, endpoint: EndpointKey, change: impl FnOnce(&mut State, bool)) {
-        let lane = {
-            let mut shard = self.shard(endpoint).lock();
+    /// Runs `change` on the endpoint's lane and pumps it, if one is open.
+    fn with_open<T>(self: &Arc<Self>, endpoint: EndpointKey, change: impl FnOnce(&mut State) -> T) -> Option<T> {
+        let (lane, result) = {
+            let shard = self.shard(endpoint).lock();
+            let lane = shard.open(endpoint)?;
             // Whether it is open, and the change, under one lock: it could close in between.
-            let mut open = shard.get(&endpoint).map(|lane| (lane, lane.state.lock()));
-            if let Some((lane, state)) = open.as_mut().filter(|(_, state)| !state.is_closed()) {
-                change(state, false);
-                Arc::clone(lane)
-            } else {
-                drop(open);
-                let lane = Arc::new(Lane::new(endpoint, self.options.concurrency));
-                change(&mut lane.state.lock(), true);
-                if shard.insert(endpoint, Arc::clone(&lane)).is_none() {
-                    self.lanes.fetch_add(1, Ordering::Relaxed);
+            let mut state = lane.state.lock();
+            if state.is_closed() {
+                return None;
+            }
+            let result = change(&mut state);
+            drop(state);
+            (Arc::clone(lane), result)
+        };
+        self.pump(&lane);
+        Some(result)
+    }
+
+    /// Opens a lane with a permit of `of` that was taken, runs `change` on it, and pumps it. If one is open by now, that is
+    /// used.
+    fn open<T>(
+        self: &Arc<Self>,
+        endpoint: EndpointKey,
+        of: Option<ApplicationKey>,
+        change: impl FnOnce(&mut State) -> T,
+    ) -> T {
+        let now = self.clock.now();
+        let (lane, result) = {
+            let mut shard = self.shard(endpoint).lock();
+            let found = shard.open(endpoint).cloned();
+            match found.as_ref().map(|lane| (lane, lane.state.lock())) {
+                Some((lane, mut state)) if !state.is_closed() => {
+                    self.budgets.permits.give_back(of);
+                    let result = change(&mut state);
+                    (Arc::clone(lane), result)
                 }
-                lane
+                closed => {
+                    // One that is about to be forgotten has learned something.
+                    let closed = closed.map(|(_, state)| state.pace.clone());
+                    let known = shard.remembered.remove(&endpoint).map(|known| known.pace);
+                    let pace = closed.or(known).unwrap_or_else(|| Pace::new(self.options.concurrency));
+                    let lane = Arc::new(Lane::new(endpoint, of, pace, now));
+                    let result = change(&mut lane.state.lock());
+                    shard.lanes.insert(endpoint, Arc::clone(&lane));
+                    (lane, result)
+                }
             }
         };
         self.pump(&lane);
+        result
     }
 
-    /// Offers a fresh delivery to its lane; false if there is none and no room for another.
+    /// Offers a fresh delivery to its lane; false if it was not taken.
     fn offer(self: &Arc<Self>, fresh: &Fresh, target: &Arc<Target>) -> bool {
-        if self.room_for_lanes() == 0 && !self.shard(target.key).lock().contains_key(&target.key) {
+        let offer = |state: &mut State| state.offer(&fresh.message, fresh.key, &self.budgets);
+        if let Some(taken) = self.with_open(target.key, offer) {
+            return taken;
+        }
+        let of = Some(target.application);
+        let waits = self.budgets.turns.any() || self.shard(target.key).lock().is_on_hold(target.key, self.clock.now());
+        if waits || !self.budgets.permits.open(of) {
             return false;
         }
-        self.with_lane(target.key, |state, opened| {
-            if opened {
-                let now = self.clock.now();
-                let (ready, rate) = self.prepare(target, now);
-                state.set_ready(ready, rate, now);
+        let ready = self.prepare(target);
+        self.open(target.key, of, |state| {
+            if state.ready.is_none() {
+                state.set_ready(ready, &self.budgets);
             }
-            state.offer(&fresh.message, fresh.key, &self.budgets);
-        });
-        true
+            offer(state)
+        })
+    }
+
+    /// Sees to it that these endpoints are looked after, whose deliveries are or may be due: by their lanes, or in turn, or
+    /// at the end of what holds them back.
+    pub(crate) fn bring_up(self: &Arc<Self>, endpoints: impl Iterator<Item = (EndpointKey, Option<ApplicationKey>)>) {
+        let now = self.clock.now();
+        let mut crowded_out = Vec::new();
+        for (endpoint, of) in endpoints {
+            if self.with_open(endpoint, State::wake).is_some() || self.shard(endpoint).lock().is_on_hold(endpoint, now)
+            {
+                continue;
+            }
+            if !self.budgets.turns.push(endpoint, of) {
+                crowded_out.push(endpoint);
+            }
+        }
+        self.waker.turn();
+        if !crowded_out.is_empty() {
+            self.runtime.spawn(Arc::clone(self).wake_later(crowded_out));
+        }
+    }
+
+    /// As [`Shared::bring_up`], whether it is held back or not: what it is like has changed.
+    fn bring_up_now(self: &Arc<Self>, endpoint: EndpointKey) {
+        if self.budgets.turns.push(endpoint, None) {
+            self.waker.turn();
+        } else {
+            self.runtime.spawn(Arc::clone(self).wake_later(vec![endpoint]));
+        }
+    }
+
+    /// Opens lanes for those who wait, as far as there are permits.
+    pub(crate) fn take_turns(self: &Arc<Self>) {
+        while !self.is_stopping() {
+            let next = self.budgets.turns.next(|of| self.budgets.permits.open(of));
+            let Some((endpoint, of)) = next else { return };
+            self.open(endpoint, of, State::wake);
+        }
     }
 
     /// Sees to it that a delivery which is due at `at` is found then. The accept commit has noted its endpoint.
-    fn later(self: &Arc<Self>, endpoint: EndpointKey, at: Timestamp) {
+    fn later(self: &Arc<Self>, endpoint: EndpointKey, of: Option<ApplicationKey>, at: Timestamp) {
         if at > self.clock.now() {
             self.waker.expect(at);
         } else {
             // Its time came while it was stored: a lane may have loaded, and parked, without seeing it.
-            self.wake_lane(endpoint);
+            self.bring_up(std::iter::once((endpoint, of)));
         }
     }
 
-    /// Notes endpoints whose deliveries found no lane, so that the waker comes back to them.
+    /// Notes endpoints that found no place to wait, so that the waker comes back to them.
     async fn wake_later(self: Arc<Self>, endpoints: Vec<EndpointKey>) {
         loop {
             let now = self.clock.now();
-            match self.store.wake_later(endpoints.clone(), now).await {
-                Ok(()) => return self.waker.expect(now.saturating_add(STORE_PAUSE)),
+            let later = now.saturating_add(LATER);
+            match self.store.wake_later(endpoints.clone(), later).await {
+                Ok(()) => {
+                    self.waker.expect(later);
+                    // A lane that was opened meanwhile may have taken the note for its own.
+                    for endpoint in endpoints {
+                        self.with_open(endpoint, State::wake);
+                    }
+                    return;
+                }
                 Err(StoreError::Closed) => return,
                 Err(error) => {
-                    tracing::warn!(%error, "could not note that deliveries wait; trying again");
+                    tracing::warn!(%error, "failed to note that deliveries wait; trying again");
                     self.clock.sleep_until(now.saturating_add(STORE_PAUSE)).await;
                 }
             }
         }
     }
 
-    pub(crate) fn wake_lane(self: &Arc<Self>, endpoint: EndpointKey) {
-        self.with_lane(endpoint, |state, _| state.wake());
-    }
-
     /// Does what the lane wants until it wants nothing.
     pub(crate) fn pump(self: &Arc<Self>, lane: &Arc<Lane>) {
+        if catch_unwind(AssertUnwindSafe(|| self.pump_on(lane))).is_err() {
+            self.lane_failed(lane);
+        }
+    }
+
+    fn pump_on(self: &Arc<Self>, lane: &Arc<Lane>) {
         loop {
             if self.stopping.load(Ordering::SeqCst) {
                 return;
@@ -240,15 +368,16 @@ impl Shared {
             let (shared, lane) = (Arc::clone(self), Arc::clone(lane));
             match step {
                 Step::Idle => return,
-                Step::Close => return self.forget(&lane),
+                Step::Close { waits } => return self.forget(&lane, waits),
                 Step::Work(delivery, ready) => {
                     self.workers.fetch_add(1, Ordering::SeqCst);
                     self.runtime.spawn(worker::run(shared, lane, delivery, ready));
                 }
-                Step::Target => drop(self.runtime.spawn(async move { shared.read_target(lane).await })),
-                Step::Load(load) => drop(self.runtime.spawn(async move { shared.load(lane, load).await })),
-                Step::Cancel => drop(self.runtime.spawn(async move { shared.cancel(lane).await })),
-                Step::Park(after) => drop(self.runtime.spawn(async move { shared.park(lane, after).await })),
+                Step::Target => self.look_after(&lane, Arc::clone(&shared).read_target(Arc::clone(&lane))),
+                Step::Load(load) => self.look_after(&lane, Arc::clone(&shared).load(Arc::clone(&lane), load)),
+                Step::Cancel => self.look_after(&lane, Arc::clone(&shared).cancel(Arc::clone(&lane))),
+                Step::Park(after) => self.look_after(&lane, Arc::clone(&shared).park(Arc::clone(&lane), after)),
+                Step::Hold(hold) => self.look_after(&lane, Arc::clone(&shared).hold(Arc::clone(&lane), hold)),
                 Step::WaitUntil(at) => drop(self.runtime.spawn(async move {
                     shared.clock.sleep_until(at).await;
                     lane.state.lock().timer_done(at);
@@ -258,18 +387,50 @@ impl Shared {
         }
     }
 
+    /// Runs a piece of work for a lane.
+    fn look_after(self: &Arc<Self>, lane: &Arc<Lane>, work: impl Future<Output = ()> + Send + 'static) {
+        let (shared, lane) = (Arc::clone(self), Arc::clone(lane));
+        self.runtime.spawn(async move {
+            if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+                shared.lane_failed(&lane);
+                shared.pump(&lane);
+            }
+        });
+    }
+
+    /// A bug must cost one endpoint a pause, and nobody else anything.
+    fn lane_failed(&self, lane: &Arc<Lane>) {
+        tracing::error!(
+            endpoint = lane.key.0,
+            "looking after an endpoint failed unexpectedly; it is left alone for a while"
+        );
+        lane.state.lock().failed_unexpectedly(None, self.clock.now(), &self.budgets);
+    }
+
     /// Takes a closed lane out of the map, unless another has taken its place.
-    fn forget(&self, lane: &Arc<Lane>) {
-        let mut shard = self.shard(lane.key).lock();
-        if shard.get(&lane.key).is_some_and(|current| Arc::ptr_eq(current, lane)) {
-            shard.remove(&lane.key);
-            self.lanes.fetch_sub(1, Ordering::Relaxed);
+    fn forget(self: &Arc<Self>, lane: &Arc<Lane>, waits: bool) {
+        let (of, pace, noted_hold) = {
+            let state = lane.state.lock();
+            (state.application(), state.pace.clone(), state.noted_hold())
+        };
+        {
+            let mut shard = self.shard(lane.key).lock();
+            if shard.open(lane.key).is_some_and(|current| Arc::ptr_eq(current, lane)) {
+                shard.lanes.remove(&lane.key);
+                shard.remember(lane.key, pace, noted_hold.filter(|_| !waits), self.clock.now());
+            }
+        }
+        self.budgets.permits.give_back(of);
+        if waits {
+            self.bring_up(std::iter::once((lane.key, of)));
+        } else if self.budgets.turns.any() {
+            self.waker.turn();
         }
     }
 
     fn store_failed(self: &Arc<Self>, lane: &Arc<Lane>, error: &StoreError, what: &str) {
         if !matches!(error, StoreError::Closed) {
-            tracing::warn!(%error, endpoint = lane.key.0, "could not {what}; trying again");
+            tracing::warn!(%error, endpoint = lane.key.0, "failed to {what}; trying again");
         }
         let retry_at = self.clock.now().saturating_add(STORE_PAUSE);
         lane.state.lock().store_failed(retry_at);
@@ -279,11 +440,10 @@ impl Shared {
     async fn read_target(self: Arc<Self>, lane: Arc<Lane>) {
         match self.store.target(lane.key).await {
             Ok(Some(target)) => {
-                let now = self.clock.now();
-                let (ready, rate) = self.prepare(&Arc::new(target), now);
+                let ready = self.prepare(&Arc::new(target));
                 let mut state = lane.state.lock();
                 state.target_read();
-                state.set_ready(ready, rate, now);
+                state.set_ready(ready, &self.budgets);
             }
             Ok(None) => {
                 // A delivery without an endpoint: nothing in Postrider makes one.
@@ -300,42 +460,25 @@ impl Shared {
         self.pump(&lane);
     }
 
-    fn prepare(&self, target: &Arc<Target>, now: Timestamp) -> (Arc<Ready>, Option<Arc<Mutex<Rate>>>) {
-        let rate = target.application_rate.map(|rate| self.application_rate(target.application, rate, now));
-        let ready = Ready {
-            prepared: self.sender.prepare(target),
-            url: target.endpoint.url.as_str().into(),
-            target: Arc::clone(target),
-        };
-        (Arc::new(ready), rate)
-    }
-
-    /// The one bucket that all lanes of an application share.
-    fn application_rate(&self, application: ApplicationKey, wanted: u16, now: Timestamp) -> Arc<Mutex<Rate>> {
-        let mut rates = self.application_rates.lock();
-        if let Some(rate) = rates.get(&application).and_then(std::sync::Weak::upgrade) {
-            let mut current = rate.lock();
-            if current.per_second() != wanted {
-                *current = Rate::new(wanted, now);
-            }
-            drop(current);
-            return rate;
-        }
-        rates.retain(|_, rate| rate.strong_count() > 0);
-        let rate = Arc::new(Mutex::new(Rate::new(wanted, now)));
-        rates.insert(application, Arc::downgrade(&rate));
-        rate
+    /// Whatever an endpoint is like, preparing it harms nobody else.
+    fn prepare(&self, target: &Arc<Target>) -> Arc<Ready> {
+        let prepared = catch_unwind(AssertUnwindSafe(|| self.sender.prepare(target))).unwrap_or_else(|_| {
+            tracing::error!(endpoint = %target.endpoint.id, "an endpoint could not be prepared because of an internal error");
+            Sender::unprepared()
+        });
+        Arc::new(Ready { prepared, url: target.endpoint.url.as_str().into(), target: Arc::clone(target) })
     }
 
     async fn load(self: Arc<Self>, lane: Arc<Lane>, load: Load) {
         let held = lane.state.lock().held_keys(&load);
-        match self.store.due(lane.key, load.now, load.after, held, load.limit, load.max_bytes.max(1)).await {
+        match self.store.due(lane.key, load.now, load.after, held, load.limit, load.max_bytes).await {
             Ok(found) => {
                 let dispatched = MessageKey(self.dispatched.load(Ordering::SeqCst));
                 let empty = lane.state.lock().loaded(found, load, dispatched, &self.budgets);
                 for due in empty {
                     let settlement = worker::canceled(lane.key, due.key, due.made, due.trigger);
-                    self.settler.submit(Unsettled { lane: Arc::clone(&lane), held: None, settlement });
+                    let unsettled = Unsettled { lane: Arc::clone(&lane), held: None, settlement };
+                    self.settler.submit(unsettled, &self.budgets.memory);
                 }
                 self.pump(&lane);
             }
@@ -348,13 +491,14 @@ impl Shared {
     fn withdraw(self: &Arc<Self>, messages: &[MessageKey]) {
         let messages: HashSet<MessageKey> = messages.iter().copied().collect();
         for shard in &self.shards {
-            let lanes: Vec<_> = shard.lock().values().cloned().collect();
+            let lanes: Vec<_> = shard.lock().lanes.values().cloned().collect();
             for lane in lanes {
                 // By itself, so that the lane's lock is not kept while results are handed over.
                 let withdrawn = lane.state.lock().withdraw(&messages);
                 for held in withdrawn {
                     let settlement = worker::canceled(lane.key, held.key, held.made, held.trigger);
-                    self.settler.submit(Unsettled { lane: Arc::clone(&lane), held: Some(held), settlement });
+                    let unsettled = Unsettled { lane: Arc::clone(&lane), held: Some(held), settlement };
+                    self.settler.submit(unsettled, &self.budgets.memory);
                 }
             }
         }
@@ -383,6 +527,18 @@ impl Shared {
         }
     }
 
+    async fn hold(self: Arc<Self>, lane: Arc<Lane>, hold: Hold) {
+        match self.store.hold(lane.key, hold).await {
+            Ok(()) => {
+                tracing::debug!(endpoint = lane.key.0, until = %hold.until, reason = hold.reason.as_str(), "an endpoint is held back");
+                lane.state.lock().hold_done();
+                self.waker.expect(hold.until);
+                self.pump(&lane);
+            }
+            Err(error) => self.store_failed(&lane, &error, "note that an endpoint is held back"),
+        }
+    }
+
     /// Whether workers should leave.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
@@ -408,16 +564,29 @@ impl Shared {
 /// The engine as others see it: what hands it messages, and what tells it of changes.
 struct Handle(Arc<Shared>);
 
+impl Handle {
+    /// Runs what others call; whatever happens in it, they go on.
+    fn guarded(&self, what: &str, run: impl FnOnce(&Arc<Shared>)) {
+        if catch_unwind(AssertUnwindSafe(|| run(&self.0))).is_err() {
+            tracing::error!("{what} failed unexpectedly; what it was about is in the store");
+        }
+    }
+}
+
 impl Dispatch for Handle {
     fn dispatch(&self, batch: Vec<Fresh>) {
         let shared = &self.0;
-        let mut crowded_out = Vec::new();
+        let mut not_taken: Vec<(EndpointKey, Option<ApplicationKey>)> = Vec::new();
         for fresh in &batch {
             for target in &fresh.targets {
+                let (key, of) = (target.key, Some(target.application));
                 if let Some(at) = fresh.message.deliver_at {
-                    shared.later(target.key, at);
-                } else if !shared.offer(fresh, target) {
-                    crowded_out.push(target.key);
+                    self.guarded("noting a message for later", |shared| shared.later(key, of, at));
+                    continue;
+                }
+                let offered = catch_unwind(AssertUnwindSafe(|| shared.offer(fresh, target)));
+                if !offered.unwrap_or(false) {
+                    not_taken.push((key, of));
                 }
             }
         }
@@ -425,23 +594,31 @@ impl Dispatch for Handle {
         if let Some(newest) = batch.iter().map(|fresh| fresh.key.0).max() {
             shared.dispatched.fetch_max(newest, Ordering::SeqCst);
         }
-        if !crowded_out.is_empty() {
-            shared.runtime.spawn(Arc::clone(shared).wake_later(crowded_out));
+        // After that: a load that came before it has passed over what was not taken.
+        if !not_taken.is_empty() {
+            not_taken.sort_unstable();
+            not_taken.dedup();
+            self.guarded("bringing endpoints up", |shared| shared.bring_up(not_taken.into_iter()));
         }
     }
 }
 
 impl Observer for Handle {
     fn endpoint_changed(&self, endpoint: EndpointKey) {
-        // Opened even if there is no lane: if the endpoint was disabled, what it has pending is to be canceled.
-        self.0.with_lane(endpoint, |state, _| state.mark_stale());
+        self.guarded("noting a change of an endpoint", |shared| {
+            if shared.with_open(endpoint, State::mark_stale).is_none() {
+                // A lane is wanted even if there is none: if the endpoint was disabled, what it has pending is to be
+                // canceled.
+                shared.bring_up_now(endpoint);
+            }
+        });
     }
 
     fn work_added(&self, endpoint: EndpointKey) {
-        self.0.wake_lane(endpoint);
+        self.guarded("noting work for an endpoint", |shared| shared.bring_up(std::iter::once((endpoint, None))));
     }
 
     fn messages_expunged(&self, messages: &[MessageKey]) {
-        self.0.withdraw(messages);
+        self.guarded("withdrawing erased messages", |shared| shared.withdraw(messages));
     }
 }

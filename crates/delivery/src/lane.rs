@@ -6,22 +6,28 @@
 //!
 //! This file is the lane's state and its decisions, without I/O: [`State::next_step`] says what to do next, and
 //! `engine.rs` does it and reports back. The order in which a delivery is judged: disabled, held back by the receiver,
-//! rate limits, concurrency.
+//! concurrency, rate limits.
+//!
+//! An open lane holds a permit, of which there are few. So one that can only wait for longer than a moment notes that in
+//! the store and closes; and while others wait for a lane, one that has had its turn closes, and waits with them.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use postrider_domain::attempt::Trigger;
+use postrider_domain::delivery::{Hold, HoldReason};
 use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
-use postrider_store::{DeliveryKey, Due, EndpointKey, MessageKey, Target};
+use postrider_store::{ApplicationKey, DeliveryKey, Due, EndpointKey, MessageKey, Target};
 
-use crate::budget::Budget;
+use crate::budget::{Memory, Permits, SMALL_BYTES};
 use crate::pace::Pace;
-use crate::rate::Rate;
+use crate::rate::{Limited, Limits, RateBook};
 use crate::sender::Prepared;
+use crate::turns::Turns;
 
 /// A window is this many times what may be under way, within these bounds.
 const WINDOW_FACTOR: u32 = 8;
@@ -33,6 +39,19 @@ const LOADS_IN_A_ROW: u32 = 32;
 
 /// What a delivery costs in memory beside its payload, roughly.
 const OVERHEAD_BYTES: u64 = 512;
+
+/// A wait that is not worth closing the lane for, unless others wait for one.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// How long a lane stays open while others wait for one.
+const TURN: Duration = Duration::from_secs(1);
+
+/// The wait before memory that was refused is asked for again: the first one, and the longest.
+const FIRST_HUNGER: Duration = Duration::from_millis(50);
+const LAST_HUNGER: Duration = Duration::from_secs(1);
+
+/// How long an endpoint is left alone after something of ours failed in an unexpected way when it was its turn.
+pub(crate) const TROUBLE_PAUSE: Duration = Duration::from_secs(30);
 
 /// An endpoint, ready to be sent to.
 pub(crate) struct Ready {
@@ -70,8 +89,10 @@ pub(crate) enum Step {
     Cancel,
     /// Note in the store when the endpoint is next due after this instant.
     Park(Timestamp),
-    /// Forget the lane.
-    Close,
+    /// Note in the store that the endpoint is held back.
+    Hold(Hold),
+    /// Forget the lane. Its endpoint waits for another if it has had its turn only.
+    Close { waits: bool },
     /// Nothing: an event will come.
     Idle,
 }
@@ -104,8 +125,11 @@ impl Load {
 
 /// The shared resources a lane draws on.
 pub(crate) struct Budgets {
-    pub(crate) memory: Budget,
-    pub(crate) requests: Budget,
+    pub(crate) memory: Memory,
+    pub(crate) permits: Permits,
+    pub(crate) rates: RateBook,
+    /// Those who wait for a lane.
+    pub(crate) turns: Turns,
 }
 
 /// One endpoint with work.
@@ -120,11 +144,23 @@ pub(crate) struct State {
     stale: bool,
     window: VecDeque<Held>,
     held: HashSet<DeliveryKey, foldhash::fast::RandomState>,
-    held_bytes: u64,
+    /// Of small messages, and of others.
+    held_bytes: [u64; 2],
+    /// Memory was refused, and nothing more is loaded before this instant.
+    hungry: Option<Timestamp>,
+    hunger: Duration,
+    /// Whose permits it has; `None` until that is known.
+    application: Option<ApplicationKey>,
+    opened_at: Timestamp,
+    /// Its application has more than its share: others are to have their turn at once.
+    in_excess: bool,
     workers: u32,
     pub(crate) pace: Pace,
-    rate: Option<Rate>,
-    application_rate: Option<Arc<Mutex<Rate>>>,
+    /// Until when the store knows that the endpoint is held back.
+    noted_hold: Option<Timestamp>,
+    limits: Limits,
+    /// The newest message that was offered: no older one is still to come.
+    offered: MessageKey,
     /// The store may have due deliveries that are not held.
     more: bool,
     /// Where the next load goes on, so that it does not walk past everything that is held and not settled yet. What was
@@ -152,20 +188,28 @@ enum Busy {
     Load,
     Cancel,
     Park,
+    Hold(Timestamp),
 }
 
 impl Lane {
-    pub(crate) fn new(key: EndpointKey, concurrency: u32) -> Self {
+    /// A lane that has one permit of `application`.
+    pub(crate) fn new(key: EndpointKey, application: Option<ApplicationKey>, pace: Pace, now: Timestamp) -> Self {
         let state = State {
             ready: None,
             stale: false,
             window: VecDeque::new(),
             held: HashSet::default(),
-            held_bytes: 0,
+            held_bytes: [0; 2],
+            hungry: None,
+            hunger: FIRST_HUNGER,
+            application,
+            opened_at: now,
+            in_excess: false,
             workers: 0,
-            pace: Pace::new(concurrency),
-            rate: None,
-            application_rate: None,
+            pace,
+            noted_hold: None,
+            limits: [None; 2],
+            offered: MessageKey(i64::MIN),
             more: false,
             place: None,
             loads_in_a_row: 0,
@@ -186,15 +230,28 @@ impl State {
         self.closed
     }
 
+    /// Whose permits the lane has.
+    pub(crate) fn application(&self) -> Option<ApplicationKey> {
+        self.application
+    }
+
+    /// Until when the store knows that the endpoint is held back.
+    pub(crate) fn noted_hold(&self) -> Option<Timestamp> {
+        self.noted_hold
+    }
+
     /// Takes the endpoint as it is now.
-    pub(crate) fn set_ready(&mut self, ready: Arc<Ready>, application_rate: Option<Arc<Mutex<Rate>>>, now: Timestamp) {
-        let wanted = ready.target.endpoint.throttle_rate;
-        if self.rate.as_ref().map(Rate::per_second) != wanted {
-            self.rate = wanted.map(|rate| Rate::new(rate, now));
+    pub(crate) fn set_ready(&mut self, ready: Arc<Ready>, budgets: &Budgets) {
+        let Target { key, application, application_rate, endpoint, .. } = ready.target.as_ref();
+        self.limits = [
+            endpoint.throttle_rate.map(|rate| (Limited::Endpoint(*key), rate)),
+            application_rate.map(|rate| (Limited::Application(*application), rate)),
+        ];
+        if self.application.is_none() {
+            self.in_excess = !budgets.permits.adopt(*application);
+            self.application = Some(*application);
         }
-        self.application_rate = application_rate;
         self.ready = Some(ready);
-        self.stale = false;
     }
 
     /// The endpoint changed: read it again before the next request.
@@ -209,43 +266,42 @@ impl State {
         self.unparked = true;
     }
 
-    /// Offers a delivery straight from its accept commit. It is taken if there is room, else found in the store later.
-    pub(crate) fn offer(&mut self, message: &Arc<Message>, key: MessageKey, budgets: &Budgets) {
+    /// Offers a delivery straight from its accept commit. It is taken if there is room (true), else found in the store
+    /// later.
+    pub(crate) fn offer(&mut self, message: &Arc<Message>, key: MessageKey, budgets: &Budgets) -> bool {
+        self.offered = self.offered.max(key);
         let key = DeliveryKey { due_at: message.created_at, message: key };
         // What waits in the store is older: taking this one first would let it overtake for ever.
-        let room = !self.more && self.window.len() < self.window_size();
+        let room = !self.more && self.hungry.is_none() && self.window.len() < self.window_size();
         let delivery = Held { key, made: 0, trigger: Trigger::Scheduled, message: Arc::clone(message) };
         let taken = self.held.contains(&key) || (room && self.hold(delivery, budgets));
         if !taken {
             self.wake();
         }
+        taken
     }
 
     fn hold(&mut self, delivery: Held, budgets: &Budgets) -> bool {
         let bytes = delivery.bytes();
-        if !budgets.memory.try_take(self.held_bytes, bytes) {
+        let share = &mut self.held_bytes[usize::from(bytes > SMALL_BYTES)];
+        if !budgets.memory.of(bytes).try_take(*share, bytes) {
+            self.hungry.get_or_insert(Timestamp::MAX);
             return false;
         }
-        self.held_bytes += bytes;
+        *share += bytes;
+        (self.hungry, self.hunger) = (None, FIRST_HUNGER);
         self.held.insert(delivery.key);
         self.window.push_back(delivery);
         true
     }
 
     /// The next delivery to send, for a worker that is counted; `None` tells it to leave.
-    pub(crate) fn take(&mut self, now: Timestamp) -> Option<(Held, Arc<Ready>)> {
-        if self.stale || self.disabled() || self.workers > self.pace.limit() || self.blocked_until(now).is_some() {
+    pub(crate) fn take(&mut self, now: Timestamp, budgets: &Budgets) -> Option<(Held, Arc<Ready>)> {
+        let unsure = self.stale || self.busy == Some(Busy::Target) || self.disabled();
+        if unsure || self.workers > self.pace.limit() || self.has_had_its_turn(now, budgets) {
             return None;
         }
-        let ready = Arc::clone(self.ready.as_ref()?);
-        let delivery = self.window.pop_front()?;
-        if let Some(rate) = &mut self.rate {
-            rate.take();
-        }
-        if let Some(rate) = &self.application_rate {
-            rate.lock().take();
-        }
-        Some((delivery, ready))
+        self.pop(now, budgets).ok()?
     }
 
     /// A delivery could not be tried because of this machine: it is the next one again, after a pause.
@@ -254,29 +310,60 @@ impl State {
         self.pace.not_made(now);
     }
 
-    /// When the receiver's wishes and the rate limits let the next request go; `None` is now.
-    fn blocked_until(&mut self, now: Timestamp) -> Option<Timestamp> {
-        let hold = self.pace.hold(now);
-        let rate = self.rate.as_mut().and_then(|rate| rate.ready_at(now));
-        let application = self.application_rate.as_ref().and_then(|rate| rate.lock().ready_at(now));
-        hold.max(rate).max(application)
+    /// The next delivery; `Err` says until when none may go.
+    fn pop(&mut self, now: Timestamp, budgets: &Budgets) -> Result<Option<(Held, Arc<Ready>)>, Hold> {
+        if let Some(hold) = self.pace.hold(now) {
+            return Err(hold);
+        }
+        let Some(ready) = self.ready.as_ref().filter(|_| !self.window.is_empty()) else { return Ok(None) };
+        budgets.rates.try_take(&self.limits, now).map_err(|until| Hold { until, reason: HoldReason::RateLimit })?;
+        let ready = Arc::clone(ready);
+        Ok(self.window.pop_front().map(|delivery| (delivery, ready)))
     }
 
-    /// A worker left.
+    /// Whether others are to have a lane now.
+    fn has_had_its_turn(&self, now: Timestamp, budgets: &Budgets) -> bool {
+        budgets.turns.any() && (self.in_excess || now.since(self.opened_at) >= TURN)
+    }
+
+    /// A worker left. The lane keeps the permit of the last one.
     pub(crate) fn worker_left(&mut self, budgets: &Budgets) {
         self.workers -= 1;
-        budgets.requests.give_back(1);
+        if self.workers > 0 {
+            budgets.permits.give_back(self.application);
+        }
     }
 
-    /// A delivery's result is in the store. If it is to be tried again, that is due at `next_at`.
-    pub(crate) fn settled(&mut self, delivery: &Held, next_at: Option<Timestamp>, budgets: &Budgets) {
+    /// Something of ours failed in an unexpected way; if it was while a delivery was made, that is in the store still.
+    pub(crate) fn failed_unexpectedly(&mut self, delivery: Option<&Held>, now: Timestamp, budgets: &Budgets) {
+        let until = now.saturating_add(TROUBLE_PAUSE);
+        self.pace.hold_back(Hold { until, reason: HoldReason::Trouble });
+        if let Some(delivery) = delivery {
+            self.settled(delivery, None, 0, budgets);
+            self.wake();
+        } else {
+            self.store_failed(until);
+        }
+    }
+
+    /// A delivery's result is in the store. If it is to be tried again, that is due at `next_at`. Its answer took
+    /// `answer_bytes` of memory.
+    pub(crate) fn settled(
+        &mut self,
+        delivery: &Held,
+        next_at: Option<Timestamp>,
+        answer_bytes: u64,
+        budgets: &Budgets,
+    ) {
+        budgets.memory.of(answer_bytes).give_back(answer_bytes);
         // A retry that became due before it was stored is missed by a load before the commit, and by parking after it.
         if next_at.is_some_and(|at| at <= self.loaded_until) {
             self.wake();
         }
         if self.held.remove(&delivery.key) {
-            self.held_bytes -= delivery.bytes();
-            budgets.memory.give_back(delivery.bytes());
+            let bytes = delivery.bytes();
+            self.held_bytes[usize::from(bytes > SMALL_BYTES)] -= bytes;
+            budgets.memory.of(bytes).give_back(bytes);
             if self.busy == Some(Busy::Load) {
                 self.settled_meanwhile.push(delivery.key);
             }
@@ -293,11 +380,18 @@ impl State {
         withdrawn.into()
     }
 
-    /// Drops what waits in memory, because the endpoint wants nothing any more.
+    /// Drops what waits in memory; the store has it, and it is to be loaded again.
+    fn put_back(&mut self, budgets: &Budgets) {
+        if !self.window.is_empty() {
+            self.wake();
+        }
+        self.drop_window(budgets);
+    }
+
     fn drop_window(&mut self, budgets: &Budgets) {
         self.place = None;
         for delivery in std::mem::take(&mut self.window) {
-            self.settled(&delivery, None, budgets);
+            self.settled(&delivery, None, 0, budgets);
         }
     }
 
@@ -315,8 +409,8 @@ impl State {
         (self.pace.limit() * WINDOW_FACTOR).clamp(MIN_WINDOW, MAX_WINDOW) as usize
     }
 
-    /// Takes what a load found. `dispatched` is the newest message that was handed over from its accept commit: a newer
-    /// one is still on its way through memory, and will be offered. Deliveries without a payload are returned: there is
+    /// Takes what a load found. `dispatched` is the newest message that was handed over from its accept commit: one that is
+    /// newer, and newer than what was offered here, is still on its way through memory, and will be offered. Deliveries without a payload are returned: there is
     /// nothing to send, they can only be canceled.
     pub(crate) fn loaded(
         &mut self,
@@ -328,12 +422,13 @@ impl State {
         self.busy = None;
         let settled = std::mem::take(&mut self.settled_meanwhile);
         let mut empty = Vec::new();
+        let seen = dispatched.max(self.offered);
         let ended = load.was_the_last(&found);
         self.more |= !ended || load.after.is_some();
         let (mut place, mut passed_over) = (load.after, false);
         for due in found {
             let key = due.key;
-            if due.fresh && key.message > dispatched {
+            if due.fresh && key.message > seen {
                 // If there is no room for it when it is offered, it is looked for again.
                 passed_over = true;
                 continue;
@@ -384,8 +479,16 @@ impl State {
         self.busy = None;
     }
 
+    /// The store noted that the endpoint is held back.
+    pub(crate) fn hold_done(&mut self) {
+        if let Some(Busy::Hold(until)) = self.busy.take() {
+            self.noted_hold = Some(until);
+        }
+    }
+
     /// The store failed at what it was asked last.
     pub(crate) fn store_failed(&mut self, retry_at: Timestamp) {
+        self.stale |= self.busy == Some(Busy::Target);
         self.busy = None;
         self.settled_meanwhile.clear();
         self.retry_store_at = Some(retry_at);
@@ -407,26 +510,97 @@ impl State {
         }
         let store_asleep = self.retry_store_at.filter(|at| *at > now);
         let idle_store = self.busy.is_none() && store_asleep.is_none();
-        if self.stale || self.ready.is_none() {
-            return if idle_store { self.begin(Busy::Target, Step::Target) } else { self.wait(store_asleep) };
+        if self.has_had_its_turn(now, budgets) {
+            return self.end_turn(budgets);
+        }
+        if self.stale || self.ready.is_none() || self.busy == Some(Busy::Target) {
+            if !idle_store {
+                return self.wait(store_asleep);
+            }
+            // What changes while it is read makes it stale again.
+            self.stale = false;
+            return self.begin(Busy::Target, Step::Target);
         }
         if self.disabled() {
-            return self.wind_down(now, idle_store, store_asleep, budgets);
+            return self.wind_down(idle_store, store_asleep, budgets);
         }
-        match self.blocked_until(now) {
-            None if self.may_start(budgets) => {
-                if let Some((delivery, ready)) = self.take(now) {
+        if let Some(hold) = self.pace.hold(now) {
+            return self.held_back(hold, now, idle_store, store_asleep, budgets);
+        }
+        if self.may_start(budgets) {
+            match self.pop(now, budgets) {
+                Ok(Some((delivery, ready))) => {
                     self.workers += 1;
                     return Step::Work(delivery, ready);
                 }
+                Ok(None) => self.return_permit(budgets),
+                Err(hold) => {
+                    self.return_permit(budgets);
+                    return self.held_back(hold, now, idle_store, store_asleep, budgets);
+                }
             }
-            blocked @ Some(_) if self.more || !self.window.is_empty() => return self.wait(blocked),
-            _ => {}
         }
         if self.more && idle_store && self.room() * 2 >= self.window_size() {
-            return self.begin_load(now, budgets);
+            return match self.hungry_until(now) {
+                None => self.begin_load(now, budgets),
+                until => self.wait(until),
+            };
         }
-        self.rest(now, idle_store, store_asleep)
+        self.rest(idle_store, store_asleep)
+    }
+
+    /// Until when nothing is loaded because memory was refused.
+    fn hungry_until(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let until = self.hungry?;
+        if until == Timestamp::MAX {
+            let until = now.saturating_add(self.hunger);
+            self.hunger = (self.hunger * 2).min(LAST_HUNGER);
+            self.hungry = Some(until);
+            return self.hungry;
+        }
+        self.hungry = self.hungry.filter(|until| *until > now);
+        self.hungry
+    }
+
+    /// Others wait for a lane: what waits here waits in the store again, and what is under way is waited for.
+    fn end_turn(&mut self, budgets: &Budgets) -> Step {
+        self.put_back(budgets);
+        if self.workers > 0 || !self.held.is_empty() || self.busy.is_some() {
+            return Step::Idle;
+        }
+        self.closed = true;
+        Step::Close { waits: true }
+    }
+
+    /// Nothing may be sent before an instant. A lane waits for that as long as it is near and nobody else wants a lane, or
+    /// there is still something under way. Otherwise the store notes it, and the lane closes.
+    fn held_back(
+        &mut self,
+        hold: Hold,
+        now: Timestamp,
+        idle_store: bool,
+        store_asleep: Option<Timestamp>,
+        budgets: &Budgets,
+    ) -> Step {
+        let brief = hold.until.since(now) <= MOMENT && !budgets.turns.any();
+        let pending = self.more || !self.window.is_empty() || self.unparked;
+        if brief && pending {
+            return self.wait(Some(hold.until));
+        }
+        self.put_back(budgets);
+        if self.workers > 0 || !self.held.is_empty() {
+            return Step::Idle;
+        }
+        if !idle_store {
+            return self.wait(store_asleep);
+        }
+        // Nothing comes earlier than the hold's end, whatever was added meanwhile.
+        (self.more, self.unparked) = (false, false);
+        if brief || self.noted_hold == Some(hold.until) {
+            self.closed = true;
+            return Step::Close { waits: false };
+        }
+        self.begin(Busy::Hold(hold.until), Step::Hold(hold))
     }
 
     fn begin_load(&mut self, now: Timestamp, budgets: &Budgets) -> Step {
@@ -434,7 +608,7 @@ impl State {
         self.loaded_until = now;
         let after = self.place.filter(|_| self.loads_in_a_row < LOADS_IN_A_ROW);
         self.loads_in_a_row = if after.is_some() { self.loads_in_a_row + 1 } else { 0 };
-        let max_bytes = usize::try_from(budgets.memory.free() / 2).unwrap_or(usize::MAX);
+        let max_bytes = usize::try_from(budgets.memory.free() / 2).unwrap_or(usize::MAX).max(1);
         self.begin(Busy::Load, Step::Load(Load { now, after, limit: self.room(), max_bytes }))
     }
 
@@ -442,20 +616,22 @@ impl State {
         self.ready.as_ref().is_some_and(|ready| ready.target.endpoint.disabled)
     }
 
+    /// Whether one more request may be made; then there is a permit for it.
     fn may_start(&self, budgets: &Budgets) -> bool {
         !self.window.is_empty()
             && self.workers < self.pace.limit()
-            && budgets.requests.try_take(u64::from(self.workers), 1)
+            && (self.workers == 0 || budgets.permits.more(self.application, self.workers))
+    }
+
+    /// The permit for one more request is not needed. The first one is the lane's own.
+    fn return_permit(&self, budgets: &Budgets) {
+        if self.workers > 0 {
+            budgets.permits.give_back(self.application);
+        }
     }
 
     /// An endpoint that wants nothing: what waits is dropped here and removed in the store.
-    fn wind_down(
-        &mut self,
-        now: Timestamp,
-        idle_store: bool,
-        store_asleep: Option<Timestamp>,
-        budgets: &Budgets,
-    ) -> Step {
+    fn wind_down(&mut self, idle_store: bool, store_asleep: Option<Timestamp>, budgets: &Budgets) -> Step {
         self.drop_window(budgets);
         if self.more && idle_store {
             self.more = false;
@@ -463,11 +639,11 @@ impl State {
             self.unparked = false;
             return self.begin(Busy::Cancel, Step::Cancel);
         }
-        self.rest(now, idle_store, store_asleep)
+        self.rest(idle_store, store_asleep)
     }
 
     /// Nothing more to start: park, close, or wait for what is under way.
-    fn rest(&mut self, now: Timestamp, idle_store: bool, store_asleep: Option<Timestamp>) -> Step {
+    fn rest(&mut self, idle_store: bool, store_asleep: Option<Timestamp>) -> Step {
         if !idle_store {
             return self.wait(store_asleep);
         }
@@ -477,17 +653,14 @@ impl State {
         if self.unparked {
             // Before it is asked for: a wake that comes meanwhile must not be forgotten with the answer.
             self.unparked = false;
+            self.noted_hold = None;
             return self.begin(Busy::Park, Step::Park(self.loaded_until));
         }
         if !self.held.is_empty() || self.workers > 0 {
             return Step::Idle;
         }
-        if let Some(until) = self.pace.hold(now) {
-            // What the receiver asked for must outlive the messages that it was asked about.
-            return self.wait(Some(until));
-        }
         self.closed = true;
-        Step::Close
+        Step::Close { waits: false }
     }
 
     fn begin(&mut self, busy: Busy, step: Step) -> Step {
@@ -518,7 +691,16 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 
     fn budgets() -> Budgets {
-        Budgets { memory: Budget::new(1_000_000, 2), requests: Budget::new(1_000, 8) }
+        with_memory(4_000_000)
+    }
+
+    fn with_memory(bytes: u64) -> Budgets {
+        let (rates, turns) = (RateBook::default(), Turns::default());
+        Budgets { memory: Memory::new(bytes), permits: Permits::new(1_000), rates, turns }
+    }
+
+    fn new_lane() -> Lane {
+        Lane::new(EndpointKey(1), Some(ApplicationKey(1)), Pace::new(4), NOW)
     }
 
     fn message() -> Arc<Message> {
@@ -570,7 +752,7 @@ mod tests {
 
     #[test]
     fn a_load_goes_on_where_the_last_one_ended_and_begins_anew_at_the_end() {
-        let (budgets, lane) = (budgets(), Lane::new(EndpointKey(1), 4));
+        let (budgets, lane) = (budgets(), new_lane());
         let (mut state, mut stored) = (lane.state.lock(), Stored((1..=8).collect()));
         assert_eq!(stored.load(&mut state, &budgets, 100), (None, vec![1, 2, 3]));
         assert_eq!(stored.load(&mut state, &budgets, 100), (Some(3), (1..=6).collect()));
@@ -584,7 +766,7 @@ mod tests {
 
     #[test]
     fn what_is_still_to_be_offered_is_not_left_behind() {
-        let (budgets, lane) = (budgets(), Lane::new(EndpointKey(1), 4));
+        let (budgets, lane) = (budgets(), new_lane());
         let (mut state, stored) = (lane.state.lock(), Stored(vec![1, 5, 2, 3, 4]));
         assert_eq!(stored.load(&mut state, &budgets, 4), (None, vec![1, 2]));
         // It is offered while there is no room for it.
@@ -595,7 +777,7 @@ mod tests {
 
     #[test]
     fn a_backlog_without_an_end_does_not_hide_what_came_late() {
-        let (budgets, lane) = (budgets(), Lane::new(EndpointKey(1), 4));
+        let (budgets, lane) = (budgets(), new_lane());
         let (mut state, mut stored) = (lane.state.lock(), Stored((1..=1_000).collect()));
         stored.load(&mut state, &budgets, 2_000);
         stored.0.insert(0, 0);
@@ -609,7 +791,7 @@ mod tests {
 
     #[test]
     fn what_is_dropped_from_memory_is_loaded_again() {
-        let (budgets, lane) = (budgets(), Lane::new(EndpointKey(1), 4));
+        let (budgets, lane) = (budgets(), new_lane());
         let (mut state, stored) = (lane.state.lock(), Stored((1..=8).collect()));
         stored.load(&mut state, &budgets, 100);
         state.drop_window(&budgets);
@@ -618,8 +800,8 @@ mod tests {
 
     #[test]
     fn a_lane_without_room_goes_on_before_what_it_could_not_take() {
-        let lane = Lane::new(EndpointKey(1), 4);
-        let room_for_two = Budgets { memory: Budget::new(2 * OVERHEAD_BYTES, 1), requests: Budget::new(1_000, 8) };
+        let lane = new_lane();
+        let room_for_two = with_memory(4 * 3 * OVERHEAD_BYTES);
         let (mut state, stored) = (lane.state.lock(), Stored((1..=8).collect()));
         let (_, held) = stored.load(&mut state, &room_for_two, 100);
         assert!(state.more && held.len() < 3, "{held:?}");
@@ -632,14 +814,204 @@ mod tests {
     fn a_retry_that_became_due_before_it_was_stored_is_looked_for() {
         let budgets = budgets();
         for (due_after_ms, looked_for) in [(1, true), (10, true), (11, false)] {
-            let lane = Lane::new(EndpointKey(1), 4);
+            let lane = new_lane();
             let mut state = lane.state.lock();
             let delivery = held(&mut state, &budgets);
             // While its result was being stored, the lane loaded, without finding it.
             state.loaded_until = NOW.saturating_add(Duration::from_millis(10));
             let next_at = NOW.saturating_add(Duration::from_millis(due_after_ms));
-            state.settled(&delivery, Some(next_at), &budgets);
+            state.settled(&delivery, Some(next_at), 0, &budgets);
             assert_eq!((state.more, state.unparked), (looked_for, looked_for), "{due_after_ms} ms");
         }
+    }
+
+    fn after(millis: u64) -> Timestamp {
+        NOW.saturating_add(Duration::from_millis(millis))
+    }
+
+    fn ready(application_rate: Option<u16>) -> Arc<Ready> {
+        let url = postrider_domain::endpoint::EndpointUrl::parse("http://127.0.0.1/").unwrap();
+        let endpoint = postrider_domain::endpoint::Endpoint {
+            id: postrider_domain::ids::EndpointId::new(NOW, &SeededEntropy::new(1)),
+            uid: None,
+            url,
+            description: String::new(),
+            version: 1,
+            disabled: false,
+            event_types: None,
+            channels: None,
+            throttle_rate: None,
+            metadata: std::collections::BTreeMap::new().into(),
+            created_at: NOW,
+            updated_at: NOW,
+        };
+        let secret = postrider_domain::signature::Secret::generate(
+            postrider_domain::signature::SecretKind::Hmac256,
+            &SeededEntropy::new(1),
+        );
+        let target = Target {
+            key: EndpointKey(1),
+            application: ApplicationKey(1),
+            endpoint,
+            headers: std::collections::BTreeMap::new(),
+            keys: postrider_domain::signature::SigningKeys::new(secret),
+            health: postrider_domain::endpoint::Health::default(),
+            application_rate,
+        };
+        Arc::new(Ready {
+            prepared: crate::sender::Sender::unprepared(),
+            url: target.endpoint.url.as_str().into(),
+            target: Arc::new(target),
+        })
+    }
+
+    /// A lane of a known endpoint, with a permit.
+    fn open_lane(budgets: &Budgets, application_rate: Option<u16>) -> Lane {
+        assert!(budgets.permits.open(Some(ApplicationKey(1))));
+        let lane = new_lane();
+        lane.state.lock().set_ready(ready(application_rate), budgets);
+        lane
+    }
+
+    fn hold(millis: u64) -> Hold {
+        Hold { until: after(millis), reason: HoldReason::Asked }
+    }
+
+    #[test]
+    fn a_delivery_that_was_refused_while_its_batch_is_on_its_way_is_found() {
+        let (budgets, lane) = (budgets(), open_lane(&budgets(), None));
+        let (mut state, stored) = (lane.state.lock(), Stored(vec![5]));
+        state.more = true;
+        assert!(!state.offer(&message(), MessageKey(5), &budgets));
+        // The batch is not through yet: the newest message that was dispatched is an older one.
+        assert_eq!(stored.load(&mut state, &budgets, 4), (None, vec![5]));
+    }
+
+    #[test]
+    fn an_endpoint_that_is_held_back_gives_its_lane_back_and_loses_nothing() {
+        let budgets = budgets();
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        assert!(state.offer(&message(), MessageKey(1), &budgets));
+        state.pace.hold_back(hold(3_600_000));
+        let Step::Hold(noted) = state.next_step(NOW, &budgets) else { panic!("it is noted") };
+        assert_eq!(noted, hold(3_600_000));
+        assert_eq!(budgets.memory.free(), 4_000_000, "what waited is in the store only");
+        // What comes meanwhile is found at the end of the hold.
+        state.wake();
+        state.hold_done();
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Close { waits: false }));
+        assert_eq!(state.noted_hold(), Some(hold(3_600_000).until));
+    }
+
+    #[test]
+    fn a_short_pause_is_waited_for_unless_others_want_the_lane() {
+        let budgets = budgets();
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        assert!(state.offer(&message(), MessageKey(1), &budgets));
+        state.pace.hold_back(hold(500));
+        assert!(matches!(state.next_step(NOW, &budgets), Step::WaitUntil(at) if at == after(500)));
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Idle));
+        assert!(budgets.turns.push(EndpointKey(2), None));
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Hold(_)));
+    }
+
+    #[test]
+    fn a_hold_that_ends_while_requests_are_under_way_leaves_nothing_behind() {
+        let budgets = budgets();
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        for number in 1..=3 {
+            assert!(state.offer(&message(), MessageKey(number), &budgets));
+        }
+        let Step::Work(under_way, _) = state.next_step(NOW, &budgets) else { panic!("a request") };
+        state.pace.hold_back(hold(5_000));
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Idle));
+        state.worker_left(&budgets);
+        state.settled(&under_way, None, 0, &budgets);
+        assert!(matches!(state.next_step(after(5_000), &budgets), Step::Load(_)), "what was dropped is loaded again");
+    }
+
+    #[test]
+    fn a_lane_that_had_its_turn_makes_room_when_its_requests_are_over() {
+        let budgets = budgets();
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        for number in 1..=8 {
+            assert!(state.offer(&message(), MessageKey(number), &budgets));
+        }
+        let Step::Work(under_way, _) = state.next_step(NOW, &budgets) else { panic!("a request") };
+        assert!(budgets.turns.push(EndpointKey(2), None));
+        assert!(state.take(after(999), &budgets).is_some(), "its turn is not over");
+        assert!(state.take(after(1_000), &budgets).is_none());
+        assert!(matches!(state.next_step(after(1_000), &budgets), Step::Idle));
+        state.worker_left(&budgets);
+        state.settled(&under_way, None, 0, &budgets);
+        let other = Held { key: DeliveryKey { message: MessageKey(2), ..under_way.key }, ..under_way };
+        state.settled(&other, None, 0, &budgets);
+        assert!(matches!(state.next_step(after(1_000), &budgets), Step::Close { waits: true }));
+    }
+
+    #[test]
+    fn a_lane_whose_memory_is_refused_asks_seldom() {
+        let budgets = with_memory(0);
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        state.wake();
+        let (mut loads, mut now) = (0, NOW);
+        while now < after(10_000) {
+            match state.next_step(now, &budgets) {
+                Step::Load(load) => {
+                    loads += 1;
+                    let due = Due {
+                        key: DeliveryKey { due_at: NOW, message: MessageKey(1) },
+                        made: 0,
+                        trigger: Trigger::Scheduled,
+                        fresh: false,
+                        message: Some(message()),
+                    };
+                    assert!(state.loaded(vec![due], load, MessageKey(1), &budgets).is_empty());
+                }
+                Step::WaitUntil(at) => {
+                    state.timer_done(at);
+                    now = at;
+                }
+                _ => panic!("it waits for memory"),
+            }
+        }
+        assert!((10..30).contains(&loads), "{loads}");
+    }
+
+    #[test]
+    fn two_lanes_of_a_throttled_application_never_sleep_and_lose_no_permit() {
+        let budgets = budgets();
+        let lanes = [open_lane(&budgets, Some(10)), open_lane(&budgets, Some(10))];
+        for lane in &lanes {
+            for number in 1..=4 {
+                assert!(lane.state.lock().offer(&message(), MessageKey(number), &budgets));
+            }
+        }
+        let (mut now, mut sent) = (NOW, 0);
+        while sent < 8 {
+            let mut next = None;
+            for lane in &lanes {
+                let mut state = lane.state.lock();
+                state.timer = None;
+                match state.next_step(now, &budgets) {
+                    Step::Work(delivery, _) => {
+                        sent += 1;
+                        state.worker_left(&budgets);
+                        state.settled(&delivery, None, 0, &budgets);
+                        next = Some(now);
+                    }
+                    Step::WaitUntil(at) => next = next.or(Some(at)),
+                    Step::Close { .. } | Step::Idle => {}
+                    _ => panic!("it sends, or waits for an instant"),
+                }
+            }
+            now = next.expect("a lane with deliveries has an instant to wait for");
+        }
+        assert_eq!(budgets.permits.free(), 998);
     }
 }

@@ -1,6 +1,6 @@
 //! Delivering: from the commit that accepted a message to the commit that records what came of it.
 //!
-//! `engine` holds the lanes and performs their decisions; `lane`, `pace`, `rate` and `budget` decide; `worker` makes
+//! `engine` holds the lanes and performs their decisions; `lane`, `pace`, `rate`, `budget` and `turns` decide; `worker` makes
 //! attempts with the `sender`; `settler` stores results; `waker` brings back what is due.
 
 mod addresses;
@@ -29,6 +29,7 @@ mod settler;
 mod shared;
 pub mod tls;
 mod transport;
+mod turns;
 mod waker;
 mod worker;
 

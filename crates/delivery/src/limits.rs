@@ -2,11 +2,13 @@
 
 use postrider_domain::limits::Limit;
 
+pub(crate) use lanes::{MAX_REMEMBERED, MAX_WAITING_FOR_A_LANE};
 pub use responses::{MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_INTERIM};
 
 /// Every bound of this crate.
 pub fn limits() -> Vec<Limit> {
     [
+        lanes::limits(),
         responses::limits(),
         crate::pool::limits(),
         crate::addresses::limits(),
@@ -28,5 +30,19 @@ mod responses {
         pub const MAX_BODY_BYTES: usize = 64 * 1024, "bytes", beyond "the status counts, the rest is not read, and the connection is closed";
         /// Interim responses (1xx) of one attempt over HTTP/1
         pub const MAX_INTERIM: usize = 16, "responses", beyond "failed attempt, and the connection is closed";
+    }
+}
+
+mod lanes {
+    postrider_domain::limits! {
+        in "Delivering";
+        /// Requests under way in all
+        setting "delivery.max_in_flight", beyond "endpoints wait for their turn";
+        /// Bytes of messages that wait in memory for their turn
+        setting "delivery.memory_bytes", beyond "they wait in the store";
+        /// Endpoints that wait in memory for a lane
+        pub(crate) const MAX_WAITING_FOR_A_LANE: usize = 65_536, "endpoints", beyond "they wait in the store";
+        /// Endpoints with a learned pace or a hold that are remembered without a lane, in each of 64 parts
+        pub(crate) const MAX_REMEMBERED: usize = 4_096, "endpoints", beyond "what is not stored of their pace is forgotten";
     }
 }

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use postrider_domain::delivery::{Decision, Outcome};
+use postrider_domain::delivery::{Decision, Hold, HoldReason, Outcome};
 use postrider_domain::time::Timestamp;
 
 /// Enough for a low latency at once, little enough to lose to a receiver that hangs.
@@ -43,13 +43,13 @@ pub(crate) struct Pace {
     silent: u32,
     /// Attempts in a row that this machine could not make.
     unmade: u32,
-    hold_until: Option<Timestamp>,
+    hold: Option<Hold>,
 }
 
 impl Pace {
     pub(crate) fn new(max: u32) -> Self {
         let max = max.max(1);
-        Self { limit: START.min(max), max, refusals: 0, silent: 0, unmade: 0, hold_until: None }
+        Self { limit: START.min(max), max, refusals: 0, silent: 0, unmade: 0, hold: None }
     }
 
     /// The most requests under way at present.
@@ -57,9 +57,19 @@ impl Pace {
         self.limit
     }
 
-    /// The instant before which nothing is sent, if it lies ahead.
-    pub(crate) fn hold(&self, now: Timestamp) -> Option<Timestamp> {
-        self.hold_until.filter(|until| *until > now)
+    /// Before which instant nothing is sent, if it lies ahead.
+    pub(crate) fn hold(&self, now: Timestamp) -> Option<Hold> {
+        self.hold.filter(|hold| hold.until > now)
+    }
+
+    /// Nothing is sent until then, nor until a later instant that was said before.
+    pub(crate) fn hold_back(&mut self, hold: Hold) {
+        self.hold = self.hold.max(Some(hold));
+    }
+
+    /// Whether there is anything to remember of an endpoint while it has no lane.
+    pub(crate) fn is_troubled(&self, now: Timestamp) -> bool {
+        self.silent > 0 || self.refusals > 0 || self.unmade > 0 || self.hold(now).is_some()
     }
 
     /// Whether nothing was heard in so many attempts that there are pauses between them.
@@ -71,7 +81,7 @@ impl Pace {
     pub(crate) fn not_made(&mut self, now: Timestamp) {
         let pause = FIRST_UNMADE_PAUSE.saturating_mul(1 << self.unmade.min(16)).min(LAST_UNMADE_PAUSE);
         self.unmade = self.unmade.saturating_add(1);
-        self.hold_until = self.hold_until.max(Some(now.saturating_add(pause)));
+        self.hold_back(Hold { until: now.saturating_add(pause), reason: HoldReason::Local });
     }
 
     /// Learns from an attempt.
@@ -82,7 +92,7 @@ impl Pace {
         } else {
             self.silent = self.silent.saturating_add(1);
             if let Some(pause) = self.silent_pause() {
-                self.hold_until = self.hold_until.max(Some(now.saturating_add(pause)));
+                self.hold_back(Hold { until: now.saturating_add(pause), reason: HoldReason::Silent });
             }
         }
         if !outcome.congested() {
@@ -91,16 +101,16 @@ impl Pace {
             return;
         }
         self.limit = (self.limit / 2).max(1);
-        let until = match decision.hold_until {
-            Some(until) => until,
+        let hold = match decision.hold_until {
+            Some(until) => Hold { until, reason: HoldReason::Asked },
             None if asks_for_less(outcome) => {
                 let pause = FIRST_PAUSE.saturating_mul(1 << self.refusals.min(16)).min(LAST_PAUSE);
                 self.refusals += 1;
-                now.saturating_add(pause)
+                Hold { until: now.saturating_add(pause), reason: HoldReason::Overloaded }
             }
             None => return,
         };
-        self.hold_until = self.hold_until.max(Some(until));
+        self.hold_back(hold);
     }
 }
 
@@ -129,6 +139,10 @@ mod tests {
         pace.learn(outcome, &Decision { next: Next::Succeeded, endpoint: None, hold_until }, NOW);
     }
 
+    fn until(pace: &Pace, now: Timestamp) -> Option<Timestamp> {
+        pace.hold(now).map(|hold| hold.until)
+    }
+
     fn answered(status: u16) -> Outcome {
         Outcome::Answered { status, retry_after: None, body: Bytes::new() }
     }
@@ -154,7 +168,7 @@ mod tests {
             learn(&mut pace, &timed_out(), None);
         }
         assert_eq!(
-            (pace.limit(), pace.hold(NOW)),
+            (pace.limit(), until(&pace, NOW)),
             (1, None),
             "slowed down, but not paused: retries have their own waits"
         );
@@ -166,11 +180,11 @@ mod tests {
         for _ in 0..15 {
             learn(&mut pace, &timed_out(), None);
         }
-        assert_eq!(pace.hold(NOW), None, "a bad minute is the retry schedule's business");
+        assert_eq!(until(&pace, NOW), None, "a bad minute is the retry schedule's business");
         for _ in 0..1_000 {
             learn(&mut pace, &timed_out(), None);
         }
-        assert_eq!(pace.hold(NOW), Some(NOW.saturating_add(LAST_SILENT_PAUSE)));
+        assert_eq!(until(&pace, NOW), Some(NOW.saturating_add(LAST_SILENT_PAUSE)));
         learn(&mut pace, &answered(500), None);
         learn(&mut pace, &timed_out(), None);
         assert_eq!(pace.silent, 1);
@@ -180,7 +194,7 @@ mod tests {
     fn a_refusal_of_one_message_is_no_reason_to_slow_down() {
         let mut pace = Pace::new(16);
         learn(&mut pace, &answered(400), None);
-        assert_eq!((pace.limit(), pace.hold(NOW)), (5, None));
+        assert_eq!((pace.limit(), until(&pace, NOW)), (5, None));
     }
 
     #[test]
@@ -189,7 +203,7 @@ mod tests {
         let mut last = NOW;
         for _ in 0..20 {
             learn(&mut pace, &answered(503), None);
-            let until = pace.hold(NOW).expect("a pause");
+            let until = until(&pace, NOW).expect("a pause");
             assert!(until >= last && until <= NOW.saturating_add(LAST_PAUSE));
             last = until;
         }
@@ -202,8 +216,8 @@ mod tests {
         let asked = NOW.saturating_add(Duration::from_secs(120));
         learn(&mut pace, &answered(429), Some(asked));
         learn(&mut pace, &answered(503), None);
-        assert_eq!(pace.hold(NOW), Some(asked));
-        assert_eq!(pace.hold(asked), None);
+        assert_eq!(until(&pace, NOW), Some(asked));
+        assert_eq!(until(&pace, asked), None);
     }
 
     #[test]
@@ -214,7 +228,7 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..8 {
             pace.not_made(now);
-            let until = pace.hold(now).unwrap();
+            let until = pace.hold(now).unwrap().until;
             pauses.push(until.since(now).as_millis());
             now = until;
         }

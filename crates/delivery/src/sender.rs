@@ -144,6 +144,12 @@ impl Sender {
         Prepared { to, application: ApplicationKey(0) }
     }
 
+    /// Stands for an endpoint that could not be prepared because of an error of ours: every attempt fails with that.
+    pub(crate) fn unprepared() -> Arc<Prepared> {
+        let detail = "the request could not be made because of an internal error";
+        Arc::new(Prepared(Err(Trouble::new(Failure::Protocol, detail))))
+    }
+
     /// Makes one attempt. Dropping the future ends the request.
     pub async fn send(&self, to: &Prepared, message: &Message, slot: &mut Slot) -> Sent {
         let started = self.clock.now();

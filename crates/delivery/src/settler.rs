@@ -14,6 +14,7 @@ use postrider_domain::time::Timestamp;
 use postrider_store::{Settlement, StoreError};
 use tokio::sync::Notify;
 
+use crate::budget::Memory;
 use crate::engine::Shared;
 use crate::lane::{Held, Lane};
 
@@ -32,6 +33,13 @@ pub(crate) struct Unsettled {
     pub(crate) settlement: Settlement,
 }
 
+impl Unsettled {
+    /// What the receiver's answer takes of memory until it is stored.
+    fn answer_bytes(&self) -> u64 {
+        self.settlement.attempt.as_ref().map_or(0, |attempt| attempt.response.len() as u64)
+    }
+}
+
 /// The queue of results.
 #[derive(Default)]
 pub(crate) struct Settler {
@@ -45,7 +53,9 @@ pub(crate) struct Settler {
 
 impl Settler {
     /// Hands over a result.
-    pub(crate) fn submit(&self, unsettled: Unsettled) {
+    pub(crate) fn submit(&self, unsettled: Unsettled, memory: &Memory) {
+        let answer = unsettled.answer_bytes();
+        memory.of(answer).charge(answer);
         self.pending.fetch_add(1, Ordering::SeqCst);
         self.queue.lock().push(unsettled);
         self.arrived.notify_one();
@@ -121,7 +131,8 @@ async fn one_by_one(shared: &Arc<Shared>, batch: Vec<Unsettled>) {
 fn tell_lanes(shared: &Arc<Shared>, batch: &[Unsettled]) {
     let mut wake_at: Option<Timestamp> = None;
     let mut told: Option<&Arc<Lane>> = None;
-    for Unsettled { lane, held, settlement } in batch {
+    for unsettled in batch {
+        let Unsettled { lane, held, settlement } = unsettled;
         let next_at = match settlement.next {
             Next::Waiting(at) => Some(at),
             _ => None,
@@ -129,7 +140,7 @@ fn tell_lanes(shared: &Arc<Shared>, batch: &[Unsettled]) {
         {
             let mut state = lane.state.lock();
             match held {
-                Some(held) => state.settled(held, next_at, &shared.budgets),
+                Some(held) => state.settled(held, next_at, unsettled.answer_bytes(), &shared.budgets),
                 None => state.canceled(&settlement.delivery),
             }
         }

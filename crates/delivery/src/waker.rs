@@ -1,4 +1,5 @@
-//! Waking lanes for what becomes due: retries, and deliveries that found no room in memory.
+//! Waking lanes for what becomes due: retries, and deliveries that found no room in memory; and opening lanes for those who
+//! wait for one, as others close.
 //!
 //! The store's index of wakes is the authority; `next` here is only when to look at it again. Whoever stores something
 //! due earlier says so with [`Waker::expect`]; if that is missed, a look once in a while finds it.
@@ -18,7 +19,7 @@ const BATCH: usize = 256;
 /// The longest time without a look.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// The wait after the store failed, or when no lane can be opened.
+/// The wait after the store failed.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// When to look next.
@@ -29,7 +30,8 @@ pub(crate) struct Waker {
 
 impl Waker {
     pub(crate) fn new() -> Self {
-        Self { next: AtomicI64::new(i64::MAX), sooner: Notify::new() }
+        // At the start there is to be a look.
+        Self { next: AtomicI64::new(0), sooner: Notify::new() }
     }
 
     /// Something in the store is due at `at`.
@@ -38,19 +40,23 @@ impl Waker {
             self.sooner.notify_one();
         }
     }
+
+    /// A lane closed, or somebody began to wait for one.
+    pub(crate) fn turn(&self) {
+        self.sooner.notify_one();
+    }
 }
 
 /// Runs until the engine stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
+        shared.take_turns();
         let now = shared.clock.now();
-        // Before the look: what is announced while it is under way counts for the next one.
-        shared.waker.next.store(now.saturating_add(LONGEST).as_micros(), Ordering::SeqCst);
-        let room = shared.room_for_lanes().min(BATCH);
-        if room == 0 {
-            shared.waker.expect(now.saturating_add(PAUSE));
-        } else {
-            look(&shared, now, room).await;
+        let next = Timestamp::from_micros(shared.waker.next.load(Ordering::SeqCst));
+        if next <= now {
+            // Before the look: what is announced while it is under way counts for the next one.
+            shared.waker.next.store(now.saturating_add(LONGEST).as_micros(), Ordering::SeqCst);
+            look(&shared, now).await;
         }
         let next = Timestamp::from_micros(shared.waker.next.load(Ordering::SeqCst));
         if next > shared.clock.now() {
@@ -62,18 +68,17 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
 }
 
-async fn look(shared: &Arc<Shared>, now: Timestamp, room: usize) {
-    match shared.store.take_wakes(now, room).await {
+async fn look(shared: &Arc<Shared>, now: Timestamp) {
+    match shared.store.take_wakes(now, BATCH).await {
         Ok(wakes) => {
-            for endpoint in wakes.endpoints {
-                shared.wake_lane(endpoint);
-            }
+            let woken = wakes.endpoints.iter().map(|woken| (woken.endpoint, woken.application));
+            shared.bring_up(woken);
             if let Some(at) = wakes.next_at {
                 shared.waker.expect(at);
             }
         }
         Err(error) => {
-            tracing::warn!(%error, "could not look for deliveries that are due");
+            tracing::warn!(%error, "failed to look for deliveries that are due");
             shared.waker.expect(now.saturating_add(PAUSE));
         }
     }

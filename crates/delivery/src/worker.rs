@@ -24,9 +24,16 @@ pub(crate) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, delivery: Held, re
     let mut slot = Slot::default();
     let mut next = Some((delivery, ready));
     while let Some((delivery, ready)) = next.take() {
-        attempt(&shared, &lane, delivery, &ready, &mut slot).await;
+        let attempt = attempt(&shared, &lane, delivery.clone(), &ready, &mut slot);
+        if AssertUnwindSafe(attempt).catch_unwind().await.is_err() {
+            // The delivery is in the store, and its endpoint comes back to it after a pause.
+            tracing::error!(message = %delivery.message.id, endpoint = %ready.target.endpoint.id, "an attempt failed unexpectedly");
+            let now = shared.clock.now();
+            lane.state.lock().failed_unexpectedly(Some(&delivery), now, &shared.budgets);
+            break;
+        }
         if !shared.is_stopping() {
-            next = lane.state.lock().take(shared.clock.now());
+            next = lane.state.lock().take(shared.clock.now(), &shared.budgets);
         }
     }
     shared.sender.release(slot);
@@ -77,7 +84,8 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
         notice: notice::of_attempt(progress, decision.next),
         origin: Some(Origin { application: ready.target.application, message: Arc::clone(&delivery.message) }),
     };
-    shared.settler.submit(Unsettled { lane: Arc::clone(lane), held: Some(delivery), settlement });
+    let unsettled = Unsettled { lane: Arc::clone(lane), held: Some(delivery), settlement };
+    shared.settler.submit(unsettled, &shared.budgets.memory);
 }
 
 /// The end of a delivery whose payload is gone: there is nothing to send.

@@ -131,6 +131,51 @@ pub enum DisableReason {
     Failing,
 }
 
+/// Why nothing is sent to an endpoint for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HoldReason {
+    /// It asked for that with `Retry-After`.
+    Asked,
+    /// It asked for less without saying for how long.
+    Overloaded,
+    /// Nothing was heard from it in many attempts.
+    Silent,
+    /// A rate limit is used up.
+    RateLimit,
+    /// Something of ours failed in an unexpected way when it was its turn.
+    Trouble,
+}
+
+impl HoldReason {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Asked, Self::Overloaded, Self::Silent, Self::RateLimit, Self::Trouble];
+
+    /// The word in the store and in the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Asked => "retry-after",
+            Self::Overloaded => "overloaded",
+            Self::Silent => "silent",
+            Self::RateLimit => "rate-limit",
+            Self::Trouble => "trouble",
+        }
+    }
+
+    /// What a word stands for.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
+    }
+}
+
+/// Nothing is sent to an endpoint before an instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hold {
+    /// Until then.
+    pub until: Timestamp,
+    /// Why.
+    pub reason: HoldReason,
+}
+
 /// The decision: the delivery's next state, and what else follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {

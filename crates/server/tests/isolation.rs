@@ -83,3 +83,73 @@ async fn an_endpoint_that_only_fails_does_not_hold_the_others_up() {
     }
     healthy.wait_for(MESSAGES).await;
 }
+
+#[tokio::test]
+async fn endpoints_that_ask_to_be_left_alone_take_no_lane_from_the_others() {
+    let server = server().set("delivery.max_in_flight", "1").start().await;
+    let (held, healthy) =
+        (Receiver::always(Reply::status(429).header("retry-after", "3600")).await, Receiver::ok().await);
+    let (app, other_app) = (server.app().await, server.app().await);
+    for number in 0..6 {
+        app.endpoint(&held.at(&number.to_string())).await;
+    }
+    other_app.endpoint(&healthy.url()).await;
+    app.send("a", &json!({ "n": 0 })).await;
+    for n in 0..MESSAGES {
+        app.send("a", &json!({ "n": n })).await;
+        other_app.send("a", &json!({ "n": n })).await;
+    }
+    healthy.wait_for(MESSAGES).await;
+    held.wait_until("one request at each of the six", |all| (all.len() >= 6).then_some(())).await;
+}
+
+#[tokio::test]
+async fn what_a_receiver_asked_for_is_kept_over_a_restart() {
+    let mut server = server().start().await;
+    let held = Receiver::always(Reply::status(429).header("retry-after", "3600")).await;
+    let healthy = Receiver::ok().await;
+    let app = server.app().await;
+    let endpoint = app.endpoint(&held.url()).await;
+    app.send("a", &json!({})).await;
+    held.wait_for(1).await;
+    while attempts_of(&app, &endpoint).await < 1 {
+        tokio::task::yield_now().await;
+    }
+    assert!(server.terminate().await.success());
+    server.start().await;
+    app.endpoint(&healthy.url()).await;
+    for _ in 0..20 {
+        app.send("a", &json!({})).await;
+    }
+    healthy.wait_for(20).await;
+    assert_eq!(held.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_batch_for_many_endpoints_of_which_most_hang_reaches_the_others_in_full() {
+    let server = server().set("delivery.request_timeout", "10m").start().await;
+    let (hanging, healthy) = (Receiver::always(Reply::hang()).await, Receiver::ok().await);
+    let app = server.app().await;
+    for number in 0..60 {
+        app.endpoint(&hanging.at(&number.to_string())).await;
+    }
+    app.endpoint(&healthy.url()).await;
+    let messages: Vec<Value> = (0..1_000).map(|n| json!({ "eventType": "a", "payload": { "n": n } })).collect();
+    app.client.post(&app.path("/msg/batch"), &json!({ "messages": messages })).await;
+    healthy.wait_for(1_000).await;
+}
+
+#[tokio::test]
+async fn a_rate_limit_holds_for_messages_that_come_with_pauses() {
+    let server = server().start().await;
+    let (receiver, app) = (Receiver::ok().await, server.app().await);
+    let body = json!({ "url": receiver.url(), "throttleRate": 1 });
+    app.client.post(&app.path("/endpoint"), &body).await.expect(201);
+    let began = std::time::SystemTime::now();
+    for _ in 0..20 {
+        app.send("a", &json!({})).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let seconds = began.elapsed().unwrap().as_secs();
+    assert!(receiver.requests().len() as u64 <= seconds + 2, "{} in {seconds} s", receiver.requests().len());
+}

@@ -22,6 +22,7 @@ use crate::inserts::{AttemptRow, DeliveryRow, MessageRow, PayloadRow};
 use crate::keys::{Keys, RUN_KEYS};
 use crate::outbox;
 use crate::rows::{MESSAGE_COLUMNS, PAYLOAD, decode_message};
+use crate::work::LOWER_WAKE_SQL;
 use crate::writer::{News, Place, Tx};
 
 /// How many message numbers are reserved at a time. A crash skips what was left of them, which costs nothing.
@@ -44,7 +45,7 @@ pub(crate) struct Hot<'c> {
     message: Statement<'c>,
     delete_delivery: Statement<'c>,
     attempts: Bulk<'c, AttemptRow>,
-    upsert_wake: Statement<'c>,
+    lower_wake: Statement<'c>,
     url_number: Statement<'c>,
     insert_url: Statement<'c>,
     reserve: Statement<'c>,
@@ -89,10 +90,7 @@ impl<'c> Hot<'c> {
             ))?,
             delete_delivery: prepare("DELETE FROM delivery WHERE endpoint_no = ? AND due_at = ? AND message_no = ?")?,
             attempts: Bulk::prepare(connection)?,
-            upsert_wake: prepare(
-                "INSERT INTO wake (endpoint_no, due_at) VALUES (?, ?)
-                 ON CONFLICT DO UPDATE SET due_at = excluded.due_at WHERE excluded.due_at < wake.due_at",
-            )?,
+            lower_wake: prepare(LOWER_WAKE_SQL)?,
             url_number: prepare("SELECT no FROM endpoint_url WHERE endpoint_no = ? AND url = ?")?,
             insert_url: prepare("INSERT INTO endpoint_url (endpoint_no, url) VALUES (?, ?)")?,
             reserve: prepare("UPDATE sequence SET next = ? WHERE name = 'message'")?,
@@ -198,7 +196,7 @@ impl<'c> Hot<'c> {
     fn schedule(&mut self, new: &NewMessage, number: i64, at: i64) -> rusqlite::Result<()> {
         for endpoint in &new.endpoints {
             self.deliveries.push(DeliveryRow { endpoint: *endpoint, due_at: at, number, trigger: SCHEDULED_LATER })?;
-            self.upsert_wake.execute(params![endpoint.0, at])?;
+            self.lower_wake.execute(params![endpoint.0, at])?;
         }
         Ok(())
     }
@@ -311,7 +309,7 @@ impl<'c> Hot<'c> {
         if self.insert_waiting.execute(row)? == 0 {
             return Ok(None);
         }
-        self.upsert_wake.execute(params![endpoint.0, at])?;
+        self.lower_wake.execute(params![endpoint.0, at])?;
         Ok(Some(at))
     }
 

@@ -7,18 +7,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::attempt::Trigger;
+use postrider_domain::delivery::{Hold, HoldReason};
 use postrider_domain::ids::{ApplicationId, Id as _};
 use postrider_domain::message::Message;
 use postrider_domain::names::IdOrUid;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
     AcceptError, Accepted, ApplicationKey, DeliveryKey, Due, EndpointKey, IdempotencyKey, MessageKey, NewMessage, Once,
-    ResendError, Routes, Settlement, StoreError, Target, Wakes, Work, WriteError, Written,
+    ResendError, Routes, Settlement, StoreError, Target, Wakes, Woken, Work, WriteError, Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
-use crate::decode::{Columns, SqlError, first};
+use crate::decode::{Columns, SqlError, all, first};
 use crate::environments::{RULES_COLUMNS, decode_rules};
 use crate::hot::{SCHEDULED_LATER, delivery_key};
 use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, PAYLOAD, TARGET_COLUMNS, decode_message, decode_target};
@@ -94,8 +95,11 @@ impl Work for SqliteStore {
     async fn take_wakes(&self, now: Timestamp, limit: usize) -> Result<Wakes, StoreError> {
         self.writer
             .run(move |tx| {
-                let mut due =
-                    tx.prepare_cached("SELECT endpoint_no, due_at FROM wake ORDER BY due_at, endpoint_no LIMIT ?")?;
+                let mut due = tx.prepare_cached(
+                    "SELECT endpoint_no, due_at, application_no
+                     FROM wake LEFT JOIN endpoint ON endpoint.no = endpoint_no
+                     ORDER BY due_at, endpoint_no LIMIT ?",
+                )?;
                 let mut rows = due.query([range::limit(limit.saturating_add(1))])?;
                 let mut wakes = Wakes::default();
                 while let Some(row) = rows.next()? {
@@ -104,11 +108,12 @@ impl Work for SqliteStore {
                         wakes.next_at = Some(due_at);
                         break;
                     }
-                    wakes.endpoints.push(EndpointKey(row.get(0)?));
+                    let application = row.get::<_, Option<i64>>(2)?.map(ApplicationKey);
+                    wakes.endpoints.push(Woken { endpoint: EndpointKey(row.get(0)?), application });
                 }
                 let mut delete = tx.prepare_cached("DELETE FROM wake WHERE endpoint_no = ?")?;
-                for endpoint in &wakes.endpoints {
-                    delete.execute([endpoint.0])?;
+                for woken in &wakes.endpoints {
+                    delete.execute([woken.endpoint.0])?;
                 }
                 Ok::<_, Abort<StoreError>>(wakes)
             })
@@ -118,6 +123,7 @@ impl Work for SqliteStore {
     async fn park(&self, endpoint: EndpointKey, after: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         self.writer
             .run(move |tx| {
+                tx.prepare_cached("DELETE FROM endpoint_hold WHERE endpoint_no = ?")?.execute([endpoint.0])?;
                 let next: Option<i64> = tx
                     .prepare_cached("SELECT min(due_at) FROM delivery WHERE endpoint_no = ? AND due_at > ?")?
                     .query_row(params![endpoint.0, after.as_micros()], |row| row.get(0))?;
@@ -135,15 +141,48 @@ impl Work for SqliteStore {
             .await
     }
 
+    async fn hold(&self, endpoint: EndpointKey, hold: Hold) -> Result<(), StoreError> {
+        let Hold { until, reason } = hold;
+        self.writer
+            .run(move |tx| {
+                tx.prepare_cached(
+                    "INSERT INTO endpoint_hold (endpoint_no, not_before, reason) VALUES (?, ?, ?)
+                     ON CONFLICT DO UPDATE SET not_before = excluded.not_before, reason = excluded.reason",
+                )?
+                .execute(params![endpoint.0, until.as_micros(), reason.as_str()])?;
+                tx.prepare_cached(
+                    "INSERT INTO wake (endpoint_no, due_at) VALUES (?, ?)
+                     ON CONFLICT DO UPDATE SET due_at = excluded.due_at",
+                )?
+                .execute(params![endpoint.0, until.as_micros()])?;
+                Ok::<_, Abort<StoreError>>(())
+            })
+            .await
+    }
+
+    async fn holds(&self) -> Result<Vec<(EndpointKey, Hold)>, StoreError> {
+        self.readers
+            .run(|connection| {
+                let mut statement =
+                    connection.prepare_cached("SELECT endpoint_no, not_before, reason FROM endpoint_hold")?;
+                all(statement.query([])?, |row| {
+                    let columns = Columns::new(row, "endpoint_hold");
+                    let reason: String = columns.get("reason")?;
+                    let reason = HoldReason::parse(&reason)
+                        .ok_or_else(|| columns.inconsistent("reason", &"there is no such reason"))?;
+                    let until = columns.instant("not_before")?;
+                    Ok((EndpointKey(columns.get("endpoint_no")?), Hold { until, reason }))
+                })
+            })
+            .await
+    }
+
     async fn wake_later(&self, endpoints: Vec<EndpointKey>, at: Timestamp) -> Result<(), StoreError> {
         self.writer
             .run(move |tx| {
-                let mut upsert = tx.prepare_cached(
-                    "INSERT INTO wake (endpoint_no, due_at) VALUES (?, ?)
-                     ON CONFLICT DO UPDATE SET due_at = min(due_at, excluded.due_at)",
-                )?;
+                let mut lower = tx.prepare_cached(LOWER_WAKE_SQL)?;
                 for endpoint in &endpoints {
-                    upsert.execute(params![endpoint.0, at.as_micros()])?;
+                    lower.execute(params![endpoint.0, at.as_micros()])?;
                 }
                 Ok::<_, Abort<StoreError>>(())
             })
@@ -184,11 +223,19 @@ impl Work for SqliteStore {
                          FROM busy WHERE busy.endpoint_no IS NOT NULL
                      )
                      INSERT INTO wake (endpoint_no, due_at)
-                     SELECT endpoint_no, (SELECT min(due_at) FROM delivery WHERE delivery.endpoint_no = busy.endpoint_no)
+                     SELECT endpoint_no, max(
+                         (SELECT min(due_at) FROM delivery WHERE delivery.endpoint_no = busy.endpoint_no),
+                         coalesce((SELECT not_before FROM endpoint_hold WHERE endpoint_no = busy.endpoint_no), 0)
+                     )
                      FROM busy WHERE endpoint_no IS NOT NULL",
                     [],
                 )?;
-                Ok::<_, Abort<StoreError>>(tx.changes())
+                let endpoints = tx.changes();
+                tx.execute(
+                    "INSERT OR IGNORE INTO wake (endpoint_no, due_at) SELECT endpoint_no, not_before FROM endpoint_hold",
+                    [],
+                )?;
+                Ok::<_, Abort<StoreError>>(endpoints)
             })
             .await
     }
@@ -199,7 +246,7 @@ impl Work for SqliteStore {
                 let removed = tx
                     .prepare_cached(
                         "DELETE FROM delivery WHERE (endpoint_no, due_at, message_no) IN
-                         (SELECT endpoint_no, due_at, message_no FROM delivery WHERE endpoint_no = ? LIMIT ?)",
+                         (SELECT endpoint_no, due_at, message_no FROM delivery WHERE endpoint_no = ?1 LIMIT ?2)",
                     )?
                     .execute(params![endpoint.0, range::limit(limit)])?;
                 Ok::<_, Abort<StoreError>>(removed)
@@ -302,7 +349,20 @@ pub(crate) fn add_manual(
     while insert.execute(params![endpoint.0, due_at, message.0, Trigger::Manual.code()])? == 0 {
         due_at += 1;
     }
-    hold(connection, message)
+    hold(connection, message)?;
+    lower_wake(connection, endpoint, now)
+}
+
+/// Puts endpoint ?1 into the index of wakes at ?2, or leaves it there earlier; at the end of what holds it back, if that is
+/// later.
+pub(crate) const LOWER_WAKE_SQL: &str = "INSERT INTO wake (endpoint_no, due_at)
+     VALUES (?1, max(?2, coalesce((SELECT not_before FROM endpoint_hold WHERE endpoint_no = ?1), ?2)))
+     ON CONFLICT DO UPDATE SET due_at = excluded.due_at WHERE excluded.due_at < wake.due_at";
+
+/// To be called in the transaction that adds a delivery by something other than accept.
+pub(crate) fn lower_wake(connection: &Connection, endpoint: EndpointKey, at: Timestamp) -> Result<(), SqlError> {
+    connection.prepare_cached(LOWER_WAKE_SQL)?.execute(params![endpoint.0, at.as_micros()])?;
+    Ok(())
 }
 
 /// Keeps a message that is about to be removed, because there is something to deliver of it again.

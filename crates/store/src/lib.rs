@@ -61,7 +61,7 @@ pub use tasks::{Job, MAX_RECOVERED, NewTask, Outcome, ReplayFilter, Span, TaskFi
 pub use tokens::{IssuedToken, TokenExpiry, Tokens};
 pub use work::{
     AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, Origin, ResendError, Routes, Settlement,
-    Target, Wakes, Work,
+    Target, Wakes, Woken, Work,
 };
 
 /// A thing with the engine's handle for it.

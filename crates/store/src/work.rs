@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::attempt::Trigger;
-use postrider_domain::delivery::{EndpointChange, Next};
+use postrider_domain::delivery::{EndpointChange, Hold, Next};
 use postrider_domain::endpoint::{Endpoint, Headers, Health};
 use postrider_domain::environment::MessageRules;
 use postrider_domain::ids::{ApplicationId, AttemptId};
@@ -182,9 +182,18 @@ pub struct Settlement {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wakes {
     /// Those that are due. They are no longer in the index: whoever took them must look after them.
-    pub endpoints: Vec<EndpointKey>,
+    pub endpoints: Vec<Woken>,
     /// When the next one is due, as far as the index knows.
     pub next_at: Option<Timestamp>,
+}
+
+/// An endpoint that was taken from the index of wakes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Woken {
+    /// The endpoint.
+    pub endpoint: EndpointKey,
+    /// Whose it is; `None` if there is no such endpoint.
+    pub application: Option<ApplicationKey>,
 }
 
 /// A manual delivery was not made.
@@ -243,10 +252,19 @@ pub trait Work {
     async fn take_wakes(&self, now: Timestamp, limit: usize) -> Result<Wakes, StoreError>;
 
     /// Sets the index of wakes to the earliest instant after `after` at which something of the endpoint is due, and returns
-    /// that; takes it out of the index if there is none. The caller has taken charge of what is due until `after`.
+    /// that; takes it out of the index if there is none. The caller has taken charge of what is due until `after`. What
+    /// held the endpoint back is over.
     async fn park(&self, endpoint: EndpointKey, after: Timestamp) -> Result<Option<Timestamp>, StoreError>;
 
-    /// Puts endpoints into the index of wakes at `at`, or leaves them there earlier.
+    /// Holds an endpoint back: it is in the index of wakes at `hold.until`, whether it has deliveries or not, and nothing
+    /// puts it there earlier until it is parked, or held back until another instant. The caller has taken charge of nothing.
+    async fn hold(&self, endpoint: EndpointKey, hold: Hold) -> Result<(), StoreError>;
+
+    /// The endpoints that were held back and not parked since, also those whose time is over.
+    async fn holds(&self) -> Result<Vec<(EndpointKey, Hold)>, StoreError>;
+
+    /// Puts endpoints into the index of wakes at `at`, or leaves them there earlier. One that is held back comes at the
+    /// end of that.
     async fn wake_later(&self, endpoints: Vec<EndpointKey>, at: Timestamp) -> Result<(), StoreError>;
 
     /// Makes deliveries due now that are due later than `now` and the longest possible wait: a clock that was wrong put them
@@ -254,14 +272,15 @@ pub trait Work {
     /// many there were.
     async fn pull_in(&self, now: Timestamp, longest: Duration) -> Result<u64, StoreError>;
 
-    /// Puts every endpoint with deliveries into the index of wakes. To be called once at start, when nobody holds any.
-    /// Takes time by the number of endpoints, not of deliveries. Returns how many there are.
+    /// Puts every endpoint with deliveries into the index of wakes; one that is held back at the end of that, also if it
+    /// has none. To be called once at start, when nobody holds any. Takes time by the number of endpoints, not of
+    /// deliveries. Returns how many have deliveries.
     async fn rebuild_wakes(&self) -> Result<u64, StoreError>;
 
     /// Removes up to `limit` deliveries of an endpoint that wants nothing any more; returns how many it removed.
     async fn cancel_deliveries(&self, endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError>;
 
-    /// Adds one manual delivery, due at `now`, and tells observers. [`WriteError::NotFound`] if the message or endpoint is
+    /// Adds one manual delivery, due at `now`, with its place in the index of wakes, and tells observers. [`WriteError::NotFound`] if the message or endpoint is
     /// gone. Nothing is added for a disabled endpoint, which is no error.
     async fn resend(
         &self,

@@ -17,7 +17,7 @@ use crate::hot::SCHEDULED_LATER;
 use crate::inserts::json_list;
 use crate::range;
 use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, decode_endpoint, decode_message};
-use crate::work::{add_manual, hold};
+use crate::work::{add_manual, hold, lower_wake};
 use crate::writer::{News, Tx};
 
 /// How messages are sent again.
@@ -246,6 +246,7 @@ pub(super) fn deliver(
         }
     }
     if !messages.is_empty() {
+        lower_wake(tx, endpoint, now)?;
         tx.tell(News::WorkAdded(endpoint));
     }
     Ok(())

@@ -12,7 +12,7 @@ use postrider_domain::time::Timestamp;
 
 use super::Harness;
 use super::world::{App, FAR, World, after, by_id, by_uid, channel, done, environment, uid_of};
-use crate::{AcceptError, Accepted, Direction, IdempotencyKey, MessageFilter, NewMessage, Scan, Wakes};
+use crate::{AcceptError, Accepted, Direction, IdempotencyKey, MessageFilter, NewMessage, Scan, Wakes, Woken};
 
 pub(super) fn with_event_id(mut new: NewMessage, event_id: &str) -> NewMessage {
     new.message = Arc::new(Message { event_id: Some(uid_of(event_id)), ..new.message.as_ref().clone() });
@@ -262,7 +262,8 @@ pub(super) async fn a_delivery_that_is_put_off_is_in_the_index_of_wakes_and_not_
     let due = world.only_due(&endpoint).await;
     assert_eq!((due.key.due_at, due.key.message, due.made, due.trigger), (at, message.key, 0, Trigger::Scheduled));
     assert!(!due.fresh && world.only_due(&other).await.fresh);
-    let wakes = Wakes { endpoints: vec![endpoint.key], next_at: None };
+    let woken = Woken { endpoint: endpoint.key, application: Some(app.key) };
+    let wakes = Wakes { endpoints: vec![woken], next_at: None };
     assert_eq!(world.store().take_wakes(at, 10).await.unwrap(), wakes);
     // A retry is like any other.
     let retry_at = after(at, 60);

@@ -287,6 +287,8 @@ macro_rules! conformance_cases {
                 parking_one_endpoint_leaves_others_alone,
                 waking_later_keeps_the_earlier_instant,
                 rebuilding_finds_fresh_and_waiting_deliveries,
+                an_endpoint_on_hold_is_not_due_before_the_end_of_it,
+                what_a_hand_adds_is_in_the_index,
                 rebuilding_an_empty_store_finds_nothing,
                 what_is_due_later_than_any_wait_is_due_now_except_what_was_scheduled,
             }

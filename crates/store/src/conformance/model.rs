@@ -15,7 +15,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::Harness;
 use super::world::{App, Ep, FAR, World};
-use crate::{Accepted, DeliveryKey, Due, MessageKey, Wakes};
+use crate::{Accepted, DeliveryKey, Due, MessageKey};
 
 const ENDPOINTS: usize = 3;
 
@@ -230,6 +230,7 @@ impl<H: Harness> Run<H> {
         let pending = &mut self.model[endpoint];
         pending.deliveries.insert(DeliveryKey { due_at, message }, (0, Trigger::Manual));
         pending.held = true;
+        pending.wake_at(due_at);
     }
 
     async fn take(&mut self, limit: usize) {
@@ -239,7 +240,8 @@ impl<H: Harness> Run<H> {
         let due = index.iter().take_while(|(at, _)| *at <= self.now).count().min(limit);
         let taken: Vec<_> = index[..due].iter().map(|(_, place)| self.endpoints[*place].key).collect();
         let next_at = index.get(due).map(|(at, _)| *at);
-        assert_eq!(wakes, Wakes { endpoints: taken, next_at });
+        let found: Vec<_> = wakes.endpoints.iter().map(|woken| woken.endpoint).collect();
+        assert_eq!((found, wakes.next_at), (taken, next_at));
         for (_, place) in &index[..due] {
             self.model[*place].held = true;
             self.model[*place].wake = None;

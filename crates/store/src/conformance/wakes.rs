@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use postrider_domain::delivery::Next;
+use postrider_domain::delivery::{Hold, HoldReason, Next};
 use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
 
 use super::Harness;
-use super::world::{App, Ep, FAR, World, after};
+use super::world::{App, Ep, FAR, World, after, done};
 use crate::{AttemptFilter, Direction, EndpointKey, Scan, Wakes};
 
 /// A new endpoint with one delivery that waits until `at`.
@@ -26,7 +26,7 @@ async fn wait<H: Harness>(world: &World<H>, app: &App, endpoint: &Ep, at: Timest
 
 async fn take<H: Harness>(world: &World<H>, now: Timestamp, limit: usize) -> (Vec<EndpointKey>, Option<Timestamp>) {
     let Wakes { endpoints, next_at } = world.store().take_wakes(now, limit).await.unwrap();
-    (endpoints, next_at)
+    (endpoints.iter().map(|woken| woken.endpoint).collect(), next_at)
 }
 
 fn instant(seconds: u64) -> Timestamp {
@@ -121,6 +121,41 @@ pub(super) async fn rebuilding_finds_fresh_and_waiting_deliveries<H: Harness>(wo
     assert_eq!(world.store().rebuild_wakes().await.unwrap(), 3);
     assert_eq!(take(world, accepted_at, 10).await, (vec![fresh.key], Some(instant(5))));
     assert_eq!(take(world, FAR, 10).await, (vec![taken.key, parked.key], None));
+}
+
+pub(super) async fn an_endpoint_on_hold_is_not_due_before_the_end_of_it<H: Harness>(world: &mut World<H>) {
+    let app = world.application().await;
+    let (held, idle) = (waiting(world, &app, instant(10)).await, world.endpoint(&app).await);
+    let hold = |seconds| Hold { until: instant(seconds), reason: HoldReason::Asked };
+    world.store().hold(held.key, hold(50)).await.unwrap();
+    world.store().hold(idle.key, hold(60)).await.unwrap();
+    assert_eq!(take(world, instant(49), 10).await, (vec![], Some(instant(50))));
+    // Nothing that comes meanwhile makes it due earlier: a retry, a hand, a lane that had no room.
+    wait(world, &app, &held, instant(20)).await;
+    let message = world.message(&app, &[&held]).await;
+    done(world.store().resend(held.key, message.key, instant(5), None).await.unwrap());
+    world.store().wake_later(vec![held.key], instant(1)).await.unwrap();
+    assert_eq!(take(world, instant(49), 10).await, (vec![], Some(instant(50))));
+
+    world.reopen().await;
+    let mut holds = world.store().holds().await.unwrap();
+    holds.sort();
+    assert_eq!(holds, [(held.key, hold(50)), (idle.key, hold(60))]);
+    assert_eq!(world.store().rebuild_wakes().await.unwrap(), 1);
+    assert_eq!(take(world, instant(49), 10).await, (vec![], Some(instant(50))));
+    assert_eq!(take(world, instant(50), 10).await, (vec![held.key], Some(instant(60))), "also if it has nothing");
+    // Whoever parks it says that the hold is over.
+    assert_eq!(world.store().park(held.key, Timestamp::EPOCH).await.unwrap(), Some(instant(5)));
+    assert_eq!(take(world, instant(5), 10).await.0, [held.key]);
+    assert_eq!(world.store().holds().await.unwrap().len(), 1);
+}
+
+pub(super) async fn what_a_hand_adds_is_in_the_index<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let message = world.message(&app, &[]).await;
+    done(world.store().resend(endpoint.key, message.key, instant(5), None).await.unwrap());
+    assert_eq!(take(world, instant(5), 10).await, (vec![endpoint.key], None));
 }
 
 pub(super) async fn rebuilding_an_empty_store_finds_nothing<H: Harness>(world: &World<H>) {
