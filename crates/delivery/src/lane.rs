@@ -381,7 +381,7 @@ impl State {
     }
 
     /// Drops what waits in memory; the store has it, and it is to be loaded again.
-    fn put_back(&mut self, budgets: &Budgets) {
+    fn empty_window(&mut self, budgets: &Budgets) {
         if !self.window.is_empty() {
             self.wake();
         }
@@ -564,7 +564,7 @@ impl State {
 
     /// Others wait for a lane: what waits here waits in the store again, and what is under way is waited for.
     fn end_turn(&mut self, budgets: &Budgets) -> Step {
-        self.put_back(budgets);
+        self.empty_window(budgets);
         if self.workers > 0 || !self.held.is_empty() || self.busy.is_some() {
             return Step::Idle;
         }
@@ -587,7 +587,7 @@ impl State {
         if brief && pending {
             return self.wait(Some(hold.until));
         }
-        self.put_back(budgets);
+        self.empty_window(budgets);
         if self.workers > 0 || !self.held.is_empty() {
             return Step::Idle;
         }

@@ -142,13 +142,16 @@ pub enum HoldReason {
     Silent,
     /// A rate limit is used up.
     RateLimit,
+    /// This machine could not make its attempts.
+    Local,
     /// Something of ours failed in an unexpected way when it was its turn.
     Trouble,
 }
 
 impl HoldReason {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Asked, Self::Overloaded, Self::Silent, Self::RateLimit, Self::Trouble];
+    pub const ALL: [Self; 6] =
+        [Self::Asked, Self::Overloaded, Self::Silent, Self::RateLimit, Self::Local, Self::Trouble];
 
     /// The word in the store and in the log.
     pub const fn as_str(self) -> &'static str {
@@ -157,6 +160,7 @@ impl HoldReason {
             Self::Overloaded => "overloaded",
             Self::Silent => "silent",
             Self::RateLimit => "rate-limit",
+            Self::Local => "local",
             Self::Trouble => "trouble",
         }
     }
