@@ -191,6 +191,12 @@ impl Work for SqliteStore {
 
     async fn pull_in(&self, now: Timestamp, longest: Duration) -> Result<u64, StoreError> {
         let latest = now.saturating_add(longest).as_micros();
+        self.writer
+            .run(move |tx| {
+                tx.execute("UPDATE endpoint_hold SET not_before = min(not_before, ?)", [latest])?;
+                Ok::<_, Abort<StoreError>>(())
+            })
+            .await?;
         let mut pulled = 0;
         loop {
             let found = self.lists.run(move |connection| misdated(connection, latest)).await?;
