@@ -853,7 +853,7 @@ mod tests {
             key: EndpointKey(1),
             application: ApplicationKey(1),
             endpoint,
-            headers: std::collections::BTreeMap::new(),
+            headers: postrider_domain::endpoint::Headers::default(),
             keys: postrider_domain::signature::SigningKeys::new(secret),
             health: postrider_domain::endpoint::Health::default(),
             application_rate,
