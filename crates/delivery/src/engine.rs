@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 
 use crate::budget::{Memory, Permits};
 use crate::idler;
-use crate::lane::{Budgets, Lane, Load, Ready, State, Step};
+use crate::lane::{Budgets, Lane, Load, Ready, State, Step, TROUBLE_PAUSE};
 use crate::limits::MAX_REMEMBERED;
 use crate::options::DeliveryOptions;
 use crate::pace::Pace;
@@ -107,7 +107,7 @@ pub(crate) struct Shared {
 /// Delivers what the store holds.
 pub struct Engine {
     shared: Arc<Shared>,
-    agents: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    agents: [(&'static str, tokio::task::AbortHandle); 3],
 }
 
 impl Engine {
@@ -161,12 +161,17 @@ impl Engine {
         });
         shared.remember_holds(holds);
         store.observe(Arc::new(Handle(Arc::clone(&shared))));
-        let agents = vec![
-            tokio::spawn(settler::run(Arc::clone(&shared))),
-            tokio::spawn(waker::run(Arc::clone(&shared))),
-            tokio::spawn(idler::run(Arc::clone(&shared))),
+        let agents = [
+            ("settler", tokio::spawn(settler::run(Arc::clone(&shared))).abort_handle()),
+            ("waker", tokio::spawn(waker::run(Arc::clone(&shared))).abort_handle()),
+            ("idler", tokio::spawn(idler::run(Arc::clone(&shared))).abort_handle()),
         ];
-        Ok(Self { shared, agents: Mutex::new(agents) })
+        Ok(Self { shared, agents })
+    }
+
+    /// The agents without which it does not work, by name. None ends before [`Engine::shutdown`].
+    pub fn agents(&self) -> [(&'static str, tokio::task::AbortHandle); 3] {
+        self.agents.clone()
     }
 
     /// What intake hands accepted messages to.
@@ -188,7 +193,7 @@ impl Engine {
                 "requests are still under way after {deadline:?}; they will be made again at the next start"
             );
         }
-        for agent in self.agents.lock().drain(..) {
+        for (_, agent) in &self.agents {
             agent.abort();
         }
         self.shared.workers.load(Ordering::SeqCst)
@@ -399,12 +404,18 @@ impl Shared {
     }
 
     /// A bug must cost one endpoint a pause, and nobody else anything.
-    fn lane_failed(&self, lane: &Arc<Lane>) {
+    fn lane_failed(self: &Arc<Self>, lane: &Arc<Lane>) {
         tracing::error!(
             endpoint = lane.key.0,
             "looking after an endpoint failed unexpectedly; it is left alone for a while"
         );
-        lane.state.lock().failed_unexpectedly(None, self.clock.now(), &self.budgets);
+        let now = self.clock.now();
+        lane.state.lock().failed_unexpectedly(None, now, &self.budgets);
+        let (shared, lane) = (Arc::clone(self), Arc::clone(lane));
+        self.runtime.spawn(async move {
+            shared.clock.sleep_until(now.saturating_add(TROUBLE_PAUSE)).await;
+            shared.pump(&lane);
+        });
     }
 
     /// Takes a closed lane out of the map, unless another has taken its place.

@@ -510,7 +510,7 @@ impl State {
         }
         let store_asleep = self.retry_store_at.filter(|at| *at > now);
         let idle_store = self.busy.is_none() && store_asleep.is_none();
-        if self.has_had_its_turn(now, budgets) {
+        if self.has_had_its_turn(now, budgets) && self.pace.hold(now).is_none() {
             return self.end_turn(budgets);
         }
         if self.stale || self.ready.is_none() || self.busy == Some(Busy::Target) {
@@ -838,6 +838,7 @@ mod tests {
             description: String::new(),
             version: 1,
             disabled: false,
+            disablement: None,
             event_types: None,
             channels: None,
             throttle_rate: None,
@@ -855,7 +856,6 @@ mod tests {
             endpoint,
             headers: postrider_domain::endpoint::Headers::default(),
             keys: postrider_domain::signature::SigningKeys::new(secret),
-            health: postrider_domain::endpoint::Health::default(),
             application_rate,
         };
         Arc::new(Ready {

@@ -61,7 +61,7 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
     let silent = lane.state.lock().pace.is_silent();
     let progress = Progress { made: delivery.made, trigger: delivery.trigger, silent };
     let unit = if sent.outcome.succeeded() { 0.0 } else { shared.entropy.unit() };
-    let decision = transition(progress, &sent.outcome, &shared.policy, ready.target.health, now, unit);
+    let decision = transition(progress, &sent.outcome, &shared.policy, now, unit);
     lane.state.lock().pace.learn(&sent.outcome, &decision, now);
     log(&delivery, ready, &sent, &decision.next);
     let (status_code, succeeded) = (status_code(&sent.outcome), sent.outcome.succeeded());
@@ -80,7 +80,7 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
             duration_ms: u32::try_from(sent.duration.as_millis()).unwrap_or(u32::MAX),
         }),
         next: decision.next,
-        change: decision.endpoint,
+        against: decision.against,
         notice: notice::of_attempt(progress, decision.next),
         origin: Some(Origin { application: ready.target.application, message: Arc::clone(&delivery.message) }),
     };
@@ -97,7 +97,7 @@ pub(crate) fn canceled(endpoint: EndpointKey, delivery: DeliveryKey, made: u32, 
         trigger,
         attempt: None,
         next: Next::Canceled,
-        change: None,
+        against: None,
         notice: None,
         origin: None,
     }

@@ -16,7 +16,6 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::attempt::Trigger;
-use crate::endpoint::Health;
 use crate::retry::{RetrySchedule, jittered, jittered_up};
 use crate::time::Timestamp;
 
@@ -111,24 +110,83 @@ pub enum Next {
     Canceled,
 }
 
-/// What an attempt means for the endpoint.
+/// What an attempt says against its endpoint. It is a fact, and travels with the attempt's result; what follows from it is
+/// decided in the commit that stores it, by what is stored then ([`EndpointFact::judge`]). (A success speaks for itself.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndpointFact {
+    /// When the attempt ended.
+    pub at: Timestamp,
+    /// What it came to.
+    pub kind: Against,
+}
+
+/// See [`EndpointFact`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Against {
+    /// The endpoint answered 410 Gone.
+    Gone,
+    /// A delivery was exhausted, or nothing at all is heard from the endpoint.
+    Failing {
+        /// One that is failing for longer than this without a success is disabled.
+        disable_after: Duration,
+    },
+}
+
+/// What follows for an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndpointChange {
-    /// It works again: forget that it failed.
-    Recovered,
     /// Remember that it has been failing since this instant.
     FailingSince(Timestamp),
     /// Disable it.
     Disable(DisableReason),
 }
 
-/// Why an endpoint was disabled by the engine.
+impl EndpointFact {
+    /// What follows for an endpoint that is not disabled, and has been failing since then as far as is stored: the first
+    /// failure is noted, and forgotten after twice the limit; a later one beyond the limit disables (rest-contract §11).
+    pub fn judge(&self, failing_since: Option<Timestamp>) -> Option<EndpointChange> {
+        let limit = match self.kind {
+            Against::Gone => return Some(EndpointChange::Disable(DisableReason::Gone)),
+            Against::Failing { disable_after } => disable_after,
+        };
+        let Some(since) = failing_since else { return Some(EndpointChange::FailingSince(self.at)) };
+        let failing_for = self.at.since(since);
+        if failing_for > limit.saturating_mul(2) {
+            Some(EndpointChange::FailingSince(self.at))
+        } else {
+            (failing_for > limit).then_some(EndpointChange::Disable(DisableReason::Failing))
+        }
+    }
+}
+
+/// Why an endpoint is disabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisableReason {
     /// It answered 410 Gone.
     Gone,
     /// It has been failing for longer than `delivery.disable_after`.
     Failing,
+    /// Somebody disabled it.
+    ByHand,
+}
+
+impl DisableReason {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Gone, Self::Failing, Self::ByHand];
+
+    /// The word on the wire and in the store.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Failing => "failing",
+            Self::ByHand => "manual",
+        }
+    }
+
+    /// What a word stands for.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
+    }
 }
 
 /// Why nothing is sent to an endpoint for a while.
@@ -185,29 +243,24 @@ pub struct Hold {
 pub struct Decision {
     /// The delivery's next state.
     pub next: Next,
-    /// What changes for the endpoint, if anything.
-    pub endpoint: Option<EndpointChange>,
+    /// What it says against the endpoint, if anything.
+    pub against: Option<EndpointFact>,
     /// Nothing is sent to the endpoint before this instant, because it asked for that.
     pub hold_until: Option<Timestamp>,
 }
 
 /// Decides what follows from an attempt. `unit` in `[0, 1)` is the jitter.
-pub fn transition(
-    progress: Progress,
-    outcome: &Outcome,
-    policy: &RetryPolicy,
-    health: Health,
-    now: Timestamp,
-    unit: f64,
-) -> Decision {
+pub fn transition(progress: Progress, outcome: &Outcome, policy: &RetryPolicy, now: Timestamp, unit: f64) -> Decision {
     if outcome.succeeded() {
-        let endpoint = health.failing_since.map(|_| EndpointChange::Recovered);
-        return Decision { next: Next::Succeeded, endpoint, hold_until: None };
+        return Decision { next: Next::Succeeded, against: None, hold_until: None };
     }
     if matches!(outcome, Outcome::Answered { status: 410, .. }) {
-        let endpoint = Some(EndpointChange::Disable(DisableReason::Gone));
-        return Decision { next: Next::Canceled, endpoint, hold_until: None };
+        let against = Some(EndpointFact { at: now, kind: Against::Gone });
+        return Decision { next: Next::Canceled, against, hold_until: None };
     }
+    // Somebody is watching a manual attempt: it is not held against the endpoint.
+    let failing = (progress.trigger != Trigger::Manual)
+        .then_some(EndpointFact { at: now, kind: Against::Failing { disable_after: policy.disable_after } });
     let asked = asked_wait(outcome, policy);
     let hold_until = asked.map(|wait| now.saturating_add(wait));
     let wait = match progress.trigger {
@@ -222,14 +275,10 @@ pub fn transition(
                 _ => jittered(base, unit),
             };
             // An endpoint that is silent is tried so seldom that its deliveries may take for ever to be exhausted.
-            let endpoint = if progress.silent && matches!(outcome, Outcome::Failed { .. }) {
-                judged(progress.trigger, policy, health, now)
-            } else {
-                None
-            };
-            Decision { next: Next::Waiting(now.saturating_add(wait)), endpoint, hold_until }
+            let against = failing.filter(|_| progress.silent && matches!(outcome, Outcome::Failed { .. }));
+            Decision { next: Next::Waiting(now.saturating_add(wait)), against, hold_until }
         }
-        None => Decision { next: Next::Exhausted, endpoint: judged(progress.trigger, policy, health, now), hold_until },
+        None => Decision { next: Next::Exhausted, against: failing, hold_until },
     }
 }
 
@@ -240,22 +289,6 @@ fn asked_wait(outcome: &Outcome, policy: &RetryPolicy) -> Option<Duration> {
             Some((*wait).min(policy.retry_after_max))
         }
         _ => None,
-    }
-}
-
-/// An endpoint is judged when a delivery is exhausted, or when it is silent: the first such failure is noted, and
-/// forgotten after twice the limit; a later one beyond the limit disables (rest-contract §11).
-fn judged(trigger: Trigger, policy: &RetryPolicy, health: Health, now: Timestamp) -> Option<EndpointChange> {
-    if trigger == Trigger::Manual {
-        return None;
-    }
-    match health.failing_since {
-        Some(since) if now.since(since) > policy.disable_after.saturating_mul(2) => {
-            Some(EndpointChange::FailingSince(now))
-        }
-        Some(since) if now.since(since) > policy.disable_after => Some(EndpointChange::Disable(DisableReason::Failing)),
-        Some(_) => None,
-        None => Some(EndpointChange::FailingSince(now)),
     }
 }
 
@@ -282,14 +315,19 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_micros(1_767_323_045_000_000);
 
-    fn decide(progress: Progress, outcome: &Outcome, failing_since: Option<Timestamp>) -> Decision {
-        transition(progress, outcome, &policy(&[5, 300]), Health { failing_since }, NOW, 0.5)
+    fn decide(progress: Progress, outcome: &Outcome) -> Decision {
+        transition(progress, outcome, &policy(&[5, 300]), NOW, 0.5)
+    }
+
+    /// What follows for an endpoint that has been failing since then.
+    fn change(progress: Progress, outcome: &Outcome, failing_since: Option<Timestamp>) -> Option<EndpointChange> {
+        decide(progress, outcome).against?.judge(failing_since)
     }
 
     #[test]
     fn only_2xx_succeeds() {
         for status in 100..600 {
-            let next = decide(scheduled(0), &answered(status, None), None).next;
+            let next = decide(scheduled(0), &answered(status, None)).next;
             assert_eq!(next == Next::Succeeded, (200..300).contains(&status), "{status}");
         }
     }
@@ -298,15 +336,15 @@ mod tests {
     fn the_schedule_is_walked_to_its_end() {
         let failed = answered(500, None);
         let wait = |secs| Next::Waiting(NOW.saturating_add(Duration::from_secs(secs)));
-        assert_eq!(decide(scheduled(0), &failed, None).next, wait(5));
-        assert_eq!(decide(scheduled(1), &failed, None).next, wait(300));
-        assert_eq!(decide(scheduled(2), &failed, None).next, Next::Exhausted);
+        assert_eq!(decide(scheduled(0), &failed).next, wait(5));
+        assert_eq!(decide(scheduled(1), &failed).next, wait(300));
+        assert_eq!(decide(scheduled(2), &failed).next, Next::Exhausted);
     }
 
     #[test]
     fn a_retry_after_of_120_on_429_or_503_waits_at_least_120_seconds_and_holds_the_lane() {
         for status in [429, 503] {
-            let decision = decide(scheduled(0), &answered(status, Some(120)), None);
+            let decision = decide(scheduled(0), &answered(status, Some(120)));
             let Next::Waiting(at) = decision.next else { panic!("{decision:?}") };
             assert!(at >= NOW.saturating_add(Duration::from_secs(120)));
             assert_eq!(decision.hold_until, Some(NOW.saturating_add(Duration::from_secs(120))));
@@ -315,37 +353,36 @@ mod tests {
 
     #[test]
     fn a_retry_after_is_clamped_between_the_schedule_and_the_maximum() {
-        let short = decide(scheduled(1), &answered(503, Some(1)), None);
+        let short = decide(scheduled(1), &answered(503, Some(1)));
         assert_eq!(short.next, Next::Waiting(NOW.saturating_add(Duration::from_secs(300))));
-        let Next::Waiting(at) = decide(scheduled(0), &answered(503, Some(u64::MAX)), None).next else { panic!() };
+        let Next::Waiting(at) = decide(scheduled(0), &answered(503, Some(u64::MAX))).next else { panic!() };
         assert!(at <= NOW.saturating_add(Duration::from_secs(86_400 * 6 / 5)));
     }
 
     #[test]
     fn a_410_cancels_and_disables() {
-        let decision = decide(scheduled(0), &answered(410, None), None);
+        let decision = decide(scheduled(0), &answered(410, None));
         assert_eq!(decision.next, Next::Canceled);
-        assert_eq!(decision.endpoint, Some(EndpointChange::Disable(DisableReason::Gone)));
+        let change = decision.against.and_then(|fact| fact.judge(None));
+        assert_eq!(change, Some(EndpointChange::Disable(DisableReason::Gone)));
     }
 
     #[test]
     fn a_failed_manual_attempt_is_not_retried_and_does_not_count_against_the_endpoint() {
         let manual = Progress { made: 0, trigger: Trigger::Manual, silent: false };
-        let decision = decide(manual, &answered(500, None), None);
-        assert_eq!((decision.next, decision.endpoint), (Next::Exhausted, None));
+        let decision = decide(manual, &answered(500, None));
+        assert_eq!((decision.next, decision.against), (Next::Exhausted, None));
     }
 
     #[test]
     fn an_endpoint_is_disabled_by_an_exhaustion_beyond_the_limit_and_forgiven_by_a_success() {
         let ago = |secs| Some(NOW.saturating_sub(Duration::from_secs(secs)));
-        let failed = answered(500, None);
-        let change = |since| decide(scheduled(2), &failed, since).endpoint;
+        let change = |since| change(scheduled(2), &answered(500, None), since);
         assert_eq!(change(None), Some(EndpointChange::FailingSince(NOW)));
         assert_eq!(change(ago(100)), None);
         assert_eq!(change(ago(101)), Some(EndpointChange::Disable(DisableReason::Failing)));
         assert_eq!(change(ago(201)), Some(EndpointChange::FailingSince(NOW)), "forgotten after twice the limit");
-        assert_eq!(decide(scheduled(0), &answered(200, None), ago(50)).endpoint, Some(EndpointChange::Recovered));
-        assert_eq!(decide(scheduled(0), &answered(200, None), None).endpoint, None);
+        assert_eq!(decide(scheduled(0), &answered(200, None)).against, None);
     }
 
     #[test]
@@ -353,13 +390,10 @@ mod tests {
         let progress = Progress { silent: true, ..scheduled(0) };
         let ago = |secs| Some(NOW.saturating_sub(Duration::from_secs(secs)));
         let timed_out = Outcome::Failed { kind: Failure::Timeout, detail: String::new() };
-        assert_eq!(decide(progress, &timed_out, None).endpoint, Some(EndpointChange::FailingSince(NOW)));
-        assert_eq!(
-            decide(progress, &timed_out, ago(101)).endpoint,
-            Some(EndpointChange::Disable(DisableReason::Failing))
-        );
-        assert_eq!(decide(progress, &answered(500, None), ago(101)).endpoint, None, "an answer breaks the silence");
-        assert_eq!(decide(scheduled(0), &timed_out, ago(101)).endpoint, None);
+        assert_eq!(change(progress, &timed_out, None), Some(EndpointChange::FailingSince(NOW)));
+        assert_eq!(change(progress, &timed_out, ago(101)), Some(EndpointChange::Disable(DisableReason::Failing)));
+        assert_eq!(change(progress, &answered(500, None), ago(101)), None, "an answer breaks the silence");
+        assert_eq!(change(scheduled(0), &timed_out, ago(101)), None);
     }
 
     fn any_outcome() -> impl Strategy<Value = Outcome> {
@@ -384,7 +418,7 @@ mod tests {
             let policy = policy(&[1, 2, 3]);
             let mut made = 0;
             for outcome in &outcomes {
-                let decision = transition(scheduled(made), outcome, &policy, Health::default(), NOW, unit);
+                let decision = transition(scheduled(made), outcome, &policy, NOW, unit);
                 match decision.next {
                     Next::Waiting(at) => {
                         prop_assert!(at > NOW);
@@ -403,14 +437,14 @@ mod tests {
         #[test]
         fn a_manual_attempt_never_waits(outcome in any_outcome(), made in 0u32..20, unit in 0.0f64..1.0) {
             let progress = Progress { made, trigger: Trigger::Manual, silent: false };
-            let decision = transition(progress, &outcome, &policy(&[1; 50]), Health::default(), NOW, unit);
+            let decision = transition(progress, &outcome, &policy(&[1; 50]), NOW, unit);
             prop_assert!(!matches!(decision.next, Next::Waiting(_)));
         }
 
         /// No answer, however strange, schedules a retry before the schedule's own wait less jitter.
         #[test]
         fn no_retry_is_early(outcome in any_outcome(), unit in 0.0f64..1.0) {
-            if let Next::Waiting(at) = transition(scheduled(0), &outcome, &policy(&[100]), Health::default(), NOW, unit).next {
+            if let Next::Waiting(at) = transition(scheduled(0), &outcome, &policy(&[100]), NOW, unit).next {
                 prop_assert!(at.since(NOW) >= Duration::from_secs(79));
             }
         }

@@ -1,6 +1,7 @@
 //! Endpoints: URLs that want messages, with their filters, limits and health.
 
 use crate::application::Metadata;
+use crate::delivery::DisableReason;
 pub use crate::endpoint_url::{Credentials, EndpointUrl, MAX_URL_BYTES, UrlError};
 use crate::event_type::set;
 pub use crate::headers::Headers;
@@ -35,6 +36,8 @@ pub struct Endpoint {
     pub version: u16,
     /// A disabled endpoint gets nothing.
     pub disabled: bool,
+    /// Why and since when it is disabled; `None` if it is not, or if that was not noted.
+    pub disablement: Option<Disablement>,
     /// The event types it wants; `None` is all.
     pub event_types: Option<Vec<EventTypeName>>,
     /// The channels it listens to; `None` is all.
@@ -59,6 +62,15 @@ impl Endpoint {
                 .as_ref()
                 .is_none_or(|heard| channels.is_some_and(|sent| sent.iter().any(|channel| heard.contains(channel))))
     }
+}
+
+/// Why and since when an endpoint is disabled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disablement {
+    /// Why.
+    pub reason: DisableReason,
+    /// Since when.
+    pub since: Timestamp,
 }
 
 /// Changes to an endpoint. `None` leaves a member as it is; a full replacement sets every member.
@@ -88,8 +100,10 @@ pub struct EndpointPatch {
 }
 
 impl EndpointPatch {
-    /// Applies the changes. Dates and headers are the caller's business.
-    pub fn apply(self, to: &mut Endpoint) {
+    /// Applies the changes at `now`, which is noted as the instant at which it was disabled, if it is now and was not.
+    /// Other dates, and headers, are the caller's business.
+    pub fn apply(self, to: &mut Endpoint, now: Timestamp) {
+        let was_disabled = to.disabled;
         let Self {
             uid,
             url,
@@ -107,6 +121,11 @@ impl EndpointPatch {
         set(&mut to.description, description);
         set(&mut to.version, version);
         set(&mut to.disabled, disabled);
+        if !to.disabled {
+            to.disablement = None;
+        } else if !was_disabled {
+            to.disablement = Some(Disablement { reason: DisableReason::ByHand, since: now });
+        }
         set(&mut to.event_types, event_types);
         set(&mut to.channels, channels);
         set(&mut to.throttle_rate, throttle_rate);

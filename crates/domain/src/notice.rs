@@ -75,6 +75,12 @@ pub struct EndpointNotice {
     /// Since when it had been failing, if it was disabled for that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fail_since: Option<Timestamp>,
+    /// Why it is disabled, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disabled_reason: Option<&'static str>,
+    /// Since when it is disabled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disabled_since: Option<Timestamp>,
 }
 
 /// The data of a notice about the attempts to deliver a message.

@@ -233,6 +233,11 @@ impl Intake {
         }
     }
 
+    /// Whether what stores messages still runs, or was told to end.
+    pub fn is_alive(&self) -> bool {
+        self.task.lock().as_ref().is_none_or(|task| !task.is_finished())
+    }
+
     /// Takes no more, and waits until everything taken is stored and dispatched.
     pub async fn close(&self) {
         self.sweeper.abort();

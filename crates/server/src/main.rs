@@ -10,6 +10,7 @@ mod log;
 mod memory;
 mod patient;
 mod signals;
+mod supervisor;
 mod terminal;
 mod wiring;
 

@@ -19,6 +19,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::time::timeout;
 
 use crate::config::Config;
+use crate::supervisor::Supervisor;
 
 /// File descriptors that are kept for the store, the log, the listener and whatever else.
 const OTHER_DESCRIPTORS: u64 = 128;
@@ -43,6 +44,7 @@ pub(crate) struct Server {
     /// Can be stopped at any instant, and use the others.
     upkeep: Vec<tokio::task::JoinHandle<()>>,
     agents: Vec<tokio::task::JoinHandle<()>>,
+    supervisor: Arc<Supervisor>,
 }
 
 /// The machine's time and randomness.
@@ -95,7 +97,24 @@ impl Server {
         let tasks = TaskRunner::new(Arc::clone(&store), Arc::clone(&clock));
         let upkeep = vec![tokio::spawn(notifier.run()), tokio::spawn(tasks.run()), tokio::spawn(sweeper.run())];
         let agents = vec![tokio::spawn(api.key_usage().run())];
-        Ok(Self { store, api, connections: descriptors.connections, intake, engine, upkeep, agents })
+        let mut supervisor = Supervisor::default();
+        let watched = upkeep.iter().chain(&agents).map(tokio::task::JoinHandle::abort_handle);
+        for (part, agent) in ["notifier", "background tasks", "sweeper", "key usage"].into_iter().zip(watched) {
+            supervisor.watch(part, move || agent.is_finished());
+        }
+        for (part, agent) in engine.agents() {
+            supervisor.watch(part, move || agent.is_finished());
+        }
+        let (watched, writer) = (Arc::clone(&intake), Arc::clone(&store));
+        supervisor.watch("intake", move || !watched.is_alive());
+        supervisor.watch("the store's writer", move || !writer.is_alive());
+        let supervisor = Arc::new(supervisor);
+        Ok(Self { store, api, connections: descriptors.connections, intake, engine, upkeep, agents, supervisor })
+    }
+
+    /// What watches the parts that the server cannot do without.
+    pub(crate) fn supervisor(&self) -> Arc<Supervisor> {
+        Arc::clone(&self.supervisor)
     }
 
     /// Ends in order, within the time that the phases have. `answering` completes when the API has answered what it was

@@ -75,6 +75,26 @@ struct Story {
     standing: Standing,
 }
 
+/// Whether delivery (?1, ?2, ?3) is pending. What an attempt announced is, until it is tried, or canceled.
+const PENDING_SQL: &str = "SELECT 1 FROM delivery WHERE endpoint_no = ? AND due_at = ? AND message_no = ?";
+
+impl Story {
+    /// What the latest attempt announced is looked for: if it is not pending, it was canceled.
+    fn checked(mut self, pending: &mut Statement<'_>, message: i64, endpoint: i64) -> Result<Self, SqlError> {
+        if let Some(at) = self.latest.next_attempt_at
+            && !pending.exists(params![endpoint, at.as_micros(), message])?
+        {
+            self.latest.next_attempt_at = None;
+            self.standing = if self.standing == Standing::Waiting { Standing::Canceled } else { self.standing };
+        }
+        Ok(self)
+    }
+
+    fn is_canceled(&self) -> bool {
+        self.standing == Standing::Canceled
+    }
+}
+
 /// What came of a message at an endpoint; `None` if it was never attempted.
 fn story(tried: &mut Statement<'_>, message: i64, endpoint: i64) -> Result<Option<Story>, SqlError> {
     let mut rows = tried.query(params![message, endpoint])?;
@@ -113,6 +133,7 @@ fn list(
     let range = Range::of_ids(scan);
     let mut candidates = connection.prepare_cached(&candidates_sql(range.order))?;
     let mut tried = connection.prepare_cached(TRIED_SQL)?;
+    let mut pending = connection.prepare_cached(PENDING_SQL)?;
     let mut message = connection.prepare_cached(&format!(
         "SELECT {MESSAGE_COLUMNS}, CASE WHEN ?2 THEN {PAYLOAD} END AS payload FROM message WHERE no = ?1"
     ))?;
@@ -123,14 +144,15 @@ fn list(
         while let Some(row) = rows.next()? {
             let number: i64 = row.get(0)?;
             let Some(story) = story(&mut tried, number, endpoint.0)? else { continue };
+            let story = story.checked(&mut pending, number, endpoint.0)?;
             if filter.standing.is_some_and(|standing| standing != story.standing) {
                 continue;
             }
             let mut found = message.query(params![number, filter.with_payload])?;
             let Some(row) = found.next()? else { continue };
             let (message, bytes) = messages::sized(decode_message(row)?.value);
-            let Tried { succeeded, next_attempt_at, .. } = story.latest;
-            if !page.push(AttemptedMessage { message, succeeded, next_attempt_at }, bytes) {
+            let (canceled, Tried { succeeded, next_attempt_at, .. }) = (story.is_canceled(), story.latest);
+            if !page.push(AttemptedMessage { message, succeeded, next_attempt_at, canceled }, bytes) {
                 break;
             }
         }
@@ -145,6 +167,8 @@ fn asked(endpoint: EndpointKey, filter: &AttemptedFilter) -> (Vec<Term>, Named) 
     let (about, named) = match filter.standing {
         None => (vec![About::Attempted(endpoint, true), About::Attempted(endpoint, false)], Named::Blocks),
         Some(Standing::Delivered) => (vec![About::Attempted(endpoint, true)], Named::Blocks),
+        // What was canceled waits as far as its postings say.
+        Some(Standing::Canceled) => (vec![About::Standing(endpoint, Standing::Waiting)], Named::Rows),
         Some(standing) => (vec![About::Standing(endpoint, standing)], Named::Rows),
     };
     let AttemptedFilter { event_types, channel, tag, .. } = filter;
@@ -171,11 +195,13 @@ fn destinations(
     let mut endpoints = connection.prepare_cached(&destinations_sql(order))?;
     let endpoints = listed(endpoints.query(params![message.0, low, high, limit])?, decode_endpoint)?;
     let mut tried = connection.prepare_cached(TRIED_SQL)?;
+    let mut pending = connection.prepare_cached(PENDING_SQL)?;
     let mut found = Vec::with_capacity(endpoints.rows.len());
     for endpoint in endpoints.rows {
         let Some(story) = story(&mut tried, message.0, endpoint.key.0)? else { continue };
-        let Tried { succeeded, next_attempt_at, .. } = story.latest;
-        found.push(Destination { endpoint: endpoint.value, succeeded, next_attempt_at });
+        let story = story.checked(&mut pending, message.0, endpoint.key.0)?;
+        let (canceled, Tried { succeeded, next_attempt_at, .. }) = (story.is_canceled(), story.latest);
+        found.push(Destination { endpoint: endpoint.value, succeeded, next_attempt_at, canceled });
     }
     Ok(Listed { rows: found, cut: endpoints.cut })
 }

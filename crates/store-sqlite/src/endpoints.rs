@@ -2,7 +2,8 @@
 //! and tells observers.
 
 use async_trait::async_trait;
-use postrider_domain::endpoint::{Endpoint, EndpointPatch, EndpointUrl, Headers};
+use postrider_domain::delivery::DisableReason;
+use postrider_domain::endpoint::{Disablement, Endpoint, EndpointPatch, EndpointUrl, Headers};
 use postrider_domain::headers::HeaderChanges;
 use postrider_domain::ids::{EndpointId, Id as _, Ksuid};
 use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Uid};
@@ -271,18 +272,21 @@ fn insert(tx: &Tx<'_>, application: ApplicationKey, new: NewEndpoint) -> Result<
     if !alive {
         return Err(Abort::Refused(WriteError::NotFound));
     }
-    let NewEndpoint { endpoint, secret, headers, most } = new;
+    let NewEndpoint { mut endpoint, secret, headers, most } = new;
     let count = tx
         .prepare_cached(&format!("SELECT count(*) FROM endpoint WHERE application_no = ? AND {LIVE}"))?
         .query_row([application.0], |row| row.get::<_, i64>(0))?;
     if count.unsigned_abs() >= most {
         return Err(Abort::Refused(WriteError::Full { most }));
     }
+    let since = endpoint.created_at;
+    endpoint.disablement = endpoint.disabled.then_some(Disablement { reason: DisableReason::ByHand, since });
     let number = tx
         .prepare_cached(
             "INSERT INTO endpoint (application_no, id, uid, url, description, version, disabled, event_types, channels,
-                                   throttle_rate, metadata, headers, signing_keys, created_at, updated_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                   throttle_rate, metadata, headers, signing_keys, created_at, updated_at, disabled_reason,
+                                   disabled_since)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .insert(params![
             application.0,
@@ -300,6 +304,8 @@ fn insert(tx: &Tx<'_>, application: ApplicationKey, new: NewEndpoint) -> Result<
             encode_keys(&SigningKeys::new(secret))?,
             endpoint.created_at.as_micros(),
             endpoint.updated_at.as_micros(),
+            endpoint.disablement.map(|disablement| disablement.reason.as_str()),
+            endpoint.disablement.map(|disablement| disablement.since.as_micros()),
         ])
         .map_err(taken)?;
     changed(tx, EndpointKey(number))?;
@@ -316,13 +322,14 @@ fn change(
     let Stored { key, value: mut endpoint } = found;
     authorize(tx, key, &endpoint.url, patch.url.as_ref(), patch.authorization.take())?;
     let was_disabled = endpoint.disabled;
-    patch.apply(&mut endpoint);
+    patch.apply(&mut endpoint, now);
     endpoint.updated_at = now;
     let enabled = was_disabled && !endpoint.disabled;
     tx.prepare_cached(
         "UPDATE endpoint SET uid = ?2, url = ?3, description = ?4, version = ?5, disabled = ?6, event_types = ?7,
                              channels = ?8, throttle_rate = ?9, metadata = ?10, updated_at = ?11,
-                             failing_since = CASE WHEN ?12 THEN NULL ELSE failing_since END
+                             failing_since = CASE WHEN ?12 THEN NULL ELSE failing_since END,
+                             disabled_reason = ?13, disabled_since = ?14
          WHERE no = ?1",
     )?
     .execute(params![
@@ -338,6 +345,8 @@ fn change(
         encode_json(&endpoint.metadata)?,
         now.as_micros(),
         enabled,
+        endpoint.disablement.map(|disablement| disablement.reason.as_str()),
+        endpoint.disablement.map(|disablement| disablement.since.as_micros()),
     ])
     .map_err(taken)?;
     changed(tx, key)?;

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use postrider_domain::attempt::Trigger;
-use postrider_domain::delivery::{EndpointChange, Next};
+use postrider_domain::delivery::{DisableReason, EndpointChange, EndpointFact, Next};
 use postrider_domain::names::Uid;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
@@ -52,6 +52,10 @@ pub(crate) struct Hot<'c> {
     change: Changes<'c>,
     indexer: Indexer<'c>,
     keys: Keys<'c>,
+    /// Endpoints that may be noted as failing: all that are, and perhaps some that were enabled since.
+    failing: HashSet<EndpointKey>,
+    /// Those that this transaction found to work again.
+    recovered: Vec<EndpointKey>,
     versions: HashMap<ApplicationKey, Option<i64>>,
     urls: HashMap<EndpointKey, (Arc<str>, i64)>,
     next_message: i64,
@@ -61,6 +65,7 @@ pub(crate) struct Hot<'c> {
 /// Statements for what seldom happens at a settle.
 struct Changes<'c> {
     recovered: Statement<'c>,
+    enabled: Statement<'c>,
     failing_since: Statement<'c>,
     disable: Statement<'c>,
     bump_version: Statement<'c>,
@@ -70,6 +75,10 @@ struct Changes<'c> {
 impl<'c> Hot<'c> {
     pub(crate) fn prepare(connection: &'c Connection) -> Result<Self, SqlError> {
         let prepare = |sql: &str| connection.prepare(sql);
+        let failing = connection
+            .prepare("SELECT no FROM endpoint WHERE failing_since IS NOT NULL")?
+            .query_map([], |row| row.get(0).map(EndpointKey))?
+            .collect::<Result<_, _>>()?;
         let next = connection.query_row("SELECT next FROM sequence WHERE name = 'message'", [], |row| row.get(0))?;
         Ok(Self {
             version: prepare(
@@ -97,6 +106,8 @@ impl<'c> Hot<'c> {
             change: Changes::prepare(connection)?,
             indexer: Indexer::prepare(connection)?,
             keys: Keys::prepare(connection, RUN_KEYS)?,
+            failing,
+            recovered: Vec::new(),
             versions: HashMap::default(),
             urls: HashMap::default(),
             next_message: next,
@@ -112,6 +123,7 @@ impl<'c> Hot<'c> {
     /// The transaction came to nothing: so did what was reserved and noted in it.
     pub(crate) fn rolled_back(&mut self) {
         self.reserved = self.next_message;
+        self.failing.extend(self.recovered.drain(..));
         self.urls.clear();
         self.messages.forget();
         self.payloads.forget();
@@ -123,6 +135,7 @@ impl<'c> Hot<'c> {
 
     /// The transaction reached the disk.
     pub(crate) fn committed(&mut self) {
+        self.recovered.clear();
         self.keys.committed();
     }
 
@@ -286,15 +299,20 @@ impl<'c> Hot<'c> {
             return Ok(());
         }
         let ends_series = settlement.trigger == Trigger::Manual && settlement.next == Next::Succeeded;
-        if ends_series || settlement.change.is_some() || settlement.notice.is_some() {
+        if settlement.next == Next::Succeeded && self.failing.contains(endpoint) {
+            self.change.recovered.execute([endpoint.0])?;
+            self.failing.remove(endpoint);
+            self.recovered.push(*endpoint);
+        }
+        if ends_series || settlement.against.is_some() || settlement.notice.is_some() {
             // What follows may look at attempts.
             self.attempts.flush()?;
         }
         if ends_series {
             self.end_series(*endpoint, delivery.message)?;
         }
-        if let Some(change) = settlement.change {
-            self.change_endpoint(settlement, change, tx)?;
+        if let Some(fact) = settlement.against {
+            self.count_against(*endpoint, fact, tx)?;
         }
         if let (Some(kind), Some(attempt)) = (settlement.notice, &settlement.attempt) {
             outbox::report_attempt(tx, *endpoint, delivery.message, attempt, kind)?;
@@ -364,28 +382,36 @@ impl<'c> Hot<'c> {
         Ok(())
     }
 
-    fn change_endpoint(
+    /// An attempt says something against its endpoint: what follows is decided here, by what is stored. An endpoint that is
+    /// disabled already is told of no more.
+    fn count_against(&mut self, endpoint: EndpointKey, fact: EndpointFact, tx: &Tx<'_>) -> Result<(), SqlError> {
+        let failing_since =
+            self.change.enabled.query_row([endpoint.0], |row| row.get::<_, Option<i64>>(0)).optional()?;
+        let Some(failing_since) = failing_since else { return Ok(()) };
+        match fact.judge(failing_since.map(Timestamp::from_micros)) {
+            None => Ok(()),
+            Some(EndpointChange::FailingSince(at)) => {
+                self.change.failing_since.execute(params![endpoint.0, at.as_micros()])?;
+                self.failing.insert(endpoint);
+                Ok(())
+            }
+            Some(EndpointChange::Disable(reason)) => self.disable(endpoint, reason, fact.at, tx),
+        }
+    }
+
+    fn disable(
         &mut self,
-        settlement: &Settlement,
-        change: EndpointChange,
+        endpoint: EndpointKey,
+        reason: DisableReason,
+        at: Timestamp,
         tx: &Tx<'_>,
     ) -> Result<(), SqlError> {
-        let Settlement { endpoint, attempt, .. } = settlement;
-        let no = endpoint.0;
-        match change {
-            EndpointChange::Recovered => self.change.recovered.execute([no])?,
-            EndpointChange::FailingSince(at) => self.change.failing_since.execute(params![no, at.as_micros()])?,
-            EndpointChange::Disable(_) => {
-                // Requests under way together may each have this to say; it is done, and reported, once.
-                if self.change.disable.execute([no])? == 1 {
-                    let now = attempt.as_ref().map_or(settlement.delivery.due_at, |attempt| attempt.started_at);
-                    outbox::report_disabled(tx, *endpoint, now)?;
-                }
-                self.versions.clear();
-                self.change.bump_version.execute([no])?
-            }
-        };
-        tx.tell(News::EndpointChanged(*endpoint));
+        self.change.disable.execute(params![endpoint.0, reason.as_str(), at.as_micros()])?;
+        self.versions.clear();
+        self.change.bump_version.execute([endpoint.0])?;
+        outbox::report_disabled(tx, endpoint, at)?;
+        tx.tell(News::EndpointChanged(endpoint));
+        tx.tell(News::EndpointDisabled(endpoint, reason));
         Ok(())
     }
 }
@@ -404,10 +430,11 @@ impl<'c> Changes<'c> {
     fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
             recovered: connection.prepare("UPDATE endpoint SET failing_since = NULL WHERE no = ?")?,
-            // The first failure counts: requests under way together each report one of their own.
-            failing_since: connection
-                .prepare("UPDATE endpoint SET failing_since = coalesce(failing_since, ?2) WHERE no = ?1")?,
-            disable: connection.prepare("UPDATE endpoint SET disabled = 1 WHERE no = ? AND NOT disabled")?,
+            enabled: connection
+                .prepare("SELECT failing_since FROM endpoint WHERE no = ? AND NOT disabled AND deleted_at IS NULL")?,
+            failing_since: connection.prepare("UPDATE endpoint SET failing_since = ?2 WHERE no = ?1")?,
+            disable: connection
+                .prepare("UPDATE endpoint SET disabled = 1, disabled_reason = ?2, disabled_since = ?3 WHERE no = ?1")?,
             bump_version: connection.prepare(
                 "UPDATE application SET version = version + 1
                  WHERE no = (SELECT application_no FROM endpoint WHERE no = ?)",

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_domain::application::EnvironmentId;
+use postrider_domain::delivery::DisableReason;
 use postrider_domain::ids::{ApplicationId, EndpointId};
 use postrider_domain::names::{EventTypeName, Uid};
 use postrider_domain::notice::{self, AttemptNotice, EndpointNotice, LastAttempt, NoticeKind};
@@ -57,11 +58,14 @@ struct Reported {
     endpoint_id: EndpointId,
     endpoint_uid: Option<Uid>,
     failing_since: Option<Timestamp>,
+    disabled_reason: Option<DisableReason>,
+    disabled_since: Option<Timestamp>,
 }
 
 const REPORTED_SQL: &str =
     "SELECT endpoint.no, environment.id AS recipient, application.id AS app_id, application.uid AS app_uid,
-         endpoint.id AS endpoint_id, endpoint.uid AS endpoint_uid, failing_since
+         endpoint.id AS endpoint_id, endpoint.uid AS endpoint_uid, failing_since,
+         disabled_reason, disabled_since
      FROM endpoint JOIN application ON application.no = application_no
          JOIN environment ON environment.no = environment_no
      WHERE endpoint.no = ?1 AND environment.id <> ?2 AND EXISTS (
@@ -82,6 +86,10 @@ fn reported(tx: &Tx<'_>, endpoint: EndpointKey) -> Result<Option<Reported>, SqlE
             endpoint_id: columns.id("endpoint_id")?,
             endpoint_uid: columns.get::<Option<String>>("endpoint_uid")?.map(Uid::from_trusted),
             failing_since: columns.maybe_instant("failing_since")?,
+            disabled_reason: columns
+                .get::<Option<String>>("disabled_reason")?
+                .and_then(|word| DisableReason::parse(&word)),
+            disabled_since: columns.maybe_instant("disabled_since")?,
         })
     })
 }
@@ -115,9 +123,16 @@ fn report(
     fail_since: impl Fn(Option<Timestamp>) -> Option<Timestamp>,
 ) -> Result<(), SqlError> {
     let Some(reported) = reported(tx, endpoint)? else { return Ok(()) };
-    let Reported { recipient, app_id, app_uid, endpoint_id, endpoint_uid, failing_since } = reported;
-    let data = EndpointNotice { app_id, app_uid, endpoint_id, endpoint_uid, fail_since: fail_since(failing_since) };
-    add(tx, &recipient, kind, &data)
+    let data = EndpointNotice {
+        app_id: reported.app_id,
+        app_uid: reported.app_uid,
+        endpoint_id: reported.endpoint_id,
+        endpoint_uid: reported.endpoint_uid,
+        fail_since: fail_since(reported.failing_since),
+        disabled_reason: reported.disabled_reason.map(DisableReason::as_str),
+        disabled_since: reported.disabled_since,
+    };
+    add(tx, &reported.recipient, kind, &data)
 }
 
 /// Reports what an attempt came to.

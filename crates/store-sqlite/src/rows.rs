@@ -4,7 +4,8 @@
 //! they may have become stricter since.
 
 use bytes::Bytes;
-use postrider_domain::endpoint::{Endpoint, EndpointUrl, Headers, Health};
+use postrider_domain::delivery::DisableReason;
+use postrider_domain::endpoint::{Disablement, Endpoint, EndpointUrl, Headers};
 use postrider_domain::message::Message;
 use postrider_domain::names::{Channel, EventTypeName, Tag, Uid};
 use postrider_domain::signature::{OldKey, Secret, SigningKeys};
@@ -42,7 +43,7 @@ pub(crate) fn decode_message(row: &Row<'_>) -> Result<Stored<MessageKey, Message
 
 /// What [`decode_endpoint`] reads.
 pub(crate) const ENDPOINT_COLUMNS: &str = "endpoint.no, endpoint.id, endpoint.uid, url, description, endpoint.version,
-     disabled, event_types, channels, endpoint.throttle_rate, endpoint.metadata, endpoint.created_at, endpoint.updated_at";
+     disabled, disabled_reason, disabled_since, event_types, channels, endpoint.throttle_rate, endpoint.metadata, endpoint.created_at, endpoint.updated_at";
 
 /// Reads an endpoint from a row with [`ENDPOINT_COLUMNS`].
 pub(crate) fn decode_endpoint(row: &Row<'_>) -> Result<Stored<EndpointKey, Endpoint>, SqlError> {
@@ -54,6 +55,7 @@ pub(crate) fn decode_endpoint(row: &Row<'_>) -> Result<Stored<EndpointKey, Endpo
         description: columns.get("description")?,
         version: columns.get("version")?,
         disabled: columns.get("disabled")?,
+        disablement: decode_disablement(&columns)?,
         event_types: names(columns.maybe_json::<Vec<String>>("event_types")?, EventTypeName::from_trusted),
         channels: names(columns.maybe_json::<Vec<String>>("channels")?, Channel::from_trusted),
         throttle_rate: columns.get("throttle_rate")?,
@@ -64,12 +66,19 @@ pub(crate) fn decode_endpoint(row: &Row<'_>) -> Result<Stored<EndpointKey, Endpo
     Ok(Stored { key: EndpointKey(columns.get("no")?), value })
 }
 
+/// Reads the columns `disabled_reason` and `disabled_since`.
+pub(crate) fn decode_disablement(columns: &Columns<'_, '_>) -> Result<Option<Disablement>, SqlError> {
+    let reason = columns.get::<Option<String>>("disabled_reason")?.and_then(|word| DisableReason::parse(&word));
+    let since = columns.maybe_instant("disabled_since")?;
+    Ok(reason.zip(since).map(|(reason, since)| Disablement { reason, since }))
+}
+
 fn names<T>(texts: Option<Vec<String>>, from_trusted: impl Fn(String) -> T) -> Option<Vec<T>> {
     texts.map(|texts| texts.into_iter().map(from_trusted).collect())
 }
 
 /// What [`decode_target`] reads, from `endpoint JOIN application`.
-pub(crate) const TARGET_COLUMNS: &str = "headers, signing_keys, failing_since, application_no,
+pub(crate) const TARGET_COLUMNS: &str = "headers, signing_keys, application_no,
      application.throttle_rate AS application_rate,
      (endpoint.deleted_at IS NOT NULL OR application.deleted_at IS NOT NULL) AS gone";
 
@@ -84,7 +93,6 @@ pub(crate) fn decode_target(row: &Row<'_>) -> Result<Target, SqlError> {
         endpoint,
         headers: columns.json::<Headers>("headers")?,
         keys: decode_keys(&columns)?,
-        health: Health { failing_since: columns.maybe_instant("failing_since")? },
         application_rate: columns.get("application_rate")?,
     })
 }

@@ -25,6 +25,10 @@ impl Store for SqliteStore {
         self.observers.add(observer);
     }
 
+    fn is_alive(&self) -> bool {
+        self.writer.is_alive()
+    }
+
     async fn close(&self) {
         self.writer.close().await;
         self.readers.close().await;

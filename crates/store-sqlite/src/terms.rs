@@ -83,7 +83,8 @@ impl About {
                 let kind = match standing {
                     Standing::Delivered => b"d",
                     Standing::Failed => b"x",
-                    Standing::Waiting => b"w",
+                    // The postings say what the attempts say.
+                    Standing::Waiting | Standing::Canceled => b"w",
                 };
                 Hash::EMPTY.bytes(kind).bytes(&endpoint.0.to_be_bytes())
             }

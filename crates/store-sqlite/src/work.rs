@@ -8,13 +8,14 @@ use async_trait::async_trait;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::{Hold, HoldReason};
+use postrider_domain::endpoint::Health;
 use postrider_domain::ids::{ApplicationId, Id as _};
 use postrider_domain::message::Message;
 use postrider_domain::names::IdOrUid;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
     AcceptError, Accepted, ApplicationKey, DeliveryKey, Due, EndpointKey, IdempotencyKey, MessageKey, NewMessage, Once,
-    ResendError, Routes, Settlement, StoreError, Target, Wakes, Woken, Work, WriteError, Written,
+    ResendError, Resent, Routes, Settlement, StoreError, Target, Wakes, Woken, Work, WriteError, Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -22,7 +23,9 @@ use crate::SqliteStore;
 use crate::decode::{Columns, SqlError, all, first};
 use crate::environments::{RULES_COLUMNS, decode_rules};
 use crate::hot::{SCHEDULED_LATER, delivery_key};
-use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, PAYLOAD, TARGET_COLUMNS, decode_message, decode_target};
+use crate::rows::{
+    ENDPOINT_COLUMNS, MESSAGE_COLUMNS, PAYLOAD, TARGET_COLUMNS, decode_disablement, decode_message, decode_target,
+};
 use crate::writer::{Abort, News};
 use crate::{idempotency, keys, range};
 
@@ -265,8 +268,8 @@ impl Work for SqliteStore {
         endpoint: EndpointKey,
         message: MessageKey,
         now: Timestamp,
-        once: Option<Once<()>>,
-    ) -> Result<Written<()>, ResendError> {
+        once: Option<Once<Resent>>,
+    ) -> Result<Written<Resent>, ResendError> {
         self.writer
             .run(move |tx| {
                 if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
@@ -283,19 +286,23 @@ impl Work for SqliteStore {
                     Some(true) => return Err(Abort::Refused(ResendError::MissingPayload)),
                     Some(false) => {}
                 }
-                let disabled: Option<bool> = tx
-                    .prepare_cached(
-                        "SELECT disabled FROM endpoint JOIN application ON application.no = application_no
-                         WHERE endpoint.no = ? AND endpoint.deleted_at IS NULL AND application.deleted_at IS NULL",
-                    )?
-                    .query_row([endpoint.0], |row| row.get(0))
-                    .optional()?;
-                if !disabled.ok_or(Abort::Refused(ResendError::Write(WriteError::NotFound)))? {
+                let mut statement = tx.prepare_cached(
+                    "SELECT endpoint.no, disabled, disabled_reason, disabled_since
+                     FROM endpoint JOIN application ON application.no = application_no
+                     WHERE endpoint.no = ? AND endpoint.deleted_at IS NULL AND application.deleted_at IS NULL",
+                )?;
+                let found = first(statement.query([endpoint.0])?, |row| {
+                    let columns = Columns::new(row, "endpoint");
+                    let disablement = decode_disablement(&columns)?;
+                    Ok(if columns.get("disabled")? { Resent::Disabled(disablement) } else { Resent::Due })
+                })?;
+                let resent = found.ok_or(Abort::Refused(ResendError::Write(WriteError::NotFound)))?;
+                if resent == Resent::Due {
                     add_manual(tx, endpoint, message, now)?;
                     tx.tell(News::WorkAdded(endpoint));
                 }
-                idempotency::remember(tx, once, &(), now)?;
-                Ok(Written::Done(()))
+                idempotency::remember(tx, once, &resent, now)?;
+                Ok(Written::Done(resent))
             })
             .await
     }
@@ -324,6 +331,17 @@ impl Work for SqliteStore {
             .run(|connection| {
                 let newest: Option<i64> = connection.query_row("SELECT max(no) FROM message", [], |row| row.get(0))?;
                 Ok(newest.map(MessageKey))
+            })
+            .await
+    }
+
+    async fn health(&self, endpoint: EndpointKey) -> Result<Option<Health>, StoreError> {
+        self.readers
+            .run(move |connection| {
+                let mut statement = connection.prepare_cached("SELECT no, failing_since FROM endpoint WHERE no = ?")?;
+                first(statement.query([endpoint.0])?, |row| {
+                    Ok(Health { failing_since: Columns::new(row, "endpoint").maybe_instant("failing_since")? })
+                })
             })
             .await
     }

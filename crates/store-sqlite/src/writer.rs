@@ -20,6 +20,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use postrider_domain::delivery::DisableReason;
+use postrider_domain::ids::{ApplicationId, EndpointId, Id as _, Ksuid};
 use postrider_store::{
     AcceptError, Accepted, EndpointKey, MessageKey, NewMessage, Observers, Settlement, StoreError, WriteError,
 };
@@ -44,6 +46,7 @@ const SETTLE_PATIENCE: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) enum News {
     EndpointChanged(EndpointKey),
+    EndpointDisabled(EndpointKey, DisableReason),
     WorkAdded(EndpointKey),
     MessagesExpunged(Vec<MessageKey>),
     NoticeAdded,
@@ -222,6 +225,11 @@ impl Writer {
         answer.await.map_err(|_| E::from(StoreError::Unavailable("the write was not carried out".to_owned())))?
     }
 
+    /// Whether the thread runs, or was told to end.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.thread.lock().as_ref().is_none_or(|thread| !thread.is_finished())
+    }
+
     /// Carries out what was handed over, and ends the thread.
     pub(crate) async fn close(&self) {
         // Fails if the thread is gone already, which is what is wanted.
@@ -367,9 +375,16 @@ impl Loop<'_> {
 
     fn tell(&mut self, news: Vec<News>) {
         for item in news {
-            if let News::KeysDropped(run) = item {
-                self.hot.keys_dropped(run);
-                continue;
+            match item {
+                News::KeysDropped(run) => {
+                    self.hot.keys_dropped(run);
+                    continue;
+                }
+                News::EndpointDisabled(endpoint, reason) => {
+                    self.log_disabled(endpoint, reason);
+                    continue;
+                }
+                _ => {}
             }
             self.observers.tell(|observer| match &item {
                 News::EndpointChanged(endpoint) => observer.endpoint_changed(*endpoint),
@@ -378,7 +393,7 @@ impl Loop<'_> {
                 News::NoticeAdded => observer.notice_added(),
                 News::TaskAdded => observer.task_added(),
                 News::ApplicationDeleted => observer.application_deleted(),
-                News::KeysDropped(_) => {}
+                News::KeysDropped(_) | News::EndpointDisabled(..) => {}
             });
         }
     }
@@ -386,6 +401,20 @@ impl Loop<'_> {
     /// Whether the files of the store are gone.
     fn lost(&self) -> Option<StoreError> {
         self.files.as_ref()?.problem().map(StoreError::Unavailable)
+    }
+
+    /// Whoever runs the server can see from its log that an endpoint gets nothing any more, and why.
+    fn log_disabled(&self, endpoint: EndpointKey, reason: DisableReason) {
+        let found = self.connection.query_row(
+            "SELECT endpoint.id, application.id FROM endpoint JOIN application ON application.no = application_no
+             WHERE endpoint.no = ?",
+            [endpoint.0],
+            |row| Ok((row.get::<_, [u8; 20]>(0)?, row.get::<_, [u8; 20]>(1)?)),
+        );
+        let Ok((id, application)) = found else { return };
+        let (id, application) =
+            (EndpointId::from_ksuid(Ksuid::from_bytes(id)), ApplicationId::from_ksuid(Ksuid::from_bytes(application)));
+        tracing::warn!(endpoint = %id, %application, reason = reason.as_str(), "an endpoint was disabled");
     }
 
     fn reset_wal(&self) {

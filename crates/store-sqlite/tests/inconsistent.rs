@@ -54,6 +54,7 @@ async fn broken_by(sql: &str) -> Broken {
         description: String::new(),
         version: 1,
         disabled: false,
+        disablement: None,
         event_types: None,
         channels: None,
         throttle_rate: None,

@@ -67,6 +67,7 @@ impl World {
             description: String::new(),
             version: 1,
             disabled: false,
+            disablement: None,
             event_types: None,
             channels: None,
             throttle_rate: None,
@@ -132,7 +133,7 @@ impl World {
                 duration_ms: 1,
             }),
             next,
-            change: None,
+            against: None,
             origin: Some(Origin { application: self.routes.application, message: Arc::clone(&sent.message) }),
             notice: None,
         }

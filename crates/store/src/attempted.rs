@@ -20,6 +20,8 @@ pub enum Standing {
     Failed,
     /// Some attempt succeeded, whatever came after it.
     Delivered,
+    /// It is [`Standing::Waiting`] as far as its attempts say, but what they announced was canceled. No attempt says that.
+    Canceled,
 }
 
 impl Standing {
@@ -57,6 +59,8 @@ pub struct AttemptedMessage {
     pub succeeded: bool,
     /// When it is tried again, as its latest attempt says.
     pub next_attempt_at: Option<Timestamp>,
+    /// It was to be tried again, but that was canceled: because the endpoint was disabled, for instance.
+    pub canceled: bool,
 }
 
 /// An endpoint to which a message was attempted.
@@ -68,6 +72,8 @@ pub struct Destination {
     pub succeeded: bool,
     /// When it is tried again, as the latest attempt says.
     pub next_attempt_at: Option<Timestamp>,
+    /// It was to be tried again, but that was canceled.
+    pub canceled: bool,
 }
 
 /// Operations that read what came of delivering.

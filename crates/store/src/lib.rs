@@ -60,8 +60,8 @@ pub use streams::{LATEST_COMMIT, StreamFilter, StreamPosition, StreamSlice, Stre
 pub use tasks::{Job, MAX_RECOVERED, NewTask, Outcome, ReplayFilter, Span, TaskFilter, Tasks};
 pub use tokens::{IssuedToken, TokenExpiry, Tokens};
 pub use work::{
-    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, Origin, ResendError, Routes, Settlement,
-    Target, Wakes, Woken, Work,
+    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, Origin, ResendError, Resent, Routes,
+    Settlement, Target, Wakes, Woken, Work,
 };
 
 /// A thing with the engine's handle for it.
@@ -102,4 +102,9 @@ pub trait Store:
 
     /// Finishes what was handed over, and lets go of the database. Later calls return [`StoreError::Closed`].
     async fn close(&self);
+
+    /// Whether it can still write: whatever does that runs, or was told to end.
+    fn is_alive(&self) -> bool {
+        true
+    }
 }

@@ -36,7 +36,11 @@ impl Observers {
     /// Tells all.
     pub fn tell(&self, news: impl Fn(&dyn Observer)) {
         for observer in self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
-            news(observer.as_ref());
+            // Whoever listens must not harm whoever writes.
+            let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| news(observer.as_ref())));
+            if told.is_err() {
+                tracing::error!("an observer of the store failed unexpectedly");
+            }
         }
     }
 }

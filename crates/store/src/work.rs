@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::attempt::Trigger;
-use postrider_domain::delivery::{EndpointChange, Hold, Next};
-use postrider_domain::endpoint::{Endpoint, Headers, Health};
+use postrider_domain::delivery::{EndpointFact, Hold, Next};
+use postrider_domain::endpoint::{Disablement, Endpoint, Headers, Health};
 use postrider_domain::environment::MessageRules;
 use postrider_domain::ids::{ApplicationId, AttemptId};
 use postrider_domain::message::Message;
@@ -37,8 +37,6 @@ pub struct Target {
     pub headers: Headers,
     /// Its keys.
     pub keys: SigningKeys,
-    /// Whether it has been failing.
-    pub health: Health,
     /// The limit of its application over all its endpoints, in messages per second.
     pub application_rate: Option<u16>,
 }
@@ -170,8 +168,8 @@ pub struct Settlement {
     pub attempt: Option<AttemptRecord>,
     /// The delivery's next state.
     pub next: Next,
-    /// What changes for the endpoint.
-    pub change: Option<EndpointChange>,
+    /// What it says against the endpoint. A success says by itself that it works.
+    pub against: Option<EndpointFact>,
     /// What the operator is told of the attempt, in the same commit. (That the endpoint was disabled he is told anyway.)
     pub notice: Option<NoticeKind>,
     /// What was delivered, if whoever settles has it at hand: that saves the store a look-up. Its payload is not needed.
@@ -194,6 +192,15 @@ pub struct Woken {
     pub endpoint: EndpointKey,
     /// Whose it is; `None` if there is no such endpoint.
     pub application: Option<ApplicationKey>,
+}
+
+/// What came of asking for a manual delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resent {
+    /// It is due.
+    Due,
+    /// Nothing will be sent: the endpoint is disabled.
+    Disabled(Option<Disablement>),
 }
 
 /// A manual delivery was not made.
@@ -232,8 +239,8 @@ pub trait Work {
         not_before: Timestamp,
     ) -> Result<Option<Message>, StoreError>;
 
-    /// Stores results, all or none. Repeating a settlement that took effect does no harm. A disabled endpoint
-    /// ([`EndpointChange::Disable`]) is told to observers.
+    /// Stores results, all or none. Repeating a settlement that took effect does no harm. What follows for an endpoint is
+    /// decided by what is stored of it ([`EndpointFact::judge`]); that one was disabled is told to observers.
     async fn settle(&self, batch: Vec<Settlement>) -> Result<(), StoreError>;
 
     /// The next deliveries of an endpoint that are due at `now`, earliest first, at most `limit`, leaving out those up to
@@ -281,14 +288,14 @@ pub trait Work {
     async fn cancel_deliveries(&self, endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError>;
 
     /// Adds one manual delivery, due at `now`, with its place in the index of wakes, and tells observers. [`WriteError::NotFound`] if the message or endpoint is
-    /// gone. Nothing is added for a disabled endpoint, which is no error.
+    /// gone. Nothing is added for a disabled endpoint, which is no error, but is said.
     async fn resend(
         &self,
         endpoint: EndpointKey,
         message: MessageKey,
         now: Timestamp,
-        once: Option<Once<()>>,
-    ) -> Result<Written<()>, ResendError>;
+        once: Option<Once<Resent>>,
+    ) -> Result<Written<Resent>, ResendError>;
 
     /// Forgets idempotency keys from before `before`, a slice at a time: those of writes exactly, among the next `limit`
     /// after `from` (`None` is the beginning); those of messages as far as the engine can do away with them. (It may keep
@@ -302,6 +309,9 @@ pub trait Work {
 
     /// The newest message in the store, whichever application's.
     async fn newest_message(&self) -> Result<Option<MessageKey>, StoreError>;
+
+    /// What is remembered of an endpoint's failures; `None` if it never existed.
+    async fn health(&self, endpoint: EndpointKey) -> Result<Option<Health>, StoreError>;
 
     /// How many deliveries an endpoint has pending, counted up to `limit`.
     async fn backlog(&self, endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError>;

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use postrider_domain::attempt::{Attempt, MAX_KEPT_ANSWER_BYTES, cut_text};
+use postrider_domain::delivery::DisableReason;
+use postrider_domain::endpoint::Disablement;
 use postrider_domain::ids::{AttemptId, EndpointId, MessageId};
 use postrider_domain::time::Timestamp;
 use postrider_store::AttemptStats;
@@ -28,11 +30,13 @@ pub(crate) enum Status {
     Fail,
     /// It failed, and is tried again. No attempt is ever in it.
     Sending,
+    /// It failed, and was to be tried again, but that was canceled. No attempt is ever in it.
+    Canceled,
 }
 
 impl Status {
     /// The numbers.
-    pub(crate) const CODES: [u8; 4] = [0, 1, 2, 3];
+    pub(crate) const CODES: [u8; 5] = [0, 1, 2, 3, 4];
 
     pub(crate) const fn code(self) -> u8 {
         match self {
@@ -40,6 +44,7 @@ impl Status {
             Self::Pending => 1,
             Self::Fail => 2,
             Self::Sending => 3,
+            Self::Canceled => 4,
         }
     }
 
@@ -49,12 +54,15 @@ impl Status {
             Self::Pending => "pending",
             Self::Fail => "fail",
             Self::Sending => "sending",
+            Self::Canceled => "canceled",
         }
     }
 
     /// The state with this number.
     pub(crate) fn from_code(code: u8) -> Option<Self> {
-        [Self::Success, Self::Pending, Self::Fail, Self::Sending].into_iter().find(|status| status.code() == code)
+        [Self::Success, Self::Pending, Self::Fail, Self::Sending, Self::Canceled]
+            .into_iter()
+            .find(|status| status.code() == code)
     }
 
     /// How an attempt ended.
@@ -140,6 +148,36 @@ fn shown(bytes: &[u8]) -> Cow<'_, str> {
     // As much as is kept was probably cut, and perhaps within a character.
     let text = if bytes.len() == MAX_KEPT_ANSWER_BYTES { cut_text(bytes) } else { std::str::from_utf8(bytes).ok() };
     text.map_or_else(|| Cow::Owned(BASE64.encode(bytes)), Cow::Borrowed)
+}
+
+/// What came of asking for one more attempt. It is empty if the attempt will be made.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct ResendOut {
+    /// False if nothing will be sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sent: Option<bool>,
+    /// Why nothing will be sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["endpoint_disabled"]))]
+    code: Option<&'static str>,
+    /// Why nothing will be sent, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+impl ResendOut {
+    /// Nothing is sent to a disabled endpoint.
+    pub(crate) fn disabled(why: Option<Disablement>) -> Self {
+        let reason = match why.map(|why| why.reason) {
+            Some(DisableReason::Gone) => "because it answered 410 Gone",
+            Some(DisableReason::Failing) => "because it had been failing for too long",
+            Some(DisableReason::ByHand) => "by hand",
+            None => "for a reason that was not noted",
+        };
+        let since = why.map_or(String::new(), |why| format!(" since {}", why.since));
+        let detail = format!("The endpoint is disabled{since}, {reason}: nothing is sent to it. Enable it first.");
+        Self { sent: Some(false), code: Some("endpoint_disabled"), detail: Some(detail) }
+    }
 }
 
 /// How many attempts ended how.

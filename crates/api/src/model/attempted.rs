@@ -21,11 +21,11 @@ use crate::quirks::{EventTypesOut, RateOut};
 pub(crate) struct AttemptedMessageOut<'a> {
     #[serde(flatten)]
     message: MessageOut<'a>,
-    /// How it stands: 0 delivered, 2 failed, 3 will be tried again.
-    #[schemars(extend("enum" = [0, 2, 3]))]
+    /// How it stands: 0 delivered, 2 failed, 3 will be tried again, 4 was to be tried again, but that was canceled.
+    #[schemars(extend("enum" = [0, 2, 3, 4]))]
     status: u8,
     /// How it stands, as a word.
-    #[schemars(extend("enum" = ["success", "fail", "sending"]))]
+    #[schemars(extend("enum" = ["success", "fail", "sending", "canceled"]))]
     status_text: &'static str,
     /// When it is tried again.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,6 +37,7 @@ impl<'a> AttemptedMessageOut<'a> {
     pub(crate) fn new(attempted: &'a AttemptedMessage, with_content: bool) -> Self {
         let status = match attempted.next_attempt_at {
             Some(_) => Status::Sending,
+            None if attempted.canceled => Status::Canceled,
             None => Status::of(attempted.succeeded),
         };
         Self {
@@ -79,11 +80,11 @@ pub(crate) struct DestinationOut<'a> {
     created_at: Timestamp,
     /// When it was last changed.
     updated_at: Timestamp,
-    /// How the latest attempt ended: 0 succeeded, 2 failed.
-    #[schemars(extend("enum" = [0, 2]))]
+    /// How the latest attempt ended: 0 succeeded, 2 failed, 4 failed, and the next one was canceled.
+    #[schemars(extend("enum" = [0, 2, 4]))]
     status: u8,
     /// How the latest attempt ended, as a word.
-    #[schemars(extend("enum" = ["success", "fail"]))]
+    #[schemars(extend("enum" = ["success", "fail", "canceled"]))]
     status_text: &'static str,
     /// When it is tried again.
     next_attempt: Option<Timestamp>,
@@ -91,10 +92,10 @@ pub(crate) struct DestinationOut<'a> {
 
 impl<'a> From<&'a Destination> for DestinationOut<'a> {
     fn from(destination: &'a Destination) -> Self {
-        let Destination { endpoint, succeeded, next_attempt_at } = destination;
+        let Destination { endpoint, succeeded, next_attempt_at, canceled } = destination;
         let Endpoint { id, url, description, uid, version, disabled, event_types, channels, throttle_rate, .. } =
             endpoint;
-        let status = Status::of(*succeeded);
+        let status = if *canceled { Status::Canceled } else { Status::of(*succeeded) };
         Self {
             id: *id,
             url: url.as_str(),

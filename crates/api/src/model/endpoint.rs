@@ -163,6 +163,7 @@ impl EndpointParts {
             description: String::new(),
             version: 1,
             disabled: false,
+            disablement: None,
             event_types: None,
             channels: None,
             throttle_rate: None,
@@ -170,7 +171,7 @@ impl EndpointParts {
             created_at: now,
             updated_at: now,
         };
-        self.patch.clone().apply(&mut endpoint);
+        self.patch.clone().apply(&mut endpoint, now);
         endpoint
     }
 }
@@ -293,6 +294,11 @@ pub(crate) struct EndpointOut<'a> {
     version: u16,
     /// Whether it gets nothing for now.
     disabled: bool,
+    /// Why it is disabled: it answered 410 Gone, it was failing for too long, or somebody disabled it. Null if it is not.
+    #[schemars(extend("enum" = ["gone", "failing", "manual", null]))]
+    disabled_reason: Option<&'static str>,
+    /// Since when it is disabled; null if it is not.
+    disabled_since: Option<Timestamp>,
     #[serde(flatten)]
     wanted: EventTypesOut<'a>,
     /// The channels that it listens to; null is all.
@@ -318,6 +324,8 @@ impl<'a> From<&'a Endpoint> for EndpointOut<'a> {
             uid: endpoint.uid.as_ref(),
             version: endpoint.version,
             disabled: endpoint.disabled,
+            disabled_reason: endpoint.disablement.map(|disablement| disablement.reason.as_str()),
+            disabled_since: endpoint.disablement.map(|disablement| disablement.since),
             wanted: endpoint.event_types.as_deref().into(),
             channels: endpoint.channels.as_deref(),
             rate: endpoint.throttle_rate.into(),

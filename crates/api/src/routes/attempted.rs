@@ -63,6 +63,7 @@ impl FromQuery for MessagesQuery {
             Some(Status::Success) => Some(Standing::Delivered),
             Some(Status::Fail) => Some(Standing::Failed),
             Some(Status::Sending) => Some(Standing::Waiting),
+            Some(Status::Canceled) => Some(Standing::Canceled),
         };
         let filter = AttemptedFilter {
             standing,

@@ -7,14 +7,13 @@ use http::StatusCode;
 use postrider_domain::attempt::Attempt;
 use postrider_domain::ids::{AttemptId, EndpointId};
 use postrider_domain::names::IdOrUid;
-use postrider_store::{AttemptFilter, EndpointKey, MessageKey, ResendError, StoredAnswer};
+use postrider_store::{AttemptFilter, EndpointKey, MessageKey, ResendError, Resent, StoredAnswer};
 
 use crate::access::{CreateAttempts, Operator, Tenant};
 use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
-use crate::model::attempt::{AttemptOut, STATUS_CLASSES, Status};
-use crate::openapi::types::Object;
+use crate::model::attempt::{AttemptOut, ResendOut, STATUS_CLASSES, Status};
 use crate::openapi::{Operation, Routes};
 use crate::pagination::{ListOut, Page, Timed};
 use crate::params::Params;
@@ -59,9 +58,10 @@ pub(super) fn routes() -> Routes {
             resend,
             Operation::new("v1.message-attempt.resend", "Send a message to an endpoint once more")
                 .description(
-                    "One attempt is made, whatever the filters of the endpoint. It is not repeated if it fails.",
+                    "One attempt is made, whatever the filters of the endpoint. It is not repeated if it fails. A disabled \
+                     endpoint gets nothing: then `sent` is false, and `detail` says why.",
                 )
-                .returns::<Object>(StatusCode::ACCEPTED, "It will be made."),
+                .returns::<ResendOut>(StatusCode::ACCEPTED, "It will be made, unless `sent` is false."),
         )
         .get(
             "/app/{app_id}/attempt/endpoint/{endpoint_id}",
@@ -94,7 +94,7 @@ impl FromQuery for ListQuery {
             None => (None, false),
             Some(Status::Success) => (Some(true), false),
             Some(Status::Fail) => (Some(false), false),
-            Some(Status::Pending | Status::Sending) => (None, true),
+            Some(Status::Pending | Status::Sending | Status::Canceled) => (None, true),
         };
         let filter = AttemptFilter {
             succeeded,
@@ -203,9 +203,13 @@ pub(super) async fn expunge(operator: Operator, params: Params, State(state): St
     Ok(answer::empty(StatusCode::NO_CONTENT))
 }
 
-/// Clients parse an object.
-fn resent((): &()) -> StoredAnswer {
-    StoredAnswer { status: StatusCode::ACCEPTED.as_u16(), body: Bytes::from_static(b"{}") }
+/// Clients parse an object, and take anything but 202 for a failure; so what will not be sent is said in the object.
+fn resent(resent: &Resent) -> StoredAnswer {
+    let body = match resent {
+        Resent::Due => Bytes::from_static(b"{}"),
+        Resent::Disabled(why) => serde_json::to_vec(&ResendOut::disabled(*why)).unwrap_or_default().into(),
+    };
+    StoredAnswer { status: StatusCode::ACCEPTED.as_u16(), body }
 }
 
 pub(super) async fn resend(tenant: Tenant<CreateAttempts>, State(state): State<Shared>) -> Result<Response> {

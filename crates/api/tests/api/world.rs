@@ -319,7 +319,7 @@ impl World {
                 duration_ms: 12,
             }),
             next,
-            change: None,
+            against: None,
             notice: None,
             origin: None,
         };

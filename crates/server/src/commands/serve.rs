@@ -58,6 +58,9 @@ impl Settings {
     }
 }
 
+/// How long a server of which a part is broken tries to end in order.
+const LAST_RESORT: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// What `--dev` lets be delivered to.
 const LOOPBACK: [IpNet; 2] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
@@ -107,17 +110,24 @@ async fn serve(config: &Config, dev: bool, stdout: &Output) -> anyhow::Result<Ex
     let (stop, stopped) = oneshot::channel::<()>();
     let bounds = http::Bounds::new(&config.server, server.connections);
     let answering = http::serve(listener, server.api.clone(), bounds, async { drop(stopped.await) });
+    let (supervisor, mut broken) = (server.supervisor(), false);
     let mut answering = std::pin::pin!(answering);
     tokio::select! {
         () = &mut answering => {}
         () = signals.first() => {}
+        part = supervisor.first_to_end() => {
+            tracing::error!(part, "a part of the server ended unexpectedly: it finishes what it can, and exits to be started again");
+            broken = true;
+        }
     }
     drop(stop);
+    let patience = config.delivery.drain_timeout.0;
+    let patience = if broken { patience.min(LAST_RESORT) } else { patience };
     tracing::info!("stopping: no new messages are taken, requests under way are finished");
     let stopped = tokio::select! {
-        () = server.stop(answering, Phases::of(config.delivery.drain_timeout.0)) => {
+        () = server.stop(answering, Phases::of(patience)) => {
             tracing::info!("stopped");
-            Ok(ExitCode::SUCCESS)
+            Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
         () = signals.again() => {
             tracing::warn!("stopped at once; what was under way is sent again at the next start");

@@ -350,11 +350,12 @@ fn write_step(tx: &Tx<'_>, id: TaskId, step: i64, slice: Slice, now: Timestamp) 
         Effects::None => {}
         Effects::Deliver { endpoint, how, messages } => {
             // Looked at again here: it may have changed since the slice was read.
-            if replay::takes_deliveries(tx, endpoint)? {
+            if let Some(reason) = replay::refusal(tx, endpoint)? {
+                data.insert("stopped".to_owned(), reason.into());
+                ended = true;
+            } else {
                 replay::deliver(tx, endpoint, how, &messages, now)?;
                 count(&mut data, "messages", messages.len());
-            } else {
-                ended = true;
             }
         }
         Effects::Erase(erased) => {

@@ -113,7 +113,7 @@ pub(super) fn missing(
     endpoint: EndpointKey,
     span: Span,
 ) -> Result<Slice, SqlError> {
-    let Some((application, wants)) = target(connection, endpoint)? else { return Ok(nothing(stage)) };
+    let Some((application, wants)) = target(connection, endpoint)? else { return Ok(nothing(stage, endpoint)) };
     let mut statement = connection.prepare_cached(&walk_sql())?;
     let mut rows = statement.query(named_params! {
         ":endpoint": endpoint.0, ":application": application.0,
@@ -166,7 +166,7 @@ pub(super) fn again(
     span: Span,
     filter: &ReplayFilter,
 ) -> Result<Slice, SqlError> {
-    let Some((application, _)) = target(connection, endpoint)? else { return Ok(nothing(stage)) };
+    let Some((application, _)) = target(connection, endpoint)? else { return Ok(nothing(stage, endpoint)) };
     let (succeeded, waiting) = match filter.outcome {
         None => (None, None),
         Some(Outcome::Succeeded) => (Some(true), None),
@@ -196,10 +196,9 @@ pub(super) fn again(
     Ok(delivering(endpoint, How::Manually, messages, cursor, stage.data, ended))
 }
 
-/// The end of a task whose endpoint is gone.
-fn nothing(mut stage: Stage) -> Slice {
-    count(&mut stage.data, "messages", 0);
-    Slice { cursor: stage.cursor, data: stage.data, ended: true, effects: Effects::None }
+/// The end of a task whose endpoint takes nothing. Why is looked up when that is written.
+fn nothing(stage: Stage, endpoint: EndpointKey) -> Slice {
+    delivering(endpoint, How::Manually, Vec::new(), stage.cursor, stage.data, true)
 }
 
 /// What an endpoint of an application that is there is meets.
@@ -216,11 +215,20 @@ fn target(connection: &Connection, endpoint: EndpointKey) -> Result<Option<(Appl
     })
 }
 
-/// Whether an endpoint takes deliveries.
-pub(super) fn takes_deliveries(connection: &Connection, endpoint: EndpointKey) -> Result<bool, SqlError> {
-    let sql = format!("SELECT 1 FROM endpoint WHERE {TAKES}");
-    let found = connection.prepare_cached(&sql)?.query_row([endpoint.0], |_| Ok(())).optional()?;
-    Ok(found.is_some())
+/// Why an endpoint takes no deliveries, in a word for the task's data; `None` if it does.
+pub(super) fn refusal(connection: &Connection, endpoint: EndpointKey) -> Result<Option<&'static str>, SqlError> {
+    let found: Option<(bool, bool)> = connection
+        .prepare_cached(
+            "SELECT disabled, endpoint.deleted_at IS NOT NULL OR application.deleted_at IS NOT NULL
+             FROM endpoint JOIN application ON application.no = application_no WHERE endpoint.no = ?",
+        )?
+        .query_row([endpoint.0], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(match found {
+        Some((false, false)) => None,
+        Some((true, false)) => Some("endpoint_disabled"),
+        _ => Some("endpoint_deleted"),
+    })
 }
 
 /// Adds deliveries, and tells observers.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use postrider_domain::attempt::Trigger;
-use postrider_domain::delivery::{DisableReason, EndpointChange, Next};
+use postrider_domain::delivery::{Against, EndpointFact, Next};
 use postrider_domain::endpoint::{EndpointPatch, Headers};
 use postrider_domain::message::Message;
 use postrider_domain::names::Uid;
@@ -103,7 +103,7 @@ pub(super) async fn routes_that_changed_are_refused<H: Harness>(world: &World<H>
     world.message(&app, &[&endpoint]).await;
     let due = world.only_due(&endpoint).await;
     let mut gone = world.settlement(&endpoint, &due, Next::Canceled);
-    gone.change = Some(EndpointChange::Disable(DisableReason::Gone));
+    gone.against = Some(EndpointFact { at: world.tick(), kind: Against::Gone });
     drafts.push(("disable", draft().await));
     world.settle(gone).await;
     drafts.push(("delete", draft().await));

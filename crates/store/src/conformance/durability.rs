@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use postrider_domain::delivery::{EndpointChange, Next};
+use postrider_domain::delivery::Next;
 use postrider_domain::endpoint::Headers;
 use postrider_domain::time::Timestamp;
 
 use super::Harness;
-use super::world::{FAR, World, after, by_id, done, environment, once, stored_answer};
+use super::world::{FAR, World, after, by_id, done, environment, failing, once, stored_answer};
 use crate::{
     AcceptError, Accepted, AttemptFilter, Direction, NewMessage, Scan, Store, StoreError, WriteError, Written,
 };
@@ -21,7 +21,7 @@ pub(super) async fn everything_survives_a_restart<H: Harness>(world: &mut World<
     done(world.store().rotate_secret(endpoint.key, world.secret(), FAR, world.tick(), None).await.unwrap());
     let message = world.message(&app, &[&endpoint]).await;
     let mut failed = world.settlement(&endpoint, &world.only_due(&endpoint).await, Next::Exhausted);
-    failed.change = Some(EndpointChange::FailingSince(message.value.created_at));
+    failed.against = failing(message.value.created_at);
     world.settle(failed).await;
     let keys = world.store().signing_keys(endpoint.key).await.unwrap();
     let version = world.routes(&app).await.version;
@@ -41,7 +41,7 @@ pub(super) async fn everything_survives_a_restart<H: Harness>(world: &mut World<
     assert_eq!((read.key, &read.value), (message.key, message.value.as_ref()));
     assert_eq!(store.attempts_by_endpoint(endpoint.key, &filter, page()).await.unwrap(), attempts);
     assert_eq!(world.routes(&app).await.version, version);
-    let health = store.target(endpoint.key).await.unwrap().unwrap().health;
+    let health = store.health(endpoint.key).await.unwrap().unwrap();
     assert_eq!(health.failing_since, Some(message.value.created_at));
 }
 

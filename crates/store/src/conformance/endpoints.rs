@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use postrider_domain::delivery::{EndpointChange, Next};
+use postrider_domain::delivery::Next;
 use postrider_domain::endpoint::{EndpointPatch, EndpointUrl, Headers};
 use postrider_domain::headers::MAX_HEADERS;
 use postrider_domain::ids::EndpointId;
@@ -11,7 +11,7 @@ use postrider_domain::signature::{MAX_OLD_KEYS, OldKey, SigningKeys};
 
 use super::Harness;
 use super::recorder::{News, Recorder};
-use super::world::{FAR, World, after, by_id, by_uid, channel, done, environment, type_name, uid_of};
+use super::world::{FAR, World, after, by_id, by_uid, channel, done, environment, failing, type_name, uid_of};
 use crate::{ChangeHeadersError, Direction, EndpointKey, RotateError, Scan, Upserted, WriteError};
 
 pub(super) async fn an_endpoint_reads_back_as_it_was_written<H: Harness>(world: &World<H>) {
@@ -109,7 +109,7 @@ pub(super) async fn a_patch_changes_only_what_it_names<H: Harness>(world: &World
     ];
     for patch in patches {
         let now = world.tick();
-        patch.clone().apply(&mut want);
+        patch.clone().apply(&mut want, now);
         want.updated_at = now;
         assert_eq!(store.update_endpoint(app.key, &id, patch, now).await.unwrap(), want);
         assert_eq!(store.endpoint(app.key, &id).await.unwrap().unwrap().value, want);
@@ -129,7 +129,7 @@ pub(super) async fn an_upsert_keeps_secret_and_headers_or_adds_an_endpoint<H: Ha
 
     let now = world.tick();
     let mut want = first.endpoint.clone();
-    patch.clone().apply(&mut want);
+    patch.clone().apply(&mut want, now);
     want.updated_at = now;
     assert_eq!(upsert(by_uid("main"), world.new_endpoint(None), now).await, Upserted::Updated(want.clone()));
     let key = store.endpoint(app.key, &by_uid("main")).await.unwrap().unwrap().key;
@@ -242,16 +242,16 @@ pub(super) async fn enabling_an_endpoint_forgets_that_it_was_failing<H: Harness>
     world.message(&app, &[&endpoint]).await;
     let due = world.only_due(&endpoint).await;
     let mut settlement = world.settlement(&endpoint, &due, Next::Exhausted);
-    settlement.change = Some(EndpointChange::FailingSince(world.tick()));
+    settlement.against = failing(world.tick());
     world.settle(settlement).await;
 
     let disable = |disabled| EndpointPatch { disabled: Some(disabled), ..EndpointPatch::default() };
     let id = by_id(endpoint.value.id);
-    let failing = async || store.target(endpoint.key).await.unwrap().unwrap().health.failing_since.is_some();
+    let is_failing = async || store.health(endpoint.key).await.unwrap().unwrap().failing_since.is_some();
     store.update_endpoint(app.key, &id, disable(true), world.tick()).await.unwrap();
-    assert!(failing().await);
+    assert!(is_failing().await);
     store.update_endpoint(app.key, &id, disable(false), world.tick()).await.unwrap();
-    assert!(!failing().await);
+    assert!(!is_failing().await);
 }
 
 pub(super) async fn observers_are_told_of_every_change<H: Harness>(world: &World<H>) {

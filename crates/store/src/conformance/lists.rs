@@ -408,6 +408,7 @@ impl<H: Harness> Run<H> {
                 message: message.value.as_ref().clone(),
                 succeeded: latest.succeeded,
                 next_attempt_at: latest.next_attempt_at,
+                canceled: false,
             })
         });
         let want = page(want, &scan, |attempted| attempted.message.id.ksuid());
@@ -424,6 +425,7 @@ impl<H: Harness> Run<H> {
                 endpoint: self.endpoints[endpoint].value.clone(),
                 succeeded: latest.succeeded,
                 next_attempt_at: latest.next_attempt_at,
+                canceled: false,
             })
         });
         let want: Vec<Destination> = want.collect();

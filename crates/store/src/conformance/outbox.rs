@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use postrider_domain::application::EnvironmentId;
-use postrider_domain::delivery::{DisableReason, EndpointChange, Next};
+use postrider_domain::delivery::{Against, EndpointFact, Next};
 use postrider_domain::endpoint::{EndpointPatch, Headers};
 use postrider_domain::names::Uid;
 use postrider_domain::notice::NoticeKind;
@@ -156,16 +156,22 @@ pub(super) async fn a_disabled_endpoint_is_reported_once_with_the_time_of_its_fi
     }
     take(world).await;
     let due = world.due(&endpoint, super::world::FAR).await;
-    let change = |settlement: Settlement, change| Settlement { change: Some(change), ..settlement };
     let first = world.tick();
+    let against = |settlement, kind| Settlement { against: Some(EndpointFact { at: first, kind }), ..settlement };
     let failing = world.settlement(&endpoint, &due[0], Next::Exhausted);
     let gone = [1, 2].map(|nth| world.settlement(&endpoint, &due[nth], Next::Canceled));
-    let [one, two] = gone.map(|settlement| change(settlement, EndpointChange::Disable(DisableReason::Gone)));
-    world.store().settle(vec![change(failing, EndpointChange::FailingSince(first)), one, two]).await.unwrap();
+    let [one, two] = gone.map(|settlement| against(settlement, Against::Gone));
+    world
+        .store()
+        .settle(vec![against(failing, Against::Failing { disable_after: std::time::Duration::MAX }), one, two])
+        .await
+        .unwrap();
     let notices = take(world).await;
     assert_eq!(notices.len(), 1, "{notices:?}");
     assert_eq!(notices[0].1["type"], "endpoint.disabled");
     assert_eq!(notices[0].1["data"]["failSince"], json!(first));
+    assert_eq!(notices[0].1["data"]["disabledReason"], "gone");
+    assert_eq!(notices[0].1["data"]["disabledSince"], json!(first));
     assert_eq!(notices[0].1["data"]["endpointId"], json!(endpoint.value.id));
 }
 

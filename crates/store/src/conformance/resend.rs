@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use postrider_domain::attempt::Trigger;
-use postrider_domain::delivery::Next;
+use postrider_domain::delivery::{DisableReason, Next};
 use postrider_domain::endpoint::EndpointPatch;
 use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
@@ -11,7 +11,7 @@ use postrider_domain::time::Timestamp;
 use super::Harness;
 use super::recorder::{News, Recorder};
 use super::world::{App, Ep, FAR, Msg, World, by_id, done, environment, once, stored_answer};
-use crate::{EndpointKey, MessageKey, ResendError, WriteError, Written};
+use crate::{EndpointKey, MessageKey, ResendError, Resent, WriteError, Written};
 
 /// A message that was delivered, and its endpoint.
 async fn delivered<H: Harness>(world: &World<H>) -> (App, Ep, Msg) {
@@ -63,7 +63,9 @@ pub(super) async fn a_disabled_endpoint_gets_nothing<H: Harness>(world: &World<H
     let id = by_id(endpoint.value.id);
     world.store().update_endpoint(app.key, &id, disable, world.tick()).await.unwrap();
     let recorder = Recorder::of(world.store().as_ref());
-    done(world.store().resend(endpoint.key, message.key, world.tick(), None).await.unwrap());
+    let resent = done(world.store().resend(endpoint.key, message.key, world.tick(), None).await.unwrap());
+    let Resent::Disabled(Some(why)) = resent else { panic!("it says so: {resent:?}") };
+    assert_eq!(why.reason, DisableReason::ByHand);
     assert_eq!(world.due(&endpoint, FAR).await.len(), 0);
     assert_eq!(recorder.take(), []);
 }

@@ -31,7 +31,6 @@ pub(super) async fn routes_hold_all_that_the_sender_needs<H: Harness>(world: &Wo
         assert_eq!(target.endpoint, endpoint.value);
         assert_eq!(target.headers, new.headers);
         assert_eq!(target.keys, keys);
-        assert_eq!(target.health.failing_since, None);
         assert_eq!(target.application_rate, Some(50));
     }
 }

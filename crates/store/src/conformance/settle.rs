@@ -1,13 +1,14 @@
 //! Cases for settling: the attempt and the delivery's next state, in one commit.
 
 use postrider_domain::attempt::Trigger;
-use postrider_domain::delivery::{DisableReason, EndpointChange, Next};
+use postrider_domain::delivery::{Against, DisableReason, EndpointFact, Next};
+use postrider_domain::endpoint::Disablement;
 use postrider_domain::time::Timestamp;
 
 use super::Harness;
 use super::recorder::{News, Recorder};
-use super::world::{Ep, FAR, Msg, World, after, by_id, done};
-use crate::{AttemptFilter, Direction, MessageKey, Scan};
+use super::world::{App, Ep, FAR, Msg, World, after, by_id, done, failing};
+use crate::{AttemptFilter, Direction, MessageKey, Scan, Settlement};
 
 /// The attempts that are logged for a message, as (succeeded, trigger, next attempt), oldest first.
 async fn log<H: Harness>(world: &World<H>, message: MessageKey) -> Vec<(bool, Trigger, Option<Timestamp>)> {
@@ -127,41 +128,64 @@ pub(super) async fn the_delivery_of_a_deleted_endpoint_is_logged_but_not_schedul
     assert_eq!(log(world, message.key).await.len(), 1);
 }
 
-pub(super) async fn health_remembers_the_first_failure_until_a_success<H: Harness>(world: &World<H>) {
+/// Sends a message, and settles its attempt like this.
+async fn attempted<H: Harness>(world: &World<H>, app: &App, endpoint: &Ep, next: Next, against: Option<EndpointFact>) {
+    world.message(app, &[endpoint]).await;
+    let due = world.only_due(endpoint).await;
+    world.settle(Settlement { against, ..world.settlement(endpoint, &due, next) }).await;
+}
+
+async fn failing_since<H: Harness>(world: &World<H>, endpoint: &Ep) -> Option<Timestamp> {
+    world.store().health(endpoint.key).await.unwrap().unwrap().failing_since
+}
+
+pub(super) async fn health_remembers_the_first_failure_until_a_success<H: Harness>(world: &mut World<H>) {
     let app = world.application().await;
     let (endpoint, other) = (world.endpoint(&app).await, world.endpoint(&app).await);
     let (first, later) = (world.tick(), after(world.tick(), 60));
-    let health = async |endpoint: &Ep| {
-        let target = world.store().target(endpoint.key).await.unwrap().unwrap();
-        target.health.failing_since
+    attempted(world, &app, &endpoint, Next::Exhausted, failing(first)).await;
+    assert_eq!((failing_since(world, &endpoint).await, failing_since(world, &other).await), (Some(first), None));
+    attempted(world, &app, &endpoint, Next::Exhausted, failing(later)).await;
+    assert_eq!(failing_since(world, &endpoint).await, Some(first), "the first one counts");
+    world.reopen().await;
+    attempted(world, &app, &endpoint, Next::Succeeded, None).await;
+    assert_eq!(failing_since(world, &endpoint).await, None, "whoever settled it need not know that it was failing");
+    attempted(world, &app, &endpoint, Next::Exhausted, failing(later)).await;
+    assert_eq!(failing_since(world, &endpoint).await, Some(later));
+}
+
+pub(super) async fn only_what_is_stored_disables<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let start = world.tick();
+    let disabled = async || {
+        let found = world.store().endpoint(app.key, &by_id(endpoint.value.id)).await.unwrap().unwrap();
+        (found.value.disabled, found.value.disablement)
     };
-    let change = async |next, change| {
-        world.message(&app, &[&endpoint]).await;
-        let due = world.only_due(&endpoint).await;
-        let mut settlement = world.settlement(&endpoint, &due, next);
-        settlement.change = Some(change);
-        world.settle(settlement).await;
-    };
-    change(Next::Exhausted, EndpointChange::FailingSince(first)).await;
-    assert_eq!((health(&endpoint).await, health(&other).await), (Some(first), None));
-    change(Next::Exhausted, EndpointChange::FailingSince(later)).await;
-    assert_eq!(health(&endpoint).await, Some(first), "requests under way together all see a healthy endpoint");
-    change(Next::Succeeded, EndpointChange::Recovered).await;
-    assert_eq!(health(&endpoint).await, None);
-    change(Next::Exhausted, EndpointChange::FailingSince(later)).await;
-    assert_eq!(health(&endpoint).await, Some(later));
+    // A success in between: the second failure is a first one, however late it is.
+    attempted(world, &app, &endpoint, Next::Exhausted, failing(start)).await;
+    attempted(world, &app, &endpoint, Next::Succeeded, None).await;
+    attempted(world, &app, &endpoint, Next::Exhausted, failing(after(start, 150))).await;
+    assert_eq!(disabled().await, (false, None));
+    // After a pause of more than twice the limit it begins anew.
+    attempted(world, &app, &endpoint, Next::Exhausted, failing(after(start, 400))).await;
+    assert_eq!((disabled().await, failing_since(world, &endpoint).await), ((false, None), Some(after(start, 400))));
+    attempted(world, &app, &endpoint, Next::Exhausted, failing(after(start, 501))).await;
+    let since = after(start, 501);
+    assert_eq!(disabled().await, (true, Some(Disablement { reason: DisableReason::Failing, since })));
 }
 
 pub(super) async fn disabling_is_seen_by_routes_and_observers<H: Harness>(world: &World<H>) {
     let (store, app) = (world.store(), world.application().await);
     let (endpoint, other) = (world.endpoint(&app).await, world.endpoint(&app).await);
     let recorder = Recorder::of(store.as_ref());
-    for reason in [DisableReason::Gone, DisableReason::Failing] {
+    for reason in [DisableReason::Gone, DisableReason::Gone] {
         world.message(&app, &[&endpoint]).await;
         let due = world.only_due(&endpoint).await;
         let before = world.routes(&app).await.version;
         let mut settlement = world.settlement(&endpoint, &due, Next::Canceled);
-        settlement.change = Some(EndpointChange::Disable(reason));
+        let at = world.tick();
+        settlement.against = Some(EndpointFact { at, kind: Against::Gone });
         recorder.take();
         world.settle(settlement).await;
         let news = recorder.take();
@@ -171,10 +195,18 @@ pub(super) async fn disabling_is_seen_by_routes_and_observers<H: Harness>(world:
         assert!(routes.version > before);
         assert!(routes.targets[0].endpoint.disabled && !routes.targets[1].endpoint.disabled);
         let id = by_id(endpoint.value.id);
-        assert!(store.endpoint(app.key, &id).await.unwrap().unwrap().value.disabled);
+        let found = store.endpoint(app.key, &id).await.unwrap().unwrap().value;
+        assert_eq!((found.disabled, found.disablement), (true, Some(Disablement { reason, since: at })));
         let enable = postrider_domain::endpoint::EndpointPatch { disabled: Some(false), ..Default::default() };
-        store.update_endpoint(app.key, &id, enable, world.tick()).await.unwrap();
+        let enabled = store.update_endpoint(app.key, &id, enable, world.tick()).await.unwrap();
+        assert_eq!(enabled.disablement, None);
     }
+    let (id, now) = (by_id(endpoint.value.id), world.tick());
+    let disable = postrider_domain::endpoint::EndpointPatch { disabled: Some(true), ..Default::default() };
+    let by_hand = Some(Disablement { reason: DisableReason::ByHand, since: now });
+    assert_eq!(store.update_endpoint(app.key, &id, disable.clone(), now).await.unwrap().disablement, by_hand);
+    assert_eq!(store.update_endpoint(app.key, &id, disable, world.tick()).await.unwrap().disablement, by_hand);
+    assert_eq!(store.endpoint(app.key, &id).await.unwrap().unwrap().value.disablement, by_hand);
 }
 
 pub(super) async fn a_batch_settles_many_endpoints_at_once<H: Harness>(world: &World<H>) {

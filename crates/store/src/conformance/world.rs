@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_domain::application::{Application, EnvironmentId};
-use postrider_domain::delivery::Next;
+use postrider_domain::delivery::{Against, EndpointFact, Next};
 use postrider_domain::endpoint::{Endpoint, EndpointUrl, Headers};
 use postrider_domain::entropy::{Entropy as _, SeededEntropy};
 use postrider_domain::event_type::EventType;
@@ -100,6 +100,7 @@ impl<H: Harness> World<H> {
             description: String::new(),
             version: 1,
             disabled: false,
+            disablement: None,
             event_types: None,
             channels: None,
             throttle_rate: None,
@@ -233,7 +234,7 @@ impl<H: Harness> World<H> {
             trigger: due.trigger,
             attempt: Some(attempt),
             next,
-            change: None,
+            against: None,
             notice: None,
             // As after a restart; the lists' own cases give it.
             origin: None,
@@ -312,4 +313,9 @@ pub(super) fn once<T>(key: IdempotencyKey, not_before: Timestamp, answer: &'stat
 
 pub(super) fn stored_answer(body: &'static str) -> StoredAnswer {
     StoredAnswer { status: 201, body: Bytes::from_static(body.as_bytes()) }
+}
+
+/// What an attempt that ended at `at` says of an endpoint that is disabled after failing for 100 s.
+pub(super) fn failing(at: Timestamp) -> Option<EndpointFact> {
+    Some(EndpointFact { at, kind: Against::Failing { disable_after: std::time::Duration::from_secs(100) } })
 }

@@ -23,7 +23,7 @@ use postrider_delivery::sender::{Prepared, Sender, Slot};
 use postrider_domain::attempt::Trigger;
 use postrider_domain::clock::{Clock, SystemClock};
 use postrider_domain::delivery::{Next, Progress, RetryPolicy, transition};
-use postrider_domain::endpoint::{EndpointUrl, Health};
+use postrider_domain::endpoint::EndpointUrl;
 use postrider_domain::entropy::{Entropy as _, OsEntropy};
 use postrider_domain::ids::MessageId;
 use postrider_domain::message::Message;
@@ -164,7 +164,7 @@ impl Delivery {
             let sent = self.sender.send(&self.to, &self.message, &mut slot).await;
             let now = self.clock.now();
             let progress = Progress { made, trigger: Trigger::Scheduled, silent: false };
-            let next = transition(progress, &sent.outcome, &self.policy, Health::default(), now, OsEntropy.unit()).next;
+            let next = transition(progress, &sent.outcome, &self.policy, now, OsEntropy.unit()).next;
             let until = match next {
                 Next::Waiting(at) => Some(at),
                 Next::Succeeded | Next::Exhausted | Next::Canceled => None,

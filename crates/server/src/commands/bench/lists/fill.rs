@@ -226,7 +226,7 @@ impl Filling {
                 duration_ms: 12,
             }),
             next,
-            change: None,
+            against: None,
             origin: Some(Origin { application: self.application, message: Arc::clone(message) }),
         }
     }

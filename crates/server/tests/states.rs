@@ -1,0 +1,102 @@
+//! States tell the truth: a disabled endpoint says why and since when, what was canceled is canceled everywhere, and what will
+//! not be sent is not promised.
+
+use std::time::Duration;
+
+use postrider_testkit::{App, Receiver, Reply, TestServer, TestServerBuilder};
+use serde_json::{Value, json};
+
+fn server() -> TestServerBuilder {
+    TestServer::builder(env!("CARGO_BIN_EXE_postrider"))
+}
+
+/// Asks until the answer is as wanted.
+async fn until(app: &App, path: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let asking = async {
+        loop {
+            let answer = app.client.get(&app.path(path)).await.expect(200).json();
+            if wanted(&answer) {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    match tokio::time::timeout(Duration::from_secs(60), asking).await {
+        Ok(answer) => answer,
+        Err(_) => panic!("waited in vain for: {what}"),
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_gone_says_so_wherever_it_is_asked() {
+    let server = server().start().await;
+    let app = server.app().await;
+    let receiver = Receiver::always(Reply::status(410)).await;
+    let endpoint = app.endpoint(&receiver.url()).await;
+    let path = format!("/endpoint/{endpoint}");
+    let fresh = app.client.get(&app.path(&path)).await.expect(200).json();
+    assert_eq!((&fresh["disabledReason"], &fresh["disabledSince"]), (&Value::Null, &Value::Null));
+
+    let message = app.send("a", &json!({})).await;
+    let shown = until(&app, &path, "a disabled endpoint", |shown| shown["disabled"] == true).await;
+    assert_eq!(shown["disabledReason"], "gone");
+    assert!(shown["disabledSince"].as_str().unwrap() >= shown["createdAt"].as_str().unwrap());
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains("an endpoint was disabled")).expect("the log says so");
+    assert!(line.contains("WARN") && line.contains(&endpoint) && line.contains("gone"), "{line}");
+
+    // What is asked for by hand will not be sent, and the answer says so.
+    let resend = app.path(&format!("/msg/{message}/endpoint/{endpoint}/resend"));
+    let answer = app.client.post(&resend, &json!({})).await.expect(202).json();
+    assert_eq!((&answer["sent"], &answer["code"]), (&json!(false), &json!("endpoint_disabled")));
+    assert!(answer["detail"].as_str().unwrap().contains("410"), "{answer}");
+    for kind in ["recover", "replay-missing"] {
+        let asked = json!({ "since": shown["createdAt"] });
+        let task = app.client.post(&app.path(&format!("{path}/{kind}")), &asked).await.expect(202).json();
+        let id = task["id"].as_str().unwrap();
+        let finished = async {
+            loop {
+                let task = app.client.get(&format!("/api/v1/background-task/{id}")).await.expect(200).json();
+                if task["status"] != "running" {
+                    return task;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        assert_eq!(finished.await["data"], json!({ "messages": 0, "stopped": "endpoint_disabled" }), "{kind}");
+    }
+
+    let enable = json!({ "disabled": false });
+    let enabled = app.client.patch(&app.path(&path), &enable).await.expect(200).json();
+    assert_eq!((&enabled["disabledReason"], &enabled["disabledSince"]), (&Value::Null, &Value::Null));
+    let disabled = app.client.patch(&app.path(&path), &json!({ "disabled": true })).await.expect(200).json();
+    assert_eq!(disabled["disabledReason"], "manual");
+}
+
+#[tokio::test]
+async fn what_was_canceled_is_canceled_everywhere() {
+    let server = server().set("delivery.retry_schedule", r#"["1h"]"#).start().await;
+    let app = server.app().await;
+    let receiver = Receiver::always(Reply::status(500)).await;
+    let endpoint = app.endpoint(&receiver.url()).await;
+    let message = app.send("a", &json!({})).await;
+    let (attempted, destinations) = (format!("/endpoint/{endpoint}/msg"), format!("/msg/{message}/endpoint"));
+    let first = |page: &Value| page["data"][0].clone();
+    let waiting = until(&app, &attempted, "an attempt", |page| !first(page).is_null()).await;
+    assert_eq!((&first(&waiting)["status"], &first(&waiting)["statusText"]), (&json!(3), &json!("sending")));
+    assert!(first(&waiting)["nextAttempt"].is_string());
+
+    app.client.patch(&app.path(&format!("/endpoint/{endpoint}")), &json!({ "disabled": true })).await.expect(200);
+    let canceled = until(&app, &attempted, "a canceled delivery", |page| first(page)["status"] != 3).await;
+    assert_eq!((&first(&canceled)["status"], &first(&canceled)["statusText"]), (&json!(4), &json!("canceled")));
+    assert_eq!(first(&canceled)["nextAttempt"], Value::Null);
+    let destination = first(&app.client.get(&app.path(&destinations)).await.expect(200).json());
+    assert_eq!((&destination["status"], &destination["nextAttempt"]), (&json!(4), &Value::Null));
+    for (status, count) in [(3, 0), (4, 1)] {
+        let page = app.client.get(&app.path(&format!("{attempted}?status={status}"))).await.expect(200).json();
+        assert_eq!(page["data"].as_array().unwrap().len(), count, "{status}");
+    }
+    // It stays canceled when the endpoint is enabled again.
+    app.client.patch(&app.path(&format!("/endpoint/{endpoint}")), &json!({ "disabled": false })).await.expect(200);
+    assert_eq!(first(&app.client.get(&app.path(&attempted)).await.expect(200).json())["status"], 4);
+}
