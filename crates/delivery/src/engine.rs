@@ -475,7 +475,7 @@ impl Shared {
     fn prepare(&self, target: &Arc<Target>) -> Arc<Ready> {
         let prepared = catch_unwind(AssertUnwindSafe(|| self.sender.prepare(target))).unwrap_or_else(|_| {
             tracing::error!(endpoint = %target.endpoint.id, "an endpoint could not be prepared because of an internal error");
-            Sender::unprepared()
+            Sender::unprepared(target.application)
         });
         Arc::new(Ready { prepared, url: target.endpoint.url.as_str().into(), target: Arc::clone(target) })
     }

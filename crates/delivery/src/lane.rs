@@ -859,7 +859,7 @@ mod tests {
             application_rate,
         };
         Arc::new(Ready {
-            prepared: crate::sender::Sender::unprepared(),
+            prepared: crate::sender::Sender::unprepared(ApplicationKey(1)),
             url: target.endpoint.url.as_str().into(),
             target: Arc::new(target),
         })

@@ -145,9 +145,9 @@ impl Sender {
     }
 
     /// Stands for an endpoint that could not be prepared because of an error of ours: every attempt fails with that.
-    pub(crate) fn unprepared() -> Arc<Prepared> {
+    pub(crate) fn unprepared(application: ApplicationKey) -> Arc<Prepared> {
         let detail = "the request could not be made because of an internal error";
-        Arc::new(Prepared(Err(Trouble::new(Failure::Protocol, detail))))
+        Arc::new(Prepared { to: Err(Trouble::new(Failure::Protocol, detail)), application })
     }
 
     /// Makes one attempt. Dropping the future ends the request.
