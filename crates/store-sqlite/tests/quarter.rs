@@ -81,6 +81,7 @@ impl World {
             description: String::new(),
             version: 1,
             disabled: false,
+            disablement: None,
             event_types: None,
             channels: None,
             throttle_rate: None,
@@ -151,7 +152,7 @@ impl World {
                         duration_ms: 1,
                     }),
                     next,
-                    change: None,
+                    against: None,
                     origin: None,
                     notice: None,
                 }
