@@ -29,6 +29,7 @@ mod quirks;
 mod router;
 mod routes;
 mod rules;
+mod schemas;
 mod typos;
 mod webhooks;
 
@@ -37,3 +38,4 @@ pub use auth::KeyUsage;
 pub use options::{AuthOptions, SigningOptions};
 pub use router::{Api, Parts, UrlCheck};
 pub use routes::openapi::document as openapi_document;
+pub use webhooks::limits as import_limits;

@@ -25,7 +25,7 @@ use postrider_domain::clock::Clock;
 use postrider_domain::endpoint::EndpointUrl;
 use postrider_domain::entropy::Entropy;
 use postrider_domain::names::is_step;
-use postrider_ingest::{Intake, LimitOptions};
+use postrider_ingest::{Intake, Judges, LimitOptions};
 use postrider_store::Store;
 use tower_service::Service as _;
 
@@ -49,6 +49,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// Where messages go.
     pub intake: Arc<Intake>,
+    /// Who checks schemas.
+    pub judges: Arc<Judges>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Randomness for ids and secrets.
@@ -73,6 +75,7 @@ pub struct Parts {
 pub(crate) struct State {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) intake: Arc<Intake>,
+    pub(crate) judges: Arc<Judges>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) check_url: UrlCheck,
@@ -101,6 +104,7 @@ impl Api {
         let Parts {
             store,
             intake,
+            judges,
             clock,
             entropy,
             check_url,
@@ -115,6 +119,7 @@ impl Api {
         let state = Arc::new(State {
             store,
             intake,
+            judges,
             clock,
             entropy,
             check_url,

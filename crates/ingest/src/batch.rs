@@ -168,7 +168,7 @@ impl Intake {
             *judged += 1;
             let verdict =
                 Box::pin(self.rules.judge(self.store.as_ref(), &item.name.0, routes, &item.draft.message)).await;
-            match verdict.map_err(|error| Box::new(Err(error.into())))? {
+            match verdict.map_err(|error| Box::new(Err(error)))? {
                 Verdict::Passes(warnings) => item.warnings = warnings,
                 Verdict::Refused(violations) => {
                     return Err(Box::new(self.refuse(routes, &item.draft, violations).await));

@@ -20,6 +20,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::batcher::{self, Batcher, Turned, Waiting};
 use crate::budget::Refused;
+use crate::judge::Judges;
 use crate::options::LimitOptions;
 use crate::routes::{Name, RouteCache};
 use crate::rules::{RuleCache, Verdict};
@@ -52,11 +53,12 @@ impl Intake {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
         limits: &LimitOptions,
+        judges: Arc<Judges>,
     ) -> Self {
         let batcher = Arc::new(Batcher::new(limits.queue_bytes));
         let task = tokio::spawn(batcher::run(Arc::clone(&batcher), Arc::clone(&store), dispatcher));
         let sweeper = tokio::spawn(sweeper::run(Arc::clone(&store), Arc::clone(&clock))).abort_handle();
-        let (routes, rules) = (RouteCache::new(), RuleCache::new());
+        let (routes, rules) = (RouteCache::new(), RuleCache::new(judges));
         Self { store, clock, entropy, routes, rules, batcher, task: Mutex::new(Some(task)), sweeper }
     }
 

@@ -7,8 +7,11 @@
 mod batch;
 mod batcher;
 pub mod budget;
+mod complexity;
 mod intake;
+mod judge;
 mod options;
+mod payload;
 mod routes;
 mod rules;
 mod schema;
@@ -16,8 +19,8 @@ mod submission;
 mod sweeper;
 
 pub use intake::Intake;
+pub use judge::{BeyondBudget, Bounds, CheckError, Judges, Place, Program, SchemaOptions, Turn, limits, run_child};
 pub use options::LimitOptions;
-pub use schema::check_schema;
 pub use submission::{NewApplication, Submission, SubmitError, Submitted, Violation};
 
 /// The bounds that are declared here, for `docs/limits.md`.

@@ -1,6 +1,6 @@
-//! What messages of an environment must be like: schemas of event types, compiled once, and what became of each check.
+//! What messages of an environment must be like: schemas of event types, and what became of each check.
 //!
-//! The store is the authority. A compiled schema is kept with the version of the environment's rules under which it was
+//! The store is the authority. A schema is kept with the version of the environment's rules under which it was
 //! read; that grows with every change of rules or event types. It is a part of the version of each application's routes,
 //! which the accept commit compares again: a message whose version is not the current one is refused. So no message gets
 //! in by an old schema. None is turned away by one either: before a refusal is answered, the routes are loaded again, and
@@ -10,7 +10,7 @@
 //! An environment without rules costs one comparison per message.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use postrider_domain::application::EnvironmentId;
@@ -22,17 +22,14 @@ use postrider_store::{Routes, Store, StoreError};
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 
-use crate::schema::Schema;
-use crate::submission::Violation;
+use crate::judge::{BeyondBudget, Judgement, Judges, Tenant};
+use crate::submission::{SubmitError, Violation};
 
-/// Room for schemas, in bytes of their text. Compiled they take about ten times that.
+/// Room for schemas, in bytes. Here they are kept as texts; what they are compiled to is in the processes that compare.
 const CAPACITY: u64 = 8 * 1024 * 1024;
 
 /// What an entry counts beside its text.
 const ENTRY: u64 = 256;
-
-/// Payloads from this size on are judged on a thread that may block.
-const LARGE: usize = 64 * 1024;
 
 /// How often one event type is written about in the log.
 const LOG_PAUSE: Duration = Duration::from_secs(60);
@@ -47,15 +44,14 @@ enum Kind {
     /// It says nothing about payloads.
     Free,
     /// Payloads must match this.
-    Schema(Schema),
-    /// It has a schema that nothing can be compared with, because of this.
-    Unusable(String),
+    Schema(Box<str>),
 }
 
 struct Entry {
     version: i64,
     kind: Kind,
-    text_len: usize,
+    /// Saying what does not match has cost too much once.
+    briefly: AtomicBool,
     logged_at: AtomicI64,
 }
 
@@ -64,7 +60,8 @@ struct ByText;
 
 impl Weighter<Name, Arc<Entry>> for ByText {
     fn weight(&self, _: &Name, entry: &Arc<Entry>) -> u64 {
-        ENTRY + entry.text_len as u64
+        let text = if let Kind::Schema(text) = &entry.kind { text.len() } else { 0 };
+        ENTRY + text as u64
     }
 }
 
@@ -77,15 +74,16 @@ pub(crate) enum Verdict {
     Refused(Vec<Violation>),
 }
 
-/// The compiled rules of all environments.
+/// The rules of all environments.
 pub(crate) struct RuleCache {
+    judges: Arc<Judges>,
     cache: Cache<Name, Arc<Entry>, ByText, foldhash::fast::RandomState>,
 }
 
 impl RuleCache {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(judges: Arc<Judges>) -> Self {
         let hasher = foldhash::fast::RandomState::default();
-        Self { cache: Cache::with(256, CAPACITY, ByText, hasher, DefaultLifecycle::default()) }
+        Self { judges, cache: Cache::with(256, CAPACITY, ByText, hasher, DefaultLifecycle::default()) }
     }
 
     /// Judges a message by the rules that these routes came with.
@@ -95,7 +93,7 @@ impl RuleCache {
         environment: &EnvironmentId,
         routes: &Routes,
         message: &Message,
-    ) -> Result<Verdict, StoreError> {
+    ) -> Result<Verdict, SubmitError> {
         let rules = routes.rules;
         if rules.are_none() {
             return Ok(Verdict::Passes(Vec::new()));
@@ -110,12 +108,33 @@ impl RuleCache {
         if rules.schemas == SchemaEnforcement::Off {
             return Ok(Verdict::Passes(Vec::new()));
         }
-        let violations = violations(&entry, message).await;
-        if violations.is_empty() || rules.schemas == SchemaEnforcement::Warn {
-            warn(&entry, environment, message, &violations);
-            return Ok(Verdict::Passes(violations));
+        let Kind::Schema(schema) = &entry.kind else { return Ok(Verdict::Passes(Vec::new())) };
+        let tenant = Tenant { environment: environment.clone(), application: Some(routes.application) };
+        let judgement = self.compare(&entry, &tenant, schema, message).await;
+        let warns = rules.schemas == SchemaEnforcement::Warn;
+        let lenient = warns || self.judges.beyond_budget() == BeyondBudget::Pass;
+        let (violations, passes) = match judgement {
+            Judgement::Fits => (Vec::new(), true),
+            Judgement::Differs(violations) => (violations, warns),
+            Judgement::TooCostly => (vec![Violation::too_costly()], lenient),
+            Judgement::Busy if lenient => (vec![Violation::not_compared()], true),
+            Judgement::Busy => return Err(SubmitError::NotCompared),
+        };
+        if !passes {
+            return Ok(Verdict::Refused(violations));
         }
-        Ok(Verdict::Refused(violations))
+        warn(&entry, environment, message, &violations);
+        Ok(Verdict::Passes(violations))
+    }
+
+    async fn compare(&self, entry: &Entry, tenant: &Tenant, schema: &str, message: &Message) -> Judgement {
+        let payload = message.payload.clone().unwrap_or_default();
+        let briefly = entry.briefly.load(Ordering::Relaxed);
+        let compared = self.judges.compare(tenant, schema, &payload, briefly).await;
+        if compared.details_cost_too_much {
+            entry.briefly.store(true, Ordering::Relaxed);
+        }
+        compared.judgement
     }
 
     /// What is known of the event type under this version of the rules. What is read here is at least as new as they are;
@@ -127,46 +146,21 @@ impl RuleCache {
             return Ok(entry);
         }
         let found = store.event_type(&name.0, name.1.as_str()).await?;
-        let (kind, text_len) = match found.filter(|event_type| !event_type.archived) {
-            None => (Kind::Unknown, 0),
+        let kind = match found.filter(|event_type| !event_type.archived) {
+            None => Kind::Unknown,
             Some(event_type) => match event_type.newest_schema() {
-                None => (Kind::Free, 0),
-                Some(schema) => (compile(schema.get()), schema.get().len()),
+                None => Kind::Free,
+                Some(schema) => Kind::Schema(schema.get().into()),
             },
         };
-        let entry = Arc::new(Entry { version, kind, text_len, logged_at: AtomicI64::new(i64::MIN) });
+        let (briefly, logged_at) = (AtomicBool::new(false), AtomicI64::new(i64::MIN));
+        let entry = Arc::new(Entry { version, kind, briefly, logged_at });
         self.cache.insert(name, Arc::clone(&entry));
         Ok(entry)
     }
 }
 
-fn compile(text: &str) -> Kind {
-    match Schema::compile(text) {
-        Ok(schema) => Kind::Schema(schema),
-        Err(problem) => Kind::Unusable(problem),
-    }
-}
-
-async fn violations(entry: &Arc<Entry>, message: &Message) -> Vec<Violation> {
-    let payload = message.payload.clone().unwrap_or_default();
-    if payload.len() < LARGE {
-        return entry.violations(&payload);
-    }
-    let entry = Arc::clone(entry);
-    let judged = tokio::task::spawn_blocking(move || entry.violations(&payload));
-    let failed = |_| vec![Violation::unusable_schema("comparing the payload with it failed")];
-    judged.await.unwrap_or_else(failed)
-}
-
 impl Entry {
-    fn violations(&self, payload: &[u8]) -> Vec<Violation> {
-        match &self.kind {
-            Kind::Unknown | Kind::Free => Vec::new(),
-            Kind::Unusable(problem) => vec![Violation::unusable_schema(problem)],
-            Kind::Schema(schema) => schema.violations(payload),
-        }
-    }
-
     /// Whether something may be written about the event type again.
     fn may_be_logged(&self, now: Timestamp) -> bool {
         let pause = i64::try_from(LOG_PAUSE.as_micros()).unwrap_or(i64::MAX);

@@ -4,17 +4,19 @@
 //! finds what is in the schema itself and the published drafts, which are compiled in, and nothing is ever fetched.
 //! Patterns run on an engine that takes linear time; what it does not know (look-around, back-references) makes a schema
 //! unusable rather than slow. What is said of a mismatch names the rule, never the value.
+//!
+//! All of this runs in a process of its own (`judge/`): a schema may still take exponential time, and saying what does
+//! not match one that knows alternatives may where knowing that it does not match does not.
 
 use std::borrow::Cow;
 
 use jsonschema::paths::{Location, LocationSegment};
 use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::complexity;
+use crate::judge::MAX_VIOLATIONS;
 use crate::submission::Violation;
-
-/// The most mismatches that are told of one payload.
-const MAX_VIOLATIONS: usize = 50;
 
 /// The most characters of the text of one mismatch: it may list names that the sender chose.
 const MAX_TEXT: usize = 300;
@@ -25,15 +27,27 @@ const PATTERN_BYTES: usize = 1024 * 1024;
 /// A schema that is ready to be tried on payloads.
 pub(crate) struct Schema(Validator);
 
-/// Says why a text is no JSON Schema. A schema is judged by the draft that its `$schema` names, or else by draft 7.
-pub fn check_schema(text: &str) -> Result<(), String> {
+/// Says why a text is no JSON Schema, or one that is too complex. A schema is judged by the draft that its `$schema`
+/// names, or else by draft 7.
+pub(crate) fn check_schema(text: &str) -> Result<(), String> {
     let schema: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let judged = match draft_of(&schema) {
-        Draft::Draft4 => jsonschema::draft4::meta::validate(&schema),
-        Draft::Draft6 => jsonschema::draft6::meta::validate(&schema),
-        Draft::Draft201909 => jsonschema::draft201909::meta::validate(&schema),
-        Draft::Draft202012 => jsonschema::draft202012::meta::validate(&schema),
-        _ => jsonschema::draft7::meta::validate(&schema),
+    complexity::check(&schema)?;
+    check_form(&schema)?;
+    // One that can't be used is kept all the same, as documentation; what it costs to use is seen here.
+    if let Ok(usable) = Schema::compile(text) {
+        usable.try_out();
+    }
+    Ok(())
+}
+
+/// Says why a value is no JSON Schema.
+fn check_form(schema: &Value) -> Result<(), String> {
+    let judged = match draft_of(schema) {
+        Draft::Draft4 => jsonschema::draft4::meta::validate(schema),
+        Draft::Draft6 => jsonschema::draft6::meta::validate(schema),
+        Draft::Draft201909 => jsonschema::draft201909::meta::validate(schema),
+        Draft::Draft202012 => jsonschema::draft202012::meta::validate(schema),
+        _ => jsonschema::draft7::meta::validate(schema),
     };
     judged.map_err(|error| {
         let place = place(error.instance_path());
@@ -45,6 +59,7 @@ impl Schema {
     /// Compiles a schema, or says why it can't be used.
     pub(crate) fn compile(text: &str) -> Result<Self, String> {
         let schema: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        complexity::check(&schema)?;
         let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES);
         jsonschema::options()
             .with_draft(draft_of(&schema))
@@ -55,17 +70,21 @@ impl Schema {
             .map_err(|error| text_of(&error))
     }
 
-    /// What of a payload does not match; nothing if all of it does.
-    pub(crate) fn violations(&self, payload: &[u8]) -> Vec<Violation> {
-        let payload: Value = match serde_json::from_slice(payload) {
-            Ok(payload) => payload,
-            Err(_) => return vec![Violation::of_schema(vec!["payload".into()], "is not JSON".to_owned())],
-        };
-        // The usual case is quicker without collecting.
-        if self.0.is_valid(&payload) {
-            return Vec::new();
+    /// Whether a payload matches.
+    pub(crate) fn fits(&self, payload: &Value) -> bool {
+        self.0.is_valid(payload)
+    }
+
+    /// Tries it on a few small values.
+    fn try_out(&self) {
+        for value in [Value::Null, true.into(), 0.into(), "".into(), json!([0]), json!({ "": 0 })] {
+            self.fits(&value);
         }
-        let told = self.0.iter_errors(&payload).take(MAX_VIOLATIONS);
+    }
+
+    /// What of a payload does not match.
+    pub(crate) fn violations(&self, payload: &Value) -> Vec<Violation> {
+        let told = self.0.iter_errors(payload).take(MAX_VIOLATIONS);
         told.map(|error| {
             let loc = std::iter::once("payload".into()).chain(place(error.instance_path())).collect();
             Violation::of_schema(loc, text_of(&error))
@@ -106,7 +125,6 @@ fn shortened(mut text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn schemas_are_schemas() {
@@ -153,7 +171,7 @@ mod tests {
 
     fn violations(schema: &Value, payload: &str) -> Vec<(String, String)> {
         let schema = Schema::compile(&schema.to_string()).unwrap_or_else(|error| panic!("{schema}: {error}"));
-        let violations = schema.violations(payload.as_bytes());
+        let violations = schema.violations(&crate::payload::read(payload.as_bytes()).unwrap());
         violations.into_iter().map(|violation| (violation.loc.join("."), violation.msg)).collect()
     }
 
@@ -169,7 +187,6 @@ mod tests {
         assert_eq!(places, ["payload.id", "payload.lines.[1].n"]);
         assert!(found.iter().all(|(_, text)| !text.contains("471147")), "{found:?}");
         assert_eq!(violations(&schema, "{}")[0].0, "payload");
-        assert_eq!(violations(&schema, "<xml/>"), [("payload".to_owned(), "is not JSON".to_owned())]);
     }
 
     #[test]
@@ -227,8 +244,8 @@ mod tests {
         ] {
             // Either is good: refused, or judged in finite time.
             if let Ok(schema) = Schema::compile(&endless.to_string()) {
-                schema.violations(deep.as_bytes());
-                schema.violations(b"{}");
+                schema.fits(&serde_json::from_str(&deep).unwrap());
+                schema.fits(&json!({}));
             }
         }
     }

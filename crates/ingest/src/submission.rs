@@ -85,6 +85,27 @@ impl Violation {
         Self { loc, msg, kind: "schema_violation" }
     }
 
+    /// The payload does not match its schema, and where is not known.
+    pub(crate) fn mismatch() -> Self {
+        Self::of_schema(
+            vec!["payload".into()],
+            "does not match the schema; to say where would take too long".to_owned(),
+        )
+    }
+
+    /// The limits were reached before it was known whether the payload matches.
+    pub(crate) fn too_costly() -> Self {
+        let msg = "could not be compared with the schema of its event type within the limits on time and memory";
+        Self { loc: vec!["payload".into()], msg: msg.to_owned(), kind: "schema_too_costly" }
+    }
+
+    /// Nobody had time to compare the payload.
+    pub(crate) fn not_compared() -> Self {
+        let msg =
+            "was not compared with the schema of its event type, because too much is being compared at the moment";
+        Self { loc: vec!["payload".into()], msg: msg.to_owned(), kind: "schema_not_compared" }
+    }
+
     /// Nothing can be compared with the schema.
     pub(crate) fn unusable_schema(problem: &str) -> Self {
         let msg = format!("the schema of this event type can't be used: {problem}");
@@ -125,6 +146,9 @@ pub enum SubmitError {
     /// More is arriving than the disk takes, and the queue is full. Nothing was accepted.
     #[error("too many messages are waiting to be stored: try again in a moment")]
     Overloaded,
+    /// More is arriving than is compared with schemas in time. Nothing was accepted.
+    #[error("too many messages are being compared with schemas: try again in a moment")]
+    NotCompared,
     /// The store failed. Whether the message was accepted is unknown; its key finds out.
     #[error(transparent)]
     Unavailable(#[from] StoreError),

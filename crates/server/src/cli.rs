@@ -5,7 +5,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, config, key, listen, send, serve};
+use crate::commands::{JUDGE, bench, config, judge, key, listen, send, serve};
 use crate::terminal;
 
 /// Sends webhooks: accepts events, and delivers each one signed, retried and logged.
@@ -32,6 +32,9 @@ pub(crate) enum Command {
     /// Print the OpenAPI document of the API
     Openapi,
     Bench(Box<bench::Args>),
+    /// Run schemas for a server
+    #[command(name = JUDGE, hide = true)]
+    Judge(judge::Args),
 }
 
 #[cfg(test)]

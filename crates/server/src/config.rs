@@ -13,7 +13,7 @@ use anyhow::{anyhow, bail};
 use postrider_api::{AuthOptions, SigningOptions};
 use postrider_delivery::options::DeliveryOptions;
 use postrider_domain::settings::{Setting, Span};
-use postrider_ingest::LimitOptions;
+use postrider_ingest::{LimitOptions, SchemaOptions};
 use postrider_upkeep::RetentionOptions;
 use serde::Deserialize;
 
@@ -100,6 +100,7 @@ pub(crate) struct Config {
     pub(crate) limits: LimitOptions,
     pub(crate) delivery: DeliveryOptions,
     pub(crate) signing: SigningOptions,
+    pub(crate) schemas: SchemaOptions,
     pub(crate) retention: RetentionOptions,
     pub(crate) log: LogOptions,
 }
@@ -113,6 +114,7 @@ pub(crate) fn reference() -> Vec<Setting> {
         LimitOptions::reference(),
         DeliveryOptions::reference(),
         SigningOptions::reference(),
+        SchemaOptions::reference(),
         RetentionOptions::reference(),
         LogOptions::reference(),
     ]

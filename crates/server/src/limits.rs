@@ -19,6 +19,8 @@ fn all() -> Vec<Limit> {
         postrider_ingest::limits(),
         postrider_upkeep::limits::limits(),
         postrider_store_sqlite::limits::limits(),
+        postrider_ingest::limits(),
+        postrider_api::import_limits(),
     ]
     .concat()
 }

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Command::Config(args) => commands::config::run(&args),
         Command::Openapi => commands::openapi::run(),
         Command::Bench(args) => commands::bench::run(*args),
+        Command::Judge(args) => Ok(commands::judge::run(&args)),
     };
     result.unwrap_or_else(|error| {
         terminal::error(&error);

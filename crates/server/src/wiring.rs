@@ -11,13 +11,14 @@ use postrider_delivery::resolve::SystemResolver;
 use postrider_delivery::sender::Sender;
 use postrider_domain::clock::{Clock, SystemClock};
 use postrider_domain::entropy::{Entropy, OsEntropy};
-use postrider_ingest::Intake;
+use postrider_ingest::{Intake, Judges, Place, Program};
 use postrider_store::Store;
 use postrider_store_sqlite::{Ownership, SqliteStore};
 use postrider_upkeep::{Notifier, Sweeper, TaskRunner};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::time::timeout;
 
+use crate::commands::JUDGE;
 use crate::config::Config;
 use crate::supervisor::Supervisor;
 
@@ -72,16 +73,20 @@ impl Server {
         let https_only = delivery.https_only;
         let engine =
             Engine::start(Arc::clone(&store), sender, delivery, Arc::clone(&clock), Arc::clone(&entropy)).await?;
+        let program = Program::this(&[JUDGE]).context("cannot find the program that is running")?;
+        let judges = Judges::new(Place::Processes(program), config.schemas.clone());
         let intake = Arc::new(Intake::start(
             Arc::clone(&store),
             engine.dispatcher(),
             Arc::clone(&clock),
             Arc::clone(&entropy),
             &config.limits,
+            Arc::clone(&judges),
         ));
         let api = Api::new(Parts {
             store: Arc::clone(&store),
             intake: Arc::clone(&intake),
+            judges,
             clock: Arc::clone(&clock),
             entropy,
             check_url: Arc::new(move |url| policy.check_literal(url).map_err(|forbidden| forbidden.to_string())),

@@ -15,6 +15,7 @@ use crate::json::{object, present};
 use crate::model::event_type::{self, EventTypeIn, EventTypeOut};
 use crate::openapi::types::Object;
 use crate::rules::MAX_PROBLEMS;
+use crate::schemas::{self, Placed};
 
 postrider_domain::limits! {
     in "Imports";
@@ -146,7 +147,7 @@ pub(crate) struct EnvironmentIn {
 }
 
 impl EnvironmentIn {
-    /// Checks a body.
+    /// Checks a body. Whether its schemas are schemas is left to be checked.
     pub(crate) fn checked(self, now: Timestamp) -> Result<Import> {
         let (mut event_types, mut problems) = (Vec::new(), Vec::new());
         if self.event_types.as_ref().is_some_and(|all| all.len() > MAX_IMPORTED) {
@@ -170,4 +171,16 @@ impl EnvironmentIn {
         }
         Ok(Import { event_types, archive_others: false, settings: self.settings.unwrap_or_default().into() })
     }
+}
+
+/// The schemas of an import, with their places in its body.
+pub(crate) fn schemas(import: &Import) -> Vec<Placed<'_>> {
+    let mut placed = Vec::new();
+    for (index, imported) in import.event_types.iter().enumerate() {
+        for mut one in schemas::of_body(imported.new.schemas.as_ref()) {
+            one.loc.splice(1..1, ["eventTypes".into(), format!("[{index}]").into()]);
+            placed.push(one);
+        }
+    }
+    placed
 }

@@ -78,7 +78,7 @@ pub(crate) type EventTypeIn = EventTypeBody<Named>;
 pub(crate) type EventTypeUpdate = EventTypeBody<Unnamed>;
 
 impl EventTypeIn {
-    /// Checks a body.
+    /// Checks a body. Whether its schemas are schemas is left to be checked.
     pub(crate) fn checked(self, now: Timestamp) -> Result<EventType> {
         let mut problems = Problems::of_body();
         let name = problems.check("name", EventTypeName::parse(&self.name.0));
@@ -98,7 +98,7 @@ impl<N> EventTypeBody<N> {
         let Self { name: _, description, archived, deprecated, schemas, flag, group_name } = self;
         problems.prose("description", &description, 0..=MAX_EVENT_TYPE_DESCRIPTION);
         if let Some(schemas) = &schemas {
-            check_schemas(&mut problems, schemas);
+            sizes(&mut problems, schemas);
         }
         let feature_flag = flag.checked(&mut problems);
         if let Some(group_name) = &group_name {
@@ -167,7 +167,7 @@ impl EventTypePatchIn {
             problems.prose("description", description, 0..=MAX_EVENT_TYPE_DESCRIPTION);
         }
         if let Some(Some(schemas)) = &self.schemas {
-            check_schemas(&mut problems, schemas);
+            sizes(&mut problems, schemas);
         }
         let feature_flag = self.flag.checked(&mut problems);
         if let Some(Some(group_name)) = &self.group_name {
@@ -184,17 +184,11 @@ impl EventTypePatchIn {
     }
 }
 
-/// Checks the member `schemas`. How many and how large they are comes first: judging one takes time.
-fn check_schemas(problems: &mut Problems, schemas: &Schemas) {
+/// Checks how many and how large the schemas in the member `schemas` are.
+fn sizes(problems: &mut Problems, schemas: &Schemas) {
     if let Err(problem) = check_sizes(schemas) {
         problems.add("schemas", problem);
-        return;
     }
-    problems.within("schemas", |problems| {
-        for (version, text) in schemas {
-            problems.check(version.clone(), postrider_ingest::check_schema(text.get()));
-        }
-    });
 }
 
 /// Checks how many schemas there are, how large they are together, and how long the names of their versions are.

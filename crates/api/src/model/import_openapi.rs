@@ -11,7 +11,8 @@ use serde_json::Value;
 use crate::error::{ApiError, Result};
 use crate::model::environment::MAX_IMPORTED;
 use crate::openapi::types::{DocumentText, Object, Prose, SchemasByVersion};
-use crate::webhooks::{self, Document};
+use crate::schemas::Placed;
+use crate::webhooks::{self, Document, Webhook};
 
 /// An OpenAPI document to import: either `spec` or `specRaw`.
 #[derive(Deserialize, JsonSchema)]
@@ -31,8 +32,8 @@ pub(crate) struct ImportIn {
 }
 
 impl ImportIn {
-    /// Checks a body: what to import, and whether only to say what that would do.
-    pub(crate) fn checked(self, now: Timestamp) -> Result<(Import, bool)> {
+    /// Checks a body. Whether schemas are schemas is left to be checked.
+    pub(crate) fn checked(self, now: Timestamp) -> Result<Read> {
         let (member, spec) = match (self.spec, self.spec_raw) {
             (Some(spec), None) => ("spec", spec),
             (None, Some(text)) => {
@@ -41,10 +42,39 @@ impl ImportIn {
             }
             _ => return Err(ApiError::bad_request("give either `spec` or `specRaw`")),
         };
-        let event_types = webhooks::event_types(&Document::new(spec, member)?, member, now)?;
-        let archive_others = self.replace_all.unwrap_or_default();
-        let import = Import { event_types, archive_others, ..Import::default() };
-        Ok((import, self.dry_run.unwrap_or_default()))
+        let webhooks = webhooks::event_types(&Document::new(spec, member)?, member, now)?;
+        let (replace_all, dry_run) = (self.replace_all.unwrap_or_default(), self.dry_run.unwrap_or_default());
+        Ok(Read { webhooks, member, replace_all, dry_run })
+    }
+}
+
+/// What a body asks for.
+pub(crate) struct Read {
+    webhooks: Vec<Webhook>,
+    member: &'static str,
+    replace_all: bool,
+    /// Only to say what would be done.
+    pub(crate) dry_run: bool,
+}
+
+impl Read {
+    /// The schemas with their places.
+    pub(crate) fn schemas(&self) -> Vec<Placed<'_>> {
+        let mut placed = Vec::new();
+        for Webhook { group, imported } in &self.webhooks {
+            for schema in imported.new.schemas.iter().flat_map(Schemas::values) {
+                let name = imported.new.name.to_string();
+                let loc = vec!["body".into(), self.member.into(), (*group).into(), name.into()];
+                placed.push(Placed { loc, text: schema.get() });
+            }
+        }
+        placed
+    }
+
+    /// What to import.
+    pub(crate) fn into_import(self) -> Import {
+        let event_types = self.webhooks.into_iter().map(|webhook| webhook.imported).collect();
+        Import { event_types, archive_others: self.replace_all, ..Import::default() }
     }
 }
 

@@ -19,11 +19,12 @@ use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::json::{self, JsonBody};
 use crate::model::environment::{
-    EnvironmentIn, EnvironmentOut, MAX_IMPORT_BYTES, SettingsIn, SettingsOut, SettingsPatchIn,
+    self, EnvironmentIn, EnvironmentOut, MAX_IMPORT_BYTES, SettingsIn, SettingsOut, SettingsPatchIn,
 };
 use crate::openapi::{Operation, Routes};
 use crate::router::{self, Shared};
 use crate::routes::event_types::room_for;
+use crate::schemas;
 
 /// Event types that are read from the store at a time.
 const PAGE: usize = 250;
@@ -110,7 +111,11 @@ pub(super) async fn export(
 pub(super) async fn import(operator: Operator, State(state): State<Shared>, body: Incoming) -> Result<Response> {
     let body = body.read_up_to(MAX_IMPORT_BYTES).await?;
     let now = state.clock.now();
-    let import = json::decode::<EnvironmentIn>(json::text(&body)?)?.checked(now)?;
+    let turn = state.judges.import_turn(&operator.environment).await;
+    let _turn = turn.map_err(|_| schemas::busy("Too much is being imported: try again in a moment."))?;
+    let read = tokio::task::spawn_blocking(move || json::decode::<EnvironmentIn>(json::text(&body)?)?.checked(now));
+    let import = read.await.map_err(|_| ApiError::internal())??;
+    schemas::check(&state, &operator.environment, environment::schemas(&import)).await?;
     room_for_import(&state, &operator.environment, &import).await?;
     let once = idempotency::once(operator.once, now, imported);
     Ok(answer::written(state.store.import(&operator.environment, import, now, once).await?, imported))

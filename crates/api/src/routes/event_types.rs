@@ -20,6 +20,7 @@ use crate::pagination::{self, ListOut, Walk};
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
 use crate::router::{self, Shared};
+use crate::schemas;
 
 const NAME: &str = "event_type_name";
 
@@ -144,6 +145,7 @@ pub(super) async fn create(
     let now = state.clock.now();
     let new = body.checked(now)?;
     room_for(&state, &operator.environment, 1).await?;
+    schemas::check(&state, &operator.environment, schemas::of_body(new.schemas.as_ref())).await?;
     let once = idempotency::once(operator.once, now, created);
     match state.store.create_event_type(&operator.environment, new, once).await {
         Ok(written) => Ok(answer::written(written, created)),
@@ -177,6 +179,7 @@ pub(super) async fn replace(
         EventTypeName::parse(name).map_err(|error| ApiError::invalid(&["path", NAME], format!("the name {error}")))?;
     let now = state.clock.now();
     let otherwise = body.checked(legal, now)?;
+    schemas::check(&state, &operator.environment, schemas::of_body(otherwise.schemas.as_ref())).await?;
     let patch = event_type::replacement(&otherwise);
     if state.store.event_type(&operator.environment, name).await?.is_none() {
         room_for(&state, &operator.environment, 1).await?;
@@ -194,6 +197,8 @@ pub(super) async fn change(
     JsonBody(body): JsonBody<EventTypePatchIn>,
 ) -> Result<Response> {
     let patch = body.checked()?;
+    let new_schemas = patch.schemas.as_ref().and_then(Option::as_ref);
+    schemas::check(&state, &operator.environment, schemas::of_body(new_schemas)).await?;
     let name = params.text(NAME)?;
     let changed = state.store.update_event_type(&operator.environment, name, patch, state.clock.now()).await?;
     Ok(show(StatusCode::OK, &changed))

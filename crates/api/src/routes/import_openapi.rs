@@ -20,6 +20,7 @@ use crate::model::import_openapi::{ImportIn, ImportOut};
 use crate::openapi::{Operation, Routes};
 use crate::router::Shared;
 use crate::routes::environment::{all_event_types, room_for_import};
+use crate::schemas;
 
 /// The routes.
 pub(super) fn routes() -> Routes {
@@ -44,9 +45,13 @@ pub(super) async fn import(
 ) -> Result<Response> {
     let body = body.read_up_to(MAX_IMPORT_BYTES).await?;
     let now = state.clock.now();
+    let turn = state.judges.import_turn(&operator.environment).await;
+    let _turn = turn.map_err(|_| schemas::busy("Too much is being imported: try again in a moment."))?;
     // Megabytes of YAML take their time.
     let read = tokio::task::spawn_blocking(move || json::decode::<ImportIn>(json::text(&body)?)?.checked(now));
-    let (import, dry_run) = read.await.map_err(|_| ApiError::internal())??;
+    let read = read.await.map_err(|_| ApiError::internal())??;
+    schemas::check(&state, &operator.environment, read.schemas()).await?;
+    let (dry_run, import) = (read.dry_run, read.into_import());
     if dry_run {
         return try_out(&account, &operator, &state, &import).await;
     }

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
+use crate::webhooks::budget::Budget;
 use crate::webhooks::document::Document;
 
 /// Keywords whose values are schemas, lists of schemas, and schemas by name. What is not here is kept as it is.
@@ -32,8 +33,15 @@ const MAPS: [&str; 6] = ["properties", "patternProperties", "dependentSchemas", 
 const MAX_HOPS: usize = 16;
 
 /// A schema by itself.
-pub(super) fn standalone(document: &Document, schema: &Value) -> Result<Value, String> {
-    let mut parts = Parts { document, names: HashMap::new(), taken: HashSet::new(), waiting: Vec::new() };
+pub(super) fn standalone(document: &Document, schema: &Value, budget: &mut Budget) -> Result<Value, String> {
+    let mut parts = Parts {
+        document,
+        budget,
+        names: HashMap::new(),
+        taken: HashSet::new(),
+        numbers: HashMap::new(),
+        waiting: Vec::new(),
+    };
     let root = parts.root(schema)?;
     let mut root = parts.convert(root)?;
     let mut definitions = Map::new();
@@ -55,15 +63,18 @@ pub(super) fn standalone(document: &Document, schema: &Value) -> Result<Value, S
 }
 
 /// What comes along with a schema.
-struct Parts<'d> {
+struct Parts<'d, 'b> {
     document: &'d Document,
-    /// References of the document, and those that stand for them.
-    names: HashMap<String, String>,
+    budget: &'b mut Budget,
+    /// By the address of what a reference of the document names, however it is spelt: the reference that stands for it.
+    names: HashMap<usize, String>,
     taken: HashSet<String>,
+    /// How often a name was wanted.
+    numbers: HashMap<String, usize>,
     waiting: Vec<(String, &'d Value)>,
 }
 
-impl<'d> Parts<'d> {
+impl<'d> Parts<'d, '_> {
     /// What a schema is if it is nothing but a reference. References to it are references to the root from now on.
     fn root(&mut self, mut schema: &'d Value) -> Result<&'d Value, String> {
         for _ in 0..MAX_HOPS {
@@ -77,7 +88,7 @@ impl<'d> Parts<'d> {
                 return Ok(schema);
             };
             schema = self.document.named(reference)?;
-            self.names.insert(reference.to_owned(), "#".to_owned());
+            self.names.insert(address(schema), "#".to_owned());
         }
         Err("refers to itself, or through too many references".to_owned())
     }
@@ -89,17 +100,19 @@ impl<'d> Parts<'d> {
     fn convert(&mut self, schema: &'d Value) -> Result<Value, String> {
         let members = match schema {
             Value::Object(members) => members,
-            Value::Bool(_) => return Ok(schema.clone()),
+            Value::Bool(_) => return self.budget.copy(schema),
             _ => return Err("refers to, or contains, what is no schema".to_owned()),
         };
         let mut converted = Map::new();
+        self.budget.spend(0)?;
         for (keyword, value) in members {
+            self.budget.text(keyword)?;
             let value = match (keyword.as_str(), value) {
                 ("$ref", Value::String(reference)) => self.reference(reference)?.into(),
                 (name, Value::Array(list)) if LISTS.contains(&name) => self.list(list)?,
                 (name, Value::Object(map)) if MAPS.contains(&name) => self.map(map)?,
                 (name, _) if SCHEMAS.contains(&name) => self.convert(value)?,
-                _ => value.clone(),
+                _ => self.budget.copy(value)?,
             };
             converted.insert(keyword.clone(), value);
         }
@@ -120,7 +133,8 @@ impl<'d> Parts<'d> {
         let mut converted = Map::new();
         for (name, schema) in map {
             // A dependency may be a list of names.
-            let schema = if schema.is_array() { schema.clone() } else { self.convert(schema)? };
+            self.budget.text(name)?;
+            let schema = if schema.is_array() { self.budget.copy(schema)? } else { self.convert(schema)? };
             converted.insert(name.clone(), schema);
         }
         Ok(converted.into())
@@ -128,24 +142,37 @@ impl<'d> Parts<'d> {
 
     /// The reference that stands for one of the document's.
     fn reference(&mut self, reference: &str) -> Result<String, String> {
-        if let Some(known) = self.names.get(reference) {
+        let part = self.document.named(reference)?;
+        if let Some(known) = self.names.get(&address(part)) {
+            self.budget.text(known)?;
             return Ok(known.clone());
         }
-        let part = self.document.named(reference)?;
         let last = reference.rsplit('/').next().unwrap_or_default();
         let plain: String =
             last.chars().filter(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(*letter)).collect();
-        let mut name = plain.clone();
-        let mut number = 2;
-        while name.is_empty() || !self.taken.insert(name.clone()) {
-            name = format!("{plain}{number}");
-            number += 1;
-        }
+        let name = self.free_name(plain);
+        self.budget.text(&name)?;
         let own = format!("#/{}/{name}", self.keyword());
-        self.names.insert(reference.to_owned(), own.clone());
+        self.names.insert(address(part), own.clone());
         self.waiting.push((name, part));
         Ok(own)
     }
+
+    /// A name that nothing else has, with a number if it must be.
+    fn free_name(&mut self, plain: String) -> String {
+        let number = self.numbers.entry(plain.clone()).or_insert(1);
+        let mut name = plain.clone();
+        while name.is_empty() || !self.taken.insert(name.clone()) {
+            *number += 1;
+            name = format!("{plain}{number}");
+        }
+        name
+    }
+}
+
+/// By what a part of the document is told from another.
+fn address(part: &Value) -> usize {
+    std::ptr::from_ref(part).addr()
 }
 
 fn in_words_of_draft_7(schema: &mut Map<String, Value>) {

@@ -20,7 +20,7 @@ use postrider_domain::ids::{AttemptId, KeyId};
 use postrider_domain::names::IdOrUid;
 use postrider_domain::settings::SecretText;
 use postrider_domain::time::Timestamp;
-use postrider_ingest::{Intake, LimitOptions};
+use postrider_ingest::{Intake, Judges, LimitOptions, Place, SchemaOptions};
 use postrider_store::{
     ApiKey, ApplicationKey, AttemptRecord, DeliveryKey, Dispatch, EndpointKey, Fresh, KeyHash, MessageKey, Settlement,
     Store,
@@ -163,16 +163,19 @@ impl World {
         // 2026-01-02T03:04:05Z.
         let clock = Arc::new(ManualClock(watch::Sender::new(Timestamp::from_micros(1_767_323_045_000_000))));
         let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
+        let judges = Judges::new(Place::Threads, SchemaOptions::default());
         let intake = Arc::new(Intake::start(
             store.clone(),
             Arc::new(Nowhere),
             clock.clone(),
             entropy.clone(),
             &LimitOptions::default(),
+            judges.clone(),
         ));
         let api = Api::new(Parts {
             store: store.clone(),
             intake: intake.clone(),
+            judges,
             clock: clock.clone(),
             entropy,
             check_url: Arc::new(|url: &EndpointUrl| match url.url().and_then(|url| url.host_str()) {

@@ -8,6 +8,7 @@ pub(crate) mod bench;
 pub(crate) mod config;
 mod dev;
 mod http1;
+pub(crate) mod judge;
 pub(crate) mod key;
 pub(crate) mod listen;
 pub(crate) mod openapi;
@@ -29,3 +30,6 @@ pub(crate) fn runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime>
         .build()
         .context("cannot start the asynchronous runtime")
 }
+
+/// What the command is called that runs schemas.
+pub(crate) const JUDGE: &str = "__judge";
