@@ -80,11 +80,14 @@ postrider_domain::options! {
     /// Comparing payloads with schemas, which happens in processes of its own.
     pub struct SchemaOptions in "schemas" {
         /// The most processor time that comparing one payload with its schema may take.
+        #[within("1ms", "1m")]
         pub time: Span = span("250ms"),
         /// The most memory that such a process may have, in bytes beyond what the program takes by itself.
+        #[within(67_108_864, 17_179_869_184_u64)]
         pub memory_bytes: u64 = 268_435_456,
         /// The most such processes at a time; 0 is one per core, and at least two. There are none until an environment
         /// enforces schemas or an event type gets one.
+        #[within(0, 256)]
         pub processes: usize = 0,
         /// What happens to a message that can't be compared within these limits, in an environment that refuses what does
         /// not match: `refuse` or `pass`. In one that only warns it passes.
