@@ -19,11 +19,11 @@ mod submission;
 mod sweeper;
 
 pub use intake::Intake;
-pub use judge::{BeyondBudget, Bounds, CheckError, Judges, Place, Program, SchemaOptions, Turn, limits, run_child};
+pub use judge::{BeyondBudget, Bounds, CheckError, Judges, Place, Program, SchemaOptions, Turn, run_child};
 pub use options::LimitOptions;
 pub use submission::{NewApplication, Submission, SubmitError, Submitted, Violation};
 
 /// The bounds that are declared here, for `docs/limits.md`.
 pub fn limits() -> Vec<postrider_domain::limits::Limit> {
-    [batcher::limits(), routes::limits()].concat()
+    [batcher::limits(), routes::limits(), judge::limits()].concat()
 }
