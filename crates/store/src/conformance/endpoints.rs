@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use postrider_domain::delivery::Next;
-use postrider_domain::endpoint::{EndpointPatch, EndpointUrl, Headers};
+use postrider_domain::delivery::{DisableReason, Next};
+use postrider_domain::endpoint::{Disablement, EndpointPatch, EndpointUrl, Headers};
 use postrider_domain::headers::MAX_HEADERS;
 use postrider_domain::ids::EndpointId;
 use postrider_domain::names::IdOrUid;
@@ -20,6 +20,8 @@ pub(super) async fn an_endpoint_reads_back_as_it_was_written<H: Harness>(world: 
     new.endpoint.description = "Übergabe\n\"A\"".to_owned();
     new.endpoint.version = u16::MAX;
     new.endpoint.disabled = true;
+    let since = new.endpoint.created_at;
+    new.endpoint.disablement = Some(Disablement { reason: DisableReason::ByHand, since });
     new.endpoint.event_types = Some(vec![type_name("b"), type_name("a")]);
     new.endpoint.channels = Some(vec![channel("x"), channel("y")]);
     new.endpoint.throttle_rate = Some(9);
