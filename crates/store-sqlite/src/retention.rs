@@ -489,6 +489,7 @@ fn remove_rows(tx: &Tx<'_>, application: Option<i64>, endpoints: &[i64]) -> Resu
             ("attempt_tally", "endpoint_no"),
             ("stream_reader", "endpoint_no"),
             ("wake", "endpoint_no"),
+            ("endpoint_hold", "endpoint_no"),
             ("endpoint_url", "endpoint_no"),
             ("endpoint", "no"),
         ] {

@@ -223,6 +223,8 @@ impl Work for SqliteStore {
         self.writer
             .run(|tx| {
                 tx.execute("DELETE FROM wake", [])?;
+                // Nobody could look after one that is not there.
+                tx.execute("DELETE FROM endpoint_hold WHERE endpoint_no NOT IN (SELECT no FROM endpoint)", [])?;
                 // A loose index scan: from each endpoint straight to the next one, past all its other deliveries.
                 tx.execute(
                     "WITH RECURSIVE busy (endpoint_no) AS (
@@ -255,7 +257,12 @@ impl Work for SqliteStore {
                 let removed = tx
                     .prepare_cached(
                         "DELETE FROM delivery WHERE (endpoint_no, due_at, message_no) IN
-                         (SELECT endpoint_no, due_at, message_no FROM delivery WHERE endpoint_no = ?1 LIMIT ?2)",
+                         (SELECT endpoint_no, due_at, message_no FROM delivery WHERE endpoint_no = ?1 LIMIT ?2)
+                         AND NOT EXISTS (
+                             SELECT 1 FROM endpoint JOIN application ON application.no = application_no
+                             WHERE endpoint.no = ?1 AND NOT disabled
+                                 AND endpoint.deleted_at IS NULL AND application.deleted_at IS NULL
+                         )",
                     )?
                     .execute(params![endpoint.0, range::limit(limit)])?;
                 Ok::<_, Abort<StoreError>>(removed)

@@ -284,7 +284,8 @@ pub trait Work {
     /// deliveries. Returns how many have deliveries.
     async fn rebuild_wakes(&self) -> Result<u64, StoreError>;
 
-    /// Removes up to `limit` deliveries of an endpoint that wants nothing any more; returns how many it removed.
+    /// Removes up to `limit` deliveries of an endpoint that wants nothing any more, because it is disabled or deleted; returns
+    /// how many it removed. One that takes deliveries, perhaps again since the caller looked, keeps them all.
     async fn cancel_deliveries(&self, endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError>;
 
     /// Adds one manual delivery, due at `now`, with its place in the index of wakes, and tells observers. [`WriteError::NotFound`] if the message or endpoint is

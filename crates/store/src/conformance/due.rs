@@ -126,6 +126,8 @@ pub(super) async fn canceling_removes_in_slices<H: Harness>(world: &World<H>) {
         world.message(&app, &[&endpoint, &other]).await;
     }
     let cancel = async |limit| world.store().cancel_deliveries(endpoint.key, limit).await.unwrap();
+    assert_eq!(cancel(1_000).await, 0, "an endpoint that takes deliveries keeps them");
+    world.disable(&app, &endpoint, true).await;
     assert_eq!(cancel(0).await, 0);
     assert_eq!(cancel(2).await, 2);
     assert_eq!(world.due(&endpoint, FAR).await.len(), 3);

@@ -263,7 +263,11 @@ impl<H: Harness> Run<H> {
 
     async fn cancel(&mut self, endpoint: usize, limit: usize) {
         let store = self.world.store();
-        let removed = store.cancel_deliveries(self.endpoints[endpoint].key, limit).await.unwrap();
+        let stored = &self.endpoints[endpoint];
+        assert_eq!(store.cancel_deliveries(stored.key, limit).await.unwrap(), 0, "it takes deliveries");
+        self.world.disable(&self.app, stored, true).await;
+        let removed = store.cancel_deliveries(stored.key, limit).await.unwrap();
+        self.world.disable(&self.app, stored, false).await;
         let pending = &mut self.model[endpoint];
         assert_eq!(removed, limit.min(pending.deliveries.len()));
         // Which ones it removes is the store's choice.

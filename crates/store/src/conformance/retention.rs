@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use postrider_domain::attempt::Trigger;
-use postrider_domain::delivery::Next;
+use postrider_domain::delivery::{Hold, HoldReason, Next};
 use postrider_domain::ids::Ksuid;
 use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
@@ -258,6 +258,8 @@ pub(super) async fn what_belongs_to_a_deleted_application_is_erased_and_nothing_
     world.message(&app, &[&endpoint]).await;
     let recorder = Recorder::of(world.store().as_ref());
     let now = world.tick();
+    let hold = Hold { until: after(now, 1), reason: HoldReason::Asked };
+    world.store().hold(endpoint.key, hold).await.unwrap();
     world.store().delete_application(&environment(), &by_id(app.value.id), now).await.unwrap();
     let mut erased = 0;
     for later in [0, 2 * DAY] {
@@ -271,6 +273,7 @@ pub(super) async fn what_belongs_to_a_deleted_application_is_erased_and_nothing_
     let told = recorder.take().into_iter().filter(|news| matches!(news, News::Expunged(_))).count();
     assert_eq!(told, 21);
     assert!(world.store().target(endpoint.key).await.unwrap().is_none());
+    assert_eq!(world.store().holds().await.unwrap(), [], "nothing brings up an endpoint that is not there");
     let all = Scan::all(Direction::Ascending, 100);
     assert_eq!(world.store().messages(other.key, &MessageFilter::default(), all.clone()).await.unwrap().rows.len(), 20);
     assert_eq!(attempts(world, &others).await, 20);

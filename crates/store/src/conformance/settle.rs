@@ -111,6 +111,7 @@ pub(super) async fn a_delivery_that_is_gone_is_logged_but_not_scheduled<H: Harne
     let endpoint = world.endpoint(&app).await;
     let message = world.message(&app, &[&endpoint]).await;
     let due = world.only_due(&endpoint).await;
+    world.disable(&app, &endpoint, true).await;
     assert_eq!(store.cancel_deliveries(endpoint.key, 10).await.unwrap(), 1);
     world.settle(world.settlement(&endpoint, &due, Next::Waiting(world.tick()))).await;
     assert_eq!(store.backlog(endpoint.key, 10).await.unwrap(), 0);

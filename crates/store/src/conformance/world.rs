@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider_domain::application::{Application, EnvironmentId};
 use postrider_domain::delivery::{Against, EndpointFact, Next};
-use postrider_domain::endpoint::{Endpoint, EndpointUrl, Headers};
+use postrider_domain::endpoint::{Endpoint, EndpointPatch, EndpointUrl, Headers};
 use postrider_domain::entropy::{Entropy as _, SeededEntropy};
 use postrider_domain::event_type::EventType;
 use postrider_domain::ids::{ApplicationId, AttemptId, EndpointId, MessageId, TaskId};
@@ -113,6 +113,12 @@ impl<H: Harness> World<H> {
 
     pub(super) async fn endpoint(&self, app: &App) -> Ep {
         self.add_endpoint(app, self.new_endpoint(None)).await
+    }
+
+    /// Enables or disables an endpoint.
+    pub(super) async fn disable(&self, app: &App, endpoint: &Ep, disabled: bool) {
+        let patch = EndpointPatch { disabled: Some(disabled), ..EndpointPatch::default() };
+        self.store().update_endpoint(app.key, &by_id(endpoint.value.id), patch, self.tick()).await.unwrap();
     }
 
     pub(super) async fn add_endpoint(&self, app: &App, new: NewEndpoint) -> Ep {
