@@ -135,6 +135,12 @@ impl Permits {
         granted
     }
 
+    /// Whether what this one holds is missing elsewhere: nothing is free, or it has its share.
+    pub(crate) fn is_short(&self, of: Option<ApplicationKey>) -> bool {
+        let shares = self.0.lock();
+        shares.free == 0 || shares.held.get(&of).is_some_and(|held| *held >= shares.free)
+    }
+
     pub(crate) fn give_back(&self, of: Option<ApplicationKey>) {
         self.0.lock().give_back(of);
     }

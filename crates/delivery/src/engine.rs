@@ -240,7 +240,6 @@ impl Shared {
         of: Option<ApplicationKey>,
         change: impl FnOnce(&mut State) -> T,
     ) -> T {
-        let now = self.clock.now();
         let (lane, result) = {
             let mut shard = self.shard(endpoint).lock();
             let found = shard.open(endpoint).cloned();
@@ -255,7 +254,7 @@ impl Shared {
                     let closed = closed.map(|(_, state)| state.pace.clone());
                     let known = shard.remembered.remove(&endpoint).map(|known| known.pace);
                     let pace = closed.or(known).unwrap_or_else(|| Pace::new(self.options.concurrency));
-                    let lane = Arc::new(Lane::new(endpoint, of, pace, now));
+                    let lane = Arc::new(Lane::new(endpoint, of, pace));
                     let result = change(&mut lane.state.lock());
                     shard.lanes.insert(endpoint, Arc::clone(&lane));
                     (lane, result)
@@ -434,7 +433,14 @@ impl Shared {
         self.budgets.permits.give_back(of);
         if waits {
             self.bring_up(std::iter::once((lane.key, of)));
-        } else if self.budgets.turns.any() {
+        } else {
+            self.permit_free();
+        }
+    }
+
+    /// A permit was given back: somebody may be waiting for it.
+    pub(crate) fn permit_free(&self) {
+        if self.budgets.turns.any() {
             self.waker.turn();
         }
     }
@@ -455,6 +461,9 @@ impl Shared {
                 let mut state = lane.state.lock();
                 state.target_read();
                 state.set_ready(ready, &self.budgets);
+                drop(state);
+                // What it counted for before is free for others.
+                self.permit_free();
             }
             Ok(None) => {
                 // A delivery without an endpoint: nothing in Postrider makes one.

@@ -24,6 +24,7 @@ use postrider_domain::time::Timestamp;
 use postrider_store::{ApplicationKey, DeliveryKey, Due, EndpointKey, MessageKey, Target};
 
 use crate::budget::{Memory, Permits, SMALL_BYTES};
+use crate::limits::MAX_HELD;
 use crate::pace::Pace;
 use crate::rate::{Limited, Limits, RateBook};
 use crate::sender::Prepared;
@@ -43,7 +44,7 @@ const OVERHEAD_BYTES: u64 = 512;
 /// A wait that is not worth closing the lane for, unless others wait for one.
 const MOMENT: Duration = Duration::from_secs(1);
 
-/// How long a lane stays open while others wait for one.
+/// How long a lane goes on while others wait for one, from when it knew what there was to send.
 const TURN: Duration = Duration::from_secs(1);
 
 /// The wait before memory that was refused is asked for again: the first one, and the longest.
@@ -151,8 +152,8 @@ pub(crate) struct State {
     hunger: Duration,
     /// Whose permits it has; `None` until that is known.
     application: Option<ApplicationKey>,
-    opened_at: Timestamp,
-    /// Its application has more than its share: others are to have their turn at once.
+    turn: Turn,
+    /// Its application had more than its share when that became known: others are to have their turn at once.
     in_excess: bool,
     workers: u32,
     pub(crate) pace: Pace,
@@ -182,6 +183,15 @@ pub(crate) struct State {
     closed: bool,
 }
 
+/// How far a lane is in its turn. It begins when the lane has something to send, or was told that the store has nothing or
+/// fails: a store that is slow to answer must not cost the lane its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Preparing,
+    Prepared,
+    Since(Timestamp),
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Busy {
     Target,
@@ -193,7 +203,7 @@ enum Busy {
 
 impl Lane {
     /// A lane that has one permit of `application`.
-    pub(crate) fn new(key: EndpointKey, application: Option<ApplicationKey>, pace: Pace, now: Timestamp) -> Self {
+    pub(crate) fn new(key: EndpointKey, application: Option<ApplicationKey>, pace: Pace) -> Self {
         let state = State {
             ready: None,
             stale: false,
@@ -203,7 +213,7 @@ impl Lane {
             hungry: None,
             hunger: FIRST_HUNGER,
             application,
-            opened_at: now,
+            turn: Turn::Preparing,
             in_excess: false,
             workers: 0,
             pace,
@@ -292,11 +302,13 @@ impl State {
         (self.hungry, self.hunger) = (None, FIRST_HUNGER);
         self.held.insert(delivery.key);
         self.window.push_back(delivery);
+        self.prepared();
         true
     }
 
     /// The next delivery to send, for a worker that is counted; `None` tells it to leave.
     pub(crate) fn take(&mut self, now: Timestamp, budgets: &Budgets) -> Option<(Held, Arc<Ready>)> {
+        self.begin_turn(now);
         let unsure = self.stale || self.busy == Some(Busy::Target) || self.disabled();
         if unsure || self.workers > self.pace.limit() || self.has_had_its_turn(now, budgets) {
             return None;
@@ -304,9 +316,11 @@ impl State {
         self.pop(now, budgets).ok()?
     }
 
-    /// A delivery could not be tried because of this machine: it is the next one again, after a pause.
-    pub(crate) fn put_back(&mut self, delivery: Held, now: Timestamp) {
+    /// A delivery could not be tried because of this machine: it is the next one again, after a pause. It waits for that
+    /// in the store, where its payload may be erased meanwhile.
+    pub(crate) fn put_back(&mut self, delivery: Held, now: Timestamp, budgets: &Budgets) {
         self.window.push_front(delivery);
+        self.empty_window(budgets);
         self.pace.not_made(now);
     }
 
@@ -323,7 +337,27 @@ impl State {
 
     /// Whether others are to have a lane now.
     fn has_had_its_turn(&self, now: Timestamp, budgets: &Budgets) -> bool {
-        budgets.turns.any() && (self.in_excess || now.since(self.opened_at) >= TURN)
+        let is_over = self.in_excess || matches!(self.turn, Turn::Since(began) if now.since(began) >= TURN);
+        is_over && self.is_wanted(budgets)
+    }
+
+    /// Whether others wait for what this lane has. Where its application has less than its share they don't: they wait for
+    /// lanes of their own.
+    fn is_wanted(&self, budgets: &Budgets) -> bool {
+        budgets.turns.any() && budgets.permits.is_short(self.application)
+    }
+
+    /// The lane knows what there is to do.
+    fn prepared(&mut self) {
+        if self.turn == Turn::Preparing {
+            self.turn = Turn::Prepared;
+        }
+    }
+
+    fn begin_turn(&mut self, now: Timestamp) {
+        if self.turn == Turn::Prepared {
+            self.turn = Turn::Since(now);
+        }
     }
 
     /// A worker left. The lane keeps the permit of the last one.
@@ -420,6 +454,7 @@ impl State {
         budgets: &Budgets,
     ) -> Vec<Due> {
         self.busy = None;
+        self.prepared();
         let settled = std::mem::take(&mut self.settled_meanwhile);
         let mut empty = Vec::new();
         let seen = dispatched.max(self.offered);
@@ -469,6 +504,7 @@ impl State {
     /// A slice of an endpoint that wants nothing was removed; `rest` if there may be more.
     pub(crate) fn cancel_done(&mut self, rest: bool) {
         self.busy = None;
+        self.prepared();
         if rest {
             self.wake();
         }
@@ -492,6 +528,7 @@ impl State {
         self.busy = None;
         self.settled_meanwhile.clear();
         self.retry_store_at = Some(retry_at);
+        self.prepared();
         self.wake();
     }
 
@@ -508,6 +545,7 @@ impl State {
         if self.closed {
             return Step::Idle;
         }
+        self.begin_turn(now);
         let store_asleep = self.retry_store_at.filter(|at| *at > now);
         let idle_store = self.busy.is_none() && store_asleep.is_none();
         if self.has_had_its_turn(now, budgets) && self.pace.hold(now).is_none() {
@@ -540,7 +578,7 @@ impl State {
                 }
             }
         }
-        if self.more && idle_store && self.room() * 2 >= self.window_size() {
+        if self.more && idle_store && self.room() * 2 >= self.window_size() && self.held.len() < MAX_HELD {
             return match self.hungry_until(now) {
                 None => self.begin_load(now, budgets),
                 until => self.wait(until),
@@ -572,7 +610,7 @@ impl State {
         Step::Close { waits: true }
     }
 
-    /// Nothing may be sent before an instant. A lane waits for that as long as it is near and nobody else wants a lane, or
+    /// Nothing may be sent before an instant. A lane waits for that as long as it is near and nobody else wants the lane, or
     /// there is still something under way. Otherwise the store notes it, and the lane closes.
     fn held_back(
         &mut self,
@@ -582,7 +620,7 @@ impl State {
         store_asleep: Option<Timestamp>,
         budgets: &Budgets,
     ) -> Step {
-        let brief = hold.until.since(now) <= MOMENT && !budgets.turns.any();
+        let brief = hold.until.since(now) <= MOMENT && !self.is_wanted(budgets);
         let pending = self.more || !self.window.is_empty() || self.unparked;
         if brief && pending {
             return self.wait(Some(hold.until));
@@ -699,8 +737,12 @@ mod tests {
         Budgets { memory: Memory::new(bytes), permits: Permits::new(1_000), rates, turns }
     }
 
+    fn with_permits(total: u32) -> Budgets {
+        Budgets { permits: Permits::new(total), ..budgets() }
+    }
+
     fn new_lane() -> Lane {
-        Lane::new(EndpointKey(1), Some(ApplicationKey(1)), Pace::new(4), NOW)
+        Lane::new(EndpointKey(1), Some(ApplicationKey(1)), Pace::new(4))
     }
 
     fn message() -> Arc<Message> {
@@ -906,7 +948,7 @@ mod tests {
 
     #[test]
     fn a_short_pause_is_waited_for_unless_others_want_the_lane() {
-        let budgets = budgets();
+        let budgets = with_permits(1);
         let lane = open_lane(&budgets, None);
         let mut state = lane.state.lock();
         assert!(state.offer(&message(), MessageKey(1), &budgets));
@@ -935,7 +977,7 @@ mod tests {
 
     #[test]
     fn a_lane_that_had_its_turn_makes_room_when_its_requests_are_over() {
-        let budgets = budgets();
+        let budgets = with_permits(1);
         let lane = open_lane(&budgets, None);
         let mut state = lane.state.lock();
         for number in 1..=8 {
@@ -951,6 +993,92 @@ mod tests {
         let other = Held { key: DeliveryKey { message: MessageKey(2), ..under_way.key }, ..under_way };
         state.settled(&other, None, 0, &budgets);
         assert!(matches!(state.next_step(after(1_000), &budgets), Step::Close { waits: true }));
+    }
+
+    #[test]
+    fn a_lane_whose_application_has_less_than_its_share_goes_on_while_another_one_waits_for_its_own() {
+        let budgets = with_permits(100);
+        while budgets.permits.open(Some(ApplicationKey(2))) {}
+        assert!(budgets.turns.push(EndpointKey(2), Some(ApplicationKey(2))));
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        for number in 1..=2 {
+            assert!(state.offer(&message(), MessageKey(number), &budgets));
+        }
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Work(..)));
+        assert!(state.take(after(60_000), &budgets).is_some(), "nobody waits for what it has");
+    }
+
+    #[test]
+    fn a_store_that_is_slow_costs_a_lane_no_turn_and_one_that_fails_does() {
+        let budgets = with_permits(1);
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        state.wake();
+        assert!(budgets.turns.push(EndpointKey(2), None));
+        let Step::Load(load) = state.next_step(NOW, &budgets) else { panic!("it loads") };
+        let due = Due {
+            key: DeliveryKey { due_at: NOW, message: MessageKey(1) },
+            made: 0,
+            trigger: Trigger::Scheduled,
+            fresh: false,
+            message: Some(message()),
+        };
+        assert!(state.loaded(vec![due], load, MessageKey(1), &budgets).is_empty());
+        assert!(matches!(state.next_step(after(5_000), &budgets), Step::Work(..)), "its turn begins now");
+
+        let budgets = with_permits(1);
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        state.wake();
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Load(_)));
+        assert!(budgets.turns.push(EndpointKey(2), None));
+        state.store_failed(after(500));
+        assert!(matches!(state.next_step(NOW, &budgets), Step::WaitUntil(_)));
+        assert!(matches!(state.next_step(after(1_000), &budgets), Step::Close { waits: true }));
+    }
+
+    #[test]
+    fn what_was_put_back_waits_in_the_store_where_it_may_be_erased() {
+        let budgets = budgets();
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        for number in 1..=2 {
+            assert!(state.offer(&message(), MessageKey(number), &budgets));
+        }
+        let Step::Work(delivery, _) = state.next_step(NOW, &budgets) else { panic!("a request") };
+        state.put_back(delivery, NOW, &budgets);
+        state.worker_left(&budgets);
+        assert!(state.held.is_empty() && budgets.memory.free() == 4_000_000);
+        assert!(matches!(state.next_step(NOW, &budgets), Step::WaitUntil(_)));
+        let Step::Load(load) = state.next_step(after(250), &budgets) else { panic!("it is loaded again") };
+        assert_eq!(load.after, None);
+    }
+
+    #[test]
+    fn what_has_no_payload_is_not_loaded_without_end_while_the_store_takes_no_results() {
+        let budgets = budgets();
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        state.wake();
+        let (mut number, mut loads) = (0, 0);
+        while let Step::Load(load) = state.next_step(NOW, &budgets) {
+            let mut due = || {
+                number += 1;
+                let key = DeliveryKey { due_at: NOW, message: MessageKey(number) };
+                Due { key, made: 0, trigger: Trigger::Scheduled, fresh: false, message: None }
+            };
+            let found: Vec<Due> = (0..load.limit).map(|_| due()).collect();
+            assert_eq!(state.loaded(found, load, MessageKey(i64::MAX), &budgets).len(), load.limit);
+            loads += 1;
+            assert!(loads < 10_000, "it ends");
+        }
+        let first = DeliveryKey { due_at: NOW, message: MessageKey(1) };
+        while state.held.len() >= MAX_HELD {
+            let key = *state.held.iter().next().unwrap_or(&first);
+            state.canceled(&key);
+        }
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Load(_)), "it goes on when results are stored");
     }
 
     #[test]

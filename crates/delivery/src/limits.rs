@@ -2,7 +2,7 @@
 
 use postrider_domain::limits::Limit;
 
-pub(crate) use lanes::{MAX_REMEMBERED, MAX_WAITING_FOR_A_LANE};
+pub(crate) use lanes::{MAX_HELD, MAX_REMEMBERED, MAX_WAITING_FOR_A_LANE};
 pub use responses::{MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_INTERIM};
 
 /// Every bound of this crate.
@@ -40,6 +40,8 @@ mod lanes {
         setting "delivery.max_in_flight", beyond "endpoints wait for their turn";
         /// Bytes of messages that wait in memory for their turn
         setting "delivery.memory_bytes", beyond "they wait in the store";
+        /// Deliveries of one endpoint in the server's charge whose results are not stored yet
+        pub(crate) const MAX_HELD: usize = 2_048, "deliveries", beyond "they wait in the store";
         /// Endpoints that wait in memory for a lane
         pub(crate) const MAX_WAITING_FOR_A_LANE: usize = 65_536, "endpoints", beyond "they wait in the store";
         /// Endpoints with a learned pace or a hold that are remembered without a lane, in each of 64 parts

@@ -38,6 +38,7 @@ pub(crate) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, delivery: Held, re
     }
     shared.sender.release(slot);
     lane.state.lock().worker_left(&shared.budgets);
+    shared.permit_free();
     shared.pump(&lane);
     shared.worker_gone();
 }
@@ -56,7 +57,7 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
     if let Outcome::Failed { kind: Failure::Local, detail } = &sent.outcome {
         let (message, endpoint) = (&delivery.message.id, &ready.target.endpoint.id);
         tracing::warn!(%message, %endpoint, detail, "failed to make an attempt; it is made later, and not counted");
-        return lane.state.lock().put_back(delivery, now);
+        return lane.state.lock().put_back(delivery, now, &shared.budgets);
     }
     let silent = lane.state.lock().pace.is_silent();
     let progress = Progress { made: delivery.made, trigger: delivery.trigger, silent };

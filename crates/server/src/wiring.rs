@@ -31,7 +31,7 @@ const API_PART: u64 = 4;
 /// The fewest connections of callers, and requests to endpoints, however few descriptors there are.
 const LEAST: u64 = 16;
 
-/// Every lane may have one request beyond the budget, so a request may cost two descriptors.
+/// A request may have two connections under way, while it looks which address of its receiver answers first.
 const PER_REQUEST: u64 = 2;
 
 /// A running server, except for its listener.
