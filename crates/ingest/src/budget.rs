@@ -18,7 +18,7 @@ const MAX_WAITERS: usize = 32;
 /// The reserve: one part of so many.
 const RESERVE: u64 = 8;
 
-/// What a party may have of the reserve: one part of so many of the total, and at least one.
+/// What a party may have of the reserve beside what it took first: one part of so many of the total, and at least one.
 const CRUMB: u64 = 512;
 
 /// A party, and what it may hold: what is free, divided by this.
@@ -107,7 +107,9 @@ impl<K: Eq + Hash + Clone> Budget<K> {
             // Compared with what is left afterwards.
             let fits = left.is_some_and(|left| {
                 let shared = left.saturating_sub(self.total / RESERVE);
-                wanted.saturating_mul(share.divisor) <= shared || wanted <= (self.total / CRUMB).max(1)
+                // Whoever has nothing gets one thing out of the reserve, if it is not too large.
+                let first = if held == 0 { self.total / RESERVE } else { self.total / CRUMB };
+                wanted.saturating_mul(share.divisor) <= shared || wanted <= first.max(1)
             });
             if !fits {
                 return Err(if held > 0 { Refused::Share } else { Refused::Full });

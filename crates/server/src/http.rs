@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use postrider_api::Api;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
@@ -89,8 +90,7 @@ impl Shared {
             Some(place) => self.serve_connection(stream, place),
             None => {
                 tracing::debug!(%address, "a connection was refused, because all others are busy");
-                // Its buffer is empty, so this fits; if not, the client sees the end of the connection alone.
-                let _ = stream.try_write(FULL);
+                tokio::spawn(refuse(stream));
             }
         }
     }
@@ -131,6 +131,16 @@ impl Shared {
             }
         });
     }
+}
+
+/// Tells a client that there is no connection for it. Its buffer is empty, so this fits at once; if not, the client sees
+/// the end of the connection alone.
+async fn refuse(mut stream: TcpStream) {
+    let told = async {
+        stream.write_all(FULL).await?;
+        stream.shutdown().await
+    };
+    let _ = tokio::time::timeout(ACCEPT_PAUSE, told).await;
 }
 
 /// The body of an answer. Until its end the connection is busy.
