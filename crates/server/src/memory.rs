@@ -16,8 +16,6 @@ const SQLITE_CACHES: u64 = 2 * 16 * MIB + 5 * 4 * MIB;
 const ROUTES: u64 = 64 * MIB;
 /// The head of a request, what is read ahead, and what waits to be written of an answer.
 const CONNECTION: u64 = 2 * crate::connections::MAX_HEAD_BYTES as u64;
-/// Schemas of event types: 8 MiB of text, about ten times that when compiled.
-const SCHEMAS: u64 = 80 * MIB;
 /// 10,000 tokens of at most 2 KiB each, with what is known of them.
 const TOKENS: u64 = 10_000 * 3 * KIB;
 /// What is read of an answer at most, and the buffers of its connection.
@@ -50,7 +48,11 @@ pub(crate) fn parts(config: &Config) -> Vec<Part> {
         set("limits.response_bytes", "answers that are not read yet", config.limits.response_bytes),
         set("limits.queue_bytes", "messages that are being accepted", config.limits.queue_bytes),
         fixed("where messages go, remembered", ROUTES),
-        fixed("schemas of event types", SCHEMAS),
+        set(
+            "schemas.memory_bytes",
+            "processes that compare payloads with schemas, once there are any",
+            config.schemas.memory_bytes.saturating_mul(config.schemas.most_processes() as u64),
+        ),
         fixed("tokens of callers, remembered", TOKENS),
         fixed("caches of the store", SQLITE_CACHES),
         fixed("lines of the log that wait to be written", log::MAX_WAITING_BYTES as u64),

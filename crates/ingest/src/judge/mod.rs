@@ -95,6 +95,16 @@ postrider_domain::options! {
     }
 }
 
+impl SchemaOptions {
+    /// How many processes there are at most: by the setting, or by the machine's cores.
+    pub fn most_processes(&self) -> usize {
+        match self.processes {
+            0 => std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)),
+            processes => processes,
+        }
+    }
+}
+
 /// Where schemas are run.
 #[derive(Debug, Clone)]
 pub enum Place {
@@ -147,14 +157,10 @@ pub struct Judges {
 impl Judges {
     /// Makes one. No process is started before there is something to judge.
     pub fn new(place: Place, options: SchemaOptions) -> Arc<Self> {
-        let processes = match options.processes {
-            0 => std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)),
-            processes => processes,
-        };
         Arc::new(Self {
             place,
+            turns: Turns::new(options.most_processes()),
             options,
-            turns: Turns::new(processes),
             imports: Turns::new(IMPORTS),
             idle: Mutex::default(),
         })
