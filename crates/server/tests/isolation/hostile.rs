@@ -1,0 +1,51 @@
+//! What hostile callers have in hand: an application's token, or the key of another environment, and loops that go on
+//! until they are aborted.
+
+use std::net::SocketAddr;
+
+use http::Method;
+use postrider_testkit::{App, TestServer, random, token};
+use serde_json::Value;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+
+/// An operator of an environment of their own, and one of their tenants.
+#[derive(Clone)]
+pub(crate) struct Hostile {
+    /// The application, used with the operator's token.
+    pub(crate) operator: App,
+    /// The same application, used with its own token.
+    pub(crate) tenant: App,
+}
+
+impl Hostile {
+    pub(crate) async fn on(server: &TestServer) -> Self {
+        let org = format!("org_{}", random::name());
+        let operator = App::create(server.client_with(Some(server.sign(&token::environment_claims(&org))))).await;
+        let claims = token::application_claims(&org, &operator.id);
+        let tenant = App { client: server.client_with(Some(server.sign(&claims))), id: operator.id.clone() };
+        Self { operator, tenant }
+    }
+}
+
+/// Repeats a request with `callers` callers at a time until aborted. Whatever is answered is fine.
+pub(crate) fn repeat(attack: &mut JoinSet<()>, app: &App, callers: usize, method: &Method, rest: &str, body: &Value) {
+    for _ in 0..callers {
+        let (app, method, rest, body) = (app.clone(), method.clone(), rest.to_owned(), body.to_string());
+        attack.spawn(async move {
+            loop {
+                let request = app.client.request(method.clone(), &app.path(&rest)).body(body.clone());
+                // Refused or cut off is what is hoped for.
+                let _ = request.header("content-type", "application/json").try_send().await;
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+}
+
+/// A connection from another address of this machine than the healthy tenant's.
+pub(crate) async fn connect_from_elsewhere(to: SocketAddr) -> Option<TcpStream> {
+    let socket = TcpSocket::new_v4().ok()?;
+    socket.bind(SocketAddr::from(([127, 0, 0, 2], 0))).ok()?;
+    socket.connect(to).await.ok()
+}

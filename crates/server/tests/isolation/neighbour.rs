@@ -1,0 +1,129 @@
+//! The healthy tenant beside whom others misbehave, and the verdict on what it suffered.
+//!
+//! It sends at a steady rate, whatever becomes of earlier messages, first alone and then beside the attack, on the same
+//! server. Judged are the 99th percentiles of accepting and of accept to arrival, as a ratio to the same figures alone: at
+//! most twice as long, plus 20 ms. A machine that is busy with something else spoils a round, so a second and a third are
+//! measured before harm is proclaimed: harm by the attack is there in every round, because the attack goes on.
+//! `POSTRIDER_ISOLATION_ROUNDS` measures that many rounds whatever the first one says, and judges their median.
+
+use std::time::Duration;
+
+use postrider_testkit::{App, Receiver, TestServer, TestServerBuilder, wait};
+use serde_json::json;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval};
+
+/// What a healthy tenant sends in one round.
+const MESSAGES: usize = 150;
+
+/// Between two of its messages.
+const EVERY: Duration = Duration::from_millis(10);
+
+/// What it may suffer: this many times what it was alone, and the allowance.
+const FACTOR: u32 = 2;
+const ALLOWANCE: Duration = Duration::from_millis(20);
+
+/// Rounds before harm is proclaimed.
+const ROUNDS: usize = 3;
+
+/// Attacks take turns: two at a time would measure each other.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// The healthy tenant.
+struct Neighbour {
+    app: App,
+    receiver: Receiver,
+}
+
+/// Latencies of one round.
+#[derive(Debug, Clone, Copy)]
+struct Figures {
+    accept_p99: Duration,
+    arrival_p99: Duration,
+}
+
+impl Figures {
+    fn are_near(&self, alone: &Self) -> bool {
+        let near = |now: Duration, then: Duration| now <= then * FACTOR + ALLOWANCE;
+        near(self.accept_p99, alone.accept_p99) && near(self.arrival_p99, alone.arrival_p99)
+    }
+}
+
+impl Neighbour {
+    async fn of(server: &TestServer) -> Self {
+        let (app, receiver) = (server.app().await, Receiver::ok().await);
+        app.endpoint(&receiver.url()).await;
+        Self { app, receiver }
+    }
+
+    /// Sends one round, and waits until all of it has arrived.
+    async fn round(&self) -> Figures {
+        let before = self.receiver.requests().len();
+        let mut ticks = interval(EVERY);
+        let mut callers = JoinSet::new();
+        for number in 0..MESSAGES {
+            ticks.tick().await;
+            let app = self.app.clone();
+            callers.spawn(async move {
+                let began = Instant::now();
+                let id = app.send("user.created", &json!({ "number": number })).await;
+                (id, began, began.elapsed())
+            });
+        }
+        let sent = wait::within("the healthy tenant's messages to be accepted", callers.join_all()).await;
+        let all = self.receiver.wait_for(before + MESSAGES).await;
+        let arrived =
+            |id: &str| all[before..].iter().find(|request| request.id() == Some(id)).map(|request| request.at);
+        let arrivals = sent.iter().map(|(id, began, _)| {
+            let at = arrived(id).unwrap_or_else(|| panic!("{id} was accepted and did not arrive"));
+            at.saturating_duration_since(*began)
+        });
+        Figures {
+            accept_p99: percentile_99(sent.iter().map(|(.., took)| *took).collect()),
+            arrival_p99: percentile_99(arrivals.collect()),
+        }
+    }
+}
+
+fn percentile_99(mut of: Vec<Duration>) -> Duration {
+    of.sort_unstable();
+    of[(of.len() * 99).div_ceil(100) - 1]
+}
+
+/// Runs an attack beside a healthy tenant. `attack` returns when it is going on; what it returns is aborted at the end.
+/// `memory_bytes` is what the server's memory may come to.
+///
+/// # Panics
+/// If the healthy tenant is harmed in every round, or memory is exceeded, or the server ends.
+pub(crate) async fn unharmed(
+    server: TestServerBuilder,
+    memory_bytes: u64,
+    attack: impl AsyncFnOnce(&TestServer) -> JoinSet<()>,
+) {
+    let _turn = TURN.lock().await;
+    let mut server = server.start().await;
+    let neighbour = Neighbour::of(&server).await;
+    neighbour.round().await;
+    let alone = neighbour.round().await;
+    let attackers = attack(&server).await;
+    let asked = std::env::var("POSTRIDER_ISOLATION_ROUNDS").ok().and_then(|rounds| rounds.parse::<usize>().ok());
+    let mut beside = Vec::new();
+    for _ in 0..asked.unwrap_or(ROUNDS) {
+        beside.push(neighbour.round().await);
+        if asked.is_none() && beside.last().is_some_and(|figures| figures.are_near(&alone)) {
+            break;
+        }
+    }
+    let peak = server.peak_memory_bytes();
+    drop(attackers);
+    beside.sort_unstable_by_key(|figures| figures.arrival_p99);
+    let judged = beside[if asked.is_some() { beside.len() / 2 } else { 0 }];
+    println!("alone {alone:?}, beside {judged:?} of {} rounds, memory {} MiB at most", beside.len(), peak >> 20);
+    assert!(
+        judged.are_near(&alone) || beside.iter().any(|figures| asked.is_none() && figures.are_near(&alone)),
+        "the healthy tenant was harmed: alone {alone:?}, beside the attack {beside:?}"
+    );
+    assert!(peak <= memory_bytes, "{} MiB of memory, {} allowed", peak >> 20, memory_bytes >> 20);
+    assert!(server.terminate().await.success(), "the server ends in order after the attack");
+}
