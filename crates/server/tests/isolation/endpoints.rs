@@ -77,7 +77,7 @@ async fn an_endpoint_that_only_fails_does_not_hold_the_others_up() {
     for receiver in [&failing, &resetting, &healthy] {
         app.endpoint(&receiver.url()).await;
     }
-    app.endpoint("http://127.0.0.1:1/").await;
+    app.endpoint("http://127.0.0.1:1025/").await;
     for n in 0..MESSAGES {
         app.send("a", &json!({ "n": n })).await;
     }

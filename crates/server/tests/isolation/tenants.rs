@@ -33,7 +33,7 @@ fn headers(count: usize) -> Value {
 async fn an_endpoint_with_very_many_headers() {
     unharmed(server(), MEMORY, async |server| {
         let hostile = Hostile::on(server).await;
-        let endpoint = json!({ "url": "http://127.0.0.1:1/", "headers": headers(24_569) });
+        let endpoint = json!({ "url": "http://127.0.0.1:1025/", "headers": headers(24_569) });
         hostile.tenant.client.post(&hostile.tenant.path("/endpoint"), &endpoint).await;
         hostile.tenant.client.post(&hostile.tenant.path("/msg"), &message(&json!({}))).await;
         let mut attack = JoinSet::new();
@@ -48,7 +48,7 @@ async fn an_endpoint_with_very_many_headers() {
 async fn urls_that_grow_when_they_are_encoded() {
     unharmed(server(), MEMORY, async |server| {
         let hostile = Hostile::on(server).await;
-        let endpoint = json!({ "url": format!("http://127.0.0.1:1/{}", "ü".repeat(900)) });
+        let endpoint = json!({ "url": format!("http://127.0.0.1:1025/{}", "ü".repeat(900)) });
         let mut attack = JoinSet::new();
         repeat(&mut attack, &hostile.tenant, 2, &Method::POST, "/endpoint", &endpoint);
         repeat(&mut attack, &hostile.operator, 2, &Method::POST, "/msg", &message(&json!({})));
@@ -237,10 +237,10 @@ async fn large_lists_that_are_not_read() {
     unharmed(server(), MEMORY, async |server| {
         let hostile = Hostile::on(server).await;
         for number in 0..60 {
-            let endpoint = json!({ "url": "http://127.0.0.1:1/", "description": "d".repeat(2_000_000), "disabled": true, "metadata": { "n": number.to_string() } });
+            let endpoint = json!({ "url": "http://127.0.0.1:1025/", "description": "d".repeat(2_000_000), "disabled": true, "metadata": { "n": number.to_string() } });
             let answer = hostile.tenant.client.post(&hostile.tenant.path("/endpoint"), &endpoint).await;
             if answer.status != 201 {
-                let small = json!({ "url": "http://127.0.0.1:1/", "description": "d".repeat(2_000), "disabled": true });
+                let small = json!({ "url": "http://127.0.0.1:1025/", "description": "d".repeat(2_000), "disabled": true });
                 hostile.tenant.client.post(&hostile.tenant.path("/endpoint"), &small).await;
             }
         }
@@ -391,7 +391,7 @@ async fn names_of_their_own_in_every_message() {
 async fn operational_endpoints_whose_url_grows() {
     unharmed(server(), MEMORY, async |server| {
         let hostile = Hostile::on(server).await;
-        let endpoint = json!({ "url": format!("http://127.0.0.1:1/{}", "\"".repeat(900)) });
+        let endpoint = json!({ "url": format!("http://127.0.0.1:1025/{}", "\"".repeat(900)) });
         let mut attack = JoinSet::new();
         let operator = hostile.operator.clone();
         attack.spawn(async move {
@@ -399,7 +399,7 @@ async fn operational_endpoints_whose_url_grows() {
                 let request = operator.client.request(Method::POST, "/api/v1/operational-webhook/endpoint");
                 let _ = request.json(&endpoint).try_send().await;
                 let request = operator.client.request(Method::POST, &operator.path("/endpoint"));
-                let _ = request.json(&json!({ "url": "http://127.0.0.1:1/" })).try_send().await;
+                let _ = request.json(&json!({ "url": "http://127.0.0.1:1025/" })).try_send().await;
             }
         });
         attack
@@ -411,7 +411,7 @@ async fn operational_endpoints_whose_url_grows() {
 async fn changes_without_an_end() {
     unharmed(server(), MEMORY, async |server| {
         let hostile = Hostile::on(server).await;
-        let endpoint = hostile.tenant.endpoint("http://127.0.0.1:1/").await;
+        let endpoint = hostile.tenant.endpoint("http://127.0.0.1:1025/").await;
         let mut attack = JoinSet::new();
         for disabled in [true, false] {
             let path = format!("/endpoint/{endpoint}");
