@@ -2,12 +2,14 @@
 //! until they are aborted.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::Method;
 use postrider_testkit::{App, TestServer, random, token};
 use serde_json::Value;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 /// An operator of an environment of their own, and one of their tenants.
 #[derive(Clone)]
@@ -16,7 +18,12 @@ pub(crate) struct Hostile {
     pub(crate) operator: App,
     /// The same application, used with its own token.
     pub(crate) tenant: App,
+    org: String,
 }
+
+/// Between two requests of one attacker: what is measured is what the server does, not what the attacker's own work takes
+/// of the machine's cores.
+const PAUSE: Duration = Duration::from_millis(5);
 
 impl Hostile {
     pub(crate) async fn on(server: &TestServer) -> Self {
@@ -24,7 +31,12 @@ impl Hostile {
         let operator = App::create(server.client_with(Some(server.sign(&token::environment_claims(&org))))).await;
         let claims = token::application_claims(&org, &operator.id);
         let tenant = App { client: server.client_with(Some(server.sign(&claims))), id: operator.id.clone() };
-        Self { operator, tenant }
+        Self { operator, tenant, org }
+    }
+
+    /// The operator's token.
+    pub(crate) fn token(&self, server: &TestServer) -> String {
+        server.sign(&token::environment_claims(&self.org))
     }
 }
 
@@ -37,7 +49,7 @@ pub(crate) fn repeat(attack: &mut JoinSet<()>, app: &App, callers: usize, method
                 let request = app.client.request(method.clone(), &app.path(&rest)).body(body.clone());
                 // Refused or cut off is what is hoped for.
                 let _ = request.header("content-type", "application/json").try_send().await;
-                tokio::task::yield_now().await;
+                sleep(PAUSE).await;
             }
         });
     }

@@ -29,12 +29,14 @@ async fn flood(server: &TestServer, url: &str) -> JoinSet<()> {
     for number in 0..ENDPOINTS {
         hostile.tenant.endpoint(&format!("{url}{number}")).await;
     }
+    // The first one is accepted, so something goes to the receiver.
+    hostile.operator.send("user.created", &json!({})).await;
     let mut attack = JoinSet::new();
     attack.spawn(async move {
         loop {
             let message = json!({ "eventType": "user.created", "payload": {} });
-            let path = hostile.tenant.path("/msg");
-            let _ = hostile.tenant.client.request(http::Method::POST, &path).json(&message).try_send().await;
+            let path = hostile.operator.path("/msg");
+            let _ = hostile.operator.client.request(http::Method::POST, &path).json(&message).try_send().await;
             sleep(Duration::from_millis(50)).await;
         }
     });

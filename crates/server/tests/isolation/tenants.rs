@@ -1,4 +1,5 @@
-//! One tenant against all: whatever an application's token, or the key of another environment, can send.
+//! One tenant against all: whatever an application's token, or the key of another environment, can send. Messages are sent
+//! with the key, because an application's token cannot.
 
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ async fn an_endpoint_with_very_many_headers() {
         let hostile = Hostile::on(server).await;
         let endpoint = json!({ "url": "http://127.0.0.1:1025/", "headers": headers(24_569) });
         hostile.tenant.client.post(&hostile.tenant.path("/endpoint"), &endpoint).await;
-        hostile.tenant.client.post(&hostile.tenant.path("/msg"), &message(&json!({}))).await;
+        hostile.operator.client.post(&hostile.operator.path("/msg"), &message(&json!({}))).await;
         let mut attack = JoinSet::new();
         repeat(&mut attack, &hostile.tenant, 2, &Method::POST, "/endpoint", &endpoint);
         repeat(&mut attack, &hostile.operator, 1, &Method::POST, "/msg", &message(&json!({})));
@@ -97,7 +98,7 @@ async fn schemas_without_an_end() {
             let event_type =
                 json!({ "name": "user.created", "description": "", "schemas": { "1": doubling_schema(keyword) } });
             hostile.operator.client.post("/api/v1/event-type", &event_type).await;
-            repeat(&mut attack, &hostile.tenant, 1, &Method::POST, "/msg", &message(&json!("text")));
+            repeat(&mut attack, &hostile.operator, 1, &Method::POST, "/msg", &message(&json!("text")));
         }
         attack
     })
@@ -113,7 +114,7 @@ async fn payloads_that_an_innocent_schema_takes_exponential_work_to_refuse() {
         hostile.operator.client.post("/api/v1/event-type", &event_type).await;
         let mut attack = JoinSet::new();
         for depth in [18, 40] {
-            repeat(&mut attack, &hostile.tenant, 1, &Method::POST, "/msg", &message(&nested_payload(depth)));
+            repeat(&mut attack, &hostile.operator, 1, &Method::POST, "/msg", &message(&nested_payload(depth)));
         }
         attack
     })
@@ -137,7 +138,7 @@ async fn schemas_with_thousands_of_patterns() {
                 let _ = request.try_send().await;
             }
         });
-        repeat(&mut attack, &hostile.tenant, 2, &Method::POST, "/msg", &message(&json!("text")));
+        repeat(&mut attack, &hostile.operator, 2, &Method::POST, "/msg", &message(&json!("text")));
         attack
     })
     .await;
@@ -176,7 +177,7 @@ async fn an_import_that_names_one_large_example_thousands_of_times() {
 async fn bodies_of_which_the_last_byte_never_comes() {
     unharmed(server(), MEMORY, async |server| {
         let hostile = Hostile::on(server).await;
-        let token = server.application_token(&hostile.tenant.id);
+        let token = hostile.token(server);
         let (address, body) = (server.address(), vec![b' '; 2 * 1024 * 1024 - 1]);
         let body = std::sync::Arc::new(body);
         let mut attack = JoinSet::new();
@@ -206,7 +207,7 @@ async fn bodies_of_which_the_last_byte_never_comes() {
 async fn bodies_that_never_begin_and_heads_that_never_end() {
     unharmed(server(), MEMORY, async |server| {
         let hostile = Hostile::on(server).await;
-        let (address, token) = (server.address(), server.application_token(&hostile.tenant.id));
+        let (address, token) = (server.address(), hostile.token(server));
         let mut attack = JoinSet::new();
         for number in 0..300 {
             let head = format!(
@@ -244,7 +245,7 @@ async fn large_lists_that_are_not_read() {
                 hostile.tenant.client.post(&hostile.tenant.path("/endpoint"), &small).await;
             }
         }
-        let (address, token) = (server.address(), server.application_token(&hostile.tenant.id));
+        let (address, token) = (server.address(), hostile.token(server));
         let mut attack = JoinSet::new();
         for _ in 0..40 {
             let request = format!(
@@ -273,15 +274,15 @@ async fn endpoints_that_ask_to_be_left_alone_for_a_day() {
         for number in 0..100 {
             hostile.tenant.endpoint(&busy.at(&number.to_string())).await;
         }
-        hostile.tenant.send("user.created", &json!({})).await;
+        hostile.operator.send("user.created", &json!({})).await;
         busy.wait_for(100.min(64)).await;
         let mut attack = JoinSet::new();
-        let tenant = hostile.tenant.clone();
+        let operator = hostile.operator.clone();
         attack.spawn(async move {
             loop {
-                let _ = tenant
+                let _ = operator
                     .client
-                    .request(Method::POST, &tenant.path("/msg"))
+                    .request(Method::POST, &operator.path("/msg"))
                     .json(&message(&json!({})))
                     .try_send()
                     .await;
@@ -319,7 +320,7 @@ async fn thousands_of_replays() {
         let sink = Box::leak(Box::new(Receiver::builder(|_| Reply::ok()).forgetful().start().await));
         let endpoint = hostile.tenant.endpoint(&sink.url()).await;
         for _ in 0..50 {
-            hostile.tenant.send("user.created", &json!({})).await;
+            hostile.operator.send("user.created", &json!({})).await;
         }
         let mut attack = JoinSet::new();
         let since = json!({ "since": "2020-01-01T00:00:00Z" });
@@ -344,7 +345,7 @@ async fn one_message_to_as_many_endpoints_as_are_allowed() {
             }
         }
         let mut attack = JoinSet::new();
-        repeat(&mut attack, &hostile.tenant, 2, &Method::POST, "/msg", &message(&json!({})));
+        repeat(&mut attack, &hostile.operator, 2, &Method::POST, "/msg", &message(&json!({})));
         attack
     })
     .await;
@@ -357,7 +358,7 @@ async fn batch_after_batch() {
         let item = message(&json!({ "text": "x".repeat(1_500) }));
         let batch = Value::from(vec![item; 1_000]);
         let mut attack = JoinSet::new();
-        repeat(&mut attack, &hostile.tenant, 8, &Method::POST, "/msg/batch", &batch);
+        repeat(&mut attack, &hostile.operator, 8, &Method::POST, "/msg/batch", &batch);
         attack
     })
     .await;
@@ -371,14 +372,14 @@ async fn names_of_their_own_in_every_message() {
         hostile.tenant.endpoint(&sink.url()).await;
         let mut attack = JoinSet::new();
         for caller in 0..4 {
-            let tenant = hostile.tenant.clone();
+            let operator = hostile.operator.clone();
             attack.spawn(async move {
                 for number in 0.. {
                     let names = |kind: &str, count: usize| -> Vec<String> {
                         (0..count).map(|place| format!("{kind}-{caller}-{number}-{place}")).collect()
                     };
                     let message = json!({ "eventType": "user.created", "payload": {}, "channels": names("c", 5), "tags": names("t", 10) });
-                    let _ = tenant.client.request(Method::POST, &tenant.path("/msg")).json(&message).try_send().await;
+                    let _ = operator.client.request(Method::POST, &operator.path("/msg")).json(&message).try_send().await;
                 }
             });
         }
@@ -417,7 +418,7 @@ async fn changes_without_an_end() {
             let path = format!("/endpoint/{endpoint}");
             repeat(&mut attack, &hostile.tenant, 2, &Method::PATCH, &path, &json!({ "disabled": disabled }));
         }
-        repeat(&mut attack, &hostile.tenant, 2, &Method::POST, "/msg", &message(&json!({})));
+        repeat(&mut attack, &hostile.operator, 2, &Method::POST, "/msg", &message(&json!({})));
         attack
     })
     .await;
@@ -431,10 +432,10 @@ async fn json_nested_as_deep_as_a_body_is_long() {
             format!(r#"{{"eventType":"user.created","payload":{}{}}}"#, "[".repeat(400_000), "]".repeat(400_000));
         let mut attack = JoinSet::new();
         for _ in 0..3 {
-            let (tenant, body) = (hostile.tenant.clone(), body.clone());
+            let (operator, body) = (hostile.operator.clone(), body.clone());
             attack.spawn(async move {
                 loop {
-                    let request = tenant.client.request(Method::POST, &tenant.path("/msg")).body(body.clone());
+                    let request = operator.client.request(Method::POST, &operator.path("/msg")).body(body.clone());
                     let _ = request.header("content-type", "application/json").try_send().await;
                 }
             });
@@ -453,7 +454,7 @@ async fn pollers_and_lists_without_an_end() {
         for number in 0..300 {
             let message =
                 json!({ "eventType": format!("type.{number}"), "payload": {}, "tags": [format!("tag-{number}")] });
-            hostile.tenant.client.post(&hostile.tenant.path("/msg"), &message).await;
+            hostile.operator.client.post(&hostile.operator.path("/msg"), &message).await;
         }
         let mut attack = JoinSet::new();
         for rest in [
