@@ -18,7 +18,12 @@ postrider_domain::limits! {
     const MAX_BYTES: usize = 65_536, "bytes", beyond "no warning";
     /// The warnings of one response
     const MAX_WARNINGS: usize = 5, "warnings", beyond "the rest is left out";
+    /// The members of one request that are not known and are compared with those that are: each comparison takes time
+    const MAX_COMPARED: usize = 100, "members", beyond "no warning of the rest";
 }
+
+/// A slip or two: what two names may differ by.
+const MAX_DISTANCE: usize = 2;
 
 /// The header of the response.
 const HEADER: &str = "postrider-warning";
@@ -28,7 +33,28 @@ const OTHER_NAMES: [&str; 2] = ["filterTypes", "data"];
 
 /// What the response to a request warns of. Clones share it.
 #[derive(Clone, Default)]
-pub(crate) struct Warnings(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Warnings(Arc<Mutex<Search>>);
+
+/// What was found so far.
+#[derive(Default)]
+struct Search {
+    warnings: Vec<String>,
+    compared: usize,
+}
+
+impl Search {
+    fn is_over(&self) -> bool {
+        self.warnings.len() >= MAX_WARNINGS || self.compared >= MAX_COMPARED
+    }
+
+    /// Notes a member that is not among those that are known, if it is much like one of them.
+    fn unknown<'a>(&mut self, name: &str, known: impl Iterator<Item = &'a str>) {
+        if !self.is_over() {
+            self.compared += 1;
+            self.warnings.extend(nearest(name, known).map(|near| warning(name, near)));
+        }
+    }
+}
 
 impl Warnings {
     /// Looks for members that `T` does not know, but almost.
@@ -44,15 +70,12 @@ impl Warnings {
 
     /// Notes a member that is not among those that are known, if it is much like one of them.
     pub(crate) fn unknown(&self, name: &str, known: &[&str]) {
-        let mut warnings = self.0.lock();
-        if warnings.len() < MAX_WARNINGS {
-            warnings.extend(nearest(name, known.iter().copied()).map(|near| warning(name, near)));
-        }
+        self.0.lock().unknown(name, known.iter().copied());
     }
 
     /// Adds the header, if there is anything to say.
     pub(crate) fn write(&self, headers: &mut HeaderMap) {
-        for warning in self.0.lock().iter() {
+        for warning in &self.0.lock().warnings {
             if let Ok(value) = HeaderValue::try_from(warning) {
                 headers.append(HEADER, value);
             }
@@ -65,25 +88,22 @@ impl Warnings {
 struct Members(BTreeMap<String, Option<Members>>);
 
 impl Members {
-    fn compare(&self, body: &Value, warnings: &mut Vec<String>) {
+    fn compare(&self, body: &Value, search: &mut Search) {
         match body {
-            Value::Array(items) => items.iter().for_each(|item| self.compare(item, warnings)),
-            Value::Object(members) => self.compare_members(members, warnings),
+            Value::Array(items) => items.iter().for_each(|item| self.compare(item, search)),
+            Value::Object(members) => self.compare_members(members, search),
             _ => {}
         }
     }
 
-    fn compare_members(&self, members: &Map<String, Value>, warnings: &mut Vec<String>) {
+    fn compare_members(&self, members: &Map<String, Value>, search: &mut Search) {
         for (name, value) in members {
             match self.0.get(name) {
-                Some(Some(known)) => known.compare(value, warnings),
+                Some(Some(known)) => known.compare(value, search),
                 Some(None) => {}
-                None => {
-                    let near = nearest(name, self.0.keys().map(String::as_str));
-                    warnings.extend(near.map(|near| warning(name, near)));
-                }
+                None => search.unknown(name, self.0.keys().map(String::as_str)),
             }
-            if warnings.len() >= MAX_WARNINGS {
+            if search.is_over() {
                 return;
             }
         }
@@ -96,10 +116,14 @@ fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a s
         return None;
     }
     let sound = plain(name);
-    let distances = known.map(|known| (known, strsim::damerau_levenshtein(&sound, &plain(known))));
+    let length = sound.chars().count();
+    // Names whose lengths differ by more differ by more, which is known without the work of comparing them.
+    let alike =
+        known.map(|known| (known, plain(known))).filter(|(_, other)| other.len().abs_diff(length) <= MAX_DISTANCE);
+    let distances = alike.map(|(known, other)| (known, strsim::damerau_levenshtein(&sound, &other)));
     let (near, distance) = distances.min_by_key(|(_, distance)| *distance)?;
     // Of three letters one may be wrong or two changed over, of more than five two.
-    (distance <= 2 && distance * 3 <= sound.chars().count()).then_some(near)
+    (distance <= MAX_DISTANCE && distance * 3 <= length).then_some(near)
 }
 
 fn warning(name: &str, near: &str) -> String {
@@ -152,7 +176,7 @@ mod tests {
     fn warnings<T: JsonSchema>(body: &str) -> String {
         let warnings = Warnings::default();
         warnings.look_for_typos::<T>(body);
-        let all = warnings.0.lock().join("\n");
+        let all = warnings.0.lock().warnings.join("\n");
         all
     }
 
@@ -184,5 +208,17 @@ mod tests {
             assert_eq!(warnings::<EndpointIn>(body), "", "{body}");
         }
         assert_eq!(warnings::<ApplicationIn>(r#"{"name":"a","uid":"b","rateLimit":1,"throttleRate":1}"#), "");
+    }
+
+    #[test]
+    fn only_so_many_unknown_members_are_compared_however_many_there_are() {
+        let members: Vec<_> = (0..3_000).map(|n| format!(r#""unlike{n}":1"#)).collect();
+        let body = format!(r#"{{{},"zz":1}}"#, members.join(","));
+        let noted = Warnings::default();
+        noted.look_for_typos::<EndpointIn>(&body);
+        assert_eq!(noted.0.lock().compared, MAX_COMPARED);
+        let noted = Warnings::default();
+        (0..100_000).for_each(|n| noted.unknown(&format!("unlike{n}"), &["eventTypes", "channels"]));
+        assert_eq!(noted.0.lock().compared, MAX_COMPARED);
     }
 }
