@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use axum::extract::{FromRequest, Request};
 use schemars::JsonSchema;
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
 use serde_path_to_error::{Segment, Track};
 
 use crate::body::Incoming;
@@ -25,7 +25,10 @@ postrider_domain::limits! {
 }
 
 /// The most values in a body that is decoded whole: each takes memory of its own, however short it is written.
-const MAX_VALUES: usize = 100_000;
+pub(crate) const MAX_VALUES: usize = 100_000;
+
+/// The most elements of a list that are kept, where fewer are allowed: enough to say that it is too long.
+const MAX_KEPT: usize = 64;
 
 /// A body of type `T`. To be taken last: whoever may not do something is told that, not what is wrong with his body.
 pub(crate) struct JsonBody<T>(pub(crate) T);
@@ -36,7 +39,7 @@ impl<T: DeserializeOwned + JsonSchema> FromRequest<Shared> for JsonBody<T> {
     async fn from_request(mut request: Request, state: &Shared) -> Result<Self> {
         let warnings = request.extensions_mut().remove::<Warnings>();
         let bytes = Incoming::from_request(request, state).await?.read().await?;
-        few_values(&bytes)?;
+        few_values(&bytes, MAX_VALUES)?;
         let text = text(&bytes)?;
         if let Some(warnings) = warnings {
             warnings.look_for_typos::<T>(text);
@@ -46,12 +49,12 @@ impl<T: DeserializeOwned + JsonSchema> FromRequest<Shared> for JsonBody<T> {
 }
 
 /// Refuses a body of so many values that decoding it would take many times its size in memory.
-pub(crate) fn few_values(body: &[u8]) -> Result<()> {
-    if memchr::memchr3_iter(b',', b'[', b'{', body).nth(MAX_VALUES).is_none() {
+pub(crate) fn few_values(body: &[u8], most: usize) -> Result<()> {
+    if memchr::memchr3_iter(b',', b'[', b'{', body).nth(most).is_none() {
         return Ok(());
     }
     // Commas in texts count as well when it comes to this; a body of which that is true is no less unusual.
-    Err(undecodable(Vec::new(), format!("the body has more than {MAX_VALUES} values")))
+    Err(undecodable(Vec::new(), format!("the body has more than {most} values")))
 }
 
 /// The text of a body that is safe to parse: UTF-8, and not too deep.
@@ -355,6 +358,36 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for FromObject<T> {
     }
 }
 
+/// A list of which only the first elements are kept, so that a long one takes no memory. It must be one that may have far
+/// fewer.
+pub(crate) struct Few<T>(pub(crate) Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Elements<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Elements<T> {
+            type Value = Few<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a sequence")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Few<T>, A::Error> {
+                let mut kept = Vec::new();
+                while kept.len() < MAX_KEPT {
+                    let Some(element) = elements.next_element()? else { return Ok(Few(kept)) };
+                    kept.push(element);
+                }
+                while elements.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Few(kept))
+            }
+        }
+
+        from.deserialize_seq(Elements(PhantomData))
+    }
+}
+
 /// A whole number, also if it is written as one with a fraction of zero, as JSON allows and some languages do.
 struct Whole<T>(T);
 
@@ -452,6 +485,15 @@ mod tests {
         for text in ["16.5", "-1", "-1.0", "65536", "65536.0", "1e300", "\"16\"", "true", "[16]"] {
             assert!(decode::<Spoon>(&format!(r#"{{"sugar":{text}}}"#)).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn of_a_long_list_only_the_first_elements_are_kept() {
+        let list = |count: usize| format!("[{}]", vec!["1"; count].join(","));
+        for (count, kept) in [(0, 0), (MAX_KEPT, MAX_KEPT), (10_000, MAX_KEPT)] {
+            assert_eq!(decode::<Few<u8>>(&list(count)).map(|Few(kept)| kept.len()).ok(), Some(kept), "{count}");
+        }
+        assert!(decode::<Few<u8>>(r#"[1,"a"]"#).is_err());
     }
 
     #[test]

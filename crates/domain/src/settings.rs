@@ -157,7 +157,7 @@ impl Setting {
     pub fn is_secret(&self) -> bool {
         let sounds = |word: &&str| self.name.split('_').any(|part| part.trim_end_matches('s') == *word);
         let is_text = self.default.as_deref().is_none_or(|default| default.starts_with('"'));
-        self.secret || (is_text && SECRET_WORDS.iter().any(|word| sounds(&word)))
+        self.secret || (is_text && SECRET_WORDS.iter().any(sounds))
     }
 
     /// What is wrong with a value, as words that follow the setting's name; never what a secret is.

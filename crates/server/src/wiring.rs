@@ -31,6 +31,9 @@ const API_PART: u64 = 4;
 /// The fewest connections of callers, and requests to endpoints, however few descriptors there are.
 const LEAST: u64 = 16;
 
+/// A process that compares payloads with schemas costs two pipes and a handle; while it starts, one more pipe.
+const PER_JUDGE: u64 = 5;
+
 /// A request may have two connections under way, while it looks which address of its receiver answers first.
 const PER_REQUEST: u64 = 2;
 
@@ -65,7 +68,8 @@ impl Server {
         let store = open_store(config, Ownership::Owner)?;
         let mut delivery = config.delivery.clone();
         delivery.drain_timeout.0 = Phases::of(delivery.drain_timeout.0).drain;
-        let descriptors = fit_to_descriptors(config.server.max_connections, delivery.max_in_flight);
+        let judges = PER_JUDGE * config.schemas.most_processes() as u64;
+        let descriptors = fit_to_descriptors(judges, config.server.max_connections, delivery.max_in_flight);
         delivery.max_in_flight = descriptors.in_flight;
         let resolver = SystemResolver::new(&delivery, Arc::clone(&clock)).context("cannot set up name resolution")?;
         let sender = Sender::new(&delivery, Arc::clone(&clock), Arc::new(resolver)).context("cannot set up TLS")?;
@@ -185,15 +189,16 @@ fn descriptor_budget(descriptors: u64, connections: u32, in_flight: u32) -> Desc
     Descriptors { connections, in_flight: fitting(in_flight, rest.saturating_sub(connections.into()) / PER_REQUEST) }
 }
 
-/// Raises the limit on open files as far as allowed, and keeps connections and requests under way within it.
-fn fit_to_descriptors(connections: u32, in_flight: u32) -> Descriptors {
+/// Raises the limit on open files as far as allowed, and keeps connections and requests under way within what is left of it
+/// beside `kept`.
+fn fit_to_descriptors(kept: u64, connections: u32, in_flight: u32) -> Descriptors {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if setrlimit(Resource::Nofile, limit).is_err() {
         limit = getrlimit(Resource::Nofile);
     }
     let Some(descriptors) = limit.current else { return Descriptors { connections, in_flight } };
-    let fitting = descriptor_budget(descriptors, connections, in_flight);
+    let fitting = descriptor_budget(descriptors.saturating_sub(kept), connections, in_flight);
     if fitting.in_flight < in_flight {
         let lowered = fitting.in_flight;
         tracing::warn!(descriptors, "delivery.max_in_flight is lowered to {lowered} to fit the limit on open files");

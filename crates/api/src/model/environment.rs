@@ -21,6 +21,8 @@ postrider_domain::limits! {
     in "Imports";
     /// The body of an import
     pub(crate) const MAX_IMPORT_BYTES: usize = 8 * 1024 * 1024, "bytes", beyond "413";
+    /// The values in the body of an import of an OpenAPI document
+    pub(crate) const MAX_DOCUMENT_VALUES: usize = 1_000_000, "values", beyond "422";
     /// The event types that one import brings
     pub(crate) const MAX_IMPORTED: usize = 10_000, "event types", beyond "422";
 }

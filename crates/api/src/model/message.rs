@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::error::{Problem, Result};
-use crate::json;
+use crate::json::{self, Few};
 use crate::model::application::ApplicationIn;
 use crate::openapi::types::{Object, RawText, UidOf};
 use crate::rules::{MAX_PROBLEMS, Problems};
@@ -71,11 +71,11 @@ pub(crate) struct MessageIn<'a> {
     /// The channels that it is sent on.
     #[serde(borrow)]
     #[schemars(with = "Option<Vec<Channel>>", length(min = 1, max = MAX_MESSAGE_CHANNELS), extend("uniqueItems" = true))]
-    channels: Option<Vec<Text<'a>>>,
+    channels: Option<Few<Text<'a>>>,
     /// Words by which it can be found, and nothing else.
     #[serde(borrow)]
     #[schemars(with = "Option<Vec<Tag>>", length(max = MAX_MESSAGE_TAGS), extend("uniqueItems" = true))]
-    tags: Option<Vec<Text<'a>>>,
+    tags: Option<Few<Text<'a>>>,
     /// Not to be delivered before this instant.
     deliver_at: Option<Timestamp>,
     /// For how many days the payload is kept. By default 90.
@@ -149,13 +149,13 @@ impl MessageIn<'_> {
         }
         let event_type = problems.check("eventType", EventTypeName::parse(&self.event_type.0));
         let event_id = self.event_id.and_then(|id| problems.check("eventId", Uid::parse::<MessageId>(&id.0)));
-        let channels = self.channels.map(|names| {
+        let channels = self.channels.map(|Few(names)| {
             let channels = problems.list("channels", &names, 1..=MAX_MESSAGE_CHANNELS, Channel::parse);
             problems.distinct("channels", &channels);
             channels
         });
         // Without any is the same as with none.
-        let tags = self.tags.filter(|tags| !tags.is_empty()).map(|names| {
+        let tags = self.tags.filter(|tags| !tags.0.is_empty()).map(|Few(names)| {
             let tags = problems.list("tags", &names, 1..=MAX_MESSAGE_TAGS, Tag::parse);
             problems.distinct("tags", &tags);
             tags
@@ -432,6 +432,7 @@ mod tests {
             (r#""payload":{},"payloadRetentionHours":2161"#, "body.payloadRetentionHours"),
             (r#""payload":{},"payloadRetentionHours":24,"payloadRetentionPeriod":5"#, "body.payloadRetentionHours"),
             (r#""payload":{},"tags":["a","a"]"#, "body.tags"),
+            (&format!(r#""payload":{{}},"tags":["a"{}]"#, r#","a""#.repeat(5_000)), "body.tags"),
             (r#""payload":{},"tags":["a b"]"#, "body.tags.[0]"),
             (r#""payload":{},"deliverAt":"soon""#, "body.deliverAt"),
             (r#""payload":{},"application":{"name":""}"#, "body.application.name"),

@@ -1,14 +1,17 @@
 //! Settings of the caller's environment, and moving settings and event types from one environment to another.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
+use bytes::Bytes;
 use http::StatusCode;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::environment::EnvironmentSettingsPatch;
 use postrider_domain::event_type::EventType;
 use postrider_domain::names::EventTypeName;
+use postrider_ingest::Turn;
 use postrider_store::{Direction, EventTypeFilter, Import, PAGE_BYTES, Scan, Store, StoredAnswer};
 
 use crate::access::Operator;
@@ -108,17 +111,50 @@ pub(super) async fn export(
     Ok(answer::json(StatusCode::OK, &EnvironmentOut::new(&event_types, settings, state.clock.now())))
 }
 
-pub(super) async fn import(operator: Operator, State(state): State<Shared>, body: Incoming) -> Result<Response> {
+pub(super) async fn import(
+    operator: Operator,
+    Ledger(account): Ledger,
+    State(state): State<Shared>,
+    body: Incoming,
+) -> Result<Response> {
     let body = body.read_up_to(MAX_IMPORT_BYTES).await?;
     let now = state.clock.now();
-    let turn = state.judges.import_turn(&operator.environment).await;
-    let _turn = turn.map_err(|_| schemas::busy("Too much is being imported: try again in a moment."))?;
-    let read = tokio::task::spawn_blocking(move || json::decode::<EnvironmentIn>(json::text(&body)?)?.checked(now));
-    let import = read.await.map_err(|_| ApiError::internal())??;
+    let read = move |body: &[u8]| json::decode::<EnvironmentIn>(json::text(body)?)?.checked(now);
+    let (import, _turn) = read_import(&state, &operator.environment, account, body, read).await?;
     schemas::check(&state, &operator.environment, environment::schemas(&import)).await?;
     room_for_import(&state, &operator.environment, &import).await?;
     let once = idempotency::once(operator.once, now, imported);
     Ok(answer::written(state.store.import(&operator.environment, import, now, once).await?, imported))
+}
+
+/// Reads the body of an import when it is its turn, which ends when what is returned with it is dropped.
+///
+/// Megabytes take their time, and a thread can't be stopped: so turn and account stay with it until it is done, also if
+/// whoever sent the body has gone. Otherwise he could have any number of them read by hanging up.
+pub(super) async fn read_import<T: Send + 'static>(
+    state: &router::State,
+    environment: &EnvironmentId,
+    account: Arc<Account>,
+    body: Bytes,
+    read: impl FnOnce(&[u8]) -> Result<T> + Send + 'static,
+) -> Result<(T, Turn)> {
+    let turn = state.judges.import_turn(environment).await;
+    let turn = turn.map_err(|_| schemas::busy("Too much is being imported: try again in a moment."))?;
+    let read = move || {
+        let read = read(&body);
+        drop(body);
+        read
+    };
+    let (read, (turn, _account)) = apart((turn, account), read).await?;
+    read.map(|read| (read, turn))
+}
+
+/// Runs `work` on a thread of its own, which keeps `kept` until it is done.
+async fn apart<T: Send + 'static, K: Send + 'static>(
+    kept: K,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<(T, K)> {
+    tokio::task::spawn_blocking(move || (work(), kept)).await.map_err(|_| ApiError::internal())
 }
 
 /// Refuses an import that makes more event types than an environment may have.
@@ -161,5 +197,33 @@ pub(super) async fn all_event_types(
         if done {
             return Ok(found);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+    use std::sync::mpsc;
+
+    /// Tells when it is dropped.
+    struct Kept(mpsc::Sender<()>);
+
+    impl Drop for Kept {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_an_import_holds_is_held_until_it_is_read_also_if_its_sender_has_gone() {
+        let (go_on, waits) = mpsc::channel::<()>();
+        let (dropped, is_dropped) = mpsc::channel();
+        let mut reading = Box::pin(apart(Kept(dropped), move || waits.recv()));
+        assert!(reading.as_mut().now_or_never().is_none());
+        drop(reading);
+        assert_eq!(is_dropped.try_recv(), Err(mpsc::TryRecvError::Empty));
+        go_on.send(()).unwrap();
+        assert_eq!(is_dropped.recv_timeout(std::time::Duration::from_secs(60)), Ok(()));
     }
 }

@@ -1,6 +1,7 @@
 //! Event types from an OpenAPI document: what it describes is added or changed, and revived if it was archived.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
@@ -12,14 +13,14 @@ use crate::access::Operator;
 use crate::account::{Account, Ledger};
 use crate::answer;
 use crate::body::Incoming;
-use crate::error::{ApiError, Result};
+use crate::error::Result;
 use crate::idempotency;
 use crate::json;
-use crate::model::environment::MAX_IMPORT_BYTES;
+use crate::model::environment::{MAX_DOCUMENT_VALUES, MAX_IMPORT_BYTES};
 use crate::model::import_openapi::{ImportIn, ImportOut};
 use crate::openapi::{Operation, Routes};
 use crate::router::Shared;
-use crate::routes::environment::{all_event_types, room_for_import};
+use crate::routes::environment::{all_event_types, read_import, room_for_import};
 use crate::schemas;
 
 /// The routes.
@@ -45,11 +46,9 @@ pub(super) async fn import(
 ) -> Result<Response> {
     let body = body.read_up_to(MAX_IMPORT_BYTES).await?;
     let now = state.clock.now();
-    let turn = state.judges.import_turn(&operator.environment).await;
-    let _turn = turn.map_err(|_| schemas::busy("Too much is being imported: try again in a moment."))?;
-    // Megabytes of YAML take their time.
-    let read = tokio::task::spawn_blocking(move || json::decode::<ImportIn>(json::text(&body)?)?.checked(now));
-    let read = read.await.map_err(|_| ApiError::internal())??;
+    json::few_values(&body, MAX_DOCUMENT_VALUES)?;
+    let read = move |body: &[u8]| json::decode::<ImportIn>(json::text(body)?)?.checked(now);
+    let (read, _turn) = read_import(&state, &operator.environment, Arc::clone(&account), body, read).await?;
     schemas::check(&state, &operator.environment, read.schemas()).await?;
     let (dry_run, import) = (read.dry_run, read.into_import());
     if dry_run {

@@ -20,6 +20,9 @@ use crate::schema::{self, Schema};
 /// How a process ends that took too much time.
 pub(super) const OUT_OF_TIME: i32 = 3;
 
+/// How a process ends that could not begin.
+pub(super) const NOT_READY: i32 = 4;
+
 /// Schemas that are kept ready.
 const KEPT: usize = 64;
 
@@ -57,6 +60,8 @@ impl Bounds {
 pub fn run(bounds: Bounds) -> ExitCode {
     // Whoever serves and delivers goes first.
     let _ = rustix::process::nice(5);
+    // Where memory is short for all of them, the system ends this process rather than the server.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let watch = Watch::start();
     bound_memory(memory(SIZE).saturating_add(bounds.memory_bytes));
     let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
@@ -201,7 +206,7 @@ impl Watch {
         let watcher = std::thread::Builder::new().stack_size(64 * 1024).spawn(move || look(&watched));
         if watcher.is_err() {
             // Nothing may be run without.
-            std::process::exit(1);
+            std::process::exit(NOT_READY);
         }
         Self { until, watcher: watcher.ok() }
     }

@@ -149,8 +149,8 @@ pub enum CheckError {
 pub struct Judges {
     place: Place,
     options: SchemaOptions,
-    turns: Turns,
-    imports: Turns,
+    turns: Arc<Turns>,
+    imports: Arc<Turns>,
     idle: Mutex<Vec<Child>>,
 }
 
@@ -229,7 +229,7 @@ impl Judges {
     }
 
     /// Waits until an environment may read another import: one of each at a time, and a few in all.
-    pub async fn import_turn(&self, environment: &EnvironmentId) -> Result<Turn<'_>, CheckError> {
+    pub async fn import_turn(&self, environment: &EnvironmentId) -> Result<Turn, CheckError> {
         let tenant = Tenant { environment: environment.clone(), application: None };
         let turn = tokio::time::timeout(Duration::from_secs(MAX_WAIT_SECONDS), self.imports.take(tenant)).await;
         turn.unwrap_or(Err(Crowded)).map_err(|Crowded| CheckError::Busy)
@@ -258,13 +258,14 @@ impl Judges {
                 Ok(answered) => return Ok(self.keep(child, answered)),
                 Err(process::Ended::ByTime) => return Err(Failure::TooCostly),
                 // Maybe for what it had been asked before.
-                Err(process::Ended::Otherwise) => {}
+                Err(process::Ended::Otherwise | process::Ended::NotReady) => {}
             }
         }
         let mut child = Child::start(program, bounds)?;
         match child.ask(&question, bounds).await {
             Ok(answered) => Ok(self.keep(child, answered)),
             Err(process::Ended::ByTime | process::Ended::Otherwise) => Err(Failure::TooCostly),
+            Err(process::Ended::NotReady) => Err(Failure::Unavailable),
         }
     }
 

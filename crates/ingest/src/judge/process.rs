@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
-use super::child::{Bounds, OUT_OF_TIME};
+use super::child::{Bounds, NOT_READY, OUT_OF_TIME};
 use super::wire::{self, Answer, Question};
 
 /// How many times the processor time that is allowed a question may take by the clock, on a machine that is busy.
@@ -48,6 +48,8 @@ pub(super) enum Ended {
     ByTime,
     /// It had no more memory, no more stack, or was asked too much before.
     Otherwise,
+    /// The system did not let it begin, which says nothing about what it was asked.
+    NotReady,
 }
 
 /// A process that waits for questions. It is killed when this is dropped.
@@ -125,6 +127,7 @@ impl Child {
     async fn ended(&mut self) -> Ended {
         match tokio::time::timeout(LEAST, self.process.wait()).await {
             Ok(Ok(status)) if status.code() == Some(OUT_OF_TIME) => Ended::ByTime,
+            Ok(Ok(status)) if status.code() == Some(NOT_READY) => Ended::NotReady,
             _ => Ended::Otherwise,
         }
     }

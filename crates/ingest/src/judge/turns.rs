@@ -2,6 +2,7 @@
 //! the application that did; so whoever asks for much waits behind whoever asks for little.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use postrider_domain::application::EnvironmentId;
@@ -44,10 +45,10 @@ struct Place {
     waiting: std::collections::VecDeque<oneshot::Sender<()>>,
 }
 
-/// A turn; it ends when this is dropped.
+/// A turn; it ends when this is dropped. Whoever works on where nobody can stop him takes it along.
 #[must_use]
-pub struct Turn<'a> {
-    turns: &'a Turns,
+pub struct Turn {
+    turns: Arc<Turns>,
     tenant: Tenant,
     /// Whether it was given yet.
     wait: Option<oneshot::Receiver<()>>,
@@ -55,14 +56,14 @@ pub struct Turn<'a> {
 
 impl Turns {
     /// So many at a time.
-    pub(super) fn new(in_all: usize) -> Self {
+    pub(super) fn new(in_all: usize) -> Arc<Self> {
         let in_all = in_all.max(1);
         let (by_environment, by_application) = ((in_all / 2).max(1), (in_all / 4).max(1));
-        Self { state: Mutex::default(), in_all, by_environment, by_application }
+        Arc::new(Self { state: Mutex::default(), in_all, by_environment, by_application })
     }
 
     /// Waits for a turn.
-    pub(super) async fn take(&self, tenant: Tenant) -> Result<Turn<'_>, Crowded> {
+    pub(super) async fn take(self: &Arc<Self>, tenant: Tenant) -> Result<Turn, Crowded> {
         let mut turn = self.queue(tenant)?;
         self.give();
         if let Some(wait) = &mut turn.wait {
@@ -72,7 +73,7 @@ impl Turns {
         Ok(turn)
     }
 
-    fn queue(&self, tenant: Tenant) -> Result<Turn<'_>, Crowded> {
+    fn queue(self: &Arc<Self>, tenant: Tenant) -> Result<Turn, Crowded> {
         let mut state = self.state.lock();
         let State { waiting, tenants, .. } = &mut *state;
         let place = match tenants.iter().position(|place| place.tenant == tenant) {
@@ -89,7 +90,7 @@ impl Turns {
         let (give, wait) = oneshot::channel();
         place.waiting.push_back(give);
         *waiting += 1;
-        Ok(Turn { turns: self, tenant, wait: Some(wait) })
+        Ok(Turn { turns: Arc::clone(self), tenant, wait: Some(wait) })
     }
 
     /// Gives turns while there are any.
@@ -159,7 +160,7 @@ impl State {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
         // One that was given counts, also if nobody looked.
         let given = match &mut self.wait {

@@ -56,8 +56,11 @@ fn number(bytes: &[u8]) -> usize {
     u32::from_le_bytes(four) as usize
 }
 
-/// A question as a process reads it; `None` if there is no more.
-pub(super) fn read_question(input: &mut impl Read) -> io::Result<Option<(u8, Vec<u8>, Vec<u8>)>> {
+/// A question as a process reads it: its kind, the schema and the payload.
+type Asked = (u8, Vec<u8>, Vec<u8>);
+
+/// The next question; `None` if there is no more.
+pub(super) fn read_question(input: &mut impl Read) -> io::Result<Option<Asked>> {
     let mut head = [0; QUESTION_HEAD];
     match input.read_exact(&mut head) {
         Ok(()) => {}
