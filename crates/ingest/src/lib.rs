@@ -15,6 +15,7 @@ mod payload;
 mod routes;
 mod rules;
 mod schema;
+mod shared_loads;
 mod submission;
 mod sweeper;
 

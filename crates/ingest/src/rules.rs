@@ -19,14 +19,17 @@ use postrider_domain::message::Message;
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
 use postrider_store::{Routes, Store, StoreError};
-use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{OptionsBuilder, Weighter};
 
 use crate::judge::{BeyondBudget, Judgement, Judges, Tenant};
 use crate::submission::{SubmitError, Violation};
 
 /// Room for schemas, in bytes. Here they are kept as texts; what they are compiled to is in the processes that compare.
 const CAPACITY: u64 = 8 * 1024 * 1024;
+
+/// Schemas that the cache is made for; it has room for more, or fewer.
+const SCHEMAS: usize = 256;
 
 /// What an entry counts beside its text.
 const ENTRY: u64 = 256;
@@ -82,8 +85,16 @@ pub(crate) struct RuleCache {
 
 impl RuleCache {
     pub(crate) fn new(judges: Arc<Judges>) -> Self {
-        let hasher = foldhash::fast::RandomState::default();
-        Self { judges, cache: Cache::with(256, CAPACITY, ByText, hasher, DefaultLifecycle::default()) }
+        let (hasher, lifecycle) = (foldhash::fast::RandomState::default(), DefaultLifecycle::default());
+        let mut options = OptionsBuilder::new();
+        // A shard takes nothing that is larger than its part of the room, which the largest schema would be.
+        options.shards(1).estimated_items_capacity(SCHEMAS).weight_capacity(CAPACITY);
+        let cache = match options.build() {
+            Ok(options) => Cache::with_options(options, ByText, hasher, lifecycle),
+            // Only if one of them were not said.
+            Err(_) => Cache::with(SCHEMAS, CAPACITY, ByText, hasher, lifecycle),
+        };
+        Self { judges, cache }
     }
 
     /// Judges a message by the rules that these routes came with.
