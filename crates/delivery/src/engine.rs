@@ -124,7 +124,7 @@ impl Engine {
         if pulled > 0 {
             tracing::warn!(
                 pulled,
-                "deliveries were due later than any wait can be, because the clock was wrong: they are due now"
+                "deliveries were due later than any wait can be, because the clock was wrong or waits are shorter now: they are due now"
             );
         }
         let endpoints = store.rebuild_wakes().await?;

@@ -43,6 +43,11 @@ fn applied(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
 pub(crate) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
     let driver = |error: rusqlite::Error| OpenError::database(path, &error);
     let applied = applied(connection, path)?;
+    if applied > 0 && applied < MIGRATIONS.len() {
+        // Whoever waits for the start of a server with a large store should know for what.
+        let (from, to) = (applied, MIGRATIONS.len());
+        tracing::info!(path = %path.display(), from, to, "bringing the store to the form of this version; that takes time by its size");
+    }
     for (version, sql) in MIGRATIONS.iter().enumerate().skip(applied) {
         let transaction = connection.transaction().map_err(driver)?;
         transaction.execute_batch(sql).map_err(driver)?;
