@@ -884,7 +884,7 @@ mod tests {
             event_types: None,
             channels: None,
             throttle_rate: None,
-            metadata: std::collections::BTreeMap::new().into(),
+            metadata: std::collections::BTreeMap::new(),
             created_at: NOW,
             updated_at: NOW,
         };
