@@ -14,6 +14,7 @@ use postrider_domain::delivery::Next;
 use postrider_domain::ids::{Id as _, Ksuid, MessageId};
 use postrider_domain::message::Message;
 use postrider_domain::names::{Channel, EventTypeName, Tag};
+use postrider_domain::time::Timestamp;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
@@ -22,7 +23,7 @@ use super::Harness;
 use super::world::{App, Ep, FAR, Msg, World, channel, done, tag, type_name};
 use crate::{
     Accepted, AttemptFilter, AttemptStats, AttemptedFilter, AttemptedMessage, Destination, Direction, MessageFilter,
-    Origin, Scan, Standing, Stored,
+    MessageKey, Origin, Scan, Standing, Stored,
 };
 
 const ENDPOINTS: usize = 2;
@@ -398,16 +399,23 @@ impl<H: Harness> Run<H> {
         Some((standings.max()?, &latest.attempt))
     }
 
+    /// What is pending at an endpoint: an attempt that announced another one says nothing if that is not.
+    async fn pending(&self, endpoint: usize) -> BTreeSet<(MessageKey, Timestamp)> {
+        let due = self.world.due(&self.endpoints[endpoint], FAR).await;
+        due.iter().map(|due| (due.key.message, due.key.due_at)).collect()
+    }
+
     async fn look_at_attempted(&self, look: &Look, scan: Scan<Ksuid>) {
         let (channel, tag, event_types) = look.names();
         let filter = AttemptedFilter { standing: look.standing, channel, tag, event_types, with_payload: true };
+        let pending = self.pending(look.endpoint).await;
         let want = self.messages.iter().enumerate().filter(|(_, message)| look.lets_through(&message.value));
         let want = want.filter_map(|(place, message)| {
             let (standing, latest) = self.story(place, look.endpoint)?;
             look.standing.is_none_or(|wanted| wanted == standing).then(|| AttemptedMessage {
                 message: message.value.as_ref().clone(),
                 succeeded: latest.succeeded,
-                next_attempt_at: latest.next_attempt_at,
+                next_attempt_at: latest.next_attempt_at.filter(|at| pending.contains(&(message.key, *at))),
                 canceled: false,
             })
         });
@@ -419,12 +427,14 @@ impl<H: Harness> Run<H> {
 
     async fn look_at_destinations(&self, message: usize) {
         let scan = Scan::all(Direction::Ascending, 10);
+        let pending = [self.pending(0).await, self.pending(1).await];
+        let key = self.messages[message].key;
         let want = (0..ENDPOINTS).filter_map(|endpoint| {
             let (_, latest) = self.story(message, endpoint)?;
             Some(Destination {
                 endpoint: self.endpoints[endpoint].value.clone(),
                 succeeded: latest.succeeded,
-                next_attempt_at: latest.next_attempt_at,
+                next_attempt_at: latest.next_attempt_at.filter(|at| pending[endpoint].contains(&(key, *at))),
                 canceled: false,
             })
         });

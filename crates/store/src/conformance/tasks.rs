@@ -289,7 +289,9 @@ pub(super) async fn a_task_ends_when_its_endpoint_is_disabled_or_gone<H: Harness
                 } else {
                     disable(world, &app, &endpoint, true).await;
                 }
-                assert_eq!(run(world, id, 1).await, json!({ "messages": before }), "{begun} {gone} {which}");
+                let why = if gone { "endpoint_deleted" } else { "endpoint_disabled" };
+                let said = json!({ "messages": before, "stopped": why });
+                assert_eq!(run(world, id, 1).await, said, "{begun} {gone} {which}");
                 assert_eq!(world.store().backlog(endpoint.key, 100).await.unwrap(), before);
             }
         }
