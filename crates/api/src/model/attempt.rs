@@ -162,6 +162,7 @@ pub(crate) struct ResendOut {
     code: Option<&'static str>,
     /// Why nothing will be sent, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 200))]
     detail: Option<String>,
 }
 

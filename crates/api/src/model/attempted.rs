@@ -69,6 +69,11 @@ pub(crate) struct DestinationOut<'a> {
     version: u16,
     /// Whether it gets nothing for now.
     disabled: bool,
+    /// Why it is disabled: it answered 410 Gone, it was failing for too long, or somebody disabled it. Null if it is not.
+    #[schemars(extend("enum" = ["gone", "failing", "manual", null]))]
+    disabled_reason: Option<&'static str>,
+    /// Since when it is disabled; null if it is not.
+    disabled_since: Option<Timestamp>,
     #[serde(flatten)]
     wanted: EventTypesOut<'a>,
     /// The channels that it listens to; null is all.
@@ -103,6 +108,8 @@ impl<'a> From<&'a Destination> for DestinationOut<'a> {
             uid: uid.as_ref(),
             version: *version,
             disabled: *disabled,
+            disabled_reason: endpoint.disablement.map(|disablement| disablement.reason.as_str()),
+            disabled_since: endpoint.disablement.map(|disablement| disablement.since),
             wanted: event_types.as_deref().into(),
             channels: channels.as_deref(),
             rate: (*throttle_rate).into(),

@@ -111,7 +111,7 @@ async fn pages_of_attempted_messages_go_both_ways_under_a_filter() {
     for (path, status, code) in [
         ("/app/shop/endpoint/none/msg", 404, "not_found"),
         ("/app/none/endpoint/e/msg", 404, "not_found"),
-        ("/app/shop/endpoint/e/msg?status=4", 400, "generic_error"),
+        ("/app/shop/endpoint/e/msg?status=5", 400, "generic_error"),
     ] {
         world.get(path).await.refused(status, code);
     }

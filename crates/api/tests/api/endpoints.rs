@@ -20,7 +20,7 @@ async fn an_endpoint_is_shown_as_it_was_made() {
         made,
         json!({
             "id": made["id"], "url": "http://bad.url/", "description": "d", "uid": "e", "version": 1,
-            "disabled": false, "eventTypes": ["a.b"], "filterTypes": ["a.b"], "channels": ["x", "y"], "rateLimit": 7,
+            "disabled": false, "disabledReason": null, "disabledSince": null, "eventTypes": ["a.b"], "filterTypes": ["a.b"], "channels": ["x", "y"], "rateLimit": 7,
             "throttleRate": 7, "metadata": { "k": "v" }, "createdAt": made["createdAt"], "updatedAt": made["createdAt"],
         })
     );
