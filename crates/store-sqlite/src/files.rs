@@ -99,7 +99,7 @@ pub(crate) fn tighten(path: &Path) {
     let shown = path.display();
     match std::fs::set_permissions(path, Permissions::from_mode(mode & !OTHERS)) {
         Ok(()) => {
-            tracing::warn!("{shown} could be read or written by others (mode {mode:04o}); now it is its owner's only")
+            tracing::warn!("{shown} could be read or written by others (mode {mode:04o}); now it is its owner's only");
         }
         Err(error) => tracing::warn!(%error, "failed to take {shown} (mode {mode:04o}) from others"),
     }

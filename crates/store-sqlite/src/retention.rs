@@ -647,7 +647,8 @@ mod tests {
             .prepare("SELECT no, message.expires_at, body, payload.expires_at FROM message LEFT JOIN payload ON message_no = no")
             .unwrap();
         let found = found.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).unwrap();
-        let found: Vec<(i64, Option<i64>, Option<Vec<u8>>, Option<i64>)> = found.collect::<Result<_, _>>().unwrap();
+        type Payload = (i64, Option<i64>, Option<Vec<u8>>, Option<i64>);
+        let found: Vec<Payload> = found.collect::<Result<_, _>>().unwrap();
         assert_eq!(
             found,
             [

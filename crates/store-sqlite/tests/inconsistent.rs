@@ -130,7 +130,7 @@ async fn an_endpoint_that_is_beyond_the_rules_of_today_is_read_changed_and_liste
         let read = store.endpoint(*application, &by_id).await.unwrap().unwrap().value;
         assert_eq!(
             store.endpoints(*application, Scan::all(Direction::Ascending, 10)).await.unwrap().rows,
-            [read.clone()]
+            std::slice::from_ref(&read)
         );
         assert!(store.target(*endpoint).await.unwrap().is_some(), "{column}");
         let patch = EndpointPatch { disabled: Some(true), ..EndpointPatch::default() };

@@ -104,11 +104,14 @@ impl World {
         Arc::new(Message {
             id: MessageId::new(at, &self.entropy),
             event_id: Some(Uid::from_trusted(format!("event-{}", MessageId::new(at, &self.entropy)))),
-            event_type: EventTypeName::parse(if number % 3 == 0 { "invoice.paid" } else { "user.created" }).unwrap(),
-            channels: (number % 5 == 0).then(|| vec![Channel::parse("x").unwrap()]),
-            tags: (number % 10 == 0).then(|| vec![Tag::parse(&format!("order-{number}-{}", at.as_micros())).unwrap()]),
+            event_type: EventTypeName::parse(if number.is_multiple_of(3) { "invoice.paid" } else { "user.created" })
+                .unwrap(),
+            channels: number.is_multiple_of(5).then(|| vec![Channel::parse("x").unwrap()]),
+            tags: number
+                .is_multiple_of(10)
+                .then(|| vec![Tag::parse(&format!("order-{number}-{}", at.as_micros())).unwrap()]),
             deliver_at: None,
-            expires_at: (number % 7 == 0).then(|| at.saturating_add(2 * DAY)),
+            expires_at: number.is_multiple_of(7).then(|| at.saturating_add(2 * DAY)),
             payload: Some(Bytes::from(vec![b'x'; if large { 30_000 } else { bytes }])),
             created_at: at,
         })
