@@ -8,7 +8,8 @@ use std::marker::PhantomData;
 
 use axum::extract::{FromRequest, Request};
 use schemars::JsonSchema;
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_path_to_error::{Segment, Track};
 
 use crate::body::Incoming;
@@ -54,7 +55,47 @@ pub(crate) fn few_values(body: &[u8], most: usize) -> Result<()> {
         return Ok(());
     }
     // Commas in texts count as well when it comes to this; a body of which that is true is no less unusual.
-    Err(undecodable(Vec::new(), format!("the body has more than {most} values")))
+    let place = crowded(body, most);
+    let what = if place.is_empty() { "the body " } else { "" };
+    Err(undecodable(place, format!("{what}has more than {most} values")))
+}
+
+/// The member that has so many values by itself, and the one in it that does.
+#[cold]
+fn crowded(body: &[u8], most: usize) -> Vec<Cow<'static, str>> {
+    let mut place = Vec::new();
+    let mut text = std::str::from_utf8(body).unwrap_or_default();
+    while place.len() < 2
+        && let Ok(Some((name, value))) = serde_json::Deserializer::from_str(text).deserialize_map(Crowded { most })
+    {
+        place.push(Cow::Owned(name));
+        text = value.get();
+    }
+    place
+}
+
+/// Finds a member of an object with many values, without keeping the others.
+struct Crowded {
+    most: usize,
+}
+
+impl<'de> Visitor<'de> for Crowded {
+    type Value = Option<(String, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+            let values = memchr::memchr3_iter(b',', b'[', b'{', value.get().as_bytes());
+            if found.is_none() && values.count() > self.most {
+                found = Some((name, value));
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// The text of a body that is safe to parse: UTF-8, and not too deep.
@@ -485,6 +526,22 @@ mod tests {
         for text in ["16.5", "-1", "-1.0", "65536", "65536.0", "1e300", "\"16\"", "true", "[16]"] {
             assert!(decode::<Spoon>(&format!(r#"{{"sugar":{text}}}"#)).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_member_is_named_that_has_too_many_values() {
+        let many = format!("[{}]", vec!["0"; 100].join(","));
+        for (body, place) in [
+            (format!(r#"{{"a":1,"schemas":{{"1":{{"enum":{many}}}}}}}"#), &["body", "schemas", "1"][..]),
+            (format!(r#"{{"a":[1,2],"leaves":{many}}}"#), &["body", "leaves"]),
+            (format!("[{many}]"), &["body"]),
+            (format!(r#"{{"a":{}"#, "[".repeat(100)), &["body"]),
+        ] {
+            let Err(ApiError::Invalid(problems)) = few_values(body.as_bytes(), 50) else { panic!("{body}") };
+            assert_eq!(problems[0].loc, place, "{}", problems[0].msg);
+            assert!(problems[0].msg.contains("more than 50 values"));
+        }
+        assert!(few_values(many.as_bytes(), 100).is_ok());
     }
 
     #[test]
