@@ -73,20 +73,33 @@ impl Tried {
 struct Story {
     latest: Tried,
     standing: Standing,
+    /// When there was to be another attempt, as each of them says.
+    announced: Vec<Timestamp>,
 }
 
 /// Whether delivery (?1, ?2, ?3) is pending. What an attempt announced is, until it is tried, or canceled.
 const PENDING_SQL: &str = "SELECT 1 FROM delivery WHERE endpoint_no = ? AND due_at = ? AND message_no = ?";
 
 impl Story {
-    /// What the latest attempt announced is looked for: if it is not pending, it was canceled.
+    /// What the latest attempt announced is looked for: if it is not pending, it was canceled. Unless another one announced
+    /// what is: by a clock that was wrong, the latest was not the last.
     fn checked(mut self, pending: &mut Statement<'_>, message: i64, endpoint: i64) -> Result<Self, SqlError> {
-        if let Some(at) = self.latest.next_attempt_at
-            && !pending.exists(params![endpoint, at.as_micros(), message])?
-        {
-            self.latest.next_attempt_at = None;
-            self.standing = if self.standing == Standing::Waiting { Standing::Canceled } else { self.standing };
+        let mut is_pending = |at: Timestamp| pending.exists(params![endpoint, at.as_micros(), message]);
+        let Some(at) = self.latest.next_attempt_at else { return Ok(self) };
+        if is_pending(at)? {
+            return Ok(self);
         }
+        self.latest.next_attempt_at = None;
+        if self.standing != Standing::Waiting {
+            return Ok(self);
+        }
+        for at in std::mem::take(&mut self.announced) {
+            if is_pending(at)? {
+                self.latest.next_attempt_at = Some(at);
+                return Ok(self);
+            }
+        }
+        self.standing = Standing::Canceled;
         Ok(self)
     }
 
@@ -103,8 +116,12 @@ fn story(tried: &mut Statement<'_>, message: i64, endpoint: i64) -> Result<Optio
         let next = Tried::decode(row)?;
         let standing = next.standing();
         story = Some(match story {
-            None => Story { latest: next, standing },
-            Some(story) => Story {
+            None => Story { announced: next.next_attempt_at.into_iter().collect(), latest: next, standing },
+            Some(mut story) => Story {
+                announced: {
+                    story.announced.extend(next.next_attempt_at);
+                    story.announced
+                },
                 latest: if next.order > story.latest.order { next } else { story.latest },
                 standing: story.standing.max(standing),
             },

@@ -405,6 +405,22 @@ impl<H: Harness> Run<H> {
         due.iter().map(|due| (due.key.message, due.key.due_at)).collect()
     }
 
+    /// When a message is tried again: as its latest attempt says; or, while it waits, as any says.
+    fn next(
+        &self,
+        message: usize,
+        endpoint: usize,
+        key: MessageKey,
+        pending: &BTreeSet<(MessageKey, Timestamp)>,
+    ) -> Option<Timestamp> {
+        let (standing, latest) = self.story(message, endpoint)?;
+        let is_pending = |at: &Timestamp| pending.contains(&(key, *at));
+        let announced = latest.next_attempt_at?;
+        let tried = self.log.iter().filter(|logged| (logged.message, logged.endpoint) == (message, endpoint));
+        let mut others = tried.filter_map(|logged| logged.attempt.next_attempt_at);
+        Some(announced).filter(is_pending).or_else(|| others.find(is_pending).filter(|_| standing == Standing::Waiting))
+    }
+
     async fn look_at_attempted(&self, look: &Look, scan: Scan<Ksuid>) {
         let (channel, tag, event_types) = look.names();
         let filter = AttemptedFilter { standing: look.standing, channel, tag, event_types, with_payload: true };
@@ -415,7 +431,7 @@ impl<H: Harness> Run<H> {
             look.standing.is_none_or(|wanted| wanted == standing).then(|| AttemptedMessage {
                 message: message.value.as_ref().clone(),
                 succeeded: latest.succeeded,
-                next_attempt_at: latest.next_attempt_at.filter(|at| pending.contains(&(message.key, *at))),
+                next_attempt_at: self.next(place, look.endpoint, message.key, &pending),
                 canceled: false,
             })
         });
@@ -434,7 +450,7 @@ impl<H: Harness> Run<H> {
             Some(Destination {
                 endpoint: self.endpoints[endpoint].value.clone(),
                 succeeded: latest.succeeded,
-                next_attempt_at: latest.next_attempt_at.filter(|at| pending[endpoint].contains(&(key, *at))),
+                next_attempt_at: self.next(message, endpoint, key, &pending[endpoint]),
                 canceled: false,
             })
         });
