@@ -29,6 +29,24 @@ struct Pending {
     warnings: Vec<Violation>,
 }
 
+/// How the messages of a batch were judged so far.
+#[derive(Default)]
+struct Judged {
+    /// Since others had their turn.
+    count: usize,
+    /// One waited for its turn until it was too late. The others would, too, one after the other.
+    in_vain: bool,
+}
+
+/// Whether a message was not compared, because there was no turn in time.
+fn is_in_vain(verdict: &Result<Verdict, SubmitError>) -> bool {
+    match verdict {
+        Ok(Verdict::Passes(warnings)) => warnings.iter().any(|warning| *warning == Violation::not_compared()),
+        Ok(Verdict::Refused(_)) => false,
+        Err(error) => matches!(error, SubmitError::NotCompared),
+    }
+}
+
 /// Routes that were looked up for this batch.
 type Known = HashMap<Name, Result<Arc<Routes>, SubmitError>, foldhash::fast::RandomState>;
 
@@ -106,10 +124,10 @@ impl Intake {
     async fn attempt(&self, pending: Vec<Pending>, known: &mut Known, results: &mut Results) -> Vec<Pending> {
         let mut group = Group::default();
         let mut waiting = Vec::with_capacity(pending.len());
-        let mut judged = 0;
+        let mut judged = Judged::default();
         for mut item in pending {
-            if judged == TURN {
-                judged = 0;
+            if judged.count == TURN {
+                judged.count = 0;
                 tokio::task::yield_now().await;
             }
             match self.prepare(&mut item, known, &mut judged).await {
@@ -152,7 +170,7 @@ impl Intake {
         &self,
         item: &mut Pending,
         known: &mut Known,
-        judged: &mut usize,
+        judged: &mut Judged,
     ) -> Result<Ready, Box<Result<Submitted, SubmitError>>> {
         if !known.contains_key(&item.name) {
             known.insert(item.name.clone(), self.look_up(&item.name).await);
@@ -165,9 +183,11 @@ impl Intake {
             Some(Err(error)) => return Err(Box::new(Err(error.clone()))),
         };
         if item.draft.is_judged_by(routes) {
-            *judged += 1;
-            let verdict =
-                Box::pin(self.rules.judge(self.store.as_ref(), &item.name.0, routes, &item.draft.message)).await;
+            judged.count += 1;
+            let (environment, message) = (&item.name.0, &item.draft.message);
+            let waits = !judged.in_vain;
+            let verdict = Box::pin(self.rules.judge(self.store.as_ref(), environment, routes, message, waits)).await;
+            judged.in_vain |= is_in_vain(&verdict);
             match verdict.map_err(|error| Box::new(Err(error)))? {
                 Verdict::Passes(warnings) => item.warnings = warnings,
                 Verdict::Refused(violations) => {
@@ -251,4 +271,23 @@ impl Group {
 enum Failure {
     Turned(SubmitError),
     Accept(AcceptError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn once_one_waited_in_vain_the_others_of_the_batch_do_not_wait() {
+        assert!(is_in_vain(&Err(SubmitError::NotCompared)));
+        assert!(is_in_vain(&Ok(Verdict::Passes(vec![Violation::not_compared()]))));
+        for verdict in [
+            Ok(Verdict::Passes(Vec::new())),
+            Ok(Verdict::Passes(vec![Violation::too_costly()])),
+            Ok(Verdict::Refused(vec![Violation::too_costly()])),
+            Err(SubmitError::TooMany),
+        ] {
+            assert!(!is_in_vain(&verdict), "{verdict:?}");
+        }
+    }
 }

@@ -135,7 +135,7 @@ impl Intake {
         message: &Message,
     ) -> Result<(Arc<Routes>, Verdict), SubmitError> {
         for _ in 0..MAX_RELOADS {
-            let verdict = self.rules.judge(self.store.as_ref(), &name.0, &routes, message).await?;
+            let verdict = self.rules.judge(self.store.as_ref(), &name.0, &routes, message, true).await?;
             if let Verdict::Passes(_) = verdict {
                 return Ok((routes, verdict));
             }

@@ -97,13 +97,15 @@ impl RuleCache {
         Self { judges, cache }
     }
 
-    /// Judges a message by the rules that these routes came with.
+    /// Judges a message by the rules that these routes came with. Without `waits` its payload is compared with nothing, as if
+    /// there had been no turn in time.
     pub(crate) async fn judge(
         &self,
         store: &dyn Store,
         environment: &EnvironmentId,
         routes: &Routes,
         message: &Message,
+        waits: bool,
     ) -> Result<Verdict, SubmitError> {
         let rules = routes.rules;
         if rules.are_none() {
@@ -121,7 +123,7 @@ impl RuleCache {
         }
         let Kind::Schema(schema) = &entry.kind else { return Ok(Verdict::Passes(Vec::new())) };
         let tenant = Tenant { environment: environment.clone(), application: Some(routes.application) };
-        let judgement = self.compare(&entry, &tenant, schema, message).await;
+        let judgement = if waits { self.compare(&entry, &tenant, schema, message).await } else { Judgement::Busy };
         let warns = rules.schemas == SchemaEnforcement::Warn;
         let lenient = warns || self.judges.beyond_budget() == BeyondBudget::Pass;
         let (violations, passes) = match judgement {
