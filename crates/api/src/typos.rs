@@ -176,8 +176,7 @@ mod tests {
     fn warnings<T: JsonSchema>(body: &str) -> String {
         let warnings = Warnings::default();
         warnings.look_for_typos::<T>(body);
-        let all = warnings.0.lock().warnings.join("\n");
-        all
+        warnings.0.lock().warnings.join("\n")
     }
 
     #[test]

@@ -18,11 +18,11 @@ fn postrider(folder: &TempDir, arguments: &[&str]) -> Command {
 }
 
 fn text(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
+    String::from_utf8(output.stdout.clone()).expect("it prints text")
 }
 
 fn error_lines(output: &Output) -> Vec<String> {
-    String::from_utf8(output.stderr.clone()).unwrap().lines().map(str::to_owned).collect()
+    String::from_utf8(output.stderr.clone()).expect("it prints text").lines().map(str::to_owned).collect()
 }
 
 #[test]

@@ -20,11 +20,11 @@ fn database(server: &TestServer) -> PathBuf {
 }
 
 fn mode(path: &Path) -> u32 {
-    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    std::fs::metadata(path).expect("the file is there").permissions().mode() & 0o777
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("its entry").path());
     files.filter(|path| path.to_string_lossy().contains("postrider.db")).collect()
 }
 

@@ -79,10 +79,10 @@ async fn a_log_that_could_not_be_written_for_a_while_says_how_many_lines_are_mis
 fn end_of(path: &std::path::Path) -> String {
     use std::io::{Read as _, Seek as _, SeekFrom};
 
-    let mut file = std::fs::File::open(path).unwrap();
-    file.seek(SeekFrom::Start(1 << 30)).unwrap();
+    let mut file = std::fs::File::open(path).expect("the file is there");
+    file.seek(SeekFrom::Start(1 << 30)).expect("files can be sought in");
     let mut text = String::new();
-    file.read_to_string(&mut text).unwrap();
+    file.read_to_string(&mut text).expect("the log is text");
     text
 }
 

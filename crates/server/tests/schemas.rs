@@ -1,7 +1,5 @@
 //! Schemas and payloads that would take for ever: whoever uses them is told, and nobody else notices.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
-
 use postrider_testkit::{App, Client, Receiver, TestServer, TestServerBuilder};
 use serde_json::{Map, Value, json};
 

@@ -6,13 +6,15 @@
 //! longer.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
-#![expect(clippy::print_stderr, reason = "the seed is for whoever repeats a run")]
 
 use std::collections::BTreeSet;
 
 use http::Method;
 use postrider_testkit::{Answer, App, Client, Receiver, TestServer};
 use serde_json::{Map, Value, json};
+
+/// Makes an extreme value of one member.
+type Extreme<'a> = &'a dyn Fn(&mut Dice) -> Value;
 
 /// A number of the environment, or what it is by default.
 fn setting(name: &str, default: u64) -> u64 {
@@ -116,7 +118,7 @@ impl Dice {
     }
 
     /// Gives some of the members some extreme value.
-    fn members(&mut self, body: &mut Value, members: &[(&str, &dyn Fn(&mut Self) -> Value)]) {
+    fn members(&mut self, body: &mut Value, members: &[(&str, Extreme<'_>)]) {
         for (member, value) in members {
             if self.roll(3) == 0 {
                 body[*member] = value(self);

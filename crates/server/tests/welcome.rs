@@ -21,7 +21,7 @@ fn start(folder: &std::path::Path) -> (Process, String) {
             .env("POSTRIDER_STORE__URL", store),
     );
     let listening = server.line_with("listening on http://");
-    let (_, address) = listening.rsplit_once("http://").unwrap();
+    let (_, address) = listening.rsplit_once("http://").expect("the line has a URL");
     (server, address.to_owned())
 }
 

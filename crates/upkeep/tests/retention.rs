@@ -33,9 +33,9 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Arc::new(SqliteStore::open(&folder.path().join("test.db"), Ownership::Owner).unwrap());
-        let environment = EnvironmentId::parse("org_test").unwrap();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Arc::new(SqliteStore::open(&folder.path().join("test.db"), Ownership::Owner).expect("a store"));
+        let environment = EnvironmentId::parse("org_test").expect("an id");
         let id = ApplicationId::new(NOW, &OsEntropy);
         let application = Application {
             id,
@@ -46,8 +46,8 @@ impl World {
             created_at: NOW,
             updated_at: NOW,
         };
-        store.create_application(&environment, application, None).await.unwrap();
-        let routes = store.routes(&environment, &IdOrUid::Id(id)).await.unwrap().unwrap();
+        store.create_application(&environment, application, None).await.expect("an application");
+        let routes = store.routes(&environment, &IdOrUid::Id(id)).await.expect("the store reads").expect("routes");
         Self { _folder: folder, store, clock: Arc::new(ManualClock::new(NOW)), environment, id, routes }
     }
 
@@ -62,7 +62,7 @@ impl World {
         let message = Arc::new(Message {
             id: MessageId::new(now, &OsEntropy),
             event_id: None,
-            event_type: EventTypeName::parse("a").unwrap(),
+            event_type: EventTypeName::parse("a").expect("a name"),
             channels: None,
             payload: Some(Bytes::from_static(b"{}")),
             tags: None,
@@ -84,7 +84,7 @@ impl World {
 
     /// Whether the message is there, and its payload.
     async fn look(&self, id: MessageId) -> (bool, bool) {
-        let found = self.store.message(self.routes.application, &IdOrUid::Id(id)).await.unwrap();
+        let found = self.store.message(self.routes.application, &IdOrUid::Id(id)).await.expect("the store reads");
         (found.is_some(), found.is_some_and(|message| message.value.payload.is_some()))
     }
 
@@ -92,7 +92,7 @@ impl World {
     async fn pass(&self, sweeper: &Sweeper, until: Timestamp) {
         while self.clock.now() < until {
             self.clock.advance((DAY / 2).min(until.since(self.clock.now())));
-            assert_eq!(sweeper.sweep().await.unwrap(), Removed::default());
+            assert_eq!(sweeper.sweep().await.expect("the store writes"), Removed::default());
         }
     }
 }
@@ -141,7 +141,7 @@ async fn a_clock_that_is_a_year_ahead_removes_nothing_until_it_has_shown_that_fo
     let world = World::new().await;
     let message = world.accept(None).await;
     let sweeper = world.sweeper(90 * DAY, 90 * DAY);
-    assert_eq!(sweeper.sweep().await.unwrap(), Removed::default());
+    assert_eq!(sweeper.sweep().await.expect("the store writes"), Removed::default());
     world.clock.advance(365 * DAY);
     // A restart knows no more than before.
     let sweeper = {
@@ -151,7 +151,7 @@ async fn a_clock_that_is_a_year_ahead_removes_nothing_until_it_has_shown_that_fo
     world.accept(None).await;
     let minutes = Duration::from_secs(5 * 60);
     for _ in 0..288 {
-        assert_eq!(sweeper.sweep().await.unwrap(), Removed::default());
+        assert_eq!(sweeper.sweep().await.expect("the store writes"), Removed::default());
         assert_eq!(world.look(message).await, (true, true));
         world.clock.advance(minutes);
     }

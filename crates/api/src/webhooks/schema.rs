@@ -150,7 +150,7 @@ impl<'d> Parts<'d, '_> {
         let last = reference.rsplit('/').next().unwrap_or_default();
         let plain: String =
             last.chars().filter(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(*letter)).collect();
-        let name = self.free_name(plain);
+        let name = self.free_name(&plain);
         self.budget.text(&name)?;
         let own = format!("#/{}/{name}", self.keyword());
         self.names.insert(address(part), own.clone());
@@ -159,9 +159,9 @@ impl<'d> Parts<'d, '_> {
     }
 
     /// A name that nothing else has, with a number if it must be.
-    fn free_name(&mut self, plain: String) -> String {
-        let number = self.numbers.entry(plain.clone()).or_insert(1);
-        let mut name = plain.clone();
+    fn free_name(&mut self, plain: &str) -> String {
+        let number = self.numbers.entry(plain.to_owned()).or_insert(1);
+        let mut name = plain.to_owned();
         while name.is_empty() || !self.taken.insert(name.clone()) {
             *number += 1;
             name = format!("{plain}{number}");

@@ -96,6 +96,7 @@ fn percentile_99(mut of: Vec<Duration>) -> Duration {
 ///
 /// # Panics
 /// If the healthy tenant is harmed in every round, or memory is exceeded, or the server ends.
+#[expect(clippy::print_stdout, reason = "the figures are for whoever runs it with --nocapture")]
 pub(crate) async fn unharmed(
     server: TestServerBuilder,
     memory_bytes: u64,
