@@ -139,6 +139,12 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", "Request payload is too large.")
     }
 
+    /// 429: as many deliveries wait at an endpoint as may be asked for.
+    pub(crate) fn too_many_deliveries() -> Self {
+        let detail = "Too many deliveries that somebody asked for wait at this endpoint. Try again later.";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_deliveries", detail)
+    }
+
     /// 500: nothing that the caller did.
     pub(crate) fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "Something went wrong. It has been logged.")

@@ -19,7 +19,7 @@ fn all() -> Vec<Limit> {
         postrider_ingest::limits(),
         postrider_upkeep::limits::limits(),
         postrider_store_sqlite::limits::limits(),
-        postrider_ingest::limits(),
+        postrider_store::task_limits(),
         postrider_api::import_limits(),
     ]
     .concat()

@@ -27,8 +27,12 @@ struct Operator {
 
 impl Operator {
     async fn of(server: &TestServer) -> Self {
+        Self::of_environment(server, server.org()).await
+    }
+
+    async fn of_environment(server: &TestServer, org: &str) -> Self {
         let client = server.client_with(Some(server.sign(&json!({ "sub": MANAGEMENT }))));
-        let body = json!({ "name": "operator", "uid": server.org() });
+        let body = json!({ "name": "operator", "uid": org });
         let made = client.post("/api/v1/app", &body).await.expect(201).json();
         let app = App { client, id: made["id"].as_str().unwrap().to_owned() };
         let receiver = Receiver::ok().await;
@@ -158,4 +162,42 @@ async fn killed_again_and_again_it_tells_of_each_message_exactly_once() {
         let count = counts.get(&("message.attempt.exhausted".to_owned(), message.clone()));
         assert_eq!(count, Some(&1), "{message}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_who_can_not_be_told_keeps_no_other_from_being_told() {
+    const OTHER: &str = "org_of_somebody_else";
+    let mut server = server().start().await;
+    let (operator, other) = (Operator::of(&server).await, Operator::of_environment(&server, OTHER).await);
+    server.terminate().await;
+    let database = rusqlite::Connection::open(server.store_path()).unwrap();
+    let of_other = format!("application_no = (SELECT no FROM application WHERE uid = '{OTHER}')");
+    assert_eq!(database.execute(&format!("UPDATE endpoint SET event_types = '{{' WHERE {of_other}"), []).unwrap(), 1);
+    // More than are sent at a time.
+    let waiting = format!(
+        r#"WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 300)
+         INSERT INTO outbox (recipient, event_type, payload)
+         SELECT '{OTHER}', 'endpoint.updated', CAST('{{"type":"endpoint.updated","data":{{}}}}' AS BLOB) FROM n"#
+    );
+    assert_eq!(database.execute(&waiting, []).unwrap(), 300);
+    drop(database);
+    server.start().await;
+    wait::until("a notice that can't be sent", async || {
+        server.log().contains("failed to send operational webhooks to an operator").then_some(())
+    })
+    .await;
+    let app = server.app().await;
+    let receiver = Receiver::ok().await;
+    let endpoint = app.endpoint(&receiver.url()).await;
+    assert_eq!(operator.told("endpoint.created").await["endpointId"], json!(endpoint));
+
+    // And he is told when he can be.
+    server.terminate().await;
+    let database = rusqlite::Connection::open(server.store_path()).unwrap();
+    database.execute(&format!("UPDATE endpoint SET event_types = NULL WHERE {of_other}"), []).unwrap();
+    let left: i64 = database.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 300);
+    drop(database);
+    server.start().await;
+    other.receiver.wait_for(300).await;
 }

@@ -147,3 +147,113 @@ async fn what_is_erased_meanwhile_is_not_delivered() {
     assert!(receiver.requests().iter().all(|request| request.id() != Some(&erased)));
     assert_eq!(app.attempts(&erased).await.len(), 0);
 }
+
+/// Changes the database while the server does not run.
+async fn changed(server: &mut TestServer, sql: &str) {
+    server.terminate().await;
+    let changed = rusqlite::Connection::open(server.store_path()).unwrap().execute(sql, []).unwrap();
+    assert!(changed > 0, "{sql}");
+    server.start().await;
+}
+
+/// An application of another environment with an endpoint at which a message has failed.
+async fn stranger(server: &TestServer, receiver: &Receiver) -> (App, String) {
+    let client = server.client_with(Some(server.sign(&json!({ "sub": "org_of_a_stranger" }))));
+    let app = App::create(client).await;
+    let endpoint = app.endpoint(&receiver.url()).await;
+    app.send("a", &json!({})).await;
+    attempted(&app, &endpoint, 1).await;
+    (app, endpoint)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_replays_of_one_tenant_keep_no_other_environment_from_recovering() {
+    let server = server().start().await;
+    let (app, receiver, (failing, _)) = (server.app().await, Receiver::ok().await, broken().await);
+    let endpoint = app.endpoint(&receiver.url()).await;
+    let messages = send_many(&app, 48).await;
+    attempted(&app, &endpoint, messages.len()).await;
+    let (other, others) = stranger(&server, &failing).await;
+
+    let (path, body) = (app.path(&format!("/endpoint/{endpoint}/bulk-replay")), json!({ "since": since(&app).await }));
+    let mut started = Vec::new();
+    for _ in 0..10 {
+        for answer in join_all((0..50).map(|_| app.client.post(&path, &body))).await {
+            match answer.status {
+                202 => started.push(answer.json()),
+                409 => {}
+                _ => assert!(answer.expect(429).headers.contains_key("retry-after")),
+            }
+        }
+    }
+    let task = start(&other, &others, "recover").await;
+    assert_eq!(finished(&other, &task).await["data"], json!({ "messages": 1 }));
+    assert!(!started.is_empty());
+    for task in started {
+        assert_eq!(finished(&app, &task).await["status"], "finished");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_can_not_go_on_is_given_up_with_its_error_and_one_that_fails_keeps_no_other_waiting() {
+    let mut server = server().start().await;
+    let (failing, _) = broken().await;
+    let app = server.app().await;
+    let usage = async || app.client.put("/api/v1/stats/usage/event-types", &Value::Null).await.expect(202).json();
+    let hopeless = usage().await;
+    finished(&app, &hopeless).await;
+    let purge = app.client.post(&app.path("/msg/expunge-all-contents"), &Value::Null).await.expect(202).json();
+    finished(&app, &purge).await;
+    // No step of the one can be read, and none of the other can be written: its number grows too large.
+    changed(
+        &mut server,
+        "UPDATE task SET status = 'running', cursor = NULL,
+             parameters = CASE kind WHEN 'application.purge_content' THEN parameters ELSE '{' END,
+             step = CASE kind WHEN 'application.purge_content' THEN 9223372036854775807 ELSE step END",
+    )
+    .await;
+    let given_up = finished(&app, &hopeless).await;
+    assert_eq!(given_up["status"], "failed");
+    let error = given_up["data"]["error"].as_str().unwrap();
+    assert!(error.contains("parameters"), "{error}");
+    wait::until("a step that fails", async || {
+        server.log().contains("failed to take a background task further").then_some(())
+    })
+    .await;
+    for (app, endpoint) in [stranger(&server, &failing).await, {
+        let endpoint = app.endpoint(&failing.url()).await;
+        app.send("a", &json!({})).await;
+        attempted(&app, &endpoint, 1).await;
+        (app.clone(), endpoint)
+    }] {
+        let task = start(&app, &endpoint, "recover").await;
+        assert_eq!(finished(&app, &task).await["data"], json!({ "messages": 1 }));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_for_which_ten_thousand_deliveries_wait_takes_no_more_that_somebody_asks_for() {
+    let mut server = server().start().await;
+    let (app, receiver) = (server.app().await, Receiver::ok().await);
+    let endpoint = app.endpoint(&receiver.url()).await;
+    let message = app.send("a", &json!({})).await;
+    app.logged_attempts(&message, 1).await;
+    // In an hour.
+    changed(
+        &mut server,
+        "WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 10000)
+         INSERT INTO delivery (endpoint_no, due_at, message_no, made, trigger)
+         SELECT endpoint.no, message.created_at + 3600000000 + n, message.no, 0, 1 FROM endpoint, message, n",
+    )
+    .await;
+    let resend = app.path(&format!("/msg/{message}/endpoint/{endpoint}/resend"));
+    let replay = app.path(&format!("/endpoint/{endpoint}/bulk-replay"));
+    for (path, body) in [(resend, Value::Null), (replay, json!({ "since": since(&app).await }))] {
+        let answer = app.client.post(&path, &body).await.expect(429);
+        assert!(answer.headers.contains_key("retry-after"));
+        assert_eq!(answer.json()["code"], "too_many_deliveries");
+    }
+    // What is sent goes on.
+    let next = app.send("a", &json!({})).await;
+    receiver.wait_for_id(&next).await;
+}

@@ -8,23 +8,27 @@ use postrider_domain::ids::{ApplicationId, EndpointId};
 use postrider_domain::names::{EventTypeName, Uid};
 use postrider_domain::notice::{self, AttemptNotice, EndpointNotice, LastAttempt, NoticeKind};
 use postrider_domain::time::Timestamp;
-use postrider_store::{AttemptRecord, EndpointKey, MessageKey, Notice, NoticeKey, Outbox, StoreError};
+use postrider_store::{AttemptRecord, EndpointKey, MAX_NOTICES, MessageKey, Notice, NoticeKey, Outbox, StoreError};
 use rusqlite::params;
 use serde::Serialize;
 
 use crate::SqliteStore;
 use crate::decode::{Columns, SqlError, all, first};
+use crate::inserts::json_list;
 use crate::range;
 use crate::writer::{Abort, News, Tx};
 
 #[async_trait]
 impl Outbox for SqliteStore {
-    async fn notices(&self, limit: usize) -> Result<Vec<Notice>, StoreError> {
+    async fn notices(&self, limit: usize, except: Vec<Uid>) -> Result<Vec<Notice>, StoreError> {
         self.readers
             .run(move |connection| {
-                let mut statement = connection
-                    .prepare_cached("SELECT no, recipient, event_type, payload FROM outbox ORDER BY no LIMIT ?")?;
-                all(statement.query([range::limit(limit)])?, |row| {
+                let mut statement = connection.prepare_cached(
+                    "SELECT no, recipient, event_type, payload FROM outbox
+                     WHERE recipient NOT IN (SELECT value FROM json_each(?)) ORDER BY no LIMIT ?",
+                )?;
+                let except = json_list(except.iter().map(Uid::as_str));
+                all(statement.query(params![except, range::limit(limit)])?, |row| {
                     let columns = Columns::new(row, "outbox");
                     Ok(Notice {
                         key: NoticeKey(columns.get("no")?),
@@ -94,9 +98,27 @@ fn reported(tx: &Tx<'_>, endpoint: EndpointKey) -> Result<Option<Reported>, SqlE
     })
 }
 
+/// Whether so many notices wait for an operator that no more are added. Counted only if there may be that many.
+fn is_full(tx: &Tx<'_>, recipient: &str) -> Result<bool, SqlError> {
+    let most = i64::try_from(MAX_NOTICES).unwrap_or(i64::MAX);
+    let span = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?));
+    let sql =
+        "SELECT (SELECT min(no) FROM outbox WHERE recipient = ?1), (SELECT max(no) FROM outbox WHERE recipient = ?1)";
+    let (Some(first), Some(last)) = tx.prepare_cached(sql)?.query_row([recipient], span)? else { return Ok(false) };
+    if last - first < most - 1 {
+        return Ok(false);
+    }
+    let mut count = tx.prepare_cached("SELECT count(*) FROM outbox WHERE recipient = ?")?;
+    Ok(count.query_row([recipient], |row| row.get::<_, i64>(0))? >= most)
+}
+
 fn add<T: Serialize>(tx: &Tx<'_>, recipient: &str, kind: NoticeKind, data: &T) -> Result<(), SqlError> {
     let payload = notice::payload(kind, data)
         .map_err(|error| SqlError::Driver(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))?;
+    if is_full(tx, recipient)? {
+        tracing::warn!(recipient, event_type = kind.event_type(), "an operational webhook is dropped: too many wait");
+        return Ok(());
+    }
     tx.prepare_cached("INSERT INTO outbox (recipient, event_type, payload) VALUES (?, ?, ?)")?.execute(params![
         recipient,
         kind.event_type(),

@@ -14,8 +14,9 @@ use postrider_domain::message::Message;
 use postrider_domain::names::IdOrUid;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    AcceptError, Accepted, ApplicationKey, DeliveryKey, Due, EndpointKey, IdempotencyKey, MessageKey, NewMessage, Once,
-    ResendError, Resent, Routes, Settlement, StoreError, Target, Wakes, Woken, Work, WriteError, Written,
+    AcceptError, Accepted, ApplicationKey, DeliveryKey, Due, EndpointKey, IdempotencyKey, MAX_MANUAL_OF_ENDPOINT,
+    MessageKey, NewMessage, Once, ResendError, Resent, Routes, Settlement, StoreError, Target, Wakes, Woken, Work,
+    WriteError, Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -305,6 +306,9 @@ impl Work for SqliteStore {
                 })?;
                 let resent = found.ok_or(Abort::Refused(ResendError::Write(WriteError::NotFound)))?;
                 if resent == Resent::Due {
+                    if is_full_of_manual(tx, endpoint)? {
+                        return Err(Abort::Refused(ResendError::TooMany));
+                    }
                     add_manual(tx, endpoint, message, now)?;
                     tx.tell(News::WorkAdded(endpoint));
                 }
@@ -363,6 +367,16 @@ impl Work for SqliteStore {
             })
             .await
     }
+}
+
+const MANUAL_SQL: &str = "SELECT count(*) FROM (SELECT 1 FROM delivery WHERE endpoint_no = ? AND trigger = 1 LIMIT ?)";
+
+/// Whether so many deliveries wait at an endpoint that somebody asked for that nobody may ask for more.
+pub(crate) fn is_full_of_manual(connection: &Connection, endpoint: EndpointKey) -> Result<bool, SqlError> {
+    let mut statement = connection.prepare_cached(MANUAL_SQL)?;
+    let waiting: usize =
+        statement.query_row(params![endpoint.0, range::limit(MAX_MANUAL_OF_ENDPOINT)], |row| row.get(0))?;
+    Ok(waiting >= MAX_MANUAL_OF_ENDPOINT)
 }
 
 /// Adds a manual delivery that is due at `now`, or as soon after it as no other delivery of this message is due.

@@ -57,7 +57,11 @@ pub use outbox::{Notice, NoticeKey, Outbox};
 pub use retention::{Retention, Swept};
 pub use scan::{Direction, Listed, PAGE_BYTES, Scan, limits};
 pub use streams::{LATEST_COMMIT, StreamFilter, StreamPosition, StreamSlice, Streams};
-pub use tasks::{Job, MAX_RECOVERED, NewTask, Outcome, ReplayFilter, Span, TaskFilter, Tasks};
+pub use tasks::{
+    Job, MAX_COUNTED_APPLICATIONS, MAX_COUNTED_TYPES, MAX_MANUAL_OF_ENDPOINT, MAX_NOTICES, MAX_RECOVERED,
+    MAX_TASKS_OF_APPLICATION, MAX_TASKS_OF_ENVIRONMENT, NewTask, Outcome, ReplayFilter, RunningTask, Span, TaskError,
+    TaskFilter, Tasks, limits as task_limits,
+};
 pub use tokens::{IssuedToken, TokenExpiry, Tokens};
 pub use work::{
     AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, Origin, ResendError, Resent, Routes,

@@ -29,8 +29,8 @@ pub struct Notice {
 /// Operations on the outbox. It is filled by [`crate::Work::settle`] and by changes of endpoints.
 #[async_trait]
 pub trait Outbox {
-    /// The oldest notices, at most `limit`.
-    async fn notices(&self, limit: usize) -> Result<Vec<Notice>, StoreError>;
+    /// The oldest notices to anybody but these, at most `limit`.
+    async fn notices(&self, limit: usize, except: Vec<Uid>) -> Result<Vec<Notice>, StoreError>;
 
     /// Removes notices that were accepted as messages. What is not there any more is no error.
     async fn remove_notices(&self, notices: Vec<NoticeKey>) -> Result<(), StoreError>;

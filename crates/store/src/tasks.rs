@@ -12,8 +12,25 @@ use postrider_domain::time::Timestamp;
 
 use crate::{ApplicationKey, EndpointKey, Listed, Once, Scan, StoreError, WriteError, Written};
 
-/// The most messages that one task of [`Job::Recover`] sends again.
-pub const MAX_RECOVERED: usize = 10_000;
+postrider_domain::limits! {
+    in "Background tasks";
+    /// Messages that one `recover` sends again
+    pub const MAX_RECOVERED: usize = 10_000, "messages", beyond "the later ones are left out";
+    /// Running tasks of one application
+    pub const MAX_TASKS_OF_APPLICATION: usize = 20, "tasks", beyond "429";
+    /// Running tasks of one environment
+    pub const MAX_TASKS_OF_ENVIRONMENT: usize = 200, "tasks", beyond "429";
+    /// Running tasks that send messages to one endpoint again
+    pub const MAX_REPLAYS_OF_ENDPOINT: usize = 1, "task", beyond "409";
+    /// Applications that one task counts by name
+    pub const MAX_COUNTED_APPLICATIONS: usize = 5_000, "applications", beyond "`otherApplications` says how many more there are";
+    /// Event types that one task counts by name
+    pub const MAX_COUNTED_TYPES: usize = 2_000, "event types", beyond "counted together, in `otherEventTypes`";
+    /// Deliveries that wait at one endpoint because somebody asked for them
+    pub const MAX_MANUAL_OF_ENDPOINT: usize = 10_000, "deliveries", beyond "429 for `resend` and for whatever sends messages again";
+    /// Notices to one operator that wait to be sent
+    pub const MAX_NOTICES: usize = 10_000, "notices", beyond "a notice is dropped, and the log says so";
+}
 
 /// A range of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +139,40 @@ pub struct NewTask {
     pub created_at: Timestamp,
 }
 
+/// A task that has more to do, and whose turn it is beside which others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunningTask {
+    /// Its id.
+    pub id: TaskId,
+    /// The engine's number of its environment.
+    pub environment: i64,
+    /// Its application, unless it is about all of the environment.
+    pub application: Option<ApplicationKey>,
+}
+
+/// A task was not added.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TaskError {
+    /// The store failed, or there is no such endpoint or application.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// Messages are being sent again at this endpoint already, by this task.
+    #[error("another task is sending messages to this endpoint again")]
+    Busy(TaskId),
+    /// [`MAX_MANUAL_OF_ENDPOINT`] deliveries that somebody asked for wait at the endpoint already.
+    #[error("too many deliveries that somebody asked for wait there already")]
+    TooManyDeliveries,
+    /// So many of the application's, or the environment's, tasks are running already.
+    #[error("{0} tasks are running already")]
+    TooMany(usize),
+}
+
+impl From<StoreError> for TaskError {
+    fn from(error: StoreError) -> Self {
+        Self::Write(error.into())
+    }
+}
+
 /// Which tasks a list shows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TaskFilter {
@@ -134,8 +185,9 @@ pub struct TaskFilter {
 /// Operations on background tasks.
 #[async_trait]
 pub trait Tasks {
-    /// Adds a task, and tells observers.
-    async fn create_task(&self, new: NewTask, once: Option<Once<Task>>) -> Result<Written<Task>, WriteError>;
+    /// Adds a task, and tells observers. At an endpoint one task at a time sends messages again; an application has at most
+    /// [`MAX_TASKS_OF_APPLICATION`] running tasks, an environment [`MAX_TASKS_OF_ENVIRONMENT`].
+    async fn create_task(&self, new: NewTask, once: Option<Once<Task>>) -> Result<Written<Task>, TaskError>;
 
     /// A task of this environment.
     async fn task(&self, environment: &EnvironmentId, id: TaskId) -> Result<Option<Task>, StoreError>;
@@ -148,15 +200,16 @@ pub trait Tasks {
         scan: Scan<Ksuid>,
     ) -> Result<Listed<Task>, StoreError>;
 
-    /// Tasks that have more to do, of all environments, oldest first, at most `limit`.
-    async fn running_tasks(&self, limit: usize) -> Result<Vec<TaskId>, StoreError>;
+    /// Tasks that have more to do, of all environments: the oldest ones of each application, at most `limit` of each,
+    /// ordered by environment, application and id.
+    async fn running_tasks(&self, limit: usize) -> Result<Vec<RunningTask>, StoreError>;
 
     /// Takes a task one step further; a step looks at about `rows` rows. Returns how far the task is then. One that is not
     /// running stays as it is, and one that there is not counts as finished.
     async fn advance_task(&self, id: TaskId, rows: usize, now: Timestamp) -> Result<TaskStatus, StoreError>;
 
-    /// Gives up a task that is running.
-    async fn fail_task(&self, id: TaskId, now: Timestamp) -> Result<(), StoreError>;
+    /// Gives up a task that is running; its data says why.
+    async fn fail_task(&self, id: TaskId, problem: &str, now: Timestamp) -> Result<(), StoreError>;
 
     /// Removes tasks that ended before `before`, at most `limit`; returns how many it removed.
     async fn forget_tasks(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError>;

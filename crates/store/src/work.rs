@@ -212,6 +212,9 @@ pub enum ResendError {
     /// The message's payload is gone.
     #[error("the payload is gone")]
     MissingPayload,
+    /// [`crate::MAX_MANUAL_OF_ENDPOINT`] deliveries that somebody asked for wait at the endpoint already.
+    #[error("too many deliveries that somebody asked for wait there already")]
+    TooMany,
 }
 
 /// Operations on the work table.

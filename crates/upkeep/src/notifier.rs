@@ -2,14 +2,21 @@
 //!
 //! A notice is removed after its message is on disk. A crash in between submits it again under the same idempotency key,
 //! which accepts nothing twice. From there on it is a message like any other: signed, filtered and retried.
+//!
+//! Recipients have nothing to do with each other: one whose notices can't be submitted is left alone for a while, longer
+//! each time, and everybody else's go on.
 
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::clock::Clock;
-use postrider_domain::names::IdOrUid;
+use postrider_domain::names::{IdOrUid, Uid};
+use postrider_domain::time::Timestamp;
 use postrider_ingest::{Intake, Submission, SubmitError};
 use postrider_store::{EndpointKey, IdempotencyKey, MessageKey, Notice, Observer, Store, StoreError};
 use ring::digest::{Context, SHA256};
@@ -22,6 +29,9 @@ const BATCH: usize = 128;
 
 /// The longest time without a look at the outbox. Only news that was missed waits for it.
 const LONGEST: Duration = Duration::from_secs(60);
+
+/// The longest time that a recipient is left alone.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Sends what is in the outbox.
 pub struct Notifier {
@@ -55,30 +65,43 @@ impl Notifier {
 
     /// Runs until the store is closed.
     pub async fn run(self) {
+        let mut parked = Parked::default();
         loop {
-            match self.drain().await {
-                Ok(()) => sleep_or(&self.clock, LONGEST, &self.filled.0).await,
-                Err(Problem::Store(StoreError::Closed)) => return,
-                Err(problem) => {
-                    tracing::warn!(%problem, "operational webhooks could not be sent yet; trying again");
+            match self.drain(&mut parked).await {
+                Ok(()) => sleep_or(&self.clock, parked.shortest_wait(self.clock.now()), &self.filled.0).await,
+                Err(StoreError::Closed) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "operational webhooks could not be sent yet; trying again");
                     sleep(&self.clock, AFTER_FAILURE).await;
                 }
             }
         }
     }
 
-    /// Submits everything that is in the outbox.
-    async fn drain(&self) -> Result<(), Problem> {
+    /// Submits everything that is in the outbox, but for recipients that are left alone.
+    async fn drain(&self, parked: &mut Parked) -> Result<(), StoreError> {
         loop {
-            let notices = self.store.notices(BATCH).await?;
+            let now = self.clock.now();
+            let notices = self.store.notices(BATCH, parked.still(now)).await?;
             if notices.is_empty() {
+                parked.forget_before(now);
                 return Ok(());
             }
             // Polled in order, so they are queued, and accepted, in order.
-            let results = join_all(notices.iter().map(|notice| self.submit(notice))).await;
+            let results = join_all(notices.iter().map(|notice| self.try_submit(notice))).await;
             let done = notices.iter().zip(&results).filter(|(_, result)| result.is_ok());
             self.store.remove_notices(done.map(|(notice, _)| notice.key).collect()).await?;
-            results.into_iter().collect::<Result<Vec<()>, SubmitError>>()?;
+            parked.learn(&notices, results, self.clock.now())?;
+        }
+    }
+
+    /// Submits a notice; one that makes this panic concerns its recipient only.
+    async fn try_submit(&self, notice: &Notice) -> Result<(), Problem> {
+        match AssertUnwindSafe(self.submit(notice)).catch_unwind().await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(SubmitError::Unavailable(StoreError::Closed))) => Err(Problem::Closed),
+            Ok(Err(error)) => Err(Problem::Other(error.to_string())),
+            Err(_) => Err(Problem::Other("submitting it panicked".to_owned())),
         }
     }
 
@@ -111,33 +134,64 @@ impl Notifier {
     }
 }
 
-/// Notices could not be sent.
+/// A notice could not be submitted.
 enum Problem {
-    Store(StoreError),
-    Submit(SubmitError),
+    Closed,
+    Other(String),
 }
 
-impl From<StoreError> for Problem {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
+/// Recipients that are left alone for a while.
+#[derive(Default)]
+struct Parked(HashMap<Uid, Wait>);
+
+struct Wait {
+    tries: u32,
+    not_before: Timestamp,
+}
+
+impl Parked {
+    /// Those whose time has not come.
+    fn still(&self, now: Timestamp) -> Vec<Uid> {
+        self.0.iter().filter(|(_, wait)| wait.not_before > now).map(|(recipient, _)| recipient.clone()).collect()
     }
-}
 
-impl From<SubmitError> for Problem {
-    fn from(error: SubmitError) -> Self {
-        match error {
-            SubmitError::Unavailable(error) => Self::Store(error),
-            error => Self::Submit(error),
-        }
+    /// Forgets those whose time has come and for whom there is nothing.
+    fn forget_before(&mut self, now: Timestamp) {
+        self.0.retain(|_, wait| wait.not_before > now);
     }
-}
 
-impl std::fmt::Display for Problem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Store(error) => error.fmt(f),
-            Self::Submit(error) => error.fmt(f),
+    fn shortest_wait(&self, now: Timestamp) -> Duration {
+        let next = self.0.values().map(|wait| wait.not_before.since(now)).min();
+        next.map_or(LONGEST, |next| next.clamp(Duration::from_millis(1), LONGEST))
+    }
+
+    /// Takes in what became of a batch.
+    fn learn(
+        &mut self,
+        notices: &[Notice],
+        results: Vec<Result<(), Problem>>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut failed: HashMap<&Uid, String> = HashMap::new();
+        for (notice, result) in notices.iter().zip(results) {
+            match result {
+                Ok(()) => {}
+                Err(Problem::Closed) => return Err(StoreError::Closed),
+                Err(Problem::Other(problem)) => drop(failed.insert(&notice.recipient, problem)),
+            }
         }
+        for notice in notices {
+            if !failed.contains_key(&notice.recipient) {
+                self.0.remove(&notice.recipient);
+            }
+        }
+        for (recipient, problem) in failed {
+            let tries = self.0.get(recipient).map_or(0, |wait| wait.tries) + 1;
+            let wait = AFTER_FAILURE.saturating_mul(2_u32.saturating_pow(tries - 1)).min(LONGEST_WAIT);
+            self.0.insert(recipient.clone(), Wait { tries, not_before: now.saturating_add(wait) });
+            tracing::warn!(%recipient, problem, tries, "failed to send operational webhooks to an operator; trying again later");
+        }
+        Ok(())
     }
 }
 

@@ -225,6 +225,7 @@ impl From<ResendError> for ApiError {
     fn from(error: ResendError) -> Self {
         match error {
             ResendError::Write(error) => error.into(),
+            ResendError::TooMany => Self::too_many_deliveries(),
             ResendError::MissingPayload => {
                 Self::new(StatusCode::BAD_REQUEST, "missing_payload", "The payload of this message is gone.")
             }

@@ -7,7 +7,7 @@ use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::{Ksuid, TaskId};
 use postrider_domain::names::IdOrUid;
 use postrider_domain::task::{Task, TaskKind, TaskStatus};
-use postrider_store::{Direction, IdempotencyKey, Job, NewTask, StoredAnswer, TaskFilter};
+use postrider_store::{Direction, IdempotencyKey, Job, NewTask, StoredAnswer, TaskError, TaskFilter};
 
 use crate::access::{CreateAttempts, Operator, Tenant};
 use crate::answer;
@@ -28,6 +28,8 @@ const EXPUNGE_SLICE: usize = 200;
 
 const STARTED: &str = "The task that does it; `GET /api/v1/background-task/{task_id}` shows how far it is.";
 
+const BUSY: &str = "Another task is sending messages to this endpoint again.";
+
 /// The routes.
 pub(super) fn routes() -> Routes {
     starting().and(watching())
@@ -43,6 +45,7 @@ fn starting() -> Routes {
                     "Each message with a failed attempt in this time, and no successful one, is sent once more; at most \
                      10,000 of them.",
                 )
+                .error(StatusCode::CONFLICT, BUSY)
                 .returns::<StartedOut>(StatusCode::ACCEPTED, STARTED),
         )
         .post(
@@ -53,6 +56,7 @@ fn starting() -> Routes {
                     "Each message of this time that the endpoint's filters let through, and that was never attempted there, \
                      is sent as if the endpoint had been there, with all retries.",
                 )
+                .error(StatusCode::CONFLICT, BUSY)
                 .returns::<StartedOut>(StatusCode::ACCEPTED, STARTED),
         )
         .post(
@@ -60,6 +64,7 @@ fn starting() -> Routes {
             bulk_replay,
             Operation::new("v1.endpoint.bulk-replay", "Send what was sent to an endpoint once more")
                 .description("Each message of this time that was attempted there is sent once more, if the filters let it.")
+                .error(StatusCode::CONFLICT, BUSY)
                 .returns::<StartedOut>(StatusCode::ACCEPTED, STARTED),
         )
         .post(
@@ -106,6 +111,24 @@ fn watching() -> Routes {
             Operation::new("v1.background-task.get", "Get a background task")
                 .returns::<Out>(StatusCode::OK, "The task."),
         )
+}
+
+impl From<TaskError> for ApiError {
+    fn from(error: TaskError) -> Self {
+        match error {
+            TaskError::Write(error) => error.into(),
+            TaskError::Busy(other) => {
+                let detail =
+                    format!("The task {other} is sending messages to this endpoint again. Wait until it ends.");
+                Self::new(StatusCode::CONFLICT, "task_running", detail)
+            }
+            TaskError::TooManyDeliveries => Self::too_many_deliveries(),
+            TaskError::TooMany(running) => {
+                let detail = format!("{running} background tasks are running already. Try again when some have ended.");
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_tasks", detail)
+            }
+        }
+    }
 }
 
 /// Adds a task, and answers with what `show` makes of it.

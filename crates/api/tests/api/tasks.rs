@@ -57,18 +57,51 @@ async fn what_failed_is_recovered_once() {
 }
 
 #[tokio::test]
+async fn a_second_task_that_sends_messages_to_an_endpoint_again_is_409_until_the_first_has_ended() {
+    let world = World::new();
+    shop(&world).await;
+    let since = json!({ "since": "2026-01-01T00:00:00Z" });
+    let first = world.post("/app/shop/endpoint/e/bulk-replay", since.clone()).await.expect(202);
+    for what in ["recover", "replay-missing", "bulk-replay"] {
+        let answer = world.post(&format!("/app/shop/endpoint/e/{what}"), since.clone()).await;
+        answer.refused(409, "task_running");
+        assert!(answer.expect(409)["detail"].as_str().unwrap().contains(&id(&first)));
+    }
+    finish(&world, &first).await;
+    world.post("/app/shop/endpoint/e/recover", since).await.expect(202);
+}
+
+#[tokio::test]
+async fn more_tasks_of_an_application_than_may_run_are_429_with_retry_after() {
+    let world = World::new();
+    world.app("shop").await;
+    world.app("other").await;
+    for _ in 0..postrider_store::MAX_TASKS_OF_APPLICATION {
+        world.post("/app/shop/msg/expunge-all-contents", Value::Null).await.expect(202);
+    }
+    let answer = world.post("/app/shop/msg/expunge-all-contents", Value::Null).await;
+    answer.refused(429, "too_many_tasks");
+    assert!(answer.headers.contains_key("retry-after"), "{:?}", answer.headers);
+    world.post("/app/other/msg/expunge-all-contents", Value::Null).await.expect(202);
+}
+
+#[tokio::test]
 async fn failures_are_recovered_for_fourteen_days() {
     let world = World::new();
     shop(&world).await;
     let path = "/app/shop/endpoint/e/recover";
     let body = |since: &str, until: Option<&str>| json!({ "since": since, "until": until });
-    world.post(path, body("2025-12-19T03:04:05Z", None)).await.expect(202);
+    let taken = async |body: Value| {
+        let task = world.post(path, body).await.expect(202);
+        finish(&world, &task).await;
+    };
+    taken(body("2025-12-19T03:04:05Z", None)).await;
     assert_eq!(world.post(path, body("2025-12-19T02:58:00Z", None)).await.invalid(), ["body.since"]);
-    world.post(path, body("2025-12-01T00:00:00Z", Some("2025-12-15T00:05:00Z"))).await.expect(202);
+    taken(body("2025-12-01T00:00:00Z", Some("2025-12-15T00:05:00Z"))).await;
     let long_ago = body("2025-12-01T00:00:00Z", Some("2025-12-15T00:05:00.001Z"));
     assert_eq!(world.post(path, long_ago).await.invalid(), ["body.since"]);
     // What is yet to come does not move the limit.
-    world.post(path, body("2025-12-20T00:00:00Z", Some("2027-01-01T00:00:00Z"))).await.expect(202);
+    taken(body("2025-12-20T00:00:00Z", Some("2027-01-01T00:00:00Z"))).await;
     assert_eq!(world.post(path, json!({})).await.invalid(), ["body"]);
     assert_eq!(world.post(path, body("soon", None)).await.invalid(), ["body.since"]);
     world.post("/app/shop/endpoint/f/recover", body("2026-01-01T00:00:00Z", None)).await.refused(404, "not_found");

@@ -17,10 +17,10 @@ use postrider_domain::names::{Channel, EventTypeName, Tag};
 use postrider_domain::task::{Task, TaskKind, TaskStatus};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, EndpointKey, Job, Listed, MessageKey, NewTask, Once, Outcome, ReplayFilter, Scan, Span, StoreError,
-    TaskFilter, Tasks, WriteError, Written,
+    ApplicationKey, EndpointKey, Job, Listed, MAX_TASKS_OF_APPLICATION, MAX_TASKS_OF_ENVIRONMENT, MessageKey, NewTask,
+    Once, Outcome, ReplayFilter, RunningTask, Scan, Span, StoreError, TaskError, TaskFilter, Tasks, Written,
 };
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -28,17 +28,19 @@ use crate::SqliteStore;
 use crate::applications::environment_number;
 use crate::decode::{Columns, SqlError, all, encode_json, first, listed};
 use crate::range::{self, Range};
+use crate::work::is_full_of_manual;
 use crate::writer::{Abort, News, Tx};
 use crate::{idempotency, messages};
 
 #[async_trait]
 impl Tasks for SqliteStore {
-    async fn create_task(&self, new: NewTask, once: Option<Once<Task>>) -> Result<Written<Task>, WriteError> {
+    async fn create_task(&self, new: NewTask, once: Option<Once<Task>>) -> Result<Written<Task>, TaskError> {
         self.writer
             .run(move |tx| {
                 if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
                     return Ok(Written::Replayed(answer));
                 }
+                make_room(tx, &new)?;
                 let task = insert(tx, &new)?;
                 idempotency::remember(tx, once, &task, new.created_at)?;
                 tx.tell(News::TaskAdded);
@@ -84,11 +86,15 @@ impl Tasks for SqliteStore {
             .await
     }
 
-    async fn running_tasks(&self, limit: usize) -> Result<Vec<TaskId>, StoreError> {
+    async fn running_tasks(&self, limit: usize) -> Result<Vec<RunningTask>, StoreError> {
         self.readers
             .run(move |connection| {
                 let mut statement = connection.prepare_cached(RUNNING_SQL)?;
-                all(statement.query([range::limit(limit)])?, |row| Columns::new(row, "task").id("id"))
+                all(statement.query([range::limit(limit)])?, |row| {
+                    let columns = Columns::new(row, "task");
+                    let application = columns.get::<Option<i64>>("application_no")?.map(ApplicationKey);
+                    Ok(RunningTask { id: columns.id("id")?, environment: columns.get("environment_no")?, application })
+                })
             })
             .await
     }
@@ -102,16 +108,9 @@ impl Tasks for SqliteStore {
         self.writer.run(move |tx| Ok::<_, Abort<StoreError>>(write_step(tx, id, step, slice, now)?)).await
     }
 
-    async fn fail_task(&self, id: TaskId, now: Timestamp) -> Result<(), StoreError> {
-        self.writer
-            .run(move |tx| {
-                tx.prepare_cached(
-                    "UPDATE task SET status = 'failed', updated_at = ? WHERE id = ? AND status = 'running'",
-                )?
-                .execute(params![now.as_micros(), id.ksuid().as_bytes()])?;
-                Ok::<_, Abort<StoreError>>(())
-            })
-            .await
+    async fn fail_task(&self, id: TaskId, problem: &str, now: Timestamp) -> Result<(), StoreError> {
+        let problem = problem.to_owned();
+        self.writer.run(move |tx| Ok::<_, Abort<StoreError>>(give_up(tx, id, problem, now)?)).await
     }
 
     async fn forget_tasks(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
@@ -137,7 +136,18 @@ fn list_sql(order: &str) -> String {
     )
 }
 
-const RUNNING_SQL: &str = "SELECT id FROM task WHERE status = 'running' ORDER BY id LIMIT ?";
+/// Walks all that are running: their number is bounded by environment. One that can't even be named is left out, so that it
+/// stops no other.
+const RUNNING_SQL: &str = "SELECT id, environment_no, application_no FROM (
+         SELECT id, environment_no, application_no,
+             row_number() OVER (PARTITION BY environment_no, application_no ORDER BY id) AS place
+         FROM task WHERE status = 'running' AND typeof(id) = 'blob' AND length(id) = 20
+     ) WHERE place <= ?";
+
+const REPLAYING_SQL: &str = "SELECT id FROM task WHERE status = 'running' AND endpoint_no = ? LIMIT 1";
+
+const COUNT_SQL: &str = "SELECT count(*), count(*) FILTER (WHERE application_no = ?2) FROM task
+     WHERE status = 'running' AND environment_no = ?1";
 
 const FORGET_SQL: &str = "DELETE FROM task WHERE id IN (
          SELECT id FROM task WHERE status <> 'running' AND updated_at < ? ORDER BY updated_at LIMIT ?
@@ -241,6 +251,44 @@ impl Parameters {
     }
 }
 
+/// The endpoint and the application that a job is about.
+fn subject(tx: &Tx<'_>, job: &Job) -> Result<(Option<i64>, Option<i64>), SqlError> {
+    Ok(match job {
+        Job::Recover { endpoint, .. } | Job::Replay { endpoint, .. } | Job::BulkReplay { endpoint, .. } => {
+            let mut statement = tx.prepare_cached("SELECT application_no FROM endpoint WHERE no = ?")?;
+            (Some(endpoint.0), statement.query_row([endpoint.0], |row| row.get(0)).optional()?)
+        }
+        Job::PurgeContent { application } => (None, Some(application.0)),
+        Job::ApplicationStats { .. } | Job::AggregateEventTypes => (None, None),
+    })
+}
+
+/// Refuses a task if too many are running.
+fn make_room(tx: &Tx<'_>, new: &NewTask) -> Result<(), Abort<TaskError>> {
+    let (endpoint, application) = subject(tx, &new.job)?;
+    if let Some(endpoint) = endpoint {
+        let mut statement = tx.prepare_cached(REPLAYING_SQL)?;
+        let other = first(statement.query([endpoint])?, |row| Columns::new(row, "task").id("id"))?;
+        if let Some(other) = other {
+            return Err(Abort::Refused(TaskError::Busy(other)));
+        }
+        if is_full_of_manual(tx, EndpointKey(endpoint))? {
+            return Err(Abort::Refused(TaskError::TooManyDeliveries));
+        }
+    }
+    let environment = environment_number(tx, &new.environment)?;
+    let (of_environment, of_application): (usize, usize) = tx
+        .prepare_cached(COUNT_SQL)?
+        .query_row(params![environment, application], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if application.is_some() && of_application >= MAX_TASKS_OF_APPLICATION {
+        return Err(Abort::Refused(TaskError::TooMany(of_application)));
+    }
+    if of_environment >= MAX_TASKS_OF_ENVIRONMENT {
+        return Err(Abort::Refused(TaskError::TooMany(of_environment)));
+    }
+    Ok(())
+}
+
 fn insert(tx: &Tx<'_>, new: &NewTask) -> Result<Task, SqlError> {
     let task = Task {
         id: new.id,
@@ -250,9 +298,11 @@ fn insert(tx: &Tx<'_>, new: &NewTask) -> Result<Task, SqlError> {
         created_at: new.created_at,
         updated_at: new.created_at,
     };
+    let (endpoint, application) = subject(tx, &new.job)?;
     tx.prepare_cached(
-        "INSERT INTO task (environment_no, id, kind, status, parameters, data, created_at, updated_at)
-         VALUES (?, ?, ?, ?, ?, '{}', ?, ?)",
+        "INSERT INTO task (environment_no, id, kind, status, parameters, data, created_at, updated_at, endpoint_no,
+             application_no)
+         VALUES (?, ?, ?, ?, ?, '{}', ?, ?, ?, ?)",
     )?
     .execute(params![
         environment_number(tx, &new.environment)?,
@@ -262,6 +312,8 @@ fn insert(tx: &Tx<'_>, new: &NewTask) -> Result<Task, SqlError> {
         encode_json(&Parameters::of(&new.job))?,
         task.created_at.as_micros(),
         task.updated_at.as_micros(),
+        endpoint,
+        application,
     ])?;
     Ok(task)
 }
@@ -377,6 +429,22 @@ fn write_step(tx: &Tx<'_>, id: TaskId, step: i64, slice: Slice, now: Timestamp) 
     Ok(status)
 }
 
+fn give_up(tx: &Tx<'_>, id: TaskId, problem: String, now: Timestamp) -> Result<(), SqlError> {
+    let id = id.ksuid();
+    let mut running = tx.prepare_cached("SELECT data FROM task WHERE id = ? AND status = 'running'")?;
+    let found: Option<String> = running.query_row([id.as_bytes()], |row| row.get(0)).optional()?;
+    let Some(found) = found else { return Ok(()) };
+    // What it has found so far may be what is wrong with it.
+    let mut data: Map<String, Value> = serde_json::from_str(&found).unwrap_or_default();
+    data.insert("error".to_owned(), problem.into());
+    tx.prepare_cached("UPDATE task SET status = 'failed', updated_at = ?, data = ? WHERE id = ?")?.execute(params![
+        now.as_micros(),
+        encode_json(&data)?,
+        id.as_bytes()
+    ])?;
+    Ok(())
+}
+
 /// An id as a place in a cursor.
 fn place(id: &[u8]) -> Value {
     id.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
@@ -417,8 +485,11 @@ mod tests {
                 "task USING INDEX task_by_id (environment_no=? AND id>? AND id<?)",
             );
         }
-        let plan = crate::plans::plan(RUNNING_SQL);
-        assert!(plan.iter().any(|step| step.contains("USING COVERING INDEX task_running")), "{plan:#?}");
+        for (sql, index) in [(RUNNING_SQL, "task_turn"), (COUNT_SQL, "task_turn"), (REPLAYING_SQL, "task_at_endpoint")]
+        {
+            let plan = crate::plans::plan(sql);
+            assert!(plan.iter().any(|step| step.contains(index)), "{plan:#?}");
+        }
     }
 
     #[test]

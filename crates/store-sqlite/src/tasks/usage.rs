@@ -2,7 +2,7 @@
 
 use postrider_domain::ids::{ApplicationId, Id as _, Ksuid};
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApplicationKey, Span};
+use postrider_store::{ApplicationKey, MAX_COUNTED_APPLICATIONS, MAX_COUNTED_TYPES, Span};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -114,6 +114,11 @@ pub(super) fn applications(
         let Some(application) = progress.no else {
             left -= 1;
             match progress.begin(connection, environment_no, chosen)? {
+                // More than a task may name are only numbered.
+                Some(_) if list.len() >= MAX_COUNTED_APPLICATIONS => {
+                    progress.no = None;
+                    count(&mut data, "otherApplications", 1);
+                }
                 Some((id, uid)) => list.push(json!({ "appId": id, "appUid": uid })),
                 None => ended = true,
             }
@@ -192,7 +197,12 @@ pub(super) fn event_types(connection: &Connection, stage: Stage) -> Result<Slice
         while let Some(row) = found.next()? {
             counted += 1;
             progress.counted = place(&row.get::<_, [u8; 20]>(0)?);
-            count(&mut types, &row.get::<_, String>(1)?, 1);
+            let name = row.get::<_, String>(1)?;
+            if types.len() >= MAX_COUNTED_TYPES && !types.contains_key(&name) {
+                count(&mut data, "otherEventTypes", 1);
+            } else {
+                count(&mut types, &name, 1);
+            }
         }
         if counted < left {
             progress.counted = Value::Null;

@@ -315,6 +315,9 @@ macro_rules! conformance_cases {
                 a_task_is_created_once_and_shown_to_its_environment,
                 lists_of_tasks_are_filtered_and_paged,
                 tasks_that_ended_stay_as_they_are_until_they_are_forgotten,
+                one_task_at_a_time_sends_messages_to_an_endpoint_again,
+                tasks_that_run_are_bounded_by_application_and_environment,
+                tasks_that_run_are_named_for_every_application,
                 recover_sends_each_failed_message_once_whatever_the_size_of_a_step,
                 recover_of_a_time_without_failures_does_nothing,
                 recover_has_a_limit,
@@ -348,6 +351,7 @@ macro_rules! conformance_cases {
                 an_attempt_is_reported_once,
                 a_disabled_endpoint_is_reported_once_with_the_time_of_its_first_failure,
                 notices_survive_a_restart_until_they_are_removed,
+                notices_to_some_recipients_are_left_out,
                 the_event_types_of_notices_are_there,
             }
             api_keys {

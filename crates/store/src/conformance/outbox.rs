@@ -30,7 +30,7 @@ async fn told<H: Harness>(world: &World<H>, environment: &EnvironmentId) -> App 
 
 /// The notices in the outbox, as recipient and payload; they are removed.
 async fn take<H: Harness>(world: &World<H>) -> Vec<(String, Value)> {
-    let notices = world.store().notices(100).await.unwrap();
+    let notices = world.store().notices(100, Vec::new()).await.unwrap();
     world.store().remove_notices(notices.iter().map(|notice| notice.key).collect()).await.unwrap();
     let shown = notices.iter().map(|notice| {
         let payload: Value = serde_json::from_slice(&notice.payload).unwrap();
@@ -181,14 +181,14 @@ pub(super) async fn notices_survive_a_restart_until_they_are_removed<H: Harness>
     for _ in 0..3 {
         world.endpoint(&app).await;
     }
-    let before = world.store().notices(2).await.unwrap();
+    let before = world.store().notices(2, Vec::new()).await.unwrap();
     assert_eq!(before.len(), 2);
     world.reopen().await;
-    assert_eq!(world.store().notices(2).await.unwrap(), before);
+    assert_eq!(world.store().notices(2, Vec::new()).await.unwrap(), before);
     for _ in 0..2 {
         world.store().remove_notices(vec![before[0].key]).await.unwrap();
     }
-    let left = world.store().notices(10).await.unwrap();
+    let left = world.store().notices(10, Vec::new()).await.unwrap();
     assert_eq!((left.len(), &left[0]), (2, &before[1]));
     assert!(left[1].key > left[0].key);
 }
@@ -205,4 +205,16 @@ pub(super) async fn the_event_types_of_notices_are_there<H: Harness>(world: &Wor
         let schema: Value = serde_json::from_str(kind.schemas.unwrap()["1"].get()).unwrap();
         assert_eq!(schema["examples"][0]["type"], kind.name.as_str());
     }
+}
+
+pub(super) async fn notices_to_some_recipients_are_left_out<H: Harness>(world: &World<H>) {
+    told(world, &environment()).await;
+    told(world, &other_environment()).await;
+    for environment in [environment(), other_environment(), environment()] {
+        let app = world.add_application(&environment, world.new_application(None)).await;
+        world.endpoint(&app).await;
+    }
+    let all = world.store().notices(10, Vec::new()).await.unwrap();
+    let except = vec![uid_of(environment().as_str()), uid_of("nobody")];
+    assert_eq!(world.store().notices(10, except).await.unwrap(), [all[1].clone()]);
 }

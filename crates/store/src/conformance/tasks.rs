@@ -1,5 +1,7 @@
 //! Cases for background tasks: what they do, in steps of any size, exactly once.
 
+use std::collections::BTreeSet;
+
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::Next;
@@ -17,16 +19,24 @@ use super::world::{
     type_name,
 };
 use crate::{
-    Accepted, Direction, Job, MAX_RECOVERED, MessageKey, NewTask, Outcome, ReplayFilter, Scan, Span, TaskFilter,
-    Written,
+    Accepted, Direction, Job, MAX_RECOVERED, MAX_TASKS_OF_APPLICATION, MAX_TASKS_OF_ENVIRONMENT, MessageKey, NewTask,
+    Outcome, ReplayFilter, Scan, Span, TaskError, TaskFilter, Written,
 };
 
 const ALWAYS: Span = Span { since: Timestamp::EPOCH, until: FAR };
 
 async fn add<H: Harness>(world: &World<H>, job: Job) -> TaskId {
+    try_add(world, &environment(), job).await.unwrap()
+}
+
+async fn try_add<H: Harness>(world: &World<H>, environment: &EnvironmentId, job: Job) -> Result<TaskId, TaskError> {
     let created_at = world.tick();
-    let new = NewTask { id: world.task_id(created_at), environment: environment(), job, created_at };
-    done(world.store().create_task(new, None).await.unwrap()).id
+    let new = NewTask { id: world.task_id(created_at), environment: environment.clone(), job, created_at };
+    Ok(done(world.store().create_task(new, None).await?).id)
+}
+
+async fn running<H: Harness>(world: &World<H>) -> Vec<TaskId> {
+    world.store().running_tasks(10).await.unwrap().into_iter().map(|task| task.id).collect()
 }
 
 async fn read<H: Harness>(world: &World<H>, id: TaskId) -> Task {
@@ -102,7 +112,7 @@ pub(super) async fn a_task_is_created_once_and_shown_to_its_environment<H: Harne
         updated_at: created_at,
     };
     assert_eq!((&task, &read(world, task.id).await), (&want, &want));
-    assert_eq!(store.running_tasks(10).await.unwrap(), [task.id]);
+    assert_eq!(running(world).await, [task.id]);
     assert!(store.task(&other_environment(), task.id).await.unwrap().is_none());
 }
 
@@ -112,7 +122,7 @@ pub(super) async fn lists_of_tasks_are_filtered_and_paged<H: Harness>(world: &Wo
     let types = add(world, Job::AggregateEventTypes).await;
     let last = add(world, Job::AggregateEventTypes).await;
     run(world, types, 10).await;
-    store.fail_task(last, world.tick()).await.unwrap();
+    store.fail_task(last, "a test", world.tick()).await.unwrap();
     let list = async |environment: &EnvironmentId, filter, limit| {
         let page = Scan::all(Direction::Descending, limit);
         let tasks = store.tasks(environment, filter, page).await.unwrap().rows;
@@ -132,25 +142,82 @@ pub(super) async fn lists_of_tasks_are_filtered_and_paged<H: Harness>(world: &Wo
 
 pub(super) async fn tasks_that_ended_stay_as_they_are_until_they_are_forgotten<H: Harness>(world: &World<H>) {
     let store = world.store();
-    let (first, second, running) = (
+    let (first, second, third) = (
         add(world, Job::AggregateEventTypes).await,
         add(world, Job::AggregateEventTypes).await,
         add(world, Job::AggregateEventTypes).await,
     );
     run(world, first, 10).await;
-    store.fail_task(second, world.tick()).await.unwrap();
+    store.fail_task(second, "a test", world.tick()).await.unwrap();
     let before = [read(world, first).await, read(world, second).await];
-    assert_eq!(before[1].status, TaskStatus::Failed);
+    assert_eq!(
+        (before[1].status, Value::from(before[1].data.clone())),
+        (TaskStatus::Failed, json!({ "error": "a test" }))
+    );
     for task in &before {
         assert_eq!(store.advance_task(task.id, 10, world.tick()).await.unwrap(), task.status);
-        store.fail_task(task.id, world.tick()).await.unwrap();
+        store.fail_task(task.id, "a test", world.tick()).await.unwrap();
         assert_eq!(&read(world, task.id).await, task);
     }
-    assert_eq!(store.running_tasks(10).await.unwrap(), [running]);
+    assert_eq!(running(world).await, [third]);
     assert_eq!(store.forget_tasks(before[1].updated_at, 10).await.unwrap(), 1);
     assert_eq!(store.forget_tasks(FAR, 10).await.unwrap(), 1);
     assert_eq!(store.forget_tasks(FAR, 10).await.unwrap(), 0, "one that runs is never forgotten");
     assert_eq!(store.advance_task(first, 10, world.tick()).await.unwrap(), TaskStatus::Finished);
+}
+
+pub(super) async fn one_task_at_a_time_sends_messages_to_an_endpoint_again<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let (endpoint, other) = (world.endpoint(&app).await, world.endpoint(&app).await);
+    let replay = |endpoint: &Ep| Job::Replay { endpoint: endpoint.key, span: ALWAYS };
+    let first = add(world, replay(&endpoint)).await;
+    let recover = || Job::Recover { endpoint: endpoint.key, span: ALWAYS };
+    let refused = try_add(world, &environment(), recover()).await;
+    assert!(matches!(refused, Err(TaskError::Busy(busy)) if busy == first), "{refused:?}");
+    add(world, replay(&other)).await;
+    run(world, first, 10).await;
+    add(world, recover()).await;
+}
+
+pub(super) async fn tasks_that_run_are_bounded_by_application_and_environment<H: Harness>(world: &World<H>) {
+    let (app, neighbour) = (world.application().await, world.application().await);
+    let purge = |app: &App| Job::PurgeContent { application: app.key };
+    let too_many = async |environment: &EnvironmentId, job: Job, most: usize| {
+        let refused = try_add(world, environment, job).await;
+        assert!(matches!(refused, Err(TaskError::TooMany(running)) if running == most), "{refused:?}");
+    };
+    let first = add(world, purge(&app)).await;
+    for _ in 1..MAX_TASKS_OF_APPLICATION {
+        add(world, purge(&app)).await;
+    }
+    too_many(&environment(), purge(&app), MAX_TASKS_OF_APPLICATION).await;
+    for _ in MAX_TASKS_OF_APPLICATION..MAX_TASKS_OF_ENVIRONMENT {
+        add(world, Job::AggregateEventTypes).await;
+    }
+    too_many(&environment(), Job::AggregateEventTypes, MAX_TASKS_OF_ENVIRONMENT).await;
+    too_many(&environment(), purge(&neighbour), MAX_TASKS_OF_ENVIRONMENT).await;
+    try_add(world, &other_environment(), Job::AggregateEventTypes).await.unwrap();
+    // The end of one makes room for one.
+    world.store().fail_task(first, "a test", world.tick()).await.unwrap();
+    add(world, purge(&app)).await;
+    too_many(&environment(), purge(&app), MAX_TASKS_OF_APPLICATION).await;
+}
+
+pub(super) async fn tasks_that_run_are_named_for_every_application<H: Harness>(world: &World<H>) {
+    let (app, neighbour) = (world.application().await, world.application().await);
+    let mut first = Vec::new();
+    for _ in 0..3 {
+        first.push(add(world, Job::PurgeContent { application: app.key }).await);
+    }
+    let second = add(world, Job::PurgeContent { application: neighbour.key }).await;
+    let third = try_add(world, &other_environment(), Job::AggregateEventTypes).await.unwrap();
+    let running = world.store().running_tasks(2).await.unwrap();
+    let found: BTreeSet<_> = running.iter().map(|task| task.id).collect();
+    assert_eq!(found, BTreeSet::from([first[0], first[1], second, third]));
+    let of = |id: TaskId| running.iter().find(|task| task.id == id).unwrap();
+    assert_eq!((of(first[0]).application, of(second).application), (Some(app.key), Some(neighbour.key)));
+    assert_eq!((of(third).application, of(first[0]).environment), (None, of(second).environment));
+    assert_ne!(of(third).environment, of(second).environment);
 }
 
 pub(super) async fn recover_sends_each_failed_message_once_whatever_the_size_of_a_step<H: Harness>(world: &World<H>) {
@@ -235,7 +302,7 @@ pub(super) async fn a_restart_goes_on_where_the_last_step_ended<H: Harness>(worl
         assert_eq!(world.store().advance_task(id, 1, now).await.unwrap(), TaskStatus::Running);
         world.reopen().await;
         assert_eq!(pending(world, &endpoint, Trigger::Manual).await, messages[..made]);
-        assert_eq!(world.store().running_tasks(10).await.unwrap(), [id]);
+        assert_eq!(running(world).await, [id]);
     }
     assert_eq!(run(world, id, 1).await, json!({ "messages": 5 }));
     assert_eq!(pending(world, &endpoint, Trigger::Manual).await, messages);
