@@ -75,7 +75,9 @@ async fn resets() {
 
 #[tokio::test]
 async fn very_many_headers() {
-    does_no_harm(Reply::many_headers(10_000)).await;
+    // Made once: the receiver's own work must not take the machine's cores.
+    let headers: String = (0..2_000).map(|number| format!("x-header-{number}: value\r\n")).collect();
+    does_no_harm(Reply::raw(format!("HTTP/1.1 200 OK\r\n{headers}content-length: 0\r\n\r\n"))).await;
 }
 
 #[tokio::test]
