@@ -33,6 +33,8 @@ postrider_domain::limits! {
     pub(crate) const MAX_BATCH: usize = 512, "messages, or those of one request", beyond "another commit";
     /// Rows in one commit: messages, and endpoints that they go to
     pub(crate) const MAX_ROWS: usize = 4_096, "rows, or those of one message", beyond "another commit";
+    /// Rows of one request that is committed together with those of others
+    pub(crate) const LARGE_ROWS: usize = 512, "rows", beyond "a commit of its own";
 }
 
 /// What a message takes in memory beside its payload, and what each endpoint adds, in bytes.
@@ -135,6 +137,8 @@ impl Environment {
 
 #[derive(Default)]
 struct Queue {
+    /// A large request whose turn it is: it waits for those before it, and goes by itself.
+    aside: Option<Place>,
     turns: VecDeque<EnvironmentId>,
     environments: HashMap<EnvironmentId, Environment, foldhash::fast::RandomState>,
     closed: bool,
@@ -161,14 +165,23 @@ impl Queue {
         place
     }
 
-    /// Takes a batch; what came together stays together, so it may be larger than one.
+    /// Takes a batch; what came together stays together, so it may be larger than one. What is large goes by itself:
+    /// whoever sends a single message waits for the commit under way, and not for another tenant's thousand rows in his own.
     fn take(&mut self) -> Vec<Place> {
         let (mut taken, mut count, mut rows) = (Vec::new(), 0, 0);
         while count < MAX_BATCH && rows < MAX_ROWS {
-            let Some(place) = self.next() else { break };
+            let Some(place) = self.aside.take().or_else(|| self.next()) else { break };
+            let is_large = place.0.rows() > LARGE_ROWS;
+            if is_large && !taken.is_empty() {
+                self.aside = Some(place);
+                break;
+            }
             count += place.0.count();
             rows += place.0.rows();
             taken.push(place);
+            if is_large {
+                break;
+            }
         }
         taken
     }
@@ -359,9 +372,22 @@ mod tests {
         for together in [Some(300), None, Some(1_000), Some(10), None] {
             push(&batcher, "org_a", 1, together).await.unwrap();
         }
-        assert_eq!(taken(&batcher), [vec![300, 1, 1_000], vec![10, 1]]);
+        assert_eq!(taken(&batcher), [vec![300, 1], vec![1_000], vec![10, 1]]);
         assert_eq!(batcher.room.used(), 0);
         assert!(batcher.queue.lock().environments.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_single_message_is_never_in_the_commit_of_a_large_request() {
+        let batcher = Batcher::new(ROOM);
+        for _ in 0..3 {
+            push(&batcher, "org_a", 1, Some(1_000)).await.unwrap();
+        }
+        for _ in 0..2 {
+            push(&batcher, "org_b", 2, None).await.unwrap();
+        }
+        assert_eq!(taken(&batcher), [vec![1_000], vec![1], vec![1_000], vec![1], vec![1_000]]);
+        assert_eq!(batcher.room.used(), 0);
     }
 
     #[tokio::test]
