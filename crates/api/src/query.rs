@@ -93,10 +93,14 @@ impl<'a> QueryString<'a> {
     }
 
     /// The text of a parameter.
-    pub(crate) fn text(&self, name: &'static str) -> Option<&str> {
-        // What is longer names nothing.
+    pub(crate) fn text(&self, name: &'static str) -> Result<Option<&str>> {
         self.note(name, || json!({ "type": "string", "maxLength": MAX_NAME_BYTES }));
-        self.find(name)
+        match self.find(name) {
+            Some(text) if text.chars().count() > MAX_NAME_BYTES => {
+                Err(ApiError::invalid(&["query", name], format!("must be at most {MAX_NAME_BYTES} characters long")))
+            }
+            found => Ok(found),
+        }
     }
 
     fn find(&self, name: &str) -> Option<&str> {

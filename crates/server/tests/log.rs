@@ -99,6 +99,7 @@ async fn a_start_although_nobody_reads_standard_output_and_error() {
     std::thread::spawn(move || while writer.write_all(&[b'x'; 4_096]).is_ok() {});
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_postrider"))
         .args(["serve", "--dev", "--listen", &address.to_string()])
+        .env_clear()
         .current_dir(folder.path())
         .stdout(full.try_clone().unwrap())
         .stderr(full)

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use postrider_domain::ids::{Id as _, Ksuid};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, EndpointKey, LATEST_COMMIT, MessageKey, StoreError, StreamFilter, StreamPosition, StreamSlice,
-    Streams,
+    ApplicationKey, EndpointKey, LATEST_COMMIT, MAX_CONSUMERS, MessageKey, StoreError, StreamFilter, StreamPosition,
+    StreamSlice, Streams, WriteError,
 };
 use rusqlite::{Connection, OptionalExtension as _, Rows, params};
 
@@ -56,23 +56,29 @@ impl Streams for SqliteStore {
         reader: &str,
         position: StreamPosition,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), WriteError> {
         let reader = reader.to_owned();
         self.writer
             .run(move |tx| {
                 let seen = position.seen.map(|seen| seen.0);
-                tx.prepare_cached(
-                    "INSERT OR REPLACE INTO stream_reader (endpoint_no, name, after, seen, updated_at)
-                     VALUES (?, ?, ?, ?, ?)",
-                )?
-                .execute(params![
-                    endpoint.0,
-                    reader,
-                    position.after.as_bytes(),
-                    seen,
-                    now.as_micros()
-                ])?;
-                Ok::<_, Abort<StoreError>>(())
+                let noted = tx
+                    .prepare_cached(
+                        "INSERT OR REPLACE INTO stream_reader (endpoint_no, name, after, seen, updated_at)
+                         SELECT ?1, ?2, ?3, ?4, ?5
+                         WHERE (SELECT count(*) FROM stream_reader WHERE endpoint_no = ?1 AND name <> ?2) < ?6",
+                    )?
+                    .execute(params![
+                        endpoint.0,
+                        reader,
+                        position.after.as_bytes(),
+                        seen,
+                        now.as_micros(),
+                        MAX_CONSUMERS
+                    ])?;
+                if noted == 0 {
+                    return Err(Abort::Refused(WriteError::Full { most: MAX_CONSUMERS as u64 }));
+                }
+                Ok(())
             })
             .await
     }

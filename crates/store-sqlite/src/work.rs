@@ -205,10 +205,11 @@ impl Work for SqliteStore {
         loop {
             let found = self.lists.run(move |connection| misdated(connection, latest)).await?;
             let count = found.len();
+            let first = now.as_micros() + pulled as i64;
             self.writer
                 .run(move |tx| {
-                    for row in &found {
-                        make_due(tx, row, now.as_micros())?;
+                    for (due, row) in (first..).zip(&found) {
+                        make_due(tx, row, due)?;
                     }
                     Ok::<_, Abort<StoreError>>(())
                 })
@@ -459,8 +460,10 @@ fn misdated(connection: &Connection, latest: i64) -> Result<Vec<Misdated>, SqlEr
     })
 }
 
-/// Makes a delivery due now, and has the log say so.
-fn make_due(connection: &Connection, row: &Misdated, now: i64) -> Result<(), SqlError> {
+/// Makes a delivery due at `due`, or at the next microsecond at which its message is not due there already, and has the log
+/// say so. Whoever makes many due takes another microsecond for each: to look for a free one again and again would take the
+/// square of their number.
+fn make_due(connection: &Connection, row: &Misdated, mut due: i64) -> Result<(), SqlError> {
     let Misdated { endpoint, due_at, message, made, trigger } = row;
     connection
         .prepare_cached("DELETE FROM delivery WHERE endpoint_no = ? AND due_at = ? AND message_no = ?")?
@@ -472,7 +475,6 @@ fn make_due(connection: &Connection, row: &Misdated, now: i64) -> Result<(), Sql
         "INSERT INTO delivery (endpoint_no, due_at, message_no, made, trigger) VALUES (?, ?, ?, ?, ?)
          ON CONFLICT DO NOTHING",
     )?;
-    let mut due = now;
     while insert.execute(params![endpoint, due, message, made, trigger])? == 0 {
         due += 1;
     }

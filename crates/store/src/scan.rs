@@ -17,6 +17,9 @@ postrider_domain::limits! {
     /// What the rows of a page hold, not counting what the last of them brings: so large rows make a short page, and not
     /// one that takes all memory
     pub const PAGE_BYTES: usize = 2_097_152, "bytes", beyond "the page ends early, and the next goes on";
+    in "Pollers";
+    /// The consumers of an endpoint's messages: names under which somebody polls
+    pub const MAX_CONSUMERS: usize = 100, "consumers", beyond "400 `limit_reached`";
 }
 
 /// What a walk over large rows found.

@@ -13,7 +13,7 @@ use postrider_domain::message::Message;
 use postrider_domain::names::{Channel, EventTypeName};
 use postrider_domain::time::Timestamp;
 
-use crate::{ApplicationKey, EndpointKey, MessageKey, StoreError};
+use crate::{ApplicationKey, EndpointKey, MessageKey, StoreError, WriteError};
 
 /// How long the way from a message's id to its commit may be for the message not to be missed.
 pub const LATEST_COMMIT: Duration = Duration::from_secs(60);
@@ -72,12 +72,12 @@ pub trait Streams {
     /// Where a named reader of an endpoint's stream is; `None` if it never said.
     async fn stream_position(&self, endpoint: EndpointKey, reader: &str) -> Result<Option<StreamPosition>, StoreError>;
 
-    /// Notes where a named reader is.
+    /// Notes where a named reader is. [`WriteError::Full`] if it is new, and the endpoint has [`crate::MAX_CONSUMERS`].
     async fn set_stream_position(
         &self,
         endpoint: EndpointKey,
         reader: &str,
         position: StreamPosition,
         now: Timestamp,
-    ) -> Result<(), StoreError>;
+    ) -> Result<(), WriteError>;
 }

@@ -43,6 +43,12 @@ const ERRORS: [(StatusCode, &str, &str); 10] = [
     (StatusCode::SERVICE_UNAVAILABLE, "Unavailable", "The server can't take this now. Try again later."),
 ];
 
+/// What becomes of a head that is too large to be looked at: an answer without a body, and the end of the connection.
+pub(crate) const HEAD_ERRORS: [(StatusCode, &str); 2] = [
+    (StatusCode::URI_TOO_LONG, "The path with its query is too long to be read."),
+    (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "The head of the request is too large to be read."),
+];
+
 /// The schemas of errors.
 pub(crate) fn schemas() -> Map<String, Value> {
     let error = json!({

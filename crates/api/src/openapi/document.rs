@@ -162,6 +162,9 @@ fn responses(route: &Route, routes: &[&Route], schemas: &mut Schemas) -> Map<Str
     for (status, when) in &route.operation.errors {
         all.insert(status.as_str().to_owned(), components::error(*status, when));
     }
+    for (status, when) in components::HEAD_ERRORS {
+        all.insert(status.as_str().to_owned(), json!({ "description": when }));
+    }
     all
 }
 

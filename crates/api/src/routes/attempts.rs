@@ -105,7 +105,7 @@ impl FromQuery for ListQuery {
             with_response: query.flag("with_content", true)?,
             with_message: query.flag("with_msg", false)?,
         };
-        let endpoint = query.text("endpoint_id").map(IdOrUid::parse);
+        let endpoint = query.text("endpoint_id")?.map(IdOrUid::parse);
         Ok(Self { timed: Timed::from_query::<AttemptId>(query)?, filter, is_empty, endpoint })
     }
 }

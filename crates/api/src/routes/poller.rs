@@ -12,7 +12,7 @@ use postrider_domain::ids::{Id as _, Ksuid, MessageId};
 use postrider_domain::names::{NameError, is_step};
 use postrider_domain::schema::KSUID_PATTERN;
 use postrider_domain::time::Timestamp;
-use postrider_store::{EndpointKey, MessageKey, Stored, StreamFilter, StreamPosition};
+use postrider_store::{EndpointKey, MessageKey, Stored, StreamFilter, StreamPosition, WriteError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -148,7 +148,7 @@ pub(super) async fn poll_as_consumer(
     let consumer = consumer(&tenant)?;
     let from = match query.iterator {
         Some(position) => {
-            state.store.set_stream_position(endpoint.key, consumer, position, state.clock.now()).await?;
+            note(&state, endpoint.key, consumer, position).await?;
             position
         }
         None => {
@@ -157,6 +157,18 @@ pub(super) async fn poll_as_consumer(
         }
     };
     slice(&state, &tenant, &endpoint.value, query, from).await
+}
+
+/// Notes where a consumer is. A new one beyond what an endpoint may have is refused.
+async fn note(state: &Shared, endpoint: EndpointKey, consumer: &str, position: StreamPosition) -> Result<()> {
+    let noted = state.store.set_stream_position(endpoint, consumer, position, state.clock.now()).await;
+    noted.map_err(|error| match error {
+        WriteError::Full { most } => {
+            let detail = format!("The endpoint has {most} consumers already, and may not have more.");
+            ApiError::new(StatusCode::BAD_REQUEST, "limit_reached", detail)
+        }
+        error => error.into(),
+    })
 }
 
 /// From where on a consumer wants to read.
@@ -184,7 +196,7 @@ pub(super) async fn seek(
         Timestamp::parse(&body.after).map_err(|error| ApiError::invalid(&["body", "after"], error.to_string()))?;
     let endpoint = sink(&tenant, &state).await?;
     let position = before(after);
-    state.store.set_stream_position(endpoint.key, consumer(&tenant)?, position, state.clock.now()).await?;
+    note(&state, endpoint.key, consumer(&tenant)?, position).await?;
     Ok(answer::json(StatusCode::OK, &SeekOut { iterator: iterator(position) }))
 }
 

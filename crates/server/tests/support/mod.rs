@@ -13,6 +13,12 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) fn postrider() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
     command.env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
+    // What is set for the tests is no setting of the program, and it refuses what it does not know.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("POSTRIDER_") {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

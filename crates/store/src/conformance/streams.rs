@@ -87,6 +87,14 @@ pub(super) async fn a_reader_is_where_it_said<H: Harness>(world: &mut World<H>) 
     for (reader, position) in [("one", START), ("two", START), ("one", first)] {
         store.set_stream_position(endpoint.key, reader, position, world.tick()).await.unwrap();
     }
+    for number in 2..crate::MAX_CONSUMERS {
+        let reader = format!("reader-{number}");
+        store.set_stream_position(endpoint.key, &reader, START, world.tick()).await.unwrap();
+    }
+    let one_more = store.set_stream_position(endpoint.key, "one more", START, world.tick()).await;
+    assert!(matches!(one_more, Err(crate::WriteError::Full { .. })), "{one_more:?}");
+    // Those who are there go on.
+    store.set_stream_position(endpoint.key, "one", first, world.tick()).await.unwrap();
     world.reopen().await;
     let store = world.store();
     assert_eq!(store.stream_position(endpoint.key, "one").await.unwrap(), Some(first));
