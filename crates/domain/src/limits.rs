@@ -1,4 +1,4 @@
-//! Bounds, declared where they hold: each crate lists its own with [`limits!`](crate::limits), which defines the
+//! Bounds, declared where they hold: each crate lists its own with [`limits!`](macro@crate::limits), which defines the
 //! constants, and `docs/limits.md` is generated from all of them. So the table cannot say anything but what the code does.
 
 /// One bound, as `docs/limits.md` shows it.
