@@ -7,8 +7,8 @@ const api = await (await fetch(`${url}/api/v1/openapi.json`)).json();
 
 // Without a page: what builds nodes is defined and not called.
 const page = { getElementById: () => null };
-const load = new Function("document", `${script.replace(/^start\(\);$/m, "")}\nreturn { query, searchable, operations };`);
-const { query, searchable, operations } = load(page);
+const load = new Function("document", "location", `${script.replace(/^start\(\);$/m, "")}\nreturn { query, searchable, operations };`);
+const { query, searchable, operations } = load(page, new URL(`${url}/docs/`));
 const all = operations(api).flatMap(({ operations: own }) => own).map((operation) => ({ id: operation.operationId, text: searchable(api, operation) }));
 
 /** The ids of what is shown for a text. */

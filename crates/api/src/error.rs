@@ -75,6 +75,7 @@ pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
 pub(crate) struct Problem {
     /// Where: `body`, `query` or `path`, then member names; elements of lists as `[0]`.
     #[schemars(with = "Vec<Place>", length(max = MAX_DEPTH))]
+    #[serde(serialize_with = "cut")]
     pub(crate) loc: Vec<Cow<'static, str>>,
     /// What, for people.
     #[schemars(with = "Said")]
@@ -90,6 +91,11 @@ impl Problem {
     pub(crate) const DECODE: &'static str = "value_error.jsondecode";
     /// A value breaks a rule.
     pub(crate) const VALUE: &'static str = "value_error";
+}
+
+/// Shows where a problem is; names that a caller made up are cut, wherever the problem was found.
+fn cut<S: serde::Serializer>(loc: &[Cow<'static, str>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(loc.iter().cloned().map(crate::rules::cut))
 }
 
 impl From<Violation> for Problem {

@@ -3,7 +3,7 @@
 use axum::extract::{FromRequestParts, RawPathParams};
 use http::request::Parts;
 use postrider_domain::ids::Id;
-use postrider_domain::names::IdOrUid;
+use postrider_domain::names::{IdOrUid, MAX_NAME_BYTES};
 
 use crate::error::{ApiError, Result};
 use crate::router::Shared;
@@ -24,7 +24,9 @@ impl Params {
 
     /// A parameter that may be an id or the caller's own identifier.
     pub(crate) fn id_or_uid<I: Id>(&self, name: &'static str) -> Result<IdOrUid<I>> {
-        self.text(name).map(IdOrUid::parse)
+        let text = self.text(name)?;
+        // What is longer names nothing, and is made by no upsert either.
+        if text.len() > MAX_NAME_BYTES { Err(ApiError::no_such("path")) } else { Ok(IdOrUid::parse(text)) }
     }
 
     /// A parameter that can only be an id.

@@ -148,7 +148,7 @@ fn is_longer(text: &str, most: usize) -> bool {
     text.len() > most && text.chars().nth(most).is_some()
 }
 
-fn cut(name: Cow<'static, str>) -> Cow<'static, str> {
+pub(crate) fn cut(name: Cow<'static, str>) -> Cow<'static, str> {
     match name.char_indices().nth(MAX_PLACE) {
         Some((end, _)) => Cow::Owned(format!("{}…", &name[..end])),
         None => name,

@@ -185,3 +185,12 @@ fn people_see_headers_when_they_ask_for_them() {
     let shown = process.line_with("x-own: ");
     assert!(!shown.contains('\u{9b}'), "{shown}");
 }
+
+#[test]
+fn a_listener_that_is_told_to_forward_to_itself_does_so_once() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let to = format!("http://127.0.0.1:{port}/");
+    let (listener, address) = listen_json(&["--port", &port.to_string(), "--forward-to", &to]);
+    assert_eq!(post(&address, &[("webhook-id", "a")], BODY), 508);
+    assert_eq!(listener.json()["status"], 508);
+}

@@ -18,6 +18,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// More than any answer to a webhook has to say.
 const LARGEST_RESPONSE: usize = 1024 * 1024;
 
+/// Marks what was forwarded, so that a listener that is its own application does not forward without an end.
+pub(super) const MARK: header::HeaderName = header::HeaderName::from_static("postrider-forwarded");
+
 /// Headers that concern one connection only, and those that are written anew.
 const NOT_FORWARDED: [header::HeaderName; 5] =
     [header::CONNECTION, header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE];
@@ -71,6 +74,7 @@ impl Forward {
         let mut request = Request::builder().method(parts.method.clone()).uri(target).body(Full::new(body))?;
         *request.headers_mut() = passed_on(&parts.headers);
         request.headers_mut().insert(header::HOST, self.authority.parse()?);
+        request.headers_mut().insert(MARK, header::HeaderValue::from_static("1"));
         Ok(request)
     }
 }

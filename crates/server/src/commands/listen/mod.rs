@@ -144,6 +144,9 @@ pub(super) async fn demo(socket: TcpListener, key: VerifyingKey, stdout: Output)
 
 async fn receive(listener: Arc<Listener>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let (parts, body) = request.into_parts();
+    if listener.forward.is_some() && parts.headers.contains_key(forward::MARK) {
+        return Ok(http1::empty(StatusCode::LOOP_DETECTED));
+    }
     let Ok(body) = Limited::new(body, LARGEST_BODY).collect().await else {
         return Ok(http1::empty(StatusCode::PAYLOAD_TOO_LARGE));
     };
