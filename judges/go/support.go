@@ -125,8 +125,11 @@ func listen() *receiver {
 }
 
 func (r *receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
-	r.arrived <- delivery{request.Header, must(io.ReadAll(request.Body))}
-	w.WriteHeader(r.status())
+	body := must(io.ReadAll(request.Body))
+	// Taken before the case hears of the request: what it then says with answer() is for the next one.
+	status := r.status()
+	r.arrived <- delivery{request.Header, body}
+	w.WriteHeader(status)
 }
 
 func (r *receiver) status() int {

@@ -55,9 +55,11 @@ class Receiver:
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["content-length"]))
+                # Taken before the case hears of the request: what it then sets is for the next one.
+                status = statuses.pop(0) if statuses else 200
                 # Names of headers have no case; on HTTP/1 they come in title case.
                 arrived.put(({name.lower(): value for name, value in self.headers.items()}, body))
-                self.send_response(statuses.pop(0) if statuses else 200)
+                self.send_response(status)
                 self.send_header("content-length", "0")
                 self.end_headers()
 

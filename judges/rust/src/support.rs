@@ -110,8 +110,9 @@ impl Receiver {
             async move {
                 let (head, body) = request.into_parts();
                 let body = body.collect().await.unwrap().to_bytes();
-                arrive.send(Delivery { headers: head.headers, body }).unwrap();
+                // Taken before the case hears of the request: what it then says with `answer` is for the next one.
                 let status = answers.lock().unwrap().pop_front().unwrap_or(200);
+                arrive.send(Delivery { headers: head.headers, body }).unwrap();
                 Ok::<_, Infallible>(Response::builder().status(status).body(Empty::<Bytes>::new()).unwrap())
             }
         };
