@@ -5,7 +5,9 @@
 //!
 //! * A complete status line is the verdict. Headers that are not used, in whatever form and number, and a body that breaks
 //!   off, has wrong chunks or never ends, do not change it.
-//! * Framing that contradicts itself is refused: the response does not count, since nobody can say where it ends.
+//! * Framing that contradicts itself (two different lengths, or a length beside a coding) is refused: the response does not
+//!   count, since somebody on its way sees another one. Framing that only cannot be read is as good as none: the body goes on
+//!   until the connection ends.
 //! * A connection is used again only if the response leaves no doubt about where it ended.
 //! * Memory is bounded: of a line, [`MAX_LINE_BYTES`] are held; heads and body are read up to [`MAX_HEAD_BYTES`] and
 //!   [`MAX_BODY_BYTES`], interim responses up to [`MAX_INTERIM`].
@@ -46,8 +48,19 @@ pub(crate) struct Parser {
     interim: usize,
     status: u16,
     framing: Framing,
+    /// The header that came last, if the line after it may belong to it.
+    pending: Option<Pending>,
     /// Nothing has been odd enough to doubt where the response ends.
     clean: bool,
+}
+
+/// A header that matters, of which the last line may not have come: it can be folded.
+#[derive(Debug)]
+struct Pending {
+    name: Name,
+    value: Vec<u8>,
+    /// None of it is missing.
+    whole: bool,
 }
 
 /// What comes next.
@@ -82,6 +95,7 @@ impl Parser {
             interim: 0,
             status: 0,
             framing: Framing::default(),
+            pending: None,
             clean: true,
         }
     }
@@ -195,8 +209,14 @@ impl Parser {
         Next::Go
     }
 
-    /// As much was read as is read at most.
-    fn full(&self, received: &Received) -> Next {
+    /// As much was read as is read at most. A status counts also if only the end of its reason is missing.
+    fn full(&mut self, received: &mut Received) -> Next {
+        if self.at == At::Status
+            && let Some((_, status)) = parse_status(&self.line.held)
+            && !is_interim(status)
+        {
+            received.begin(status);
+        }
         if received.status().is_some() {
             Next::Over { reusable: false }
         } else if self.interim > 0 {
@@ -210,7 +230,7 @@ impl Parser {
         let Some((minor, status)) = parse_status(line.bytes) else { return no_http(line.bytes) };
         self.status = status;
         self.framing = Framing { http_1_0: minor == b'0', ..Framing::default() };
-        if self.is_interim() {
+        if is_interim(status) {
             self.interim += 1;
             if self.interim > MAX_INTERIM {
                 return too_many_interim();
@@ -221,39 +241,62 @@ impl Parser {
         self.go(At::Header)
     }
 
-    /// 101 is final: whoever switches protocols unasked says nothing more that could be read.
-    fn is_interim(&self) -> bool {
-        matches!(self.status, 100 | 102..200)
-    }
-
     /// A response that has no body, whatever its head announces.
     fn is_bodiless(&self) -> bool {
         matches!(self.status, 101 | 204 | 304)
     }
 
     fn header(&mut self, line: Text<'_>, received: &mut Received) -> Next {
-        if self.is_interim() {
+        if is_interim(self.status) {
             return Next::Go;
         }
         let Field { name, value, clean } = Field::parse(line.bytes);
         self.clean &= clean;
+        if name == Name::Continuation {
+            self.fold(line, received);
+            return Next::Go;
+        }
+        let next = self.header_ended();
+        if name == Name::RetryAfter && line.whole {
+            received.retry_after(value, self.wall);
+        }
+        if name != Name::Other {
+            self.pending = Some(Pending { name, value: value.to_vec(), whole: line.whole });
+        }
+        next
+    }
+
+    /// A line that belongs to the header before it, as if there were a blank instead of the end of the line.
+    fn fold(&mut self, line: Text<'_>, received: &mut Received) {
+        let Some(pending) = self.pending.as_mut() else { return };
+        let more = trim_end(trim_start(line.bytes));
+        pending.whole &= line.whole && pending.value.len() + more.len() < MAX_LINE_BYTES;
+        if !pending.whole {
+            return;
+        }
+        if !pending.value.is_empty() && !more.is_empty() {
+            pending.value.push(b' ');
+        }
+        pending.value.extend_from_slice(more);
+        if pending.name == Name::RetryAfter {
+            received.retry_after(&pending.value, self.wall);
+        }
+    }
+
+    /// The line after a header is none of its own: now it says what it says.
+    fn header_ended(&mut self) -> Next {
+        let Some(Pending { name, value, whole }) = self.pending.take() else { return Next::Go };
+        self.clean &= whole || name == Name::RetryAfter;
         let framed = match name {
-            Name::ContentLength | Name::TransferEncoding if !line.whole => Err("a framing header is too long"),
-            Name::ContentLength => self.framing.content_length(value),
-            Name::TransferEncoding => self.framing.transfer_encoding(value),
-            Name::Continuation if self.framing.last => Err("a framing header is folded"),
+            Name::ContentLength if whole => self.framing.content_length(&value),
+            Name::ContentLength => self.framing.unreadable_length(),
+            Name::TransferEncoding => self.framing.transfer_encoding(&value, whole),
             Name::Connection => {
-                self.clean &= line.whole;
-                self.framing.connection(value);
-                Ok(())
-            }
-            Name::RetryAfter if line.whole => {
-                received.retry_after(value, self.wall);
+                self.framing.connection(&value);
                 Ok(())
             }
             Name::RetryAfter | Name::Continuation | Name::Other => Ok(()),
         };
-        self.framing.last = matches!(name, Name::ContentLength | Name::TransferEncoding);
         match framed {
             Err(_) if self.is_bodiless() => self.clean = false,
             Err(why) => return self.contradiction(why),
@@ -269,8 +312,11 @@ impl Parser {
     }
 
     fn head_ended(&mut self) -> Next {
-        if self.is_interim() {
+        if is_interim(self.status) {
             return self.go(At::Status);
+        }
+        if let refused @ Next::Refused(_) = self.header_ended() {
+            return refused;
         }
         if self.is_bodiless() {
             // What it announces might still follow.
@@ -278,11 +324,10 @@ impl Parser {
             return Next::Over { reusable };
         }
         match self.framing.extent() {
-            Err(why) => self.contradiction(why),
-            Ok(Extent::Length(0)) => Next::Over { reusable: self.keeps_open() },
-            Ok(Extent::Length(length)) => self.go(At::Data(length)),
-            Ok(Extent::Chunked) => self.go(At::ChunkSize),
-            Ok(Extent::UntilClose) => self.go(At::UntilClose),
+            Extent::Length(0) => Next::Over { reusable: self.keeps_open() },
+            Extent::Length(length) => self.go(At::Data(length)),
+            Extent::Chunked => self.go(At::ChunkSize),
+            Extent::UntilClose => self.go(At::UntilClose),
         }
     }
 
@@ -330,6 +375,11 @@ impl Parser {
             Some(size) => self.go(At::Data(size)),
         }
     }
+}
+
+/// 101 is final: whoever switches protocols unasked says nothing more that could be read.
+fn is_interim(status: u16) -> bool {
+    matches!(status, 100 | 102..200)
 }
 
 fn refused(text: &'static str) -> Next {
@@ -491,8 +541,8 @@ struct Framing {
     http_1_0: bool,
     close: bool,
     keep_alive: bool,
-    /// The line before was one of framing.
-    last: bool,
+    /// Codings were named in a way that others may read otherwise.
+    doubtful: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -537,16 +587,28 @@ impl Framing {
         Ok(())
     }
 
-    fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), &'static str> {
-        if self.length != Length::Unsaid {
-            return Err(BOTH);
-        }
+    /// A length that is too long to be held.
+    fn unreadable_length(&mut self) -> Result<(), &'static str> {
+        self.content_length(b"")
+    }
+
+    /// `identity` is no coding, and `chunked` after `chunked` says nothing new; what comes last counts (RFC 9112 §6.3). Of a
+    /// value that is not `whole` the last coding is not known.
+    fn transfer_encoding(&mut self, value: &[u8], whole: bool) -> Result<(), &'static str> {
         for element in elements(value) {
-            self.coding = match self.coding {
-                Coding::Chunked => return Err("something comes after chunked in Transfer-Encoding"),
-                _ if element.eq_ignore_ascii_case(b"chunked") => Coding::Chunked,
-                _ => Coding::Other,
-            };
+            if element.is_empty() || element.eq_ignore_ascii_case(b"identity") {
+                self.doubtful = true;
+                continue;
+            }
+            let chunked = element.eq_ignore_ascii_case(b"chunked");
+            self.doubtful |= self.coding == Coding::Chunked;
+            self.coding = if chunked { Coding::Chunked } else { Coding::Other };
+        }
+        if !whole {
+            (self.coding, self.doubtful) = (Coding::Other, true);
+        }
+        if self.coding != Coding::None && self.length != Length::Unsaid {
+            return Err(BOTH);
         }
         Ok(())
     }
@@ -558,12 +620,11 @@ impl Framing {
         }
     }
 
-    fn extent(&self) -> Result<Extent, &'static str> {
+    fn extent(&self) -> Extent {
         match (self.coding, self.length) {
-            (Coding::Chunked, _) => Ok(Extent::Chunked),
-            (Coding::Other, _) => Err("Transfer-Encoding does not end with chunked"),
-            (Coding::None, Length::Bytes(length)) => Ok(Extent::Length(length)),
-            (Coding::None, Length::Unsaid | Length::Unreadable) => Ok(Extent::UntilClose),
+            (Coding::Chunked, _) => Extent::Chunked,
+            (Coding::None, Length::Bytes(length)) => Extent::Length(length),
+            (Coding::Other, _) | (Coding::None, Length::Unsaid | Length::Unreadable) => Extent::UntilClose,
         }
     }
 
@@ -573,7 +634,7 @@ impl Framing {
 
     /// HTTP/1.0 knows no chunks, and closes unless it says otherwise.
     fn keeps_open(&self) -> bool {
-        !self.close && (!self.http_1_0 || (self.keep_alive && self.coding == Coding::None))
+        !self.close && !self.doubtful && (!self.http_1_0 || (self.keep_alive && self.coding == Coding::None))
     }
 }
 
@@ -752,6 +813,18 @@ mod tests {
             ("Transfer-Encoding: chunked\r\n\r\n-1\r\n", false),
             ("Transfer-Encoding: chunked\r\n\r\n10000000000000000\r\n", false),
             ("\r\nok", false),
+            ("Transfer-Encoding: identity\r\n\r\nok", false),
+            ("Transfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nok", false),
+            ("Transfer-Encoding: gzip\r\n\r\nok", false),
+            ("Transfer-Encoding: xchunked\r\n\r\nok", false),
+            ("Transfer-Encoding:\r\n\r\nok", false),
+            ("Transfer-Encoding: chunked, identity\r\n\r\n2\r\nok\r\n0\r\n\r\n", false),
+            ("Transfer-Encoding: chunked, gzip\r\n\r\nok", false),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", false),
+            ("Transfer-Encoding: gzip,\r\n\tchunked\r\n\r\n0\r\n\r\n", false),
+            ("Transfer-Encoding: x\r\n\tchunked\r\n\r\nok", false),
+            ("Content-Length:\r\n 2\r\n\r\nok", false),
+            ("Content-Length: 1\r\n 5\r\n\r\nok", false),
         ] {
             let (received, step, again) = read(&[b"HTTP/1.1 200 OK\r\n", rest.as_bytes()]);
             assert_eq!((received.status(), again), (Some(200), reusable), "{rest:?}: {step:?}");
@@ -779,12 +852,9 @@ mod tests {
             "Content-Length: 5\r\nContent-Length: x",
             "Content-Length: 5\r\nTransfer-Encoding: chunked",
             "transfer-encoding : chunked\r\nX: y\r\ncontent-length: 5",
-            "Transfer-Encoding: xchunked",
-            "Transfer-Encoding: chunked, identity",
-            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
-            "Transfer-Encoding:",
-            "Content-Length: 1\r\n 5",
-            "Transfer-Encoding: x\r\n\tchunked",
+            "Transfer-Encoding: gzip\r\nContent-Length: 5",
+            "Content-Length: 5\r\nTransfer-Encoding: gzip,\r\n chunked",
+            "Content-Length:\r\n 5\r\nContent-Length: 6",
         ] {
             let head = format!("HTTP/1.1 200 OK\r\n{headers}\r\n\r\n");
             let (received, step, _) = read(&[head.as_bytes()]);
@@ -809,8 +879,17 @@ mod tests {
     }
 
     #[test]
-    fn a_status_is_read_from_a_line_of_any_length_within_the_head() {
-        let reason = [b"HTTP/1.1 200 ", &[b'x'; 30_000][..], b"\r\n\r\n"].concat();
-        assert_eq!(status(&reason), Some(200));
+    fn a_status_is_read_from_a_line_of_any_length() {
+        for length in [30_000, 100_000] {
+            let reason = [b"HTTP/1.1 200 ", &vec![b'x'; length][..], b"\r\n\r\n"].concat();
+            assert_eq!(status(&reason), Some(200));
+        }
+        let interim = [b"HTTP/1.1 103 ", &[b'x'; 100_000][..]].concat();
+        assert_eq!(status(&interim), None);
+        assert_eq!(
+            status(b"HTTP/1.1 200 and the end is miss"),
+            None,
+            "only a whole line is a verdict before the bound"
+        );
     }
 }

@@ -10,6 +10,7 @@ mod handshake;
 mod hostile;
 mod names;
 mod odd;
+mod oddities;
 mod reuse;
 mod secure;
 mod streams;
