@@ -81,8 +81,13 @@ impl EventTypePatch {
 impl EventType {
     /// The schema of the newest version: versions are compared as people count, so "10" is newer than "9".
     pub fn newest_schema(&self) -> Option<&RawValue> {
+        self.newest_version().map(|(_, schema)| schema)
+    }
+
+    /// The same with the name of its version.
+    pub fn newest_version(&self) -> Option<(&str, &RawValue)> {
         let newest = self.schemas.iter().flatten().max_by(|a, b| compare_versions(a.0, b.0));
-        newest.map(|(_, schema)| &**schema)
+        newest.map(|(version, schema)| (version.as_str(), &**schema))
     }
 
     /// Whether a patch would change anything.

@@ -10,7 +10,7 @@
 //! An environment without rules costs one comparison per message.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use postrider_domain::application::EnvironmentId;
@@ -46,15 +46,13 @@ enum Kind {
     Unknown,
     /// It says nothing about payloads.
     Free,
-    /// Payloads must match this.
-    Schema(Box<str>),
+    /// Payloads must match this, which is the newest version.
+    Schema { version: Box<str>, text: Box<str> },
 }
 
 struct Entry {
     version: i64,
     kind: Kind,
-    /// Saying what does not match has cost too much once.
-    briefly: AtomicBool,
     logged_at: AtomicI64,
 }
 
@@ -63,7 +61,7 @@ struct ByText;
 
 impl Weighter<Name, Arc<Entry>> for ByText {
     fn weight(&self, _: &Name, entry: &Arc<Entry>) -> u64 {
-        let text = if let Kind::Schema(text) = &entry.kind { text.len() } else { 0 };
+        let text = if let Kind::Schema { text, .. } = &entry.kind { text.len() } else { 0 };
         ENTRY + text as u64
     }
 }
@@ -121,14 +119,16 @@ impl RuleCache {
         if rules.schemas == SchemaEnforcement::Off {
             return Ok(Verdict::Passes(Vec::new()));
         }
-        let Kind::Schema(schema) = &entry.kind else { return Ok(Verdict::Passes(Vec::new())) };
+        let Kind::Schema { version, text } = &entry.kind else { return Ok(Verdict::Passes(Vec::new())) };
         let tenant = Tenant { environment: environment.clone(), application: Some(routes.application) };
-        let judgement = if waits { self.compare(&entry, &tenant, schema, message).await } else { Judgement::Busy };
+        let payload = message.payload.clone().unwrap_or_default();
+        let judgement = if waits { self.judges.compare(&tenant, text, &payload).await } else { Judgement::Busy };
         let warns = rules.schemas == SchemaEnforcement::Warn;
         let lenient = warns || self.judges.beyond_budget() == BeyondBudget::Pass;
         let (violations, passes) = match judgement {
             Judgement::Fits => (Vec::new(), true),
             Judgement::Differs(violations) => (violations, warns),
+            Judgement::Unusable(problem) => (vec![Violation::unusable_schema(version, &problem)], warns),
             Judgement::TooCostly => (vec![Violation::too_costly()], lenient),
             Judgement::Busy if lenient => (vec![Violation::not_compared()], true),
             Judgement::Busy => return Err(SubmitError::NotCompared),
@@ -138,16 +138,6 @@ impl RuleCache {
         }
         warn(&entry, environment, message, &violations);
         Ok(Verdict::Passes(violations))
-    }
-
-    async fn compare(&self, entry: &Entry, tenant: &Tenant, schema: &str, message: &Message) -> Judgement {
-        let payload = message.payload.clone().unwrap_or_default();
-        let briefly = entry.briefly.load(Ordering::Relaxed);
-        let compared = self.judges.compare(tenant, schema, &payload, briefly).await;
-        if compared.details_cost_too_much {
-            entry.briefly.store(true, Ordering::Relaxed);
-        }
-        compared.judgement
     }
 
     /// What is known of the event type under this version of the rules. What is read here is at least as new as they are;
@@ -161,13 +151,12 @@ impl RuleCache {
         let found = store.event_type(&name.0, name.1.as_str()).await?;
         let kind = match found.filter(|event_type| !event_type.archived) {
             None => Kind::Unknown,
-            Some(event_type) => match event_type.newest_schema() {
+            Some(event_type) => match event_type.newest_version() {
                 None => Kind::Free,
-                Some(schema) => Kind::Schema(schema.get().into()),
+                Some((version, schema)) => Kind::Schema { version: version.into(), text: schema.get().into() },
             },
         };
-        let (briefly, logged_at) = (AtomicBool::new(false), AtomicI64::new(i64::MIN));
-        let entry = Arc::new(Entry { version, kind, briefly, logged_at });
+        let entry = Arc::new(Entry { version, kind, logged_at: AtomicI64::new(i64::MIN) });
         self.cache.insert(name, Arc::clone(&entry));
         Ok(entry)
     }

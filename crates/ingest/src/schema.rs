@@ -2,14 +2,16 @@
 //!
 //! Schemas are written by operators and tried on what anybody sends, so nothing in them can reach beyond them: `$ref`
 //! finds what is in the schema itself and the published drafts, which are compiled in, and nothing is ever fetched.
-//! Patterns run on an engine that takes linear time; what it does not know (look-around, back-references) makes a schema
-//! unusable rather than slow. What is said of a mismatch names the rule, never the value.
+//! Patterns run on an engine that takes linear time; a schema with one that it does not know (look-around,
+//! back-references) is refused when it is made, rather than slow later, and so is one with a reference that leads nowhere.
+//! What is said of a mismatch names the rule, never the value.
 //!
 //! All of this runs in a process of its own (`judge/`): a schema may still take exponential time, and saying what does
 //! not match one that knows alternatives may where knowing that it does not match does not.
 
 use std::borrow::Cow;
 
+use jsonschema::error::ValidationErrorKind;
 use jsonschema::paths::{Location, LocationSegment};
 use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use serde_json::{Value, json};
@@ -27,16 +29,17 @@ const PATTERN_BYTES: usize = 1024 * 1024;
 /// A schema that is ready to be tried on payloads.
 pub(crate) struct Schema(Validator);
 
-/// Says why a text is no JSON Schema, or one that is too complex. A schema is judged by the draft that its `$schema`
+/// Keywords that name another schema.
+const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
+
+/// Says why a text is no JSON Schema, or one that nothing could be compared with. A schema is judged by the draft that its `$schema`
 /// names, or else by draft 7.
 pub(crate) fn check_schema(text: &str) -> Result<(), String> {
     let schema: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
     complexity::check(&schema)?;
     check_form(&schema)?;
-    // One that can't be used is kept all the same, as documentation; what it costs to use is seen here.
-    if let Ok(usable) = Schema::compile(text) {
-        usable.try_out();
-    }
+    // What it costs to use is seen here.
+    Schema::of(&schema)?.try_out();
     Ok(())
 }
 
@@ -49,10 +52,12 @@ fn check_form(schema: &Value) -> Result<(), String> {
         Draft::Draft202012 => jsonschema::draft202012::meta::validate(schema),
         _ => jsonschema::draft7::meta::validate(schema),
     };
-    judged.map_err(|error| {
-        let place = place(error.instance_path());
-        if place.is_empty() { text_of(&error) } else { format!("{}: {}", place.join("."), text_of(&error)) }
-    })
+    judged.map_err(|error| at(&place(error.instance_path()), &text_of(&error)))
+}
+
+/// What is wrong, after its place in a schema.
+fn at(place: &[Cow<'static, str>], problem: &str) -> String {
+    if place.is_empty() { problem.to_owned() } else { format!("{}: {problem}", shortened(place.join("."))) }
 }
 
 impl Schema {
@@ -60,14 +65,19 @@ impl Schema {
     pub(crate) fn compile(text: &str) -> Result<Self, String> {
         let schema: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         complexity::check(&schema)?;
+        Self::of(&schema)
+    }
+
+    /// Compiles one that is not too complex.
+    fn of(schema: &Value) -> Result<Self, String> {
         let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES);
         jsonschema::options()
-            .with_draft(draft_of(&schema))
+            .with_draft(draft_of(schema))
             .with_pattern_options(patterns)
             .offline()
-            .build(&schema)
+            .build(schema)
             .map(Self)
-            .map_err(|error| text_of(&error))
+            .map_err(|error| unusable(schema, &error))
     }
 
     /// Whether a payload matches.
@@ -91,6 +101,55 @@ impl Schema {
         })
         .collect()
     }
+}
+
+/// Why nothing can be compared with a schema, and where in it.
+fn unusable(schema: &Value, error: &ValidationError<'_>) -> String {
+    match error.kind() {
+        ValidationErrorKind::Format { format } if format == "regex" => at(
+            &place(error.schema_path()),
+            &format!(
+                "is not a pattern that can be used: look-around, back-references and patterns that take more than \
+                 {PATTERN_BYTES} bytes are not supported"
+            ),
+        ),
+        ValidationErrorKind::Referencing(problem) => {
+            let (place, reference) = culprit(schema, &problem.to_string()).unwrap_or_default();
+            let leads = "leads to nothing in the schema itself, and nothing is fetched from elsewhere";
+            at(&place, &format!("the reference {reference:?} {leads} ({})", shortened(problem.to_string())))
+        }
+        _ => at(&place(error.schema_path()), &text_of(error)),
+    }
+}
+
+/// The reference that a problem speaks of: the longest whose end it has. The library does not say where it stands.
+fn culprit(schema: &Value, problem: &str) -> Option<(Vec<Cow<'static, str>>, String)> {
+    let mut found: Option<(usize, Vec<Cow<'static, str>>, String)> = None;
+    let mut waiting = vec![(Vec::new(), schema)];
+    while let Some((path, value)) = waiting.pop() {
+        let below = |name: String| [path.as_slice(), &[Cow::Owned(shortened(name))]].concat();
+        match value {
+            Value::Array(items) => {
+                waiting.extend(items.iter().enumerate().rev().map(|(n, item)| (below(format!("[{n}]")), item)));
+            }
+            Value::Object(members) => {
+                for (name, value) in members.iter().rev() {
+                    let reference = value.as_str().filter(|_| REFERENCES.contains(&name.as_str()));
+                    let Some(reference) = reference else {
+                        waiting.push((below(name.clone()), value));
+                        continue;
+                    };
+                    let end = reference.rsplit('#').find(|part| !part.is_empty()).unwrap_or(reference);
+                    let named = problem.contains(end).then_some(end.len()).unwrap_or_default();
+                    if found.as_ref().is_none_or(|(most, ..)| named > *most) {
+                        found = Some((named, below(name.clone()), shortened(reference.to_owned())));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    found.map(|(_, place, reference)| (place, reference))
 }
 
 /// The draft to judge by. One that is not known is taken for the one that clients assume.
@@ -137,7 +196,7 @@ mod tests {
             json!({"allOf": [{"$ref": "#/definitions/a"}], "definitions": {"a": {"multipleOf": 0.01}}}),
             json!({"$schema": "https://json-schema.org/draft/2020-12/schema", "prefixItems": [{}]}),
             json!({"$schema": "https://example.com/own", "type": "object"}),
-            json!({"$ref": "https://example.com/elsewhere"}),
+            json!({"$ref": "http://json-schema.org/draft-07/schema#"}),
         ] {
             assert_eq!(check_schema(&schema.to_string()), Ok(()), "{schema}");
         }
@@ -167,6 +226,35 @@ mod tests {
             assert!(problem.starts_with(place), "{schema}: {problem}");
         }
         assert!(check_schema("{").is_err());
+    }
+
+    #[test]
+    fn what_nothing_could_be_compared_with_is_refused_with_its_place() {
+        let draft = "https://json-schema.org/draft/2020-12/schema";
+        for (schema, place, word) in [
+            (json!({"properties": {"a": {"pattern": "^(?!b)"}}}), "properties.a.pattern:", "look-around"),
+            (json!({"items": {"pattern": "(a)\\1"}}), "items.pattern:", "back-references"),
+            (json!({"pattern": "a{100000}"}), "pattern:", "bytes"),
+            (json!({"allOf": [{"patternProperties": {"(?<=x)": {}}}]}), "allOf.[0].patternProperties", "look-around"),
+            (json!({"properties": {"a": {"$ref": "http://127.0.0.1:1/a"}}}), "properties.a.$ref:", "127.0.0.1:1/a"),
+            (json!({"items": {"$ref": "file:///etc/passwd"}}), "items.$ref:", "nothing is fetched"),
+            (json!({"not": {"$ref": "#/definitions/gone"}, "definitions": {}}), "not.$ref:", "#/definitions/gone"),
+            (json!({"$schema": draft, "not": {"$ref": "#gone"}}), "not.$ref:", "#gone"),
+            (
+                json!({"definitions": {"a": {}}, "allOf": [{"$ref": "#/definitions/a"}, {"$ref": "#/definitions/ab"}]}),
+                "allOf.[1].$ref:",
+                "#/definitions/ab",
+            ),
+        ] {
+            let problem = check_schema(&schema.to_string()).unwrap_err();
+            assert!(problem.starts_with(place) && problem.contains(word), "{schema}: {problem}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_a_schema_has_for_a_property_is_no_reference() {
+        let schema = json!({"properties": {"$ref": {"type": "string"}, "pattern": {"type": "string"}}, "examples": [{"pattern": "(?=a)"}]});
+        assert_eq!(check_schema(&schema.to_string()), Ok(()));
     }
 
     fn violations(schema: &Value, payload: &str) -> Vec<(String, String)> {

@@ -107,8 +107,8 @@ impl Violation {
     }
 
     /// Nothing can be compared with the schema.
-    pub(crate) fn unusable_schema(problem: &str) -> Self {
-        let msg = format!("the schema of this event type can't be used: {problem}");
+    pub(crate) fn unusable_schema(version: &str, problem: &str) -> Self {
+        let msg = format!("the schema of this event type, version {version:?}, can't be used: {problem}");
         Self { loc: vec!["eventType".into()], msg, kind: "schema_unusable" }
     }
 

@@ -1,6 +1,6 @@
 //! Schemas and payloads that would take for ever: whoever uses them is told, and nobody else notices.
 
-use postrider_testkit::{App, Client, Receiver, TestServer, TestServerBuilder};
+use postrider_testkit::{App, Client, Receiver, TestServer, TestServerBuilder, wait};
 use serde_json::{Map, Value, json};
 
 fn server() -> TestServerBuilder {
@@ -214,6 +214,57 @@ async fn costly_payloads_of_one_environment_do_not_hold_up_schemas_of_another() 
     for answer in attack.await {
         assert!([422, 503].contains(&answer.status), "{}", answer.text());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_costly_payload_does_not_hide_what_is_wrong_with_others() {
+    let server = server().start().await;
+    let app = enforcing(&server, "reject").await;
+    let cases = harmless();
+    make(&app, "filter", &cases[1].1).await.expect(201);
+    let costly = send(&app, "filter", &cases[1].2).await.expect(422).json();
+    assert_eq!(costly["detail"][0]["loc"], json!(["body", "payload"]), "only that it does not match: {costly}");
+    let told = send(&app, "filter", r#"{"filter":5}"#).await.expect(422).json();
+    assert_eq!(told["detail"][0]["loc"], json!(["body", "payload", "filter"]), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_the_host_ends_is_trouble_of_the_server_and_not_of_the_payload() {
+    let server = server().set("schemas.time", "1m").start().await;
+    let app = enforcing(&server, "reject").await;
+    let cases = harmless();
+    make(&app, "product", &cases[0].1).await.expect(201);
+    let short_of_memory = async {
+        loop {
+            for process in server.children() {
+                // It may have ended by itself.
+                let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let refused = tokio::select! {
+        answer = send(&app, "product", &cases[0].2) => answer.expect(503),
+        () = short_of_memory => unreachable!("it goes on"),
+    };
+    assert_eq!(refused.headers["retry-after"], "1", "{}", refused.text());
+    assert!(server.log().contains("there is no process that compares payloads with schemas"));
+    // Nothing of it stays.
+    send(&app, "product", "{}").await.expect(202);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_nobody_needs_end() {
+    let server = server().set("schemas.idle", "1s").start().await;
+    let app = enforcing(&server, "reject").await;
+    assert_eq!(server.children().len(), 0);
+    let started = wait::until("a process", async || (!server.children().is_empty()).then_some(()));
+    let schema = json!({ "required": ["id"] });
+    let (made, ()) = tokio::join!(make(&app, "a", &schema), started);
+    made.expect(201);
+    wait::until("no process", async || server.children().is_empty().then_some(())).await;
+    send(&app, "a", r#"{"id":1}"#).await.expect(202);
+    send(&app, "a", "{}").await.expect(422);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

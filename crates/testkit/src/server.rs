@@ -313,6 +313,21 @@ impl TestServer {
         kib * 1024
     }
 
+    /// The processes that it has started and that have not ended.
+    pub fn children(&self) -> Vec<Pid> {
+        let parent = self.pid();
+        let processes = std::fs::read_dir("/proc").expect("the system lists its processes");
+        let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+        let is_child = |number: &i32| {
+            // One may end while it is looked at. What comes before the state is its name in parentheses.
+            let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
+            let mut parts = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+            let (state, of) = (parts.next(), parts.next());
+            state != Some("Z") && of == Some(&*parent.as_raw_nonzero().to_string())
+        };
+        numbers.filter(is_child).filter_map(Pid::from_raw).collect()
+    }
+
     /// The folder that goes away with this value: where the process runs, and its store is by default.
     pub fn folder(&self) -> &Path {
         self.folder.path()

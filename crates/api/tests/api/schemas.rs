@@ -1,5 +1,8 @@
 //! Rules of an environment: payloads that must match the schemas of their event types, and event types that must be known.
 
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::event_type::EventTypePatch;
+use postrider_domain::time::Timestamp;
 use serde_json::{Value, json};
 
 use crate::world::{Answer, Extras, ORG, World, id, org_token};
@@ -195,15 +198,61 @@ async fn a_raw_payload_is_judged_as_it_is_delivered() {
     }
 }
 
+/// Schemas of the right form that nothing can be compared with, and what of them is at fault.
+fn unusable() -> [(Value, &'static str); 6] {
+    [
+        (json!({ "properties": { "id": { "pattern": "^(?!x)" } } }), "properties.id.pattern"),
+        (json!({ "items": { "pattern": "(a)\\1" } }), "items.pattern"),
+        (json!({ "pattern": "a{100000}" }), "pattern"),
+        (json!({ "properties": { "id": { "$ref": "http://127.0.0.1:1/secret" } } }), "properties.id.$ref"),
+        (json!({ "$ref": "file:///etc/passwd" }), "$ref"),
+        (json!({ "not": { "$ref": "#/definitions/gone" } }), "not.$ref"),
+    ]
+}
+
 #[tokio::test]
-async fn a_schema_that_cannot_be_used_is_said_to_be_so() {
+async fn a_schema_that_nothing_can_be_compared_with_is_refused_wherever_it_comes_in() {
     let world = world("reject").await;
-    for schema in [json!({ "$ref": "http://127.0.0.1:1/secret" }), json!({ "pattern": "(?=a)" })] {
-        let body = json!({ "description": "", "schemas": { "1": schema } });
-        world.send("PUT", "/event-type/a", body).await.expect(200);
-        let refused = send(&world, "a", json!({})).await;
-        assert_eq!(refused.invalid(), ["body.eventType"]);
-        assert_eq!(refused.json()["detail"][0]["type"], "schema_unusable");
+    for (schema, fault) in unusable() {
+        let schemas = json!({ "1": schema });
+        let event_type = json!({ "name": "new", "description": "", "schemas": schemas });
+        let webhook = json!({ "post": { "requestBody": { "content": { "application/json": { "schema": {
+            "type": "object", "properties": { "id": { "pattern": "^(?!x)" } } } } } } } });
+        let document = json!({ "openapi": "3.1.0", "webhooks": { "new": webhook } });
+        for (method, path, body) in [
+            ("POST", "/event-type", event_type.clone()),
+            ("PUT", "/event-type/a", json!({ "description": "", "schemas": schemas })),
+            ("PATCH", "/event-type/a", json!({ "schemas": schemas })),
+            ("POST", "/environment/import", json!({ "eventTypes": [event_type] })),
+            ("POST", "/event-type/import/openapi", json!({ "spec": document })),
+        ] {
+            let refused = world.send(method, path, body).await;
+            let places = refused.invalid();
+            let said = refused.json()["detail"][0]["msg"].as_str().unwrap().to_owned();
+            let fault = if path.ends_with("openapi") { "properties.id.pattern" } else { fault };
+            assert!(said.starts_with(fault), "{method} {path}: {said}");
+            assert!(places[0].contains("1") || path.ends_with("openapi"), "{method} {path}: {places:?}");
+        }
+    }
+    // What was there is as it was.
+    send(&world, "a", json!({ "id": "x" })).await.expect(202);
+}
+
+#[tokio::test]
+async fn a_message_is_told_what_of_a_schema_that_was_stored_before_is_at_fault() {
+    for (mode, status) in [("reject", 422), ("warn", 202)] {
+        let world = world(mode).await;
+        for (schema, fault) in unusable() {
+            let schemas = Some([("11".to_owned(), serde_json::value::to_raw_value(&schema).unwrap())].into());
+            let patch = EventTypePatch { schemas: Some(schemas), ..EventTypePatch::default() };
+            let environment = EnvironmentId::parse(ORG).unwrap();
+            world.store.update_event_type(&environment, "a", patch, Timestamp::from_micros(1)).await.unwrap();
+            let answer = send(&world, "a", json!({ "id": "x" })).await.expect(status);
+            let told = &answer[if mode == "warn" { "warnings" } else { "detail" }][0];
+            assert_eq!((&told["loc"], &told["type"]), (&json!(["body", "eventType"]), &json!("schema_unusable")));
+            let said = told["msg"].as_str().unwrap();
+            assert!(said.contains("version \"11\"") && said.contains(fault), "{said}");
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! delay nobody but those who use them. Nothing of a schema or a payload is ever parsed by the server itself.
 
 mod child;
+mod idle;
 mod process;
 mod turns;
 mod wire;
@@ -15,17 +16,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::settings::Span;
 use postrider_store::ApplicationKey;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 pub use child::{Bounds, run as run_child};
 pub use process::Program;
 
 use crate::submission::Violation;
-use process::{Child, Failure};
+use idle::Idle;
+use process::{Child, Ended, Failure};
 pub use turns::Turn;
 use turns::{Crowded, Turns};
 
@@ -41,7 +43,7 @@ postrider_domain::limits! {
     pub const MAX_CHAIN: usize = 500, "steps", beyond "422";
     /// Processor time for checking a new schema
     pub const CHECK_MILLIS: u64 = 500, "ms", beyond "422";
-    /// Time for checking all schemas of one request
+    /// Time for checking all schemas of one request, not counting the wait for turns
     pub const CHECK_ALL_SECONDS: u64 = 15, "s", beyond "422";
     /// Mismatches that are told of one payload
     pub const MAX_VIOLATIONS: usize = 50, "mismatches", beyond "the others are not told";
@@ -51,11 +53,13 @@ postrider_domain::limits! {
     setting "schemas.memory_bytes", beyond "422 for a schema; for a message by `schemas.beyond_budget`";
     /// Processes that compare payloads with schemas; an environment has half of them at a time, an application a quarter
     setting "schemas.processes", beyond "waits for its turn";
+    /// For how long such a process waits for its next question
+    setting "schemas.idle", beyond "it ends, and another is started when there is one";
     /// Messages and schemas of one application that wait for their turn
     pub const MAX_WAITING: usize = 1_024, "messages", beyond "503";
     /// Messages and schemas of everybody that wait for their turn
     pub const MAX_WAITING_IN_ALL: usize = 16_384, "messages", beyond "503";
-    /// The longest wait for a turn
+    /// The longest wait for a turn; of the schemas of one request, for all their turns together
     pub const MAX_WAIT_SECONDS: u64 = 10, "s", beyond "503";
 }
 
@@ -89,6 +93,10 @@ postrider_domain::options! {
         /// enforces schemas or an event type gets one.
         #[within(0, 256)]
         pub processes: usize = 0,
+        /// For how long such a process waits for its next question before it ends. While it waits it may keep half of
+        /// `memory_bytes`.
+        #[within("1s", "1d")]
+        pub idle: Span = span("1m"),
         /// What happens to a message that can't be compared within these limits, in an environment that refuses what does
         /// not match: `refuse` or `pass`. In one that only warns it passes.
         pub beyond_budget: BeyondBudget = BeyondBudget::Refuse,
@@ -130,9 +138,11 @@ pub(crate) enum Judgement {
     Fits,
     /// It does not, and this is where.
     Differs(Vec<Violation>),
+    /// Nothing can be compared with the schema, for this reason.
+    Unusable(String),
     /// The limits were reached first.
     TooCostly,
-    /// There was no turn in time, or no process could be started.
+    /// There was no turn in time, or the host has no process to spare.
     Busy,
 }
 
@@ -151,7 +161,7 @@ pub struct Judges {
     options: SchemaOptions,
     turns: Arc<Turns>,
     imports: Arc<Turns>,
-    idle: Mutex<Vec<Child>>,
+    idle: Arc<Idle<Child>>,
 }
 
 impl Judges {
@@ -160,9 +170,9 @@ impl Judges {
         Arc::new(Self {
             place,
             turns: Turns::new(options.most_processes()),
+            idle: Idle::new(options.idle.0),
             options,
             imports: Turns::new(IMPORTS),
-            idle: Mutex::default(),
         })
     }
 
@@ -177,55 +187,48 @@ impl Judges {
         environment: &EnvironmentId,
         schemas: &[&str],
     ) -> Result<Vec<(usize, String)>, CheckError> {
-        let all = async {
-            let mut problems = Vec::new();
-            for (place, schema) in schemas.iter().enumerate() {
-                match self.check_one(environment, schema).await {
-                    Ok(()) => {}
-                    Err(CheckError::Refused(problem)) => problems.push((place, problem)),
-                    Err(CheckError::Busy) => return Err(CheckError::Busy),
-                }
-            }
-            Ok(problems)
-        };
-        let too_long = || format!("checking the schemas takes longer than {CHECK_ALL_SECONDS} s: send fewer at a time");
-        let checked = tokio::time::timeout(Duration::from_secs(CHECK_ALL_SECONDS), all).await;
-        checked.unwrap_or_else(|_| Err(CheckError::Refused(too_long())))
-    }
-
-    async fn check_one(&self, environment: &EnvironmentId, schema: &str) -> Result<(), CheckError> {
         let tenant = Tenant { environment: environment.clone(), application: None };
-        let question = wire::Question { kind: wire::CHECK, schema: schema.as_bytes(), payload: b"" };
-        match self.ask(&tenant, question).await {
-            Ok((wire::Answer::Fits, _)) => Ok(()),
-            Ok((wire::Answer::Problem(problem), _)) => Err(CheckError::Refused(problem)),
-            Ok(_) => Err(CheckError::Busy),
-            Err(Failure::TooCostly) => Err(CheckError::Refused("is too costly to be tried on payloads".to_owned())),
-            Err(Failure::Unavailable) => Err(CheckError::Busy),
+        let (mut patience, mut time) = (Duration::from_secs(MAX_WAIT_SECONDS), Duration::from_secs(CHECK_ALL_SECONDS));
+        let mut problems = Vec::new();
+        for (place, schema) in schemas.iter().enumerate() {
+            let question = wire::Question { kind: wire::CHECK, schema: schema.as_bytes(), payload: b"" };
+            // To wait for others is nothing that the schemas cost.
+            let waited = Instant::now();
+            let turn = self.turn(&tenant, patience).await.map_err(|Crowded| CheckError::Busy)?;
+            patience = patience.saturating_sub(waited.elapsed());
+            let begun = Instant::now();
+            let asked = tokio::time::timeout(time, self.ask(question)).await;
+            drop(turn);
+            time = time.saturating_sub(begun.elapsed());
+            let too_long = || {
+                CheckError::Refused(format!(
+                    "checking the schemas takes longer than {CHECK_ALL_SECONDS} s: send fewer at a time"
+                ))
+            };
+            match asked.map_err(|_| too_long())? {
+                Ok(wire::Answer::Fits) => {}
+                Ok(wire::Answer::Problem(problem)) => problems.push((place, problem)),
+                Err(Failure::TooCostly) => problems.push((place, "is too costly to be tried on payloads".to_owned())),
+                Ok(_) | Err(Failure::Unavailable) => return Err(CheckError::Busy),
+            }
         }
+        Ok(problems)
     }
 
-    /// Compares a payload with a schema. With `briefly` nothing is said of what does not match, which can cost far more
-    /// than to know that something does not.
-    pub(crate) async fn compare(&self, tenant: &Tenant, schema: &str, payload: &Bytes, briefly: bool) -> Compared {
-        let kind = if briefly { wire::COMPARE_BRIEFLY } else { wire::COMPARE };
-        let question = wire::Question { kind, schema: schema.as_bytes(), payload };
-        let (answer, complete) = match self.ask(tenant, question).await {
-            Ok(answered) => answered,
-            Err(Failure::TooCostly) => {
-                return Compared { judgement: Judgement::TooCostly, details_cost_too_much: false };
-            }
-            Err(Failure::Unavailable) => return Compared { judgement: Judgement::Busy, details_cost_too_much: false },
-        };
-        let judgement = match answer {
-            wire::Answer::Fits => Judgement::Fits,
-            wire::Answer::Differs(violations) => Judgement::Differs(violations),
-            wire::Answer::Problem(problem) => Judgement::Differs(vec![Violation::unusable_schema(&problem)]),
-            wire::Answer::Incomparable(problem) => {
+    /// Compares a payload with a schema.
+    pub(crate) async fn compare(&self, tenant: &Tenant, schema: &str, payload: &Bytes) -> Judgement {
+        let question = wire::Question { kind: wire::COMPARE, schema: schema.as_bytes(), payload };
+        let Ok(_turn) = self.turn(tenant, Duration::from_secs(MAX_WAIT_SECONDS)).await else { return Judgement::Busy };
+        match self.ask(question).await {
+            Ok(wire::Answer::Fits) => Judgement::Fits,
+            Ok(wire::Answer::Differs(violations)) => Judgement::Differs(violations),
+            Ok(wire::Answer::Problem(problem)) => Judgement::Unusable(problem),
+            Ok(wire::Answer::Incomparable(problem)) => {
                 Judgement::Differs(vec![Violation::of_schema(vec!["payload".into()], problem)])
             }
-        };
-        Compared { judgement, details_cost_too_much: !complete }
+            Err(Failure::TooCostly) => Judgement::TooCostly,
+            Err(Failure::Unavailable) => Judgement::Busy,
+        }
     }
 
     /// Waits until an environment may read another import: one of each at a time, and a few in all.
@@ -235,57 +238,89 @@ impl Judges {
         turn.unwrap_or(Err(Crowded)).map_err(|Crowded| CheckError::Busy)
     }
 
-    /// Asks when it is the tenant's turn. The flag says whether the answer has all that was to be said.
-    async fn ask(&self, tenant: &Tenant, question: wire::Question<'_>) -> Result<(wire::Answer, bool), Failure> {
-        let wait = Duration::from_secs(MAX_WAIT_SECONDS);
-        let turn = tokio::time::timeout(wait, self.turns.take(tenant.clone())).await;
-        let _turn = turn.unwrap_or(Err(Crowded)).map_err(|Crowded| Failure::Unavailable)?;
+    /// Waits for a turn of the tenant.
+    async fn turn(&self, tenant: &Tenant, patience: Duration) -> Result<Turn, Crowded> {
+        tokio::time::timeout(patience, self.turns.take(tenant.clone())).await.unwrap_or(Err(Crowded))
+    }
+
+    /// Asks. Whoever calls this has a turn.
+    async fn ask(&self, question: wire::Question<'_>) -> Result<wire::Answer, Failure> {
         match &self.place {
             Place::Threads => self.ask_thread(question).await,
             Place::Processes(program) => self.ask_process(program, question).await,
         }
     }
 
-    async fn ask_process(
-        &self,
-        program: &Program,
-        question: wire::Question<'_>,
-    ) -> Result<(wire::Answer, bool), Failure> {
+    async fn ask_process(&self, program: &Program, question: wire::Question<'_>) -> Result<wire::Answer, Failure> {
         let bounds = Bounds { time: self.options.time.0, memory_bytes: self.options.memory_bytes };
-        let used = self.idle.lock().pop();
-        if let Some(mut child) = used {
+        if let Some(mut child) = self.idle.take() {
             match child.ask(&question, bounds).await {
                 Ok(answered) => return Ok(self.keep(child, answered)),
-                Err(process::Ended::ByTime) => return Err(Failure::TooCostly),
-                // Maybe for what it had been asked before.
-                Err(process::Ended::Otherwise | process::Ended::NotReady) => {}
+                Err(Ended::ByTime) => return Err(Failure::TooCostly),
+                // Maybe for what it had been asked before, or because somebody ended it while it waited.
+                Err(Ended::Otherwise | Ended::ByTheHost) => {}
             }
         }
         let mut child = Child::start(program, bounds)?;
         match child.ask(&question, bounds).await {
             Ok(answered) => Ok(self.keep(child, answered)),
-            Err(process::Ended::ByTime | process::Ended::Otherwise) => Err(Failure::TooCostly),
-            Err(process::Ended::NotReady) => Err(Failure::Unavailable),
+            Err(Ended::ByTime | Ended::Otherwise) => Err(Failure::TooCostly),
+            Err(Ended::ByTheHost) => Err(process::unavailable("it was ended by the system, or got no time from it")),
         }
     }
 
     /// Keeps a process for the next question, unless it is gone.
-    fn keep(&self, child: Child, answered: (wire::Answer, bool)) -> (wire::Answer, bool) {
-        if answered.1 {
-            self.idle.lock().push(child);
+    fn keep(&self, child: Child, (answer, complete): (wire::Answer, bool)) -> wire::Answer {
+        if complete {
+            self.idle.put(child);
         }
-        answered
+        answer
     }
 
-    async fn ask_thread(&self, question: wire::Question<'_>) -> Result<(wire::Answer, bool), Failure> {
+    async fn ask_thread(&self, question: wire::Question<'_>) -> Result<wire::Answer, Failure> {
         let owned = (question.kind, question.schema.to_vec(), question.payload.to_vec());
         let answering = tokio::task::spawn_blocking(move || child::answer_once(owned.0, &owned.1, &owned.2));
-        answering.await.map(|answer| (answer, true)).map_err(|_| Failure::TooCostly)
+        answering.await.map_err(|_| Failure::TooCostly)
     }
 }
 
-/// A judgement, and whether the process was lost while it said what does not match.
-pub(crate) struct Compared {
-    pub(crate) judgement: Judgement,
-    pub(crate) details_cost_too_much: bool,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(name: &str) -> EnvironmentId {
+        EnvironmentId::parse(&format!("org_{name}")).unwrap()
+    }
+
+    /// Judges with one turn, which another environment takes again and again for so long.
+    fn busy(time: Duration) -> Arc<Judges> {
+        let judges = Judges::new(Place::Threads, SchemaOptions { processes: 1, ..SchemaOptions::default() });
+        let turns = Arc::clone(&judges.turns);
+        tokio::spawn(async move {
+            let tenant = Tenant { environment: environment("other"), application: None };
+            while let Ok(turn) = turns.take(tenant.clone()).await {
+                tokio::time::sleep(time).await;
+                drop(turn);
+            }
+        });
+        judges
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn schemas_that_wait_for_others_are_not_blamed_for_it() {
+        let judges = busy(Duration::from_secs(MAX_WAIT_SECONDS - 1));
+        tokio::task::yield_now().await;
+        let checked = judges.check(&environment("mine"), &["true"; 3]).await;
+        assert_eq!(checked, Err(CheckError::Busy), "the wait for the second is too long");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn schemas_that_wait_for_less_than_they_may_are_checked() {
+        let judges = busy(Duration::from_secs(2));
+        tokio::task::yield_now().await;
+        let schemas = ["true", r#"{"type": "text"}"#, r#"{"pattern": "(?=a)"}"#];
+        let problems = judges.check(&environment("mine"), &schemas).await.unwrap();
+        let places: Vec<_> = problems.iter().map(|problem| problem.0).collect();
+        assert_eq!(places, [1, 2]);
+    }
 }

@@ -1,10 +1,13 @@
 //! A judging process, seen from the server: started, asked, and lost.
 
 use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
@@ -34,22 +37,48 @@ impl Program {
     }
 }
 
+/// The signals that a process gets for what it does itself: it had no more memory or no more stack, or the library has a
+/// bug. All others come from outside.
+const OWN_SIGNALS: [Signal; 6] = [Signal::ABORT, Signal::SEGV, Signal::BUS, Signal::ILL, Signal::FPE, Signal::TRAP];
+
+/// How often it is logged at most that there are no processes.
+const LOG_PAUSE: Duration = Duration::from_secs(60);
+
+/// When that was logged last, and how often it was not since.
+static LOGGED: Mutex<(Option<Instant>, u64)> = Mutex::new((None, 0));
+
 /// There is no answer.
 pub(super) enum Failure {
-    /// The limits were reached.
+    /// The limits were reached, by what was asked.
     TooCostly,
-    /// No process could be started.
+    /// The host has no process to spare, whatever is asked.
     Unavailable,
 }
 
 /// Why a process is gone.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// It took too long.
+    /// It took more processor time than it may.
     ByTime,
     /// It had no more memory, no more stack, or was asked too much before.
     Otherwise,
-    /// The system did not let it begin, which says nothing about what it was asked.
-    NotReady,
+    /// The system did not let it begin, ended it because memory is short, or gave it no time: which says nothing about what
+    /// it was asked.
+    ByTheHost,
+}
+
+/// Notes that the host has no process to spare: in the log once in a while, however many messages wait for one.
+pub(super) fn unavailable(reason: &str) -> Failure {
+    let mut logged = LOGGED.lock();
+    if logged.0.is_none_or(|last| last.elapsed() >= LOG_PAUSE) {
+        let unlogged = std::mem::take(&mut logged.1);
+        logged.0 = Some(Instant::now());
+        drop(logged);
+        tracing::warn!(reason, unlogged, "there is no process that compares payloads with schemas");
+    } else {
+        logged.1 += 1;
+    }
+    Failure::Unavailable
 }
 
 /// A process that waits for questions. It is killed when this is dropped.
@@ -69,16 +98,9 @@ impl Child {
         // In KiB: the allocator would take a gigabyte of address space to begin with.
         command.env("MIMALLOC_ARENA_RESERVE", "16384");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let unavailable = |error: Option<std::io::Error>| {
-            tracing::warn!(
-                error = error.map(|error| error.to_string()),
-                "failed to start a process that compares payloads with schemas"
-            );
-            Failure::Unavailable
-        };
-        let mut process = command.spawn().map_err(|error| unavailable(Some(error)))?;
+        let mut process = command.spawn().map_err(|error| unavailable(&format!("it can't be started: {error}")))?;
         let pipes = (process.stdin.take(), process.stdout.take());
-        let (Some(input), Some(output)) = pipes else { return Err(unavailable(None)) };
+        let (Some(input), Some(output)) = pipes else { return Err(unavailable("it has no pipes")) };
         Ok(Self { process, input, output })
     }
 
@@ -89,9 +111,10 @@ impl Child {
         let answer = match answered {
             Ok(Some(answer)) => answer,
             Ok(None) => return Err(self.ended().await),
-            Err(_) => return Err(Ended::ByTime),
+            // By the processor's time it ends itself, long before this.
+            Err(_) => return Err(Ended::ByTheHost),
         };
-        if question.kind != wire::COMPARE || !matches!(answer, Answer::Differs(_)) {
+        if !matches!(answer, Answer::Differs(_)) {
             return Ok((answer, true));
         }
         match tokio::time::timeout(patience, self.details()).await {
@@ -126,9 +149,46 @@ impl Child {
     /// Why it said nothing more. What it was still doing is over.
     async fn ended(&mut self) -> Ended {
         match tokio::time::timeout(LEAST, self.process.wait()).await {
-            Ok(Ok(status)) if status.code() == Some(OUT_OF_TIME) => Ended::ByTime,
-            Ok(Ok(status)) if status.code() == Some(NOT_READY) => Ended::NotReady,
-            _ => Ended::Otherwise,
+            Ok(Ok(status)) => why(status),
+            _ => Ended::ByTheHost,
         }
+    }
+}
+
+fn why(status: ExitStatus) -> Ended {
+    let own = |signal: i32| OWN_SIGNALS.iter().any(|own| own.as_raw() == signal);
+    match (status.code(), status.signal()) {
+        (Some(OUT_OF_TIME), _) => Ended::ByTime,
+        (Some(NOT_READY), _) => Ended::ByTheHost,
+        (None, Some(signal)) if !own(signal) => Ended::ByTheHost,
+        _ => Ended::Otherwise,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_host_does_to_a_process_is_not_the_cost_of_a_payload() {
+        let ended = |signal: Signal| why(ExitStatus::from_raw(signal.as_raw()));
+        for host in [Signal::KILL, Signal::TERM, Signal::HUP, Signal::XCPU] {
+            assert_eq!(ended(host), Ended::ByTheHost, "{host:?}");
+        }
+        for own in OWN_SIGNALS {
+            assert_eq!(ended(own), Ended::Otherwise, "{own:?}");
+        }
+        let exited = |code: i32| why(ExitStatus::from_raw(code << 8));
+        assert_eq!((exited(OUT_OF_TIME), exited(NOT_READY)), (Ended::ByTime, Ended::ByTheHost));
+        assert_eq!((exited(0), exited(101)), (Ended::Otherwise, Ended::Otherwise));
+    }
+
+    #[test]
+    fn a_host_without_processes_is_logged_once_in_a_while() {
+        let lines = || LOGGED.lock().1;
+        unavailable("a test");
+        let before = lines();
+        (0..1_000).for_each(|_| drop(unavailable("a test")));
+        assert_eq!(lines() - before, 1_000, "none of them was written");
     }
 }

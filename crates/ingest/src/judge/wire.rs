@@ -13,8 +13,6 @@ use crate::submission::Violation;
 pub(super) const CHECK: u8 = b'c';
 /// Whether a payload matches, and what does not.
 pub(super) const COMPARE: u8 = b'j';
-/// Whether a payload matches.
-pub(super) const COMPARE_BRIEFLY: u8 = b'b';
 
 /// The bytes before the schema of a question, and before the text of an answer.
 pub(super) const QUESTION_HEAD: usize = 9;
@@ -95,7 +93,7 @@ struct Detail<'a> {
 /// A part of an answer, as it is written.
 pub(super) enum Part<'a> {
     Fits,
-    /// What does not match follows, unless it was not asked for.
+    /// What does not match follows.
     Differs,
     Details(&'a [Violation]),
     Problem(&'a str),
@@ -128,7 +126,7 @@ pub(super) fn part_head(head: [u8; ANSWER_HEAD]) -> (u8, usize) {
     (head[0], number(&head[1..]))
 }
 
-/// What the first part of an answer says. Whether another follows is up to the question.
+/// What the first part of an answer says. Only after `Differs` another follows.
 pub(super) fn first_part(kind: u8, text: Vec<u8>) -> Option<Answer> {
     Some(match kind {
         FITS => Answer::Fits,
