@@ -100,6 +100,9 @@ pub(crate) struct Permits(Mutex<Shares>);
 
 #[derive(Debug)]
 struct Shares {
+    /// So many requests a lane may make at a time, as long as it leaves twice as many permits as it has: if there are few
+    /// permits in all, a fraction of them would be less than one.
+    few: u32,
     free: u32,
     held: HashMap<Option<ApplicationKey>, u32>,
 }
@@ -108,8 +111,12 @@ impl Permits {
     /// A permit of one lane may reach what is free divided by this.
     const LANE_DIVISOR: u32 = 8;
 
+    /// Fewer permits than these in all are few.
+    const FEW_PERMITS: u32 = 64;
+
     pub(crate) fn new(total: u32) -> Self {
-        Self(Mutex::new(Shares { free: total.max(1), held: HashMap::new() }))
+        let few = if total < Self::FEW_PERMITS { (total / 2).min(4) } else { 0 };
+        Self(Mutex::new(Shares { few, free: total.max(1), held: HashMap::new() }))
     }
 
     /// A permit for a lane to open; false if none is free, or the application has its share.
@@ -120,7 +127,8 @@ impl Permits {
     /// One more permit for a lane that makes `requests` at a time.
     pub(crate) fn more(&self, of: Option<ApplicationKey>, requests: u32) -> bool {
         let mut shares = self.0.lock();
-        requests < shares.free / Self::LANE_DIVISOR && shares.take(of)
+        let within_few = requests < shares.few && requests * 2 <= shares.free;
+        (within_few || requests < shares.free / Self::LANE_DIVISOR) && shares.take(of)
     }
 
     /// The lane of nobody turns out to be this application's; false if that has more than its share now.
@@ -133,6 +141,11 @@ impl Permits {
             shares.count(Some(by));
         }
         granted
+    }
+
+    /// Whether any is free. If none is, nobody need be asked whether it has its share.
+    pub(crate) fn any_free(&self) -> bool {
+        self.0.lock().free > 0
     }
 
     /// Whether what this one holds is missing elsewhere: nothing is free, or it has its share.
@@ -241,6 +254,16 @@ mod tests {
             let lanes = (0..100).filter(|of| permits.open(Some(ApplicationKey(*of)))).count();
             let more = (0..100).filter(|of| permits.more(Some(ApplicationKey(*of)), 1)).count();
             assert!(lanes + more <= total as usize);
+        }
+    }
+
+    #[test]
+    fn with_few_permits_a_lane_makes_more_than_one_request_and_leaves_some() {
+        for (total, most) in [(1, 1), (2, 1), (3, 1), (4, 2), (8, 3), (16, 4), (63, 7), (64, 7)] {
+            let (permits, of) = (Permits::new(total), Some(ApplicationKey(1)));
+            assert!(permits.open(of));
+            let requests = (1..).take_while(|requests| permits.more(of, *requests)).count() + 1;
+            assert_eq!((requests, permits.free()), (most, total - most as u32), "of {total}");
         }
     }
 

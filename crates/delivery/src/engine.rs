@@ -44,6 +44,12 @@ const CANCEL_SLICE: usize = 1_000;
 /// The wait before the store is asked again after it failed.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
+/// How long a message may be on its way from its commit to its lanes.
+const ON_ITS_WAY: Duration = Duration::from_secs(10);
+
+/// How often it is looked at most for what need not be remembered of endpoints.
+const TIDYING: Duration = Duration::from_secs(1);
+
 /// When endpoints that found no place among those who wait are looked at again.
 const LATER: Duration = Duration::from_secs(1);
 
@@ -51,8 +57,14 @@ const LATER: Duration = Duration::from_secs(1);
 #[derive(Default)]
 struct Shard {
     lanes: HashMap<EndpointKey, Arc<Lane>>,
-    /// What is remembered of endpoints without a lane.
+    /// What is remembered of endpoints without a lane: at most [`MAX_REMEMBERED`].
     remembered: HashMap<EndpointKey, Remembered>,
+    /// When one of its endpoints was changed last.
+    changed_at: Option<Timestamp>,
+    /// Until when endpoints may be held back of which that is not remembered: then only the store knows.
+    forgotten_until: Option<Timestamp>,
+    /// When it was last looked for what need not be remembered any more.
+    tidied_at: Option<Timestamp>,
 }
 
 struct Remembered {
@@ -78,10 +90,47 @@ impl Shard {
             return;
         }
         if self.remembered.len() >= MAX_REMEMBERED {
-            // What the store has noted must stay: it is counted on. The rest is learned again.
-            self.remembered.retain(|_, known| known.noted_hold > Some(now));
+            self.tidy(now);
         }
-        self.remembered.insert(endpoint, Remembered { pace, noted_hold });
+        if self.remembered.len() < MAX_REMEMBERED {
+            self.remembered.insert(endpoint, Remembered { pace, noted_hold });
+        } else {
+            // A pace is learned again, and the store is asked for holds.
+            self.forgotten_until = self.forgotten_until.max(noted_hold);
+        }
+    }
+
+    /// Forgets what is not in the store, and what is over; not again and again while everything has to stay.
+    fn tidy(&mut self, now: Timestamp) {
+        if self.tidied_at.is_some_and(|at| now.since(at) < TIDYING) {
+            return;
+        }
+        self.tidied_at = Some(now);
+        self.remembered.retain(|_, known| known.noted_hold > Some(now));
+    }
+
+    /// Whether the store may have noted that an endpoint without a lane is held back, of which nothing is remembered.
+    fn has_forgotten(&self, endpoint: EndpointKey, now: Timestamp) -> bool {
+        self.forgotten_until > Some(now) && !self.remembered.contains_key(&endpoint)
+    }
+
+    /// Whether what comes with a message may be older than a change of its endpoint that was told already.
+    fn changed_lately(&self, now: Timestamp) -> bool {
+        self.changed_at.is_some_and(|at| now.since(at) < ON_ITS_WAY)
+    }
+
+    /// Takes what is remembered of an endpoint that gets a lane: its pace, and whether the store has to be asked if it is held
+    /// back.
+    fn recall(&mut self, endpoint: EndpointKey, now: Timestamp) -> (Option<Pace>, bool) {
+        let forgotten = self.has_forgotten(endpoint, now);
+        let closed = self.open(endpoint).map(|lane| {
+            let state = lane.state.lock();
+            (state.pace.clone(), state.noted_hold().is_some())
+        });
+        let known = self.remembered.remove(&endpoint).map(|known| (known.pace, known.noted_hold.is_some()));
+        // One that is about to be forgotten has learned something since.
+        let (pace, noted) = closed.or(known).unzip();
+        (pace, noted.unwrap_or(forgotten))
     }
 }
 
@@ -250,11 +299,10 @@ impl Shared {
                     (Arc::clone(lane), result)
                 }
                 closed => {
-                    // One that is about to be forgotten has learned something.
-                    let closed = closed.map(|(_, state)| state.pace.clone());
-                    let known = shard.remembered.remove(&endpoint).map(|known| known.pace);
-                    let pace = closed.or(known).unwrap_or_else(|| Pace::new(self.options.concurrency));
-                    let lane = Arc::new(Lane::new(endpoint, of, pace));
+                    drop(closed);
+                    let (pace, doubts_hold) = shard.recall(endpoint, self.clock.now());
+                    let pace = pace.unwrap_or_else(|| Pace::new(self.options.concurrency));
+                    let lane = Arc::new(Lane::new(endpoint, of, pace, doubts_hold));
                     let result = change(&mut lane.state.lock());
                     shard.lanes.insert(endpoint, Arc::clone(&lane));
                     (lane, result)
@@ -272,13 +320,18 @@ impl Shared {
             return taken;
         }
         let of = Some(target.application);
-        let waits = self.budgets.turns.any() || self.shard(target.key).lock().is_on_hold(target.key, self.clock.now());
+        let (on_hold, changed) = {
+            let (shard, now) = (self.shard(target.key).lock(), self.clock.now());
+            (shard.is_on_hold(target.key, now), shard.changed_lately(now))
+        };
+        let waits = on_hold || self.budgets.turns.any();
         if waits || !self.budgets.permits.open(of) {
             return false;
         }
         let ready = self.prepare(target);
         self.open(target.key, of, |state| {
-            if state.ready.is_none() {
+            // Otherwise the lane reads it.
+            if state.needs_target() && !changed && !state.doubts_hold() {
                 state.set_ready(ready, &self.budgets);
             }
             offer(state)
@@ -286,16 +339,23 @@ impl Shared {
     }
 
     /// Sees to it that these endpoints are looked after, whose deliveries are or may be due: by their lanes, or in turn, or
-    /// at the end of what holds them back.
-    pub(crate) fn bring_up(self: &Arc<Self>, endpoints: impl Iterator<Item = (EndpointKey, Option<ApplicationKey>)>) {
+    /// at the end of what holds them back, when the store's index of wakes has them.
+    fn bring_up(self: &Arc<Self>, endpoints: impl Iterator<Item = (EndpointKey, Option<ApplicationKey>)>) {
         let now = self.clock.now();
+        let due = endpoints.filter(|(endpoint, _)| !self.shard(*endpoint).lock().is_on_hold(*endpoint, now));
+        self.bring_up_now(due, State::wake);
+    }
+
+    /// As [`Shared::bring_up`], whether they are held back or not: they were taken out of the index of wakes, or what holds
+    /// them back may have been lifted. Runs `change` on the lanes that are open.
+    pub(crate) fn bring_up_now(
+        self: &Arc<Self>,
+        endpoints: impl Iterator<Item = (EndpointKey, Option<ApplicationKey>)>,
+        change: fn(&mut State),
+    ) {
         let mut crowded_out = Vec::new();
         for (endpoint, of) in endpoints {
-            if self.with_open(endpoint, State::wake).is_some() || self.shard(endpoint).lock().is_on_hold(endpoint, now)
-            {
-                continue;
-            }
-            if !self.budgets.turns.push(endpoint, of) {
+            if self.with_open(endpoint, change).is_none() && !self.budgets.turns.push(endpoint, of) {
                 crowded_out.push(endpoint);
             }
         }
@@ -305,21 +365,13 @@ impl Shared {
         }
     }
 
-    /// As [`Shared::bring_up`], whether it is held back or not: what it is like has changed.
-    fn bring_up_now(self: &Arc<Self>, endpoint: EndpointKey) {
-        if self.budgets.turns.push(endpoint, None) {
-            self.waker.turn();
-        } else {
-            self.runtime.spawn(Arc::clone(self).wake_later(vec![endpoint]));
-        }
-    }
-
     /// Opens lanes for those who wait, as far as there are permits.
     pub(crate) fn take_turns(self: &Arc<Self>) {
-        while !self.is_stopping() {
+        while !self.is_stopping() && self.budgets.permits.any_free() {
             let next = self.budgets.turns.next(|of| self.budgets.permits.open(of));
             let Some((endpoint, of)) = next else { return };
-            self.open(endpoint, of, State::wake);
+            // If a lane was opened meanwhile, it may not know of a change for which this one waited.
+            self.open(endpoint, of, State::mark_stale);
         }
     }
 
@@ -455,11 +507,15 @@ impl Shared {
     }
 
     async fn read_target(self: Arc<Self>, lane: Arc<Lane>) {
-        match self.store.target(lane.key).await {
-            Ok(Some(target)) => {
+        let asks = lane.state.lock().doubts_hold();
+        match self.target_and_hold(lane.key, asks).await {
+            Ok(Some((target, hold))) => {
                 let ready = self.prepare(&Arc::new(target));
                 let mut state = lane.state.lock();
                 state.target_read();
+                if asks {
+                    state.hold_read(hold);
+                }
                 state.set_ready(ready, &self.budgets);
                 drop(state);
                 // What it counted for before is free for others.
@@ -478,6 +534,17 @@ impl Shared {
             Err(error) => return self.store_failed(&lane, &error, "read an endpoint"),
         }
         self.pump(&lane);
+    }
+
+    /// An endpoint, and, if that is asked for, what holds it back.
+    async fn target_and_hold(
+        &self,
+        endpoint: EndpointKey,
+        asks: bool,
+    ) -> Result<Option<(Target, Option<Hold>)>, StoreError> {
+        // The hold first: what lifts it changes the endpoint, and then that is read again.
+        let hold = if asks { self.store.hold_of(endpoint).await? } else { None };
+        Ok(self.store.target(endpoint).await?.map(|target| (target, hold)))
     }
 
     /// Whatever an endpoint is like, preparing it harms nobody else.
@@ -626,11 +693,9 @@ impl Dispatch for Handle {
 impl Observer for Handle {
     fn endpoint_changed(&self, endpoint: EndpointKey) {
         self.guarded("noting a change of an endpoint", |shared| {
-            if shared.with_open(endpoint, State::mark_stale).is_none() {
-                // A lane is wanted even if there is none: if the endpoint was disabled, what it has pending is to be
-                // canceled.
-                shared.bring_up_now(endpoint);
-            }
+            shared.shard(endpoint).lock().changed_at = Some(shared.clock.now());
+            // A lane is wanted even if there is none: if the endpoint was disabled, what it has pending is to be canceled.
+            shared.bring_up_now(std::iter::once((endpoint, None)), State::mark_stale);
         });
     }
 

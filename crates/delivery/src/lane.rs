@@ -61,6 +61,17 @@ pub(crate) struct Ready {
     pub(crate) url: Arc<str>,
 }
 
+impl Ready {
+    /// Whether requests would go to the same place, with the same credentials.
+    fn is_same_receiver(&self, other: &Self) -> bool {
+        let (a, b) = (self.target.as_ref(), other.target.as_ref());
+        a.endpoint.url == b.endpoint.url
+            && a.endpoint.disabled == b.endpoint.disabled
+            && a.headers == b.headers
+            && a.keys == b.keys
+    }
+}
+
 /// A delivery in the window.
 #[derive(Debug, Clone)]
 pub(crate) struct Held {
@@ -159,6 +170,8 @@ pub(crate) struct State {
     pub(crate) pace: Pace,
     /// Until when the store knows that the endpoint is held back.
     noted_hold: Option<Timestamp>,
+    /// What holds the endpoint back was noted before there was this lane: only the store knows whether that stands.
+    doubts_hold: bool,
     limits: Limits,
     /// The newest message that was offered: no older one is still to come.
     offered: MessageKey,
@@ -202,8 +215,8 @@ enum Busy {
 }
 
 impl Lane {
-    /// A lane that has one permit of `application`.
-    pub(crate) fn new(key: EndpointKey, application: Option<ApplicationKey>, pace: Pace) -> Self {
+    /// A lane that has one permit of `application`. `doubts_hold`: the store may have noted that its endpoint is held back.
+    pub(crate) fn new(key: EndpointKey, application: Option<ApplicationKey>, pace: Pace, doubts_hold: bool) -> Self {
         let state = State {
             ready: None,
             stale: false,
@@ -218,6 +231,7 @@ impl Lane {
             workers: 0,
             pace,
             noted_hold: None,
+            doubts_hold,
             limits: [None; 2],
             offered: MessageKey(i64::MIN),
             more: false,
@@ -250,8 +264,33 @@ impl State {
         self.noted_hold
     }
 
-    /// Takes the endpoint as it is now.
+    /// Whether the endpoint has to be read before anything is sent.
+    pub(crate) fn needs_target(&self) -> bool {
+        self.ready.is_none()
+    }
+
+    /// Whether only the store knows if the endpoint is held back.
+    pub(crate) fn doubts_hold(&self) -> bool {
+        self.doubts_hold || self.noted_hold.is_some()
+    }
+
+    /// What the store has noted. If that is nothing, it was lifted, because the endpoint is another one now.
+    pub(crate) fn hold_read(&mut self, hold: Option<Hold>) {
+        self.doubts_hold = false;
+        match hold {
+            Some(hold) => self.pace.hold_back(hold),
+            None => {
+                self.noted_hold = None;
+                self.pace.forget();
+            }
+        }
+    }
+
+    /// Takes the endpoint as it is now. What was learned of another receiver does not count for this one.
     pub(crate) fn set_ready(&mut self, ready: Arc<Ready>, budgets: &Budgets) {
+        if self.ready.as_ref().is_some_and(|former| !former.is_same_receiver(&ready)) {
+            self.pace.forget();
+        }
         let Target { key, application, application_rate, endpoint, .. } = ready.target.as_ref();
         self.limits = [
             endpoint.throttle_rate.map(|rate| (Limited::Endpoint(*key), rate)),
@@ -673,8 +712,6 @@ impl State {
         self.drop_window(budgets);
         if self.more && idle_store {
             self.more = false;
-            // What is later due goes the same way, so nothing is left to be noted.
-            self.unparked = false;
             return self.begin(Busy::Cancel, Step::Cancel);
         }
         self.rest(idle_store, store_asleep)
@@ -742,7 +779,7 @@ mod tests {
     }
 
     fn new_lane() -> Lane {
-        Lane::new(EndpointKey(1), Some(ApplicationKey(1)), Pace::new(4))
+        Lane::new(EndpointKey(1), Some(ApplicationKey(1)), Pace::new(4), false)
     }
 
     fn message() -> Arc<Message> {
@@ -944,6 +981,62 @@ mod tests {
         state.hold_done();
         assert!(matches!(state.next_step(NOW, &budgets), Step::Close { waits: false }));
         assert_eq!(state.noted_hold(), Some(hold(3_600_000).until));
+    }
+
+    #[test]
+    fn a_hold_that_the_store_has_lifted_is_over_and_one_that_stands_is_noted_again() {
+        for lifted in [true, false] {
+            let budgets = budgets();
+            assert!(budgets.permits.open(Some(ApplicationKey(1))));
+            let mut pace = Pace::new(4);
+            pace.hold_back(hold(3_600_000));
+            let lane = Lane::new(EndpointKey(1), Some(ApplicationKey(1)), pace, true);
+            let mut state = lane.state.lock();
+            state.wake();
+            assert!(matches!(state.next_step(NOW, &budgets), Step::Target) && state.doubts_hold());
+            state.target_read();
+            state.hold_read((!lifted).then(|| hold(3_600_000)));
+            state.set_ready(ready(None), &budgets);
+            match state.next_step(NOW, &budgets) {
+                Step::Load(_) => assert!(lifted),
+                Step::Hold(noted) => assert!(!lifted && noted == hold(3_600_000)),
+                _ => panic!("it sends, or is held back"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_learned_of_one_receiver_does_not_hold_another_back() {
+        let budgets = budgets();
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        assert!(state.offer(&message(), MessageKey(1), &budgets));
+        state.pace.hold_back(hold(500));
+        state.set_ready(ready(Some(7)), &budgets);
+        assert!(state.pace.hold(NOW).is_some(), "a rate says nothing of the receiver");
+        let other = ready(None);
+        let mut target = other.target.as_ref().clone();
+        target.endpoint.url = postrider_domain::endpoint::EndpointUrl::parse("http://127.0.0.2/").unwrap();
+        let other = Ready { target: Arc::new(target), prepared: Arc::clone(&other.prepared), url: "".into() };
+        state.set_ready(Arc::new(other), &budgets);
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Work(..)));
+    }
+
+    #[test]
+    fn an_endpoint_that_was_disabled_while_it_was_held_back_leaves_nothing_in_the_store() {
+        let budgets = budgets();
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        let mut target = ready(None).target.as_ref().clone();
+        target.endpoint.disabled = true;
+        let off = Ready { target: Arc::new(target), prepared: ready(None).prepared.clone(), url: "".into() };
+        state.set_ready(Arc::new(off), &budgets);
+        state.wake();
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Cancel));
+        state.cancel_done(false);
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Park(_)), "which ends the hold");
+        state.park_done();
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Close { waits: false }));
     }
 
     #[test]

@@ -45,6 +45,6 @@ mod lanes {
         /// Endpoints that wait in memory for a lane
         pub(crate) const MAX_WAITING_FOR_A_LANE: usize = 65_536, "endpoints", beyond "they wait in the store";
         /// Endpoints with a learned pace or a hold that are remembered without a lane, in each of 64 parts
-        pub(crate) const MAX_REMEMBERED: usize = 4_096, "endpoints", beyond "what is not stored of their pace is forgotten";
+        pub(crate) const MAX_REMEMBERED: usize = 4_096, "endpoints", beyond "their pace is learned again, and the store is asked for holds";
     }
 }

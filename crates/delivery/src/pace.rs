@@ -52,6 +52,11 @@ impl Pace {
         Self { limit: START.min(max), max, refusals: 0, silent: 0, unmade: 0, hold: None }
     }
 
+    /// As for a receiver of which nothing is known.
+    pub(crate) fn forget(&mut self) {
+        *self = Self::new(self.max);
+    }
+
     /// The most requests under way at present.
     pub(crate) fn limit(&self) -> u32 {
         self.limit

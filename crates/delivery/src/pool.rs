@@ -17,7 +17,7 @@ postrider_domain::limits! {
     in "Connections to receivers";
     /// Idle connections to one origin
     pub const MAX_PER_ORIGIN: usize = 64, "connections", beyond "the one that was idle longest is closed";
-    /// Idle connections in all, of HTTP/1 and HTTP/2 each; each holds a socket, and one over TLS about 10 KB of memory
+    /// Idle connections in all, of HTTP/1 and HTTP/2 each, or `delivery.max_in_flight` if that is less; each holds a socket, and one over TLS about 10 KB of memory
     pub const MAX_IDLE: usize = 1_024, "connections", beyond "the one that was idle longest is closed";
     /// The age of a connection, after which it gets no more requests
     setting "delivery.connection_max_age", beyond "the next request resolves the name again and opens another";
@@ -26,8 +26,11 @@ postrider_domain::limits! {
 /// Receivers commonly close what was idle for a minute or more; so do we.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-#[derive(Default)]
-pub(crate) struct Pool(Mutex<Idle>);
+pub(crate) struct Pool {
+    idle: Mutex<Idle>,
+    /// The most that wait.
+    most: usize,
+}
 
 #[derive(Default)]
 struct Idle {
@@ -45,11 +48,16 @@ struct Waiting {
 }
 
 impl Pool {
+    /// Where at most as many connections wait as there may be requests under way, and no more than [`MAX_IDLE`].
+    pub(crate) fn new(max_in_flight: u32) -> Self {
+        Self { idle: Mutex::default(), most: MAX_IDLE.min(max_in_flight as usize).max(1) }
+    }
+
     /// A connection to this origin that is open as far as is known.
     pub(crate) fn take(&self, origin: &Arc<Origin>, now: Timestamp) -> Option<Single> {
         loop {
             let (found, expired) = {
-                let mut idle = self.0.lock();
+                let mut idle = self.idle.lock();
                 let expired = idle.expire(now);
                 (idle.take(origin), expired)
             };
@@ -65,9 +73,9 @@ impl Pool {
     /// Keeps a connection for whoever needs one next.
     pub(crate) fn put(&self, origin: &Arc<Origin>, connection: Single, now: Timestamp) {
         let closed = {
-            let mut idle = self.0.lock();
+            let mut idle = self.idle.lock();
             let mut closed = idle.expire(now);
-            closed.extend(idle.put(origin, connection, now));
+            closed.extend(idle.put(origin, connection, self.most, now));
             closed
         };
         drop(closed);
@@ -75,19 +83,19 @@ impl Pool {
 
     /// Closes everything, to have descriptors again.
     pub(crate) fn shed(&self) {
-        let closed = std::mem::take(&mut *self.0.lock());
+        let closed = std::mem::take(&mut *self.idle.lock());
         drop(closed);
     }
 
     /// Closes what has waited too long.
     pub(crate) fn expire(&self, now: Timestamp) {
-        let expired = self.0.lock().expire(now);
+        let expired = self.idle.lock().expire(now);
         drop(expired);
     }
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.0.lock().waiting.len()
+        self.idle.lock().waiting.len()
     }
 }
 
@@ -100,7 +108,7 @@ impl Idle {
     }
 
     /// Returns what had to be closed for it; the caller drops that outside the lock.
-    fn put(&mut self, origin: &Arc<Origin>, connection: Single, now: Timestamp) -> Vec<Waiting> {
+    fn put(&mut self, origin: &Arc<Origin>, connection: Single, most: usize, now: Timestamp) -> Vec<Waiting> {
         let number = self.next;
         self.next += 1;
         self.waiting.insert(number, Waiting { origin: Arc::clone(origin), connection, since: now });
@@ -108,7 +116,7 @@ impl Idle {
         of_origin.push_back(number);
         let too_many_here = if of_origin.len() > MAX_PER_ORIGIN { of_origin.front().copied() } else { None };
         let mut closed: Vec<_> = too_many_here.and_then(|number| self.remove(number)).into_iter().collect();
-        while self.waiting.len() > MAX_IDLE {
+        while self.waiting.len() > most {
             closed.extend(self.remove_oldest());
         }
         closed
@@ -175,18 +183,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_is_found_by_its_origin_and_only_once() {
-        let pool = Pool::default();
+        let pool = Pool::new(u32::MAX);
         let (mut links, _peers) = connections(1).await;
         pool.put(&origin(1), links.remove(0), at(0));
         assert!(pool.take(&origin(2), at(1)).is_none());
         assert!(pool.take(&origin(1), at(1)).is_some());
         assert!(pool.take(&origin(1), at(1)).is_none());
-        assert_eq!(pool.0.lock().by_origin.len(), 0, "nothing is left behind");
+        assert_eq!(pool.idle.lock().by_origin.len(), 0, "nothing is left behind");
     }
 
     #[tokio::test]
     async fn what_has_waited_for_more_than_a_minute_is_closed() {
-        let pool = Pool::default();
+        let pool = Pool::new(u32::MAX);
         let (links, _peers) = connections(3).await;
         for (second, link) in links.into_iter().enumerate() {
             pool.put(&origin(1), link, at(second as i64 * 50));
@@ -195,12 +203,12 @@ mod tests {
         pool.expire(at(111));
         assert_eq!(pool.len(), 1);
         pool.expire(at(161));
-        assert_eq!((pool.len(), pool.0.lock().by_origin.len()), (0, 0));
+        assert_eq!((pool.len(), pool.idle.lock().by_origin.len()), (0, 0));
     }
 
     #[tokio::test]
     async fn there_is_a_most_per_origin() {
-        let pool = Pool::default();
+        let pool = Pool::new(u32::MAX);
         let (links, _peers) = connections(MAX_PER_ORIGIN + 5).await;
         for (second, link) in links.into_iter().enumerate() {
             pool.put(&origin(1), link, at(0).saturating_add(Duration::from_millis(second as u64)));
@@ -210,19 +218,29 @@ mod tests {
 
     #[tokio::test]
     async fn there_is_a_most_in_all_and_the_oldest_goes_first() {
-        let pool = Pool::default();
+        let pool = Pool::new(u32::MAX);
         let (links, _peers) = connections(MAX_IDLE + 3).await;
         for (number, link) in links.into_iter().enumerate() {
             pool.put(&origin(number as u16), link, at(0));
         }
         assert_eq!(pool.len(), MAX_IDLE);
-        let idle = pool.0.lock();
+        let idle = pool.idle.lock();
         assert!(!idle.by_origin.contains_key(&origin(2)) && idle.by_origin.contains_key(&origin(3)));
     }
 
     #[tokio::test]
+    async fn no_more_wait_than_there_may_be_requests() {
+        let pool = Pool::new(2);
+        let (links, _peers) = connections(5).await;
+        for (number, link) in links.into_iter().enumerate() {
+            pool.put(&origin(number as u16), link, at(0));
+        }
+        assert_eq!(pool.len(), 2);
+    }
+
+    #[tokio::test]
     async fn a_connection_that_was_closed_meanwhile_is_not_handed_out() {
-        let pool = Pool::default();
+        let pool = Pool::new(u32::MAX);
         let (mut links, peers) = connections(2).await;
         let mut closed = links.remove(0);
         drop(peers);
@@ -236,7 +254,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_has_reached_its_age_is_not_handed_out() {
-        let pool = Pool::default();
+        let pool = Pool::new(u32::MAX);
         let (mut links, _peers) = connections(2).await;
         pool.put(&origin(1), Single { until: at(30), ..links.remove(0) }, at(0));
         pool.put(&origin(1), Single { until: at(31), ..links.remove(0) }, at(0));

@@ -119,8 +119,8 @@ impl Sender {
     ) -> Self {
         Self {
             connector: Connector::new(options, resolve, tls, Arc::clone(&clock)),
-            pool: Pool::default(),
-            shared: SharedPool::default(),
+            pool: Pool::new(options.max_in_flight),
+            shared: SharedPool::new(options.max_in_flight),
             names: options.header_prefix.into(),
             timeout: options.request_timeout.0,
             clock,

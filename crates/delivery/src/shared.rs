@@ -62,8 +62,11 @@ pub(crate) struct Opened {
     pub(crate) until: Timestamp,
 }
 
-#[derive(Default)]
-pub(crate) struct SharedPool(Arc<Mutex<Hosts>>);
+pub(crate) struct SharedPool {
+    hosts: Arc<Mutex<Hosts>>,
+    /// So many connections stay open before idle ones are closed.
+    most: usize,
+}
 
 type Hosts = HashMap<Arc<Origin>, Host>;
 
@@ -85,6 +88,11 @@ struct Member {
 }
 
 impl SharedPool {
+    /// Which closes idle connections beyond as many as there may be requests under way, or [`MAX_IDLE`].
+    pub(crate) fn new(max_in_flight: u32) -> Self {
+        Self { hosts: Arc::default(), most: MAX_IDLE.min(max_in_flight as usize).max(1) }
+    }
+
     /// What a request is to do. `waited`: it has waited for a stream already.
     pub(crate) fn next(
         &self,
@@ -94,7 +102,7 @@ impl SharedPool {
         waited: bool,
         now: Timestamp,
     ) -> Turn {
-        let mut hosts = self.0.lock();
+        let mut hosts = self.hosts.lock();
         let Some(host) = hosts.get_mut(origin) else { return Turn::Unknown };
         host.tidy(now);
         if host.is_empty() {
@@ -108,15 +116,15 @@ impl SharedPool {
             return Turn::Wait(Arc::clone(&host.freed));
         }
         host.making.push(application);
-        Turn::Connect(Making { hosts: Arc::clone(&self.0), origin: Arc::clone(origin), application })
+        Turn::Connect(Making { hosts: Arc::clone(&self.hosts), origin: Arc::clone(origin), application })
     }
 
     /// Takes a new connection, for others to share unless there are too many, and a stream of it for whoever made it.
     pub(crate) fn add(&self, origin: &Arc<Origin>, opened: Opened, credit: Credit, now: Timestamp) -> Use {
         let Opened { connection, application, until } = opened;
         let permit = connection.streams().reserve_first(application, credit);
-        let mut hosts = self.0.lock();
-        if hosts.values().map(|host| host.members.len()).sum::<usize>() >= MAX_IDLE {
+        let mut hosts = self.hosts.lock();
+        if hosts.values().map(|host| host.members.len()).sum::<usize>() >= self.most {
             drop_oldest_idle(&mut hosts);
         }
         let host = hosts.entry(Arc::clone(origin)).or_default();
@@ -138,7 +146,7 @@ impl SharedPool {
 
     /// Closes what nobody has used for a while.
     pub(crate) fn expire(&self, now: Timestamp) {
-        self.0.lock().retain(|_, host| {
+        self.hosts.lock().retain(|_, host| {
             host.tidy(now);
             !host.is_empty()
         });
@@ -146,7 +154,7 @@ impl SharedPool {
 
     /// Closes everything that is not in use, to have descriptors again.
     pub(crate) fn shed(&self) {
-        for member in self.0.lock().values_mut().flat_map(|host| &mut host.members) {
+        for member in self.hosts.lock().values_mut().flat_map(|host| &mut host.members) {
             if member.is_idle() {
                 member.connection = None;
             }

@@ -12,6 +12,10 @@ use postrider_store::{ApplicationKey, EndpointKey};
 
 use crate::limits::MAX_WAITING_FOR_A_LANE;
 
+/// Places that are not filled from the store: more than an application has endpoints, so that whoever is taken out of the
+/// store finds one.
+const RESERVED: usize = MAX_WAITING_FOR_A_LANE / 16;
+
 /// Who waits.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
@@ -31,6 +35,12 @@ impl Turns {
     /// Whether anybody waits.
     pub(crate) fn any(&self) -> bool {
         self.count.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether there is room for those who wait in the store. The last places are for endpoints that messages come to: whoever
+    /// takes more out of the store only puts it back.
+    pub(crate) fn has_room(&self) -> bool {
+        self.count.load(Ordering::Relaxed) < MAX_WAITING_FOR_A_LANE - RESERVED
     }
 
     /// Lets an endpoint wait, if it doesn't already; false if there is no place for another of its application, which may
@@ -109,6 +119,16 @@ mod tests {
         assert_eq!(next, Some((EndpointKey(2), Some(ApplicationKey(2)))));
         assert_eq!(turns.next(|_| false), None);
         assert!(turns.any());
+    }
+
+    #[test]
+    fn as_long_as_there_is_room_every_endpoint_of_an_application_finds_a_place() {
+        let turns = Turns::default();
+        let mut others = (0..).map(|endpoint| push(&turns, endpoint, endpoint / 1_000));
+        while turns.has_room() {
+            assert_eq!(others.next(), Some(true));
+        }
+        assert!((1..=1_000).all(|endpoint| push(&turns, -endpoint, -1)));
     }
 
     #[test]

@@ -12,12 +12,16 @@ use postrider_domain::time::Timestamp;
 use tokio::sync::Notify;
 
 use crate::engine::Shared;
+use crate::lane::State;
 
 /// How many endpoints are taken at a time.
 const BATCH: usize = 256;
 
 /// The longest time without a look.
 const LONGEST: Duration = Duration::from_secs(30);
+
+/// When to look again if there is no place for those who are due: they wait in the store meanwhile, as they are.
+const FULL: Duration = Duration::from_secs(1);
 
 /// The wait after the store failed.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -69,10 +73,13 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 }
 
 async fn look(shared: &Arc<Shared>, now: Timestamp) {
+    if !shared.budgets.turns.has_room() {
+        return shared.waker.expect(now.saturating_add(FULL));
+    }
     match shared.store.take_wakes(now, BATCH).await {
         Ok(wakes) => {
             let woken = wakes.endpoints.iter().map(|woken| (woken.endpoint, woken.application));
-            shared.bring_up(woken);
+            shared.bring_up_now(woken, State::wake);
             if let Some(at) = wakes.next_at {
                 shared.waker.expect(at);
             }

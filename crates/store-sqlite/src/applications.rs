@@ -15,6 +15,7 @@ use crate::SqliteStore;
 use crate::decode::{Columns, SqlError, encode_json, first, listed};
 use crate::idempotency;
 use crate::range::Range;
+use crate::work::{lift_hold, look_again};
 use crate::writer::{Abort, News, Tx, taken};
 
 #[async_trait]
@@ -123,7 +124,7 @@ impl Applications for SqliteStore {
                 let key = find_key(tx, &environment, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 tx.prepare_cached("UPDATE application SET deleted_at = ?2, version = version + 1 WHERE no = ?1")?
                     .execute(params![key.0, now.as_micros()])?;
-                tell_endpoints(tx, key)?;
+                tell_endpoints(tx, key, true)?;
                 tx.tell(News::ApplicationDeleted);
                 Ok(())
             })
@@ -245,17 +246,23 @@ fn change(
     ])
     .map_err(taken)?;
     if application.throttle_rate != former_rate {
-        tell_endpoints(tx, key)?;
+        tell_endpoints(tx, key, false)?;
     }
     Ok(application)
 }
 
-/// Tells observers that all endpoints of an application changed.
-fn tell_endpoints(tx: &Tx<'_>, application: ApplicationKey) -> Result<(), SqlError> {
+/// Has what is pending at all endpoints of an application looked at anew, and tells observers that they changed. `ended`: they
+/// want nothing any more, so nothing holds them back.
+fn tell_endpoints(tx: &Tx<'_>, application: ApplicationKey, ended: bool) -> Result<(), SqlError> {
     let mut statement = tx.prepare_cached("SELECT no FROM endpoint WHERE application_no = ? AND deleted_at IS NULL")?;
     let mut rows = statement.query([application.0])?;
     while let Some(row) = rows.next()? {
-        tx.tell(News::EndpointChanged(EndpointKey(row.get(0)?)));
+        let endpoint = EndpointKey(row.get(0)?);
+        if ended {
+            lift_hold(tx, endpoint, None)?;
+        }
+        look_again(tx, endpoint)?;
+        tx.tell(News::EndpointChanged(endpoint));
     }
     Ok(())
 }

@@ -21,6 +21,7 @@ use crate::decode::{Columns, SqlError, encode_json, first, listed};
 use crate::inserts::json_list;
 use crate::range::Range;
 use crate::rows::{ENDPOINT_COLUMNS, decode_endpoint, decode_keys, encode_keys};
+use crate::work::{lift_hold, look_again};
 use crate::writer::{Abort, News, Tx, taken};
 use crate::{idempotency, outbox};
 
@@ -114,6 +115,7 @@ impl Endpoints for SqliteStore {
                 tx.prepare_cached("UPDATE endpoint SET deleted_at = ? WHERE no = ?")?
                     .execute(params![now.as_micros(), key.0])?;
                 outbox::report_endpoint(tx, key, NoticeKind::EndpointDeleted)?;
+                lift_hold(tx, key, None)?;
                 Ok(changed(tx, key)?)
             })
             .await
@@ -140,6 +142,7 @@ impl Endpoints for SqliteStore {
                 keys.rotate(next.clone(), grace_until, now).map_err(|error| Abort::Refused(error.into()))?;
                 tx.prepare_cached("UPDATE endpoint SET signing_keys = ? WHERE no = ?")?
                     .execute(params![encode_keys(&keys)?, endpoint.0])?;
+                lift_hold(tx, endpoint, Some(now))?;
                 changed(tx, endpoint)?;
                 outbox::report_endpoint(tx, endpoint, NoticeKind::EndpointUpdated)?;
                 idempotency::remember(tx, once, &next, now)?;
@@ -227,6 +230,7 @@ fn read_headers(connection: &Connection, endpoint: EndpointKey) -> Result<Option
 
 fn write_headers(tx: &Tx<'_>, endpoint: EndpointKey, headers: &Headers) -> Result<(), SqlError> {
     store_headers(tx, endpoint, headers)?;
+    lift_hold(tx, endpoint, None)?;
     changed(tx, endpoint)
 }
 
@@ -320,8 +324,9 @@ fn change(
     now: Timestamp,
 ) -> Result<Endpoint, Abort<WriteError>> {
     let Stored { key, value: mut endpoint } = found;
+    let authorized = patch.authorization.is_some();
     authorize(tx, key, &endpoint.url, patch.url.as_ref(), patch.authorization.take())?;
-    let was_disabled = endpoint.disabled;
+    let (was_disabled, former_url) = (endpoint.disabled, endpoint.url.clone());
     patch.apply(&mut endpoint, now);
     endpoint.updated_at = now;
     let enabled = was_disabled && !endpoint.disabled;
@@ -349,6 +354,9 @@ fn change(
         endpoint.disablement.map(|disablement| disablement.since.as_micros()),
     ])
     .map_err(taken)?;
+    if authorized || endpoint.url != former_url || endpoint.disabled != was_disabled {
+        lift_hold(tx, key, Some(now).filter(|_| !endpoint.disabled))?;
+    }
     changed(tx, key)?;
     outbox::report_endpoint(tx, key, NoticeKind::EndpointUpdated)?;
     Ok(endpoint)
@@ -362,12 +370,13 @@ fn channels(endpoint: &Endpoint) -> Option<String> {
     endpoint.channels.as_ref().map(|names| json_list(names.iter().map(Channel::as_str)))
 }
 
-/// Makes the application's routes newer, and tells observers after the commit.
+/// Makes the application's routes newer, has what is pending looked at anew, and tells observers after the commit.
 fn changed(tx: &Tx<'_>, endpoint: EndpointKey) -> Result<(), SqlError> {
     tx.prepare_cached(
         "UPDATE application SET version = version + 1 WHERE no = (SELECT application_no FROM endpoint WHERE no = ?)",
     )?
     .execute([endpoint.0])?;
+    look_again(tx, endpoint)?;
     tx.tell(News::EndpointChanged(endpoint));
     Ok(())
 }

@@ -22,7 +22,7 @@ use crate::inserts::{AttemptRow, DeliveryRow, MessageRow, PayloadRow};
 use crate::keys::{Keys, RUN_KEYS};
 use crate::outbox;
 use crate::rows::{MESSAGE_COLUMNS, PAYLOAD, decode_message};
-use crate::work::LOWER_WAKE_SQL;
+use crate::work::{LOWER_WAKE_SQL, lift_hold, look_again};
 use crate::writer::{News, Place, Tx};
 
 /// How many message numbers are reserved at a time. A crash skips what was left of them, which costs nothing.
@@ -36,6 +36,7 @@ pub(crate) const SCHEDULED_LATER: u8 = 2;
 const MAX_URLS: usize = 4_096;
 
 pub(crate) struct Hot<'c> {
+    connection: &'c Connection,
     version: Statement<'c>,
     event_id_taken: Statement<'c>,
     messages: Bulk<'c, MessageRow>,
@@ -81,6 +82,7 @@ impl<'c> Hot<'c> {
             .collect::<Result<_, _>>()?;
         let next = connection.query_row("SELECT next FROM sequence WHERE name = 'message'", [], |row| row.get(0))?;
         Ok(Self {
+            connection,
             version: prepare(
                 "SELECT version + rules_version FROM application JOIN environment ON environment.no = environment_no
                  WHERE application.no = ? AND deleted_at IS NULL",
@@ -240,8 +242,9 @@ impl<'c> Hot<'c> {
         Ok(self.next_message - 1)
     }
 
-    /// The message that this key stands for, if it is still valid. An error of reading concerns nobody else: nothing was
-    /// written for `new` so far.
+    /// The message that this key stands for, if it is still valid. An error of reading concerns nobody else, since nothing was
+    /// written for `new` so far, unless SQLite has taken the whole transaction back for it: what follows would be written
+    /// without one.
     fn known(&mut self, new: &NewMessage) -> Result<Option<Result<Accepted, AcceptError>>, SqlError> {
         let Some((key, not_before)) = &new.idempotency else { return Ok(None) };
         let known = match self.keys.find(key) {
@@ -254,7 +257,11 @@ impl<'c> Hot<'c> {
             }
             Err(error) => Err(error),
         };
-        Ok(known.transpose().map(|known| known.map_err(|error| AcceptError::Store(error.into()))))
+        match known {
+            Ok(known) => Ok(known.map(Ok)),
+            Err(error) if self.connection.is_autocommit() => Err(error),
+            Err(error) => Ok(Some(Err(AcceptError::Store(error.into())))),
+        }
     }
 
     fn read_known(
@@ -410,6 +417,8 @@ impl<'c> Hot<'c> {
         self.versions.clear();
         self.change.bump_version.execute([endpoint.0])?;
         outbox::report_disabled(tx, endpoint, at)?;
+        lift_hold(tx, endpoint, None)?;
+        look_again(tx, endpoint)?;
         tx.tell(News::EndpointChanged(endpoint));
         tx.tell(News::EndpointDisabled(endpoint, reason));
         Ok(())

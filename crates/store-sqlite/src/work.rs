@@ -18,7 +18,7 @@ use postrider_store::{
     MessageKey, NewMessage, Once, ResendError, Resent, Routes, Settlement, StoreError, Target, Wakes, Woken, Work,
     WriteError, Written,
 };
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
 use crate::decode::{Columns, SqlError, all, first};
@@ -131,16 +131,15 @@ impl Work for SqliteStore {
                 let next: Option<i64> = tx
                     .prepare_cached("SELECT min(due_at) FROM delivery WHERE endpoint_no = ? AND due_at > ?")?
                     .query_row(params![endpoint.0, after.as_micros()], |row| row.get(0))?;
-                match next {
-                    Some(due_at) => tx
-                        .prepare_cached(
-                            "INSERT INTO wake (endpoint_no, due_at) VALUES (?, ?)
-                             ON CONFLICT DO UPDATE SET due_at = excluded.due_at",
-                        )?
-                        .execute(params![endpoint.0, due_at])?,
-                    None => tx.prepare_cached("DELETE FROM wake WHERE endpoint_no = ?")?.execute([endpoint.0])?,
-                };
-                Ok::<_, Abort<StoreError>>(next.map(Timestamp::from_micros))
+                if let Some(due_at) = next {
+                    lower_wake(tx, endpoint, Timestamp::from_micros(due_at))?;
+                }
+                // An earlier one is somebody else's: of what was added since the caller looked.
+                let wake = tx
+                    .prepare_cached("SELECT due_at FROM wake WHERE endpoint_no = ?")?
+                    .query_row([endpoint.0], |row| row.get(0))
+                    .optional()?;
+                Ok::<_, Abort<StoreError>>(wake.map(Timestamp::from_micros))
             })
             .await
     }
@@ -164,19 +163,23 @@ impl Work for SqliteStore {
             .await
     }
 
+    async fn hold_of(&self, endpoint: EndpointKey) -> Result<Option<Hold>, StoreError> {
+        self.readers
+            .run(move |connection| {
+                let mut statement = connection.prepare_cached(
+                    "SELECT endpoint_no, not_before, reason FROM endpoint_hold WHERE endpoint_no = ?",
+                )?;
+                first(statement.query([endpoint.0])?, |row| Ok(decode_hold(row)?.1))
+            })
+            .await
+    }
+
     async fn holds(&self) -> Result<Vec<(EndpointKey, Hold)>, StoreError> {
         self.readers
             .run(|connection| {
                 let mut statement =
                     connection.prepare_cached("SELECT endpoint_no, not_before, reason FROM endpoint_hold")?;
-                all(statement.query([])?, |row| {
-                    let columns = Columns::new(row, "endpoint_hold");
-                    let reason: String = columns.get("reason")?;
-                    let reason = HoldReason::parse(&reason)
-                        .ok_or_else(|| columns.inconsistent("reason", &"there is no such reason"))?;
-                    let until = columns.instant("not_before")?;
-                    Ok((EndpointKey(columns.get("endpoint_no")?), Hold { until, reason }))
-                })
+                all(statement.query([])?, decode_hold)
             })
             .await
     }
@@ -370,6 +373,15 @@ impl Work for SqliteStore {
     }
 }
 
+fn decode_hold(row: &Row<'_>) -> Result<(EndpointKey, Hold), SqlError> {
+    let columns = Columns::new(row, "endpoint_hold");
+    let reason: String = columns.get("reason")?;
+    let reason =
+        HoldReason::parse(&reason).ok_or_else(|| columns.inconsistent("reason", &"there is no such reason"))?;
+    let until = columns.instant("not_before")?;
+    Ok((EndpointKey(columns.get("endpoint_no")?), Hold { until, reason }))
+}
+
 const MANUAL_SQL: &str = "SELECT count(*) FROM (SELECT 1 FROM delivery WHERE endpoint_no = ? AND trigger = 1 LIMIT ?)";
 
 /// Whether so many deliveries wait at an endpoint that somebody asked for that nobody may ask for more.
@@ -411,6 +423,42 @@ pub(crate) fn lower_wake(connection: &Connection, endpoint: EndpointKey, at: Tim
     Ok(())
 }
 
+/// What held the endpoint back is over: whatever it was learned from is another one now, or wants nothing any more. With
+/// `now`, retries that were put off because it asked to be left alone are due then, as many as [`MISDATED_ROWS`].
+pub(crate) fn lift_hold(
+    connection: &Connection,
+    endpoint: EndpointKey,
+    now: Option<Timestamp>,
+) -> Result<(), SqlError> {
+    let lifted: Option<(i64, String)> = connection
+        .prepare_cached("DELETE FROM endpoint_hold WHERE endpoint_no = ? RETURNING not_before, reason")?
+        .query_row([endpoint.0], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((until, now)) = lifted.filter(|(_, reason)| reason == HoldReason::Asked.as_str()).zip(now) else {
+        return Ok(());
+    };
+    let now = now.as_micros();
+    let mut statement = connection.prepare_cached(PUT_OFF_SQL)?;
+    let rows = statement.query(params![endpoint.0, until.0.max(now + 1), range::limit(MISDATED_ROWS)])?;
+    for (due, row) in (now..).zip(all(rows, decode_misdated)?) {
+        make_due(connection, &row, due)?;
+    }
+    Ok(())
+}
+
+/// Retries of endpoint ?1 that are due at ?2 or later.
+const PUT_OFF_SQL: &str = "SELECT endpoint_no, due_at, message_no, made, trigger FROM delivery
+     WHERE endpoint_no = ?1 AND due_at >= ?2 AND made > 0 ORDER BY due_at, message_no LIMIT ?3";
+
+/// Puts the endpoint into the index of wakes as early as something of it is due, or leaves it there earlier; at the end of
+/// what holds it back, if that is later. To be called in the transaction that changes it.
+pub(crate) fn look_again(connection: &Connection, endpoint: EndpointKey) -> Result<(), SqlError> {
+    let first: Option<i64> = connection
+        .prepare_cached("SELECT min(due_at) FROM delivery WHERE endpoint_no = ?")?
+        .query_row([endpoint.0], |row| row.get(0))?;
+    first.map_or(Ok(()), |due_at| lower_wake(connection, endpoint, Timestamp::from_micros(due_at)))
+}
+
 /// Keeps a message that is about to be removed, because there is something to deliver of it again.
 pub(crate) fn hold(connection: &Connection, message: MessageKey) -> Result<(), SqlError> {
     connection
@@ -449,14 +497,16 @@ const MISDATED_SQL: &str = "WITH RECURSIVE busy (endpoint_no) AS (
 fn misdated(connection: &Connection, latest: i64) -> Result<Vec<Misdated>, SqlError> {
     let mut statement = connection.prepare_cached(MISDATED_SQL)?;
     let rows = statement.query(params![latest, range::limit(MISDATED_ROWS)])?;
-    crate::decode::all(rows, |row| {
-        Ok(Misdated {
-            endpoint: row.get(0)?,
-            due_at: row.get(1)?,
-            message: row.get(2)?,
-            made: row.get(3)?,
-            trigger: row.get(4)?,
-        })
+    all(rows, decode_misdated)
+}
+
+fn decode_misdated(row: &Row<'_>) -> Result<Misdated, SqlError> {
+    Ok(Misdated {
+        endpoint: row.get(0)?,
+        due_at: row.get(1)?,
+        message: row.get(2)?,
+        made: row.get(3)?,
+        trigger: row.get(4)?,
     })
 }
 

@@ -209,7 +209,12 @@ impl Writer {
     {
         let (reply, answer) = oneshot::channel::<Result<T, E>>();
         let job = Job::Other(Box::new(move |tx| {
+            let told_before = tx.news.borrow().len();
             let result = in_savepoint(tx, || write(tx));
+            if result.is_err() {
+                // What it had to tell did not happen.
+                tx.news.borrow_mut().truncate(told_before);
+            }
             Box::new(move |failed| {
                 let result = match (result, failed) {
                     (Ok(_), Some(error)) => Err(E::from(error.clone())),
@@ -483,5 +488,44 @@ fn weigh(job: &Job) -> usize {
         Job::Accept(batch, _) => batch.iter().map(|message| 1 + message.endpoints.len()).sum(),
         Job::Settle(batch, _) => batch.len(),
         Job::Other(_) => 16,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use postrider_store::{MessageKey, Observer};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Counter(AtomicUsize);
+
+    impl Observer for Counter {
+        fn endpoint_changed(&self, _: EndpointKey) {}
+        fn work_added(&self, _: EndpointKey) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+        fn messages_expunged(&self, _: &[MessageKey]) {}
+    }
+
+    #[tokio::test]
+    async fn what_a_write_had_to_tell_is_not_told_if_it_came_to_nothing() {
+        let (observers, counter) = (Arc::new(Observers::default()), Arc::new(Counter::default()));
+        observers.add(Arc::clone(&counter) as Arc<dyn Observer>);
+        let writer = Writer::start(crate::plans::database(), None, observers).expect("a thread");
+        let refused = writer.run(|tx| {
+            tx.tell(News::WorkAdded(EndpointKey(1)));
+            Err::<(), _>(Abort::Refused(StoreError::Closed))
+        });
+        assert!(refused.await.is_err());
+        let done = writer.run(|tx| {
+            tx.tell(News::WorkAdded(EndpointKey(2)));
+            Ok::<_, Abort<StoreError>>(())
+        });
+        assert!(done.await.is_ok());
+        writer.close().await;
+        assert_eq!(counter.0.load(Ordering::SeqCst), 1);
     }
 }

@@ -261,14 +261,20 @@ pub trait Work {
     /// Takes endpoints that are due at `now` out of the index of wakes, earliest first, at most `limit`.
     async fn take_wakes(&self, now: Timestamp, limit: usize) -> Result<Wakes, StoreError>;
 
-    /// Sets the index of wakes to the earliest instant after `after` at which something of the endpoint is due, and returns
-    /// that; takes it out of the index if there is none. The caller has taken charge of what is due until `after`. What
-    /// held the endpoint back is over.
+    /// Puts the endpoint into the index of wakes at the earliest instant after `after` at which something of it is due, or
+    /// leaves it there earlier: whoever put it there did so for something that the caller may not have seen. Returns where
+    /// it is then, if anywhere. The caller has taken charge of what was due until `after` when it looked. What held the
+    /// endpoint back is over.
     async fn park(&self, endpoint: EndpointKey, after: Timestamp) -> Result<Option<Timestamp>, StoreError>;
 
     /// Holds an endpoint back: it is in the index of wakes at `hold.until`, whether it has deliveries or not, and nothing
     /// puts it there earlier until it is parked, or held back until another instant. The caller has taken charge of nothing.
     async fn hold(&self, endpoint: EndpointKey, hold: Hold) -> Result<(), StoreError>;
+
+    /// What holds an endpoint back, also if its time is over. A change of the endpoint's URL, keys or headers lifts it in
+    /// the same commit, and so does enabling, disabling or deleting it. Retries that the endpoint asked to put off beyond
+    /// that are due at the date of the change then, if it has one: the first 1,000 of them.
+    async fn hold_of(&self, endpoint: EndpointKey) -> Result<Option<Hold>, StoreError>;
 
     /// The endpoints that were held back and not parked since, also those whose time is over.
     async fn holds(&self) -> Result<Vec<(EndpointKey, Hold)>, StoreError>;

@@ -104,6 +104,26 @@ async fn endpoints_that_ask_to_be_left_alone_take_no_lane_from_the_others() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_moves_away_from_whoever_asked_to_be_left_alone_gets_everything_at_once() {
+    let server = server().start().await;
+    let held = Receiver::always(Reply::status(429).header("retry-after", "3600")).await;
+    let healthy = Receiver::ok().await;
+    let app = server.app().await;
+    let endpoint = app.endpoint(&held.url()).await;
+    app.send("a", &json!({ "n": 0 })).await;
+    while attempts_of(&app, &endpoint).await < 1 {
+        tokio::task::yield_now().await;
+    }
+    // It waits with the first one.
+    app.send("a", &json!({ "n": 1 })).await;
+    let path = app.path(&format!("/endpoint/{endpoint}"));
+    app.client.patch(&path, &json!({ "description": "another name changes nothing" })).await.expect(200);
+    app.client.patch(&path, &json!({ "url": healthy.url() })).await.expect(200);
+    healthy.wait_for(2).await;
+    assert_eq!(held.requests().len(), 1);
+}
+
+#[tokio::test]
 async fn what_a_receiver_asked_for_is_kept_over_a_restart() {
     let mut server = server().start().await;
     let held = Receiver::always(Reply::status(429).header("retry-after", "3600")).await;

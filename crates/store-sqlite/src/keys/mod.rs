@@ -116,18 +116,18 @@ impl<'c> Keys<'c> {
         let held = std::mem::take(&mut self.young);
         // More than one only after the upgrade of a store that had more keys.
         let count = held.len() / self.run_keys;
-        let mut runs: Vec<Young> = (0..count).map(|_| Young::default()).collect();
+        let first = self.made.len();
+        self.made.extend((0..count).zip(self.next_run..).map(|(_, run)| (run, Young::default())));
         for (place, (key, number)) in held.into_iter().enumerate() {
-            runs[place % count].insert(key, number);
+            self.made[first + place % count].1.insert(key, number);
         }
-        for held in runs {
-            let run = self.next_run;
-            for (bucket, entries) in (0..).zip(buckets(&held)) {
+        // All of them are among those that were made before the first is written: if one cannot be, none is lost.
+        for (run, held) in &self.made[first..] {
+            for (bucket, entries) in (0..).zip(buckets(held)) {
                 self.insert_bucket.execute(params![run * BUCKETS + bucket, entries])?;
             }
             self.insert_run.execute(params![run, self.newest_at])?;
-            self.made.push((run, held));
-            self.next_run += 1;
+            self.next_run = run + 1;
         }
         self.clear_log.execute([])?;
         Ok(())
@@ -390,6 +390,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_run_that_could_not_be_written_loses_no_keys() {
+        let connection = database();
+        let mut keys = Keys::prepare(&connection, FEW).unwrap();
+        let known: Vec<_> = (1..FEW as u8).map(|number| (key(number), i64::from(number))).collect();
+        write(&connection, &mut keys, &[known.clone()], true);
+        let full = "CREATE TEMP TRIGGER full BEFORE INSERT ON key_run BEGIN SELECT RAISE(ABORT, 'disk full'); END";
+        connection.execute_batch(full).unwrap();
+        connection.execute_batch("BEGIN").unwrap();
+        keys.insert(key(0), 100, 100_000);
+        assert!(keys.store().is_err());
+        connection.execute_batch("ROLLBACK").unwrap();
+        keys.rolled_back();
+        for (key, number) in known {
+            assert_eq!(keys.find(&key).unwrap(), Some(number));
+        }
+        assert_eq!(keys.find(&key(0)).unwrap(), None);
+        connection.execute_batch("DROP TRIGGER full").unwrap();
+        write(&connection, &mut keys, &[vec![(key(0), 101)]], true);
+        assert_eq!((count(&connection, "key_run"), count(&connection, "key_log")), (1, 0));
     }
 
     #[test]

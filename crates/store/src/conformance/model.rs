@@ -229,7 +229,6 @@ impl<H: Harness> Run<H> {
         super::world::done(self.world.store().resend(key, message, due_at, None).await.unwrap());
         let pending = &mut self.model[endpoint];
         pending.deliveries.insert(DeliveryKey { due_at, message }, (0, Trigger::Manual));
-        pending.held = true;
         pending.wake_at(due_at);
     }
 
@@ -256,8 +255,10 @@ impl<H: Harness> Run<H> {
         }
         let parked = self.world.store().park(self.endpoints[endpoint].key, self.now).await.unwrap();
         let later = pending.deliveries.keys().map(|key| key.due_at).find(|due_at| *due_at > self.now);
-        assert_eq!(parked, later);
-        pending.wake = later;
+        if let Some(later) = later {
+            pending.wake_at(later);
+        }
+        assert_eq!(parked, pending.wake);
         pending.held = pending.deliveries.keys().any(|key| key.due_at <= self.now);
     }
 
@@ -270,6 +271,10 @@ impl<H: Harness> Run<H> {
         self.world.disable(&self.app, stored, false).await;
         let pending = &mut self.model[endpoint];
         assert_eq!(removed, limit.min(pending.deliveries.len()));
+        // Whoever changes an endpoint has it looked at.
+        if let Some(first) = pending.deliveries.keys().next().map(|first| first.due_at) {
+            pending.wake_at(first);
+        }
         // Which ones it removes is the store's choice.
         let left: BTreeSet<DeliveryKey> =
             self.world.due(&self.endpoints[endpoint], FAR).await.iter().map(|due| due.key).collect();

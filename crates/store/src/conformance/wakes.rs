@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use postrider_domain::delivery::{Hold, HoldReason, Next};
+use postrider_domain::delivery::{Against, EndpointFact, Hold, HoldReason, Next};
+use postrider_domain::endpoint::{EndpointPatch, EndpointUrl, Headers};
 use postrider_domain::message::Message;
+use postrider_domain::task::TaskStatus;
 use postrider_domain::time::Timestamp;
 
 use super::Harness;
-use super::world::{App, Ep, FAR, World, after, done};
-use crate::{AttemptFilter, Direction, EndpointKey, Scan, Wakes};
+use super::world::{App, Ep, FAR, World, after, by_id, done, environment};
+use crate::{AttemptFilter, Direction, EndpointKey, Job, NewTask, ReplayFilter, Scan, Settlement, Span, Wakes};
 
 /// A new endpoint with one delivery that waits until `at`.
 async fn waiting<H: Harness>(world: &World<H>, app: &App, at: Timestamp) -> Ep {
@@ -78,15 +80,30 @@ pub(super) async fn parking_sets_the_index_to_what_is_due_later<H: Harness>(worl
         assert_eq!(park(instant(9)).await, Some(instant(10)));
         assert_eq!(take(world, instant(9), 10).await, (vec![], Some(instant(10))));
     }
+    assert_eq!(take(world, instant(10), 10).await, (vec![endpoint.key], None));
     assert_eq!(park(instant(10)).await, Some(instant(20)), "what is due by then is the caller's, and put off");
-    assert_eq!(take(world, instant(19), 10).await, (vec![], Some(instant(20))));
+    assert_eq!(take(world, instant(20), 10).await, (vec![endpoint.key], None));
     assert_eq!(park(instant(20)).await, None, "nothing is due later");
     assert_eq!(take(world, FAR, 10).await, (vec![], None));
+}
+
+pub(super) async fn parking_leaves_what_was_added_since_the_caller_looked<H: Harness>(world: &World<H>) {
+    let (store, app) = (world.store(), world.application().await);
+    let endpoint = world.endpoint(&app).await;
+    let message = world.message(&app, &[&endpoint]).await;
+    // It looks, and sees the one delivery. Before it parks, another is added that was due before that.
+    let due = world.only_due(&endpoint).await;
+    done(store.resend(endpoint.key, message.key, instant(5), None).await.unwrap());
+    assert_eq!(store.park(endpoint.key, instant(10)).await.unwrap(), Some(instant(5)));
+    world.settle(world.settlement(&endpoint, &due, Next::Succeeded)).await;
+    assert_eq!(take(world, instant(10), 10).await, (vec![endpoint.key], None));
+    assert_eq!(store.park(endpoint.key, instant(10)).await.unwrap(), None);
 }
 
 pub(super) async fn parking_one_endpoint_leaves_others_alone<H: Harness>(world: &World<H>) {
     let app = world.application().await;
     let (one, two) = (waiting(world, &app, instant(10)).await, waiting(world, &app, instant(20)).await);
+    assert_eq!(take(world, instant(10), 10).await, (vec![one.key], Some(instant(20))));
     assert_eq!(world.store().park(one.key, instant(10)).await.unwrap(), None);
     assert_eq!(take(world, FAR, 10).await, (vec![two.key], None));
 }
@@ -156,6 +173,158 @@ pub(super) async fn what_a_hand_adds_is_in_the_index<H: Harness>(world: &World<H
     let message = world.message(&app, &[]).await;
     done(world.store().resend(endpoint.key, message.key, instant(5), None).await.unwrap());
     assert_eq!(take(world, instant(5), 10).await, (vec![endpoint.key], None));
+}
+
+/// Takes a task to its end.
+async fn carry_out<H: Harness>(world: &World<H>, job: Job) {
+    let created_at = world.tick();
+    let id = world.task_id(created_at);
+    let new = NewTask { id, environment: environment(), job, created_at };
+    done(world.store().create_task(new, None).await.unwrap());
+    while world.store().advance_task(id, 10, instant(5)).await.unwrap() == TaskStatus::Running {}
+}
+
+pub(super) async fn what_a_task_adds_is_in_the_index<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let span = Span { since: Timestamp::EPOCH, until: FAR };
+    world.message(&app, &[]).await;
+    let tried = async || {
+        let endpoint = world.endpoint(&app).await;
+        world.message(&app, &[&endpoint]).await;
+        let due = world.only_due(&endpoint).await;
+        world.settle(world.settlement(&endpoint, &due, Next::Exhausted)).await;
+        endpoint.key
+    };
+    let (recovered, replayed, again) = (tried().await, world.endpoint(&app).await.key, tried().await);
+    for (endpoint, job) in [
+        (recovered, Job::Recover { endpoint: recovered, span }),
+        (replayed, Job::Replay { endpoint: replayed, span }),
+        (again, Job::BulkReplay { endpoint: again, span, filter: ReplayFilter::default() }),
+    ] {
+        // Whoever looks after it parks it, having seen nothing of this.
+        carry_out(world, job).await;
+        assert_eq!(world.store().park(endpoint, FAR).await.unwrap(), Some(instant(5)));
+        assert_eq!(take(world, instant(5), 10).await, (vec![endpoint], None));
+    }
+}
+
+pub(super) async fn what_is_scheduled_is_in_the_index<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let scheduled = Message { deliver_at: Some(instant(5)), ..world.new_message() };
+    world.message_of(&app, &[&endpoint], scheduled).await;
+    assert_eq!(world.store().park(endpoint.key, FAR).await.unwrap(), Some(instant(5)));
+    assert_eq!(take(world, instant(5), 10).await, (vec![endpoint.key], None));
+}
+
+/// A change of an endpoint, by name.
+async fn change<H: Harness>(world: &World<H>, app: &App, endpoint: &Ep, what: &str) {
+    let (store, id, now) = (world.store(), by_id(endpoint.value.id), world.tick());
+    let patch = match what {
+        "url" => {
+            EndpointPatch { url: EndpointUrl::parse("https://example.com/mended").ok(), ..EndpointPatch::default() }
+        }
+        "credentials" => EndpointPatch { authorization: Some("Basic eDp5".to_owned()), ..EndpointPatch::default() },
+        "description" => EndpointPatch { description: Some("new".to_owned()), ..EndpointPatch::default() },
+        "rate" => EndpointPatch { throttle_rate: Some(Some(5)), ..EndpointPatch::default() },
+        "disable" => EndpointPatch { disabled: Some(true), ..EndpointPatch::default() },
+        "enable" => EndpointPatch { disabled: Some(false), ..EndpointPatch::default() },
+        "secret" => {
+            let rotated = store.rotate_secret(endpoint.key, world.secret(), now, now, None).await;
+            return drop(rotated.unwrap());
+        }
+        "headers" => return store.set_headers(endpoint.key, Headers::new()).await.unwrap(),
+        "delete" => return store.delete_endpoint(app.key, &id, now).await.unwrap(),
+        _ => return store.delete_application(&environment(), &by_id(app.value.id), now).await.unwrap(),
+    };
+    store.update_endpoint(app.key, &id, patch, now).await.unwrap();
+}
+
+pub(super) async fn a_change_of_what_a_hold_was_learned_from_lifts_it<H: Harness>(world: &World<H>) {
+    let hold = Hold { until: instant(50), reason: HoldReason::Asked };
+    for (what, lifted) in [
+        ("url", true),
+        ("credentials", true),
+        ("secret", true),
+        ("headers", true),
+        ("disable", true),
+        ("delete", true),
+        ("application", true),
+        ("description", false),
+        ("rate", false),
+    ] {
+        let app = world.application().await;
+        let (endpoint, idle) = (waiting(world, &app, instant(10)).await, world.endpoint(&app).await);
+        let changed = if what == "application" { 1 } else { 2 };
+        for held in [&endpoint, &idle] {
+            world.store().hold(held.key, hold).await.unwrap();
+        }
+        for held in [&endpoint, &idle].into_iter().take(changed) {
+            change(world, &app, held, what).await;
+        }
+        for held in [&endpoint, &idle] {
+            let stands = world.store().hold_of(held.key).await.unwrap();
+            assert_eq!(stands, (!lifted).then_some(hold), "{what}");
+        }
+        let (found, _) = take(world, instant(10), 10).await;
+        assert_eq!(found, if lifted { vec![endpoint.key] } else { vec![] }, "{what}");
+        take(world, FAR, 10).await;
+    }
+}
+
+pub(super) async fn retries_that_were_put_off_are_due_when_the_hold_is_lifted<H: Harness>(world: &World<H>) {
+    for (reason, what, due) in [
+        (HoldReason::Asked, "url", 2),
+        (HoldReason::Asked, "secret", 2),
+        (HoldReason::Asked, "description", 0),
+        (HoldReason::Asked, "disable", 0),
+        (HoldReason::Silent, "url", 0),
+    ] {
+        let app = world.application().await;
+        let endpoint = waiting(world, &app, instant(50)).await;
+        wait(world, &app, &endpoint, instant(55)).await;
+        wait(world, &app, &endpoint, instant(40)).await;
+        let scheduled = Message { deliver_at: Some(instant(60)), ..world.new_message() };
+        world.message_of(&app, &[&endpoint], scheduled).await;
+        world.store().hold(endpoint.key, Hold { until: instant(50), reason }).await.unwrap();
+        change(world, &app, &endpoint, what).await;
+        let now = world.tick();
+        let found = world.due(&endpoint, now).await;
+        assert_eq!(found.len(), due, "{reason:?}, {what}");
+        assert!(found.iter().all(|due| due.made == 1 && !due.fresh));
+        assert_eq!(take(world, now, 10).await.0.len(), due.min(1), "{reason:?}, {what}");
+        take(world, FAR, 10).await;
+    }
+}
+
+pub(super) async fn whoever_changes_an_endpoint_has_what_it_has_pending_looked_at<H: Harness>(world: &World<H>) {
+    for what in ["url", "description", "rate", "enable", "secret", "headers", "disable", "delete", "application"] {
+        let app = world.application().await;
+        let (endpoint, idle) = (waiting(world, &app, instant(10)).await, world.endpoint(&app).await);
+        take(world, FAR, 10).await;
+        if what == "enable" {
+            // Canceling what it had has not come to its end.
+            change(world, &app, &endpoint, "disable").await;
+            take(world, FAR, 10).await;
+        }
+        let changed = if what == "application" { 1 } else { 2 };
+        for changed in [&idle, &endpoint].into_iter().take(changed) {
+            change(world, &app, changed, what).await;
+        }
+        assert_eq!(take(world, instant(10), 10).await, (vec![endpoint.key], None), "{what}");
+    }
+}
+
+pub(super) async fn an_endpoint_that_its_failures_disable_is_looked_at_and_not_held_back<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = waiting(world, &app, instant(10)).await;
+    world.store().hold(endpoint.key, Hold { until: instant(50), reason: HoldReason::Silent }).await.unwrap();
+    let other = world.message(&app, &[&endpoint]).await;
+    let due = world.due(&endpoint, other.value.created_at).await.pop().unwrap();
+    let fact = EndpointFact { at: world.tick(), kind: Against::Gone };
+    world.settle(Settlement { against: Some(fact), ..world.settlement(&endpoint, &due, Next::Exhausted) }).await;
+    assert_eq!(world.store().hold_of(endpoint.key).await.unwrap(), None);
+    assert_eq!(take(world, instant(10), 10).await, (vec![endpoint.key], None));
 }
 
 pub(super) async fn rebuilding_an_empty_store_finds_nothing<H: Harness>(world: &World<H>) {
