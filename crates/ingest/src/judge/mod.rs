@@ -57,7 +57,7 @@ postrider_domain::limits! {
     setting "schemas.idle", beyond "it ends, and another is started when there is one";
     /// Messages and schemas of one application that wait for their turn
     pub const MAX_WAITING: usize = 1_024, "messages", beyond "503";
-    /// Messages and schemas of everybody that wait for their turn
+    /// Messages and schemas of everybody that wait for their turn; of one environment, half of what the others leave
     pub const MAX_WAITING_IN_ALL: usize = 16_384, "messages", beyond "503";
     /// The longest wait for a turn; of the schemas of one request, for all their turns together
     pub const MAX_WAIT_SECONDS: u64 = 10, "s", beyond "503";

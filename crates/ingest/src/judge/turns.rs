@@ -1,11 +1,15 @@
 //! Turns: who may have something judged next. The environment that had its last turn longest ago comes first, and in it
-//! the application that did; so whoever asks for much waits behind whoever asks for little.
+//! the application that did; so whoever asks for much waits behind whoever asks for little. Whoever comes anew is before
+//! the one that had the very last turn, and behind all others that wait: coming and going gains nothing.
+//!
+//! Who may be next is kept in order, so that a turn costs the same however many wait.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use postrider_domain::application::EnvironmentId;
+use postrider_store::ApplicationKey;
 use tokio::sync::oneshot;
 
 use super::{MAX_WAITING, MAX_WAITING_IN_ALL, Tenant};
@@ -16,9 +20,15 @@ pub(super) struct Crowded;
 
 pub(super) struct Turns {
     state: Mutex<State>,
+    shares: Shares,
+}
+
+/// The most turns at a time.
+#[derive(Clone, Copy)]
+struct Shares {
     in_all: usize,
-    by_environment: usize,
-    by_application: usize,
+    of_environment: usize,
+    of_application: usize,
 }
 
 #[derive(Default)]
@@ -27,22 +37,26 @@ struct State {
     waiting: usize,
     /// Counts turns.
     turn: u64,
-    environments: HashMap<EnvironmentId, Share, foldhash::fast::RandomState>,
-    /// Tenants that have a turn, or wait for one.
-    tenants: Vec<Place>,
+    /// Those that have a turn, or wait for one.
+    environments: HashMap<EnvironmentId, Environment, foldhash::fast::RandomState>,
+    /// Those that may be given a turn, in order.
+    ready: BTreeSet<(u64, EnvironmentId)>,
 }
 
-#[derive(Default)]
-struct Share {
+struct Environment {
     taken: usize,
-    last_turn: u64,
+    waiting: usize,
+    /// Its place in the order.
+    rank: u64,
+    applications: HashMap<Option<ApplicationKey>, Application, foldhash::fast::RandomState>,
+    /// Those that may be given a turn, in order.
+    ready: BTreeSet<(u64, Option<ApplicationKey>)>,
 }
 
-struct Place {
-    tenant: Tenant,
+struct Application {
     taken: usize,
-    last_turn: u64,
-    waiting: std::collections::VecDeque<oneshot::Sender<()>>,
+    rank: u64,
+    waiting: VecDeque<oneshot::Sender<()>>,
 }
 
 /// A turn; it ends when this is dropped. Whoever works on where nobody can stop him takes it along.
@@ -58,8 +72,8 @@ impl Turns {
     /// So many at a time.
     pub(super) fn new(in_all: usize) -> Arc<Self> {
         let in_all = in_all.max(1);
-        let (by_environment, by_application) = ((in_all / 2).max(1), (in_all / 4).max(1));
-        Arc::new(Self { state: Mutex::default(), in_all, by_environment, by_application })
+        let shares = Shares { in_all, of_environment: (in_all / 2).max(1), of_application: (in_all / 4).max(1) };
+        Arc::new(Self { state: Mutex::default(), shares })
     }
 
     /// Waits for a turn.
@@ -74,89 +88,137 @@ impl Turns {
     }
 
     fn queue(self: &Arc<Self>, tenant: Tenant) -> Result<Turn, Crowded> {
-        let mut state = self.state.lock();
-        let State { waiting, tenants, .. } = &mut *state;
-        let place = match tenants.iter().position(|place| place.tenant == tenant) {
-            Some(place) => &mut tenants[place],
-            None => {
-                tenants.push(Place { tenant: tenant.clone(), taken: 0, last_turn: 0, waiting: Default::default() });
-                let last = tenants.len() - 1;
-                &mut tenants[last]
-            }
-        };
-        if place.waiting.len() >= MAX_WAITING || *waiting >= MAX_WAITING_IN_ALL {
-            return Err(Crowded);
-        }
-        let (give, wait) = oneshot::channel();
-        place.waiting.push_back(give);
-        *waiting += 1;
+        let wait = self.state.lock().queue(&tenant, self.shares)?;
         Ok(Turn { turns: Arc::clone(self), tenant, wait: Some(wait) })
     }
 
     /// Gives turns while there are any.
     fn give(&self) {
         let mut state = self.state.lock();
-        while state.taken < self.in_all
-            && let Some(next) = self.next(&state)
-        {
-            let State { waiting, tenants, .. } = &mut *state;
-            let Some(give) = tenants[next].waiting.pop_front() else { break };
-            *waiting -= 1;
-            // Whoever does not wait any more gets none.
-            if give.send(()).is_ok() {
-                state.take(next);
-            }
-        }
-        state.forget();
-    }
-
-    /// The tenant whose turn it is.
-    fn next(&self, state: &State) -> Option<usize> {
-        let may = |place: &&(usize, &Place)| {
-            let share = state.environments.get(&place.1.tenant.environment);
-            !place.1.waiting.is_empty()
-                && place.1.taken < self.by_application
-                && share.is_none_or(|share| share.taken < self.by_environment)
-        };
-        let since = |place: &(usize, &Place)| {
-            let share = state.environments.get(&place.1.tenant.environment);
-            (share.map_or(0, |share| share.last_turn), place.1.last_turn)
-        };
-        let places: Vec<_> = state.tenants.iter().enumerate().collect();
-        places.iter().filter(may).min_by_key(|place| since(place)).map(|place| place.0)
+        while state.taken < self.shares.in_all && state.give_next(self.shares) {}
     }
 
     fn end(&self, tenant: &Tenant) {
-        let mut state = self.state.lock();
-        state.taken -= 1;
-        if let Some(share) = state.environments.get_mut(&tenant.environment) {
-            share.taken -= 1;
-        }
-        if let Some(place) = state.tenants.iter_mut().find(|place| place.tenant == *tenant) {
-            place.taken -= 1;
-        }
-        drop(state);
+        self.state.lock().end(tenant, self.shares);
         self.give();
     }
 }
 
 impl State {
-    fn take(&mut self, place: usize) {
-        self.turn += 1;
-        self.taken += 1;
-        let place = &mut self.tenants[place];
-        place.taken += 1;
-        place.last_turn = self.turn;
-        let share = self.environments.entry(place.tenant.environment.clone()).or_default();
-        share.taken += 1;
-        share.last_turn = self.turn;
+    /// The place of whoever comes anew: before the last turn, behind those before it.
+    fn newcomer(&self) -> u64 {
+        (2 * self.turn).saturating_sub(1)
     }
 
-    /// Forgets who neither has a turn nor waits for one.
-    fn forget(&mut self) {
-        self.tenants.retain(|place| place.taken > 0 || !place.waiting.is_empty());
-        let tenants = &self.tenants;
-        self.environments.retain(|environment, _| tenants.iter().any(|place| place.tenant.environment == *environment));
+    /// The place of whoever has just been given a turn.
+    fn served(&self) -> u64 {
+        2 * self.turn
+    }
+
+    fn queue(&mut self, tenant: &Tenant, shares: Shares) -> Result<oneshot::Receiver<()>, Crowded> {
+        let of_others = self.waiting - self.environments.get(&tenant.environment).map_or(0, |one| one.waiting);
+        let rank = self.newcomer();
+        let result = self.change(&tenant.environment, shares, |environment| {
+            // However many take all that they may, there is room for one more.
+            if environment.waiting >= (MAX_WAITING_IN_ALL - of_others) / 2 {
+                return Err(Crowded);
+            }
+            environment
+                .change(tenant.application, rank, shares, |application| {
+                    if application.waiting.len() >= MAX_WAITING {
+                        return Err(Crowded);
+                    }
+                    let (give, wait) = oneshot::channel();
+                    application.waiting.push_back(give);
+                    Ok(wait)
+                })
+                .inspect(|_| environment.waiting += 1)
+        });
+        self.waiting += usize::from(result.is_ok());
+        result
+    }
+
+    /// Gives a turn to whoever is next; `false` if nobody is.
+    fn give_next(&mut self, shares: Shares) -> bool {
+        let Some((_, next)) = self.ready.first().cloned() else { return false };
+        self.waiting -= 1;
+        self.turn += 1;
+        let rank = self.served();
+        let given = self.change(&next, shares, |environment| {
+            let Some((_, application)) = environment.ready.first().copied() else { return false };
+            environment.waiting -= 1;
+            let given = environment.change(application, rank, shares, |application| {
+                let give = application.waiting.pop_front();
+                // Whoever does not wait any more gets none.
+                let given = give.is_some_and(|give| give.send(()).is_ok());
+                if given {
+                    application.taken += 1;
+                    application.rank = rank;
+                }
+                given
+            });
+            if given {
+                environment.taken += 1;
+                environment.rank = rank;
+            }
+            given
+        });
+        self.taken += usize::from(given);
+        true
+    }
+
+    fn end(&mut self, tenant: &Tenant, shares: Shares) {
+        self.taken -= 1;
+        let rank = self.newcomer();
+        self.change(&tenant.environment, shares, |environment| {
+            environment.taken -= 1;
+            environment.change(tenant.application, rank, shares, |application| application.taken -= 1);
+        });
+    }
+
+    /// Changes an environment, which is made for that if it is not there, and is then where it belongs in the order: nowhere
+    /// if it has no turn and waits for none.
+    fn change<T>(&mut self, id: &EnvironmentId, shares: Shares, change: impl FnOnce(&mut Environment) -> T) -> T {
+        let rank = self.newcomer();
+        let environment = self.environments.entry(id.clone()).or_insert_with(|| Environment {
+            taken: 0,
+            waiting: 0,
+            rank,
+            applications: HashMap::default(),
+            ready: BTreeSet::new(),
+        });
+        self.ready.remove(&(environment.rank, id.clone()));
+        let result = change(environment);
+        if environment.taken < shares.of_environment && !environment.ready.is_empty() {
+            self.ready.insert((environment.rank, id.clone()));
+        }
+        if environment.applications.is_empty() {
+            self.environments.remove(id);
+        }
+        result
+    }
+}
+
+impl Environment {
+    /// The same for an application of it. `rank` is for one that is not there.
+    fn change<T>(
+        &mut self,
+        id: Option<ApplicationKey>,
+        rank: u64,
+        shares: Shares,
+        change: impl FnOnce(&mut Application) -> T,
+    ) -> T {
+        let new = || Application { taken: 0, rank, waiting: VecDeque::new() };
+        let application = self.applications.entry(id).or_insert_with(new);
+        self.ready.remove(&(application.rank, id));
+        let result = change(application);
+        if application.taken < shares.of_application && !application.waiting.is_empty() {
+            self.ready.insert((application.rank, id));
+        }
+        if application.taken == 0 && application.waiting.is_empty() {
+            self.applications.remove(&id);
+        }
+        result
     }
 }
 
@@ -223,7 +285,7 @@ mod tests {
         drop(given_unseen);
         assert!(turns.take(tenant("d", 1)).now_or_never().is_some());
         let state = turns.state.lock();
-        assert_eq!((state.taken, state.tenants.len()), (0, 0));
+        assert_eq!((state.taken, state.waiting, state.environments.len(), state.ready.len()), (0, 0, 0, 0));
     }
 
     #[tokio::test]
@@ -233,5 +295,49 @@ mod tests {
         let mut many: Vec<_> = (0..MAX_WAITING).map(|_| Box::pin(turns.take(tenant("a", 1)))).collect();
         many.iter_mut().for_each(|one| assert!(one.as_mut().now_or_never().is_none()));
         assert!(matches!(turns.take(tenant("a", 1)).now_or_never(), Some(Err(Crowded))));
+    }
+
+    #[tokio::test]
+    async fn one_environment_does_not_fill_the_queue_for_others() {
+        let turns = Turns::new(1);
+        let _first = turns.take(tenant("a", 1)).await.unwrap();
+        let mut many = Vec::new();
+        for environment in ["a", "b"] {
+            loop {
+                let mut one = Box::pin(turns.take(tenant(environment, (many.len() / MAX_WAITING) as i64)));
+                match one.as_mut().now_or_never() {
+                    None => many.push(one),
+                    Some(refused) => break assert!(refused.is_err()),
+                }
+            }
+        }
+        assert!(many.len() < MAX_WAITING_IN_ALL);
+        let mut other = Box::pin(turns.take(tenant("c", 1)));
+        assert!(other.as_mut().now_or_never().is_none(), "it waits");
+        drop(_first);
+        let given = other.now_or_never();
+        assert!(given.is_none(), "another came before");
+        drop(many);
+        assert_eq!(turns.state.lock().taken, 0);
+    }
+
+    #[tokio::test]
+    async fn who_comes_and_goes_does_not_hold_up_who_waits() {
+        let turns = Turns::new(1);
+        let first = turns.take(tenant("z", 1)).await.unwrap();
+        let mut waits = Box::pin(turns.take(tenant("z", 2)));
+        assert!(waits.as_mut().now_or_never().is_none());
+        let mut last = first;
+        for fresh in 100..200 {
+            let mut comes = Box::pin(turns.take(tenant("a", fresh)));
+            assert!(comes.as_mut().now_or_never().is_none());
+            drop(last);
+            if let Some(given) = waits.as_mut().now_or_never() {
+                assert!(given.is_ok() && fresh < 103);
+                return;
+            }
+            last = comes.now_or_never().unwrap().unwrap();
+        }
+        panic!("it is never its turn");
     }
 }
