@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use postrider_ingest::Violation;
-use postrider_store::{StoreError, WriteError};
+use postrider_store::{Capped, StoreError, WriteError};
 
 use crate::answer;
 use crate::json::MAX_DEPTH;
@@ -225,11 +225,13 @@ impl From<WriteError> for ApiError {
             WriteError::Store(error) => error.into(),
             WriteError::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", "Entity not found"),
             WriteError::Conflict => Self::conflict(),
-            WriteError::Full { most } => {
-                let detail = format!(
-                    "The application has {most} endpoints already, and may not have more \
-                     (limits.endpoints_per_application)."
-                );
+            WriteError::Full { of, most } => {
+                let (whose, setting) = match of {
+                    Capped::EventTypes => ("environment", " (limits.event_types_per_environment)"),
+                    Capped::Endpoints => ("application", " (limits.endpoints_per_application)"),
+                    Capped::Consumers => ("endpoint", ""),
+                };
+                let detail = format!("The {whose} has {most} {of} already, and may not have more{setting}.");
                 Self::new(StatusCode::BAD_REQUEST, "limit_reached", detail)
             }
         }

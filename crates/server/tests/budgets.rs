@@ -192,6 +192,34 @@ async fn connections_of_one_address_are_limited_among_themselves() {
 }
 
 #[tokio::test]
+async fn what_is_closed_for_a_new_connection_never_was_a_request_under_way() {
+    let server = server().set("server.max_connections_per_address", "1").start().await;
+    let (address, token) = (server.address(), server.token());
+    let mut unanswered = Vec::new();
+    let mut answered = 0;
+    for round in 0..200 {
+        let mut idle = RawConnection::open(address).await;
+        idle.write(b"GET /api/v1/health/ping HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        assert_eq!(idle.read_answer().await.unwrap().unwrap().status, 204);
+        let body = format!(r#"{{"name":"a","uid":"r-{round}"}}"#);
+        let mut request = head("POST", "/api/v1/app", &token, &format!("content-length: {}\r\n", body.len()));
+        request.extend_from_slice(body.as_bytes());
+        let (_, other) = tokio::join!(idle.write(&request), RawConnection::open(address));
+        match idle.read_answer().await {
+            Ok(Some(answer)) if answer.status == 201 => answered += 1,
+            Ok(Some(answer)) => panic!("{}", answer.status),
+            Ok(None) | Err(_) => unanswered.push(round),
+        }
+        drop(other);
+    }
+    let client = server.client();
+    for round in &unanswered {
+        client.get(&format!("/api/v1/app/r-{round}")).await.expect(404);
+    }
+    assert_eq!(answered + unanswered.len(), 200);
+}
+
+#[tokio::test]
 async fn when_all_connections_are_busy_the_next_one_is_told_so() {
     let server = server().set("server.max_connections", "4").start().await;
     let app = server.app().await;
@@ -276,6 +304,69 @@ async fn an_environment_has_only_so_many_event_types() {
         assert_eq!(answer.expect(400).json()["code"], "limit_reached");
     }
     client.put("/api/v1/event-type/a", &json!({ "description": "x" })).await.expect(200);
+}
+
+/// How many of these were made, of requests at the same instant; the others are told that there is no room.
+async fn made_at_once(app: &App, requests: impl Iterator<Item = (Method, String, Value)>) -> usize {
+    let requests: Vec<_> = requests.collect();
+    let one = async |(method, path, body): &(Method, String, Value)| {
+        let answer = app.client.request(method.clone(), path).json(body).send().await;
+        if answer.status == 400 {
+            assert_eq!(answer.json()["code"], "limit_reached", "{}", answer.text());
+        }
+        answer.status
+    };
+    let statuses = futures_util::future::join_all(requests.iter().map(one)).await;
+    assert!(statuses.iter().all(|status| matches!(status, 200 | 201 | 204 | 400)), "{statuses:?}");
+    statuses.iter().filter(|status| **status != 400).count()
+}
+
+#[tokio::test]
+async fn requests_at_the_same_instant_do_not_get_past_a_cap() {
+    let server = server()
+        .set("limits.event_types_per_environment", "7")
+        .set("limits.endpoints_per_application", "5")
+        .start()
+        .await;
+    let app = server.app().await;
+    let described = json!({ "description": "" });
+    let event_types = (0..30).map(|number| match number % 3 {
+        0 => {
+            (Method::POST, "/api/v1/event-type".to_owned(), json!({ "name": format!("a{number}"), "description": "" }))
+        }
+        1 => (Method::PUT, format!("/api/v1/event-type/a{number}"), described.clone()),
+        _ => {
+            let new = json!({ "eventTypes": [{ "name": format!("a{number}"), "description": "" }] });
+            (Method::POST, "/api/v1/environment/import".to_owned(), new)
+        }
+    });
+    assert_eq!(made_at_once(&app, event_types).await, 7);
+    let all = app.client.get("/api/v1/event-type").await.expect(200).json();
+    let known: Vec<_> = all["data"].as_array().unwrap().clone();
+    assert_eq!(known.len(), 7);
+
+    let body = json!({ "url": "https://example.com/" });
+    let endpoints = (0..20).map(|number| match number % 2 {
+        0 => (Method::POST, app.path("/endpoint"), body.clone()),
+        _ => (Method::PUT, app.path(&format!("/endpoint/e{number}")), body.clone()),
+    });
+    assert_eq!(made_at_once(&app, endpoints).await, 5);
+    let endpoint = app.client.get(&app.path("/endpoint")).await.expect(200).json()["data"][0]["id"].clone();
+    let path = |number: usize| app.path(&format!("/poller/{}/consumer/c{number}/seek", endpoint.as_str().unwrap()));
+    let consumers = (0..130).map(|number| (Method::POST, path(number), json!({ "after": "2026-01-01T00:00:00Z" })));
+    assert_eq!(made_at_once(&app, consumers).await, 100);
+
+    // What is there can be changed, and imported again; of an import that does not fit nothing stays.
+    let import = async |event_types: &[Value]| {
+        app.client.post("/api/v1/environment/import", &json!({ "eventTypes": event_types })).await
+    };
+    import(&known).await.expect(204);
+    let freed = known[0]["name"].as_str().unwrap();
+    app.client.delete(&format!("/api/v1/event-type/{freed}?expunge=true")).await.expect(204);
+    let two = ["x", "y"].map(|name| json!({ "name": name, "description": "" }));
+    assert_eq!(import(&two).await.expect(400).json()["code"], "limit_reached");
+    app.client.get("/api/v1/event-type/x").await.expect(404);
+    import(&two[..1]).await.expect(204);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use postrider_domain::notice::NoticeKind;
 use postrider_domain::signature::{Secret, SigningKeys};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, ChangeHeadersError, EndpointKey, Endpoints, Listed, NewEndpoint, Once, RotateError, Scan,
+    ApplicationKey, Capped, ChangeHeadersError, EndpointKey, Endpoints, Listed, NewEndpoint, Once, RotateError, Scan,
     StoreError, Stored, Upserted, WriteError, Written,
 };
 use rusqlite::{Connection, Row, params};
@@ -281,7 +281,7 @@ fn insert(tx: &Tx<'_>, application: ApplicationKey, new: NewEndpoint) -> Result<
         .prepare_cached(&format!("SELECT count(*) FROM endpoint WHERE application_no = ? AND {LIVE}"))?
         .query_row([application.0], |row| row.get::<_, i64>(0))?;
     if count.unsigned_abs() >= most {
-        return Err(Abort::Refused(WriteError::Full { most }));
+        return Err(Abort::Refused(WriteError::Full { of: Capped::Endpoints, most }));
     }
     let since = endpoint.created_at;
     endpoint.disablement = endpoint.disabled.then_some(Disablement { reason: DisableReason::ByHand, since });

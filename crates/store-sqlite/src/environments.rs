@@ -51,13 +51,14 @@ impl Environments for SqliteStore {
                 if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
                     return Ok(Written::Replayed(answer));
                 }
-                let Import { event_types, archive_others, settings } = import;
+                let Import { event_types, archive_others, settings, most } = import;
+                let mut room = event_types::Room::of(tx, &environment, most)?;
                 let mut changed = Vec::new();
                 if archive_others {
                     archive_all_but(tx, &environment, &event_types, now, &mut changed)?;
                 }
                 for imported in event_types {
-                    add_or_change(tx, &environment, imported, now, &mut changed)?;
+                    add_or_change(tx, &environment, &mut room, imported, now, &mut changed)?;
                 }
                 change(tx, &environment, settings, now)?;
                 changed.sort();
@@ -143,6 +144,7 @@ pub(crate) fn rules_changed(tx: &Tx<'_>, environment: &EnvironmentId) -> Result<
 fn add_or_change(
     tx: &Tx<'_>,
     environment: &EnvironmentId,
+    room: &mut event_types::Room,
     imported: ImportedEventType,
     now: Timestamp,
     changed: &mut Vec<EventTypeName>,
@@ -151,7 +153,7 @@ fn add_or_change(
     match event_types::find(tx, environment, new.name.as_str())? {
         Some(found) if !found.is_changed_by(&patch) => return Ok(()),
         Some(found) => drop(event_types::change(tx, environment, found, patch, now)?),
-        None => event_types::insert(tx, environment, &new)?,
+        None => event_types::insert(tx, environment, room, &new)?,
     }
     changed.push(new.name);
     Ok(())

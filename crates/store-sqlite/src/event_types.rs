@@ -5,7 +5,9 @@ use postrider_domain::application::EnvironmentId;
 use postrider_domain::event_type::{EventType, EventTypePatch, Schemas};
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
-use postrider_store::{EventTypeFilter, EventTypes, Listed, Once, Scan, StoreError, Upserted, WriteError, Written};
+use postrider_store::{
+    Capped, EventTypeFilter, EventTypes, Listed, Once, Scan, StoreError, Upserted, WriteError, Written,
+};
 use rusqlite::{Connection, Row, params};
 
 use crate::SqliteStore;
@@ -22,6 +24,7 @@ impl EventTypes for SqliteStore {
     async fn create_event_type(
         &self,
         environment: &EnvironmentId,
+        most: u64,
         event_type: EventType,
         once: Option<Once<EventType>>,
     ) -> Result<Written<EventType>, WriteError> {
@@ -32,7 +35,7 @@ impl EventTypes for SqliteStore {
                     return Ok(Written::Replayed(answer));
                 }
                 let now = event_type.created_at;
-                let event_type = add_or_revive(tx, &environment, event_type)?;
+                let event_type = add_or_revive(tx, &environment, most, event_type)?;
                 idempotency::remember(tx, once, &event_type, now)?;
                 Ok(Written::Done(event_type))
             })
@@ -52,20 +55,6 @@ impl EventTypes for SqliteStore {
     ) -> Result<Listed<EventType>, StoreError> {
         let (environment, filter) = (environment.clone(), filter.clone());
         self.lists.run(move |connection| list(connection, &environment, &filter, scan)).await
-    }
-
-    async fn event_type_count(&self, environment: &EnvironmentId) -> Result<u64, StoreError> {
-        let environment = environment.clone();
-        self.readers
-            .run(move |connection| {
-                let mut statement = connection.prepare_cached(
-                    "SELECT count(*) FROM event_type
-                     WHERE environment_no = (SELECT no FROM environment WHERE id = ?1)",
-                )?;
-                Ok::<i64, SqlError>(statement.query_row([environment.as_str()], |row| row.get(0))?)
-            })
-            .await
-            .map(i64::unsigned_abs)
     }
 
     async fn missing_event_types(
@@ -110,6 +99,7 @@ impl EventTypes for SqliteStore {
     async fn upsert_event_type(
         &self,
         environment: &EnvironmentId,
+        most: u64,
         name: &str,
         patch: EventTypePatch,
         otherwise: EventType,
@@ -121,7 +111,7 @@ impl EventTypes for SqliteStore {
                 if let Some(found) = find(tx, &environment, &name)? {
                     return change(tx, &environment, found, patch, now).map(Upserted::Updated);
                 }
-                insert(tx, &environment, &otherwise)?;
+                insert(tx, &environment, &mut Room::of(tx, &environment, most)?, &otherwise)?;
                 Ok(Upserted::Created(otherwise))
             })
             .await
@@ -219,6 +209,7 @@ fn list(
 fn add_or_revive(
     tx: &Tx<'_>,
     environment: &EnvironmentId,
+    most: u64,
     mut event_type: EventType,
 ) -> Result<EventType, Abort<WriteError>> {
     match find(tx, environment, event_type.name.as_str())? {
@@ -227,16 +218,41 @@ fn add_or_revive(
             event_type.created_at = found.created_at;
             write(tx, environment, &event_type)?;
         }
-        None => insert(tx, environment, &event_type)?,
+        None => insert(tx, environment, &mut Room::of(tx, environment, most)?, &event_type)?,
     }
     Ok(event_type)
+}
+
+/// How many event types an environment may still get in a transaction.
+pub(crate) struct Room {
+    left: u64,
+    most: u64,
+}
+
+impl Room {
+    pub(crate) fn of(tx: &Tx<'_>, environment: &EnvironmentId, most: u64) -> Result<Self, SqlError> {
+        let there: i64 = tx
+            .prepare_cached(
+                "SELECT count(*) FROM event_type WHERE environment_no = (SELECT no FROM environment WHERE id = ?1)",
+            )?
+            .query_row([environment.as_str()], |row| row.get(0))?;
+        Ok(Self { left: most.saturating_sub(there.unsigned_abs()), most })
+    }
+
+    fn take(&mut self) -> Result<(), Abort<WriteError>> {
+        let full = Abort::Refused(WriteError::Full { of: Capped::EventTypes, most: self.most });
+        self.left = self.left.checked_sub(1).ok_or(full)?;
+        Ok(())
+    }
 }
 
 pub(crate) fn insert(
     tx: &Tx<'_>,
     environment: &EnvironmentId,
+    room: &mut Room,
     event_type: &EventType,
 ) -> Result<(), Abort<WriteError>> {
+    room.take()?;
     rules_changed(tx, environment)?;
     let environment = environment_number(tx, environment)?;
     tx.prepare_cached(

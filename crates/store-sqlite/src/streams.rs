@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use postrider_domain::ids::{Id as _, Ksuid};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, EndpointKey, LATEST_COMMIT, MAX_CONSUMERS, MessageKey, StoreError, StreamFilter, StreamPosition,
-    StreamSlice, Streams, WriteError,
+    ApplicationKey, Capped, EndpointKey, LATEST_COMMIT, MAX_CONSUMERS, MessageKey, StoreError, StreamFilter,
+    StreamPosition, StreamSlice, Streams, WriteError,
 };
 use rusqlite::{Connection, OptionalExtension as _, Rows, params};
 
@@ -76,7 +76,7 @@ impl Streams for SqliteStore {
                         MAX_CONSUMERS
                     ])?;
                 if noted == 0 {
-                    return Err(Abort::Refused(WriteError::Full { most: MAX_CONSUMERS as u64 }));
+                    return Err(Abort::Refused(WriteError::Full { of: Capped::Consumers, most: MAX_CONSUMERS as u64 }));
                 }
                 Ok(())
             })

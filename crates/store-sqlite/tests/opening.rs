@@ -122,7 +122,7 @@ async fn a_reader_that_stays_open_makes_no_write_wait() {
                 created_at: Timestamp::EPOCH,
                 updated_at: Timestamp::EPOCH,
             };
-            store.create_event_type(&EnvironmentId::default_environment(), event_type, None).await.unwrap();
+            store.create_event_type(&EnvironmentId::default_environment(), u64::MAX, event_type, None).await.unwrap();
         }
     };
     // A checkpoint that waits for a reader does so for ten seconds, with each of the last dozen writes.

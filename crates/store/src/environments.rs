@@ -21,7 +21,7 @@ pub struct ImportedEventType {
 }
 
 /// What is brought in by one commit.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Import {
     /// Event types to add or to change.
     pub event_types: Vec<ImportedEventType>,
@@ -29,6 +29,20 @@ pub struct Import {
     pub archive_others: bool,
     /// Settings to change.
     pub settings: EnvironmentSettingsPatch,
+    /// The most event types that the environment may have afterwards, if any are added; else [`WriteError::Full`].
+    pub most: u64,
+}
+
+impl Default for Import {
+    /// Nothing, and any number may follow.
+    fn default() -> Self {
+        Self {
+            event_types: Vec::new(),
+            archive_others: false,
+            settings: EnvironmentSettingsPatch::default(),
+            most: u64::MAX,
+        }
+    }
 }
 
 /// Operations on environments.

@@ -37,9 +37,33 @@ pub enum WriteError {
     #[error("the identifier is in use")]
     Conflict,
     /// There are as many as there may be.
-    #[error("there are {most} already, which is as many as there may be")]
+    #[error("there are {most} {of} already, which is as many as there may be")]
     Full {
+        /// Of what.
+        of: Capped,
         /// How many that is.
         most: u64,
     },
+}
+
+/// What there may be only so many of. Whether there is room is found out by the commit that adds one, so that no number of
+/// requests at the same instant gets past it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Capped {
+    /// The event types of an environment, archived ones among them.
+    EventTypes,
+    /// The endpoints of an application.
+    Endpoints,
+    /// The consumers of an endpoint's messages.
+    Consumers,
+}
+
+impl std::fmt::Display for Capped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::EventTypes => "event types",
+            Self::Endpoints => "endpoints",
+            Self::Consumers => "consumers",
+        })
+    }
 }

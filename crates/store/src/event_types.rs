@@ -23,10 +23,12 @@ pub struct EventTypeFilter {
 #[async_trait]
 pub trait EventTypes {
     /// Adds an event type. An archived one of that name is revived: overwritten, its date of creation kept.
-    /// [`WriteError::Conflict`] if there is an active one.
+    /// [`WriteError::Conflict`] if there is an active one; [`WriteError::Full`] if the environment would have more than
+    /// `most` afterwards, archived ones among them.
     async fn create_event_type(
         &self,
         environment: &EnvironmentId,
+        most: u64,
         event_type: EventType,
         once: Option<Once<EventType>>,
     ) -> Result<Written<EventType>, WriteError>;
@@ -41,9 +43,6 @@ pub trait EventTypes {
         filter: &EventTypeFilter,
         scan: Scan<String>,
     ) -> Result<Listed<EventType>, StoreError>;
-
-    /// How many event types an environment has, archived ones among them.
-    async fn event_type_count(&self, environment: &EnvironmentId) -> Result<u64, StoreError>;
 
     /// Those of `names` that are not the name of an active event type, in the order given.
     async fn missing_event_types(
@@ -61,10 +60,11 @@ pub trait EventTypes {
         now: Timestamp,
     ) -> Result<EventType, WriteError>;
 
-    /// Changes an event type, or adds `otherwise`, in one commit.
+    /// Changes an event type, or adds `otherwise`, in one commit; of `most` the same holds.
     async fn upsert_event_type(
         &self,
         environment: &EnvironmentId,
+        most: u64,
         name: &str,
         patch: EventTypePatch,
         otherwise: EventType,

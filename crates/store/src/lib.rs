@@ -48,7 +48,7 @@ pub use attempted::{Attempted, AttemptedFilter, AttemptedMessage, Destination, S
 pub use attempts::{AttemptFilter, AttemptStats, Attempts};
 pub use endpoints::{ChangeHeadersError, EndpointKey, Endpoints, NewEndpoint, RotateError};
 pub use environments::{Environments, Import, ImportedEventType};
-pub use error::{StoreError, WriteError};
+pub use error::{Capped, StoreError, WriteError};
 pub use event_types::{EventTypeFilter, EventTypes};
 pub use idempotency::{IdempotencyKey, Once, StoredAnswer, Written};
 pub use messages::{MessageFilter, MessageKey, Messages};

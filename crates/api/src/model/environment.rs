@@ -171,7 +171,8 @@ impl EnvironmentIn {
             problems.truncate(MAX_PROBLEMS);
             return Err(ApiError::Invalid(problems));
         }
-        Ok(Import { event_types, archive_others: false, settings: self.settings.unwrap_or_default().into() })
+        let settings = self.settings.unwrap_or_default().into();
+        Ok(Import { event_types, settings, ..Import::default() })
     }
 }
 

@@ -26,7 +26,6 @@ use crate::model::environment::{
 };
 use crate::openapi::{Operation, Routes};
 use crate::router::{self, Shared};
-use crate::routes::event_types::room_for;
 use crate::schemas;
 
 /// Event types that are read from the store at a time.
@@ -122,7 +121,7 @@ pub(super) async fn import(
     let read = move |body: &[u8]| json::decode::<EnvironmentIn>(json::text(body)?)?.checked(now);
     let (import, _turn) = read_import(&state, &operator.environment, account, body, read).await?;
     schemas::check(&state, &operator.environment, environment::schemas(&import)).await?;
-    room_for_import(&state, &operator.environment, &import).await?;
+    let import = Import { most: state.limits.event_types_per_environment, ..import };
     let once = idempotency::once(operator.once, now, imported);
     Ok(answer::written(state.store.import(&operator.environment, import, now, once).await?, imported))
 }
@@ -155,16 +154,6 @@ async fn apart<T: Send + 'static, K: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<(T, K)> {
     tokio::task::spawn_blocking(move || (work(), kept)).await.map_err(|_| ApiError::internal())
-}
-
-/// Refuses an import that makes more event types than an environment may have.
-pub(super) async fn room_for_import(state: &router::State, environment: &EnvironmentId, import: &Import) -> Result<()> {
-    let names: Vec<_> = import.event_types.iter().map(|imported| imported.new.name.clone()).collect();
-    let mut new = 0;
-    for name in &names {
-        new += usize::from(state.store.event_type(environment, name.as_str()).await?.is_none());
-    }
-    if new == 0 { Ok(()) } else { room_for(state, environment, new).await }
 }
 
 fn imported(_: &Vec<EventTypeName>) -> StoredAnswer {

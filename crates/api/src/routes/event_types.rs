@@ -3,7 +3,6 @@
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use postrider_domain::application::EnvironmentId;
 use postrider_domain::event_type::EventType;
 use postrider_domain::names::EventTypeName;
 use postrider_domain::schema::NAME_PATTERN;
@@ -19,7 +18,7 @@ use crate::openapi::{Operation, Routes};
 use crate::pagination::{self, ListOut, Walk};
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
-use crate::router::{self, Shared};
+use crate::router::Shared;
 use crate::schemas;
 
 const NAME: &str = "event_type_name";
@@ -123,20 +122,6 @@ pub(super) async fn list(
     Ok(page.answer(|event_type| pagination::name_iterator(&event_type.name), EventTypeOut::from))
 }
 
-/// Refuses event types beyond the most that an environment may have. Requests at the same instant may pass it by as many.
-pub(super) async fn room_for(state: &router::State, environment: &EnvironmentId, new: usize) -> Result<()> {
-    let count = state.store.event_type_count(environment).await?;
-    let most = state.limits.event_types_per_environment;
-    if count.saturating_add(new as u64) <= most {
-        return Ok(());
-    }
-    let detail = format!(
-        "The environment has {count} event types already, and may not have more than {most} \
-         (limits.event_types_per_environment)."
-    );
-    Err(ApiError::new(StatusCode::BAD_REQUEST, "limit_reached", detail))
-}
-
 pub(super) async fn create(
     operator: Operator,
     State(state): State<Shared>,
@@ -144,10 +129,10 @@ pub(super) async fn create(
 ) -> Result<Response> {
     let now = state.clock.now();
     let new = body.checked(now)?;
-    room_for(&state, &operator.environment, 1).await?;
     schemas::check(&state, &operator.environment, schemas::of_body(new.schemas.as_ref())).await?;
     let once = idempotency::once(operator.once, now, created);
-    match state.store.create_event_type(&operator.environment, new, once).await {
+    let most = state.limits.event_types_per_environment;
+    match state.store.create_event_type(&operator.environment, most, new, once).await {
         Ok(written) => Ok(answer::written(written, created)),
         Err(WriteError::Conflict) => {
             let detail = "An event type with this name already exists.";
@@ -181,10 +166,8 @@ pub(super) async fn replace(
     let otherwise = body.checked(legal, now)?;
     schemas::check(&state, &operator.environment, schemas::of_body(otherwise.schemas.as_ref())).await?;
     let patch = event_type::replacement(&otherwise);
-    if state.store.event_type(&operator.environment, name).await?.is_none() {
-        room_for(&state, &operator.environment, 1).await?;
-    }
-    Ok(match state.store.upsert_event_type(&operator.environment, name, patch, otherwise, now).await? {
+    let most = state.limits.event_types_per_environment;
+    Ok(match state.store.upsert_event_type(&operator.environment, most, name, patch, otherwise, now).await? {
         Upserted::Updated(event_type) => show(StatusCode::OK, &event_type),
         Upserted::Created(event_type) => show(StatusCode::CREATED, &event_type),
     })

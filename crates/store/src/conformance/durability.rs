@@ -17,7 +17,7 @@ pub(super) async fn everything_survives_a_restart<H: Harness>(world: &mut World<
     let mut new = world.new_endpoint(Some("main"));
     new.headers = Headers::from([("X-A".to_owned(), "1".to_owned())]);
     let endpoint = world.add_endpoint(&app, new.clone()).await;
-    done(world.store().create_event_type(&environment(), world.new_event_type("a"), None).await.unwrap());
+    done(world.store().create_event_type(&environment(), u64::MAX, world.new_event_type("a"), None).await.unwrap());
     done(world.store().rotate_secret(endpoint.key, world.secret(), FAR, world.tick(), None).await.unwrap());
     let message = world.message(&app, &[&endpoint]).await;
     let mut failed = world.settlement(&endpoint, &world.only_due(&endpoint).await, Next::Exhausted);

@@ -84,13 +84,13 @@ pub(super) async fn event_types_make_routes_newer_only_while_there_are_rules<H: 
             assert_eq!(now > version, newer, "{what}");
             version = now;
         };
-        done(store.create_event_type(&environment(), world.new_event_type("a"), None).await.unwrap());
+        done(store.create_event_type(&environment(), u64::MAX, world.new_event_type("a"), None).await.unwrap());
         check("create").await;
         let patch = EventTypePatch { deprecated: Some(true), ..EventTypePatch::default() };
         store.update_event_type(&environment(), "a", patch.clone(), world.tick()).await.unwrap();
         check("update").await;
         store
-            .upsert_event_type(&environment(), "a", patch.clone(), world.new_event_type("a"), world.tick())
+            .upsert_event_type(&environment(), u64::MAX, "a", patch.clone(), world.new_event_type("a"), world.tick())
             .await
             .unwrap();
         check("upsert").await;
@@ -114,7 +114,7 @@ pub(super) async fn a_message_of_routes_before_a_rule_is_refused<H: Harness>(wor
     assert!(matches!(refused, Err(AcceptError::Stale)), "{refused:?}");
     world.message(&app, &[]).await;
     let before = world.draft(&app, &[]).await;
-    done(world.store().create_event_type(&environment(), world.new_event_type("a"), None).await.unwrap());
+    done(world.store().create_event_type(&environment(), u64::MAX, world.new_event_type("a"), None).await.unwrap());
     let refused = world.accept(before).await;
     assert!(matches!(refused, Err(AcceptError::Stale)), "{refused:?}");
 }
@@ -143,7 +143,7 @@ pub(super) async fn an_import_adds_changes_and_leaves_alone<H: Harness>(world: &
     for name in ["same", "other", "changed"] {
         let mut event_type = world.new_event_type(name);
         event_type.feature_flag = Some("beta".to_owned());
-        done(world.store().create_event_type(&environment(), event_type, None).await.unwrap());
+        done(world.store().create_event_type(&environment(), u64::MAX, event_type, None).await.unwrap());
     }
     world.store().delete_event_type(&environment(), "changed", false, world.tick()).await.unwrap();
     let same = read(world, "same").await;
@@ -154,7 +154,7 @@ pub(super) async fn an_import_adds_changes_and_leaves_alone<H: Harness>(world: &
         imported(world.new_event_type("same")),
     ];
     let settings = EnvironmentSettingsPatch { public_catalogue: Some(true), ..REJECT };
-    let what = Import { event_types, archive_others: false, settings };
+    let what = Import { event_types, settings, ..Import::default() };
     assert_eq!(import(world, what.clone()).await, ["changed", "new"]);
     let changed = read(world, "changed").await;
     assert!(!changed.archived && changed.feature_flag.as_deref() == Some("beta"), "{changed:?}");
@@ -168,9 +168,13 @@ pub(super) async fn an_import_adds_changes_and_leaves_alone<H: Harness>(world: &
 
 pub(super) async fn an_import_archives_the_others_if_asked<H: Harness>(world: &World<H>) {
     for name in ["b", "a", "kept", "gone"] {
-        done(world.store().create_event_type(&environment(), world.new_event_type(name), None).await.unwrap());
+        done(
+            world.store().create_event_type(&environment(), u64::MAX, world.new_event_type(name), None).await.unwrap(),
+        );
     }
-    done(world.store().create_event_type(&other_environment(), world.new_event_type("a"), None).await.unwrap());
+    done(
+        world.store().create_event_type(&other_environment(), u64::MAX, world.new_event_type("a"), None).await.unwrap(),
+    );
     world.store().delete_event_type(&environment(), "gone", false, world.tick()).await.unwrap();
     let event_types = vec![imported(world.new_event_type("kept"))];
     let what = Import { event_types, archive_others: true, ..Import::default() };

@@ -36,7 +36,7 @@ async fn names<H: Harness>(world: &World<H>, filter: EventTypeFilter) -> Vec<Str
 }
 
 async fn add<H: Harness>(world: &World<H>, event_type: EventType) {
-    done(world.store().create_event_type(&environment(), event_type, None).await.unwrap());
+    done(world.store().create_event_type(&environment(), u64::MAX, event_type, None).await.unwrap());
 }
 
 pub(super) async fn an_event_type_reads_back_with_its_schemas_byte_for_byte<H: Harness>(world: &World<H>) {
@@ -46,7 +46,8 @@ pub(super) async fn an_event_type_reads_back_with_its_schemas_byte_for_byte<H: H
     event_type.schemas = Some(schemas("{ \"type\":\"object\",\"b\" : 1.50, \"a\":\"\\u00e4\" }"));
     event_type.feature_flag = Some("beta".to_owned());
     event_type.group_name = Some("users".to_owned());
-    let written = done(world.store().create_event_type(&environment(), event_type.clone(), None).await.unwrap());
+    let written =
+        done(world.store().create_event_type(&environment(), u64::MAX, event_type.clone(), None).await.unwrap());
     assert_eq!(shown(&written), shown(&event_type));
     assert_eq!(read(world, "user.created").await, Some(shown(&event_type)));
 
@@ -61,13 +62,13 @@ pub(super) async fn an_active_name_is_a_conflict_and_an_archived_one_is_revived<
     let mut first = world.new_event_type("a");
     first.schemas = Some(schemas("{}"));
     add(world, first.clone()).await;
-    let again = store.create_event_type(&environment(), world.new_event_type("a"), None).await;
+    let again = store.create_event_type(&environment(), u64::MAX, world.new_event_type("a"), None).await;
     assert!(matches!(again, Err(WriteError::Conflict)), "{:?}", again.err());
     assert_eq!(read(world, "a").await, Some(shown(&first)));
 
     store.delete_event_type(&environment(), "a", false, world.tick()).await.unwrap();
     let revived = world.new_event_type("a");
-    let written = done(store.create_event_type(&environment(), revived.clone(), None).await.unwrap());
+    let written = done(store.create_event_type(&environment(), u64::MAX, revived.clone(), None).await.unwrap());
     let want = EventType { created_at: first.created_at, ..revived };
     assert_eq!(shown(&written), shown(&want));
     assert_eq!(read(world, "a").await, Some(shown(&want)));
@@ -77,7 +78,7 @@ pub(super) async fn environments_do_not_see_each_other<H: Harness>(world: &World
     let store = world.store();
     add(world, world.new_event_type("a")).await;
     let theirs = world.new_event_type("a");
-    done(store.create_event_type(&other_environment(), theirs.clone(), None).await.unwrap());
+    done(store.create_event_type(&other_environment(), u64::MAX, theirs.clone(), None).await.unwrap());
     store.delete_event_type(&environment(), "a", true, world.tick()).await.unwrap();
     assert_eq!(read(world, "a").await, None);
     let read = store.event_type(&other_environment(), "a").await.unwrap().unwrap();
@@ -158,8 +159,9 @@ pub(super) async fn an_upsert_changes_what_is_there_and_adds_what_is_not<H: Harn
     let store = world.store();
     let patch = EventTypePatch { description: Some("d".to_owned()), ..EventTypePatch::default() };
     let otherwise = world.new_event_type("a");
-    let upsert =
-        async |now| store.upsert_event_type(&environment(), "a", patch.clone(), otherwise.clone(), now).await.unwrap();
+    let upsert = async |now| {
+        store.upsert_event_type(&environment(), u64::MAX, "a", patch.clone(), otherwise.clone(), now).await.unwrap()
+    };
     match upsert(world.tick()).await {
         Upserted::Created(created) => assert_eq!(shown(&created), shown(&otherwise)),
         Upserted::Updated(updated) => panic!("there was none: {updated:?}"),

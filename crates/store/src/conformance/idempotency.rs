@@ -51,7 +51,7 @@ pub(super) async fn an_event_type_is_created_once<H: Harness>(world: &World<H>) 
     let (store, key) = (world.store(), world.idempotency_key());
     let create = async |answer| {
         let under = once(key, Timestamp::EPOCH, answer);
-        store.create_event_type(&environment(), world.new_event_type("a"), Some(under)).await.unwrap()
+        store.create_event_type(&environment(), u64::MAX, world.new_event_type("a"), Some(under)).await.unwrap()
     };
     done(create("first").await);
     match create("second").await {

@@ -117,7 +117,7 @@ pub(super) async fn pages_of_event_types_visit_each_once<H: Harness>(world: &Wor
     let store = world.store();
     let keys = ["A", "a", "a-b", "a.b", "aa"].map(str::to_owned);
     for name in &keys {
-        done(store.create_event_type(&environment(), world.new_event_type(name), None).await.unwrap());
+        done(store.create_event_type(&environment(), u64::MAX, world.new_event_type(name), None).await.unwrap());
     }
     walk(&keys, async |scan| {
         let listed = store.event_types(&environment(), &EventTypeFilter::default(), scan).await.unwrap().rows;
@@ -187,7 +187,7 @@ pub(super) async fn no_limit_is_too_large_and_none_too_small<H: Harness>(world: 
     let (store, app) = (world.store(), world.application().await);
     let endpoint = world.endpoint(&app).await;
     world.message(&app, &[&endpoint]).await;
-    done(store.create_event_type(&environment(), world.new_event_type("a"), None).await.unwrap());
+    done(store.create_event_type(&environment(), u64::MAX, world.new_event_type("a"), None).await.unwrap());
     attempted(world, &endpoint).await;
     for (limit, want) in [(0, 0), (usize::MAX, 1)] {
         let page = || Scan::all(Direction::Descending, limit);
