@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -61,6 +62,7 @@ pub(crate) struct Place {
     connections: Arc<Connections>,
     number: u64,
     close: Arc<Notify>,
+    requests: AtomicUsize,
 }
 
 /// A request under way on a connection.
@@ -92,7 +94,7 @@ impl Connections {
         state.all.insert(number, Entry { address, idle_since: None, closing: false, close: Arc::clone(&close) });
         state.rest(number);
         drop(state);
-        Some(Place { connections: Arc::clone(self), number, close })
+        Some(Place { connections: Arc::clone(self), number, close, requests: AtomicUsize::new(0) })
     }
 
     /// Closes the connection that was idle for longest, to free what it takes.
@@ -151,6 +153,7 @@ impl State {
 impl Place {
     /// Marks the connection busy until what is returned is dropped.
     pub(crate) fn work(self: &Arc<Self>) -> Busy {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         self.connections.state.lock().work(self.number);
         Busy(Arc::clone(self))
     }
@@ -159,10 +162,21 @@ impl Place {
     pub(crate) async fn closed(&self) {
         self.close.notified().await;
     }
+
+    /// Whether a request is under way: also one that came when the connection was about to be closed.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether the connection is to be closed. It was idle when that was decided.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.connections.state.lock().all.get(&self.number).is_some_and(|entry| entry.closing)
+    }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
         self.0.connections.state.lock().rest(self.0.number);
     }
 }
@@ -225,6 +239,20 @@ mod tests {
         drop(busy.1);
         assert!(connections.admit(THERE).is_some());
         assert!(is_closed(&second) && !is_closed(&first));
+    }
+
+    #[test]
+    fn a_request_that_comes_when_its_connection_is_about_to_be_closed_is_seen() {
+        let connections = Connections::new(1, 1);
+        let first = admit(&connections, HERE);
+        let _second = admit(&connections, HERE);
+        assert!(first.is_closing() && !first.is_busy());
+        let busy = first.work();
+        assert!(is_closed(&first) && first.is_busy());
+        drop(busy);
+        assert!(!first.is_busy());
+        drop(first);
+        assert_eq!(connections.state.lock().count, 1);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderValue, header};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -104,7 +105,15 @@ impl Shared {
             service_fn(move |request| {
                 first.notify_one();
                 let (api, busy) = (api.clone(), place.work());
-                async move { Ok::<_, Infallible>(api.respond(request).await.map(|body| Answer { body, _busy: busy })) }
+                let place = Arc::clone(&place);
+                async move {
+                    let mut answer = api.respond(request).await.map(|body| Answer { body, _busy: busy });
+                    if place.is_closing() {
+                        // The request came in the instant in which the connection was chosen.
+                        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    Ok::<_, Infallible>(answer)
+                }
             })
         };
         let connection = http1::Builder::new()
@@ -121,13 +130,22 @@ impl Shared {
                     std::future::pending::<()>().await;
                 }
             };
+            let is_closed = async {
+                place.closed().await;
+                if place.is_busy() {
+                    // It is answered, and then the connection ends by itself.
+                    std::future::pending::<()>().await;
+                }
+            };
             tokio::select! {
+                // What has come is read first: no request is begun and then dropped.
+                biased;
                 ended = &mut connection => if let Err(error) = ended {
                     // Clients come and go; nothing was lost that they were told is safe.
                     tracing::debug!(%error, "a connection ended early");
                 },
                 () = too_slow => tracing::debug!("a connection was closed, because no request came"),
-                () = place.closed() => tracing::debug!("an idle connection was closed for the sake of another"),
+                () = is_closed => tracing::debug!("an idle connection was closed for the sake of another"),
             }
         });
     }
