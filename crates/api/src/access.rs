@@ -91,6 +91,9 @@ pub(crate) enum ManageSecret {}
 /// Having something delivered.
 pub(crate) enum CreateAttempts {}
 
+/// Reading as somebody whose position is kept: also a `GET` may move it, for whoever else reads by that name.
+pub(crate) enum MovePosition {}
+
 impl Need for ByMethod {
     fn needed(method: &Method) -> Capability {
         if method.is_safe() { Capability::ViewBase } else { Capability::ManageEndpoint }
@@ -106,6 +109,12 @@ impl Need for ReadSecret {
 impl Need for ManageSecret {
     fn needed(_: &Method) -> Capability {
         Capability::ManageEndpointSecret
+    }
+}
+
+impl Need for MovePosition {
+    fn needed(_: &Method) -> Capability {
+        Capability::ManageEndpoint
     }
 }
 

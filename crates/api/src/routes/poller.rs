@@ -12,11 +12,11 @@ use postrider_domain::ids::{Id as _, Ksuid, MessageId};
 use postrider_domain::names::{NameError, is_step};
 use postrider_domain::schema::KSUID_PATTERN;
 use postrider_domain::time::Timestamp;
-use postrider_store::{EndpointKey, MessageKey, Stored, StreamFilter, StreamPosition, WriteError};
+use postrider_store::{EndpointKey, MessageKey, Stored, StreamFilter, StreamPosition};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::access::Tenant;
+use crate::access::{MovePosition, Need, Tenant};
 use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::json::JsonBody;
@@ -43,7 +43,8 @@ pub(super) fn routes() -> Routes {
             poll_as_consumer,
             Operation::new("v1.message.poller.consumer-poll", "Read on where a named consumer stopped")
                 .returns::<PollOut<'_>>(StatusCode::OK, POLLED)
-                .differs("A slice is answered again until its `iterator` is passed. There is no lock between readers."),
+                .differs("A slice is answered again until its `iterator` is passed. There is no lock between readers. A token \
+                     that may only read gets 403, because a position is written."),
         )
         .post(
             "/app/{app_id}/poller/{sink_id}/consumer/{consumer_id}/seek",
@@ -111,9 +112,9 @@ struct PollOut<'a> {
     done: bool,
 }
 
-async fn slice(
+async fn slice<N>(
     state: &router::State,
-    tenant: &Tenant,
+    tenant: &Tenant<N>,
     endpoint: &Endpoint,
     query: PollQuery,
     from: StreamPosition,
@@ -141,7 +142,7 @@ pub(super) async fn poll(
 
 pub(super) async fn poll_as_consumer(
     Query(query): Query<PollQuery>,
-    tenant: Tenant,
+    tenant: Tenant<MovePosition>,
     State(state): State<Shared>,
 ) -> Result<Response> {
     let endpoint = sink(&tenant, &state).await?;
@@ -161,14 +162,7 @@ pub(super) async fn poll_as_consumer(
 
 /// Notes where a consumer is. A new one beyond what an endpoint may have is refused.
 async fn note(state: &Shared, endpoint: EndpointKey, consumer: &str, position: StreamPosition) -> Result<()> {
-    let noted = state.store.set_stream_position(endpoint, consumer, position, state.clock.now()).await;
-    noted.map_err(|error| match error {
-        WriteError::Full { most } => {
-            let detail = format!("The endpoint has {most} consumers already, and may not have more.");
-            ApiError::new(StatusCode::BAD_REQUEST, "limit_reached", detail)
-        }
-        error => error.into(),
-    })
+    Ok(state.store.set_stream_position(endpoint, consumer, position, state.clock.now()).await?)
 }
 
 /// From where on a consumer wants to read.
@@ -200,12 +194,12 @@ pub(super) async fn seek(
     Ok(answer::json(StatusCode::OK, &SeekOut { iterator: iterator(position) }))
 }
 
-async fn sink(tenant: &Tenant, state: &Shared) -> Result<Stored<EndpointKey, Endpoint>> {
+async fn sink<N: Need>(tenant: &Tenant<N>, state: &Shared) -> Result<Stored<EndpointKey, Endpoint>> {
     let id = tenant.params().id_or_uid("sink_id")?;
     state.store.endpoint(tenant.application.key, &id).await?.ok_or_else(|| ApiError::no_such("endpoint"))
 }
 
-fn consumer(tenant: &Tenant) -> Result<&str> {
+fn consumer<N: Need>(tenant: &Tenant<N>) -> Result<&str> {
     let name = tenant.params().text("consumer_id")?;
     if name.len() > MAX_CONSUMER_BYTES {
         return Err(ApiError::no_such("consumer"));

@@ -83,3 +83,20 @@ async fn a_consumer_gets_a_slice_again_until_it_is_done_with_it() {
     assert_eq!(world.post(&format!("{path}/seek"), json!({ "after": "soon" })).await.invalid(), ["body.after"]);
     world.get("/app/shop/poller/nowhere/consumer/billing").await.refused(404, "not_found");
 }
+
+#[tokio::test]
+async fn a_token_that_may_only_read_moves_nobodys_position() {
+    let world = shop().await;
+    let (one, two) = (world.message("shop", "a.b").await, world.message("shop", "a.b").await);
+    let access = world.post("/auth/app-portal-access/shop", json!({ "readOnly": true })).await.expect(200);
+    let token = access["token"].as_str().unwrap();
+    let get = async |path: &str| world.send_as(token, "GET", path, None).await;
+    let path = "/app/shop/poller/ep/consumer/billing";
+    let first = get("/app/shop/poller/ep?limit=1").await.expect(200);
+    assert_eq!(ids(&first), [one.as_str()], "reading without a name moves nothing");
+    let passed = format!("{path}?iterator={}", first["iterator"].as_str().unwrap());
+    for path in [path, &passed] {
+        get(path).await.refused(403, "insufficient access");
+    }
+    assert_eq!(ids(&world.get(path).await.expect(200)), [one.as_str(), two.as_str()]);
+}
