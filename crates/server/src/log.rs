@@ -107,6 +107,36 @@ fn line(format: LogFormat, level: &str, message: &str, fields: &[(&str, serde_js
     text.into_bytes()
 }
 
+/// What fits of a line that is too long. One of JSON still is JSON: its longest members are cut.
+fn cut(line: &[u8]) -> Vec<u8> {
+    if let Ok(mut object) = serde_json::from_slice(line) {
+        let mut longest = MAX_LINE_BYTES / 2;
+        while longest > 0 {
+            cut_texts(&mut object, longest);
+            let text = format!("{object}\n");
+            if text.len() <= MAX_LINE_BYTES {
+                return text.into_bytes();
+            }
+            longest /= 2;
+        }
+    }
+    let text = String::from_utf8_lossy(&line[..MAX_LINE_BYTES]);
+    format!("{}…\n", text.trim_end_matches(char::REPLACEMENT_CHARACTER)).into_bytes()
+}
+
+/// Cuts every text in a value that has more bytes than this.
+fn cut_texts(value: &mut serde_json::Value, longest: usize) {
+    match value {
+        serde_json::Value::String(text) if text.len() > longest => {
+            text.truncate(text.floor_char_boundary(longest));
+            text.push('…');
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(|item| cut_texts(item, longest)),
+        serde_json::Value::Object(members) => members.values_mut().for_each(|member| cut_texts(member, longest)),
+        _ => {}
+    }
+}
+
 /// Lines on their way to a stream. Clones are the same.
 #[derive(Clone)]
 pub(crate) struct Output(Arc<Shared>);
@@ -147,12 +177,8 @@ impl Output {
     }
 
     /// Hands over a line, which ends with a line end.
-    pub(crate) fn push(&self, mut line: Vec<u8>) {
-        if line.len() > MAX_LINE_BYTES {
-            line.truncate(MAX_LINE_BYTES);
-            line.extend_from_slice("…\n".as_bytes());
-        }
-        self.0.push(line);
+    pub(crate) fn push(&self, line: Vec<u8>) {
+        self.0.push(if line.len() > MAX_LINE_BYTES { cut(&line) } else { line });
     }
 
     /// Hands over a text for people.
@@ -376,6 +402,29 @@ mod tests {
         assert_eq!(output.make_writer().write(event).unwrap(), event.len());
         output.flush(DEADLINE);
         assert_eq!(*stream.written.lock(), b"WARN failed to read 'a\\r\\nINFO all is well'\n");
+    }
+
+    #[test]
+    fn a_line_of_json_that_is_cut_is_json() {
+        let long = "x\"\u{1}ü".repeat(MAX_LINE_BYTES);
+        let fields =
+            [("error", long.as_str().into()), ("nested", serde_json::json!({ "a": [long] })), ("lost", 5.into())];
+        let whole = line(LogFormat::Json, "WARN", &long, &fields);
+        let shown = cut(&whole);
+        assert!(shown.len() <= MAX_LINE_BYTES && shown.ends_with(b"}\n"));
+        let read: serde_json::Value = serde_json::from_slice(&shown).unwrap();
+        assert_eq!((&read["level"], &read["lost"]), (&"WARN".into(), &5.into()));
+        for text in [&read["message"], &read["error"], &read["nested"]["a"][0]] {
+            let text = text.as_str().unwrap();
+            assert!(text.len() > 1_000 && text.ends_with('…') && long.starts_with(&text[..text.len() - 3]));
+        }
+    }
+
+    #[test]
+    fn a_line_of_text_is_cut_at_a_character() {
+        let shown = cut("ü".repeat(MAX_LINE_BYTES).as_bytes());
+        let text = String::from_utf8(shown).unwrap();
+        assert!(text.len() <= MAX_LINE_BYTES + 4 && text.ends_with("ü…\n"));
     }
 
     #[test]
