@@ -73,6 +73,11 @@ pub(crate) fn error_line(text: &str) {
     }
 }
 
+/// One line that says what somebody may not expect. Where it cannot be written, that is no reason to stop.
+pub(crate) fn note_line(text: &str) {
+    let _ = writeln!(stderr(), "{NOTE}note:{NOTE:#} {text}");
+}
+
 /// `text` in `style`.
 pub(crate) fn paint(style: Style, text: impl std::fmt::Display) -> String {
     format!("{style}{text}{style:#}")

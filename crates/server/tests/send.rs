@@ -54,6 +54,22 @@ fn an_event_arrives_verified_and_the_exit_code_is_0() {
 }
 
 #[test]
+fn piped_input_that_is_not_read_is_spoken_of() {
+    let (receiver, url) = receiver(&[]);
+    for (arguments, piped, noted) in
+        [(["--data", "1"], "2", true), (["--data", "1"], "", false), (["--file", "-"], "1", false)]
+    {
+        let (read, mut write) = std::io::pipe().expect("there are pipes");
+        write.write_all(piped.as_bytes()).expect("it has room");
+        drop(write);
+        let output = run(send(&[&url, "--secret", SECRET]).args(arguments).stdin(read));
+        assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+        assert_eq!(errors(&output).contains("standard input is not read"), noted, "{}", errors(&output));
+        assert_eq!(receiver.json()["payload"], 1);
+    }
+}
+
+#[test]
 fn data_comes_from_standard_input_or_a_file_as_it_is() {
     let (receiver, url) = receiver(&[]);
     let mut child = send(&[&url, "--secret", SECRET, "--file", "-"]).stdin(Stdio::piped()).spawn().expect("it starts");

@@ -118,6 +118,9 @@ impl Delivery {
     fn prepare(args: Args) -> anyhow::Result<Self> {
         let clock = Arc::new(SystemClock::new());
         let now = clock.now();
+        if payload::is_ignored(args.data.as_deref(), args.file.as_deref()) {
+            terminal::note_line("standard input is not read, because --data or --file says what to send");
+        }
         let payload = payload::read(args.event_type.as_ref(), args.data, args.file.as_deref(), now)?;
         let retry_schedule = args.schedule.unwrap_or_else(|| doubling(args.retries));
         let options = DeliveryOptions {

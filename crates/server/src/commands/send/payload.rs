@@ -52,6 +52,17 @@ fn piped() -> anyhow::Result<Option<Vec<u8>>> {
     Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
 }
 
+/// Whether something was piped into standard input though what is sent comes from elsewhere. It may be meant for somebody
+/// else (in a loop over lines, standard input holds the lines to come), so it is no reason to refuse.
+pub(super) fn is_ignored(data: Option<&str>, file: Option<&str>) -> bool {
+    use rustix::fs::FileType;
+
+    let stdin = std::io::stdin();
+    let is_pipe = rustix::fs::fstat(&stdin).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+    let from_elsewhere = data.is_some() || file.is_some_and(|file| file != "-");
+    from_elsewhere && is_pipe && rustix::io::ioctl_fionread(&stdin).is_ok_and(|bytes| bytes > 0)
+}
+
 fn event(event_type: &str, data: &[u8], now: Timestamp) -> anyhow::Result<Vec<u8>> {
     #[derive(serde::Serialize)]
     struct Event<'a> {
