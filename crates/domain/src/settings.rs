@@ -3,6 +3,7 @@
 //!
 //! [`Setting::check`] is the one rule for the values of all settings, wherever they come from.
 
+use icu_properties::props::{BinaryProperty as _, DefaultIgnorableCodePoint};
 use std::fmt;
 use std::time::Duration;
 
@@ -274,10 +275,12 @@ pub fn visible(text: &str) -> Result<(), Unseen> {
     if text.trim() != text { Err(Unseen::Edges) } else { Ok(()) }
 }
 
-/// Control characters, separators of lines, marks without width, and those that turn the direction of what follows.
+/// Control characters, separators of lines, what Unicode says is shown as nothing (`Default_Ignorable_Code_Point`: marks without
+/// width or that turn the direction of what follows, fillers, selectors of variants), and the pattern of Braille without dots.
 fn is_unseen(letter: char) -> bool {
     letter.is_control()
-        || matches!(letter, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}' | '\u{AD}')
+        || matches!(letter, '\u{2028}' | '\u{2029}' | '\u{2800}')
+        || DefaultIgnorableCodePoint::for_char(letter)
 }
 
 /// Defines a section of settings: the struct, its defaults, its rules and its reference come from one list.
@@ -403,6 +406,18 @@ pub fn shown<T: serde::Serialize>(value: &T) -> Option<String> {
 #[expect(unreachable_pub, reason = "the macro makes its structs public")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_sees_is_refused_wherever_in_unicode_it_is() {
+        for unseen in "\u{0}\u{7f}\u{85}\u{ad}\u{34f}\u{61c}\u{115f}\u{1160}\u{17b4}\u{180e}\u{200b}\u{200f}\u{2028}\u{202e}\u{2060}\u{2069}\u{206f}\u{2800}\u{3164}\u{fe0f}\u{feff}\u{ffa0}\u{1d173}\u{e0041}\u{e01ef}".chars() {
+            let problem = visible(&format!("a{unseen}b"));
+            assert!(matches!(problem, Err(Unseen::Character(code, 2)) if code == u32::from(unseen)), "{:x}", u32::from(unseen));
+        }
+        for seen in ["a b", "Ünïcödé", "日本語", "한국어", "עברית", "é", "e\u{301}", "😀", "a\u{a0}b"]
+        {
+            assert!(visible(seen).is_ok(), "{seen}");
+        }
+    }
 
     #[test]
     fn every_unit_is_read() {
