@@ -237,7 +237,7 @@ impl Intake {
 
     /// Whether what stores messages still runs, or was told to end.
     pub fn is_alive(&self) -> bool {
-        self.task.lock().as_ref().is_none_or(|task| !task.is_finished())
+        self.task.lock().as_ref().is_none_or(|task| !task.is_finished() && !self.sweeper.is_finished())
     }
 
     /// Takes no more, and waits until everything taken is stored and dispatched.

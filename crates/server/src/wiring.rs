@@ -14,8 +14,9 @@ use postrider_domain::entropy::{Entropy, OsEntropy};
 use postrider_ingest::{Intake, Judges, Place, Program};
 use postrider_store::Store;
 use postrider_store_sqlite::{Ownership, SqliteStore};
-use postrider_upkeep::{Notifier, Sweeper, TaskRunner};
+use postrider_upkeep::{Notifier, RetentionOptions, Sweeper, TaskRunner};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::commands::JUDGE;
@@ -37,6 +38,26 @@ const PER_JUDGE: u64 = 5;
 /// A request may have two connections under way, while it looks which address of its receiver answers first.
 const PER_REQUEST: u64 = 2;
 
+/// A part that runs by itself, with its name.
+type Agent = (&'static str, JoinHandle<()>);
+
+/// Starts what tells operators, works off their tasks and removes what is old.
+fn start_upkeep(
+    store: &Arc<dyn Store>,
+    intake: &Arc<Intake>,
+    clock: &Arc<dyn Clock>,
+    retention: &RetentionOptions,
+) -> Vec<Agent> {
+    let notifier = Notifier::new(Arc::clone(store), Arc::clone(intake), Arc::clone(clock));
+    let sweeper = Sweeper::new(Arc::clone(store), Arc::clone(clock), retention.clone());
+    let tasks = TaskRunner::new(Arc::clone(store), Arc::clone(clock));
+    vec![
+        ("notifier", tokio::spawn(notifier.run())),
+        ("background tasks", tokio::spawn(tasks.run())),
+        ("sweeper", tokio::spawn(sweeper.run())),
+    ]
+}
+
 /// A running server, except for its listener.
 pub(crate) struct Server {
     pub(crate) store: Arc<dyn Store>,
@@ -46,8 +67,8 @@ pub(crate) struct Server {
     intake: Arc<Intake>,
     engine: Engine,
     /// Can be stopped at any instant, and use the others.
-    upkeep: Vec<tokio::task::JoinHandle<()>>,
-    agents: Vec<tokio::task::JoinHandle<()>>,
+    upkeep: Vec<Agent>,
+    agents: Vec<Agent>,
     supervisor: Arc<Supervisor>,
 }
 
@@ -101,14 +122,11 @@ impl Server {
             limits: config.limits.clone(),
             connections: descriptors.connections.into(),
         });
-        let notifier = Notifier::new(Arc::clone(&store), Arc::clone(&intake), Arc::clone(&clock));
-        let sweeper = Sweeper::new(Arc::clone(&store), Arc::clone(&clock), config.retention.clone());
-        let tasks = TaskRunner::new(Arc::clone(&store), Arc::clone(&clock));
-        let upkeep = vec![tokio::spawn(notifier.run()), tokio::spawn(tasks.run()), tokio::spawn(sweeper.run())];
-        let agents = vec![tokio::spawn(api.key_usage().run())];
+        let upkeep = start_upkeep(&store, &intake, &clock, &config.retention);
+        let agents = vec![("key usage", tokio::spawn(api.key_usage().run()))];
         let mut supervisor = Supervisor::default();
-        let watched = upkeep.iter().chain(&agents).map(tokio::task::JoinHandle::abort_handle);
-        for (part, agent) in ["notifier", "background tasks", "sweeper", "key usage"].into_iter().zip(watched) {
+        for (part, agent) in upkeep.iter().chain(&agents) {
+            let agent = agent.abort_handle();
             supervisor.watch(part, move || agent.is_finished());
         }
         for (part, agent) in engine.agents() {
@@ -129,7 +147,7 @@ impl Server {
     /// Ends in order, within the time that the phases have. `answering` completes when the API has answered what it was
     /// asked; meanwhile deliveries under way come to an end.
     pub(crate) async fn stop(self, answering: impl Future<Output = ()>, phases: Phases) {
-        for agent in self.upkeep {
+        for (_, agent) in self.upkeep {
             agent.abort();
         }
         let answered = async {
@@ -140,7 +158,7 @@ impl Server {
         let rest = async {
             tokio::join!(answered, self.engine.shutdown());
             self.intake.close().await;
-            for agent in self.agents {
+            for (_, agent) in self.agents {
                 agent.abort();
             }
             self.store.close().await;
@@ -212,7 +230,62 @@ fn fit_to_descriptors(kept: u64, connections: u32, in_flight: u32) -> Descriptor
 
 #[cfg(test)]
 mod tests {
+    use postrider_domain::clock::Sleep;
+    use postrider_domain::time::Timestamp;
+    use postrider_ingest::{LimitOptions, SchemaOptions};
+    use postrider_store::{Dispatch, Fresh};
+
     use super::*;
+
+    /// A clock whose reader panics.
+    struct BrokenClock;
+
+    impl Clock for BrokenClock {
+        fn now(&self) -> Timestamp {
+            panic!("a bug");
+        }
+
+        fn wall(&self) -> Timestamp {
+            panic!("a bug");
+        }
+
+        fn sleep_until(&self, _: Timestamp) -> Sleep {
+            panic!("a bug");
+        }
+    }
+
+    struct Nowhere;
+
+    impl Dispatch for Nowhere {
+        fn dispatch(&self, _: Vec<Fresh>) {}
+    }
+
+    #[tokio::test]
+    async fn every_agent_that_panics_is_missed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("test.db"), Ownership::Owner).unwrap();
+        let store: Arc<dyn Store> = Arc::new(store);
+        let (clock, entropy) = machine();
+        let broken: Arc<dyn Clock> = Arc::new(BrokenClock);
+        let intake = |clock: &Arc<dyn Clock>| {
+            let judges = Judges::new(Place::Threads, SchemaOptions::default());
+            let limits = LimitOptions::default();
+            let (store, clock) = (Arc::clone(&store), Arc::clone(clock));
+            Arc::new(Intake::start(store, Arc::new(Nowhere), clock, Arc::clone(&entropy), &limits, judges))
+        };
+        let mut watched = start_upkeep(&store, &intake(&clock), &broken, &RetentionOptions::default());
+        // It removes old idempotency keys, beside storing messages.
+        let sweeping = intake(&broken);
+        watched.push(("intake", tokio::spawn(std::future::pending())));
+        for (part, agent) in watched {
+            let (agent, sweeping) = (agent.abort_handle(), Arc::clone(&sweeping));
+            let mut supervisor = Supervisor::default();
+            supervisor.watch("another", || false);
+            supervisor.watch(part, move || if part == "intake" { !sweeping.is_alive() } else { agent.is_finished() });
+            assert_eq!(supervisor.first_to_end().await, part);
+        }
+        store.close().await;
+    }
 
     #[test]
     fn descriptors_are_shared_out_so_that_neither_callers_nor_endpoints_take_those_of_the_others() {
