@@ -6,7 +6,7 @@
 //!
 //! A panic while one lane is looked after is caught here, and harms that lane only: it is left alone for a while.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 
 use crate::budget::{Memory, Permits};
 use crate::idler;
-use crate::lane::{Budgets, Lane, Load, Ready, State, Step, TROUBLE_PAUSE};
+use crate::lane::{Budgets, Lane, Load, Messages, Ready, State, Step, TROUBLE_PAUSE};
 use crate::limits::MAX_REMEMBERED;
 use crate::options::DeliveryOptions;
 use crate::pace::Pace;
@@ -576,7 +576,7 @@ impl Shared {
     /// Cancels what waits in memory of messages whose payloads were erased. What the store still has of them is loaded
     /// without a payload, and canceled then.
     fn withdraw(self: &Arc<Self>, messages: &[MessageKey]) {
-        let messages: HashSet<MessageKey> = messages.iter().copied().collect();
+        let messages: Messages = messages.iter().copied().collect();
         for shard in &self.shards {
             let lanes: Vec<_> = shard.lock().lanes.values().cloned().collect();
             for lane in lanes {

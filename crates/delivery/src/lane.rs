@@ -41,6 +41,9 @@ const LOADS_IN_A_ROW: u32 = 32;
 /// What a delivery costs in memory beside its payload, roughly.
 const OVERHEAD_BYTES: u64 = 512;
 
+/// The most erased messages that a lane remembers while it loads; beyond that it loads again.
+const MAX_ERASED_MEANWHILE: usize = 4_096;
+
 /// A wait that is not worth closing the lane for, unless others wait for one.
 const MOMENT: Duration = Duration::from_secs(1);
 
@@ -53,6 +56,9 @@ const LAST_HUNGER: Duration = Duration::from_secs(1);
 
 /// How long an endpoint is left alone after something of ours failed in an unexpected way when it was its turn.
 pub(crate) const TROUBLE_PAUSE: Duration = Duration::from_secs(30);
+
+/// Messages, by number.
+pub(crate) type Messages = HashSet<MessageKey, foldhash::fast::RandomState>;
 
 /// An endpoint, ready to be sent to.
 pub(crate) struct Ready {
@@ -188,12 +194,24 @@ pub(crate) struct State {
     loaded_until: Timestamp,
     /// Something asynchronous is under way that will look at the lane again.
     busy: Option<Busy>,
-    /// Keys that stopped being held while a load was under way, which may have seen them in the store.
-    settled_meanwhile: Vec<DeliveryKey>,
+    meanwhile: Meanwhile,
     /// The store failed: nothing is asked of it before this instant.
     retry_store_at: Option<Timestamp>,
     timer: Option<Timestamp>,
     closed: bool,
+}
+
+/// What happened while a load was under way, which may have seen the store as it was before.
+#[derive(Default)]
+struct Meanwhile {
+    /// Keys that stopped being held.
+    settled: Vec<DeliveryKey>,
+    /// Messages whose payloads were erased.
+    erased: HashSet<MessageKey>,
+    /// Messages that a hand has delivered: what the schedule had for them is over.
+    delivered: HashSet<MessageKey>,
+    /// There was more than is remembered: what was loaded is not to be used.
+    too_much: bool,
 }
 
 /// How far a lane is in its turn. It begins when the lane has something to send, or was told that the store has nothing or
@@ -212,6 +230,14 @@ enum Busy {
     Cancel,
     Park,
     Hold(Timestamp),
+}
+
+impl Meanwhile {
+    /// Whether a delivery that was loaded is none any more.
+    fn has_ended(&self, due: &Due) -> bool {
+        let by_hand = due.trigger == Trigger::Scheduled && self.delivered.contains(&due.key.message);
+        by_hand || self.settled.contains(&due.key)
+    }
 }
 
 impl Lane {
@@ -240,7 +266,7 @@ impl Lane {
             unparked: false,
             loaded_until: Timestamp::EPOCH,
             busy: None,
-            settled_meanwhile: Vec::new(),
+            meanwhile: Meanwhile::default(),
             retry_store_at: None,
             timer: None,
             closed: false,
@@ -438,13 +464,35 @@ impl State {
             self.held_bytes[usize::from(bytes > SMALL_BYTES)] -= bytes;
             budgets.memory.of(bytes).give_back(bytes);
             if self.busy == Some(Busy::Load) {
-                self.settled_meanwhile.push(delivery.key);
+                self.meanwhile.settled.push(delivery.key);
             }
         }
     }
 
-    /// Takes what waits of these messages out of the window; it stays held until its end is stored.
-    pub(crate) fn withdraw(&mut self, messages: &HashSet<MessageKey>) -> Vec<Held> {
+    /// A hand has delivered a message, and with the result the store has ended what the schedule had for it.
+    pub(crate) fn series_ended(&mut self, message: MessageKey, budgets: &Budgets) {
+        if self.busy == Some(Busy::Load) {
+            self.meanwhile.delivered.insert(message);
+        }
+        let is_over = |delivery: &Held| delivery.key.message == message && delivery.trigger == Trigger::Scheduled;
+        if let Some(place) = self.window.iter().position(is_over)
+            && let Some(delivery) = self.window.remove(place)
+        {
+            self.settled(&delivery, None, 0, budgets);
+            // If the store has not ended it after all, it is found again.
+            self.wake();
+        }
+    }
+
+    /// Takes what waits of these messages out of the window; it stays held until its end is stored. What is being loaded of
+    /// them is taken for what has no payload.
+    pub(crate) fn withdraw(&mut self, messages: &Messages) -> Vec<Held> {
+        if self.busy == Some(Busy::Load) {
+            self.meanwhile.too_much |= self.meanwhile.erased.len() + messages.len() > MAX_ERASED_MEANWHILE;
+            if !self.meanwhile.too_much {
+                self.meanwhile.erased.extend(messages);
+            }
+        }
         if !self.window.iter().any(|delivery| messages.contains(&delivery.key.message)) {
             return Vec::new();
         }
@@ -494,20 +542,30 @@ impl State {
     ) -> Vec<Due> {
         self.busy = None;
         self.prepared();
-        let settled = std::mem::take(&mut self.settled_meanwhile);
+        let meanwhile = std::mem::take(&mut self.meanwhile);
+        if meanwhile.too_much {
+            self.more = true;
+            return Vec::new();
+        }
         let mut empty = Vec::new();
         let seen = dispatched.max(self.offered);
         let ended = load.was_the_last(&found);
         self.more |= !ended || load.after.is_some();
         let (mut place, mut passed_over) = (load.after, false);
-        for due in found {
+        for mut due in found {
             let key = due.key;
+            if meanwhile.erased.contains(&key.message) {
+                due.message = None;
+            }
             if due.fresh && key.message > seen {
                 // If there is no room for it when it is offered, it is looked for again.
                 passed_over = true;
                 continue;
             }
-            if !self.held.contains(&key) && !settled.contains(&key) && !self.take_over(due, &mut empty, budgets) {
+            let has_ended = meanwhile.has_ended(&due);
+            self.more |= has_ended && due.trigger == Trigger::Scheduled && !meanwhile.settled.contains(&key);
+            let is_over = self.held.contains(&key) || has_ended;
+            if !is_over && !self.take_over(due, &mut empty, budgets) {
                 self.more = true;
                 break;
             }
@@ -565,7 +623,7 @@ impl State {
     pub(crate) fn store_failed(&mut self, retry_at: Timestamp) {
         self.stale |= self.busy == Some(Busy::Target);
         self.busy = None;
-        self.settled_meanwhile.clear();
+        self.meanwhile = Meanwhile::default();
         self.retry_store_at = Some(retry_at);
         self.prepared();
         self.wake();
@@ -887,6 +945,44 @@ mod tests {
         let (after, more) = stored.load(&mut state, &budgets(), 100);
         assert_eq!(after, held.last().copied());
         assert_eq!(more.len(), held.len() + 3);
+    }
+
+    /// A load under way, and what it finds: a delivery by the schedule of message 1.
+    fn loading(state: &mut State, budgets: &Budgets) -> (Load, Due) {
+        let Step::Load(load) = state.begin_load(NOW, budgets) else { panic!("it loads") };
+        let key = DeliveryKey { due_at: NOW, message: MessageKey(1) };
+        (load, Due { key, made: 1, trigger: Trigger::Scheduled, fresh: false, message: Some(message()) })
+    }
+
+    #[test]
+    fn what_is_erased_while_it_is_loaded_is_not_sent() {
+        for messages in [vec![MessageKey(1)], (1..=5_000).map(MessageKey).collect()] {
+            let (budgets, lane) = (budgets(), new_lane());
+            let mut state = lane.state.lock();
+            let (load, due) = loading(&mut state, &budgets);
+            assert!(state.withdraw(&messages.iter().copied().collect()).is_empty());
+            let empty = state.loaded(vec![due], load, MessageKey(9), &budgets);
+            assert!(state.window.is_empty());
+            assert!(empty.len() == 1 || state.more, "it is canceled, or loaded again");
+        }
+    }
+
+    #[test]
+    fn what_a_hand_has_delivered_is_not_sent_by_the_schedule() {
+        let (budgets, lane) = (budgets(), new_lane());
+        let mut state = lane.state.lock();
+        // It waits in the window.
+        let waiting = held(&mut state, &budgets);
+        state.series_ended(MessageKey(1), &budgets);
+        assert!(state.window.is_empty() && !state.held.contains(&waiting.key));
+        assert_eq!(budgets.memory.free(), 4_000_000);
+        // It is being loaded.
+        let (load, due) = loading(&mut state, &budgets);
+        let manual = Due { key: DeliveryKey { due_at: after(1), ..due.key }, trigger: Trigger::Manual, ..due.clone() };
+        state.series_ended(MessageKey(1), &budgets);
+        state.loaded(vec![due, manual], load, MessageKey(9), &budgets);
+        let triggers: Vec<Trigger> = state.window.iter().map(|delivery| delivery.trigger).collect();
+        assert_eq!(triggers, [Trigger::Manual], "another one that a hand asked for is sent");
     }
 
     #[test]

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::Next;
 use postrider_domain::time::Timestamp;
-use postrider_store::{Settlement, StoreError};
+use postrider_store::{Settlement, StoreError, Unstorable};
 use tokio::sync::Notify;
 
 use crate::budget::Memory;
@@ -98,19 +99,21 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 }
 
 /// Stores a batch, however long it takes, and tells the lanes.
-async fn commit(shared: &Arc<Shared>, batch: Vec<Unsettled>) {
+async fn commit(shared: &Arc<Shared>, mut batch: Vec<Unsettled>) {
     let mut wait = FIRST_RETRY;
     loop {
         let settlements = batch.iter().map(|unsettled| unsettled.settlement.clone()).collect();
         match shared.store.settle(settlements).await {
-            Ok(()) => break,
-            Err(StoreError::Closed) => return,
-            Err(StoreError::Inconsistent { .. }) if batch.len() > 1 => return one_by_one(shared, batch).await,
-            Err(error @ StoreError::Inconsistent { .. }) => {
-                // Held until the next start, so that it is not sent again and again meanwhile.
-                tracing::error!(%error, endpoint = batch[0].settlement.endpoint.0, "a result cannot be stored");
-                return;
+            Ok(unstorable) => {
+                // From the last to the first, so that their places stay right.
+                for Unstorable { place, error } in unstorable.into_iter().rev() {
+                    // Held until the next start, so that it is not sent again and again meanwhile.
+                    let unsettled = batch.remove(place);
+                    tracing::error!(%error, endpoint = unsettled.settlement.endpoint.0, "a result cannot be stored");
+                }
+                break;
             }
+            Err(StoreError::Closed) => return,
             Err(error) => {
                 tracing::warn!(%error, results = batch.len(), "results could not be stored yet; trying again");
                 shared.clock.sleep_until(shared.clock.now().saturating_add(wait)).await;
@@ -119,13 +122,6 @@ async fn commit(shared: &Arc<Shared>, batch: Vec<Unsettled>) {
         }
     }
     tell_lanes(shared, &batch);
-}
-
-/// One bad row must not hold up the others.
-async fn one_by_one(shared: &Arc<Shared>, batch: Vec<Unsettled>) {
-    for unsettled in batch {
-        Box::pin(commit(shared, vec![unsettled])).await;
-    }
 }
 
 fn tell_lanes(shared: &Arc<Shared>, batch: &[Unsettled]) {
@@ -142,6 +138,9 @@ fn tell_lanes(shared: &Arc<Shared>, batch: &[Unsettled]) {
             match held {
                 Some(held) => state.settled(held, next_at, unsettled.answer_bytes(), &shared.budgets),
                 None => state.canceled(&settlement.delivery),
+            }
+            if settlement.trigger == Trigger::Manual && settlement.next == Next::Succeeded {
+                state.series_ended(settlement.delivery.message, &shared.budgets);
             }
         }
         if let Some(at) = next_at {

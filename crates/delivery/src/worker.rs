@@ -32,6 +32,8 @@ pub(crate) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, delivery: Held, re
             lane.state.lock().failed_unexpectedly(Some(&delivery), now, &shared.budgets);
             break;
         }
+        // An attempt that is refused before it begins waits for nothing, and there may be very many of them.
+        tokio::task::consume_budget().await;
         if !shared.is_stopping() {
             next = lane.state.lock().take(shared.clock.now(), &shared.budgets);
         }

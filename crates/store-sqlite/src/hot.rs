@@ -135,6 +135,16 @@ impl<'c> Hot<'c> {
         self.keys.rolled_back();
     }
 
+    /// The transaction goes on without the results that were stored last: so does what was noted since it began, which is
+    /// looked up again.
+    pub(crate) fn settle_taken_back(&mut self) {
+        self.failing.extend(self.recovered.drain(..));
+        self.urls.clear();
+        self.versions.clear();
+        self.attempts.forget();
+        self.indexer.forget();
+    }
+
     /// The transaction reached the disk.
     pub(crate) fn committed(&mut self) {
         self.recovered.clear();

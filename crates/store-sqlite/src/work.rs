@@ -15,8 +15,8 @@ use postrider_domain::names::IdOrUid;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
     AcceptError, Accepted, ApplicationKey, DeliveryKey, Due, EndpointKey, IdempotencyKey, MAX_MANUAL_OF_ENDPOINT,
-    MessageKey, NewMessage, Once, ResendError, Resent, Routes, Settlement, StoreError, Target, Wakes, Woken, Work,
-    WriteError, Written,
+    MessageKey, NewMessage, Once, ResendError, Resent, Routes, Settlement, StoreError, Target, Unstorable, Wakes,
+    Woken, Work, WriteError, Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -78,7 +78,7 @@ impl Work for SqliteStore {
             .await
     }
 
-    async fn settle(&self, batch: Vec<Settlement>) -> Result<(), StoreError> {
+    async fn settle(&self, batch: Vec<Settlement>) -> Result<Vec<Unstorable>, StoreError> {
         self.writer.settle(batch).await
     }
 
@@ -434,6 +434,10 @@ pub(crate) fn lift_hold(
         .prepare_cached("DELETE FROM endpoint_hold WHERE endpoint_no = ? RETURNING not_before, reason")?
         .query_row([endpoint.0], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
+    if lifted.is_some() {
+        // Whoever remembers it comes and finds that it is over, also if nothing is pending yet.
+        lower_wake(connection, endpoint, Timestamp::EPOCH)?;
+    }
     let Some((until, now)) = lifted.filter(|(_, reason)| reason == HoldReason::Asked.as_str()).zip(now) else {
         return Ok(());
     };

@@ -23,10 +23,11 @@ use parking_lot::Mutex;
 use postrider_domain::delivery::DisableReason;
 use postrider_domain::ids::{ApplicationId, EndpointId, Id as _, Ksuid};
 use postrider_store::{
-    AcceptError, Accepted, EndpointKey, MessageKey, NewMessage, Observers, Settlement, StoreError, WriteError,
+    AcceptError, Accepted, EndpointKey, MessageKey, NewMessage, Observers, Settlement, StoreError, Unstorable,
+    WriteError,
 };
-use rusqlite::Connection;
 use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
 use crate::checkpoint::{self, Checkpointer};
@@ -124,8 +125,16 @@ type Done = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 
 enum Job {
     Accept(Vec<NewMessage>, oneshot::Sender<Vec<Result<Accepted, AcceptError>>>),
-    Settle(Vec<Settlement>, oneshot::Sender<Result<(), StoreError>>),
+    Settle(Settling),
     Other(Box<dyn FnOnce(&Tx<'_>) -> Done + Send>),
+}
+
+/// Results to store.
+struct Settling {
+    batch: Arc<Vec<Settlement>>,
+    /// Each result in a savepoint of its own, because one of them cannot be stored. That costs a copy of every page.
+    one_by_one: bool,
+    reply: oneshot::Sender<Result<Vec<Unstorable>, StoreError>>,
 }
 
 enum Command {
@@ -194,9 +203,17 @@ impl Writer {
         answer.unwrap_or_else(|error| vec![Err(AcceptError::Store(error)); count])
     }
 
-    pub(crate) async fn settle(&self, batch: Vec<Settlement>) -> Result<(), StoreError> {
+    pub(crate) async fn settle(&self, batch: Vec<Settlement>) -> Result<Vec<Unstorable>, StoreError> {
+        let batch = Arc::new(batch);
+        match self.try_settle(Arc::clone(&batch), false).await {
+            Err(StoreError::Inconsistent { .. }) => self.try_settle(batch, true).await,
+            result => result,
+        }
+    }
+
+    async fn try_settle(&self, batch: Arc<Vec<Settlement>>, one_by_one: bool) -> Result<Vec<Unstorable>, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Job::Settle(batch, reply))?;
+        self.send(Job::Settle(Settling { batch, one_by_one, reply }))?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -358,8 +375,12 @@ impl Loop<'_> {
                 });
                 (done, failure)
             }
-            Job::Settle(batch, reply) => {
-                let result = guarded(|| self.hot.settle(&batch, tx));
+            Job::Settle(Settling { batch, one_by_one, reply }) => {
+                let result = if one_by_one {
+                    self.settle_one_by_one(&batch, tx)
+                } else {
+                    settled(|| self.hot.settle(&batch, tx)).map(|()| Vec::new())
+                };
                 let failure = result.as_ref().err().cloned();
                 let done: Done = Box::new(move |failed| {
                     let _ = reply.send(failed.map_or(result, |error| Err(error.clone())));
@@ -376,6 +397,31 @@ impl Loop<'_> {
                 (done, None)
             }
         }
+    }
+
+    /// Stores each result by itself: one that cannot be stored is named, and takes no other with it.
+    fn settle_one_by_one(&mut self, batch: &[Settlement], tx: &Tx<'_>) -> Result<Vec<Unstorable>, StoreError> {
+        let mut unstorable = Vec::new();
+        for (place, settlement) in batch.iter().enumerate() {
+            let told_before = tx.news.borrow().len();
+            let one = std::slice::from_ref(settlement);
+            let stored = in_savepoint(self.connection, || {
+                settled(|| self.hot.settle(one, tx)).map_err(|error| Abort::<StoreError>::Sql(error.into()))
+            });
+            let Err(abort) = stored else { continue };
+            self.hot.settle_taken_back();
+            tx.news.borrow_mut().truncate(told_before);
+            match abort {
+                Abort::Sql(SqlError::Store(error @ StoreError::Inconsistent { .. }))
+                    if !self.connection.is_autocommit() =>
+                {
+                    unstorable.push(Unstorable { place, error });
+                }
+                Abort::Sql(error) => return Err(error.into()),
+                Abort::Refused(error) => return Err(error),
+            }
+        }
+        Ok(unstorable)
     }
 
     fn tell(&mut self, news: Vec<News>) {
@@ -466,11 +512,34 @@ fn refusal(job: Job) -> Done {
         let error = failed.cloned().unwrap_or(StoreError::Closed);
         match job {
             Job::Accept(batch, reply) => drop(reply.send(vec![Err(AcceptError::Store(error)); batch.len()])),
-            Job::Settle(_, reply) => drop(reply.send(Err(error))),
+            Job::Settle(settling) => drop(settling.reply.send(Err(error))),
             // Its reply is dropped with it, which tells the caller.
             Job::Other(_) => {}
         }
     })
+}
+
+/// Stores results. What is wrong with one of them, so that trying again does not help, is [`StoreError::Inconsistent`].
+fn settled(write: impl FnOnce() -> Result<(), SqlError>) -> Result<(), StoreError> {
+    let of_a_result = |problem: String| StoreError::Inconsistent {
+        table: "attempt",
+        column: "*",
+        row: "a result".to_owned(),
+        problem,
+    };
+    match catch_unwind(AssertUnwindSafe(write)) {
+        Err(_) => Err(of_a_result("it could not be stored because of an internal error; see the log".to_owned())),
+        Ok(Err(SqlError::Driver(error))) if is_of_what_is_written(&error) => Err(of_a_result(error.to_string())),
+        Ok(result) => result.map_err(StoreError::from),
+    }
+}
+
+/// Whether an error of the driver is about a value, and not about the disk, the memory or the machine.
+fn is_of_what_is_written(error: &rusqlite::Error) -> bool {
+    match error.sqlite_error_code() {
+        Some(code) => matches!(code, ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch),
+        None => true,
+    }
 }
 
 /// Runs part of a transaction; a panic is an error.
@@ -486,7 +555,7 @@ fn guarded<T>(write: impl FnOnce() -> Result<T, SqlError>) -> Result<T, StoreErr
 fn weigh(job: &Job) -> usize {
     match job {
         Job::Accept(batch, _) => batch.iter().map(|message| 1 + message.endpoints.len()).sum(),
-        Job::Settle(batch, _) => batch.len(),
+        Job::Settle(settling) => settling.batch.len(),
         Job::Other(_) => 16,
     }
 }

@@ -4,17 +4,22 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use postrider_domain::application::{Application, EnvironmentId};
+use postrider_domain::attempt::Trigger;
+use postrider_domain::delivery::Next;
 use postrider_domain::endpoint::{Endpoint, EndpointPatch, EndpointUrl, Headers};
 use postrider_domain::entropy::SeededEntropy;
-use postrider_domain::ids::{ApplicationId, EndpointId};
-use postrider_domain::names::IdOrUid;
+use postrider_domain::ids::{ApplicationId, AttemptId, EndpointId, MessageId};
+use postrider_domain::message::Message;
+use postrider_domain::names::{EventTypeName, IdOrUid};
 use postrider_domain::signature::{Secret, SecretKind};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationFilter, ApplicationKey, Applications as _, Direction, EndpointKey, Endpoints as _, NewEndpoint, Scan,
-    Store as _, StoreError, Stored, Work as _,
+    Accepted, ApplicationFilter, ApplicationKey, Applications as _, AttemptRecord, DeliveryKey, Direction, EndpointKey,
+    Endpoints as _, NewEndpoint, NewMessage, Scan, Settlement, Store as _, StoreError, Stored, Work as _,
 };
 use postrider_store_sqlite::{Ownership, SqliteStore};
 
@@ -74,7 +79,8 @@ async fn broken_by(sql: &str) -> Broken {
 
 fn break_file(path: &Path, sql: &str) {
     let connection = rusqlite::Connection::open(path).unwrap();
-    assert!(connection.execute(sql, []).unwrap() > 0, "{sql}");
+    connection.execute_batch(sql).unwrap();
+    assert!(connection.changes() > 0, "{sql}");
 }
 
 fn assert_inconsistent(error: &StoreError, place: &str) {
@@ -192,5 +198,73 @@ async fn a_broken_row_stops_nobody_else() {
     assert!(store.application(environment, &IdOrUid::Id(*id)).await.is_ok());
     assert!(store.due(*endpoint, Timestamp::MAX, None, HashSet::new(), 10, 1_000).await.is_ok());
     store.ping().await.unwrap();
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_result_that_cannot_be_stored_fails_alone() {
+    let broken = broken_by(
+        "INSERT INTO endpoint (application_no, id, url, description, version, disabled, metadata, headers, signing_keys,
+                               created_at, updated_at)
+         SELECT application_no, x'0102030405060708090a0b0c0d0e0f1011121314', url, description, version, disabled, metadata,
+                headers, signing_keys, created_at, updated_at FROM endpoint;
+         CREATE TRIGGER bad BEFORE INSERT ON attempt WHEN NEW.endpoint_no = 1 AND NEW.status_code = 299 BEGIN
+             SELECT RAISE(ABORT, 'no such status');
+         END",
+    )
+    .await;
+    let Broken { store, environment, id, application, endpoint, .. } = &broken;
+    let routes = store.routes(environment, &IdOrUid::Id(*id)).await.unwrap().unwrap();
+    let (bad, good) = (*endpoint, EndpointKey(endpoint.0 + 1));
+    let entropy = SeededEntropy::new(5);
+    let now = Timestamp::from_micros(1_767_323_046_000_000);
+    let message = Message {
+        id: MessageId::new(now, &entropy),
+        event_id: None,
+        event_type: EventTypeName::parse("a.b").unwrap(),
+        channels: None,
+        payload: Some(Bytes::from_static(b"{}")),
+        tags: None,
+        deliver_at: None,
+        expires_at: None,
+        created_at: now,
+    };
+    let new = NewMessage {
+        application: *application,
+        version: routes.version,
+        message: Arc::new(message),
+        endpoints: vec![bad, good],
+        idempotency: None,
+    };
+    let Ok(Accepted::New(message)) = store.accept(vec![new]).await.remove(0) else { panic!("it is accepted") };
+    let settlement = |endpoint, status_code| Settlement {
+        endpoint,
+        delivery: DeliveryKey { due_at: now, message },
+        made: 0,
+        trigger: Trigger::Scheduled,
+        attempt: Some(AttemptRecord {
+            id: AttemptId::new(now, &entropy),
+            started_at: now,
+            url: "https://example.com/".into(),
+            succeeded: true,
+            status_code,
+            response: Bytes::new(),
+            duration_ms: 1,
+        }),
+        next: Next::Succeeded,
+        against: None,
+        notice: None,
+        origin: None,
+    };
+    // One that is wrong beside one that is not: it is named, and the other one is stored.
+    let unstorable = store.settle(vec![settlement(bad, 299), settlement(good, 200)]).await.unwrap();
+    let places: Vec<usize> = unstorable.iter().map(|unstorable| unstorable.place).collect();
+    assert_eq!(places, [0], "{unstorable:?}");
+    assert_inconsistent(&unstorable[0].error, "no such status");
+    let backlogs = [store.backlog(bad, 10).await.unwrap(), store.backlog(good, 10).await.unwrap()];
+    assert_eq!(backlogs, [1, 0]);
+    // The store goes on, for that endpoint, too.
+    assert!(store.settle(vec![settlement(bad, 200)]).await.unwrap().is_empty());
+    assert_eq!(store.backlog(bad, 10).await.unwrap(), 0);
     store.close().await;
 }

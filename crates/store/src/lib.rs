@@ -65,7 +65,7 @@ pub use tasks::{
 pub use tokens::{IssuedToken, TokenExpiry, Tokens};
 pub use work::{
     AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, Origin, ResendError, Resent, Routes,
-    Settlement, Target, Wakes, Woken, Work,
+    Settlement, Target, Unstorable, Wakes, Woken, Work,
 };
 
 /// A thing with the engine's handle for it.

@@ -194,6 +194,15 @@ pub struct Woken {
     pub application: Option<ApplicationKey>,
 }
 
+/// A result that cannot be stored.
+#[derive(Debug, Clone)]
+pub struct Unstorable {
+    /// Its place in the batch.
+    pub place: usize,
+    /// Why.
+    pub error: StoreError,
+}
+
 /// What came of asking for a manual delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resent {
@@ -242,9 +251,11 @@ pub trait Work {
         not_before: Timestamp,
     ) -> Result<Option<Message>, StoreError>;
 
-    /// Stores results, all or none. Repeating a settlement that took effect does no harm. What follows for an endpoint is
-    /// decided by what is stored of it ([`EndpointFact::judge`]); that one was disabled is told to observers.
-    async fn settle(&self, batch: Vec<Settlement>) -> Result<(), StoreError>;
+    /// Stores results in one commit. `Ok` names those that cannot be stored, however often they are tried: each fails alone.
+    /// `Err` means that nothing was stored, and trying again is sensible. Repeating a settlement that took effect does no
+    /// harm. What follows for an endpoint is decided by what is stored of it ([`EndpointFact::judge`]); that one was disabled
+    /// is told to observers.
+    async fn settle(&self, batch: Vec<Settlement>) -> Result<Vec<Unstorable>, StoreError>;
 
     /// The next deliveries of an endpoint that are due at `now`, earliest first, at most `limit`, leaving out those up to
     /// `after` and those whose keys are in `held`, and stopping early after about `max_bytes` of payload (never before the first).

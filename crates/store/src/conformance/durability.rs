@@ -110,7 +110,8 @@ pub(super) async fn a_closed_store_says_so<H: Harness>(world: &World<H>) {
     assert_closed(&store.application(&environment(), &by_id(app.value.id)).await);
     assert_closed(&store.due(endpoint.key, FAR, None, HashSet::new(), 1, 1).await);
     assert_closed(&store.take_wakes(FAR, 1).await);
-    assert_closed(&store.settle(Vec::new()).await.and(store.wake_later(vec![endpoint.key], FAR).await));
+    assert_closed(&store.settle(Vec::new()).await);
+    assert_closed(&store.wake_later(vec![endpoint.key], FAR).await);
     let accepted = store.accept(vec![draft]).await;
     assert!(matches!(accepted[..], [Err(AcceptError::Store(StoreError::Closed))]), "{accepted:?}");
     let created = store.create_application(&environment(), world.new_application(None), None).await;

@@ -256,7 +256,8 @@ impl<H: Harness> World<H> {
     }
 
     pub(super) async fn settle(&self, settlement: Settlement) {
-        self.store().settle(vec![settlement]).await.unwrap();
+        let unstorable = self.store().settle(vec![settlement]).await.unwrap();
+        assert!(unstorable.is_empty(), "{unstorable:?}");
     }
 
     pub(super) fn idempotency_key(&self) -> IdempotencyKey {
