@@ -1,0 +1,522 @@
+//! Lanes by themselves: no store, no sender, a clock by hand.
+
+use postrider_domain::attempt::Trigger;
+use postrider_domain::entropy::SeededEntropy;
+use postrider_domain::ids::MessageId;
+use postrider_domain::message::Message;
+use postrider_domain::names::EventTypeName;
+use postrider_store::Due;
+
+use super::window::{LOADS_IN_A_ROW, OVERHEAD_BYTES};
+use super::*;
+
+const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
+
+fn budgets() -> Budgets {
+    with_memory(4_000_000)
+}
+
+fn with_memory(bytes: u64) -> Budgets {
+    let (rates, turns) = (RateBook::default(), Turns::default());
+    Budgets { memory: Memory::new(bytes), permits: Permits::new(1_000), rates, turns }
+}
+
+fn with_permits(total: u32) -> Budgets {
+    Budgets { permits: Permits::new(total), ..budgets() }
+}
+
+fn new_lane() -> Lane {
+    Lane::new(EndpointKey(1), Some(ApplicationKey(1)), Pace::new(4), false)
+}
+
+fn message() -> Arc<Message> {
+    Arc::new(Message {
+        id: MessageId::new(NOW, &SeededEntropy::new(1)),
+        event_id: None,
+        event_type: EventTypeName::parse("a.b").unwrap(),
+        channels: None,
+        payload: None,
+        tags: None,
+        deliver_at: None,
+        expires_at: None,
+        created_at: NOW,
+    })
+}
+
+/// A delivery that the lane holds.
+fn held(state: &mut State, budgets: &Budgets) -> Held {
+    let key = DeliveryKey { due_at: NOW, message: MessageKey(1) };
+    let delivery = Held { key, made: 0, trigger: Trigger::Scheduled, message: message() };
+    assert!(state.hold(delivery.clone(), budgets));
+    delivery
+}
+
+/// What the store has: deliveries that are due, by number.
+struct Stored(Vec<i64>);
+
+impl Stored {
+    /// Lets the lane load a slice; where it began, and what was held after it.
+    fn load(&self, state: &mut State, budgets: &Budgets, dispatched: i64) -> (Option<i64>, Vec<i64>) {
+        let Step::Load(load) = state.begin_load(NOW, budgets) else { panic!("it loads") };
+        let load = Load { limit: 3, ..load };
+        let (held, after) = (state.held_keys(&load), load.after);
+        let due = |number: &i64| Due {
+            key: DeliveryKey { due_at: NOW, message: MessageKey(*number) },
+            made: 0,
+            trigger: Trigger::Scheduled,
+            fresh: true,
+            message: Some(message()),
+        };
+        let all = self.0.iter().map(due);
+        let found = all.filter(|due| Some(due.key) > after && !held.contains(&due.key)).take(3).collect();
+        assert_eq!(state.loaded(found, load, MessageKey(dispatched), budgets).len(), 0);
+        let mut numbers: Vec<i64> = state.held.iter().map(|key| key.message.0).collect();
+        numbers.sort_unstable();
+        (after.map(|after| after.message.0), numbers)
+    }
+}
+
+#[test]
+fn a_load_goes_on_where_the_last_one_ended_and_begins_anew_at_the_end() {
+    let (budgets, lane) = (budgets(), new_lane());
+    let (mut state, mut stored) = (lane.state.lock(), Stored((1..=8).collect()));
+    assert_eq!(stored.load(&mut state, &budgets, 100), (None, vec![1, 2, 3]));
+    assert_eq!(stored.load(&mut state, &budgets, 100), (Some(3), (1..=6).collect()));
+    // One that was stored late, before the place.
+    stored.0.insert(0, 0);
+    assert_eq!(stored.load(&mut state, &budgets, 100), (Some(6), (1..=8).collect()));
+    assert!(state.more, "what was stored before the place meanwhile is looked for");
+    assert_eq!(stored.load(&mut state, &budgets, 100), (None, (0..=8).collect()));
+    assert!(!state.more);
+}
+
+#[test]
+fn what_is_still_to_be_offered_is_not_left_behind() {
+    let (budgets, lane) = (budgets(), new_lane());
+    let (mut state, stored) = (lane.state.lock(), Stored(vec![1, 5, 2, 3, 4]));
+    assert_eq!(stored.load(&mut state, &budgets, 4), (None, vec![1, 2]));
+    // It is offered while there is no room for it.
+    state.more = true;
+    state.offer(&message(), MessageKey(5), &budgets);
+    assert_eq!(stored.load(&mut state, &budgets, 5), (Some(1), vec![1, 2, 3, 4, 5]));
+}
+
+#[test]
+fn a_backlog_without_an_end_does_not_hide_what_came_late() {
+    let (budgets, lane) = (budgets(), new_lane());
+    let (mut state, mut stored) = (lane.state.lock(), Stored((1..=1_000).collect()));
+    stored.load(&mut state, &budgets, 2_000);
+    stored.0.insert(0, 0);
+    let mut loads = 1;
+    while stored.load(&mut state, &budgets, 2_000).0.is_some() {
+        loads += 1;
+    }
+    assert_eq!(loads, LOADS_IN_A_ROW + 1);
+    assert!(state.held.iter().any(|key| key.message == MessageKey(0)));
+}
+
+#[test]
+fn what_is_dropped_from_memory_is_loaded_again() {
+    let (budgets, lane) = (budgets(), new_lane());
+    let (mut state, stored) = (lane.state.lock(), Stored((1..=8).collect()));
+    stored.load(&mut state, &budgets, 100);
+    state.drop_window(&budgets);
+    assert_eq!(stored.load(&mut state, &budgets, 100), (None, vec![1, 2, 3]));
+}
+
+#[test]
+fn a_lane_without_room_goes_on_before_what_it_could_not_take() {
+    let lane = new_lane();
+    let room_for_two = with_memory(4 * 3 * OVERHEAD_BYTES);
+    let (mut state, stored) = (lane.state.lock(), Stored((1..=8).collect()));
+    let (_, held) = stored.load(&mut state, &room_for_two, 100);
+    assert!(state.more && held.len() < 3, "{held:?}");
+    let (after, more) = stored.load(&mut state, &budgets(), 100);
+    assert_eq!(after, held.last().copied());
+    assert_eq!(more.len(), held.len() + 3);
+}
+
+/// A load under way, and what it finds: a delivery by the schedule of message 1.
+fn loading(state: &mut State, budgets: &Budgets) -> (Load, Due) {
+    let Step::Load(load) = state.begin_load(NOW, budgets) else { panic!("it loads") };
+    let key = DeliveryKey { due_at: NOW, message: MessageKey(1) };
+    (load, Due { key, made: 1, trigger: Trigger::Scheduled, fresh: false, message: Some(message()) })
+}
+
+#[test]
+fn what_is_erased_while_it_is_loaded_is_not_sent() {
+    for messages in [vec![MessageKey(1)], (1..=5_000).map(MessageKey).collect()] {
+        let (budgets, lane) = (budgets(), new_lane());
+        let mut state = lane.state.lock();
+        let (load, due) = loading(&mut state, &budgets);
+        assert!(state.withdraw(&messages.iter().copied().collect()).is_empty());
+        let empty = state.loaded(vec![due], load, MessageKey(9), &budgets);
+        assert!(state.window.is_empty());
+        assert!(empty.len() == 1 || state.more, "it is canceled, or loaded again");
+    }
+}
+
+#[test]
+fn what_a_hand_has_delivered_is_not_sent_by_the_schedule() {
+    let (budgets, lane) = (budgets(), new_lane());
+    let mut state = lane.state.lock();
+    // It waits in the window.
+    let waiting = held(&mut state, &budgets);
+    state.series_ended(MessageKey(1), &budgets);
+    assert!(state.window.is_empty() && !state.held.contains(&waiting.key));
+    assert_eq!(budgets.memory.free(), 4_000_000);
+    // It is being loaded.
+    let (load, due) = loading(&mut state, &budgets);
+    let manual = Due { key: DeliveryKey { due_at: after(1), ..due.key }, trigger: Trigger::Manual, ..due.clone() };
+    state.series_ended(MessageKey(1), &budgets);
+    state.loaded(vec![due, manual], load, MessageKey(9), &budgets);
+    let triggers: Vec<Trigger> = state.window.iter().map(|delivery| delivery.trigger).collect();
+    assert_eq!(triggers, [Trigger::Manual], "another one that a hand asked for is sent");
+}
+
+#[test]
+fn a_retry_that_became_due_before_it_was_stored_is_looked_for() {
+    let budgets = budgets();
+    for (due_after_ms, looked_for) in [(1, true), (10, true), (11, false)] {
+        let lane = new_lane();
+        let mut state = lane.state.lock();
+        let delivery = held(&mut state, &budgets);
+        // While its result was being stored, the lane loaded, without finding it.
+        state.loaded_until = NOW.saturating_add(Duration::from_millis(10));
+        let next_at = NOW.saturating_add(Duration::from_millis(due_after_ms));
+        state.settled(&delivery, Some(next_at), 0, &budgets);
+        assert_eq!((state.more, state.unparked), (looked_for, looked_for), "{due_after_ms} ms");
+    }
+}
+
+fn after(millis: u64) -> Timestamp {
+    NOW.saturating_add(Duration::from_millis(millis))
+}
+
+fn ready(application_rate: Option<u16>) -> Arc<Ready> {
+    let url = postrider_domain::endpoint::EndpointUrl::parse("http://127.0.0.1/").unwrap();
+    let endpoint = postrider_domain::endpoint::Endpoint {
+        id: postrider_domain::ids::EndpointId::new(NOW, &SeededEntropy::new(1)),
+        uid: None,
+        url,
+        description: String::new(),
+        version: 1,
+        disabled: false,
+        disablement: None,
+        event_types: None,
+        channels: None,
+        throttle_rate: None,
+        metadata: std::collections::BTreeMap::new(),
+        created_at: NOW,
+        updated_at: NOW,
+    };
+    let secret = postrider_domain::signature::Secret::generate(
+        postrider_domain::signature::SecretKind::Hmac256,
+        &SeededEntropy::new(1),
+    );
+    let target = Target {
+        key: EndpointKey(1),
+        application: ApplicationKey(1),
+        endpoint,
+        headers: postrider_domain::endpoint::Headers::default(),
+        keys: postrider_domain::signature::SigningKeys::new(secret),
+        application_rate,
+    };
+    Arc::new(Ready {
+        prepared: crate::sender::Sender::unprepared(ApplicationKey(1)),
+        url: target.endpoint.url.as_str().into(),
+        target: Arc::new(target),
+    })
+}
+
+/// A lane of a known endpoint, with a permit.
+fn open_lane(budgets: &Budgets, application_rate: Option<u16>) -> Lane {
+    assert!(budgets.permits.open(Some(ApplicationKey(1))));
+    let lane = new_lane();
+    lane.state.lock().set_ready(ready(application_rate), budgets);
+    lane
+}
+
+fn hold(millis: u64) -> Hold {
+    Hold { until: after(millis), reason: HoldReason::Asked }
+}
+
+#[test]
+fn a_delivery_that_was_refused_while_its_batch_is_on_its_way_is_found() {
+    let (budgets, lane) = (budgets(), open_lane(&budgets(), None));
+    let (mut state, stored) = (lane.state.lock(), Stored(vec![5]));
+    state.more = true;
+    assert!(!state.offer(&message(), MessageKey(5), &budgets));
+    // The batch is not through yet: the newest message that was dispatched is an older one.
+    assert_eq!(stored.load(&mut state, &budgets, 4), (None, vec![5]));
+}
+
+#[test]
+fn an_endpoint_that_is_held_back_gives_its_lane_back_and_loses_nothing() {
+    let budgets = budgets();
+    let lane = open_lane(&budgets, None);
+    let mut state = lane.state.lock();
+    assert!(state.offer(&message(), MessageKey(1), &budgets));
+    state.pace.hold_back(hold(3_600_000));
+    let Step::Hold(noted) = state.next_step(NOW, &budgets) else { panic!("it is noted") };
+    assert_eq!(noted, hold(3_600_000));
+    assert_eq!(budgets.memory.free(), 4_000_000, "what waited is in the store only");
+    // What comes meanwhile is found at the end of the hold.
+    state.wake();
+    state.hold_done();
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Close { waits: false }));
+    assert_eq!(state.noted_hold(), Some(hold(3_600_000).until));
+}
+
+#[test]
+fn a_hold_that_the_store_has_lifted_is_over_and_one_that_stands_is_noted_again() {
+    for lifted in [true, false] {
+        let budgets = budgets();
+        assert!(budgets.permits.open(Some(ApplicationKey(1))));
+        let mut pace = Pace::new(4);
+        pace.hold_back(hold(3_600_000));
+        let lane = Lane::new(EndpointKey(1), Some(ApplicationKey(1)), pace, true);
+        let mut state = lane.state.lock();
+        state.wake();
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Target) && state.doubts_hold());
+        state.target_read();
+        state.hold_read((!lifted).then(|| hold(3_600_000)));
+        state.set_ready(ready(None), &budgets);
+        match state.next_step(NOW, &budgets) {
+            Step::Load(_) => assert!(lifted),
+            Step::Hold(noted) => assert!(!lifted && noted == hold(3_600_000)),
+            _ => panic!("it sends, or is held back"),
+        }
+    }
+}
+
+#[test]
+fn what_was_learned_of_one_receiver_does_not_hold_another_back() {
+    let budgets = budgets();
+    let lane = open_lane(&budgets, None);
+    let mut state = lane.state.lock();
+    assert!(state.offer(&message(), MessageKey(1), &budgets));
+    state.pace.hold_back(hold(500));
+    state.set_ready(ready(Some(7)), &budgets);
+    assert!(state.pace.hold(NOW).is_some(), "a rate says nothing of the receiver");
+    let other = ready(None);
+    let mut target = other.target.as_ref().clone();
+    target.endpoint.url = postrider_domain::endpoint::EndpointUrl::parse("http://127.0.0.2/").unwrap();
+    let other = Ready { target: Arc::new(target), prepared: Arc::clone(&other.prepared), url: "".into() };
+    state.set_ready(Arc::new(other), &budgets);
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Work(..)));
+}
+
+#[test]
+fn an_endpoint_that_was_disabled_while_it_was_held_back_leaves_nothing_in_the_store() {
+    let budgets = budgets();
+    let lane = open_lane(&budgets, None);
+    let mut state = lane.state.lock();
+    let mut target = ready(None).target.as_ref().clone();
+    target.endpoint.disabled = true;
+    let off = Ready { target: Arc::new(target), prepared: ready(None).prepared.clone(), url: "".into() };
+    state.set_ready(Arc::new(off), &budgets);
+    state.wake();
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Cancel));
+    state.cancel_done(false);
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Park(_)), "which ends the hold");
+    state.park_done();
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Close { waits: false }));
+}
+
+#[test]
+fn a_short_pause_is_waited_for_unless_others_want_the_lane() {
+    let budgets = with_permits(1);
+    let lane = open_lane(&budgets, None);
+    let mut state = lane.state.lock();
+    assert!(state.offer(&message(), MessageKey(1), &budgets));
+    state.pace.hold_back(hold(500));
+    assert!(matches!(state.next_step(NOW, &budgets), Step::WaitUntil(at) if at == after(500)));
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Idle));
+    assert!(budgets.turns.push(EndpointKey(2), None));
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Hold(_)));
+}
+
+#[test]
+fn a_hold_that_ends_while_requests_are_under_way_leaves_nothing_behind() {
+    let budgets = budgets();
+    let lane = open_lane(&budgets, None);
+    let mut state = lane.state.lock();
+    for number in 1..=3 {
+        assert!(state.offer(&message(), MessageKey(number), &budgets));
+    }
+    let Step::Work(under_way, _) = state.next_step(NOW, &budgets) else { panic!("a request") };
+    state.pace.hold_back(hold(5_000));
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Idle));
+    state.worker_left(&budgets);
+    state.settled(&under_way, None, 0, &budgets);
+    assert!(matches!(state.next_step(after(5_000), &budgets), Step::Load(_)), "what was dropped is loaded again");
+}
+
+#[test]
+fn a_lane_that_had_its_turn_makes_room_when_its_requests_are_over() {
+    let budgets = with_permits(1);
+    let lane = open_lane(&budgets, None);
+    let mut state = lane.state.lock();
+    for number in 1..=8 {
+        assert!(state.offer(&message(), MessageKey(number), &budgets));
+    }
+    let Step::Work(under_way, _) = state.next_step(NOW, &budgets) else { panic!("a request") };
+    assert!(budgets.turns.push(EndpointKey(2), None));
+    assert!(state.take(after(999), &budgets).is_some(), "its turn is not over");
+    assert!(state.take(after(1_000), &budgets).is_none());
+    assert!(matches!(state.next_step(after(1_000), &budgets), Step::Idle));
+    state.worker_left(&budgets);
+    state.settled(&under_way, None, 0, &budgets);
+    let other = Held { key: DeliveryKey { message: MessageKey(2), ..under_way.key }, ..under_way };
+    state.settled(&other, None, 0, &budgets);
+    assert!(matches!(state.next_step(after(1_000), &budgets), Step::Close { waits: true }));
+}
+
+#[test]
+fn a_lane_whose_application_has_less_than_its_share_goes_on_while_another_one_waits_for_its_own() {
+    let budgets = with_permits(100);
+    while budgets.permits.open(Some(ApplicationKey(2))) {}
+    assert!(budgets.turns.push(EndpointKey(2), Some(ApplicationKey(2))));
+    let lane = open_lane(&budgets, None);
+    let mut state = lane.state.lock();
+    for number in 1..=2 {
+        assert!(state.offer(&message(), MessageKey(number), &budgets));
+    }
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Work(..)));
+    assert!(state.take(after(60_000), &budgets).is_some(), "nobody waits for what it has");
+}
+
+#[test]
+fn a_store_that_is_slow_costs_a_lane_no_turn_and_one_that_fails_does() {
+    let budgets = with_permits(1);
+    let lane = open_lane(&budgets, None);
+    let mut state = lane.state.lock();
+    state.wake();
+    assert!(budgets.turns.push(EndpointKey(2), None));
+    let Step::Load(load) = state.next_step(NOW, &budgets) else { panic!("it loads") };
+    let due = Due {
+        key: DeliveryKey { due_at: NOW, message: MessageKey(1) },
+        made: 0,
+        trigger: Trigger::Scheduled,
+        fresh: false,
+        message: Some(message()),
+    };
+    assert!(state.loaded(vec![due], load, MessageKey(1), &budgets).is_empty());
+    assert!(matches!(state.next_step(after(5_000), &budgets), Step::Work(..)), "its turn begins now");
+
+    let budgets = with_permits(1);
+    let lane = open_lane(&budgets, None);
+    let mut state = lane.state.lock();
+    state.wake();
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Load(_)));
+    assert!(budgets.turns.push(EndpointKey(2), None));
+    state.store_failed(after(500));
+    assert!(matches!(state.next_step(NOW, &budgets), Step::WaitUntil(_)));
+    assert!(matches!(state.next_step(after(1_000), &budgets), Step::Close { waits: true }));
+}
+
+#[test]
+fn what_was_put_back_waits_in_the_store_where_it_may_be_erased() {
+    let budgets = budgets();
+    let lane = open_lane(&budgets, None);
+    let mut state = lane.state.lock();
+    for number in 1..=2 {
+        assert!(state.offer(&message(), MessageKey(number), &budgets));
+    }
+    let Step::Work(delivery, _) = state.next_step(NOW, &budgets) else { panic!("a request") };
+    state.put_back(delivery, NOW, &budgets);
+    state.worker_left(&budgets);
+    assert!(state.held.is_empty() && budgets.memory.free() == 4_000_000);
+    assert!(matches!(state.next_step(NOW, &budgets), Step::WaitUntil(_)));
+    let Step::Load(load) = state.next_step(after(250), &budgets) else { panic!("it is loaded again") };
+    assert_eq!(load.after, None);
+}
+
+#[test]
+fn what_has_no_payload_is_not_loaded_without_end_while_the_store_takes_no_results() {
+    let budgets = budgets();
+    let lane = open_lane(&budgets, None);
+    let mut state = lane.state.lock();
+    state.wake();
+    let (mut number, mut loads) = (0, 0);
+    while let Step::Load(load) = state.next_step(NOW, &budgets) {
+        let mut due = || {
+            number += 1;
+            let key = DeliveryKey { due_at: NOW, message: MessageKey(number) };
+            Due { key, made: 0, trigger: Trigger::Scheduled, fresh: false, message: None }
+        };
+        let found: Vec<Due> = (0..load.limit).map(|_| due()).collect();
+        assert_eq!(state.loaded(found, load, MessageKey(i64::MAX), &budgets).len(), load.limit);
+        loads += 1;
+        assert!(loads < 10_000, "it ends");
+    }
+    let first = DeliveryKey { due_at: NOW, message: MessageKey(1) };
+    while state.held.len() >= MAX_HELD {
+        let key = *state.held.iter().next().unwrap_or(&first);
+        state.canceled(&key);
+    }
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Load(_)), "it goes on when results are stored");
+}
+
+#[test]
+fn a_lane_whose_memory_is_refused_asks_seldom() {
+    let budgets = with_memory(0);
+    let lane = open_lane(&budgets, None);
+    let mut state = lane.state.lock();
+    state.wake();
+    let (mut loads, mut now) = (0, NOW);
+    while now < after(10_000) {
+        match state.next_step(now, &budgets) {
+            Step::Load(load) => {
+                loads += 1;
+                let due = Due {
+                    key: DeliveryKey { due_at: NOW, message: MessageKey(1) },
+                    made: 0,
+                    trigger: Trigger::Scheduled,
+                    fresh: false,
+                    message: Some(message()),
+                };
+                assert!(state.loaded(vec![due], load, MessageKey(1), &budgets).is_empty());
+            }
+            Step::WaitUntil(at) => {
+                state.timer_done(at);
+                now = at;
+            }
+            _ => panic!("it waits for memory"),
+        }
+    }
+    assert!((10..30).contains(&loads), "{loads}");
+}
+
+#[test]
+fn two_lanes_of_a_throttled_application_never_sleep_and_lose_no_permit() {
+    let budgets = budgets();
+    let lanes = [open_lane(&budgets, Some(10)), open_lane(&budgets, Some(10))];
+    for lane in &lanes {
+        for number in 1..=4 {
+            assert!(lane.state.lock().offer(&message(), MessageKey(number), &budgets));
+        }
+    }
+    let (mut now, mut sent) = (NOW, 0);
+    while sent < 8 {
+        let mut next = None;
+        for lane in &lanes {
+            let mut state = lane.state.lock();
+            state.timer = None;
+            match state.next_step(now, &budgets) {
+                Step::Work(delivery, _) => {
+                    sent += 1;
+                    state.worker_left(&budgets);
+                    state.settled(&delivery, None, 0, &budgets);
+                    next = Some(now);
+                }
+                Step::WaitUntil(at) => next = next.or(Some(at)),
+                Step::Close { .. } | Step::Idle => {}
+                _ => panic!("it sends, or waits for an instant"),
+            }
+        }
+        now = next.expect("a lane with deliveries has an instant to wait for");
+    }
+    assert_eq!(budgets.permits.free(), 998);
+}

@@ -1,0 +1,302 @@
+//! What a lane has of its endpoint's deliveries: a window of what is due, what it is charged for it, and loading more.
+//!
+//! What is in the store is loaded slice by slice, from where the last load ended. A load that is under way has seen the store
+//! as it was when it began; [`Meanwhile`] is what it could not know.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use postrider_domain::attempt::Trigger;
+use postrider_domain::message::Message;
+use postrider_domain::time::Timestamp;
+use postrider_store::{DeliveryKey, Due, MessageKey};
+
+use super::{Budgets, Busy, State, Step};
+use crate::budget::SMALL_BYTES;
+
+/// A window is this many times what may be under way, within these bounds.
+const WINDOW_FACTOR: u32 = 8;
+const MIN_WINDOW: u32 = 8;
+const MAX_WINDOW: u32 = 256;
+
+/// Loads that may go on where the last one ended, before one looks from the beginning again.
+pub(super) const LOADS_IN_A_ROW: u32 = 32;
+
+/// What a delivery costs in memory beside its payload, roughly.
+pub(super) const OVERHEAD_BYTES: u64 = 512;
+
+/// The most erased messages that a lane remembers while it loads; beyond that it loads again.
+const MAX_ERASED_MEANWHILE: usize = 4_096;
+
+/// The wait before memory that was refused is asked for again: the first one, and the longest.
+pub(super) const FIRST_HUNGER: Duration = Duration::from_millis(50);
+const LAST_HUNGER: Duration = Duration::from_secs(1);
+
+/// Messages, by number.
+pub(crate) type Messages = HashSet<MessageKey, foldhash::fast::RandomState>;
+
+/// A delivery in the window.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    pub(crate) key: DeliveryKey,
+    pub(crate) made: u32,
+    pub(crate) trigger: Trigger,
+    pub(crate) message: Arc<Message>,
+}
+
+impl Held {
+    fn bytes(&self) -> u64 {
+        OVERHEAD_BYTES + self.message.payload.as_ref().map_or(0, |payload| payload.len() as u64)
+    }
+}
+
+/// What to load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Load {
+    /// What is due at this instant.
+    pub(crate) now: Timestamp,
+    /// And comes after this one; from the beginning if there is none.
+    pub(crate) after: Option<DeliveryKey>,
+    /// At most so many deliveries.
+    pub(crate) limit: usize,
+    /// About so many bytes of payload.
+    pub(crate) max_bytes: usize,
+}
+
+impl Load {
+    /// Whether it ended because there was nothing more.
+    fn was_the_last(&self, found: &[Due]) -> bool {
+        found.len() < self.limit && !self.cut_short(found)
+    }
+
+    /// Whether the store may have stopped because of the bytes, not because there was nothing more.
+    fn cut_short(&self, found: &[Due]) -> bool {
+        let bytes = |due: &Due| due.message.as_ref().and_then(|message| message.payload.as_ref()).map_or(0, Bytes::len);
+        found.iter().map(bytes).sum::<usize>() >= self.max_bytes
+    }
+}
+
+/// What happened while a load was under way, which may have seen the store as it was before.
+#[derive(Default)]
+pub(super) struct Meanwhile {
+    /// Keys that stopped being held.
+    settled: Vec<DeliveryKey>,
+    /// Messages whose payloads were erased.
+    erased: HashSet<MessageKey>,
+    /// Messages that a hand has delivered: what the schedule had for them is over.
+    delivered: HashSet<MessageKey>,
+    /// There was more than is remembered: what was loaded is not to be used.
+    too_much: bool,
+}
+
+impl Meanwhile {
+    /// Whether a delivery that was loaded is none any more.
+    fn has_ended(&self, due: &Due) -> bool {
+        let by_hand = due.trigger == Trigger::Scheduled && self.delivered.contains(&due.key.message);
+        by_hand || self.settled.contains(&due.key)
+    }
+}
+
+impl State {
+    /// Offers a delivery straight from its accept commit. It is taken if there is room (true), else found in the store
+    /// later.
+    pub(crate) fn offer(&mut self, message: &Arc<Message>, key: MessageKey, budgets: &Budgets) -> bool {
+        self.offered = self.offered.max(key);
+        let key = DeliveryKey { due_at: message.created_at, message: key };
+        // What waits in the store is older: taking this one first would let it overtake for ever.
+        let room = !self.more && self.hungry.is_none() && self.window.len() < self.window_size();
+        let delivery = Held { key, made: 0, trigger: Trigger::Scheduled, message: Arc::clone(message) };
+        let taken = self.held.contains(&key) || (room && self.hold(delivery, budgets));
+        if !taken {
+            self.wake();
+        }
+        taken
+    }
+
+    pub(super) fn hold(&mut self, delivery: Held, budgets: &Budgets) -> bool {
+        let bytes = delivery.bytes();
+        let share = &mut self.held_bytes[usize::from(bytes > SMALL_BYTES)];
+        if !budgets.memory.of(bytes).try_take(*share, bytes) {
+            self.hungry.get_or_insert(Timestamp::MAX);
+            return false;
+        }
+        *share += bytes;
+        (self.hungry, self.hunger) = (None, FIRST_HUNGER);
+        self.held.insert(delivery.key);
+        self.window.push_back(delivery);
+        self.prepared();
+        true
+    }
+
+    /// A delivery's result is in the store. If it is to be tried again, that is due at `next_at`. Its answer took
+    /// `answer_bytes` of memory.
+    pub(crate) fn settled(
+        &mut self,
+        delivery: &Held,
+        next_at: Option<Timestamp>,
+        answer_bytes: u64,
+        budgets: &Budgets,
+    ) {
+        budgets.memory.of(answer_bytes).give_back(answer_bytes);
+        // A retry that became due before it was stored is missed by a load before the commit, and by parking after it.
+        if next_at.is_some_and(|at| at <= self.loaded_until) {
+            self.wake();
+        }
+        if self.held.remove(&delivery.key) {
+            let bytes = delivery.bytes();
+            self.held_bytes[usize::from(bytes > SMALL_BYTES)] -= bytes;
+            budgets.memory.of(bytes).give_back(bytes);
+            if self.busy == Some(Busy::Load) {
+                self.meanwhile.settled.push(delivery.key);
+            }
+        }
+    }
+
+    /// A hand has delivered a message, and with the result the store has ended what the schedule had for it.
+    pub(crate) fn series_ended(&mut self, message: MessageKey, budgets: &Budgets) {
+        if self.busy == Some(Busy::Load) {
+            self.meanwhile.delivered.insert(message);
+        }
+        let is_over = |delivery: &Held| delivery.key.message == message && delivery.trigger == Trigger::Scheduled;
+        if let Some(place) = self.window.iter().position(is_over)
+            && let Some(delivery) = self.window.remove(place)
+        {
+            self.settled(&delivery, None, 0, budgets);
+            // If the store has not ended it after all, it is found again.
+            self.wake();
+        }
+    }
+
+    /// Takes what waits of these messages out of the window; it stays held until its end is stored. What is being loaded of
+    /// them is taken for what has no payload.
+    pub(crate) fn withdraw(&mut self, messages: &Messages) -> Vec<Held> {
+        if self.busy == Some(Busy::Load) {
+            self.meanwhile.too_much |= self.meanwhile.erased.len() + messages.len() > MAX_ERASED_MEANWHILE;
+            if !self.meanwhile.too_much {
+                self.meanwhile.erased.extend(messages);
+            }
+        }
+        if !self.window.iter().any(|delivery| messages.contains(&delivery.key.message)) {
+            return Vec::new();
+        }
+        let (withdrawn, left) = self.window.drain(..).partition(|delivery| messages.contains(&delivery.key.message));
+        self.window = left;
+        withdrawn.into()
+    }
+
+    /// Drops what waits in memory; the store has it, and it is to be loaded again.
+    pub(super) fn empty_window(&mut self, budgets: &Budgets) {
+        if !self.window.is_empty() {
+            self.wake();
+        }
+        self.drop_window(budgets);
+    }
+
+    pub(super) fn drop_window(&mut self, budgets: &Budgets) {
+        self.place = None;
+        for delivery in std::mem::take(&mut self.window) {
+            self.settled(&delivery, None, 0, budgets);
+        }
+    }
+
+    /// What a load has to leave out.
+    pub(crate) fn held_keys(&self, load: &Load) -> HashSet<DeliveryKey> {
+        self.held.iter().filter(|key| Some(**key) > load.after).copied().collect()
+    }
+
+    /// How many more deliveries have a place in the window.
+    pub(super) fn room(&self) -> usize {
+        self.window_size().saturating_sub(self.window.len())
+    }
+
+    pub(super) fn window_size(&self) -> usize {
+        (self.pace.limit() * WINDOW_FACTOR).clamp(MIN_WINDOW, MAX_WINDOW) as usize
+    }
+
+    /// Takes what a load found. `dispatched` is the newest message that was handed over from its accept commit: one that is
+    /// newer, and newer than what was offered here, is still on its way through memory, and will be offered. Deliveries without a payload are returned: there is
+    /// nothing to send, they can only be canceled.
+    pub(crate) fn loaded(
+        &mut self,
+        found: Vec<Due>,
+        load: Load,
+        dispatched: MessageKey,
+        budgets: &Budgets,
+    ) -> Vec<Due> {
+        self.busy = None;
+        self.prepared();
+        let meanwhile = std::mem::take(&mut self.meanwhile);
+        if meanwhile.too_much {
+            self.more = true;
+            return Vec::new();
+        }
+        let mut empty = Vec::new();
+        let seen = dispatched.max(self.offered);
+        let ended = load.was_the_last(&found);
+        self.more |= !ended || load.after.is_some();
+        let (mut place, mut passed_over) = (load.after, false);
+        for mut due in found {
+            let key = due.key;
+            if meanwhile.erased.contains(&key.message) {
+                due.message = None;
+            }
+            if due.fresh && key.message > seen {
+                // If there is no room for it when it is offered, it is looked for again.
+                passed_over = true;
+                continue;
+            }
+            let has_ended = meanwhile.has_ended(&due);
+            self.more |= has_ended && due.trigger == Trigger::Scheduled && !meanwhile.settled.contains(&key);
+            let is_over = self.held.contains(&key) || has_ended;
+            if !is_over && !self.take_over(due, &mut empty, budgets) {
+                self.more = true;
+                break;
+            }
+            if !passed_over {
+                place = Some(key);
+            }
+        }
+        self.place = place.filter(|_| !ended);
+        empty
+    }
+
+    /// Takes charge of a delivery that was loaded; false if there is no room. One without a payload is put with the others
+    /// of its kind.
+    fn take_over(&mut self, due: Due, empty: &mut Vec<Due>, budgets: &Budgets) -> bool {
+        let Some(message) = due.message.clone() else {
+            self.held.insert(due.key);
+            empty.push(due);
+            return true;
+        };
+        self.hold(Held { key: due.key, made: due.made, trigger: due.trigger, message }, budgets)
+    }
+
+    /// A delivery without payload was canceled.
+    pub(crate) fn canceled(&mut self, key: &DeliveryKey) {
+        self.held.remove(key);
+    }
+
+    /// Until when nothing is loaded because memory was refused.
+    pub(super) fn hungry_until(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let until = self.hungry?;
+        if until == Timestamp::MAX {
+            let until = now.saturating_add(self.hunger);
+            self.hunger = (self.hunger * 2).min(LAST_HUNGER);
+            self.hungry = Some(until);
+            return self.hungry;
+        }
+        self.hungry = self.hungry.filter(|until| *until > now);
+        self.hungry
+    }
+
+    pub(super) fn begin_load(&mut self, now: Timestamp, budgets: &Budgets) -> Step {
+        self.more = false;
+        self.loaded_until = now;
+        let after = self.place.filter(|_| self.loads_in_a_row < LOADS_IN_A_ROW);
+        self.loads_in_a_row = if after.is_some() { self.loads_in_a_row + 1 } else { 0 };
+        let max_bytes = usize::try_from(budgets.memory.free() / 2).unwrap_or(usize::MAX).max(1);
+        self.begin(Busy::Load, Step::Load(Load { now, after, limit: self.room(), max_bytes }))
+    }
+}
