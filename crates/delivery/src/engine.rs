@@ -707,3 +707,45 @@ impl Observer for Handle {
         self.guarded("withdrawing erased messages", |shared| shared.withdraw(messages));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use postrider_domain::delivery::HoldReason;
+
+    use super::*;
+
+    #[test]
+    fn holds_that_are_not_remembered_are_looked_up() {
+        let (now, mut shard) = (Timestamp::EPOCH, Shard::default());
+        let until = now.saturating_add(Duration::from_secs(3_600));
+        let mut pace = Pace::new(4);
+        pace.hold_back(Hold { until, reason: HoldReason::Asked });
+        let last = EndpointKey(MAX_REMEMBERED as i64);
+        for number in 0..=last.0 {
+            shard.remember(EndpointKey(number), pace.clone(), Some(until), now);
+        }
+        assert_eq!(shard.remembered.len(), MAX_REMEMBERED);
+        assert!(shard.is_on_hold(EndpointKey(0), now) && !shard.is_on_hold(last, now));
+        assert!(matches!(shard.recall(last, now), (None, true)), "the store is asked");
+        assert!(matches!(shard.recall(EndpointKey(0), now), (Some(_), true)), "whether it stands");
+        // There is room again when the holds are over.
+        assert!(matches!(shard.recall(last, until), (None, false)));
+        shard.remember(last, pace.clone(), Some(until.saturating_add(Duration::from_secs(1))), until);
+        shard.remember(EndpointKey(-1), pace, Some(until.saturating_add(Duration::from_secs(1))), until);
+        assert!(shard.remembered.len() <= 2 && shard.is_on_hold(EndpointKey(-1), until));
+    }
+
+    #[test]
+    fn a_pace_without_a_hold_makes_room_for_those_with_one() {
+        let (now, mut shard) = (Timestamp::EPOCH, Shard::default());
+        let until = now.saturating_add(Duration::from_secs(3_600));
+        let mut pace = Pace::new(4);
+        pace.hold_back(Hold { until, reason: HoldReason::Silent });
+        for number in 0..MAX_REMEMBERED as i64 {
+            shard.remember(EndpointKey(number), pace.clone(), None, now);
+        }
+        shard.remember(EndpointKey(-1), pace, Some(until), now);
+        assert!(shard.is_on_hold(EndpointKey(-1), now) && shard.remembered.len() == 1);
+        assert!(!shard.has_forgotten(EndpointKey(1), now), "the store has noted nothing of it");
+    }
+}

@@ -447,6 +447,18 @@ async fn every_answer_has_the_headers_that_browsers_heed() {
 }
 
 #[tokio::test]
+async fn links_that_are_handed_out_begin_with_the_public_url_and_its_path() {
+    for public_url in ["https://hooks.example.com/events", "https://hooks.example.com/events/"] {
+        let server = server().set("server.public_url", public_url).start().await;
+        let app = server.app().await;
+        let id = app.path("").rsplit_once("/app/").unwrap().1.trim_matches('/').to_owned();
+        let access =
+            app.client.post(&format!("/api/v1/auth/app-portal-access/{id}"), &json!({})).await.expect(200).json();
+        assert_eq!(access["url"], "https://hooks.example.com/events/docs");
+    }
+}
+
+#[tokio::test]
 async fn the_page_of_the_documentation_works_behind_a_prefix() {
     let server = server().start().await;
     let client = server.client();

@@ -470,7 +470,63 @@ pub(crate) fn delivery_key(due_at: i64, message: i64) -> DeliveryKey {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use postrider_domain::entropy::SeededEntropy;
+    use postrider_domain::ids::MessageId;
+    use postrider_domain::message::Message;
+    use postrider_domain::names::EventTypeName;
+    use postrider_store::IdempotencyKey;
+
     use super::*;
+
+    fn message_under_a_key(number: u64) -> NewMessage {
+        let (now, entropy) = (Timestamp::from_micros(1_767_323_045_000_000), SeededEntropy::new(number));
+        let message = Message {
+            id: MessageId::new(now, &entropy),
+            event_id: None,
+            event_type: EventTypeName::parse("a.b").unwrap(),
+            channels: None,
+            payload: Some(Bytes::from_static(b"{}")),
+            tags: None,
+            deliver_at: None,
+            expires_at: None,
+            created_at: now,
+        };
+        NewMessage {
+            application: ApplicationKey(1),
+            version: 1,
+            message: Arc::new(message),
+            endpoints: Vec::new(),
+            idempotency: Some((IdempotencyKey([7; 16]), Timestamp::EPOCH)),
+        }
+    }
+
+    /// SQLite takes the whole transaction back for some errors, of reading, too.
+    #[test]
+    fn an_error_of_reading_that_ends_the_transaction_fails_the_batch() {
+        let connection = crate::plans::database();
+        let rows = "INSERT INTO environment (no, id) VALUES (9, 'nine');
+             INSERT INTO application (no, environment_no, id, name, metadata, created_at, updated_at)
+             VALUES (1, 9, x'01', 'a', '{}', 0, 0);";
+        connection.execute_batch(rows).unwrap();
+        let mut hot = Hot::prepare(&connection).unwrap();
+        connection.execute_batch("BEGIN").unwrap();
+        let first = hot.accept(&[message_under_a_key(1)]).unwrap();
+        assert!(matches!(first[..], [Ok(Accepted::New(_))]), "{first:?}");
+        connection.execute_batch("COMMIT; UPDATE message SET id = x'00'").unwrap();
+        hot.committed();
+        for in_transaction in [true, false] {
+            hot.begin();
+            connection.execute_batch(if in_transaction { "BEGIN" } else { "" }).unwrap();
+            let again = hot.accept(&[message_under_a_key(2), message_under_a_key(3)]);
+            match again {
+                Ok(results) => assert!(in_transaction && results.iter().all(Result::is_err), "{results:?}"),
+                Err(error) => assert!(!in_transaction, "{error}"),
+            }
+            connection.execute_batch(if in_transaction { "ROLLBACK" } else { "" }).unwrap();
+            hot.rolled_back();
+        }
+    }
 
     #[test]
     fn the_end_of_a_series_reads_its_own_attempts_only() {
