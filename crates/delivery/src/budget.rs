@@ -59,6 +59,11 @@ impl Budget {
         self.free.fetch_add(signed(amount), Ordering::Relaxed);
     }
 
+    /// What is taken.
+    fn used(&self) -> i64 {
+        self.total - self.free.load(Ordering::Relaxed)
+    }
+
     /// What is left; nothing if it is overdrawn.
     pub(crate) fn free(&self) -> u64 {
         u64::try_from(self.free.load(Ordering::Relaxed)).unwrap_or(0)
@@ -86,6 +91,11 @@ impl Memory {
     /// What pays for a message of this size.
     pub(crate) fn of(&self, bytes: u64) -> &Budget {
         if bytes <= SMALL_BYTES { &self.small } else { &self.large }
+    }
+
+    /// What is taken in all.
+    pub(crate) fn used(&self) -> i64 {
+        self.small.used() + self.large.used()
     }
 
     /// What is left in all.
@@ -156,6 +166,11 @@ impl Permits {
 
     pub(crate) fn give_back(&self, of: Option<ApplicationKey>) {
         self.0.lock().give_back(of);
+    }
+
+    /// How many are held.
+    pub(crate) fn used(&self) -> u32 {
+        self.0.lock().held.values().sum()
     }
 
     #[cfg(test)]

@@ -29,7 +29,7 @@ use crate::limits::MAX_REMEMBERED;
 use crate::options::DeliveryOptions;
 use crate::pace::Pace;
 use crate::rate::RateBook;
-use crate::sender::Sender;
+use crate::sender::{Carrier, Sender};
 use crate::settler::{self, Settler, Unsettled};
 use crate::turns::Turns;
 use crate::waker::{self, Waker};
@@ -134,11 +134,43 @@ impl Shard {
     }
 }
 
+/// Messages whose payloads were erased before they were handed over: the commit that erased them came between the one that
+/// accepted them and the hand-over. They are not to be taken from there; the store has them, without payload. There are no
+/// more of them than messages between these two, of which the intake has a bound.
+#[derive(Default)]
+struct ErasedAhead {
+    messages: Mutex<Messages>,
+    /// There hardly ever are any.
+    any: AtomicBool,
+}
+
+impl ErasedAhead {
+    /// Notes those that are newer than what was handed over.
+    fn note(&self, erased: &Messages, dispatched: MessageKey) {
+        let mut messages = self.messages.lock();
+        messages.extend(erased.iter().filter(|key| **key > dispatched));
+        self.any.store(!messages.is_empty(), Ordering::SeqCst);
+    }
+
+    fn has(&self, message: MessageKey) -> bool {
+        self.any.load(Ordering::SeqCst) && self.messages.lock().contains(&message)
+    }
+
+    /// Those up to this one were handed over.
+    fn forget(&self, dispatched: MessageKey) {
+        if self.any.load(Ordering::SeqCst) {
+            let mut messages = self.messages.lock();
+            messages.retain(|key| *key > dispatched);
+            self.any.store(!messages.is_empty(), Ordering::SeqCst);
+        }
+    }
+}
+
 pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
-    pub(crate) sender: Sender,
+    pub(crate) carrier: Arc<dyn Carrier>,
     pub(crate) options: DeliveryOptions,
     pub(crate) policy: RetryPolicy,
     pub(crate) budgets: Budgets,
@@ -147,10 +179,22 @@ pub(crate) struct Shared {
     shards: Vec<Mutex<Shard>>,
     /// The newest message that was handed over by its accept commit, or was there at start.
     dispatched: AtomicI64,
+    erased: ErasedAhead,
     stopping: AtomicBool,
     workers: AtomicUsize,
     worker_left: Notify,
     runtime: tokio::runtime::Handle,
+}
+
+/// What an engine has under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Requests.
+    pub requests: usize,
+    /// Permits for requests; an open lane has one.
+    pub permits: u32,
+    /// Bytes of messages that wait in memory, and of answers that are not stored yet; less than nothing would be a mistake.
+    pub memory_bytes: i64,
 }
 
 /// Delivers what the store holds.
@@ -163,7 +207,7 @@ impl Engine {
     /// Starts delivering. Everything that was pending in the store is looked at again. Call it before anything is accepted.
     pub async fn start(
         store: Arc<dyn Store>,
-        sender: Sender,
+        carrier: Arc<dyn Carrier>,
         options: DeliveryOptions,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
@@ -193,6 +237,7 @@ impl Engine {
             waker: Waker::new(),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             dispatched: AtomicI64::new(newest.map_or(0, |newest| newest.0)),
+            erased: ErasedAhead::default(),
             stopping: AtomicBool::new(false),
             workers: AtomicUsize::new(0),
             worker_left: Notify::new(),
@@ -200,7 +245,7 @@ impl Engine {
             store: Arc::clone(&store),
             clock,
             entropy,
-            sender,
+            carrier,
             policy: RetryPolicy {
                 schedule: options.retry_schedule.clone(),
                 retry_after_max: options.retry_after_max.0,
@@ -221,6 +266,13 @@ impl Engine {
     /// The agents without which it does not work, by name. None ends before [`Engine::shutdown`].
     pub fn agents(&self) -> [(&'static str, tokio::task::AbortHandle); 3] {
         self.agents.clone()
+    }
+
+    /// What is under way, and what it takes.
+    pub fn usage(&self) -> Usage {
+        let Budgets { memory, permits, .. } = &self.shared.budgets;
+        let requests = self.shared.workers.load(Ordering::SeqCst);
+        Usage { requests, permits: permits.used(), memory_bytes: memory.used() }
     }
 
     /// What intake hands accepted messages to.
@@ -315,7 +367,9 @@ impl Shared {
 
     /// Offers a fresh delivery to its lane; false if it was not taken.
     fn offer(self: &Arc<Self>, fresh: &Fresh, target: &Arc<Target>) -> bool {
-        let offer = |state: &mut State| state.offer(&fresh.message, fresh.key, &self.budgets);
+        // Under the lane's lock, which a withdrawal takes after it noted what is erased.
+        let offer =
+            |state: &mut State| !self.erased.has(fresh.key) && state.offer(&fresh.message, fresh.key, &self.budgets);
         if let Some(taken) = self.with_open(target.key, offer) {
             return taken;
         }
@@ -549,7 +603,7 @@ impl Shared {
 
     /// Whatever an endpoint is like, preparing it harms nobody else.
     fn prepare(&self, target: &Arc<Target>) -> Arc<Ready> {
-        let prepared = catch_unwind(AssertUnwindSafe(|| self.sender.prepare(target))).unwrap_or_else(|_| {
+        let prepared = catch_unwind(AssertUnwindSafe(|| self.carrier.prepare(target))).unwrap_or_else(|_| {
             tracing::error!(endpoint = %target.endpoint.id, "an endpoint could not be prepared because of an internal error");
             Sender::unprepared(target.application)
         });
@@ -577,6 +631,7 @@ impl Shared {
     /// without a payload, and canceled then.
     fn withdraw(self: &Arc<Self>, messages: &[MessageKey]) {
         let messages: Messages = messages.iter().copied().collect();
+        self.erased.note(&messages, MessageKey(self.dispatched.load(Ordering::SeqCst)));
         for shard in &self.shards {
             let lanes: Vec<_> = shard.lock().lanes.values().cloned().collect();
             for lane in lanes {
@@ -680,6 +735,7 @@ impl Dispatch for Handle {
         // After the offers: a load that sees this number may rely on them.
         if let Some(newest) = batch.iter().map(|fresh| fresh.key.0).max() {
             shared.dispatched.fetch_max(newest, Ordering::SeqCst);
+            shared.erased.forget(MessageKey(newest));
         }
         // After that: a load that came before it has passed over what was not taken.
         if !not_taken.is_empty() {

@@ -15,6 +15,6 @@ const INTERVAL: Duration = Duration::from_secs(15);
 pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
         shared.clock.sleep_until(shared.clock.now().saturating_add(INTERVAL)).await;
-        shared.sender.close_idle();
+        shared.carrier.close_idle();
     }
 }

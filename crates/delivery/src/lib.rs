@@ -33,4 +33,4 @@ mod turns;
 mod waker;
 mod worker;
 
-pub use engine::Engine;
+pub use engine::{Engine, Usage};

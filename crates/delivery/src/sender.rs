@@ -14,6 +14,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use postrider_domain::clock::Clock;
 use postrider_domain::delivery::{Failure, Outcome};
 use postrider_domain::endpoint::{EndpointUrl, Headers};
@@ -34,7 +35,42 @@ use crate::resolve::Resolve;
 use crate::shared::{Making, Opened, SharedPool, Turn, Use};
 use crate::tls;
 
-/// Makes attempts. One for the whole process.
+/// Whoever makes attempts for the engine: [`Sender`] over the network; in a simulation, something that needs none.
+#[async_trait]
+pub trait Carrier: Send + Sync + 'static {
+    /// Prepares an endpoint: once per version of it.
+    fn prepare(&self, target: &Target) -> Arc<Prepared>;
+
+    /// Makes one attempt at `target`, from which `to` was prepared. Dropping the future ends the request.
+    async fn send(&self, target: &Target, to: &Prepared, message: &Message, slot: &mut Slot) -> Sent;
+
+    /// Takes back what a slot holds, so that others can use it.
+    fn release(&self, slot: Slot);
+
+    /// Closes connections that nobody has used for a while.
+    fn close_idle(&self);
+}
+
+#[async_trait]
+impl Carrier for Sender {
+    fn prepare(&self, target: &Target) -> Arc<Prepared> {
+        Self::prepare(self, target)
+    }
+
+    async fn send(&self, _: &Target, to: &Prepared, message: &Message, slot: &mut Slot) -> Sent {
+        Self::send(self, to, message, slot).await
+    }
+
+    fn release(&self, slot: Slot) {
+        Self::release(self, slot);
+    }
+
+    fn close_idle(&self) {
+        Self::close_idle(self);
+    }
+}
+
+/// Makes attempts over the network. One for the whole process.
 pub struct Sender {
     connector: Connector,
     pool: Pool,

@@ -38,7 +38,7 @@ pub(crate) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, delivery: Held, re
             next = lane.state.lock().take(shared.clock.now(), &shared.budgets);
         }
     }
-    shared.sender.release(slot);
+    shared.carrier.release(slot);
     lane.state.lock().worker_left(&shared.budgets);
     shared.permit_free();
     shared.pump(&lane);
@@ -48,7 +48,7 @@ pub(crate) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, delivery: Held, re
 async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: &Ready, slot: &mut Slot) {
     let started_at = shared.clock.now();
     let id = AttemptId::new(started_at, shared.entropy.as_ref());
-    let sending = shared.sender.send(&ready.prepared, &delivery.message, slot);
+    let sending = shared.carrier.send(&ready.target, &ready.prepared, &delivery.message, slot);
     // A bug in sending must cost one attempt, not the delivery.
     let sent = AssertUnwindSafe(sending).catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!(message = %delivery.message.id, endpoint = %ready.target.endpoint.id, "sending failed unexpectedly");

@@ -97,7 +97,8 @@ impl Server {
         let policy = sender.policy().clone();
         let https_only = delivery.https_only;
         let engine =
-            Engine::start(Arc::clone(&store), sender, delivery, Arc::clone(&clock), Arc::clone(&entropy)).await?;
+            Engine::start(Arc::clone(&store), Arc::new(sender), delivery, Arc::clone(&clock), Arc::clone(&entropy))
+                .await?;
         let program = Program::this(&[JUDGE]).context("cannot find the program that is running")?;
         let judges = Judges::new(Place::Processes(program), config.schemas.clone());
         let intake = Arc::new(Intake::start(

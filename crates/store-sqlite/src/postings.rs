@@ -6,8 +6,7 @@
 
 use std::collections::VecDeque;
 
-use postrider_domain::ids::Ksuid;
-use postrider_store::{Listed, PAGE_BYTES, PAGE_ROWS, Walked};
+use postrider_store::{Listed, PAGE_BYTES};
 use rusqlite::{Connection, Row, Rows, Statement, params};
 
 use crate::blocks::{Id, Log, covering_sql, following_sql};
@@ -32,15 +31,12 @@ pub(crate) struct Gathered<T> {
     found: Listed<T>,
     limit: usize,
     bytes: usize,
-    /// Rows that were looked at one by one.
-    looked_at: usize,
-    reached: Option<Id>,
 }
 
 impl<T> Gathered<T> {
     pub(crate) fn new(limit: i64) -> Self {
         let limit = usize::try_from(limit).unwrap_or_default();
-        Self { found: Listed { rows: Vec::new(), cut: false }, limit, bytes: 0, looked_at: 0, reached: None }
+        Self { found: Listed { rows: Vec::new(), cut: false }, limit, bytes: 0 }
     }
 
     fn is_full(&self) -> bool {
@@ -78,19 +74,8 @@ impl<T> Gathered<T> {
         Ok(())
     }
 
-    /// Notes that this row was looked at; says whether more may be, unless the page is full.
-    pub(crate) fn look(&mut self, at: Id) -> bool {
-        self.looked_at += 1;
-        if self.looked_at >= PAGE_ROWS && !self.is_full() {
-            self.found.cut = true;
-            self.reached = Some(at);
-        }
-        !self.is_full()
-    }
-
-    fn finish(self) -> Walked<T> {
-        let reached = self.reached.map(Ksuid::from_bytes);
-        Walked { listed: self.found, reached }
+    pub(crate) fn finish(self) -> Listed<T> {
+        self.found
     }
 }
 
@@ -109,7 +94,7 @@ impl List<'_> {
     ) -> Result<Listed<T>, SqlError> {
         let mut page = Gathered::new(self.range.limit);
         read(&self.range.low, &self.range.high, &mut page)?;
-        Ok(page.finish().listed)
+        Ok(page.finish())
     }
 
     /// Gathers rows in the list's order. `read` adds to a page the rows with ids in `[low, high)` that meet the filter, whose
@@ -117,21 +102,10 @@ impl List<'_> {
     pub(crate) fn gather<T>(
         &self,
         connection: &Connection,
-        terms: Vec<Term>,
-        named: Named,
-        read: impl FnMut(&[u8], &[u8], &mut Gathered<T>) -> Result<(), SqlError>,
-    ) -> Result<Listed<T>, SqlError> {
-        Ok(self.gather_some(connection, terms, named, read)?.listed)
-    }
-
-    /// The same where `read` says what it looks at ([`Gathered::look`]), so that the page may end early.
-    pub(crate) fn gather_some<T>(
-        &self,
-        connection: &Connection,
         mut terms: Vec<Term>,
         named: Named,
         mut read: impl FnMut(&[u8], &[u8], &mut Gathered<T>) -> Result<(), SqlError>,
-    ) -> Result<Walked<T>, SqlError> {
+    ) -> Result<Listed<T>, SqlError> {
         terms.sort_unstable();
         terms.dedup();
         let Range { low, high, limit, .. } = self.range;

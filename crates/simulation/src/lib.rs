@@ -1,0 +1,22 @@
+//! The engine, run by one seed.
+//!
+//! The real intake, batcher, lanes, workers, settler, waker and background tasks run on one thread, under a clock that moves
+//! only when everybody waits, over the real SQLite engine. The seed decides everything else: how long each call of the
+//! store takes and whether it fails, what receivers answer, which hints are lost, late or doubled, what people change
+//! meanwhile, and when the process ends, in order or not. So a seed that fails fails again, with the same trace.
+//!
+//! After that the world is calmed: receivers answer, the store works, hints arrive. Then everything must become quiet, and
+//! what happened must be what was promised; see [`Broken`].
+
+mod book;
+mod carrier;
+mod clock;
+mod delegation;
+mod dice;
+mod life;
+mod promises;
+mod store;
+mod world;
+
+pub use promises::Broken;
+pub use world::{Report, run};
