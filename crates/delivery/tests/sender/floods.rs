@@ -195,3 +195,50 @@ async fn some_interim_responses_and_pings_before_an_answer_do_no_harm() {
     let client = authority.client(Duration::from_secs(20));
     assert_eq!(answered(&client.send(&url(&receiver, "hooks.example")).await).0, 200);
 }
+
+/// How long this thread was on a processor.
+fn processor_time() -> Duration {
+    let schedule = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(schedule.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// A receiver on a thread of its own that answers and then sends PING after PING; told when its connection is gone.
+fn flooding_thread(acceptor: TlsAcceptor, gone: Arc<Notify>) -> std::net::SocketAddr {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let (ended, answer) = (Arc::clone(&gone), frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0x88]));
+            let receiver = Receiver::start(move |stream, _| {
+                let (acceptor, ended, answer) = (acceptor.clone(), Arc::clone(&ended), answer.clone());
+                async move {
+                    let Some(mut stream) = accept(&acceptor, stream).await else { return };
+                    stream.write_all(&answer).await.unwrap();
+                    flood(stream, &frame(PING, 0, 0, &[0; 8])).await;
+                    ended.notify_one();
+                }
+            })
+            .await;
+            tell.send(receiver.address).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    told.recv().unwrap()
+}
+
+#[test]
+fn a_flood_costs_little_processor_time() {
+    let (authority, gone) = (Authority::new(), Arc::new(Notify::new()));
+    let address = flooding_thread(authority.acceptor("hooks.example", &["h2"]), Arc::clone(&gone));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = authority.client(PATIENCE * 2);
+        let before = processor_time();
+        let sent = client.send(&format!("https://hooks.example:{}/", address.port())).await;
+        assert_eq!(answered(&sent).0, 200);
+        tokio::time::timeout(PATIENCE, gone.notified()).await.expect("the connection is ended");
+        // A handshake, and some hundred frames. The million that it would send takes many times as long.
+        let spent = processor_time() - before;
+        assert!(spent < Duration::from_millis(500), "{spent:?}");
+    });
+}
