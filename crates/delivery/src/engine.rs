@@ -71,6 +71,16 @@ struct Remembered {
     pace: Pace,
     /// Until when the store knows that the endpoint is held back, so that nobody need open a lane.
     noted_hold: Option<Timestamp>,
+    /// The hold in `pace` was noted before, and only the store knows whether it stands.
+    doubts_hold: bool,
+}
+
+impl Remembered {
+    /// What is worth remembering of a lane that closes. One that `waits` for its turn is not to be taken for held back.
+    fn of(lane: &State, waits: bool) -> Self {
+        let noted_hold = lane.noted_hold().filter(|_| !waits);
+        Self { pace: lane.pace.clone(), noted_hold, doubts_hold: lane.doubts_hold() }
+    }
 }
 
 impl Shard {
@@ -84,19 +94,19 @@ impl Shard {
         self.remembered.get(&endpoint).is_some_and(|known| known.noted_hold > Some(now))
     }
 
-    fn remember(&mut self, endpoint: EndpointKey, pace: Pace, noted_hold: Option<Timestamp>, now: Timestamp) {
-        let noted_hold = noted_hold.filter(|until| *until > now);
-        if noted_hold.is_none() && !pace.is_troubled(now) {
+    fn remember(&mut self, endpoint: EndpointKey, mut known: Remembered, now: Timestamp) {
+        known.noted_hold = known.noted_hold.filter(|until| *until > now);
+        if known.noted_hold.is_none() && !known.pace.is_troubled(now) {
             return;
         }
         if self.remembered.len() >= MAX_REMEMBERED {
             self.tidy(now);
         }
         if self.remembered.len() < MAX_REMEMBERED {
-            self.remembered.insert(endpoint, Remembered { pace, noted_hold });
+            self.remembered.insert(endpoint, known);
         } else {
             // A pace is learned again, and the store is asked for holds.
-            self.forgotten_until = self.forgotten_until.max(noted_hold);
+            self.forgotten_until = self.forgotten_until.max(known.noted_hold);
         }
     }
 
@@ -125,12 +135,13 @@ impl Shard {
         let forgotten = self.has_forgotten(endpoint, now);
         let closed = self.open(endpoint).map(|lane| {
             let state = lane.state.lock();
-            (state.pace.clone(), state.noted_hold().is_some())
+            (state.pace.clone(), state.doubts_hold())
         });
-        let known = self.remembered.remove(&endpoint).map(|known| (known.pace, known.noted_hold.is_some()));
+        let known = self.remembered.remove(&endpoint);
+        let known = known.map(|known| (known.pace, known.doubts_hold || known.noted_hold.is_some()));
         // One that is about to be forgotten has learned something since.
-        let (pace, noted) = closed.or(known).unzip();
-        (pace, noted.unwrap_or(forgotten))
+        let (pace, doubts_hold) = closed.or(known).unzip();
+        (pace, doubts_hold.unwrap_or(forgotten))
     }
 }
 
@@ -311,7 +322,8 @@ impl Shared {
         for (endpoint, hold) in holds {
             let mut pace = Pace::new(self.options.concurrency);
             pace.hold_back(hold);
-            self.shard(endpoint).lock().remember(endpoint, pace, Some(hold.until), now);
+            let known = Remembered { pace, noted_hold: Some(hold.until), doubts_hold: false };
+            self.shard(endpoint).lock().remember(endpoint, known, now);
         }
     }
 
@@ -525,15 +537,15 @@ impl Shared {
 
     /// Takes a closed lane out of the map, unless another has taken its place.
     fn forget(self: &Arc<Self>, lane: &Arc<Lane>, waits: bool) {
-        let (of, pace, noted_hold) = {
+        let (of, known) = {
             let state = lane.state.lock();
-            (state.application(), state.pace.clone(), state.noted_hold())
+            (state.application(), Remembered::of(&state, waits))
         };
         {
             let mut shard = self.shard(lane.key).lock();
             if shard.open(lane.key).is_some_and(|current| Arc::ptr_eq(current, lane)) {
                 shard.lanes.remove(&lane.key);
-                shard.remember(lane.key, pace, noted_hold.filter(|_| !waits), self.clock.now());
+                shard.remember(lane.key, known, self.clock.now());
             }
         }
         self.budgets.permits.give_back(of);
@@ -770,6 +782,26 @@ mod tests {
 
     use super::*;
 
+    fn known(pace: &Pace, noted_hold: Option<Timestamp>) -> Remembered {
+        Remembered { pace: pace.clone(), noted_hold, doubts_hold: false }
+    }
+
+    #[test]
+    fn a_lane_that_closes_without_having_asked_leaves_the_doubt_to_the_next() {
+        let (now, mut shard) = (Timestamp::EPOCH, Shard::default());
+        let until = now.saturating_add(Duration::from_secs(3_600));
+        let mut pace = Pace::new(4);
+        pace.hold_back(Hold { until, reason: HoldReason::Asked });
+        shard.remember(EndpointKey(1), known(&pace, Some(until)), now);
+        for waits in [true, false, true] {
+            let (pace, doubts_hold) = shard.recall(EndpointKey(1), now);
+            assert!(doubts_hold, "the store was not asked yet");
+            let lane = Lane::new(EndpointKey(1), None, pace.expect("it is remembered"), doubts_hold);
+            shard.remember(EndpointKey(1), Remembered::of(&lane.state.lock(), waits), now);
+            assert!(!shard.is_on_hold(EndpointKey(1), now), "it waits for its turn, or for the store");
+        }
+    }
+
     #[test]
     fn holds_that_are_not_remembered_are_looked_up() {
         let (now, mut shard) = (Timestamp::EPOCH, Shard::default());
@@ -778,7 +810,7 @@ mod tests {
         pace.hold_back(Hold { until, reason: HoldReason::Asked });
         let last = EndpointKey(MAX_REMEMBERED as i64);
         for number in 0..=last.0 {
-            shard.remember(EndpointKey(number), pace.clone(), Some(until), now);
+            shard.remember(EndpointKey(number), known(&pace, Some(until)), now);
         }
         assert_eq!(shard.remembered.len(), MAX_REMEMBERED);
         assert!(shard.is_on_hold(EndpointKey(0), now) && !shard.is_on_hold(last, now));
@@ -786,8 +818,9 @@ mod tests {
         assert!(matches!(shard.recall(EndpointKey(0), now), (Some(_), true)), "whether it stands");
         // There is room again when the holds are over.
         assert!(matches!(shard.recall(last, until), (None, false)));
-        shard.remember(last, pace.clone(), Some(until.saturating_add(Duration::from_secs(1))), until);
-        shard.remember(EndpointKey(-1), pace, Some(until.saturating_add(Duration::from_secs(1))), until);
+        let later = until.saturating_add(Duration::from_secs(1));
+        shard.remember(last, known(&pace, Some(later)), until);
+        shard.remember(EndpointKey(-1), known(&pace, Some(later)), until);
         assert!(shard.remembered.len() <= 2 && shard.is_on_hold(EndpointKey(-1), until));
     }
 
@@ -798,9 +831,9 @@ mod tests {
         let mut pace = Pace::new(4);
         pace.hold_back(Hold { until, reason: HoldReason::Silent });
         for number in 0..MAX_REMEMBERED as i64 {
-            shard.remember(EndpointKey(number), pace.clone(), None, now);
+            shard.remember(EndpointKey(number), known(&pace, None), now);
         }
-        shard.remember(EndpointKey(-1), pace, Some(until), now);
+        shard.remember(EndpointKey(-1), known(&pace, Some(until)), now);
         assert!(shard.is_on_hold(EndpointKey(-1), now) && shard.remembered.len() == 1);
         assert!(!shard.has_forgotten(EndpointKey(1), now), "the store has noted nothing of it");
     }

@@ -397,7 +397,7 @@ mod tests {
         let connection = database();
         let mut keys = Keys::prepare(&connection, FEW).unwrap();
         let known: Vec<_> = (1..FEW as u8).map(|number| (key(number), i64::from(number))).collect();
-        write(&connection, &mut keys, &[known.clone()], true);
+        write(&connection, &mut keys, std::slice::from_ref(&known), true);
         let full = "CREATE TEMP TRIGGER full BEFORE INSERT ON key_run BEGIN SELECT RAISE(ABORT, 'disk full'); END";
         connection.execute_batch(full).unwrap();
         connection.execute_batch("BEGIN").unwrap();
