@@ -235,6 +235,8 @@ impl<H: Harness> Run<H> {
     async fn settle(&mut self, endpoint: usize, results: Vec<Outcome>) {
         let mut due = self.world.due(&self.endpoints[endpoint], FAR).await;
         let mut batch = Vec::new();
+        // Messages that somebody had delivered: what was scheduled of them is over, also for the rest of the batch.
+        let mut ended = BTreeSet::new();
         for Outcome { nth, status, again, lag, with_origin } in results {
             if due.is_empty() {
                 break;
@@ -252,7 +254,12 @@ impl<H: Harness> Run<H> {
             record.id = self.world.attempt_id(record.started_at);
             (record.succeeded, record.status_code) = (next == Next::Succeeded, status);
             let value = Arc::clone(&self.messages[message].value);
-            let attempt = super::attempts::entry(&self.messages[message], &self.endpoints[endpoint], &settlement);
+            let mut attempt = super::attempts::entry(&self.messages[message], &self.endpoints[endpoint], &settlement);
+            match due.trigger {
+                Trigger::Manual if next == Next::Succeeded => drop(ended.insert(due.key.message)),
+                Trigger::Scheduled if ended.contains(&due.key.message) => attempt.next_attempt_at = None,
+                _ => {}
+            }
             self.log.push(Logged { attempt, made: due.made, endpoint, message });
             settlement.origin = with_origin.then_some(Origin { application: self.app.key, message: value });
             batch.push(settlement);
