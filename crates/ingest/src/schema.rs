@@ -140,7 +140,7 @@ fn culprit(schema: &Value, problem: &str) -> Option<(Vec<Cow<'static, str>>, Str
                         continue;
                     };
                     let end = reference.rsplit('#').find(|part| !part.is_empty()).unwrap_or(reference);
-                    let named = problem.contains(end).then_some(end.len()).unwrap_or_default();
+                    let named = if problem.contains(end) { end.len() } else { 0 };
                     if found.as_ref().is_none_or(|(most, ..)| named > *most) {
                         found = Some((named, below(name.clone()), shortened(reference.to_owned())));
                     }
