@@ -18,6 +18,7 @@ use http::{HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::ApplicationId;
+use postrider_domain::memory::Part;
 use postrider_ingest::LimitOptions;
 use postrider_ingest::budget::{Budget, Held, Refused, Share};
 
@@ -51,6 +52,15 @@ postrider_domain::limits! {
     setting "limits.event_types_per_environment", beyond "400 `limit_reached`";
     /// The body of a request as a whole
     setting "limits.body_timeout", beyond "408";
+}
+
+/// What callers take in memory at most, beside their connections.
+pub fn memory(limits: &LimitOptions) -> Vec<Part> {
+    vec![
+        Part::set("limits.request_bytes", "bodies of requests", limits.request_bytes),
+        Part::set("limits.response_bytes", "answers that are not read yet", limits.response_bytes),
+        Part::fixed("tokens of callers, remembered", crate::auth::CACHE_BYTES),
+    ]
 }
 
 const PATIENCE: Duration = Duration::from_secs(PATIENCE_SECONDS);
@@ -148,6 +158,16 @@ impl Account {
         let share = Share { party: Party::Public(environment.clone()), divisor: 2 };
         // It may be set already; then somebody pays.
         let _ = self.shares.set(Arc::new([share]));
+    }
+
+    /// Whose caller it is, once that is known.
+    pub(crate) fn environment(&self) -> Option<&EnvironmentId> {
+        self.shares.get()?.iter().find_map(|share| match &share.party {
+            Party::Operator(environment) | Party::Applications(environment) | Party::Public(environment) => {
+                Some(environment)
+            }
+            Party::Application(_) => None,
+        })
     }
 
     /// Makes room for all event types of an environment: the rows, and the answer that is made of them.

@@ -12,6 +12,7 @@ use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, IgnoredAny, 
 use serde_json::value::RawValue;
 use serde_path_to_error::{Segment, Track};
 
+use crate::apart;
 use crate::body::Incoming;
 use crate::error::{ApiError, Problem, Result};
 use crate::router::Shared;
@@ -34,14 +35,28 @@ const MAX_KEPT: usize = 64;
 /// A body of type `T`. To be taken last: whoever may not do something is told that, not what is wrong with his body.
 pub(crate) struct JsonBody<T>(pub(crate) T);
 
-impl<T: DeserializeOwned + JsonSchema> FromRequest<Shared> for JsonBody<T> {
+impl<T: DeserializeOwned + JsonSchema + Send + 'static> FromRequest<Shared> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(mut request: Request, state: &Shared) -> Result<Self> {
         let warnings = request.extensions_mut().remove::<Warnings>();
-        let bytes = Incoming::from_request(request, state).await?.read().await?;
-        few_values(&bytes, MAX_VALUES)?;
-        let text = text(&bytes)?;
+        let body = Incoming::from_request(request, state).await?;
+        let environment = body.account().environment().cloned();
+        let bytes = body.read().await?;
+        match environment {
+            Some(environment) => {
+                let length = bytes.len();
+                apart::read(state, &environment, length, move || Self::decode(&bytes, warnings)).await?
+            }
+            None => Self::decode(&bytes, warnings),
+        }
+    }
+}
+
+impl<T: DeserializeOwned + JsonSchema> JsonBody<T> {
+    fn decode(bytes: &[u8], warnings: Option<Warnings>) -> Result<Self> {
+        few_values(bytes, MAX_VALUES)?;
+        let text = text(bytes)?;
         if let Some(warnings) = warnings {
             warnings.look_for_typos::<T>(text);
         }

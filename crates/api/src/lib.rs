@@ -9,6 +9,7 @@
 mod access;
 mod account;
 mod answer;
+mod apart;
 mod auth;
 mod body;
 mod cors;
@@ -33,7 +34,7 @@ mod schemas;
 mod typos;
 mod webhooks;
 
-pub use account::limits;
+pub use account::{limits, memory};
 pub use auth::KeyUsage;
 pub use options::{AuthOptions, SigningOptions};
 pub use router::{Api, Parts, UrlCheck};

@@ -23,6 +23,16 @@ pub(crate) enum Line {
     TooLong,
 }
 
+impl Line {
+    /// How many bytes there are of it.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::TooLong => 0,
+        }
+    }
+}
+
 /// The lines of a body. Empty ones are left out.
 pub(crate) struct Lines {
     body: Incoming,
@@ -46,7 +56,7 @@ impl Lines {
         self.body.account().keep(self.buffer.len());
         while lines.len() < limit && bytes < CHUNK_BYTES {
             if let Some(line) = self.next() {
-                bytes += if let Line::Text(text) = &line { text.len() } else { 0 };
+                bytes += line.len();
                 lines.push(line);
                 continue;
             }

@@ -17,6 +17,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use parking_lot::Mutex;
 use postrider_store::ApplicationKey;
 
+/// How many times what there is may be taken: overdrawn by as much again.
+pub(crate) const OVERDRAFT: u64 = 2;
+
 /// A message that costs no more than this many bytes of memory is small.
 pub(crate) const SMALL_BYTES: u64 = 16 * 1024;
 
@@ -40,7 +43,7 @@ impl Budget {
     pub(crate) fn try_take(&self, share: u64, amount: u64) -> bool {
         let free = self.free.load(Ordering::Relaxed);
         let granted = match share {
-            0 => free > -self.total,
+            0 => free > -self.total * (signed(OVERDRAFT) - 1),
             _ => signed(share.saturating_add(amount)) <= free / self.divisor,
         };
         if granted {

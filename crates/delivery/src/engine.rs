@@ -38,6 +38,9 @@ use crate::worker;
 /// Lanes are spread over this many locks.
 const SHARDS: usize = 64;
 
+/// What is remembered of endpoints without a lane takes at most, in bytes; a table that has just grown is half empty.
+pub(crate) const REMEMBERED_BYTES: u64 = (SHARDS * MAX_REMEMBERED * 2 * size_of::<(EndpointKey, Remembered)>()) as u64;
+
 /// Deliveries of a disabled endpoint that are removed in one commit.
 const CANCEL_SLICE: usize = 1_000;
 

@@ -15,6 +15,7 @@ mod http2;
 mod idler;
 mod lane;
 pub mod limits;
+mod memory;
 mod meter;
 pub mod options;
 mod ours;
@@ -34,3 +35,4 @@ mod waker;
 mod worker;
 
 pub use engine::{Engine, Usage};
+pub use memory::memory;

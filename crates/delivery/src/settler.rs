@@ -4,6 +4,7 @@
 //! the next. A result is never dropped: if the store fails, the batch is tried again until it takes it; meanwhile its
 //! deliveries stay held, so they are not sent again, and the lanes' shares of memory stop new ones from piling up.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,8 +20,8 @@ use crate::budget::Memory;
 use crate::engine::Shared;
 use crate::lane::{Held, Lane};
 
-/// The most results in one batch, so that no commit takes long.
-const MAX_BATCH: usize = 1_024;
+/// The most rows in one batch, or those of one result, so that no commit takes long.
+const MAX_ROWS: usize = 512;
 
 /// Waits between tries when the store fails.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
@@ -44,7 +45,7 @@ impl Unsettled {
 /// The queue of results.
 #[derive(Default)]
 pub(crate) struct Settler {
-    queue: Mutex<Vec<Unsettled>>,
+    queue: Mutex<VecDeque<Unsettled>>,
     arrived: Notify,
     /// Told after each commit; a shutdown waits for the last.
     committed: Notify,
@@ -58,7 +59,7 @@ impl Settler {
         let answer = unsettled.answer_bytes();
         memory.of(answer).charge(answer);
         self.pending.fetch_add(1, Ordering::SeqCst);
-        self.queue.lock().push(unsettled);
+        self.queue.lock().push_back(unsettled);
         self.arrived.notify_one();
     }
 
@@ -75,11 +76,14 @@ impl Settler {
 
     fn next_batch(&self) -> Vec<Unsettled> {
         let mut queue = self.queue.lock();
-        if queue.len() <= MAX_BATCH {
-            return std::mem::take(&mut *queue);
-        }
-        let rest = queue.split_off(MAX_BATCH);
-        std::mem::replace(&mut *queue, rest)
+        let mut rows = 0;
+        let more = queue.iter().position(|unsettled| {
+            let before = rows;
+            rows += unsettled.settlement.rows();
+            before > 0 && rows > MAX_ROWS
+        });
+        let end = more.unwrap_or(queue.len());
+        queue.drain(..end).collect()
     }
 }
 

@@ -16,6 +16,7 @@ pub mod event_type;
 pub mod headers;
 pub mod ids;
 pub mod limits;
+pub mod memory;
 pub mod message;
 pub mod names;
 pub mod notice;

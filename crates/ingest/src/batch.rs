@@ -1,4 +1,5 @@
-//! Many submissions at once: judged and matched each by itself, and stored by one commit.
+//! Many submissions at once: judged and matched each by itself, and stored by a few commits: one by one they go into the
+//! queue in parts, so that no commit takes long and others have their turns in between.
 //!
 //! Nothing that is wrong with one of them concerns the others. Only when somebody changes endpoints or rules between the
 //! look at them and the commit, those that it concerns are stored by a second commit.
@@ -10,7 +11,7 @@ use postrider_domain::application::EnvironmentId;
 use postrider_store::{AcceptError, Accepted, Routes, StoreError};
 use tokio::sync::oneshot;
 
-use crate::batcher::{MAX_ROWS, Ready, Waiting, rows};
+use crate::batcher::{PART_ROWS, Ready, Waiting};
 use crate::intake::{Draft, Intake, MAX_RELOADS, too_many_changes};
 use crate::routes::Name;
 use crate::rules::Verdict;
@@ -119,8 +120,8 @@ impl Intake {
         }
     }
 
-    /// Has everything accepted that can be, by one commit unless its fan-out is large. What was done is in `results`; what has to be tried again with
-    /// newer routes is returned.
+    /// Has everything accepted that can be, in parts of which each is stored by one commit. What was done is in `results`;
+    /// what has to be tried again with newer routes is returned.
     async fn attempt(&self, pending: Vec<Pending>, known: &mut Known, results: &mut Results) -> Vec<Pending> {
         let mut group = Group::default();
         let mut waiting = Vec::with_capacity(pending.len());
@@ -238,13 +239,13 @@ impl Group {
         let Some((first, _)) = self.drafts.first() else { return true };
         self.environment.as_ref() == Some(&item.name.0)
             && first.application == new.application
-            && self.rows + rows(new) <= MAX_ROWS
+            && self.rows + new.rows() <= PART_ROWS
     }
 
     /// Adds a message; gives its place among the answers.
     fn add(&mut self, item: &Pending, draft: Ready) -> usize {
         self.environment = Some(item.name.0.clone());
-        self.rows += rows(&draft.0);
+        self.rows += draft.0.rows();
         self.drafts.push(draft);
         self.count += 1;
         self.count - 1

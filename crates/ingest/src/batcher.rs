@@ -6,7 +6,8 @@
 //!
 //! What waits is weighed by its bytes and by its fan-out, and no environment or application may have more than its share
 //! of the queue: beyond it, its own submissions wait to get in. Out of the queue, environments take turns, and within each
-//! its applications. So a flood delays, and refuses, only whose it is.
+//! its applications. So a flood delays, and refuses, only whose it is. A commit has so many rows at most, in which what
+//! payloads and names cost is counted, so that it does not take long whatever is in it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_domain::application::EnvironmentId;
+use postrider_domain::message::Message;
 use postrider_store::{AcceptError, Accepted, ApplicationKey, Dispatch, Fresh, NewMessage, Store, Target};
 use tokio::sync::{Notify, oneshot};
 
@@ -29,12 +31,12 @@ postrider_domain::limits! {
     pub(crate) const ENVIRONMENT_SHARE: u64 = 2, "parts, of which one", beyond "429";
     /// How long a message waits for its share
     pub(crate) const PATIENCE_SECONDS: u64 = 5, "seconds", beyond "429 or 503 with `Retry-After`";
-    /// Messages in one commit
-    pub(crate) const MAX_BATCH: usize = 512, "messages, or those of one request", beyond "another commit";
-    /// Rows in one commit: messages, and endpoints that they go to
-    pub(crate) const MAX_ROWS: usize = 4_096, "rows, or those of one message", beyond "another commit";
-    /// Rows of one request that is committed together with those of others
-    pub(crate) const LARGE_ROWS: usize = 512, "rows", beyond "a commit of its own";
+    /// Rows in one commit: messages, endpoints that they go to, and what payloads and names of their own cost, counted in rows
+    pub(crate) const MAX_ROWS: usize = 512, "rows, or those of one message", beyond "another commit";
+    /// Rows of one batch request in one commit
+    pub(crate) const PART_ROWS: usize = 256, "rows, or those of one message", beyond "a few commits, one after the other";
+    /// Rows that are committed together with those of other applications
+    pub(crate) const LARGE_ROWS: usize = 32, "rows", beyond "a commit without those of others";
 }
 
 /// What a message takes in memory beside its payload, and what each endpoint adds, in bytes.
@@ -65,8 +67,8 @@ impl Waiting {
 
     fn rows(&self) -> usize {
         match self {
-            Self::One { new, .. } => rows(new),
-            Self::Many { drafts, .. } => drafts.iter().map(|(new, _)| rows(new)).sum(),
+            Self::One { new, .. } => new.rows(),
+            Self::Many { drafts, .. } => drafts.iter().map(|(new, _)| new.rows()).sum(),
         }
     }
 
@@ -76,11 +78,6 @@ impl Waiting {
             Self::Many { drafts, .. } => drafts.iter().map(|(new, _)| bytes(new)).sum(),
         }
     }
-}
-
-/// How many rows a message is stored as.
-pub(crate) fn rows(new: &NewMessage) -> usize {
-    1 + new.endpoints.len()
 }
 
 fn bytes(new: &NewMessage) -> usize {
@@ -106,6 +103,9 @@ pub(crate) enum Turned {
 
 type Place = (Waiting, Held<Party>);
 
+/// The next in turn, and whose it is.
+type Next = (ApplicationKey, Place);
+
 /// What waits of one environment: its applications take turns.
 #[derive(Default)]
 struct Environment {
@@ -122,7 +122,7 @@ impl Environment {
         waiting.push_back(place);
     }
 
-    fn next(&mut self) -> Option<Place> {
+    fn next(&mut self) -> Option<Next> {
         let application = self.turns.pop_front()?;
         let waiting = self.waiting.get_mut(&application)?;
         let place = waiting.pop_front();
@@ -131,14 +131,14 @@ impl Environment {
         } else {
             self.turns.push_back(application);
         }
-        place
+        Some((application, place?))
     }
 }
 
 #[derive(Default)]
 struct Queue {
-    /// A large request whose turn it is: it waits for those before it, and goes by itself.
-    aside: Option<Place>,
+    /// What is first in the next batch, because it did not go together with those before it.
+    aside: Option<Next>,
     turns: VecDeque<EnvironmentId>,
     environments: HashMap<EnvironmentId, Environment, foldhash::fast::RandomState>,
     closed: bool,
@@ -153,7 +153,7 @@ impl Queue {
         self.environments.entry(environment.clone()).or_default().add(application, place);
     }
 
-    fn next(&mut self) -> Option<Place> {
+    fn next(&mut self) -> Option<Next> {
         let environment = self.turns.pop_front()?;
         let of = self.environments.get_mut(&environment)?;
         let place = of.next();
@@ -165,23 +165,23 @@ impl Queue {
         place
     }
 
-    /// Takes a batch; what came together stays together, so it may be larger than one. What is large goes by itself:
-    /// whoever sends a single message waits for the commit under way, and not for another tenant's thousand rows in his own.
+    /// Takes a batch. What is large goes without that of other applications: whoever sends a single message waits for the
+    /// commit under way, and not for another tenant's hundreds of rows in their own.
     fn take(&mut self) -> Vec<Place> {
-        let (mut taken, mut count, mut rows) = (Vec::new(), 0, 0);
-        while count < MAX_BATCH && rows < MAX_ROWS {
-            let Some(place) = self.aside.take().or_else(|| self.next()) else { break };
-            let is_large = place.0.rows() > LARGE_ROWS;
-            if is_large && !taken.is_empty() {
-                self.aside = Some(place);
+        let (mut taken, mut rows, mut is_large) = (Vec::new(), 0, false);
+        // Whose it is, while it is all of one application.
+        let mut of = None;
+        while let Some((application, place)) = self.aside.take().or_else(|| self.next()) {
+            let more = place.0.rows();
+            let has_large = is_large || more > LARGE_ROWS;
+            let goes_together = rows + more <= MAX_ROWS && (of == Some(application) || !has_large);
+            if !taken.is_empty() && !goes_together {
+                self.aside = Some((application, place));
                 break;
             }
-            count += place.0.count();
-            rows += place.0.rows();
+            of = Some(application).filter(|_| taken.is_empty() || of == Some(application));
+            (rows, is_large) = (rows + more, has_large);
             taken.push(place);
-            if is_large {
-                break;
-            }
         }
         taken
     }
@@ -230,6 +230,11 @@ impl Batcher {
         self.arrived.notify_one();
     }
 
+    /// What waits, up to a batch.
+    fn next_at_once(&self) -> Vec<Place> {
+        self.queue.lock().take()
+    }
+
     /// What waits, up to a batch; `None` if nothing will come any more.
     async fn next(&self) -> Option<Vec<Place>> {
         loop {
@@ -254,17 +259,24 @@ enum Reply {
     Many(oneshot::Sender<Vec<Answer>>, usize),
 }
 
-/// Runs until the batcher is closed and empty.
-pub(crate) async fn run(batcher: Arc<Batcher>, store: Arc<dyn Store>, dispatcher: Arc<dyn Dispatch>) {
-    while let Some(batch) = batcher.next().await {
-        let count = batch.iter().map(|(waiting, _)| waiting.count()).sum();
+/// A batch that is on its way into the store, or there.
+struct Batch {
+    fan_outs: Vec<(Arc<Message>, Vec<Arc<Target>>)>,
+    replies: Vec<Reply>,
+    /// Given back when the batch is done with.
+    _places: Vec<Held<Party>>,
+}
+
+impl Batch {
+    /// Parts what is stored from what is needed afterwards.
+    fn of(places: Vec<Place>) -> (Vec<NewMessage>, Self) {
+        let count = places.iter().map(|(waiting, _)| waiting.count()).sum();
         let mut messages = Vec::with_capacity(count);
         let mut fan_outs = Vec::with_capacity(count);
-        let mut replies = Vec::with_capacity(batch.len());
-        // Given back when the batch is done with.
-        let mut places = Vec::with_capacity(batch.len());
-        for (waiting, held) in batch {
-            places.push(held);
+        let mut replies = Vec::with_capacity(places.len());
+        let mut held = Vec::with_capacity(places.len());
+        for (waiting, place) in places {
+            held.push(place);
             match waiting {
                 Waiting::One { new, targets, reply } => {
                     fan_outs.push((Arc::clone(&new.message), targets));
@@ -280,16 +292,47 @@ pub(crate) async fn run(batcher: Arc<Batcher>, store: Arc<dyn Store>, dispatcher
                 }
             }
         }
-        let results = store.accept(messages).await;
+        (messages, Self { fan_outs, replies, _places: held })
+    }
+
+    /// Hands over what was accepted, and answers.
+    fn finish(self, results: Vec<Answer>, dispatcher: &dyn Dispatch) {
         let mut fresh = Vec::with_capacity(results.len());
-        for ((message, targets), result) in fan_outs.into_iter().zip(&results) {
+        for ((message, targets), result) in self.fan_outs.into_iter().zip(&results) {
             if let Ok(Accepted::New(key)) = result {
                 fresh.push(Fresh { key: *key, message, targets });
             }
         }
         dispatcher.dispatch(fresh);
-        drop(places);
-        answer(replies, results);
+        answer(self.replies, results);
+    }
+}
+
+/// Runs until the batcher is closed and empty. While one batch is being stored, the one before it is handed over and
+/// answered: a message to a thousand endpoints takes its time to hand over, too.
+pub(crate) async fn run(batcher: Arc<Batcher>, store: Arc<dyn Store>, dispatcher: Arc<dyn Dispatch>) {
+    let mut stored: Option<(Batch, Vec<Answer>)> = None;
+    loop {
+        let next = match &stored {
+            Some(_) => batcher.next_at_once(),
+            None => match batcher.next().await {
+                Some(next) => next,
+                None => return,
+            },
+        };
+        let finish = async {
+            if let Some((batch, results)) = stored.take() {
+                batch.finish(results, dispatcher.as_ref());
+            }
+        };
+        if next.is_empty() {
+            finish.await;
+            continue;
+        }
+        let (messages, batch) = Batch::of(next);
+        // In this order: the first is under way when the second begins.
+        let (results, ()) = tokio::join!(biased; store.accept(messages), finish);
+        stored = Some((batch, results));
     }
 }
 
@@ -315,8 +358,7 @@ mod tests {
     use super::*;
     use postrider_domain::entropy::SeededEntropy;
     use postrider_domain::ids::MessageId;
-    use postrider_domain::message::Message;
-    use postrider_domain::names::EventTypeName;
+    use postrider_domain::names::{Channel, EventTypeName, Tag};
     use postrider_domain::time::Timestamp;
     use postrider_store::ApplicationKey;
 
@@ -367,38 +409,60 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_came_together_is_taken_together() {
+    async fn a_batch_has_as_many_rows_as_a_commit_may_have() {
         let batcher = Batcher::new(ROOM);
-        for together in [Some(300), None, Some(1_000), Some(10), None] {
+        for together in [Some(200), None, Some(256), None, Some(256), Some(257), Some(1_000), None] {
             push(&batcher, "org_a", 1, together).await.unwrap();
         }
-        assert_eq!(taken(&batcher), [vec![300, 1], vec![1_000], vec![10, 1]]);
+        assert_eq!(taken(&batcher), [vec![200, 1, 256, 1], vec![256], vec![257], vec![1_000], vec![1]]);
         assert_eq!(batcher.room.used(), 0);
         assert!(batcher.queue.lock().environments.is_empty());
     }
 
     #[tokio::test]
-    async fn a_single_message_is_never_in_the_commit_of_a_large_request() {
+    async fn a_single_message_is_never_in_the_commit_of_a_large_request_of_another_application() {
         let batcher = Batcher::new(ROOM);
         for _ in 0..3 {
-            push(&batcher, "org_a", 1, Some(1_000)).await.unwrap();
+            push(&batcher, "org_a", 1, Some(256)).await.unwrap();
         }
-        for _ in 0..2 {
-            push(&batcher, "org_b", 2, None).await.unwrap();
+        for application in [2, 3] {
+            push(&batcher, "org_b", application, None).await.unwrap();
         }
-        assert_eq!(taken(&batcher), [vec![1_000], vec![1], vec![1_000], vec![1], vec![1_000]]);
+        assert_eq!(taken(&batcher), [vec![256], vec![1], vec![256], vec![1], vec![256]]);
+        for application in [2, 1, 1] {
+            push(&batcher, "org_b", application, None).await.unwrap();
+        }
+        push(&batcher, "org_b", 1, Some(256)).await.unwrap();
+        assert_eq!(taken(&batcher), [vec![1, 1, 1], vec![256]]);
         assert_eq!(batcher.room.used(), 0);
     }
 
     #[tokio::test]
     async fn a_flood_of_one_application_delays_neither_its_neighbour_nor_another_environment() {
         let batcher = Batcher::new(ROOM);
-        for _ in 0..5 {
-            push(&batcher, "org_a", 1, Some(500)).await.unwrap();
+        for _ in 0..50 {
+            push(&batcher, "org_a", 1, Some(20)).await.unwrap();
         }
         push(&batcher, "org_a", 2, Some(7)).await.unwrap();
         push(&batcher, "org_b", 3, Some(5)).await.unwrap();
-        assert_eq!(taken(&batcher)[0], [500, 5, 7]);
+        assert_eq!(taken(&batcher)[0][..4], [20, 5, 7, 20]);
+    }
+
+    #[tokio::test]
+    async fn what_payloads_and_names_cost_counts() {
+        let batcher = Batcher::new(ROOM);
+        let name = |number: u32| Tag::parse(&format!("order-{number}")).unwrap();
+        for _ in 0..20 {
+            let (mut new, targets) = draft();
+            let mut message = Message::clone(&new.message);
+            message.payload = Some(bytes::Bytes::from(vec![b' '; 64 * 1024]));
+            message.tags = Some((0..10).map(name).collect());
+            message.channels = Some((0..5).map(|number| Channel::parse(&format!("c-{number}")).unwrap()).collect());
+            new.message = Arc::new(message);
+            let waiting = Waiting::One { new, targets, reply: oneshot::channel().0 };
+            batcher.push(&environment("org_a"), ApplicationKey(1), waiting).await.unwrap();
+        }
+        assert_eq!(taken(&batcher).iter().map(Vec::len).collect::<Vec<_>>(), [5, 5, 5, 5]);
     }
 
     #[tokio::test(flavor = "current_thread")]

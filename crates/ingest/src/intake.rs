@@ -20,18 +20,24 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::batcher::{self, Batcher, Turned, Waiting};
 use crate::budget::Refused;
-use crate::judge::Judges;
+use crate::judge::{Judges, MAX_WAIT_SECONDS, Tenant};
 use crate::options::LimitOptions;
 use crate::routes::{Name, RouteCache};
 use crate::rules::{RuleCache, Verdict};
 use crate::submission::{NewApplication, Submission, SubmitError, Submitted, Violation};
 use crate::sweeper;
+use crate::turns::{Crowded, Turn, Turns};
 
 /// For how long an idempotency key is remembered (rest-contract §13).
 pub(crate) const KEY_LIFETIME: Duration = Duration::from_secs(12 * 3_600);
 
 /// How often routes are loaded anew for one message before it is given up: each time, somebody changed them in between.
 pub(crate) const MAX_RELOADS: usize = 10;
+
+/// Large bodies that are read at a time: on half of the cores, so that the others are there for whoever sends little.
+fn at_a_time() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2)
+}
 
 /// Takes messages in.
 pub struct Intake {
@@ -41,6 +47,7 @@ pub struct Intake {
     pub(crate) routes: RouteCache,
     pub(crate) rules: RuleCache,
     pub(crate) batcher: Arc<Batcher>,
+    readings: Arc<Turns>,
     task: Mutex<Option<JoinHandle<()>>>,
     sweeper: AbortHandle,
 }
@@ -59,7 +66,15 @@ impl Intake {
         let task = tokio::spawn(batcher::run(Arc::clone(&batcher), Arc::clone(&store), dispatcher));
         let sweeper = tokio::spawn(sweeper::run(Arc::clone(&store), Arc::clone(&clock))).abort_handle();
         let (routes, rules) = (RouteCache::new(), RuleCache::new(judges));
-        Self { store, clock, entropy, routes, rules, batcher, task: Mutex::new(Some(task)), sweeper }
+        let readings = Turns::new(at_a_time());
+        Self { store, clock, entropy, routes, rules, batcher, readings, task: Mutex::new(Some(task)), sweeper }
+    }
+
+    /// Waits until an environment may have another large body read.
+    pub async fn reading_turn(&self, environment: &EnvironmentId) -> Result<Turn, SubmitError> {
+        let tenant = Tenant { environment: environment.clone(), application: None };
+        let turn = tokio::time::timeout(Duration::from_secs(MAX_WAIT_SECONDS), self.readings.take(tenant)).await;
+        turn.unwrap_or(Err(Crowded)).map_err(|Crowded| SubmitError::TooMany)
     }
 
     /// Accepts a message. `Ok` means that it is on disk, with its deliveries and its key.

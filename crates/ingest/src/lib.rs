@@ -18,11 +18,31 @@ mod schema;
 mod shared_loads;
 mod submission;
 mod sweeper;
+mod turns;
+
+use postrider_domain::memory::Part;
 
 pub use intake::Intake;
-pub use judge::{BeyondBudget, Bounds, CheckError, Judges, Place, Program, SchemaOptions, Turn, run_child};
+pub use judge::{BeyondBudget, Bounds, CheckError, Judges, Place, Program, SchemaOptions, run_child};
 pub use options::LimitOptions;
 pub use submission::{NewApplication, Submission, SubmitError, Submitted, Violation};
+pub use turns::Turn;
+
+/// What taking messages in takes in memory at most.
+pub fn memory(limits: &LimitOptions, schemas: &SchemaOptions) -> Vec<Part> {
+    let processes = schemas.memory_bytes.saturating_mul(schemas.most_processes() as u64);
+    vec![
+        Part::set("limits.queue_bytes", "messages that are being accepted", limits.queue_bytes),
+        Part::fixed("where messages go, remembered", routes::CAPACITY),
+        Part::fixed("schemas, remembered", rules::CAPACITY),
+        Part::set(
+            "schemas.memory_bytes",
+            "processes that compare payloads with schemas, once there are any",
+            processes,
+        )
+        .apart(),
+    ]
+}
 
 /// The bounds that are declared here, for `docs/limits.md`.
 pub fn limits() -> Vec<postrider_domain::limits::Limit> {

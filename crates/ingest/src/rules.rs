@@ -26,7 +26,7 @@ use crate::judge::{BeyondBudget, Judgement, Judges, Tenant};
 use crate::submission::{SubmitError, Violation};
 
 /// Room for schemas, in bytes. Here they are kept as texts; what they are compiled to is in the processes that compare.
-const CAPACITY: u64 = 8 * 1024 * 1024;
+pub(crate) const CAPACITY: u64 = 8 * 1024 * 1024;
 
 /// Schemas that the cache is made for; it has room for more, or fewer.
 const SCHEMAS: usize = 256;

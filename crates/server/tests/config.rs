@@ -31,7 +31,12 @@ fn check_prints_what_memory_the_settings_allow_and_its_sum() {
     let output = postrider(&folder, &["config", "check"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let text = text(&output);
-    assert!(text.contains("32.0 MiB  messages that wait to be sent (delivery.memory_bytes)"), "{text}");
+    assert!(
+        text.contains(
+            "64.0 MiB  messages that wait to be sent; as much again while each endpoint has one (delivery.memory_bytes)"
+        ),
+        "{text}"
+    );
     assert!(text.trim_end().ends_with("in all, at most"), "{text}");
     assert!(!folder.path().join("postrider.db").exists(), "a check makes nothing");
 }

@@ -30,6 +30,16 @@ const MAX_OWNERS: usize = 4_096;
 const MAX_BLOCKS: usize = 4 * MAX_OWNERS;
 const MAX_BLOCKS_OF_ONE: usize = 64;
 
+/// Terms that are remembered of all blocks together; beyond, everything is forgotten. Most blocks have a few, but whoever
+/// gives every message names of its own has hundreds for each.
+const MAX_TERMS: usize = 1 << 18;
+
+/// What a term takes in memory, at worst: a table that has just grown is half empty.
+const TERM_BYTES: u64 = 40;
+
+/// What the blocks of one log take in memory at most.
+pub(crate) const MAX_BYTES: u64 = MAX_TERMS as u64 * TERM_BYTES + MAX_BLOCKS as u64 * size_of::<Known>() as u64;
+
 /// The 20 bytes of a KSUID.
 pub(crate) type Id = [u8; 20];
 
@@ -101,6 +111,8 @@ pub(crate) struct Blocks<'c> {
     newest: Statement<'c>,
     count: Statement<'c>,
     owners: HashMap<i64, Owner>,
+    /// How many terms were remembered since everything was forgotten.
+    terms: usize,
     /// Counts what blocks are asked for, to tell which was last.
     turn: u64,
 }
@@ -165,6 +177,7 @@ impl<'c> Blocks<'c> {
                 "SELECT count(*) FROM (SELECT 1 FROM {rows} WHERE {owner} = ? AND id >= ? LIMIT ?)"
             ))?,
             owners: HashMap::default(),
+            terms: 0,
             turn: 0,
         })
     }
@@ -172,6 +185,14 @@ impl<'c> Blocks<'c> {
     /// The transaction came to nothing.
     pub(crate) fn forget(&mut self) {
         self.owners.clear();
+        self.terms = 0;
+    }
+
+    /// The transaction reached the disk: nothing waits to be placed, so what takes too much room can be forgotten.
+    pub(crate) fn committed(&mut self) {
+        if self.terms > MAX_TERMS {
+            self.forget();
+        }
     }
 
     /// Rows or blocks of an owner were removed.
@@ -255,11 +276,13 @@ impl<'c> Blocks<'c> {
     pub(crate) fn post(&mut self, owner: i64, id: &Id, terms: &[Term]) -> rusqlite::Result<()> {
         let Some(at) = self.find(owner, id)? else { return Ok(()) };
         let Some(block) = self.owners.get_mut(&owner).map(|state| &mut state.known[at]) else { return Ok(()) };
+        let known = block.terms.len();
         for &term in terms {
             if block.terms.insert(term, true) != Some(true) {
                 self.post.execute(params![owner, term, block.start])?;
             }
         }
+        self.terms += block.terms.len() - known;
         Ok(())
     }
 
@@ -272,6 +295,7 @@ impl<'c> Blocks<'c> {
         }
         let posted = !block.complete && self.posted.exists(params![owner, term, block.start])?;
         block.terms.insert(term, posted);
+        self.terms += 1;
         Ok(posted)
     }
 
@@ -408,5 +432,22 @@ mod tests {
         let begun: usize =
             connection.query_row("SELECT count(*) FROM attempt_posting WHERE term = 0", [], |row| row.get(0)).unwrap();
         assert!(begun > 3 * MAX_BLOCKS_OF_ONE, "{begun} blocks of {} rows", all.len());
+    }
+
+    #[test]
+    fn so_many_terms_are_remembered_and_no_more() {
+        let connection = crate::plans::database();
+        let mut blocks = Blocks::prepare(&connection, MESSAGES).unwrap();
+        let mut remembered = Vec::new();
+        let mut rows = Rows::default();
+        for number in 0..12u64 {
+            let first = (number * 30_000).cast_signed();
+            rows.push(1, id(number), |spread| spread.extend(first..first + 30_000));
+            blocks.place(&mut rows, |_| Ok(()), |_, _| Ok(())).unwrap();
+            blocks.committed();
+            remembered.push(blocks.owners.values().flat_map(|owner| &owner.known).map(|known| known.terms.len()).sum());
+        }
+        assert!(remembered.iter().all(|terms: &usize| *terms <= MAX_TERMS), "{remembered:?}");
+        assert!(remembered.iter().any(|terms| *terms > MAX_TERMS / 2), "{remembered:?}");
     }
 }

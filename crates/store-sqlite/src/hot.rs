@@ -148,6 +148,7 @@ impl<'c> Hot<'c> {
     /// The transaction reached the disk.
     pub(crate) fn committed(&mut self) {
         self.recovered.clear();
+        self.indexer.committed();
         self.keys.committed();
     }
 

@@ -60,6 +60,12 @@ impl<'c> Indexer<'c> {
         self.attempted.clear();
     }
 
+    /// The transaction reached the disk.
+    pub(crate) fn committed(&mut self) {
+        self.messages.committed();
+        self.attempts.committed();
+    }
+
     /// Rows of this owner were removed.
     pub(crate) fn forget_place(&mut self, place: Place) {
         match place {

@@ -52,7 +52,7 @@ use std::sync::Arc;
 
 use postrider_store::Observers;
 
-pub use open::{OpenError, Ownership};
+pub use open::{OpenError, Ownership, memory};
 
 /// A store in one SQLite file.
 pub struct SqliteStore {

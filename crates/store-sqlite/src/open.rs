@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use postrider_domain::memory::{KIB, Part};
 use postrider_store::Observers;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -13,13 +14,30 @@ use crate::files::Files;
 use crate::lock::OwnerLock;
 use crate::readers::Readers;
 use crate::writer::{Owned, Writer};
-use crate::{SqliteStore, files, migrate};
+use crate::{SqliteStore, blocks, files, migrate};
 
 /// Earlier versions of SQLite can corrupt a database when a WAL file is reset while it is checkpointed.
 const OLDEST_SQLITE: i32 = 3_051_003;
 
 /// How long a statement waits for another process that writes (`postrider key …` beside a server).
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The page cache of a connection that writes, of which there are two: the writer's and that for checkpoints.
+const WRITER_CACHE_KIB: u64 = 16_384;
+const WRITERS: u64 = 2;
+
+/// The page cache of a connection that reads.
+const READER_CACHE_KIB: u64 = 4_096;
+
+/// What the store takes in memory at most. Beside it, two bytes for each idempotency key that is remembered.
+pub fn memory() -> Vec<Part> {
+    let caches = WRITERS * WRITER_CACHE_KIB + (READERS + LISTS) as u64 * READER_CACHE_KIB;
+    vec![
+        Part::fixed("caches of the store", caches * KIB),
+        // Of messages and of attempts.
+        Part::fixed("what was noted last for filtered lists", 2 * blocks::MAX_BYTES),
+    ]
+}
 
 /// Connections for reads that are short: lanes' loads, and look-ups by id.
 const READERS: usize = 3;
@@ -201,16 +219,16 @@ pub(crate) fn connect(path: &Path) -> Result<Connection, OpenError> {
     let database = |error: rusqlite::Error| OpenError::database(path, &error);
     let connection = open_file(path)?;
     connection
-        .execute_batch(
+        .execute_batch(&format!(
             "PRAGMA page_size = 4096;
              PRAGMA journal_mode = WAL;
              PRAGMA synchronous = FULL;
              PRAGMA foreign_keys = OFF;
              PRAGMA temp_store = MEMORY;
-             PRAGMA cache_size = -16384;
+             PRAGMA cache_size = -{WRITER_CACHE_KIB};
              PRAGMA journal_size_limit = 67108864;
              PRAGMA wal_autocheckpoint = 0;",
-        )
+        ))
         .map_err(database)?;
     // A plan does not depend on what is bound. Otherwise SQLite, which is built with STAT4 here, compiles a statement again
     // whenever the bounds of a range have changed: for each block that a list reads.
@@ -222,7 +240,7 @@ pub(crate) fn connect(path: &Path) -> Result<Connection, OpenError> {
 fn connect_reader(path: &Path) -> Result<Connection, OpenError> {
     let connection = connect(path)?;
     connection
-        .execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -4096;")
+        .execute_batch(&format!("PRAGMA query_only = ON; PRAGMA cache_size = -{READER_CACHE_KIB};"))
         .map_err(|error| OpenError::database(path, &error))?;
     Ok(connection)
 }

@@ -9,7 +9,8 @@
 //! savepoint for every job would have SQLite copy every page that a batch touches, once more.)
 //!
 //! Results have time: nobody waits for them. When nothing but results is queued, the writer waits a moment for something
-//! to come along, so that under load one fsync serves both sides.
+//! to come along, so that under load one fsync serves both sides. Many results, or costly ones, are another matter: they
+//! let what was accepted meanwhile go first, once, and do not go along with what is much less than they are.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -36,8 +37,12 @@ use crate::files::Files;
 use crate::hot::Hot;
 use crate::lock::OwnerLock;
 
-/// A transaction ends when it holds this many rows' worth of jobs, so that no one waits long for a commit.
-const MAX_GROUP_WEIGHT: usize = 4_096;
+/// A transaction ends when it holds this many rows' worth of jobs, so that no one waits long for a commit. What is accepted,
+/// and what is settled, comes in batches of half as many.
+const MAX_GROUP_WEIGHT: usize = 1_024;
+
+/// Results that weigh no more go along with whatever there is.
+const LIGHT: usize = 64;
 
 /// How long results wait for company. Long against the pause between two batches of accepts under load, short against
 /// anything a person could notice.
@@ -176,7 +181,10 @@ impl Writer {
         }
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
             match Hot::prepare(&connection) {
-                Ok(hot) => Loop { connection: &connection, hot, observers: &observers, files }.run(&queue),
+                Ok(hot) => {
+                    let observers = &observers;
+                    Loop { connection: &connection, hot, observers, files, aside: None }.run(&queue);
+                }
                 Err(error) => tracing::error!(%error, "the store's writer failed to prepare its statements"),
             }
             if let Some(checkpointer) = checkpointer {
@@ -291,29 +299,43 @@ struct Loop<'c> {
     hot: Hot<'c>,
     observers: &'c Observers,
     files: Option<Arc<Files>>,
+    /// What comes first in the next transaction.
+    aside: Option<Job>,
 }
 
 impl Loop<'_> {
     fn run(&mut self, queue: &mpsc::Receiver<Command>) {
         loop {
-            match queue.recv() {
-                Ok(Command::Run(job)) => {
-                    if !self.group(job, queue) {
-                        return;
-                    }
+            let first = match queue.recv() {
+                Ok(Command::Run(job)) => job,
+                Ok(Command::ResetWal) => {
+                    self.reset_wal();
+                    continue;
                 }
-                Ok(Command::ResetWal) => self.reset_wal(),
                 Ok(Command::Close) | Err(_) => return,
+            };
+            let mut goes_on = self.group(first, queue, false);
+            while let Some(first) = self.aside.take() {
+                goes_on &= self.group(first, queue, true);
+            }
+            if !goes_on {
+                return;
             }
         }
     }
 
     /// Carries out `first` and what waits behind it in one transaction; false when told to close.
-    fn group(&mut self, first: Job, queue: &mpsc::Receiver<Command>) -> bool {
+    fn group(&mut self, first: Job, queue: &mpsc::Receiver<Command>, was_aside: bool) -> bool {
         let tx = Tx { connection: self.connection, news: RefCell::default(), moved: RefCell::default() };
         let mut group = Group::default();
         // Results that wait for company do so before the transaction begins: a guest may write meanwhile.
-        let second = group.company(&first, queue);
+        let (first, second) = match group.company(&first, queue) {
+            Some(accept @ Job::Accept(..)) if !was_aside && weigh(&first) > LIGHT => {
+                self.aside = Some(first);
+                (accept, None)
+            }
+            second => (first, second),
+        };
         let begin = || self.connection.execute_batch("BEGIN IMMEDIATE").err().map(|error| driver(&error));
         let mut failed = self.lost().or_else(begin);
         self.hot.begin();
@@ -330,8 +352,13 @@ impl Loop<'_> {
             if failed.is_none() && self.connection.is_autocommit() {
                 failed = Some(StoreError::Unavailable("the transaction was rolled back: is the disk full?".to_owned()));
             }
-            if jobs.is_empty() && failed.is_none() && group.weight < MAX_GROUP_WEIGHT {
-                jobs.extend(group.more(queue.try_recv().ok()));
+            if jobs.is_empty() && failed.is_none() && self.aside.is_none() && group.weight < MAX_GROUP_WEIGHT {
+                let more = group.more(queue.try_recv().ok());
+                if more.as_ref().is_some_and(|job| group.is_outweighed_by(job)) {
+                    self.aside = more;
+                } else {
+                    jobs.extend(more);
+                }
             }
         }
         self.end(&tx, failed, group.done);
@@ -494,6 +521,11 @@ impl Group {
         self.more(queue.recv_timeout(SETTLE_PATIENCE).ok())
     }
 
+    /// Whether these are results that would keep the others waiting.
+    fn is_outweighed_by(&self, job: &Job) -> bool {
+        matches!(job, Job::Settle(..)) && weigh(job) > LIGHT.max(2 * self.weight)
+    }
+
     /// The job in a command; what else it says is noted.
     fn more(&mut self, command: Option<Command>) -> Option<Job> {
         match command {
@@ -554,8 +586,8 @@ fn guarded<T>(write: impl FnOnce() -> Result<T, SqlError>) -> Result<T, StoreErr
 
 fn weigh(job: &Job) -> usize {
     match job {
-        Job::Accept(batch, _) => batch.iter().map(|message| 1 + message.endpoints.len()).sum(),
-        Job::Settle(settling) => settling.batch.len(),
+        Job::Accept(batch, _) => batch.iter().map(NewMessage::rows).sum(),
+        Job::Settle(settling) => settling.batch.iter().map(Settlement::rows).sum(),
         Job::Other(_) => 16,
     }
 }

@@ -75,6 +75,28 @@ pub struct NewMessage {
     pub idempotency: Option<(IdempotencyKey, Timestamp)>,
 }
 
+/// Bytes of a payload that cost as much as a row.
+const ROW_BYTES: usize = 2_048;
+
+/// Combinations of names that cost as much as a row.
+const ROW_COMBINATIONS: usize = 1;
+
+/// What lists by type, channel and tag cost of a message that has none of its names in common with others, in rows.
+fn names_in_rows(message: &Message) -> usize {
+    let or_any = |count: Option<usize>| 1 + count.unwrap_or(0);
+    let combinations = or_any(message.channels.as_ref().map(|names| names.len()))
+        * or_any(message.tags.as_ref().map(|names| names.len()));
+    (combinations - 1) / ROW_COMBINATIONS
+}
+
+impl NewMessage {
+    /// About what it costs to store it, in rows: so that no commit takes long, whatever is in it.
+    pub fn rows(&self) -> usize {
+        let payload = self.message.payload.as_ref().map_or(0, Bytes::len);
+        1 + self.endpoints.len() + payload / ROW_BYTES + names_in_rows(&self.message)
+    }
+}
+
 /// What accept did.
 #[derive(Debug, Clone)]
 pub enum Accepted {
@@ -174,6 +196,16 @@ pub struct Settlement {
     pub notice: Option<NoticeKind>,
     /// What was delivered, if whoever settles has it at hand: that saves the store a look-up. Its payload is not needed.
     pub origin: Option<Origin>,
+}
+
+impl Settlement {
+    /// About what it costs to store it, in rows: so that no commit takes long, whatever is in it.
+    pub fn rows(&self) -> usize {
+        let Some(attempt) = &self.attempt else { return 1 };
+        // The lists of attempts have the names, and those of messages once more by endpoint.
+        let names = self.origin.as_ref().map_or(0, |origin| 2 * names_in_rows(&origin.message));
+        1 + attempt.response.len() / ROW_BYTES + names
+    }
 }
 
 /// Endpoints that have deliveries due, taken from the index of wakes.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::TlsAcceptor;
 
 /// Issues certificates.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -76,8 +77,13 @@ impl Identity {
         Self { certificate: certificate.der().clone(), key: key.serialize_der() }
     }
 
+    /// Accepts connections over TLS with this certificate, and offers these protocols by ALPN.
+    pub fn acceptor(&self, protocols: &[&[u8]]) -> TlsAcceptor {
+        TlsAcceptor::from(self.server_config(protocols))
+    }
+
     /// The settings of a TLS server that shows this certificate and offers these protocols by ALPN.
-    pub(crate) fn server_config(&self, protocols: &[&[u8]]) -> Arc<ServerConfig> {
+    fn server_config(&self, protocols: &[&[u8]]) -> Arc<ServerConfig> {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.clone()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)

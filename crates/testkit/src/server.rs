@@ -305,6 +305,21 @@ impl TestServer {
         self.status_bytes("VmHWM:")
     }
 
+    /// The most memory that the process may have in use by its own account of its settings (`postrider config check`), in
+    /// bytes.
+    ///
+    /// # Panics
+    /// If it does not say.
+    pub async fn stated_memory_bytes(&self) -> u64 {
+        let mut command = process::command(&self.how.program, self.folder.path());
+        command.args(["config", "check"]).env("POSTRIDER_STORE__URL", self.store_url()).envs(&self.how.variables);
+        let output = wait::within("what the settings say of memory", command.output()).await;
+        let text = String::from_utf8(output.expect("the program can be run").stdout).expect("it prints text");
+        let line = text.lines().find_map(|line| line.split_once(" MiB  in the server's own process, at most"));
+        let mib = line.and_then(|(mib, _)| mib.trim().parse::<f64>().ok());
+        (mib.unwrap_or_else(|| panic!("there is no sum: {text}")) * 1024.0 * 1024.0) as u64
+    }
+
     fn status_bytes(&self, member: &str) -> u64 {
         let path = format!("/proc/{}/status", self.pid().as_raw_nonzero());
         let status = std::fs::read_to_string(path).expect("the process runs");

@@ -48,6 +48,9 @@ const CACHED_TOKENS: usize = 10_000;
 /// A longer token is not cached: with it, the cache would have no bound in bytes.
 const MAX_CACHED_BYTES: usize = 2_048;
 
+/// What the cache takes at most: each token as it came, and what is known of it, which is no longer.
+pub(crate) const CACHE_BYTES: u64 = (CACHED_TOKENS * (2 * MAX_CACHED_BYTES + size_of::<Caller>())) as u64;
+
 /// Whom a token speaks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Principal {

@@ -1,5 +1,5 @@
-//! Many messages in one request: a JSON array, which is stored by one commit unless its fan-out is large, or lines of JSON, which are taken in chunks
-//! as they come, each by one commit, while the results of earlier ones are on their way back.
+//! Many messages in one request: a JSON array, or lines of JSON, which are taken in chunks as they come, while the results
+//! of earlier ones are on their way back. What is large is read in turn, on half of the machine's cores.
 //!
 //! What is wrong with an item is its result and concerns nobody else. Only if nothing at all could be done, and for the
 //! same reason, the request as a whole fails, so that a client tries it again.
@@ -16,6 +16,7 @@ use postrider_ingest::{Submission, SubmitError, Submitted};
 
 use crate::access::Operator;
 use crate::answer;
+use crate::apart;
 use crate::body::Incoming;
 use crate::error::{ApiError, Result};
 use crate::lines::{Line, Lines};
@@ -38,8 +39,8 @@ pub(super) fn routes() -> Routes {
         create,
         Operation::new("v1.message.create-batch", "Create many messages")
             .description(
-                "An array of at most 1,000 messages and 8 MiB is stored by one commit, or by a few if they go to many \
-                 endpoints each. Lines of JSON \
+                "An array of at most 1,000 messages and 8 MiB is stored by a few commits, and answered after the last: \
+                 each message by itself is stored with all its deliveries, or not at all. Lines of JSON \
                  (`application/x-ndjson`), of which there is no limit, are stored as they come, and answered with a line \
                  each. What is wrong with a message concerns no other: its result says what it is, as if it had been \
                  created by itself. A batch that is repeated under its `idempotency-key` finds the messages that were \
@@ -68,8 +69,8 @@ pub(super) async fn create(
         return Stream { state, batch, lines: Lines::new(first, body), taken: 0 }.answer().await;
     }
     let body = body.read_after(first, MAX_ARRAY_BYTES).await?;
-    let items = batch.read_array(&body)?;
-    drop(body);
+    let (environment, bytes) = (batch.environment.clone(), body.len());
+    let items = apart::read(&state, &environment, bytes, move || batch.read_array(&body)).await??;
     let results = submit(&state, items).await?;
     Ok(answer::raw_json(StatusCode::ACCEPTED, write_array(results)))
 }
@@ -160,11 +161,14 @@ impl Stream {
     /// Has a chunk stored; gives its results.
     async fn take(&mut self, lines: Vec<Line>) -> Result<Bytes> {
         let first = self.taken;
-        let read = |(place, line)| match line {
-            Line::Text(text) => self.batch.read_line(&text, first + place),
+        let bytes = lines.iter().map(Line::len).sum();
+        let batch = self.batch.clone();
+        let read = move |(place, line)| match line {
+            Line::Text(text) => batch.read_line(&text, first + place),
             Line::TooLong => Err(ApiError::payload_too_large()),
         };
-        let items: Vec<_> = lines.into_iter().enumerate().map(read).collect();
+        let read_all = move || lines.into_iter().enumerate().map(read).collect();
+        let items = apart::read(&self.state, &self.batch.environment, bytes, read_all).await?;
         let results = submit(&self.state, items).await?;
         let mut out = Vec::with_capacity(results.len() * 128);
         for (place, result) in results.into_iter().enumerate() {

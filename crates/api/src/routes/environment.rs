@@ -105,9 +105,13 @@ pub(super) async fn export(
     State(state): State<Shared>,
 ) -> Result<Response> {
     let filter = EventTypeFilter { include_archived: true, with_schemas: true, feature_flags: None };
+    // As what is large is read, so it is written: in turn, and on a thread of its own.
+    let turn = state.intake.reading_turn(&operator.environment).await?;
     let event_types = all_event_types(&account, state.store.as_ref(), &operator.environment, &filter).await?;
     let settings = state.store.environment_settings(&operator.environment).await?;
-    Ok(answer::json(StatusCode::OK, &EnvironmentOut::new(&event_types, settings, state.clock.now())))
+    let now = state.clock.now();
+    let write = move || answer::json(StatusCode::OK, &EnvironmentOut::new(&event_types, settings, now));
+    apart((turn, account), write).await.map(|(response, _)| response)
 }
 
 pub(super) async fn import(

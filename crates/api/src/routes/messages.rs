@@ -11,6 +11,7 @@ use postrider_store::MessageFilter;
 
 use crate::access::{Operator, Tenant};
 use crate::answer;
+use crate::apart;
 use crate::body::Incoming;
 use crate::error::{ApiError, Problem, Result};
 use crate::json::JsonBody;
@@ -131,8 +132,9 @@ pub(super) async fn create(
 ) -> Result<Response> {
     let application = addressee(params.text("app_id")?)?;
     let body = body.read().await?;
-    let message::Read { submission, is_object } =
-        message::read(&body, operator.environment, application, operator.once, &warnings)?;
+    let (environment, once, length) = (operator.environment.clone(), operator.once, body.len());
+    let read = move || message::read(&body, environment, application, once, &warnings);
+    let message::Read { submission, is_object } = apart::read(&state, &operator.environment, length, read).await??;
     let submitted = state.intake.submit(submission).await?;
     let message = &submitted.message;
     let mut response = if submitted.replayed || !is_object || !submitted.warnings.is_empty() {

@@ -9,7 +9,6 @@
 mod child;
 mod idle;
 mod process;
-mod turns;
 mod wire;
 
 use std::sync::Arc;
@@ -26,10 +25,9 @@ pub use child::{Bounds, run as run_child};
 pub use process::Program;
 
 use crate::submission::Violation;
+use crate::turns::{Crowded, Turn, Turns};
 use idle::Idle;
 use process::{Child, Ended, Failure};
-pub use turns::Turn;
-use turns::{Crowded, Turns};
 
 postrider_domain::limits! {
     in "Schemas";

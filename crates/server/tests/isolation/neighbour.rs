@@ -92,18 +92,14 @@ fn percentile_99(mut of: Vec<Duration>) -> Duration {
 }
 
 /// Runs an attack beside a healthy tenant. `attack` returns when it is going on; what it returns is aborted at the end.
-/// `memory_bytes` is what the server's memory may come to.
 ///
 /// # Panics
-/// If the healthy tenant is harmed in every round, or memory is exceeded, or the server ends.
+/// If the healthy tenant is harmed in every round, or memory exceeds what the server states of its settings, or it ends.
 #[expect(clippy::print_stdout, reason = "the figures are for whoever runs it with --nocapture")]
-pub(crate) async fn unharmed(
-    server: TestServerBuilder,
-    memory_bytes: u64,
-    attack: impl AsyncFnOnce(&TestServer) -> JoinSet<()>,
-) {
+pub(crate) async fn unharmed(server: TestServerBuilder, attack: impl AsyncFnOnce(&TestServer) -> JoinSet<()>) {
     let _turn = TURN.lock().await;
     let mut server = server.start().await;
+    let memory_bytes = server.stated_memory_bytes().await;
     let neighbour = Neighbour::of(&server).await;
     neighbour.round().await;
     let alone = neighbour.round().await;
@@ -120,7 +116,12 @@ pub(crate) async fn unharmed(
     drop(attackers);
     beside.sort_unstable_by_key(|figures| figures.arrival_p99);
     let judged = beside[if asked.is_some() { beside.len() / 2 } else { 0 }];
-    println!("alone {alone:?}, beside {judged:?} of {} rounds, memory {} MiB at most", beside.len(), peak >> 20);
+    println!(
+        "alone {alone:?}, beside {judged:?} of {} rounds, memory {} of {} MiB",
+        beside.len(),
+        peak >> 20,
+        memory_bytes >> 20
+    );
     assert!(
         judged.are_near(&alone) || beside.iter().any(|figures| asked.is_none() && figures.are_near(&alone)),
         "the healthy tenant was harmed: alone {alone:?}, beside the attack {beside:?}"

@@ -13,9 +13,6 @@ use tokio::time::sleep;
 use crate::hostile::Hostile;
 use crate::neighbour::unharmed;
 
-/// What a server with default settings may use under attack.
-const MEMORY: u64 = 300 * 1024 * 1024;
-
 /// Endpoints at the hostile receiver.
 const ENDPOINTS: usize = 20;
 
@@ -25,8 +22,13 @@ fn server() -> TestServerBuilder {
 
 /// Sends to `ENDPOINTS` endpoints at `url` for as long as the attack goes on.
 async fn flood(server: &TestServer, url: &str) -> JoinSet<()> {
+    flood_some(server, url, ENDPOINTS).await
+}
+
+/// Sends to so many endpoints at `url` for as long as the attack goes on.
+pub(crate) async fn flood_some(server: &TestServer, url: &str, endpoints: usize) -> JoinSet<()> {
     let hostile = Hostile::on(server).await;
-    for number in 0..ENDPOINTS {
+    for number in 0..endpoints {
         hostile.tenant.endpoint(&format!("{url}{number}")).await;
     }
     // The first one is accepted, so something goes to the receiver.
@@ -45,7 +47,7 @@ async fn flood(server: &TestServer, url: &str) -> JoinSet<()> {
 
 async fn does_no_harm(reply: Reply) {
     let receiver = Receiver::builder(move |_| reply.clone()).forgetful().start().await;
-    unharmed(server(), MEMORY, async |server| flood(server, &receiver.url()).await).await;
+    unharmed(server(), async |server| flood(server, &receiver.url()).await).await;
 }
 
 #[tokio::test]
@@ -114,12 +116,12 @@ async fn endless(head: &'static [u8], filler: Bytes) -> (String, JoinSet<()>) {
 async fn interim_responses_without_an_end() {
     let filler = Bytes::from("HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n".repeat(100));
     let (url, _receiver) = endless(b"", filler).await;
-    unharmed(server(), MEMORY, async |server| flood(server, &url).await).await;
+    unharmed(server(), async |server| flood(server, &url).await).await;
 }
 
 #[tokio::test]
 async fn surplus_bytes_without_an_end() {
     let filler = Bytes::from("HTTP/1.1 200 FAKE\r\ncontent-length: 0\r\n\r\n".repeat(100));
     let (url, _receiver) = endless(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", filler).await;
-    unharmed(server(), MEMORY, async |server| flood(server, &url).await).await;
+    unharmed(server(), async |server| flood(server, &url).await).await;
 }

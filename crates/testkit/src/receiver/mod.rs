@@ -107,7 +107,7 @@ impl ReceiverBuilder {
         let record = Record::new(self.keep_requests);
         let shared = Arc::new(Shared { program: self.program, record, connections: AtomicU64::new(0) });
         let protocols: &[&[u8]] = if self.http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
-        let tls = self.identity.map(|identity| TlsAcceptor::from(identity.server_config(protocols)));
+        let tls = self.identity.map(|identity| identity.acceptor(protocols));
         let scheme = if tls.is_some() { "https" } else { "http" };
         let accepting = tokio::spawn(accept(listener, tls, self.greeting, Arc::clone(&shared)));
         Receiver { address, scheme, shared, accepting }

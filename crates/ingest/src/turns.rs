@@ -1,6 +1,7 @@
-//! Turns: who may have something judged next. The environment that had its last turn longest ago comes first, and in it
-//! the application that did; so whoever asks for much waits behind whoever asks for little. Whoever comes anew is before
-//! the one that had the very last turn, and behind all others that wait: coming and going gains nothing.
+//! Turns: who may have something judged, or something large read or written, next. The environment that had its last turn
+//! longest ago comes first, and in it the application that did; so whoever asks for much waits behind whoever asks for little.
+//! Whoever comes anew is before the one that had the very last turn, and behind all others that wait: coming and going gains
+//! nothing.
 //!
 //! Who may be next is kept in order, so that a turn costs the same however many wait.
 
@@ -12,13 +13,13 @@ use postrider_domain::application::EnvironmentId;
 use postrider_store::ApplicationKey;
 use tokio::sync::oneshot;
 
-use super::{MAX_WAITING, MAX_WAITING_IN_ALL, Tenant};
+use crate::judge::{MAX_WAITING, MAX_WAITING_IN_ALL, Tenant};
 
 /// Too many wait already.
 #[derive(Debug)]
-pub(super) struct Crowded;
+pub(crate) struct Crowded;
 
-pub(super) struct Turns {
+pub(crate) struct Turns {
     state: Mutex<State>,
     shares: Shares,
 }
@@ -70,14 +71,14 @@ pub struct Turn {
 
 impl Turns {
     /// So many at a time.
-    pub(super) fn new(in_all: usize) -> Arc<Self> {
+    pub(crate) fn new(in_all: usize) -> Arc<Self> {
         let in_all = in_all.max(1);
         let shares = Shares { in_all, of_environment: (in_all / 2).max(1), of_application: (in_all / 4).max(1) };
         Arc::new(Self { state: Mutex::default(), shares })
     }
 
     /// Waits for a turn.
-    pub(super) async fn take(self: &Arc<Self>, tenant: Tenant) -> Result<Turn, Crowded> {
+    pub(crate) async fn take(self: &Arc<Self>, tenant: Tenant) -> Result<Turn, Crowded> {
         let mut turn = self.queue(tenant)?;
         self.give();
         if let Some(wait) = &mut turn.wait {

@@ -1,0 +1,42 @@
+//! What delivering takes in memory at most.
+
+use postrider_domain::attempt::MAX_KEPT_ANSWER_BYTES;
+use postrider_domain::memory::{KIB, Part};
+use postrider_store::{ApplicationKey, EndpointKey};
+
+use crate::budget::OVERDRAFT;
+use crate::engine::REMEMBERED_BYTES;
+use crate::limits::{MAX_HEAD_BYTES, MAX_WAITING_FOR_A_LANE};
+use crate::options::DeliveryOptions;
+use crate::pool::MAX_IDLE;
+use crate::resolve::{CACHED_MISSES, CACHED_NAMES};
+
+/// A connection over TLS: its keys, and what it has of records.
+const CONNECTION_BYTES: u64 = 20 * KIB;
+
+/// What is read of a response at most, and its connection.
+const REQUEST_BYTES: u64 = (MAX_HEAD_BYTES + MAX_KEPT_ANSWER_BYTES) as u64 + CONNECTION_BYTES;
+
+/// A name with as many addresses as are kept of it.
+const NAME_BYTES: u64 = KIB;
+
+/// A place among those who wait for a lane.
+const WAITING_BYTES: u64 = 4 * size_of::<(Option<ApplicationKey>, EndpointKey)>() as u64;
+
+/// Every part that is bounded here.
+pub fn memory(options: &DeliveryOptions) -> Vec<Part> {
+    let in_flight = u64::from(options.max_in_flight);
+    vec![
+        Part::set(
+            "delivery.memory_bytes",
+            "messages that wait to be sent; as much again while each endpoint has one",
+            options.memory_bytes.saturating_mul(OVERDRAFT),
+        ),
+        Part::set("delivery.max_in_flight", "requests under way to endpoints", in_flight * REQUEST_BYTES),
+        // Of HTTP/1 and of HTTP/2.
+        Part::fixed("connections to endpoints kept for the next request", 2 * MAX_IDLE as u64 * CONNECTION_BYTES),
+        Part::fixed("what is remembered of slow endpoints", REMEMBERED_BYTES),
+        Part::fixed("endpoints that wait for their turn", MAX_WAITING_FOR_A_LANE as u64 * WAITING_BYTES),
+        Part::fixed("names of hosts", (CACHED_NAMES + CACHED_MISSES as u64) * NAME_BYTES),
+    ]
+}

@@ -1,0 +1,245 @@
+//! One tenant against all, by what the server has to do for a request that looks harmless: read it, reload what it changed,
+//! remove what it removed, or look for what it asks.
+
+use std::time::Duration;
+
+use http::Method;
+use postrider_domain::clock::{Clock as _, SystemClock};
+use postrider_testkit::{Receiver, Reply, TestServer, TestServerBuilder, random};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::hostile::{Hostile, connect_from_elsewhere, repeat};
+use crate::neighbour::unharmed;
+
+fn server() -> TestServerBuilder {
+    TestServer::builder(env!("CARGO_BIN_EXE_postrider"))
+}
+
+fn message() -> Value {
+    json!({ "eventType": "user.created", "payload": {} })
+}
+
+/// A receiver that takes everything and lives as long as the test.
+async fn sink() -> &'static Receiver {
+    Box::leak(Box::new(Receiver::builder(|_| Reply::ok()).forgetful().start().await))
+}
+
+#[tokio::test]
+async fn messages_as_large_as_they_may_be() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let numbers: Vec<Value> = (0..250_000).map(|number| json!([number % 10])).collect();
+        let large = json!({ "eventType": "user.created", "payload": { "numbers": numbers } });
+        let mut attack = JoinSet::new();
+        repeat(&mut attack, &hostile.operator, 8, &Method::POST, "/msg", &large);
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn lines_that_trickle() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let (address, token) = (server.address(), hostile.token(server));
+        let mut attack = JoinSet::new();
+        for _ in 0..50 {
+            let head = format!(
+                "POST /api/v1/app/{}/msg/batch HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n",
+                hostile.operator.id
+            );
+            attack.spawn(async move {
+                let Some(stream) = connect_from_elsewhere(address).await else { return };
+                let (mut reader, mut writer) = stream.into_split();
+                let reading = tokio::spawn(async move {
+                    let mut drain = [0; 4096];
+                    while reader.read(&mut drain).await.is_ok_and(|count| count > 0) {}
+                });
+                let _ = writer.write_all(head.as_bytes()).await;
+                let line = format!("{}\n", message());
+                let chunk = format!("{:x}\r\n{line}\r\n", line.len());
+                while writer.write_all(chunk.as_bytes()).await.is_ok() {
+                    sleep(Duration::from_millis(20)).await;
+                }
+                reading.abort();
+            });
+        }
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn batches_to_many_endpoints() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let hanging = Box::leak(Box::new(Receiver::always(Reply::hang()).await));
+        for number in 0..100 {
+            hostile.tenant.endpoint(&hanging.at(&number.to_string())).await;
+        }
+        let batch = Value::from(vec![message(); 200]);
+        let mut attack = JoinSet::new();
+        repeat(&mut attack, &hostile.operator, 2, &Method::POST, "/msg/batch", &batch);
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn changes_of_an_application_with_many_large_endpoints() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let headers: serde_json::Map<String, Value> =
+            (0..40).map(|number| (format!("x-{number}"), json!("v".repeat(380)))).collect();
+        let mut last = String::new();
+        for number in 0..300 {
+            let body = json!({ "url": format!("http://127.0.0.1:1025/{number}"), "headers": headers, "eventTypes": ["never.sent"] });
+            let made = hostile.tenant.client.post(&hostile.tenant.path("/endpoint"), &body).await;
+            if made.status == 201 {
+                last = made.json()["id"].as_str().unwrap_or_default().to_owned();
+            }
+        }
+        let mut attack = JoinSet::new();
+        let change = json!({ "description": "changed" });
+        repeat(&mut attack, &hostile.tenant, 2, &Method::PATCH, &format!("/endpoint/{last}"), &change);
+        repeat(&mut attack, &hostile.operator, 2, &Method::POST, "/msg", &message());
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn keys_that_nobody_knows() {
+    unharmed(server(), async |server| {
+        let mut attack = JoinSet::new();
+        for _ in 0..8 {
+            let server = server.client_with(Some(format!("pk_{}", random::name().repeat(3))));
+            attack.spawn(async move {
+                loop {
+                    let _ = server.request(Method::GET, "/api/v1/app").try_send().await;
+                    sleep(Duration::from_millis(2)).await;
+                }
+            });
+        }
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn thousands_of_messages_that_are_due_at_once() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let sink = sink().await;
+        for number in 0..10 {
+            hostile.tenant.endpoint(&sink.at(&number.to_string())).await;
+        }
+        let mut attack = JoinSet::new();
+        let operator = hostile.operator.clone();
+        attack.spawn(async move {
+            loop {
+                let soon = SystemClock::new().wall().saturating_add(Duration::from_secs(1)).to_string();
+                let due = json!({ "eventType": "user.created", "payload": {}, "deliverAt": soon });
+                let batch = Value::from(vec![due; 500]);
+                let request = operator.client.request(Method::POST, &operator.path("/msg/batch")).json(&batch);
+                let _ = request.try_send().await;
+                sleep(Duration::from_millis(500)).await;
+            }
+        });
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn lists_filtered_by_hundreds_of_types() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let batch: Vec<Value> = (0..1_000)
+            .map(|number| json!({ "eventType": format!("t.{}", number % 500), "payload": {}, "tags": ["all"] }))
+            .collect();
+        hostile.operator.client.post(&hostile.operator.path("/msg/batch"), &Value::from(batch)).await;
+        let types: Vec<String> = (0..500).map(|number| format!("event_types=t.{number}")).collect();
+        let path = format!("/msg?limit=250&tag=all&{}", types.join("&"));
+        let mut attack = JoinSet::new();
+        repeat(&mut attack, &hostile.tenant, 4, &Method::GET, &path, &json!({}));
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn applications_without_an_end() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let mut attack = JoinSet::new();
+        for _ in 0..4 {
+            let client = hostile.operator.client.clone();
+            attack.spawn(async move {
+                loop {
+                    let name = json!({ "name": "a", "uid": random::name() });
+                    let made = client.request(Method::POST, "/api/v1/app").json(&name).try_send().await;
+                    if let Ok(made) = made
+                        && let Some(id) = made.json()["id"].as_str()
+                    {
+                        let _ = client.request(Method::DELETE, &format!("/api/v1/app/{id}")).try_send().await;
+                    }
+                }
+            });
+        }
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_backlog_that_is_dropped_again_and_again() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let hanging = Box::leak(Box::new(Receiver::always(Reply::hang()).await));
+        let batch = Value::from(vec![message(); 500]);
+        let mut attack = JoinSet::new();
+        attack.spawn(async move {
+            loop {
+                let endpoint = hostile.tenant.endpoint(&hanging.url()).await;
+                for _ in 0..4 {
+                    let path = hostile.operator.path("/msg/batch");
+                    let _ = hostile.operator.client.request(Method::POST, &path).json(&batch).try_send().await;
+                }
+                let path = hostile.tenant.path(&format!("/endpoint/{endpoint}"));
+                let _ = hostile.tenant.client.request(Method::DELETE, &path).try_send().await;
+            }
+        });
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn all_event_types_again_and_again() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        for number in 0..300 {
+            let kind = json!({ "name": format!("t.{number}"), "description": "d".repeat(4_000) });
+            hostile.operator.client.post("/api/v1/event-type", &kind).await;
+        }
+        let mut attack = JoinSet::new();
+        let (list, all) = ("/api/v1/event-type?limit=250&with_content=true", "/api/v1/environment/export");
+        for (method, path) in [(Method::GET, list), (Method::POST, all)] {
+            for _ in 0..3 {
+                let (client, method) = (hostile.operator.client.clone(), method.clone());
+                attack.spawn(async move {
+                    loop {
+                        let _ = client.request(method.clone(), path).try_send().await;
+                        sleep(Duration::from_millis(5)).await;
+                    }
+                });
+            }
+        }
+        attack
+    })
+    .await;
+}
