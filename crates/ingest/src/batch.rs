@@ -17,7 +17,7 @@ use crate::routes::Name;
 use crate::rules::Verdict;
 use crate::submission::{Submission, SubmitError, Submitted, Violation};
 
-/// How many messages are judged before others get their turn on this thread. Matching takes too little time to count.
+/// How many messages are looked at before others get their turn on this thread.
 const TURN: usize = 64;
 
 /// A submission on its way.
@@ -33,10 +33,15 @@ struct Pending {
 /// How the messages of a batch were judged so far.
 #[derive(Default)]
 struct Judged {
-    /// Since others had their turn.
-    count: usize,
     /// One waited for its turn until it was too late. The others would, too, one after the other.
     in_vain: bool,
+}
+
+/// Lets others have their turn on this thread after each [`TURN`] messages.
+async fn give_way(count: usize) {
+    if count % TURN == TURN - 1 {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Whether a message was not compared, because there was no turn in time.
@@ -62,6 +67,7 @@ impl Intake {
         let mut results: Results = submissions.iter().map(|_| None).collect();
         let mut pending = Vec::with_capacity(submissions.len());
         for (place, submission) in submissions.into_iter().enumerate() {
+            give_way(place).await;
             let name = (submission.environment.clone(), submission.application.clone());
             match self.draft(submission, now) {
                 Ok(draft) => {
@@ -126,11 +132,8 @@ impl Intake {
         let mut group = Group::default();
         let mut waiting = Vec::with_capacity(pending.len());
         let mut judged = Judged::default();
-        for mut item in pending {
-            if judged.count == TURN {
-                judged.count = 0;
-                tokio::task::yield_now().await;
-            }
+        for (count, mut item) in pending.into_iter().enumerate() {
+            give_way(count).await;
             match self.prepare(&mut item, known, &mut judged).await {
                 Ok(draft) => {
                     // Fan-outs are made as there is room for them, not all at once.
@@ -166,7 +169,7 @@ impl Intake {
         stale
     }
 
-    /// Judges and matches one message: what to store, or what becomes of it without. Counts what is judged.
+    /// Judges and matches one message: what to store, or what becomes of it without.
     async fn prepare(
         &self,
         item: &mut Pending,
@@ -184,7 +187,6 @@ impl Intake {
             Some(Err(error)) => return Err(Box::new(Err(error.clone()))),
         };
         if item.draft.is_judged_by(routes) {
-            judged.count += 1;
             let (environment, message) = (&item.name.0, &item.draft.message);
             let waits = !judged.in_vain;
             let verdict = Box::pin(self.rules.judge(self.store.as_ref(), environment, routes, message, waits)).await;

