@@ -105,7 +105,11 @@ pub fn run(seed: u64, folder: &std::path::Path) -> Report {
 
 /// A process, with whatever it has going on: all of it ends when this ends.
 fn within_runtime<T>(life: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    // What threads of the store hand in comes after what is there already: in which turn it would come otherwise depends on
+    // how often the runtime looked while it had nothing to do.
+    builder.enable_time().start_paused(true).global_queue_interval(u32::MAX);
+    let runtime = builder.build();
     let runtime = runtime.unwrap_or_else(|error| unreachable!("a runtime without sockets can be built: {error}"));
     runtime.block_on(life)
 }
