@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use postrider_domain::clock::Clock;
-use postrider_domain::delivery::{Hold, RetryPolicy};
+use postrider_domain::delivery::{Hold, HoldReason, RetryPolicy};
 use postrider_domain::entropy::Entropy;
 use postrider_domain::retry::jittered_up;
 use postrider_domain::time::Timestamp;
@@ -52,6 +52,9 @@ const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
 /// How often it is looked at most for what need not be remembered of endpoints.
 const TIDYING: Duration = Duration::from_secs(1);
+
+/// How long an endpoint that cannot be read is left alone. Who changes it is noticed at once.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(600);
 
 /// When endpoints that found no place among those who wait are looked at again.
 const LATER: Duration = Duration::from_secs(1);
@@ -590,16 +593,8 @@ impl Shared {
                 // What it counted for before is free for others.
                 self.permit_free();
             }
-            Ok(None) => {
-                // A delivery without an endpoint: nothing in Postrider makes one.
-                let error = StoreError::Inconsistent {
-                    table: "delivery",
-                    column: "endpoint",
-                    row: lane.key.0.to_string(),
-                    problem: "the endpoint does not exist".to_owned(),
-                };
-                return self.store_failed(&lane, &error, "read an endpoint");
-            }
+            Ok(None) => return self.without_target(&lane, None).await,
+            Err(error @ StoreError::Inconsistent { .. }) => return self.without_target(&lane, Some(&error)).await,
             Err(error) => return self.store_failed(&lane, &error, "read an endpoint"),
         }
         self.pump(&lane);
@@ -614,6 +609,40 @@ impl Shared {
         // The hold first: what lifts it changes the endpoint, and then that is read again.
         let hold = if asks { self.store.hold_of(endpoint).await? } else { None };
         Ok(self.store.target(endpoint).await?.map(|target| (target, hold)))
+    }
+
+    /// There is nothing to send to: what is pending there goes, unless the endpoint is there and cannot be read.
+    async fn without_target(self: Arc<Self>, lane: &Arc<Lane>, unreadable: Option<&StoreError>) {
+        let mut removed = 0;
+        loop {
+            match self.store.cancel_deliveries(lane.key, CANCEL_SLICE).await {
+                Ok(count) => {
+                    removed += count;
+                    if count < CANCEL_SLICE {
+                        break;
+                    }
+                }
+                Err(error) => return self.store_failed(lane, &error, "cancel deliveries"),
+            }
+        }
+        let hold = match unreadable {
+            // The row may be of an endpoint that was deleted: then everything has gone by now.
+            Some(error) => {
+                tracing::warn!(%error, endpoint = lane.key.0, removed, "an endpoint cannot be read: nothing is sent to it");
+                let until = self.clock.now().saturating_add(UNREADABLE_PAUSE);
+                Some(Hold { until, reason: HoldReason::Trouble })
+            }
+            None => {
+                tracing::warn!(
+                    endpoint = lane.key.0,
+                    removed,
+                    "deliveries to an endpoint that does not exist were removed"
+                );
+                None
+            }
+        };
+        lane.state.lock().no_target(hold, &self.budgets);
+        self.pump(lane);
     }
 
     /// Whatever an endpoint is like, preparing it harms nobody else.

@@ -102,6 +102,8 @@ pub(crate) struct State {
     pub(crate) ready: Option<Arc<Ready>>,
     /// The endpoint changed since `ready` was made.
     stale: bool,
+    /// Whether there was nothing to send to when the endpoint was read.
+    targetless: bool,
     window: VecDeque<Held>,
     held: HashSet<DeliveryKey, foldhash::fast::RandomState>,
     /// Of small messages, and of others.
@@ -167,6 +169,7 @@ impl Lane {
         let state = State {
             ready: None,
             stale: false,
+            targetless: false,
             window: VecDeque::new(),
             held: HashSet::default(),
             held_bytes: [0; 2],
@@ -341,6 +344,19 @@ impl State {
         self.busy = None;
     }
 
+    /// There is nothing to send to. The endpoint cannot be read, and is looked at again at the end of a hold; or there is
+    /// none, and nothing is pending there any more.
+    pub(crate) fn no_target(&mut self, hold: Option<Hold>, budgets: &Budgets) {
+        self.busy = None;
+        self.ready = None;
+        self.targetless = true;
+        self.empty_window(budgets);
+        self.more = false;
+        if let Some(hold) = hold {
+            self.pace.hold_back(hold);
+        }
+    }
+
     /// A slice of an endpoint that wants nothing was removed; `rest` if there may be more.
     pub(crate) fn cancel_done(&mut self, rest: bool) {
         self.busy = None;
@@ -390,6 +406,15 @@ impl State {
         let idle_store = self.busy.is_none() && store_asleep.is_none();
         if self.has_had_its_turn(now, budgets) && self.pace.hold(now).is_none() {
             return self.end_turn(budgets);
+        }
+        if self.targetless {
+            if let Some(hold) = self.pace.hold(now).filter(|_| !self.stale) {
+                return self.held_back(hold, now, idle_store, store_asleep, budgets);
+            }
+            if !self.stale && !self.more {
+                return self.rest(idle_store, store_asleep);
+            }
+            self.targetless = false;
         }
         if self.stale || self.ready.is_none() || self.busy == Some(Busy::Target) {
             if !idle_store {

@@ -125,7 +125,8 @@ fn response(outcome: Outcome) -> Bytes {
 
 /// One line where the outcome is decided; a success is only worth one to those who look closely.
 fn log(delivery: &Held, ready: &Ready, sent: &Sent, next: &Next) {
-    let (message, endpoint, attempt) = (&delivery.message.id, &ready.target.endpoint.id, delivery.made + 1);
+    let (message, endpoint, attempt) =
+        (&delivery.message.id, &ready.target.endpoint.id, delivery.made.saturating_add(1));
     let status = status_code(&sent.outcome);
     match next {
         Next::Succeeded => tracing::debug!(%message, %endpoint, attempt, status, "delivered"),

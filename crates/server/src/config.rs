@@ -140,6 +140,12 @@ fn sqlite_path(url: &str) -> anyhow::Result<PathBuf> {
     if path.is_empty() {
         bail!("names no file: write sqlite:// and a path, as in sqlite://postrider.db");
     }
+    if path == ":memory:" {
+        bail!("would be lost at the end of the server: write sqlite:// and a path, as in sqlite://postrider.db");
+    }
+    if let Some((_, query)) = path.split_once('?') {
+        bail!("ends with '?{query}', which is not known here: write sqlite:// and a path, as in sqlite://postrider.db");
+    }
     Ok(path.into())
 }
 

@@ -19,6 +19,7 @@ use parking_lot::{Condvar, Mutex};
 use postrider_domain::clock::{Clock as _, SystemClock};
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::commands::STACK_BYTES;
 use crate::config::{LogFormat, LogOptions, log_filter};
 use crate::terminal::{self, harmless};
 
@@ -168,7 +169,8 @@ impl Output {
         let mut writer = Writer { sink, notice, lost: 0, torn: false };
         let queue = Arc::clone(&shared);
         // Without a thread everything is lost, which is no reason not to serve.
-        let _ = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
+        let _ = thread.spawn(move || {
             loop {
                 writer.take(queue.next());
             }

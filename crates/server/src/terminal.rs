@@ -10,6 +10,8 @@ use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
 use clap::builder::Styles;
 
+use crate::commands::STACK_BYTES;
+
 /// How long the last line may take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -68,7 +70,7 @@ pub(crate) fn error_line(text: &str) {
         let _ = writeln!(stderr(), "{line}");
         let _ = done.send(());
     };
-    if std::thread::Builder::new().spawn(write).is_ok() {
+    if std::thread::Builder::new().stack_size(STACK_BYTES).spawn(write).is_ok() {
         let _ = wait.recv_timeout(LAST_WORDS);
     }
 }

@@ -94,6 +94,71 @@ async fn a_write_ahead_log_that_is_deleted_is_noticed_like_the_database() {
     app.client.post(&app.path("/msg"), &message()).await.expect(503);
 }
 
+/// Cuts a file of a running server's store.
+fn cut(server: &TestServer, suffix: &str, bytes: u64) {
+    let path = server.folder().join(format!("postrider.db{suffix}"));
+    std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_store_whose_files_are_cut_accepts_nothing_more_says_why_and_starts_again() {
+    for (suffix, left) in [("-wal", 0), ("-wal", 1_000), ("", 0), ("", 4_096)] {
+        let mut server = server().start().await;
+        let app = server.app().await;
+        for _ in 0..3 {
+            app.client.post(&app.path("/msg"), &message()).await.expect(202);
+        }
+        wait::until("everything to be in the database", async || {
+            let wal = std::fs::metadata(server.folder().join("postrider.db-wal")).unwrap().len();
+            let database = std::fs::metadata(database(&server)).unwrap().len();
+            (wal > 20_000 && database > 20_000).then_some(())
+        })
+        .await;
+        cut(&server, suffix, left);
+        // Not one message more, however quickly it comes.
+        app.client.post(&app.path("/msg"), &message()).await.expect(503);
+        let health = server.client().get("/api/v1/health").await;
+        assert_eq!(health.status, 500, "{}", health.text());
+        let named = format!("postrider.db{suffix} was cut to {left} bytes");
+        assert!(health.text().contains(&named), "{}", health.text());
+        assert!(server.log().contains(&named) && server.log().contains("ERROR"), "{}", server.log());
+        server.terminate().await;
+        if suffix == "-wal" {
+            server.start().await;
+            let app = server.app().await;
+            app.client.post(&app.path("/msg"), &message()).await.expect(202);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_was_cut_in_the_middle_is_called_damaged_at_the_next_start() {
+    let mut server = server().start().await;
+    server.app().await;
+    server.terminate().await;
+    let path = database(&server);
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(10_000).unwrap();
+    let url = format!("sqlite://{}", path.display());
+    let settings = [("POSTRIDER_SERVER__LISTEN", "127.0.0.1:0"), ("POSTRIDER_STORE__URL", &*url)];
+    let finished = process::run(PROGRAM, &["serve"], &settings, server.folder()).await;
+    assert!(!finished.status.success(), "{finished:?}");
+    assert!(finished.stderr.contains("damaged"), "{finished:?}");
+}
+
+#[tokio::test]
+async fn what_other_programs_do_with_the_write_ahead_log_is_no_harm() {
+    let server = server().start().await;
+    let app = server.app().await;
+    for _ in 0..5 {
+        app.client.post(&app.path("/msg"), &message()).await.expect(202);
+        let other = rusqlite::Connection::open(database(&server)).unwrap();
+        other.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        other.close().unwrap();
+    }
+    app.client.post(&app.path("/msg"), &message()).await.expect(202);
+    server.client().get("/api/v1/health").await.expect(204);
+}
+
 #[tokio::test]
 async fn a_copy_of_the_database_of_a_quiet_server_alone_is_complete() {
     let server = server().start().await;

@@ -171,8 +171,9 @@ async fn an_operator_who_can_not_be_told_keeps_no_other_from_being_told() {
     let (operator, other) = (Operator::of(&server).await, Operator::of_environment(&server, OTHER).await);
     server.terminate().await;
     let database = rusqlite::Connection::open(server.store_path()).unwrap();
-    let of_other = format!("application_no = (SELECT no FROM application WHERE uid = '{OTHER}')");
-    assert_eq!(database.execute(&format!("UPDATE endpoint SET event_types = '{{' WHERE {of_other}"), []).unwrap(), 1);
+    // An id with a byte too many: nothing can be sent to that application.
+    let longer = format!("UPDATE application SET id = CAST(id || x'00' AS BLOB) WHERE uid = '{OTHER}'");
+    assert_eq!(database.execute(&longer, []).unwrap(), 1);
     // More than are sent at a time.
     let waiting = format!(
         r#"WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 300)
@@ -194,7 +195,8 @@ async fn an_operator_who_can_not_be_told_keeps_no_other_from_being_told() {
     // And he is told when he can be.
     server.terminate().await;
     let database = rusqlite::Connection::open(server.store_path()).unwrap();
-    database.execute(&format!("UPDATE endpoint SET event_types = NULL WHERE {of_other}"), []).unwrap();
+    let again = format!("UPDATE application SET id = substr(id, 1, 20) WHERE uid = '{OTHER}'");
+    assert_eq!(database.execute(&again, []).unwrap(), 1);
     let left: i64 = database.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0)).unwrap();
     assert_eq!(left, 300);
     drop(database);

@@ -153,24 +153,40 @@ async fn two_signals_within_a_second_do_not_end_the_drain() {
 }
 
 #[tokio::test]
-async fn a_hang_up_ends_it_in_order() {
-    let mut server = server().start().await;
-    let app = server.app().await;
-    let receiver = Receiver::always(Reply::ok().after(Duration::from_millis(1_500))).await;
-    app.endpoint(&receiver.url()).await;
-    let message = app.send("a", &json!({})).await;
-    receiver.wait_for_id(&message).await;
-    server.signal(Signal::HUP);
-    assert_eq!(server.ended().await.code(), Some(0));
-    server.start().await;
-    assert_eq!(app.attempts(&message).await[0]["status"], 0);
-    assert_eq!(receiver.requests().len(), 1);
+async fn a_hang_up_and_whatever_else_asks_for_an_end_ends_it_in_order() {
+    for signal in [Signal::HUP, Signal::QUIT, Signal::XCPU, Signal::POWER] {
+        let mut server = server().start().await;
+        let app = server.app().await;
+        let receiver = Receiver::always(Reply::ok().after(Duration::from_millis(1_500))).await;
+        app.endpoint(&receiver.url()).await;
+        let message = app.send("a", &json!({})).await;
+        receiver.wait_for_id(&message).await;
+        server.signal(signal);
+        assert_eq!(server.ended().await.code(), Some(0), "{signal:?}");
+        server.start().await;
+        assert_eq!(app.attempts(&message).await[0]["status"], 0, "{signal:?}");
+        assert_eq!(receiver.requests().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn no_size_of_stacks_in_the_environment_keeps_it_from_working() {
+    for size in ["0", "1", "18446744073709551615"] {
+        let mut server = server().variable("RUST_MIN_STACK", size).start().await;
+        let app = server.app().await;
+        let receiver = Receiver::always(Reply::ok()).await;
+        app.endpoint(&receiver.url()).await;
+        let message = app.send("a", &json!({})).await;
+        receiver.wait_for_id(&message).await;
+        assert_eq!(server.terminate().await.code(), Some(0), "{size}");
+    }
 }
 
 #[tokio::test]
 async fn signals_that_mean_nothing_here_do_not_end_it() {
     let mut server = server().start().await;
     for signal in [
+        Signal::TRAP,
         Signal::USR1,
         Signal::USR2,
         Signal::ALARM,

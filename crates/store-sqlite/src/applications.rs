@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use crate::SqliteStore;
 use crate::decode::{Columns, SqlError, encode_json, first, listed};
 use crate::idempotency;
-use crate::range::Range;
+use crate::range::{NO_LIMIT, Range};
 use crate::work::{lift_hold, look_again};
 use crate::writer::{Abort, News, Tx, taken};
 
@@ -69,9 +69,10 @@ impl Applications for SqliteStore {
                      ORDER BY id {order} LIMIT ?4"
                 ))?;
                 let ApplicationFilter { with_endpoints, without_disabled } = filter;
+                let environment = environment.as_str();
                 let rows =
-                    statement.query(params![environment.as_str(), low, high, limit, with_endpoints, without_disabled])?;
-                listed(rows, |row| Ok(decode(row)?.value))
+                    statement.query(params![environment, low, high, NO_LIMIT, with_endpoints, without_disabled])?;
+                listed(rows, limit, |row| Ok(decode(row)?.value))
             })
             .await
     }
@@ -122,8 +123,8 @@ impl Applications for SqliteStore {
         self.writer
             .run(move |tx| {
                 let key = find_key(tx, &environment, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
-                tx.prepare_cached("UPDATE application SET deleted_at = ?2, version = version + 1 WHERE no = ?1")?
-                    .execute(params![key.0, now.as_micros()])?;
+                let sql = format!("UPDATE application SET deleted_at = ?2, version = {NEXT_VERSION} WHERE no = ?1");
+                tx.prepare_cached(&sql)?.execute(params![key.0, now.as_micros()])?;
                 tell_endpoints(tx, key, true)?;
                 tx.tell(News::ApplicationDeleted);
                 Ok(())
@@ -131,6 +132,12 @@ impl Applications for SqliteStore {
             .await
     }
 }
+
+/// The version after an application's. Whatever is stored, it fits, also added to that of an environment.
+pub(crate) const NEXT_VERSION: &str = "(version & 0x3fffffffffffffff) + 1";
+
+/// The version of the routes of an application, from `application JOIN environment`: both parts only grow.
+pub(crate) const ROUTES_VERSION: &str = "(version & 0x3fffffffffffffff) + (rules_version & 0x3fffffffffffffff)";
 
 /// What [`decode`] reads.
 const COLUMNS: &str = "application.no, application.id, uid, name, throttle_rate, metadata, created_at, updated_at";
@@ -231,11 +238,11 @@ fn change(
     patch.apply(&mut application);
     application.updated_at = now;
     // Caches know applications by their uid and hold their rate, so every change counts as one of the routes.
-    tx.prepare_cached(
+    tx.prepare_cached(&format!(
         "UPDATE application SET uid = ?2, name = ?3, throttle_rate = ?4, metadata = ?5, updated_at = ?6,
-                                version = version + 1
-         WHERE no = ?1",
-    )?
+                                version = {NEXT_VERSION}
+         WHERE no = ?1"
+    ))?
     .execute(params![
         key.0,
         application.uid.as_ref().map(Uid::as_str),

@@ -13,10 +13,10 @@ use rusqlite::{Connection, Row, Statement, params};
 
 use crate::SqliteStore;
 use crate::blocks::{Id, MESSAGES};
-use crate::decode::{SqlError, listed};
+use crate::decode::{SqlError, listed, readable};
 use crate::messages::{self, FILTER, LIVE};
 use crate::postings::{Gathered, List, Named};
-use crate::range::Range;
+use crate::range::{NO_LIMIT, Range};
 use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, PAYLOAD, decode_endpoint, decode_message};
 use crate::terms::{About, Term, Wanted};
 
@@ -113,7 +113,7 @@ fn story(tried: &mut Statement<'_>, message: i64, endpoint: i64) -> Result<Optio
     let mut rows = tried.query(params![message, endpoint])?;
     let mut story: Option<Story> = None;
     while let Some(row) = rows.next()? {
-        let next = Tried::decode(row)?;
+        let Some(next) = readable(Tried::decode(row))? else { continue };
         let standing = next.standing();
         story = Some(match story {
             None => Story { announced: next.next_attempt_at.into_iter().collect(), latest: next, standing },
@@ -167,7 +167,8 @@ fn list(
             }
             let mut found = message.query(params![number, filter.with_payload])?;
             let Some(row) = found.next()? else { continue };
-            let (message, bytes) = messages::sized(decode_message(row)?.value);
+            let Some(message) = readable(decode_message(row))? else { continue };
+            let (message, bytes) = messages::sized(message.value);
             let (canceled, Tried { succeeded, next_attempt_at, .. }) = (story.is_canceled(), story.latest);
             if !page.push(AttemptedMessage { message, succeeded, next_attempt_at, canceled }, bytes) {
                 break;
@@ -210,7 +211,7 @@ fn destinations(
 ) -> Result<Listed<Destination>, SqlError> {
     let Range { low, high, order, limit } = Range::of_ids(scan);
     let mut endpoints = connection.prepare_cached(&destinations_sql(order))?;
-    let endpoints = listed(endpoints.query(params![message.0, low, high, limit])?, decode_endpoint)?;
+    let endpoints = listed(endpoints.query(params![message.0, low, high, NO_LIMIT])?, limit, decode_endpoint)?;
     let mut tried = connection.prepare_cached(TRIED_SQL)?;
     let mut pending = connection.prepare_cached(PENDING_SQL)?;
     let mut found = Vec::with_capacity(endpoints.rows.len());

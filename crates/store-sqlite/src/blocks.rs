@@ -172,7 +172,7 @@ impl<'c> Blocks<'c> {
             unpost: prepare(format!("DELETE FROM {postings} WHERE {owner} = ? AND term = ? AND start = ?"))?,
             covering: prepare(covering_sql(log))?,
             following: prepare(following_sql(log))?,
-            newest: prepare(format!("SELECT max(id) FROM {rows} WHERE {owner} = ?"))?,
+            newest: prepare(format!("SELECT max(id) FROM {rows} WHERE {owner} = ? AND length(id) = 20"))?,
             count: prepare(format!(
                 "SELECT count(*) FROM (SELECT 1 FROM {rows} WHERE {owner} = ? AND id >= ? LIMIT ?)"
             ))?,
@@ -359,16 +359,19 @@ impl Known {
     }
 }
 
+/// What the start of a block meets that makes sense.
+pub(crate) const IS_ID: &str = "length(start) = 20";
+
 /// The block that covers an id: of owner ?1, id ?2.
 pub(crate) fn covering_sql(log: Log) -> String {
     let Log { postings, owner, .. } = log;
-    format!("SELECT max(start) FROM {postings} WHERE {owner} = ?1 AND term = {BLOCK} AND start <= ?2")
+    format!("SELECT max(start) FROM {postings} WHERE {owner} = ?1 AND term = {BLOCK} AND start <= ?2 AND {IS_ID}")
 }
 
 /// The block after the one that begins at ?2, of owner ?1.
 pub(crate) fn following_sql(log: Log) -> String {
     let Log { postings, owner, .. } = log;
-    format!("SELECT min(start) FROM {postings} WHERE {owner} = ?1 AND term = {BLOCK} AND start > ?2")
+    format!("SELECT min(start) FROM {postings} WHERE {owner} = ?1 AND term = {BLOCK} AND start > ?2 AND {IS_ID}")
 }
 
 fn covering(statement: &mut Statement<'_>, owner: i64, id: &Id) -> rusqlite::Result<Option<Id>> {

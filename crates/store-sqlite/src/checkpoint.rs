@@ -6,7 +6,7 @@
 //! WAL in use, the WAL grows, and the thread looks again after a rest that gets longer.
 //!
 //! When hardly anything is written, everything is copied within about two seconds, so that a copy of the database file alone
-//! is complete. The thread also looks whether the files of the store are still there (`files`).
+//! is complete. The thread also looks whether the files of the store are still there and whole (`files`); if not, it copies nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +17,11 @@ use std::time::Duration;
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, ErrorCode};
 
+use crate::decode::SqlError;
 use crate::files::Files;
+
+/// The stack of a thread of the store, whatever `RUST_MIN_STACK` says.
+pub(crate) const STACK_BYTES: usize = 2 * 1024 * 1024;
 
 /// 32 MiB of WAL: long enough that pages which change again and again are copied once, short enough to read quickly at
 /// the next start.
@@ -66,13 +70,15 @@ impl Checkpointer {
     ) -> std::io::Result<Self> {
         let (wake, wakes) = mpsc::sync_channel::<bool>(1);
         let signs = Arc::new(Signs::default());
+        let committed = Arc::clone(&files);
         let watch =
             Watch { own, files, signs: Arc::clone(&signs), reset, rest: 0, longer: 1, seen: 0, copied: 0, calm: 0 };
-        let thread =
-            std::thread::Builder::new().name("store-checkpoint".to_owned()).spawn(move || watch.run(&wakes))?;
+        let thread = std::thread::Builder::new().name("store-checkpoint".to_owned()).stack_size(STACK_BYTES);
+        let thread = thread.spawn(move || watch.run(&wakes))?;
         let hook = wake.clone();
         writer
             .wal_hook(Some(move |_: &mut _, pages: i32| {
+                committed.committed(pages);
                 signs.commits.fetch_add(1, Ordering::Relaxed);
                 if pages >= CHECKPOINT_PAGES && !signs.rests.load(Ordering::Relaxed) {
                     // Full means that it is awake already.
@@ -120,14 +126,15 @@ impl<F: Fn()> Watch<F> {
                 }
                 Ok(true) => {}
                 Err(RecvTimeoutError::Timeout) => self.tick(),
-                Ok(false) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(false) | Err(RecvTimeoutError::Disconnected) => return self.files.let_go(&self.own),
             }
         }
     }
 
     fn tick(&mut self) {
         // Says what is wrong; the writer refuses to write by itself.
-        let _ = self.files.problem();
+        let _ = self.files.problem(&self.own);
+        self.files.tick();
         self.rest = self.rest.saturating_sub(1);
         self.signs.rests.store(self.rest > 0, Ordering::Relaxed);
         let commits = self.signs.commits.load(Ordering::Relaxed);
@@ -141,14 +148,21 @@ impl<F: Fn()> Watch<F> {
 
     /// Copies; true if nothing is left to copy. Rests otherwise.
     fn copy(&mut self) -> bool {
+        if self.files.problem(&self.own).is_some() {
+            // What is wrong must not get into the database.
+            return false;
+        }
         // What is committed meanwhile may be copied or not.
+        let there = self.files.pages(&self.own);
         let commits = self.signs.commits.load(Ordering::Relaxed);
         let copied = copy(&self.own).unwrap_or_else(|error| {
             // A full disk, for instance. The data is safe in the WAL.
             tracing::warn!(%error, "a checkpoint failed; it is tried again");
+            self.files.heard(&SqlError::Driver(error));
             Copied::Part
         });
         if copied == Copied::All {
+            self.files.copied(there);
             (self.copied, self.longer) = (commits, 1);
             return true;
         }

@@ -1,7 +1,12 @@
 //! From rows to the contract's types. What makes no sense is an error that names table, column and row; it never panics.
+//!
+//! The rule for all reads: a row that makes no sense stops nobody but who asks for that row. Whatever reads several leaves it
+//! out, with a warning, and goes on.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 
+use parking_lot::Mutex;
 use postrider_domain::application::Metadata;
 use postrider_domain::ids::{Id, Ksuid};
 use postrider_domain::time::Timestamp;
@@ -9,9 +14,51 @@ use postrider_store::{Listed, PAGE_BYTES, StoreError};
 use rusqlite::types::FromSql;
 use rusqlite::{Row, Rows};
 
+/// Of so many rows it is remembered that they were warned of.
+const MAX_WARNED: usize = 1_000;
+
+/// The rows that were warned of: once is enough.
+static WARNED: Mutex<Option<HashSet<String>>> = Mutex::new(None);
+
 /// An error of the driver. Its text names the cause (disk full, I/O error) and holds no data.
 pub(crate) fn driver(error: &rusqlite::Error) -> StoreError {
+    if is_about_a_value(error) {
+        let (table, column, row) = ("?", "?", "?".to_owned());
+        return StoreError::Inconsistent { table, column, row, problem: error.to_string() };
+    }
     StoreError::Unavailable(error.to_string())
+}
+
+/// Whether a value is not what it should be: to ask again would not help.
+fn is_about_a_value(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
+    matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..))
+}
+
+/// What was read of a row; `None`, with a warning, if it makes no sense.
+pub(crate) fn readable<T>(read: Result<T, SqlError>) -> Result<Option<T>, SqlError> {
+    let error = match read {
+        Ok(row) => return Ok(Some(row)),
+        Err(SqlError::Store(error @ StoreError::Inconsistent { .. })) => error,
+        Err(SqlError::Driver(error)) if is_about_a_value(&error) => driver(&error),
+        Err(error) => return Err(error),
+    };
+    warn(&error.to_string());
+    Ok(None)
+}
+
+/// Says once that a row is left out.
+pub(crate) fn warn(problem: &str) {
+    let mut warned = WARNED.lock();
+    let warned = warned.get_or_insert_default();
+    if warned.contains(problem) {
+        return;
+    }
+    if warned.len() >= MAX_WARNED {
+        warned.clear();
+    }
+    warned.insert(problem.to_owned());
+    tracing::warn!("{problem}; it is left out");
 }
 
 /// What reading and writing closures return: the driver's errors and the contract's.
@@ -34,27 +81,34 @@ impl From<SqlError> for StoreError {
     }
 }
 
-/// All rows of a query.
+/// All rows of a query that make sense.
 pub(crate) fn all<T>(mut rows: Rows<'_>, decode: impl Fn(&Row<'_>) -> Result<T, SqlError>) -> Result<Vec<T>, SqlError> {
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.push(decode(row)?);
+        found.extend(readable(decode(row))?);
     }
     Ok(found)
 }
 
-/// The rows of a query for a page, as many as [`PAGE_BYTES`] allow.
+/// The rows of a query for a page that make sense, `limit` of them or as many as [`PAGE_BYTES`] allow. The query itself has
+/// no limit ([`NO_LIMIT`](crate::range::NO_LIMIT)): what is left out has no place on a page.
 pub(crate) fn listed<T>(
     mut rows: Rows<'_>,
+    limit: i64,
     decode: impl Fn(&Row<'_>) -> Result<T, SqlError>,
 ) -> Result<Listed<T>, SqlError> {
+    let limit = usize::try_from(limit).unwrap_or_default();
     let (mut found, mut bytes) = (Vec::new(), 0);
-    while let Some(row) = rows.next()? {
+    while found.len() < limit
+        && let Some(row) = rows.next()?
+    {
         if bytes >= PAGE_BYTES {
             return Ok(Listed { rows: found, cut: true });
         }
-        bytes += row_bytes(row);
-        found.push(decode(row)?);
+        if let Some(decoded) = readable(decode(row))? {
+            bytes += row_bytes(row);
+            found.push(decoded);
+        }
     }
     Ok(Listed { rows: found, cut: false })
 }
@@ -113,12 +167,7 @@ impl<'row, 'statement> Columns<'row, 'statement> {
                 self.row.get(index)
             }
         };
-        value.map_err(|error| match error {
-            rusqlite::Error::FromSqlConversionFailure(..)
-            | rusqlite::Error::InvalidColumnType(..)
-            | rusqlite::Error::IntegralValueOutOfRange(..) => self.inconsistent(column, &error),
-            error => SqlError::Driver(error),
-        })
+        value.map_err(|error| if is_about_a_value(&error) { self.inconsistent(column, &error) } else { error.into() })
     }
 
     pub(crate) fn id<I: Id>(&self, column: &'static str) -> Result<I, SqlError> {

@@ -17,9 +17,10 @@ use postrider_store::{
 use rusqlite::{Connection, Row, params};
 
 use crate::SqliteStore;
+use crate::applications::NEXT_VERSION;
 use crate::decode::{Columns, SqlError, encode_json, first, listed};
 use crate::inserts::json_list;
-use crate::range::Range;
+use crate::range::{NO_LIMIT, Range};
 use crate::rows::{ENDPOINT_COLUMNS, decode_endpoint, decode_keys, encode_keys};
 use crate::work::{lift_hold, look_again};
 use crate::writer::{Abort, News, Tx, taken};
@@ -63,8 +64,8 @@ impl Endpoints for SqliteStore {
                      WHERE application_no = ?1 AND id >= ?2 AND id < ?3 AND {LIVE}
                      ORDER BY id {order} LIMIT ?4"
                 ))?;
-                let rows = statement.query(params![application.0, low, high, limit])?;
-                listed(rows, |row| Ok(decode_endpoint(row)?.value))
+                let rows = statement.query(params![application.0, low, high, NO_LIMIT])?;
+                listed(rows, limit, |row| Ok(decode_endpoint(row)?.value))
             })
             .await
     }
@@ -372,9 +373,9 @@ fn channels(endpoint: &Endpoint) -> Option<String> {
 
 /// Makes the application's routes newer, has what is pending looked at anew, and tells observers after the commit.
 fn changed(tx: &Tx<'_>, endpoint: EndpointKey) -> Result<(), SqlError> {
-    tx.prepare_cached(
-        "UPDATE application SET version = version + 1 WHERE no = (SELECT application_no FROM endpoint WHERE no = ?)",
-    )?
+    tx.prepare_cached(&format!(
+        "UPDATE application SET version = {NEXT_VERSION} WHERE no = (SELECT application_no FROM endpoint WHERE no = ?)"
+    ))?
     .execute([endpoint.0])?;
     look_again(tx, endpoint)?;
     tx.tell(News::EndpointChanged(endpoint));

@@ -17,7 +17,7 @@ use rusqlite::{Connection, Row, params};
 
 use crate::SqliteStore;
 use crate::applications::environment_number;
-use crate::decode::{Columns, SqlError, all, first};
+use crate::decode::{Columns, SqlError, all, first, readable};
 use crate::writer::{Abort, Tx};
 use crate::{event_types, idempotency};
 
@@ -73,14 +73,21 @@ impl Environments for SqliteStore {
 /// What [`decode_rules`] reads.
 pub(crate) const RULES_COLUMNS: &str = "schema_enforcement, unknown_event_types";
 
+/// Rules that make no sense are none: all applications of the environment depend on them.
 pub(crate) fn decode_rules(row: &Row<'_>) -> Result<MessageRules, SqlError> {
     let columns = Columns::new(row, "environment");
-    let unknown = |column| move || Columns::new(row, "environment").inconsistent(column, &"there is no such code");
+    let unknown = |column| columns.inconsistent(column, &"there is no such code");
+    let schemas = || {
+        let code = columns.get("schema_enforcement")?;
+        SchemaEnforcement::from_code(code).ok_or_else(|| unknown("schema_enforcement"))
+    };
+    let unknown_event_types = || {
+        let code = columns.get("unknown_event_types")?;
+        UnknownEventTypes::from_code(code).ok_or_else(|| unknown("unknown_event_types"))
+    };
     Ok(MessageRules {
-        schemas: SchemaEnforcement::from_code(columns.get("schema_enforcement")?)
-            .ok_or_else(unknown("schema_enforcement"))?,
-        unknown_event_types: UnknownEventTypes::from_code(columns.get("unknown_event_types")?)
-            .ok_or_else(unknown("unknown_event_types"))?,
+        schemas: readable(schemas())?.unwrap_or_default(),
+        unknown_event_types: readable(unknown_event_types())?.unwrap_or_default(),
     })
 }
 
@@ -115,7 +122,7 @@ fn change(
         tx.prepare_cached(
             "UPDATE environment SET schema_enforcement = ?2, unknown_event_types = ?3, public_catalogue = ?4,
                                     settings_created_at = ?5, settings_updated_at = ?6,
-                                    rules_version = rules_version + ?7
+                                    rules_version = (rules_version & 0x3fffffffffffffff) + ?7
              WHERE no = ?1",
         )?
         .execute(params![
@@ -134,7 +141,7 @@ fn change(
 /// An event type changes: what intake knows of it is out of date, if it looks at event types at all.
 pub(crate) fn rules_changed(tx: &Tx<'_>, environment: &EnvironmentId) -> Result<(), SqlError> {
     tx.prepare_cached(
-        "UPDATE environment SET rules_version = rules_version + 1
+        "UPDATE environment SET rules_version = (rules_version & 0x3fffffffffffffff) + 1
          WHERE id = ? AND (schema_enforcement <> 0 OR unknown_event_types <> 0)",
     )?
     .execute([environment.as_str()])?;

@@ -16,7 +16,7 @@ use crate::decode::{Columns, SqlError, all, encode_json, first, listed};
 use crate::environments::rules_changed;
 use crate::idempotency;
 use crate::inserts::json_list;
-use crate::range::Range;
+use crate::range::{NO_LIMIT, Range};
 use crate::writer::{Abort, Tx, taken};
 
 #[async_trait]
@@ -201,9 +201,9 @@ fn list(
         filter.include_archived,
         filter.with_schemas,
         flags,
-        limit
+        NO_LIMIT
     ])?;
-    listed(rows, decode)
+    listed(rows, limit, decode)
 }
 
 fn add_or_revive(

@@ -3,17 +3,28 @@
 //! A store holds signing secrets and payloads. SQLite gives the WAL and its index the permissions of the database, so the
 //! database gets its own before SQLite sees it, whatever the umask.
 //!
-//! Who deletes or replaces a database under a running server leaves it writing into a file that nobody will find again.
-//! Therefore the files are compared with what is at their paths after every commit, and a few times a second.
+//! Who deletes or replaces a database under a running server leaves it writing into a file that nobody will find again; who
+//! makes one shorter takes away what was committed. Therefore the files are compared before and after every commit, and a
+//! few times a second, with what they must be: the same files, not shorter than what is in them. After a commit the WAL is
+//! also looked into: what is appended behind a hole lengthens the file, and is lost all the same.
+//!
+//! A file that is back is as good as ever. What was shortened, or what SQLite calls malformed, is not: nothing is written to
+//! such a store any more, nor copied from its WAL, until it is opened again.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use rusqlite::config::DbConfig;
+use rusqlite::ffi::{SQLITE_IOERR_CORRUPTFS, SQLITE_IOERR_DATA, SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ};
+use rusqlite::{Connection, ErrorCode};
 
 use crate::OpenError;
+use crate::decode::SqlError;
 use crate::migrate::APPLICATION_ID;
 
 /// Where a database names its program, in four bytes (SQLite's file format, 1.3).
@@ -31,8 +42,19 @@ const OTHERS: u32 = 0o077;
 /// The files that SQLite keeps beside a database.
 const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// The files without which what is written goes nowhere, by what is added to the database's name.
-const WATCHED: [&str; 3] = ["", "-wal", "-shm"];
+/// The head of a WAL, and that of each frame in it (SQLite's file format, 4.1).
+const WAL_HEADER_BYTES: u64 = 32;
+const FRAME_HEADER_BYTES: u64 = 24;
+
+/// Where the salt is in both: frames with another one than the WAL's are left from before it was started anew.
+const WAL_SALT_AT: u64 = 16;
+const FRAME_SALT_AT: u64 = 8;
+
+/// What SQLite says if what is stored can't be read.
+const READ_ERRORS: [i32; 4] = [SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ, SQLITE_IOERR_DATA, SQLITE_IOERR_CORRUPTFS];
+
+/// For how many looks an error of reading counts, if it does not come again.
+const LOOKS_AFTER_ERROR: u32 = 2;
 
 /// A path beside that of the database.
 pub(crate) fn beside(database: &Path, suffix: &str) -> PathBuf {
@@ -112,64 +134,320 @@ struct Identity {
     inode: u64,
 }
 
-impl Identity {
-    /// Of what is at a path. `None` if nothing is there.
-    fn at(path: &Path) -> std::io::Result<Option<Self>> {
-        match std::fs::metadata(path) {
-            Ok(found) => Ok(Some(Self { device: found.dev(), inode: found.ino() })),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-            Err(error) => Err(error),
-        }
+/// What is at a path: which file, and how long it is. `None` if nothing is there.
+fn found_at(path: &Path) -> std::io::Result<Option<(Identity, u64)>> {
+    match std::fs::metadata(path) {
+        Ok(found) => Ok(Some((Identity { device: found.dev(), inode: found.ino() }, found.len()))),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
-/// The files as they were opened.
+/// A file as it was opened.
+#[derive(Debug)]
+struct Watched {
+    path: PathBuf,
+    opened: Option<Identity>,
+}
+
+/// What is at the path of a file.
+enum Look {
+    /// The file, so long.
+    Same(u64),
+    /// Nothing can be said of it.
+    Unknown,
+    Wrong(String),
+}
+
+impl Watched {
+    fn note(path: PathBuf) -> (Self, u64) {
+        let found = found_at(&path).ok().flatten();
+        (Self { opened: found.map(|(identity, _)| identity), path }, found.map_or(0, |(_, bytes)| bytes))
+    }
+
+    fn look(&self) -> Look {
+        let Some(opened) = self.opened else { return Look::Unknown };
+        let what = match found_at(&self.path) {
+            Ok(Some((found, bytes))) if found == opened => return Look::Same(bytes),
+            Ok(Some(_)) => "was replaced by another file",
+            Ok(None) => "was deleted or moved away",
+            // Says nothing about the file.
+            Err(_) => return Look::Unknown,
+        };
+        Look::Wrong(format!("{} {what} while it was in use", self.path.display()))
+    }
+
+    fn shortened(&self, bytes: u64, least: u64) -> String {
+        format!("{} was cut to {bytes} bytes, {least} are needed, while it was in use", self.path.display())
+    }
+}
+
+/// What the index of the WAL, which all connections share, says there is.
+struct Claimed {
+    frames: u64,
+    pages: u64,
+}
+
+impl Claimed {
+    /// `None` if this connection has not looked at the WAL yet. Not to be asked in a transaction.
+    fn by(connection: &Connection) -> Option<Self> {
+        let number = |sql: &str, column: usize| connection.query_row(sql, [], |row| row.get::<_, i64>(column)).ok();
+        let frames = number("PRAGMA wal_checkpoint(NOOP)", 1)?;
+        let pages = number("PRAGMA page_count", 0)?;
+        Some(Self { frames: u64::try_from(frames).ok()?, pages: u64::try_from(pages).ok()? })
+    }
+}
+
+/// The files as they were opened, and what was found wrong with them.
 #[derive(Debug)]
 pub(crate) struct Files {
-    opened: Vec<(PathBuf, Option<Identity>)>,
+    database: Watched,
+    wal: Watched,
+    index: Watched,
+    /// To look into the WAL. (To open and close one of the others would end SQLite's locks.)
+    wal_file: Option<File>,
+    page_bytes: u64,
+    database_bytes: AtomicU64,
+    index_bytes: AtomicU64,
+    /// How many frames the WAL has after the last commit of the writer.
+    frames: AtomicU64,
+    /// What only opening the store again can mend.
+    broken: OnceLock<String>,
+    /// Whether reading may end the process: what is mapped into memory is not in the file any more.
+    unreadable: AtomicBool,
+    /// An error of reading, and for how many looks it counts.
+    read_error: Mutex<Option<(String, u32)>>,
     /// What was wrong when they were looked at last.
     problem: Mutex<Option<String>>,
 }
 
 impl Files {
     /// Notes which files there are. To be called when the database is open, and so its companions are there.
-    pub(crate) fn note(database: &Path) -> Self {
-        let identity = |path: PathBuf| {
-            let found = Identity::at(&path).ok().flatten();
-            (path, found)
-        };
-        let opened = WATCHED.iter().map(|suffix| identity(beside(database, suffix))).collect();
-        Self { opened, problem: Mutex::new(None) }
+    pub(crate) fn note(database: &Path, connection: &Connection) -> Self {
+        let (wal, _) = Watched::note(beside(database, "-wal"));
+        let (index, index_bytes) = Watched::note(beside(database, "-shm"));
+        let (database, database_bytes) = Watched::note(database.to_owned());
+        let page_bytes = connection.query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0));
+        Self {
+            wal_file: File::open(&wal.path).ok(),
+            page_bytes: page_bytes.map_or(PAGE_BYTES, i64::unsigned_abs),
+            database,
+            wal,
+            index,
+            database_bytes: AtomicU64::new(database_bytes),
+            index_bytes: AtomicU64::new(index_bytes),
+            frames: AtomicU64::new(Claimed::by(connection).map_or(0, |claimed| claimed.frames)),
+            broken: OnceLock::new(),
+            unreadable: AtomicBool::new(false),
+            read_error: Mutex::default(),
+            problem: Mutex::default(),
+        }
     }
 
-    /// What is wrong with the files, in words; says so in the log when that changes.
-    pub(crate) fn problem(&self) -> Option<String> {
-        let found = self.look();
-        let mut known = self.problem.lock();
-        if *known != found {
-            match &found {
-                Some(problem) => tracing::error!(
-                    "{problem}: nothing is accepted until the server is restarted on the right file, or the file is back"
-                ),
-                None => tracing::info!("the files of the store are back"),
-            }
-            known.clone_from(&found);
-        }
+    /// What is wrong with the files, in words; says so in the log when that changes. Not to be asked in a transaction.
+    pub(crate) fn problem(&self, connection: &Connection) -> Option<String> {
+        let found = self.look(connection);
+        self.tell(&found);
         found
     }
 
-    fn look(&self) -> Option<String> {
-        self.opened.iter().find_map(|(path, opened)| {
-            let opened = (*opened)?;
-            let what = match Identity::at(path) {
-                Ok(Some(found)) if found == opened => return None,
-                Ok(Some(_)) => "was replaced by another file",
-                Ok(None) => "was deleted or moved away",
-                // Says nothing about the file.
-                Err(_) => return None,
-            };
-            Some(format!("{} {what} while it was in use", path.display()))
-        })
+    /// As [`Files::problem`], after a commit of `connection`, which must be in the WAL. `before` is how many frames that had
+    /// before.
+    pub(crate) fn problem_after_commit(&self, connection: &Connection, before: u64) -> Option<String> {
+        if self.broken.get().is_none() && self.has_hole(before) {
+            let frames = self.frames();
+            // Unless another program has started the WAL anew at this very moment: then nothing is lost.
+            if Claimed::by(connection).is_none_or(|claimed| claimed.frames >= frames) {
+                self.fail(format!("{} was cut while it was in use", self.wal.path.display()));
+            }
+        }
+        self.problem(connection)
+    }
+
+    /// How many frames the WAL has after the last commit.
+    pub(crate) fn frames(&self) -> u64 {
+        self.frames.load(Ordering::Relaxed)
+    }
+
+    /// The writer has committed: the WAL has so many frames.
+    pub(crate) fn committed(&self, frames: i32) {
+        self.frames.store(u64::from(frames.unsigned_abs()), Ordering::Relaxed);
+    }
+
+    /// How many pages the database has, wherever they are.
+    pub(crate) fn pages(&self, connection: &Connection) -> u64 {
+        Claimed::by(connection).map_or(0, |claimed| claimed.pages)
+    }
+
+    /// So many pages are in the database's own file.
+    pub(crate) fn copied(&self, pages: u64) {
+        self.database_bytes.fetch_max(pages * self.page_bytes, Ordering::Relaxed);
+    }
+
+    /// Whether only opening the store again can help.
+    pub(crate) fn are_broken(&self) -> bool {
+        self.broken.get().is_some()
+    }
+
+    /// Whether a connection can look at the index of the WAL without ending the process.
+    pub(crate) fn are_readable(&self) -> bool {
+        self.look_at_index();
+        !self.unreadable.load(Ordering::Relaxed)
+    }
+
+    /// Takes in what an error of SQLite says about the files.
+    pub(crate) fn heard(&self, error: &SqlError) {
+        let SqlError::Driver(error) = error else { return };
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                self.fail(format!("{} is damaged ({error})", self.database.path.display()));
+                self.tell(&self.broken.get().cloned());
+            }
+            // Who writes hears of errors of writing by himself, each time.
+            Some(ErrorCode::SystemIoFailure)
+                if READ_ERRORS.contains(&error.sqlite_extended_error_code().unwrap_or(0)) =>
+            {
+                let problem = format!("{} could not be read ({error})", self.database.path.display());
+                *self.read_error.lock() = Some((problem, LOOKS_AFTER_ERROR));
+            }
+            _ => {}
+        }
+    }
+
+    /// Time has passed: an error of reading that did not come again is over.
+    pub(crate) fn tick(&self) {
+        let mut error = self.read_error.lock();
+        *error = error.take().and_then(|(problem, looks)| Some((problem, looks.checked_sub(1)?)));
+    }
+
+    /// For the end of a connection: what may be wrong in the WAL must not be copied.
+    pub(crate) fn let_go(&self, connection: &Connection) {
+        if self.are_broken() {
+            // Fails only for a connection that can do nothing any more.
+            let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        }
+    }
+
+    fn fail(&self, problem: String) {
+        // The first one is what it was.
+        let _ = self.broken.set(problem);
+    }
+
+    fn tell(&self, found: &Option<String>) {
+        let mut known = self.problem.lock();
+        if *known == *found {
+            return;
+        }
+        match found {
+            Some(problem) if self.are_broken() => tracing::error!(
+                "{problem}: nothing is accepted any more; stop the server, see to the file, and start it again"
+            ),
+            Some(problem) => tracing::error!(
+                "{problem}: nothing is accepted until the server is restarted on the right file, or the file is back"
+            ),
+            None => tracing::info!("the files of the store are back"),
+        }
+        known.clone_from(found);
+    }
+
+    fn look(&self, connection: &Connection) -> Option<String> {
+        // First, because to ask SQLite about the others is to look at it.
+        if let Some(problem) = self.look_at_index() {
+            return Some(problem);
+        }
+        if let Some(problem) = self.broken.get() {
+            return Some(problem.clone());
+        }
+        self.look_at_database(connection)
+            .or_else(|| self.look_at_wal(connection))
+            .or_else(|| Some(self.read_error.lock().as_ref()?.0.clone()))
+    }
+
+    /// It only grows. A shorter one would end the process when the part is read that it lacks.
+    fn look_at_index(&self) -> Option<String> {
+        match self.index.look() {
+            Look::Wrong(problem) => return Some(problem),
+            Look::Unknown => {}
+            Look::Same(bytes) => {
+                let known = self.index_bytes.fetch_max(bytes, Ordering::Relaxed);
+                if bytes < known {
+                    self.unreadable.store(true, Ordering::Relaxed);
+                    self.fail(self.index.shortened(bytes, known));
+                }
+            }
+        }
+        if self.unreadable.load(Ordering::Relaxed) { self.broken.get().cloned() } else { None }
+    }
+
+    /// It only grows, too, unless another program makes it smaller (`VACUUM`), and says so in the WAL.
+    fn look_at_database(&self, connection: &Connection) -> Option<String> {
+        match self.database.look() {
+            Look::Wrong(problem) => return Some(problem),
+            Look::Unknown => {}
+            Look::Same(bytes) => {
+                let known = self.database_bytes.fetch_max(bytes, Ordering::Relaxed);
+                if bytes < known {
+                    match Claimed::by(connection) {
+                        None => return None,
+                        Some(Claimed { frames, pages }) if frames > 0 && bytes >= pages * self.page_bytes => {
+                            self.database_bytes.store(bytes, Ordering::Relaxed);
+                        }
+                        Some(_) => self.fail(self.database.shortened(bytes, known)),
+                    }
+                }
+            }
+        }
+        self.broken.get().cloned()
+    }
+
+    /// Another program may empty it when everything is in the database, and says so in the index.
+    fn look_at_wal(&self, connection: &Connection) -> Option<String> {
+        match self.wal.look() {
+            Look::Wrong(problem) => return Some(problem),
+            Look::Unknown => {}
+            Look::Same(bytes) if bytes < self.wal_bytes(self.frames()) => {
+                let claimed = Claimed::by(connection)?;
+                let least = self.wal_bytes(claimed.frames);
+                // Read again: it may have been written since.
+                match self.wal.look() {
+                    Look::Same(bytes) if bytes < least => self.fail(self.wal.shortened(bytes, least)),
+                    _ => {
+                        self.frames.fetch_min(claimed.frames, Ordering::Relaxed);
+                    }
+                }
+            }
+            Look::Same(_) => {}
+        }
+        self.broken.get().cloned()
+    }
+
+    /// How long a WAL with so many frames is at least.
+    fn wal_bytes(&self, frames: u64) -> u64 {
+        if frames == 0 { 0 } else { WAL_HEADER_BYTES + frames * self.frame_bytes() }
+    }
+
+    fn frame_bytes(&self) -> u64 {
+        FRAME_HEADER_BYTES + self.page_bytes
+    }
+
+    /// Whether the WAL lacks its head, the last frame of the last commit, or that of the commit before it.
+    fn has_hole(&self, before: u64) -> bool {
+        let frames = self.frames();
+        let Some(head) = self.salt(WAL_SALT_AT).filter(|_| frames > 0) else { return false };
+        let is_there = |frame: u64| {
+            frame == 0 || self.salt(self.wal_bytes(frame) - self.frame_bytes() + FRAME_SALT_AT) == Some(head)
+        };
+        head == [0; 8] || !is_there(frames) || (before < frames && !is_there(before))
+    }
+
+    /// What is in the WAL at a place where a salt should be: zeros if the file ends before. `None` if it can't be read.
+    fn salt(&self, at: u64) -> Option<[u8; 8]> {
+        let mut salt = [0; 8];
+        match self.wal_file.as_ref()?.read_exact_at(&mut salt, at) {
+            Ok(()) => Some(salt),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Some([0; 8]),
+            Err(_) => None,
+        }
     }
 }
 
@@ -198,18 +476,104 @@ mod tests {
         }
     }
 
+    /// A database with a WAL, and a connection that has written to it.
+    fn database(folder: &Path) -> (PathBuf, Connection) {
+        let path = folder.join("a.db");
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .execute_batch(
+                "PRAGMA page_size = 4096; PRAGMA journal_mode = wal; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (a);
+                 WITH RECURSIVE n (a) AS (SELECT 1 UNION ALL SELECT a + 1 FROM n LIMIT 5000) INSERT INTO t SELECT a FROM n",
+            )
+            .unwrap();
+        (path, connection)
+    }
+
+    fn cut(path: &Path, bytes: u64) {
+        OpenOptions::new().write(true).open(path).unwrap().set_len(bytes).unwrap();
+    }
+
     #[test]
     fn a_file_that_is_deleted_replaced_or_back_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
-        let (path, aside) = (folder.path().join("a.db"), folder.path().join("aside"));
-        std::fs::write(&path, "").unwrap();
-        let files = Files::note(&path);
-        assert_eq!(files.problem(), None);
+        let (path, connection) = database(folder.path());
+        let aside = folder.path().join("aside");
+        let files = Files::note(&path, &connection);
+        assert_eq!(files.problem(&connection), None);
         std::fs::rename(&path, &aside).unwrap();
-        assert!(files.problem().is_some_and(|problem| problem.contains("deleted")));
+        assert!(files.problem(&connection).is_some_and(|problem| problem.contains("deleted")));
         std::fs::write(&path, "").unwrap();
-        assert!(files.problem().is_some_and(|problem| problem.contains("replaced")));
+        assert!(files.problem(&connection).is_some_and(|problem| problem.contains("replaced")));
         std::fs::rename(&aside, &path).unwrap();
-        assert_eq!(files.problem(), None);
+        assert_eq!(files.problem(&connection), None);
+    }
+
+    #[test]
+    fn a_file_that_is_cut_is_noticed_and_stays_broken() {
+        for (suffix, left) in [("-wal", 0), ("-wal", 1_000), ("", 0), ("", 4_096), ("-shm", 0)] {
+            let folder = tempfile::tempdir().unwrap();
+            let (path, connection) = database(folder.path());
+            connection.execute_batch("PRAGMA wal_checkpoint(PASSIVE); INSERT INTO t VALUES (1)").unwrap();
+            let files = Files::note(&path, &connection);
+            assert_eq!(files.problem(&connection), None);
+            cut(&beside(&path, suffix), left);
+            let problem = files.problem(&connection).unwrap();
+            assert!(problem.contains(&format!("a.db{suffix} was cut to {left} bytes")), "{problem}");
+            assert!(files.are_broken());
+            assert_eq!(files.are_readable(), suffix != "-shm");
+            files.let_go(&connection);
+        }
+    }
+
+    #[test]
+    fn a_commit_behind_a_hole_in_the_wal_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, connection) = database(folder.path());
+        let files = Files::note(&path, &connection);
+        let before = files.frames();
+        cut(&beside(&path, "-wal"), 0);
+        connection.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+        files.committed(i32::try_from(Claimed::by(&connection).unwrap().frames).unwrap());
+        let bytes = std::fs::metadata(beside(&path, "-wal")).unwrap().len();
+        assert!(bytes >= files.wal_bytes(files.frames()), "it is as long as it should be");
+        assert!(files.problem_after_commit(&connection, before).is_some());
+        files.let_go(&connection);
+    }
+
+    #[test]
+    fn what_other_programs_may_do_is_no_problem() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, connection) = database(folder.path());
+        let files = Files::note(&path, &connection);
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        assert_eq!(std::fs::metadata(beside(&path, "-wal")).unwrap().len(), 0);
+        assert_eq!(files.problem(&connection), None);
+        other.execute_batch("DELETE FROM t; VACUUM; PRAGMA wal_checkpoint(PASSIVE)").unwrap();
+        assert!(std::fs::metadata(&path).unwrap().len() < files.database_bytes.load(Ordering::Relaxed));
+        assert_eq!(files.problem(&connection), None);
+        connection.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+        let before = files.frames();
+        files.committed(i32::try_from(Claimed::by(&connection).unwrap().frames).unwrap());
+        assert_eq!(files.problem_after_commit(&connection, before), None);
+    }
+
+    #[test]
+    fn an_error_of_reading_counts_until_it_stays_away_and_a_damaged_page_for_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, connection) = database(folder.path());
+        let files = Files::note(&path, &connection);
+        let error = |code| SqlError::Driver(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None));
+        files.heard(&error(rusqlite::ffi::SQLITE_FULL));
+        assert_eq!(files.problem(&connection), None);
+        files.heard(&error(SQLITE_IOERR_READ));
+        assert!(files.problem(&connection).is_some_and(|problem| problem.contains("could not be read")));
+        for _ in 0..=LOOKS_AFTER_ERROR {
+            files.tick();
+        }
+        assert_eq!(files.problem(&connection), None);
+        files.heard(&error(rusqlite::ffi::SQLITE_CORRUPT));
+        files.tick();
+        assert!(files.are_broken() && files.problem(&connection).is_some_and(|problem| problem.contains("damaged")));
     }
 }

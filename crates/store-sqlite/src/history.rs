@@ -2,7 +2,8 @@
 //!
 //! What must hold afterwards is what `blocks` and `tally` promise. A block of which rows go keeps the terms that one of the
 //! rows left meets; a block without rows goes itself, and what comes late in its place belongs to the block before it. Counts
-//! are those of the attempts that are stored. Nothing is left over: the terms to take back are those of the rows that go.
+//! are those of the attempts that are stored. Nothing is left over: the terms to take back are those of the rows that go. (Rows
+//! that make no sense have no terms: they go without a trace, or stay, and stop nothing.)
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +12,7 @@ use postrider_store::{EndpointKey, Standing};
 use rusqlite::{Connection, Row, params};
 
 use crate::blocks::{ATTEMPTS, Id, Log, MESSAGES, covering_sql, following_sql};
-use crate::decode::{Columns, SqlError};
+use crate::decode::{Columns, SqlError, readable};
 use crate::terms::{About, BLOCK, Outcome, Subject, Term, class_of};
 use crate::writer::{Place, Tx};
 
@@ -28,17 +29,17 @@ pub(crate) struct Removal {
 }
 
 /// A message, as far as postings are concerned.
-struct Entry {
+pub(crate) struct Entry {
     no: i64,
-    application: i64,
-    id: Id,
+    pub(crate) application: i64,
+    pub(crate) id: Id,
     event_type: EventTypeName,
     channels: Vec<Channel>,
     tags: Vec<Tag>,
 }
 
 impl Entry {
-    fn decode(row: &Row<'_>) -> Result<Self, SqlError> {
+    pub(crate) fn decode(row: &Row<'_>) -> Result<Self, SqlError> {
         let columns = Columns::new(row, "message");
         let channels: Vec<String> = columns.maybe_json("channels")?.unwrap_or_default();
         let tags: Vec<String> = columns.maybe_json("tags")?.unwrap_or_default();
@@ -52,7 +53,7 @@ impl Entry {
         })
     }
 
-    fn subject(&self) -> Subject<'_> {
+    pub(crate) fn subject(&self) -> Subject<'_> {
         Subject { event_type: &self.event_type, channels: &self.channels, tags: &self.tags }
     }
 }
@@ -91,7 +92,9 @@ impl Tried {
     }
 }
 
-const ENTRY_SQL: &str = "SELECT no, application_no, id, event_type, channels, tags FROM message WHERE no = ?";
+/// What [`Entry::decode`] reads, of message ?1.
+pub(crate) const ENTRY_SQL: &str =
+    "SELECT no, application_no, id, event_type, channels, tags FROM message WHERE no = ?";
 
 const ENTRIES_SQL: &str =
     "SELECT no, application_no, id, event_type, channels, tags FROM message INDEXED BY message_by_id
@@ -123,7 +126,7 @@ fn block(connection: &Connection, log: Log, owner: i64, id: &Id) -> Result<Optio
 fn entry(connection: &Connection, no: i64) -> Result<Option<Entry>, SqlError> {
     let mut statement = connection.prepare_cached(ENTRY_SQL)?;
     let mut rows = statement.query([no])?;
-    rows.next()?.map(Entry::decode).transpose()
+    Ok(rows.next()?.map(|row| readable(Entry::decode(row))).transpose()?.flatten())
 }
 
 fn tried(connection: &Connection, sql: &str, parameters: impl rusqlite::Params) -> Result<Vec<Tried>, SqlError> {
@@ -131,7 +134,7 @@ fn tried(connection: &Connection, sql: &str, parameters: impl rusqlite::Params) 
     let mut rows = statement.query(parameters)?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.push(Tried::decode(row)?);
+        found.extend(readable(Tried::decode(row))?);
     }
     Ok(found)
 }
@@ -243,7 +246,7 @@ fn messages_change(
     let mut rows = statement.query(params![application, start, end])?;
     let mut terms = Vec::new();
     while let Some(row) = rows.next()? {
-        let entry = Entry::decode(row)?;
+        let Some(entry) = readable(Entry::decode(row))? else { continue };
         let goes = removal.messages.contains(&entry.no);
         change.is_empty &= goes;
         terms.clear();

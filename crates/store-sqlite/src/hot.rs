@@ -15,8 +15,9 @@ use postrider_store::{
 };
 use rusqlite::{Connection, OptionalExtension as _, Statement, params};
 
+use crate::applications::{NEXT_VERSION, ROUTES_VERSION};
 use crate::bulk::Bulk;
-use crate::decode::SqlError;
+use crate::decode::{SqlError, readable};
 use crate::indexer::Indexer;
 use crate::inserts::{AttemptRow, DeliveryRow, MessageRow, PayloadRow};
 use crate::keys::{Keys, RUN_KEYS};
@@ -80,13 +81,13 @@ impl<'c> Hot<'c> {
             .prepare("SELECT no FROM endpoint WHERE failing_since IS NOT NULL")?
             .query_map([], |row| row.get(0).map(EndpointKey))?
             .collect::<Result<_, _>>()?;
-        let next = connection.query_row("SELECT next FROM sequence WHERE name = 'message'", [], |row| row.get(0))?;
+        let next = next_number(connection)?;
         Ok(Self {
             connection,
-            version: prepare(
-                "SELECT version + rules_version FROM application JOIN environment ON environment.no = environment_no
-                 WHERE application.no = ? AND deleted_at IS NULL",
-            )?,
+            version: prepare(&format!(
+                "SELECT {ROUTES_VERSION} FROM application JOIN environment ON environment.no = environment_no
+                 WHERE application.no = ? AND deleted_at IS NULL"
+            ))?,
             event_id_taken: prepare("SELECT 1 FROM message WHERE application_no = ? AND event_id = ?")?,
             messages: Bulk::prepare(connection)?,
             payloads: Bulk::prepare(connection)?,
@@ -341,7 +342,7 @@ impl<'c> Hot<'c> {
     /// Makes the delivery wait until `at`, unless its endpoint was deleted meanwhile; returns until when it waits.
     fn reschedule(&mut self, settlement: &Settlement, at: i64) -> Result<Option<i64>, SqlError> {
         let Settlement { endpoint, delivery, made, trigger, .. } = settlement;
-        let row = params![endpoint.0, at, delivery.message.0, made + 1, trigger.code()];
+        let row = params![endpoint.0, at, delivery.message.0, made.saturating_add(1), trigger.code()];
         if self.insert_waiting.execute(row)? == 0 {
             return Ok(None);
         }
@@ -436,6 +437,30 @@ impl<'c> Hot<'c> {
     }
 }
 
+/// Numbers of messages are below this.
+const MAX_NUMBER: i64 = 1 << 62;
+
+/// The number of the next message. What is stored is not believed if there are messages above it, or no numbers.
+fn next_number(connection: &Connection) -> Result<i64, SqlError> {
+    let mut stored = connection.prepare("SELECT next FROM sequence WHERE name = 'message'")?;
+    let stored = readable(stored.query_row([], |row| row.get(0)).optional().map_err(SqlError::from))?.flatten();
+    let newest = "SELECT coalesce(max(no), 0) FROM message WHERE no < ?";
+    let newest: i64 = connection.query_row(newest, [MAX_NUMBER - RESERVE], |row| row.get(0))?;
+    match stored {
+        Some(next) if next > newest && next < MAX_NUMBER => Ok(next),
+        found => {
+            let next = newest + 1;
+            tracing::warn!(
+                ?found,
+                next,
+                "the number of the next message made no sense; it is counted from the newest one"
+            );
+            connection.execute("INSERT OR REPLACE INTO sequence (name, next) VALUES ('message', ?)", [next])?;
+            Ok(next)
+        }
+    }
+}
+
 /// When the pending scheduled delivery is due: what its last attempt said, or at once if there was none. By number, not
 /// by id: retries may follow within the 4 ms that ids resolve.
 const SCHEDULED_DUE_SQL: &str = "SELECT CASE WHEN last.id IS NULL THEN coalesce(message.deliver_at, message.created_at)
@@ -455,10 +480,10 @@ impl<'c> Changes<'c> {
             failing_since: connection.prepare("UPDATE endpoint SET failing_since = ?2 WHERE no = ?1")?,
             disable: connection
                 .prepare("UPDATE endpoint SET disabled = 1, disabled_reason = ?2, disabled_since = ?3 WHERE no = ?1")?,
-            bump_version: connection.prepare(
-                "UPDATE application SET version = version + 1
-                 WHERE no = (SELECT application_no FROM endpoint WHERE no = ?)",
-            )?,
+            bump_version: connection.prepare(&format!(
+                "UPDATE application SET version = {NEXT_VERSION}
+                 WHERE no = (SELECT application_no FROM endpoint WHERE no = ?)"
+            ))?,
             scheduled_due: connection.prepare(SCHEDULED_DUE_SQL)?,
         })
     }

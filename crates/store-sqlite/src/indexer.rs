@@ -6,13 +6,13 @@
 
 use postrider_domain::ids::Id as _;
 use postrider_domain::message::Message;
-use postrider_domain::names::{Channel, EventTypeName, Tag};
 use postrider_store::{ApplicationKey, AttemptRecord, EndpointKey, MessageKey, Settlement, Standing};
 use rusqlite::{Connection, Statement, params};
 
 use crate::attempted::{TRIED_SQL, Tried};
 use crate::blocks::{ATTEMPTS, Blocks, Id, MESSAGES, Rows};
-use crate::decode::{Columns, SqlError};
+use crate::decode::{SqlError, readable};
+use crate::history::{ENTRY_SQL, Entry};
 use crate::tally::Tally;
 use crate::terms::{About, Outcome, Subject, Term, class_of};
 use crate::writer::Place;
@@ -42,8 +42,7 @@ impl<'c> Indexer<'c> {
             messages: Blocks::prepare(connection, MESSAGES)?,
             attempts: Blocks::prepare(connection, ATTEMPTS)?,
             tally: Tally::prepare(connection)?,
-            subject: connection
-                .prepare("SELECT no, application_no, id, event_type, channels, tags FROM message WHERE no = ?")?,
+            subject: connection.prepare(ENTRY_SQL)?,
             attempts_of: connection.prepare(TRIED_SQL)?,
             accepted: Rows::default(),
             attempted: Rows::default(),
@@ -113,17 +112,11 @@ impl<'c> Indexer<'c> {
         let mut rows = self.subject.query([settlement.delivery.message.0])?;
         // An attempt for a message that is not there is in no list either.
         let Some(row) = rows.next()? else { return Ok(()) };
-        let columns = Columns::new(row, "message");
-        let event_type = EventTypeName::from_trusted(columns.get("event_type")?);
-        let channels: Vec<String> = columns.maybe_json("channels")?.unwrap_or_default();
-        let channels: Vec<Channel> = channels.into_iter().map(Channel::from_trusted).collect();
-        let tags: Vec<String> = columns.maybe_json("tags")?.unwrap_or_default();
-        let tags: Vec<Tag> = tags.into_iter().map(Tag::from_trusted).collect();
-        let (application, id) = (ApplicationKey(columns.get("application_no")?), columns.get("id")?);
+        // Nor is one for a message that makes no sense.
+        let Some(message) = readable(Entry::decode(row))? else { return Ok(()) };
         drop(rows);
-        let case =
-            Case { application, id, subject: Subject { event_type: &event_type, channels: &channels, tags: &tags } };
-        self.index(settlement, attempt, next_at, &case)
+        let (application, id, subject) = (ApplicationKey(message.application), message.id, message.subject());
+        self.index(settlement, attempt, next_at, &Case { application, id, subject })
     }
 
     fn index(
@@ -184,7 +177,7 @@ impl<'c> Indexer<'c> {
         let mut rows = self.attempts_of.query(params![message.0, endpoint.0])?;
         let mut stood = None;
         while let Some(row) = rows.next()? {
-            let tried = Tried::decode(row)?;
+            let Some(tried) = readable(Tried::decode(row))? else { continue };
             if tried.id != *attempt.id.ksuid().as_bytes() {
                 stood = stood.max(Some(tried.standing()));
             }

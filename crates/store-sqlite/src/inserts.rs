@@ -108,7 +108,7 @@ impl AttemptRow {
             id: attempt.id,
             message: settlement.delivery.message,
             url,
-            number: settlement.made + 1,
+            number: settlement.made.saturating_add(1),
             trigger: settlement.trigger.code(),
             started_at: attempt.started_at,
             duration_ms: attempt.duration_ms,

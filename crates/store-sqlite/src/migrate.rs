@@ -24,6 +24,11 @@ pub(crate) fn is_current(connection: &Connection, path: &Path) -> Result<bool, O
     Ok(applied(connection, path)? == MIGRATIONS.len())
 }
 
+/// Whether there is nothing in it. Refuses a file that is not ours, or of a newer version.
+pub(crate) fn is_empty(connection: &Connection, path: &Path) -> Result<bool, OpenError> {
+    Ok(applied(connection, path)? == 0)
+}
+
 /// How many migrations were applied; refuses a file that is not ours, or of a newer version.
 fn applied(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
     let driver = |error: rusqlite::Error| OpenError::database(path, &error);

@@ -94,6 +94,22 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// It is no database, or is one no more.
+    #[error(
+        "the file {path} is no store, or it is damaged ({problem}): choose another path in store.url, or restore it from a backup"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        problem: String,
+    },
+    /// It is not a file that can hold a database.
+    #[error("{path} is not a regular file, so it cannot be a store: choose another path in store.url")]
+    NotAFile {
+        /// What is there.
+        path: PathBuf,
+    },
     /// SQLite itself is too old.
     #[error("this postrider was built with SQLite {found}, which can corrupt its files: build it with 3.51.3 or later")]
     OldSqlite {
@@ -134,7 +150,9 @@ impl OpenError {
             Some(rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::ReadOnly) => {
                 Self::Path { path: path.to_owned(), problem: error.to_string() }
             }
-            Some(rusqlite::ErrorCode::NotADatabase) => Self::Foreign { path: path.to_owned() },
+            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+                Self::Damaged { path: path.to_owned(), problem: error.to_string() }
+            }
             _ => Self::Database { path: path.to_owned(), problem: error.to_string() },
         }
     }
@@ -147,6 +165,10 @@ impl SqliteStore {
             return Err(OpenError::OldSqlite { found: rusqlite::version() });
         }
         let path = &resolved(path);
+        // Before anything is made beside it.
+        if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Err(OpenError::NotAFile { path: path.to_owned() });
+        }
         match ownership {
             Ownership::Owner => Self::open_as_owner(path),
             Ownership::Guest => Self::open_as_guest(path),
@@ -158,12 +180,14 @@ impl SqliteStore {
         let is_new = files::prepare(path)?;
         let lock = Arc::new(lock.with_database(path)?);
         // Looked at before anything is written: another program's file must stay as it is.
-        migrate::is_current(&open_file(path)?, path)?;
+        let is_empty = migrate::is_empty(&open_file(path)?, path)?;
         files::tighten_all(path);
         let mut connection = connect(path)?;
         migrate::migrate(&mut connection, path)?;
         if is_new {
             tracing::warn!(path = %path.display(), "made a new, empty store, because there was none");
+        } else if is_empty {
+            tracing::warn!(path = %path.display(), "made a new, empty store of a file that was empty");
         }
         Self::start(path, connection, Some(lock))
     }
@@ -180,13 +204,17 @@ impl SqliteStore {
 
     /// Starts what works on an open store; there is a lock if it is the owner's.
     fn start(path: &Path, connection: Connection, lock: Option<Arc<OwnerLock>>) -> Result<Self, OpenError> {
+        let owned = lock.as_ref().map(|lock| connect(path).map(|own| (own, Arc::clone(lock)))).transpose()?;
+        let owned = owned.map(|(checkpoints, lock)| {
+            let files = Arc::new(Files::note(path, &connection));
+            Owned { checkpoints, lock, files }
+        });
         let readers = |count| -> Result<Readers, OpenError> {
-            (0..count).map(|_| connect_reader(path)).collect::<Result<_, _>>().map(Readers::new)
+            let connections = (0..count).map(|_| connect_reader(path)).collect::<Result<_, _>>()?;
+            Ok(Readers::new(connections, owned.as_ref().map(|owned| Arc::clone(&owned.files))))
         };
         let (readers, lists) = (readers(READERS)?, readers(LISTS)?);
         let observers = Arc::new(Observers::default());
-        let owned = lock.as_ref().map(|lock| connect(path).map(|own| (own, Arc::clone(lock)))).transpose()?;
-        let owned = owned.map(|(checkpoints, lock)| Owned { checkpoints, lock, files: Arc::new(Files::note(path)) });
         let writer =
             Writer::start(connection, owned, Arc::clone(&observers)).map_err(|error| OpenError::path(path, &error))?;
         Ok(Self { writer, readers, lists, observers, progress: tokio::sync::Mutex::default(), lock: Mutex::new(lock) })

@@ -13,7 +13,7 @@ use rusqlite::params;
 use serde::Serialize;
 
 use crate::SqliteStore;
-use crate::decode::{Columns, SqlError, all, first};
+use crate::decode::{Columns, SqlError, all, first, readable};
 use crate::inserts::json_list;
 use crate::range;
 use crate::writer::{Abort, News, Tx};
@@ -78,7 +78,8 @@ const REPORTED_SQL: &str =
              AND told.uid = environment.id AND told.deleted_at IS NULL
      )";
 
-/// The endpoint, if its operator wants to be told of it.
+/// The endpoint, if its operator wants to be told of it. (A notice is no reason to fail what it is about: who reports leaves
+/// out what makes no sense.)
 fn reported(tx: &Tx<'_>, endpoint: EndpointKey) -> Result<Option<Reported>, SqlError> {
     let mut statement = tx.prepare_cached(REPORTED_SQL)?;
     first(statement.query(params![endpoint.0, EnvironmentId::MANAGEMENT])?, |row| {
@@ -144,7 +145,7 @@ fn report(
     kind: NoticeKind,
     fail_since: impl Fn(Option<Timestamp>) -> Option<Timestamp>,
 ) -> Result<(), SqlError> {
-    let Some(reported) = reported(tx, endpoint)? else { return Ok(()) };
+    let Some(reported) = readable(reported(tx, endpoint))?.flatten() else { return Ok(()) };
     let data = EndpointNotice {
         app_id: reported.app_id,
         app_uid: reported.app_uid,
@@ -165,13 +166,13 @@ pub(crate) fn report_attempt(
     attempt: &AttemptRecord,
     kind: NoticeKind,
 ) -> Result<(), SqlError> {
-    let Some(reported) = reported(tx, endpoint)? else { return Ok(()) };
+    let Some(reported) = readable(reported(tx, endpoint))?.flatten() else { return Ok(()) };
     let mut statement = tx.prepare_cached("SELECT no, id, event_id FROM message WHERE no = ?")?;
-    let found = first(statement.query([message.0])?, |row| {
+    let found = readable(first(statement.query([message.0])?, |row| {
         let columns = Columns::new(row, "message");
         Ok((columns.id("id")?, columns.get::<Option<String>>("event_id")?.map(Uid::from_trusted)))
-    })?;
-    let Some((msg_id, msg_event_id)) = found else { return Ok(()) };
+    }))?;
+    let Some((msg_id, msg_event_id)) = found.flatten() else { return Ok(()) };
     let last_attempt =
         LastAttempt { id: attempt.id, response_status_code: attempt.status_code, timestamp: attempt.started_at };
     let Reported { recipient, app_id, app_uid, endpoint_id, .. } = reported;

@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use postrider_store::{Listed, PAGE_BYTES};
 use rusqlite::{Connection, Row, Rows, Statement, params};
 
-use crate::blocks::{Id, Log, covering_sql, following_sql};
-use crate::decode::SqlError;
+use crate::blocks::{IS_ID, Id, Log, covering_sql, following_sql};
+use crate::decode::{SqlError, readable};
 use crate::range::Range;
 use crate::terms::{BLOCK, Term};
 
@@ -31,12 +31,13 @@ pub(crate) struct Gathered<T> {
     found: Listed<T>,
     limit: usize,
     bytes: usize,
+    left_out: bool,
 }
 
 impl<T> Gathered<T> {
     pub(crate) fn new(limit: i64) -> Self {
         let limit = usize::try_from(limit).unwrap_or_default();
-        Self { found: Listed { rows: Vec::new(), cut: false }, limit, bytes: 0 }
+        Self { found: Listed { rows: Vec::new(), cut: false }, limit, bytes: 0, left_out: false }
     }
 
     fn is_full(&self) -> bool {
@@ -60,7 +61,7 @@ impl<T> Gathered<T> {
         !self.is_full()
     }
 
-    /// Adds the rows of a query. `decode` also says how many bytes of what can be large a row holds.
+    /// Adds the rows of a query that make sense. `decode` also says how many bytes of what can be large a row holds.
     pub(crate) fn take(
         &mut self,
         mut rows: Rows<'_>,
@@ -68,13 +69,17 @@ impl<T> Gathered<T> {
     ) -> Result<(), SqlError> {
         while !self.is_full() {
             let Some(row) = rows.next()? else { break };
-            let (row, bytes) = decode(row)?;
-            self.push(row, bytes);
+            match readable(decode(row))? {
+                Some((row, bytes)) => drop(self.push(row, bytes)),
+                None => self.left_out = true,
+            }
         }
         Ok(())
     }
 
-    pub(crate) fn finish(self) -> Listed<T> {
+    /// The page. Where rows were left out, there may be more than the query was asked for.
+    pub(crate) fn finish(mut self) -> Listed<T> {
+        self.found.cut |= self.left_out && !self.found.rows.is_empty();
         self.found
     }
 }
@@ -131,7 +136,7 @@ impl List<'_> {
 
     fn first_block(&self, connection: &Connection) -> Result<Option<Id>, SqlError> {
         let Log { postings, owner, .. } = self.log;
-        let sql = format!("SELECT min(start) FROM {postings} WHERE {owner} = ? AND term = {BLOCK}");
+        let sql = format!("SELECT min(start) FROM {postings} WHERE {owner} = ? AND term = {BLOCK} AND {IS_ID}");
         Ok(connection.prepare_cached(&sql)?.query_row([self.owner], |row| row.get(0))?)
     }
 
@@ -243,7 +248,7 @@ impl Cursor {
 fn chunk_sql(log: Log, order: &str) -> String {
     let Log { postings, owner, .. } = log;
     format!(
-        "SELECT start FROM {postings} WHERE {owner} = ? AND term = ? AND start >= ? AND start < ?
+        "SELECT start FROM {postings} WHERE {owner} = ? AND term = ? AND start >= ? AND start < ? AND {IS_ID}
          ORDER BY start {order} LIMIT {CHUNK}"
     )
 }

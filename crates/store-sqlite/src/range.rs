@@ -15,6 +15,9 @@ pub(crate) struct Range<K> {
     pub(crate) limit: i64,
 }
 
+/// For the `LIMIT` of a query that is read only as far as it is wanted.
+pub(crate) const NO_LIMIT: i64 = -1;
+
 /// A number of rows for `LIMIT`.
 pub(crate) fn limit(rows: usize) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX)

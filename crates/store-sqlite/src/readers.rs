@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
 use crate::decode::SqlError;
+use crate::files::Files;
 
 /// The reading side.
 pub(crate) struct Readers {
@@ -16,13 +17,14 @@ pub(crate) struct Readers {
     turns: Arc<Semaphore>,
     /// How many there are, idle or not.
     count: u32,
+    files: Option<Arc<Files>>,
 }
 
 impl Readers {
-    pub(crate) fn new(connections: Vec<Connection>) -> Self {
+    pub(crate) fn new(connections: Vec<Connection>, files: Option<Arc<Files>>) -> Self {
         let turns = Arc::new(Semaphore::new(connections.len()));
         let count = u32::try_from(connections.len()).unwrap_or(u32::MAX);
-        Self { idle: Arc::new(Mutex::new(connections)), turns, count }
+        Self { idle: Arc::new(Mutex::new(connections)), turns, count, files }
     }
 
     /// Runs `read` on a connection that sees every commit made so far.
@@ -32,16 +34,25 @@ impl Readers {
         F: FnOnce(&Connection) -> Result<T, SqlError> + Send + 'static,
     {
         let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| StoreError::Closed)?;
-        let idle = Arc::clone(&self.idle);
+        let (idle, files) = (Arc::clone(&self.idle), self.files.clone());
         let work = move || {
             // Held until the connection is back, even if nobody waits for the result any more.
             let _turn = turn;
+            if files.as_ref().is_some_and(|files| !files.are_readable()) {
+                return Err(StoreError::Unavailable("its files were cut while they were in use".to_owned()));
+            }
             let connection = idle.lock().pop().ok_or(StoreError::Closed)?;
             // A panic must not take the connection with it: the pool would shrink until nothing can be read.
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(&connection)));
             idle.lock().push(connection);
             match result {
-                Ok(result) => result.map_err(StoreError::from),
+                Ok(Ok(result)) => Ok(result),
+                Ok(Err(error)) => {
+                    if let Some(files) = files {
+                        files.heard(&error);
+                    }
+                    Err(error.into())
+                }
                 Err(_) => Err(StoreError::Unavailable("a read failed unexpectedly; see the log".to_owned())),
             }
         };
@@ -67,6 +78,10 @@ impl Readers {
         // Fails if it is closed already.
         let _ = self.turns.acquire_many(self.count).await;
         self.turns.close();
-        self.idle.lock().clear();
+        for connection in self.idle.lock().drain(..) {
+            if let Some(files) = &self.files {
+                files.let_go(&connection);
+            }
+        }
     }
 }

@@ -22,7 +22,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
 use crate::blocks::Id;
-use crate::decode::SqlError;
+use crate::decode::{SqlError, readable};
 use crate::history::{self, Removal, TRIED_OF_MESSAGE_SQL};
 use crate::limits::MAX_NOTICES;
 use crate::messages::erase;
@@ -318,7 +318,9 @@ fn choose_one(connection: &Connection, message: i64, rows: usize) -> Result<Chos
             chosen.whole = false;
             break;
         }
-        chosen.attempts.push((row.get(0)?, row.get(1)?));
+        // One that makes no sense stays until its endpoint goes.
+        let attempt = || Ok((row.get(0)?, row.get(1)?));
+        chosen.attempts.extend(readable(attempt())?);
     }
     Ok(chosen)
 }
@@ -424,7 +426,8 @@ fn erasure_of(connection: &Connection, at: &mut Erasing, rows: usize) -> Result<
     let mut found = payloads.query(params![at.application, after, limit])?;
     let (mut erased, mut bytes) = (Vec::new(), 0);
     while let Some(row) = found.next()? {
-        at.erased = Some(row.get(0)?);
+        // The place of one that makes no sense is that of the one before it.
+        at.erased = readable(row.get(0).map_err(SqlError::from))?.or(at.erased);
         erased.push(MessageKey(row.get(1)?));
         bytes += row.get::<_, i64>(2)?;
         if bytes >= MAX_BYTES_ERASED {

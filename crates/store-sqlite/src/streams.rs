@@ -12,7 +12,7 @@ use postrider_store::{
 use rusqlite::{Connection, OptionalExtension as _, Rows, params};
 
 use crate::SqliteStore;
-use crate::decode::SqlError;
+use crate::decode::{SqlError, readable};
 use crate::rows::{MESSAGE_COLUMNS, PAYLOAD, decode_message};
 use crate::writer::Abort;
 
@@ -124,7 +124,10 @@ impl Gathered<'_> {
                 return Ok(rows.next()?.is_none());
             }
             let Some(row) = rows.next()? else { return Ok(true) };
-            let message = decode_message(row)?;
+            let Some(message) = readable(decode_message(row))? else {
+                self.looked_at += 1;
+                continue;
+            };
             step(&mut self.slice.position, message.key, message.value.id.ksuid());
             self.looked_at += 1;
             let value = message.value;

@@ -36,8 +36,9 @@ impl<'c> Tally<'c> {
         Ok(Self {
             last: connection.prepare(
                 "SELECT coalesce(
-                     (SELECT until FROM attempt_tally WHERE endpoint_no = ?1 ORDER BY start DESC LIMIT 1),
-                     (SELECT min(start) FROM attempt_posting WHERE endpoint_no = ?1 AND term = 0))",
+                     (SELECT until FROM attempt_tally
+                      WHERE endpoint_no = ?1 AND length(start) = 20 AND length(until) = 20 ORDER BY start DESC LIMIT 1),
+                     (SELECT min(start) FROM attempt_posting WHERE endpoint_no = ?1 AND term = 0 AND length(start) = 20))",
             )?,
             blocks: connection.prepare(&format!(
                 "SELECT count(*) FROM (SELECT 1 FROM attempt_posting

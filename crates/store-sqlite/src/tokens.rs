@@ -7,6 +7,7 @@ use postrider_store::{ApplicationKey, IssuedToken, Once, StoreError, TokenExpiry
 use rusqlite::params;
 
 use crate::SqliteStore;
+use crate::decode::{SqlError, readable};
 use crate::idempotency;
 use crate::writer::Abort;
 
@@ -19,7 +20,13 @@ impl Tokens for SqliteStore {
         self.writer
             .run(move |tx| {
                 tx.execute("INSERT OR IGNORE INTO token_secret (only_row, secret) VALUES (1, ?)", [candidate])?;
-                Ok::<_, Abort<StoreError>>(tx.query_row("SELECT secret FROM token_secret", [], |row| row.get(0))?)
+                let stored = tx.query_row("SELECT secret FROM token_secret", [], |row| row.get(0));
+                if let Some(secret) = readable(stored.map_err(SqlError::from))? {
+                    return Ok::<_, Abort<StoreError>>(secret);
+                }
+                tracing::warn!("the secret of this store's tokens made no sense; there is a new one, and all tokens that were made are invalid");
+                tx.execute("UPDATE token_secret SET secret = ?", [candidate])?;
+                Ok(candidate)
             })
             .await
     }

@@ -21,7 +21,8 @@ use postrider_store::{
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
-use crate::decode::{Columns, SqlError, all, first};
+use crate::applications::ROUTES_VERSION;
+use crate::decode::{Columns, SqlError, all, first, readable};
 use crate::environments::{RULES_COLUMNS, decode_rules};
 use crate::hot::{SCHEDULED_LATER, delivery_key};
 use crate::rows::{
@@ -107,7 +108,9 @@ impl Work for SqliteStore {
                 let mut rows = due.query([range::limit(limit.saturating_add(1))])?;
                 let mut wakes = Wakes::default();
                 while let Some(row) = rows.next()? {
-                    let due_at = Timestamp::from_micros(row.get(1)?);
+                    let Some(due_at) = readable(row.get(1).map_err(SqlError::from))?.map(Timestamp::from_micros) else {
+                        continue;
+                    };
                     if due_at > now || wakes.endpoints.len() == limit {
                         wakes.next_at = Some(due_at);
                         break;
@@ -129,7 +132,9 @@ impl Work for SqliteStore {
             .run(move |tx| {
                 tx.prepare_cached("DELETE FROM endpoint_hold WHERE endpoint_no = ?")?.execute([endpoint.0])?;
                 let next: Option<i64> = tx
-                    .prepare_cached("SELECT min(due_at) FROM delivery WHERE endpoint_no = ? AND due_at > ?")?
+                    .prepare_cached(
+                        "SELECT min(due_at) FROM delivery WHERE endpoint_no = ? AND due_at > ? AND due_at < ''",
+                    )?
                     .query_row(params![endpoint.0, after.as_micros()], |row| row.get(0))?;
                 if let Some(due_at) = next {
                     lower_wake(tx, endpoint, Timestamp::from_micros(due_at))?;
@@ -169,7 +174,8 @@ impl Work for SqliteStore {
                 let mut statement = connection.prepare_cached(
                     "SELECT endpoint_no, not_before, reason FROM endpoint_hold WHERE endpoint_no = ?",
                 )?;
-                first(statement.query([endpoint.0])?, |row| Ok(decode_hold(row)?.1))
+                // One that makes no sense holds nothing.
+                Ok(readable(first(statement.query([endpoint.0])?, |row| Ok(decode_hold(row)?.1)))?.flatten())
             })
             .await
     }
@@ -200,7 +206,12 @@ impl Work for SqliteStore {
         let latest = now.saturating_add(longest).as_micros();
         self.writer
             .run(move |tx| {
-                tx.execute("UPDATE endpoint_hold SET not_before = min(not_before, ?)", [latest])?;
+                let unreadable = "typeof(not_before) <> 'integer' OR typeof(reason) <> 'text'";
+                let removed = tx.execute(&format!("DELETE FROM endpoint_hold WHERE {unreadable}"), [])?;
+                if removed > 0 {
+                    tracing::warn!(removed, "what held endpoints back made no sense, and was removed");
+                }
+                tx.execute("UPDATE endpoint_hold SET not_before = ?1 WHERE not_before > ?1", [latest])?;
                 Ok::<_, Abort<StoreError>>(())
             })
             .await?;
@@ -239,16 +250,19 @@ impl Work for SqliteStore {
                          FROM busy WHERE busy.endpoint_no IS NOT NULL
                      )
                      INSERT INTO wake (endpoint_no, due_at)
-                     SELECT endpoint_no, max(
-                         (SELECT min(due_at) FROM delivery WHERE delivery.endpoint_no = busy.endpoint_no),
-                         coalesce((SELECT not_before FROM endpoint_hold WHERE endpoint_no = busy.endpoint_no), 0)
-                     )
-                     FROM busy WHERE endpoint_no IS NOT NULL",
+                     SELECT endpoint_no, due_at FROM (
+                         SELECT endpoint_no, max(
+                             (SELECT min(due_at) FROM delivery WHERE delivery.endpoint_no = busy.endpoint_no),
+                             coalesce((SELECT not_before FROM endpoint_hold WHERE endpoint_no = busy.endpoint_no), 0)
+                         ) AS due_at
+                         FROM busy WHERE endpoint_no IS NOT NULL
+                     ) WHERE typeof(endpoint_no) = 'integer' AND typeof(due_at) = 'integer'",
                     [],
                 )?;
                 let endpoints = tx.changes();
                 tx.execute(
-                    "INSERT OR IGNORE INTO wake (endpoint_no, due_at) SELECT endpoint_no, not_before FROM endpoint_hold",
+                    "INSERT OR IGNORE INTO wake (endpoint_no, due_at)
+                     SELECT endpoint_no, not_before FROM endpoint_hold WHERE typeof(not_before) = 'integer'",
                     [],
                 )?;
                 Ok::<_, Abort<StoreError>>(endpoints)
@@ -553,7 +567,7 @@ fn read_routes(
     // Application and endpoints in one snapshot: the version must be the one that these endpoints belong to.
     let snapshot = connection.unchecked_transaction()?;
     let mut statement = snapshot.prepare_cached(&format!(
-        "SELECT application.no, application.id, version + rules_version AS version, rules_version, {RULES_COLUMNS} FROM application
+        "SELECT application.no, application.id, {ROUTES_VERSION} AS version, rules_version, {RULES_COLUMNS} FROM application
          JOIN environment ON environment.no = environment_no
          WHERE environment.id = ? AND {by} = ? AND deleted_at IS NULL"
     ))?;
@@ -572,7 +586,8 @@ fn read_routes(
     let mut rows = statement.query([key.0])?;
     let mut targets = Vec::new();
     while let Some(row) = rows.next()? {
-        targets.push(Arc::new(decode_target(row)?));
+        // One that makes no sense gets nothing; its neighbours do.
+        targets.extend(readable(decode_target(row))?.map(Arc::new));
     }
     Ok(Some(Routes { application: key, id, version, rules, rules_version, targets }))
 }
@@ -605,25 +620,31 @@ fn read_due(connection: &Connection, endpoint: EndpointKey, slice: &Slice) -> Re
         if found.len() >= slice.limit || (bytes >= slice.max_bytes && !found.is_empty()) {
             break;
         }
-        let key = delivery_key(row.get("due_at")?, row.get("message_no")?);
+        // What makes no sense waits until it does.
+        let Some(key) = readable(decode_key(row))? else { continue };
         if slice.held.contains(&key) {
             continue;
         }
-        // None if the message itself is gone.
-        let number: Option<i64> = row.get(0)?;
-        let message = number.map(|_| decode_message(row)).transpose()?.map(|stored| stored.value);
-        let message = message.filter(|message| message.payload.is_some());
-        bytes += message.as_ref().map_or(0, payload_bytes);
-        let (made, trigger) = (row.get("made")?, row.get("trigger")?);
-        found.push(Due {
-            key,
-            made,
-            trigger: Trigger::from_code(trigger),
-            fresh: made == 0 && trigger == Trigger::Scheduled.code(),
-            message: message.map(Arc::new),
-        });
+        let Some(due) = readable(decode_due(row, key))? else { continue };
+        bytes += due.message.as_deref().map_or(0, payload_bytes);
+        found.push(due);
     }
     Ok(found)
+}
+
+fn decode_key(row: &Row<'_>) -> Result<DeliveryKey, SqlError> {
+    Ok(delivery_key(row.get("due_at")?, row.get("message_no")?))
+}
+
+fn decode_due(row: &Row<'_>, key: DeliveryKey) -> Result<Due, SqlError> {
+    // None if the message itself is gone.
+    let number: Option<i64> = row.get(0)?;
+    let message = number.map(|_| decode_message(row)).transpose()?.map(|stored| stored.value);
+    let message = message.filter(|message| message.payload.is_some()).map(Arc::new);
+    let columns = Columns::new(row, "delivery");
+    let (made, trigger) = (columns.get("made")?, columns.get("trigger")?);
+    let fresh = made == 0 && trigger == Trigger::Scheduled.code();
+    Ok(Due { key, made, trigger: Trigger::from_code(trigger), fresh, message })
 }
 
 fn payload_bytes(message: &Message) -> usize {

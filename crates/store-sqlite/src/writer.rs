@@ -31,8 +31,8 @@ use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
-use crate::checkpoint::{self, Checkpointer};
-use crate::decode::{SqlError, driver};
+use crate::checkpoint::{self, Checkpointer, STACK_BYTES};
+use crate::decode::SqlError;
 use crate::files::Files;
 use crate::hot::Hot;
 use crate::lock::OwnerLock;
@@ -75,6 +75,7 @@ pub(crate) struct Tx<'c> {
     news: RefCell<Vec<News>>,
     /// Of whom the hot path must forget where rows are.
     moved: RefCell<Vec<Place>>,
+    files: Option<&'c Files>,
 }
 
 impl Tx<'_> {
@@ -128,10 +129,13 @@ pub(crate) fn taken(error: rusqlite::Error) -> Abort<WriteError> {
 /// Told after the commit: `None` if it reached the disk.
 type Done = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 
+/// Any other write. Without a transaction it is not carried out, and who asked is told why.
+type Other = Box<dyn FnOnce(Option<&Tx<'_>>) -> Done + Send>;
+
 enum Job {
     Accept(Vec<NewMessage>, oneshot::Sender<Vec<Result<Accepted, AcceptError>>>),
     Settle(Settling),
-    Other(Box<dyn FnOnce(&Tx<'_>) -> Done + Send>),
+    Other(Other),
 }
 
 /// Results to store.
@@ -179,16 +183,20 @@ impl Writer {
                 Some(Checkpointer::start(owned.checkpoints, Arc::clone(&owned.files), &mut connection, reset)?);
             (lock, files) = (Some(owned.lock), Some(owned.files));
         }
-        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name("store-writer".to_owned()).stack_size(STACK_BYTES);
+        let thread = thread.spawn(move || {
             match Hot::prepare(&connection) {
                 Ok(hot) => {
                     let observers = &observers;
-                    Loop { connection: &connection, hot, observers, files, aside: None }.run(&queue);
+                    Loop { connection: &connection, hot, observers, files: files.as_deref(), aside: None }.run(&queue);
                 }
                 Err(error) => tracing::error!(%error, "the store's writer failed to prepare its statements"),
             }
             if let Some(checkpointer) = checkpointer {
                 checkpointer.stop();
+            }
+            if let Some(files) = files {
+                files.let_go(&connection);
             }
             // In this order: see `lock`.
             drop(connection);
@@ -234,11 +242,20 @@ impl Writer {
     {
         let (reply, answer) = oneshot::channel::<Result<T, E>>();
         let job = Job::Other(Box::new(move |tx| {
+            let Some(tx) = tx else {
+                return Box::new(move |failed| {
+                    let error = failed.cloned().unwrap_or(StoreError::Closed);
+                    let _ = reply.send(Err(E::from(error)));
+                });
+            };
             let told_before = tx.news.borrow().len();
             let result = in_savepoint(tx, || write(tx));
             if result.is_err() {
                 // What it had to tell did not happen.
                 tx.news.borrow_mut().truncate(told_before);
+            }
+            if let (Err(Abort::Sql(error)), Some(files)) = (&result, tx.files) {
+                files.heard(error);
             }
             Box::new(move |failed| {
                 let result = match (result, failed) {
@@ -298,7 +315,7 @@ struct Loop<'c> {
     connection: &'c Connection,
     hot: Hot<'c>,
     observers: &'c Observers,
-    files: Option<Arc<Files>>,
+    files: Option<&'c Files>,
     /// What comes first in the next transaction.
     aside: Option<Job>,
 }
@@ -326,7 +343,8 @@ impl Loop<'_> {
 
     /// Carries out `first` and what waits behind it in one transaction; false when told to close.
     fn group(&mut self, first: Job, queue: &mpsc::Receiver<Command>, was_aside: bool) -> bool {
-        let tx = Tx { connection: self.connection, news: RefCell::default(), moved: RefCell::default() };
+        let tx =
+            Tx { connection: self.connection, news: RefCell::default(), moved: RefCell::default(), files: self.files };
         let mut group = Group::default();
         // Results that wait for company do so before the transaction begins: a guest may write meanwhile.
         let (first, second) = match group.company(&first, queue) {
@@ -336,8 +354,8 @@ impl Loop<'_> {
             }
             second => (first, second),
         };
-        let begin = || self.connection.execute_batch("BEGIN IMMEDIATE").err().map(|error| driver(&error));
-        let mut failed = self.lost().or_else(begin);
+        let mut failed = self.lost().or_else(|| self.statement("BEGIN IMMEDIATE"));
+        let frames = self.files.map_or(0, Files::frames);
         self.hot.begin();
         let mut jobs: VecDeque<Job> = std::iter::once(first).chain(second).collect();
         while let Some(job) = jobs.pop_front() {
@@ -361,16 +379,29 @@ impl Loop<'_> {
                 }
             }
         }
-        self.end(&tx, failed, group.done);
+        self.end(&tx, failed, frames, group.done);
         if group.reset_wal {
             self.reset_wal();
         }
         !group.close
     }
 
-    /// Commits, or takes everything back; then tells everybody.
-    fn end(&mut self, tx: &Tx<'_>, failed: Option<StoreError>, done: Vec<Done>) {
-        let failed = failed.or_else(|| self.connection.execute_batch("COMMIT").err().map(|error| driver(&error)));
+    /// Carries out a statement of the transaction itself; returns what went wrong.
+    fn statement(&self, sql: &str) -> Option<StoreError> {
+        let error = SqlError::Driver(self.connection.execute_batch(sql).err()?);
+        self.heard(&error);
+        Some(error.into())
+    }
+
+    fn heard(&self, error: &SqlError) {
+        if let Some(files) = self.files {
+            files.heard(error);
+        }
+    }
+
+    /// Commits, or takes everything back; then tells everybody. `frames` is how long the WAL was before.
+    fn end(&mut self, tx: &Tx<'_>, failed: Option<StoreError>, frames: u64, done: Vec<Done>) {
+        let mut failed = failed.or_else(|| self.statement("COMMIT"));
         if let Some(error) = &failed {
             tracing::error!(%error, jobs = done.len(), "a group of writes failed; all who asked were told");
             self.hot.rolled_back();
@@ -381,9 +412,10 @@ impl Loop<'_> {
         } else {
             self.hot.committed();
             self.tell(tx.news.take());
+            // What went into a file that nobody finds again was not stored, for those who asked.
+            let problem = self.files.and_then(|files| files.problem_after_commit(self.connection, frames));
+            failed = problem.map(StoreError::Unavailable);
         }
-        // What went into a file that nobody finds again was not stored, for those who asked.
-        let failed = failed.or_else(|| self.lost());
         for done in done {
             done(failed.as_ref());
         }
@@ -393,7 +425,7 @@ impl Loop<'_> {
     fn job(&mut self, job: Job, tx: &Tx<'_>) -> (Done, Option<StoreError>) {
         match job {
             Job::Accept(batch, reply) => {
-                let results = guarded(|| self.hot.accept(&batch));
+                let results = guarded(self.files, || self.hot.accept(&batch));
                 let failure = results.as_ref().err().cloned();
                 let done: Done = Box::new(move |failed| {
                     let results = failed.map_or(results, |error| Err(error.clone()));
@@ -406,7 +438,7 @@ impl Loop<'_> {
                 let result = if one_by_one {
                     self.settle_one_by_one(&batch, tx)
                 } else {
-                    settled(|| self.hot.settle(&batch, tx)).map(|()| Vec::new())
+                    settled(self.files, || self.hot.settle(&batch, tx)).map(|()| Vec::new())
                 };
                 let failure = result.as_ref().err().cloned();
                 let done: Done = Box::new(move |failed| {
@@ -417,7 +449,7 @@ impl Loop<'_> {
             Job::Other(run) => {
                 // It may change routes, of which the hot statements remember versions for the length of a group.
                 self.hot.begin();
-                let done = run(tx);
+                let done = run(Some(tx));
                 for place in tx.moved.take() {
                     self.hot.forget_place(place);
                 }
@@ -433,7 +465,7 @@ impl Loop<'_> {
             let told_before = tx.news.borrow().len();
             let one = std::slice::from_ref(settlement);
             let stored = in_savepoint(self.connection, || {
-                settled(|| self.hot.settle(one, tx)).map_err(|error| Abort::<StoreError>::Sql(error.into()))
+                settled(self.files, || self.hot.settle(one, tx)).map_err(|error| Abort::<StoreError>::Sql(error.into()))
             });
             let Err(abort) = stored else { continue };
             self.hot.settle_taken_back();
@@ -478,7 +510,7 @@ impl Loop<'_> {
 
     /// Whether the files of the store are gone.
     fn lost(&self) -> Option<StoreError> {
-        self.files.as_ref()?.problem().map(StoreError::Unavailable)
+        self.files?.problem(self.connection).map(StoreError::Unavailable)
     }
 
     /// Whoever runs the server can see from its log that an endpoint gets nothing any more, and why.
@@ -496,6 +528,9 @@ impl Loop<'_> {
     }
 
     fn reset_wal(&self) {
+        if self.lost().is_some() {
+            return;
+        }
         if let Err(error) = checkpoint::restart(self.connection) {
             // Harmless: the WAL grows a little more, and the next checkpoint tries again.
             tracing::debug!(%error, "the WAL could not be restarted");
@@ -540,26 +575,29 @@ impl Group {
 
 /// What is called for a job that was not carried out, because its group had failed already.
 fn refusal(job: Job) -> Done {
-    Box::new(move |failed| {
-        let error = failed.cloned().unwrap_or(StoreError::Closed);
-        match job {
-            Job::Accept(batch, reply) => drop(reply.send(vec![Err(AcceptError::Store(error)); batch.len()])),
-            Job::Settle(settling) => drop(settling.reply.send(Err(error))),
-            // Its reply is dropped with it, which tells the caller.
-            Job::Other(_) => {}
-        }
-    })
+    let error = |failed: Option<&StoreError>| failed.cloned().unwrap_or(StoreError::Closed);
+    match job {
+        Job::Accept(batch, reply) => Box::new(move |failed| {
+            let _ = reply.send(vec![Err(AcceptError::Store(error(failed))); batch.len()]);
+        }),
+        Job::Settle(settling) => Box::new(move |failed| drop(settling.reply.send(Err(error(failed))))),
+        Job::Other(run) => run(None),
+    }
 }
 
 /// Stores results. What is wrong with one of them, so that trying again does not help, is [`StoreError::Inconsistent`].
-fn settled(write: impl FnOnce() -> Result<(), SqlError>) -> Result<(), StoreError> {
+fn settled(files: Option<&Files>, write: impl FnOnce() -> Result<(), SqlError>) -> Result<(), StoreError> {
     let of_a_result = |problem: String| StoreError::Inconsistent {
         table: "attempt",
         column: "*",
         row: "a result".to_owned(),
         problem,
     };
-    match catch_unwind(AssertUnwindSafe(write)) {
+    let result = catch_unwind(AssertUnwindSafe(write));
+    if let (Ok(Err(error)), Some(files)) = (&result, files) {
+        files.heard(error);
+    }
+    match result {
         Err(_) => Err(of_a_result("it could not be stored because of an internal error; see the log".to_owned())),
         Ok(Err(SqlError::Driver(error))) if is_of_what_is_written(&error) => Err(of_a_result(error.to_string())),
         Ok(result) => result.map_err(StoreError::from),
@@ -575,13 +613,15 @@ fn is_of_what_is_written(error: &rusqlite::Error) -> bool {
 }
 
 /// Runs part of a transaction; a panic is an error.
-fn guarded<T>(write: impl FnOnce() -> Result<T, SqlError>) -> Result<T, StoreError> {
-    catch_unwind(AssertUnwindSafe(write))
-        .unwrap_or_else(|_| {
-            let problem = "a write failed unexpectedly; see the log".to_owned();
-            Err(SqlError::Store(StoreError::Unavailable(problem)))
-        })
-        .map_err(StoreError::from)
+fn guarded<T>(files: Option<&Files>, write: impl FnOnce() -> Result<T, SqlError>) -> Result<T, StoreError> {
+    let result = catch_unwind(AssertUnwindSafe(write)).unwrap_or_else(|_| {
+        let problem = "a write failed unexpectedly; see the log".to_owned();
+        Err(SqlError::Store(StoreError::Unavailable(problem)))
+    });
+    if let (Err(error), Some(files)) = (&result, files) {
+        files.heard(error);
+    }
+    result.map_err(StoreError::from)
 }
 
 fn weigh(job: &Job) -> usize {

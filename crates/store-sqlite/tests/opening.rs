@@ -87,8 +87,34 @@ fn a_file_that_is_no_database_is_left_alone() {
     let text = "Dear diary, ".repeat(1_000);
     std::fs::write(&path, &text).unwrap();
     let error = refused(&path, Ownership::Owner);
-    assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_before_anything_is_made_beside_it() {
+    let (folder, path) = folder();
+    std::fs::create_dir(&path).unwrap();
+    let socket = folder.path().join("socket.db");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for path in [&path, &socket, Path::new("/dev/null")] {
+        for ownership in [Ownership::Owner, Ownership::Guest] {
+            let error = refused(path, ownership);
+            assert!(matches!(error, OpenError::NotAFile { .. }), "{error}");
+        }
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "no lock file");
+}
+
+#[tokio::test]
+async fn a_store_whose_first_page_is_gone_is_called_damaged_and_not_another_programs() {
+    let (_folder, path) = folder();
+    SqliteStore::open(&path, Ownership::Owner).unwrap().close().await;
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[..4096].fill(0);
+    std::fs::write(&path, &bytes).unwrap();
+    let error = refused(&path, Ownership::Owner);
+    assert!(error.to_string().contains("damaged") && error.to_string().contains("backup"), "{error}");
 }
 
 #[tokio::test]

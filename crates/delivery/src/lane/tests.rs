@@ -77,6 +77,31 @@ impl Stored {
 }
 
 #[test]
+fn an_endpoint_that_cannot_be_read_is_held_back_and_keeps_no_lane() {
+    let (lane, budgets) = (new_lane(), budgets());
+    let mut state = lane.state.lock();
+    state.wake();
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Target));
+    let until = NOW.saturating_add(Duration::from_secs(600));
+    state.no_target(Some(Hold { until, reason: HoldReason::Trouble }), &budgets);
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Hold(hold) if hold.until == until));
+    state.hold_done();
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Close { waits: false }));
+}
+
+#[test]
+fn an_endpoint_that_does_not_exist_is_parked_and_keeps_no_lane() {
+    let (lane, budgets) = (new_lane(), budgets());
+    let mut state = lane.state.lock();
+    state.wake();
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Target));
+    state.no_target(None, &budgets);
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Park(_)));
+    state.park_done();
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Close { waits: false }));
+}
+
+#[test]
 fn a_load_goes_on_where_the_last_one_ended_and_begins_anew_at_the_end() {
     let (budgets, lane) = (budgets(), new_lane());
     let (mut state, mut stored) = (lane.state.lock(), Stored((1..=8).collect()));

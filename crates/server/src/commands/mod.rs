@@ -15,6 +15,9 @@ pub(crate) mod openapi;
 pub(crate) mod send;
 pub(crate) mod serve;
 
+/// The stack of every thread that this program starts, whatever `RUST_MIN_STACK` says: zero and huge sizes end it.
+pub(crate) const STACK_BYTES: usize = 2 * 1024 * 1024;
+
 /// Runs a command's future to its end, on as many threads as there are cores.
 pub(crate) fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     runtime(0)?.block_on(command)
@@ -26,6 +29,7 @@ pub(crate) fn runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime>
     // Always said: otherwise tokio reads a variable of its own, and panics at one that makes no sense.
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(if threads > 0 { threads } else { cores() })
+        .thread_stack_size(STACK_BYTES)
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")

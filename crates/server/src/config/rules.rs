@@ -35,9 +35,15 @@ pub(super) fn listen_address(text: &str) -> Result<(), String> {
     port.map(drop).ok_or_else(|| format!("must be an address and a port, as in 127.0.0.1:8071, not '{text}'"))
 }
 
+/// What ends a URL in texts and pages, and is written with a percent sign in one.
+const NOT_IN_URLS: &[u8] = b"\"'<>\\^`{|}";
+
 /// An http or https URL to which paths can be added.
 pub(super) fn public_url(text: &str) -> Result<(), String> {
     let wrong = |problem: &str| Err(format!("{problem}: write it as in https://hooks.example.com"));
+    if !text.bytes().all(|byte| byte.is_ascii_graphic() && !NOT_IN_URLS.contains(&byte)) {
+        return wrong("holds a character that cannot stand in a URL as it is");
+    }
     let Ok(url) = Url::parse(text) else { return wrong("is not a URL") };
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return wrong("must be an http or https URL");

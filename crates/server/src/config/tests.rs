@@ -282,7 +282,16 @@ fn ports_are_numbers_and_ranges_in_a_list_or_as_text() {
 fn only_sqlite_urls_name_a_store() {
     assert_eq!(sqlite_path("sqlite:///var/lib/p.db").unwrap(), Path::new("/var/lib/p.db"));
     assert_eq!(sqlite_path("sqlite://p.db").unwrap(), Path::new("p.db"));
-    for url in ["p.db", "sqlite://", "postgres://localhost/p", ""] {
+    for url in [
+        "p.db",
+        "sqlite://",
+        "postgres://localhost/p",
+        "",
+        "sqlite::memory:",
+        "sqlite://:memory:",
+        "sqlite://p.db?mode=memory",
+        "sqlite://p.db?",
+    ] {
         assert!(sqlite_path(url).is_err(), "{url}");
     }
 }

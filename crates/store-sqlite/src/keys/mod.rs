@@ -13,10 +13,10 @@ mod filter;
 use foldhash::HashMap;
 use postrider_domain::time::Timestamp;
 use postrider_store::IdempotencyKey;
-use rusqlite::{Connection, OptionalExtension as _, Statement, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Statement, params};
 
 use self::filter::{Filter, mixed};
-use crate::decode::SqlError;
+use crate::decode::{Columns, SqlError, readable};
 
 pub(crate) use self::filter::RUN_KEYS;
 
@@ -25,6 +25,9 @@ const BUCKETS: i64 = 256;
 
 /// A key and the number of its message.
 const ENTRY_BYTES: usize = 24;
+
+/// What the number of a run meets: those of its buckets are numbers, too.
+const IS_RUN: &str = "no BETWEEN 0 AND 0xffffffffffff";
 
 const BUCKET_SQL: &str = "SELECT entries FROM key_bucket WHERE no = ?";
 
@@ -170,12 +173,12 @@ pub(crate) fn find(connection: &Connection, key: &IdempotencyKey) -> Result<Opti
     let mut log = connection.prepare_cached("SELECT entries FROM key_log ORDER BY no DESC")?;
     let mut rows = log.query([])?;
     while let Some(row) = rows.next()? {
-        let entries = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
+        let Some(entries) = readable(entries(row, 0))? else { continue };
         if let Some(number) = find_in(entries, key) {
             return Ok(Some(number));
         }
     }
-    let mut runs = connection.prepare_cached("SELECT no FROM key_run ORDER BY no DESC")?;
+    let mut runs = connection.prepare_cached(&format!("SELECT no FROM key_run WHERE {IS_RUN} ORDER BY no DESC"))?;
     let mut bucket = connection.prepare_cached(BUCKET_SQL)?;
     let mut rows = runs.query([])?;
     while let Some(row) = rows.next()? {
@@ -189,7 +192,7 @@ pub(crate) fn find(connection: &Connection, key: &IdempotencyKey) -> Result<Opti
 /// Removes the oldest run if all its messages were created before `before`; returns which it was.
 pub(crate) fn drop_old_run(connection: &Connection, before: Timestamp) -> Result<Option<i64>, SqlError> {
     let old: Option<i64> = connection
-        .prepare_cached("SELECT no FROM key_run WHERE newest_at < ? ORDER BY no LIMIT 1")?
+        .prepare_cached(&format!("SELECT no FROM key_run WHERE {IS_RUN} AND newest_at < ? ORDER BY no LIMIT 1"))?
         .query_row([before.as_micros()], |row| row.get(0))
         .optional()?;
     if let Some(run) = old {
@@ -201,14 +204,22 @@ pub(crate) fn drop_old_run(connection: &Connection, before: Timestamp) -> Result
     Ok(old)
 }
 
+/// Entries in a column.
+fn entries<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a [u8], SqlError> {
+    let columns = Columns::new(row, "key_log");
+    row.get_ref(column)?.as_blob().map_err(|error| columns.inconsistent("entries", &error))
+}
+
 /// The keys of the log, and when the newest of their messages was created.
 fn read_log(connection: &Connection) -> Result<(Young, i64), SqlError> {
     let (mut young, mut newest_at) = (Young::default(), 0);
     let mut log = connection.prepare("SELECT newest_at, entries FROM key_log ORDER BY no")?;
     let mut rows = log.query([])?;
     while let Some(row) = rows.next()? {
-        newest_at = newest_at.max(row.get(0)?);
-        let entries = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
+        let read = || Ok((row.get(0)?, entries(row, 1)?));
+        // Keys that make no sense lead nowhere.
+        let Some((at, entries)) = readable(read())? else { continue };
+        newest_at = newest_at.max(at);
         young.extend(entries.chunks_exact(ENTRY_BYTES).map(entry));
     }
     Ok((young, newest_at))
@@ -217,7 +228,7 @@ fn read_log(connection: &Connection) -> Result<(Young, i64), SqlError> {
 /// The filters of all runs, and the number of the next one.
 fn read_runs(connection: &Connection) -> Result<(Filter, i64), SqlError> {
     let mut filter = Filter::default();
-    let mut runs = connection.prepare("SELECT no FROM key_run ORDER BY no")?;
+    let mut runs = connection.prepare(&format!("SELECT no FROM key_run WHERE {IS_RUN} ORDER BY no"))?;
     let mut buckets = connection.prepare("SELECT entries FROM key_bucket WHERE no >= ? AND no < ?")?;
     let mut rows = runs.query([])?;
     let mut next = 0;
@@ -226,7 +237,7 @@ fn read_runs(connection: &Connection) -> Result<(Filter, i64), SqlError> {
         let mut held = Vec::with_capacity(RUN_KEYS);
         let mut rows = buckets.query([run * BUCKETS, (run + 1) * BUCKETS])?;
         while let Some(row) = rows.next()? {
-            let entries = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
+            let Some(entries) = readable(entries(row, 0))? else { continue };
             held.extend(entries.chunks_exact(ENTRY_BYTES).map(|bytes| entry(bytes).0));
         }
         filter.add(run, held.iter());
@@ -270,8 +281,7 @@ fn find_in(entries: &[u8], key: &IdempotencyKey) -> Option<i64> {
 fn find_in_run(bucket: &mut Statement<'_>, run: i64, key: &IdempotencyKey) -> Result<Option<i64>, SqlError> {
     let mut rows = bucket.query([run * BUCKETS + bucket_of(key)])?;
     let Some(row) = rows.next()? else { return Ok(None) };
-    let entries = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
-    Ok(find_in(entries, key))
+    Ok(readable(entries(row, 0))?.and_then(|entries| find_in(entries, key)))
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use serde_json::{Map, Value};
 use crate::SqliteStore;
 use crate::applications::environment_number;
 use crate::decode::{Columns, SqlError, all, encode_json, first, listed};
-use crate::range::{self, Range};
+use crate::range::{self, NO_LIMIT, Range};
 use crate::work::is_full_of_manual;
 use crate::writer::{Abort, News, Tx};
 use crate::{idempotency, messages};
@@ -77,11 +77,11 @@ impl Tasks for SqliteStore {
                     environment.as_str(),
                     low,
                     high,
-                    limit,
+                    NO_LIMIT,
                     filter.kind.map(|kind| kind.map_or("", TaskKind::as_str)),
                     filter.status.map(TaskStatus::as_str)
                 ])?;
-                listed(rows, decode)
+                listed(rows, limit, decode)
             })
             .await
     }
@@ -144,7 +144,8 @@ const RUNNING_SQL: &str = "SELECT id, environment_no, application_no FROM (
          FROM task WHERE status = 'running' AND typeof(id) = 'blob' AND length(id) = 20
      ) WHERE place <= ?";
 
-const REPLAYING_SQL: &str = "SELECT id FROM task WHERE status = 'running' AND endpoint_no = ? LIMIT 1";
+const REPLAYING_SQL: &str =
+    "SELECT id FROM task WHERE status = 'running' AND endpoint_no = ? AND length(id) = 20 LIMIT 1";
 
 const COUNT_SQL: &str = "SELECT count(*), count(*) FILTER (WHERE application_no = ?2) FROM task
      WHERE status = 'running' AND environment_no = ?1";

@@ -21,6 +21,7 @@ use super::message::{Stamp, Template};
 use super::phase::Phase;
 use super::progress::Progress;
 use super::tally::Counts;
+use crate::commands::STACK_BYTES;
 
 /// How long a server may say nothing, or nothing but errors, before the run is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -311,7 +312,11 @@ fn pace(run: Arc<Run>, rate: f64) -> anyhow::Result<()> {
         // One each, so that every connection learns that nothing is left.
         run.due.add_permits(run.load.connections);
     };
-    std::thread::Builder::new().name("pace".into()).spawn(pacer).context("can't start a thread")?;
+    std::thread::Builder::new()
+        .name("pace".into())
+        .stack_size(STACK_BYTES)
+        .spawn(pacer)
+        .context("can't start a thread")?;
     Ok(())
 }
 

@@ -28,6 +28,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::http::{Connection, whole};
+use crate::commands::STACK_BYTES;
 use crate::commands::http1::{empty, serve};
 
 /// Forward what is posted here, signed, and store nothing.
@@ -121,7 +122,8 @@ pub(super) async fn run(args: RelayArgs) -> anyhow::Result<()> {
 /// would keep the process from ending.
 fn input_ended() -> oneshot::Receiver<()> {
     let (ended, wait) = oneshot::channel();
-    std::thread::spawn(move || {
+    // Without a thread it counts as ended.
+    let _ = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         let _ = ended.send(());
     });
