@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::ids::Id;
+use crate::ids::{Id, MessageId};
 
 crate::limits! {
     in "Names";
@@ -26,7 +26,13 @@ pub enum NameError {
     /// A uid that begins like an id could be mistaken for one.
     #[error("must not begin with '{0}', which is how ids begin")]
     Prefix(&'static str),
+    /// A path of the API ends like this where a name may stand, so it would not be found by this name.
+    #[error("must not be '{0}', which is a path of the API")]
+    Path(&'static str),
 }
+
+/// What stands in paths of the API where the `eventId` of a message may stand.
+const MESSAGE_PATHS: [&str; 3] = ["batch", "bulk-expunge", "expunge-all-contents"];
 
 fn check(text: &str) -> Result<(), NameError> {
     if text.is_empty() || text.len() > MAX_NAME_BYTES {
@@ -114,6 +120,11 @@ impl Uid {
         if text.starts_with(I::PREFIX) {
             return Err(NameError::Prefix(I::PREFIX));
         }
+        if I::PREFIX == MessageId::PREFIX
+            && let Some(path) = MESSAGE_PATHS.into_iter().find(|path| *path == text)
+        {
+            return Err(NameError::Path(path));
+        }
         Ok(Self(text.into()))
     }
 }
@@ -159,7 +170,7 @@ impl<I: Id> IdOrUid<I> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{ApplicationId, MessageId};
+    use crate::ids::{ApplicationId, EndpointId};
 
     #[test]
     fn control_characters_never_get_into_a_name() {
@@ -180,6 +191,36 @@ mod tests {
         }
         for text in ["...", "a.", ".a", "..a", "-"] {
             assert!(Uid::parse::<MessageId>(text).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_name_is_hidden_by_a_path_of_the_api() {
+        let document = include_str!("../../../docs/openapi.json");
+        let document: serde_json::Value = serde_json::from_str(document).unwrap();
+        let paths: Vec<Vec<&str>> =
+            document["paths"].as_object().unwrap().keys().map(|path| path.split('/').collect()).collect();
+        let fits = |path: &[&str], template: &[&str]| {
+            path.len() == template.len()
+                && path.iter().zip(template).all(|(part, wanted)| part == wanted || wanted.starts_with('{'))
+        };
+        let mut hidden = Vec::new();
+        for path in &paths {
+            for template in paths.iter().filter(|template| *template != path && fits(path, template)) {
+                let named = template.iter().zip(path).filter(|(name, part)| name.starts_with('{') && name != part);
+                hidden.extend(named.map(|(name, part)| (*name, *part)));
+            }
+        }
+        assert!(hidden.contains(&("{msg_id}", "batch")), "{hidden:?}");
+        for (name, part) in hidden {
+            let taken = match name {
+                "{msg_id}" => Uid::parse::<MessageId>(part).is_ok(),
+                "{app_id}" => Uid::parse::<ApplicationId>(part).is_ok(),
+                "{endpoint_id}" => Uid::parse::<EndpointId>(part).is_ok(),
+                "{event_type_name}" => EventTypeName::parse(part).is_ok(),
+                _ => false,
+            };
+            assert!(!taken, "{name} may be {part}");
         }
     }
 

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use http::Method;
 use postrider_testkit::load::list_messages;
+use postrider_testkit::server::Stderr;
 use postrider_testkit::{Answer, App, Ledger, Receiver, Reply, TestServer, TestServerBuilder, random, wait};
 use serde_json::json;
 
@@ -145,6 +146,25 @@ async fn a_full_file_system_is_never_acked_and_it_recovers_when_there_is_room_ag
     std::fs::remove_file(ballast).unwrap();
     sender.send_until_accepted().await;
     sender.expect_nothing_lost().await;
+    assert_eq!(server.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
+#[ignore = "needs the right to mount a file system: scripts/test runs it where it can"]
+async fn a_log_on_the_same_full_file_system_changes_nothing() {
+    let disk = SmallDisk::mount(32 * MIB);
+    let log = Stderr::File(disk.path().join("log"));
+    let mut server = server().store_folder(disk.path()).stderr(log).set("log.level", "debug").start().await;
+    let mut sender = Sender::new(&server).await;
+    for _ in 0..20 {
+        sender.send().await.expect(202);
+    }
+    let ballast = disk.fill();
+    sender.send_until_full().await;
+    std::fs::remove_file(ballast).unwrap();
+    sender.send_until_accepted().await;
+    sender.expect_nothing_lost().await;
+    server.client().get("/api/v1/health").await.expect(204);
     assert_eq!(server.terminate().await.code(), Some(0));
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use postrider_testkit::process::{self, Finished};
-use postrider_testkit::{TestServer, TestServerBuilder, wait};
+use postrider_testkit::{Ledger, Load, Receiver, Reply, TestServer, TestServerBuilder, wait};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -92,6 +92,35 @@ async fn a_write_ahead_log_that_is_deleted_is_noticed_like_the_database() {
     wait::until("the log to say so", async || server.log().contains("postrider.db-wal was deleted").then_some(()))
         .await;
     app.client.post(&app.path("/msg"), &message()).await.expect(503);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_file_descriptors_nothing_is_lost_and_it_goes_on_when_there_are_some() {
+    let ledger = Ledger::new();
+    let noted = ledger.clone();
+    let answer = move |request: &_| {
+        noted.note(request);
+        Reply::ok()
+    };
+    let receiver = Receiver::builder(answer).forgetful().start().await;
+    let mut server = server().start().await;
+    let app = server.app().await;
+    app.endpoint(&receiver.at("hook")).await;
+    let load = Load::start(&app, 4);
+    load.progress(50).await;
+    server.limit_open_files(Some(8));
+    wait::until("descriptors to be missed", async || {
+        server.log().contains("failed to accept a connection").then_some(())
+    })
+    .await;
+    server.limit_open_files(None);
+    load.progress(50).await;
+    let acked = load.finish().await;
+    let ids: Vec<&str> = acked.iter().map(|message| message.id.as_str()).collect();
+    ledger.wait_for(&["/hook".to_owned()], &ids).await;
+    assert_eq!(ledger.repeated(), []);
+    server.client().get("/api/v1/health").await.expect(204);
+    assert_eq!(server.terminate().await.code(), Some(0));
 }
 
 /// Cuts a file of a running server's store.

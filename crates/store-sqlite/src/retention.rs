@@ -77,7 +77,7 @@ impl Retention for SqliteStore {
             return Ok(Swept { removed: 0, more: false });
         }
         let swept = Swept { removed: slice.expired.len(), more: slice.more };
-        self.writer.run(move |tx| Ok::<_, Abort<StoreError>>(write(tx, slice, kept)?)).await?;
+        self.writer.run_rows(rows, move |tx| Ok::<_, Abort<StoreError>>(write(tx, slice, kept)?)).await?;
         Ok(swept)
     }
 
@@ -101,7 +101,8 @@ impl Retention for SqliteStore {
         };
         let step = self.lists.run_at_once(read).await?;
         let Step { chosen, walk, ended } = step;
-        let removed = self.writer.run(move |tx| Ok::<_, Abort<StoreError>>(remove_chosen(tx, &chosen)?)).await?;
+        let removed =
+            self.writer.run_rows(rows, move |tx| Ok::<_, Abort<StoreError>>(remove_chosen(tx, &chosen)?)).await?;
         if !ended {
             progress.walk = Some(walk);
         }
@@ -116,7 +117,7 @@ impl Retention for SqliteStore {
         let (at, erasure) = self.lists.run_at_once(read).await?;
         progress.erasing = at;
         let Some(erasure) = erasure else { return Ok(Swept { removed: 0, more: false }) };
-        let removed = self.writer.run(move |tx| Ok::<_, Abort<StoreError>>(erasure.carry_out(tx)?)).await?;
+        let removed = self.writer.run_rows(rows, move |tx| Ok::<_, Abort<StoreError>>(erasure.carry_out(tx)?)).await?;
         Ok(Swept { removed, more: true })
     }
 
@@ -138,7 +139,9 @@ impl Retention for SqliteStore {
                 if notices > 0 {
                     tracing::warn!(notices, "operational webhooks were dropped, because too many waited to be sent");
                 }
-                Ok::<_, Abort<StoreError>>(readers + notices)
+                let expired = "DELETE FROM api_key WHERE id IN (SELECT id FROM api_key WHERE expires_at < ? LIMIT ?)";
+                let keys = tx.prepare_cached(expired)?.execute(params![before.as_micros(), range::limit(rows)])?;
+                Ok::<_, Abort<StoreError>>(readers + notices + keys)
             })
             .await
     }

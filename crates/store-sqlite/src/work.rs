@@ -272,7 +272,7 @@ impl Work for SqliteStore {
 
     async fn cancel_deliveries(&self, endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError> {
         self.writer
-            .run(move |tx| {
+            .run_rows(limit, move |tx| {
                 let removed = tx
                     .prepare_cached(
                         "DELETE FROM delivery WHERE (endpoint_no, due_at, message_no) IN

@@ -44,6 +44,9 @@ const MAX_GROUP_WEIGHT: usize = 1_024;
 /// Results that weigh no more go along with whatever there is.
 const LIGHT: usize = 64;
 
+/// What an ordinary write counts as.
+const FEW_ROWS: usize = 16;
+
 /// How long results wait for company. Long against the pause between two batches of accepts under load, short against
 /// anything a person could notice.
 const SETTLE_PATIENCE: Duration = Duration::from_millis(1);
@@ -135,7 +138,8 @@ type Other = Box<dyn FnOnce(Option<&Tx<'_>>) -> Done + Send>;
 enum Job {
     Accept(Vec<NewMessage>, oneshot::Sender<Vec<Result<Accepted, AcceptError>>>),
     Settle(Settling),
-    Other(Other),
+    /// The number is that of the rows it writes, about.
+    Other(Other, usize),
 }
 
 /// Results to store.
@@ -233,15 +237,25 @@ impl Writer {
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Runs `write` in the next transaction. It is carried out even if the caller no longer waits.
+    /// Runs `write`, which writes a few rows, in the next transaction. It is carried out even if the caller no longer waits.
     pub(crate) async fn run<T, E, F>(&self, write: F) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T, Abort<E>> + Send + 'static,
     {
+        self.run_rows(FEW_ROWS, write).await
+    }
+
+    /// As [`Writer::run`], for a write of about so many rows: others wait for a few of those, not for all there are.
+    pub(crate) async fn run_rows<T, E, F>(&self, rows: usize, write: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, Abort<E>> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel::<Result<T, E>>();
-        let job = Job::Other(Box::new(move |tx| {
+        let write = Box::new(move |tx: Option<&Tx<'_>>| -> Done {
             let Some(tx) = tx else {
                 return Box::new(move |failed| {
                     let error = failed.cloned().unwrap_or(StoreError::Closed);
@@ -267,8 +281,8 @@ impl Writer {
                 // Whoever asked may have gone; the write stands all the same.
                 let _ = reply.send(result);
             })
-        }));
-        self.send(job)?;
+        });
+        self.send(Job::Other(write, rows))?;
         answer.await.map_err(|_| E::from(StoreError::Unavailable("the write was not carried out".to_owned())))?
     }
 
@@ -446,7 +460,7 @@ impl Loop<'_> {
                 });
                 (done, failure)
             }
-            Job::Other(run) => {
+            Job::Other(run, _) => {
                 // It may change routes, of which the hot statements remember versions for the length of a group.
                 self.hot.begin();
                 let done = run(Some(tx));
@@ -581,7 +595,7 @@ fn refusal(job: Job) -> Done {
             let _ = reply.send(vec![Err(AcceptError::Store(error(failed))); batch.len()]);
         }),
         Job::Settle(settling) => Box::new(move |failed| drop(settling.reply.send(Err(error(failed))))),
-        Job::Other(run) => run(None),
+        Job::Other(run, _) => run(None),
     }
 }
 
@@ -628,7 +642,7 @@ fn weigh(job: &Job) -> usize {
     match job {
         Job::Accept(batch, _) => batch.iter().map(NewMessage::rows).sum(),
         Job::Settle(settling) => settling.batch.iter().map(Settlement::rows).sum(),
-        Job::Other(_) => 16,
+        Job::Other(_, rows) => *rows,
     }
 }
 

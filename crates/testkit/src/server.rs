@@ -295,6 +295,17 @@ impl TestServer {
         prlimit(Some(self.pid()), Resource::Fsize, limit).expect("a child process can be limited");
     }
 
+    /// Leaves the process no file descriptor beyond this many; `None` lifts the limit.
+    pub fn limit_open_files(&self, count: Option<u64>) {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.pid().as_raw_nonzero()));
+        let limits = limits.expect("the process runs");
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("there is a limit");
+        // The hard limit, which not everybody may raise, stays.
+        let most = line.split_whitespace().nth(4).and_then(|text| text.parse::<u64>().ok());
+        let limit = Rlimit { current: count.or(most), maximum: most };
+        prlimit(Some(self.pid()), Resource::Nofile, limit).expect("a child process can be limited");
+    }
+
     /// The memory that the process has in use, in bytes.
     pub fn memory_bytes(&self) -> u64 {
         self.status_bytes("VmRSS:")

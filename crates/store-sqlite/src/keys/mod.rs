@@ -46,6 +46,8 @@ pub(crate) struct Keys<'c> {
     young: Young,
     /// When the newest message of the log was created, in microseconds since 1970.
     newest_at: i64,
+    /// The same of the logs that this transaction made runs of.
+    newest_before: i64,
     filter: Filter,
     /// Keys of this transaction, in order. What lies before `logged` is in the log.
     fresh: Vec<IdempotencyKey>,
@@ -70,6 +72,7 @@ impl<'c> Keys<'c> {
             next_run,
             young,
             newest_at,
+            newest_before: 0,
             filter,
             fresh: Vec::new(),
             logged: 0,
@@ -133,6 +136,8 @@ impl<'c> Keys<'c> {
             self.next_run = run + 1;
         }
         self.clear_log.execute([])?;
+        // That of the next log is learned from its own keys: a clock that was wrong once dates no more than a run.
+        self.newest_before = self.newest_before.max(std::mem::take(&mut self.newest_at));
         Ok(())
     }
 
@@ -143,6 +148,7 @@ impl<'c> Keys<'c> {
         }
         self.fresh.clear();
         self.logged = 0;
+        self.newest_before = 0;
     }
 
     /// The transaction came to nothing.
@@ -153,6 +159,7 @@ impl<'c> Keys<'c> {
             }
             self.next_run = self.next_run.min(run);
         }
+        self.newest_at = self.newest_at.max(std::mem::take(&mut self.newest_before));
         // If a key was there before, it was too old to count.
         for key in self.fresh.drain(..) {
             self.young.remove(&key);
@@ -189,10 +196,13 @@ pub(crate) fn find(connection: &Connection, key: &IdempotencyKey) -> Result<Opti
     Ok(None)
 }
 
-/// Removes the oldest run if all its messages were created before `before`; returns which it was.
+/// Removes the oldest run if all its messages were created before `before`; returns which it was. A run that is older than one
+/// which is old is old, too, whatever a clock said that was wrong.
 pub(crate) fn drop_old_run(connection: &Connection, before: Timestamp) -> Result<Option<i64>, SqlError> {
     let old: Option<i64> = connection
-        .prepare_cached(&format!("SELECT no FROM key_run WHERE {IS_RUN} AND newest_at < ? ORDER BY no LIMIT 1"))?
+        .prepare_cached(&format!(
+            "SELECT no FROM key_run WHERE {IS_RUN} AND no <= (SELECT max(no) FROM key_run WHERE {IS_RUN} AND newest_at < ?) ORDER BY no LIMIT 1"
+        ))?
         .query_row([before.as_micros()], |row| row.get(0))
         .optional()?;
     if let Some(run) = old {
@@ -422,6 +432,25 @@ mod tests {
         connection.execute_batch("DROP TRIGGER full").unwrap();
         write(&connection, &mut keys, &[vec![(key(0), 101)]], true);
         assert_eq!((count(&connection, "key_run"), count(&connection, "key_log")), (1, 0));
+    }
+
+    #[test]
+    fn a_clock_that_was_wrong_once_keeps_no_run_for_ever() {
+        let connection = database();
+        let mut keys = Keys::prepare(&connection, FEW).unwrap();
+        let batch = |first: u8| -> Vec<_> { (first..first + FEW as u8).map(|number| (key(number), 1)).collect() };
+        for (first, at) in [(0, i64::MAX), (20, 1_000), (40, 2_000)] {
+            connection.execute_batch("BEGIN").unwrap();
+            for (key, message) in batch(first) {
+                keys.insert(key, message, at);
+            }
+            keys.store().unwrap();
+            connection.execute_batch("COMMIT").unwrap();
+            keys.committed();
+        }
+        assert_eq!(drop_old_run(&connection, Timestamp::from_micros(1_500)).unwrap(), Some(0));
+        assert_eq!(drop_old_run(&connection, Timestamp::from_micros(1_500)).unwrap(), Some(1));
+        assert_eq!(drop_old_run(&connection, Timestamp::from_micros(1_500)).unwrap(), None);
     }
 
     #[test]
