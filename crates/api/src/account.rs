@@ -46,6 +46,8 @@ postrider_domain::limits! {
     pub const PATIENCE_SECONDS: u64 = 5, "seconds", beyond "429 or 503 with `Retry-After`";
     /// The body of a request: its first byte, and each that follows
     setting "limits.body_stall", beyond "408";
+    /// Applications of an environment
+    unbounded because "only the operator makes them; each is a row in the store, and what is in memory of them has its own bound";
     /// Endpoints of an application
     setting "limits.endpoints_per_application", beyond "400 `limit_reached`";
     /// Event types of an environment

@@ -240,7 +240,8 @@ pub(crate) struct ListOut<O> {
     /// The elements.
     #[schemars(length(max = MAX_LIMIT))]
     data: Vec<O>,
-    /// What gives the next page as `iterator`. Null only if there are no elements.
+    /// What gives the next page as `iterator`. Null only if there are no elements, here and beyond. A page may have fewer than
+    /// were asked for, or none, and `done` still be false.
     // Always present: clients have no default for it.
     #[schemars(length(max = MAX_ITERATOR))]
     iterator: Option<String>,
@@ -264,10 +265,27 @@ impl<T> Page<T> {
         iterator: impl Fn(&T) -> String,
         show: impl Fn(&'a T) -> O,
     ) -> Response {
+        self.answer_walked(None, false, iterator, show)
+    }
+
+    /// The same for a walk that may have ended at a row which is not shown: the list goes on from there.
+    pub(crate) fn answer_walked<'a, O: Serialize>(
+        &'a self,
+        reached: Option<String>,
+        reversed: bool,
+        iterator: impl Fn(&T) -> String,
+        show: impl Fn(&'a T) -> O,
+    ) -> Response {
+        let (first, last) = (self.rows.first().map(&iterator), self.rows.last().map(&iterator));
+        let (first, last) = match reached {
+            Some(reached) if reversed => (Some(reached.clone()), last.or(Some(reached))),
+            Some(reached) => (first.or_else(|| Some(reached.clone())), Some(reached)),
+            None => (first, last),
+        };
         let out = ListOut {
             data: self.rows.iter().map(show).collect(),
-            iterator: self.rows.last().map(&iterator),
-            prev_iterator: self.rows.first().map(|first| format!("-{}", iterator(first))),
+            iterator: last,
+            prev_iterator: first.map(|first| format!("-{first}")),
             done: self.done,
         };
         answer::json(StatusCode::OK, &out)

@@ -31,7 +31,7 @@ pub fn all() -> Vec<Limit> {
 }
 
 /// Defines bounds as constants, and `limits()`, which lists them for `docs/limits.md`. A bound that a setting holds is
-/// listed by the setting's name.
+/// listed by the setting's name, and what has none with the reason.
 ///
 /// ```
 /// mod tea {
@@ -41,10 +41,13 @@ pub fn all() -> Vec<Limit> {
 ///         pub const MAX_CUPS: usize = 3, "cups", beyond "422";
 ///         /// How long it steeps
 ///         setting "tea.steep", beyond "it is bitter";
+///         /// Talk
+///         unbounded because "nobody has to listen";
 ///     }
 /// }
 /// assert_eq!(tea::MAX_CUPS, 3);
 /// assert_eq!(tea::limits()[1].bound, "setting `tea.steep`");
+/// assert_eq!(tea::limits()[2].bound, "none");
 /// ```
 #[macro_export]
 macro_rules! limits {
@@ -73,6 +76,18 @@ macro_rules! limits {
         });
         $crate::limits!(@rows $rows $group; $($rest)*);
     };
+    (@rows $rows:ident $group:literal;
+        $(#[doc = $doc:literal])+ unbounded because $why:literal;
+        $($rest:tt)*
+    ) => {
+        $rows.push($crate::limits::Limit {
+            group: $group,
+            what: concat!($($doc),+).trim_ascii(),
+            bound: "none".to_owned(),
+            beyond: $why,
+        });
+        $crate::limits!(@rows $rows $group; $($rest)*);
+    };
     (@rows $rows:ident $group:literal; in $next:literal; $($rest:tt)*) => {
         $crate::limits!(@rows $rows $next; $($rest)*);
     };
@@ -86,6 +101,9 @@ macro_rules! limits {
         $crate::limits!(@constants $($rest)*);
     };
     (@constants $(#[doc = $doc:literal])+ setting $setting:literal, beyond $beyond:literal; $($rest:tt)*) => {
+        $crate::limits!(@constants $($rest)*);
+    };
+    (@constants $(#[doc = $doc:literal])+ unbounded because $why:literal; $($rest:tt)*) => {
         $crate::limits!(@constants $($rest)*);
     };
     (@constants in $next:literal; $($rest:tt)*) => {

@@ -45,8 +45,35 @@ pub(crate) fn as_markdown() -> String {
             let _ = writeln!(text, "| {} | {} | {} |", limit.what, limit.bound, limit.beyond);
         }
     }
-    members(&postrider_api::openapi_document(), &mut text);
+    let document = postrider_api::openapi_document();
+    parameters(&document, &mut text);
+    members(&document, &mut text);
     text
+}
+
+/// The operations of the document, each with what it says of itself.
+fn operations(document: &Value) -> impl Iterator<Item = &Value> {
+    let paths = document["paths"].as_object().into_iter().flat_map(|paths| paths.values());
+    paths.filter_map(Value::as_object).flat_map(|path| path.values())
+}
+
+/// Every parameter, with the bound that the OpenAPI document says.
+fn parameters(document: &Value, text: &mut String) {
+    text.push_str(
+        "\n## Parameters\n\nBeyond a bound the answer is 422, and 400 if it is none of what is listed or a header; either names it. \
+         What a path names and can't be is not there: 404.\n\n| where | parameter | limit |\n| --- | --- | --- |\n",
+    );
+    let all = operations(document).filter_map(|operation| operation["parameters"].as_array()).flatten();
+    let rows: BTreeSet<_> = all
+        .map(|parameter| {
+            let word = |member: &str| parameter[member].as_str().unwrap_or_default().to_owned();
+            (word("in"), word("name"), bound(&parameter["schema"]))
+        })
+        .collect();
+    for (place, name, bound) in rows {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "| {place} | `{name}` | {bound} |");
+    }
 }
 
 /// Every member of every body that comes in, with the bound that the OpenAPI document says: it is made of the same
@@ -57,8 +84,7 @@ fn members(document: &Value, text: &mut String) {
          Stored before there was a bound, a value may be larger than it.\n\n| body | member | limit |\n| --- | --- | --- |\n",
     );
     let mut names = BTreeSet::new();
-    let operations = document["paths"].as_object().into_iter().flat_map(|paths| paths.values());
-    for operation in operations.filter_map(Value::as_object).flat_map(|path| path.values()) {
+    for operation in operations(document) {
         references(document, &operation["requestBody"], &mut names);
     }
     for name in names {

@@ -144,6 +144,16 @@ struct Made {
     by: String,
 }
 
+impl Made {
+    /// Messages and tasks are what they are.
+    fn can_be_changed(&self) -> bool {
+        !self.list.ends_with("/msg") && self.list != TASKS
+    }
+}
+
+/// The list of background tasks.
+const TASKS: &str = "/api/v1/background-task";
+
 struct World {
     client: Client,
     app: App,
@@ -175,7 +185,7 @@ impl World {
             assert!(problems.iter().all(names), "no member is named: {}", what());
             assert!(answer.body.len() < 100_000, "a large answer: {}", what());
         } else if answer.status >= 400 {
-            assert!([400, 404, 409, 413].contains(&answer.status), "{}", what());
+            assert!([400, 404, 409, 413, 429].contains(&answer.status), "{}", what());
             assert!(answer.json()["code"].is_string(), "{}", what());
         }
         let kind = path.split('/').skip(3).map(|part| if part.contains('_') { "*" } else { part }).collect::<Vec<_>>();
@@ -206,7 +216,7 @@ impl World {
         let is_listed =
             listed.json()["data"].as_array().unwrap().iter().any(|item| path.ends_with(item[*key].as_str().unwrap()));
         assert!(is_listed || !is_whole, "{path} by {by} is not listed");
-        if !list.ends_with("/msg") {
+        if made.can_be_changed() {
             let patched = self.client.patch(path, &json!({})).await;
             assert_eq!(patched.status, 200, "{path} by {by}: {}", brief(&patched.text()));
         }
@@ -304,11 +314,100 @@ impl World {
         if consumer.is_ascii() && consumer.len() < 2_000 {
             let seek = format!("{}/{id}/consumer/{consumer}/seek", self.app.path("/poller"));
             self.request(Method::POST, &seek, &json!({ "after": "2026-01-01T00:00:00Z" })).await;
+            let mut query = format!("limit={}", self.dice.roll(3));
+            for name in ["channel", "event_type"] {
+                query += &format!("&{name}={}", self.dice.name(serial).len());
+            }
+            for poller in [format!("/poller/{id}"), format!("/poller/{id}/consumer/{consumer}")] {
+                let polled = self.app.path(&format!("{poller}?{query}"));
+                let read = self.request(Method::GET, &polled, &Value::Null).await;
+                if read.succeeded() {
+                    let next = format!("{polled}&iterator={}", read.json()["iterator"].as_str().unwrap());
+                    self.client.get(&next).await.expect(200);
+                }
+            }
         }
-        for name in ["headers", "secret", "stats"] {
+        for name in ["headers", "secret", "stats", "attempt-stats"] {
             self.client.get(&format!("{path}/{name}")).await.expect(200);
         }
+        self.tasks(&path).await;
         self.delivered(&id, &channel, &change).await;
+    }
+
+    /// An instant around what can be said of time.
+    fn instant(&mut self) -> Value {
+        let instants =
+            ["2026-01-01T00:00:00Z", "0000-01-01T00:00:00Z", "-009999-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"];
+        match self.dice.roll(6) {
+            0 => json!(self.dice.text(64)),
+            1 => self.dice.number(),
+            2 => json!("2126-01-01T00:00:00+23:59"),
+            at => json!(instants[at % instants.len()]),
+        }
+    }
+
+    /// Background tasks about an endpoint, and about everything.
+    async fn tasks(&mut self, endpoint: &str) {
+        let (since, until) = (self.instant(), self.instant());
+        let mut span = json!({ "since": since });
+        if self.dice.roll(2) == 0 {
+            span["until"] = until;
+        }
+        let mut filtered = span.clone();
+        self.dice.members(
+            &mut filtered,
+            &[
+                ("eventTypes", &|dice| dice.list(10_000, "t")),
+                ("channel", &|dice| json!(dice.text(256))),
+                ("tag", &|dice| json!(dice.text(256))),
+                ("status", &Dice::number),
+                ("statusCodeClass", &Dice::number),
+            ],
+        );
+        let mut usage = span.clone();
+        usage["until"] = json!("2026-06-01T00:00:00Z");
+        usage["appIds"] = self.dice.list(10_000, "app");
+        for (method, path, body) in [
+            (Method::POST, format!("{endpoint}/bulk-replay"), filtered),
+            (Method::POST, format!("{endpoint}/recover"), span.clone()),
+            (Method::POST, format!("{endpoint}/replay-missing"), span),
+            (Method::POST, "/api/v1/stats/usage/app".to_owned(), usage),
+            (Method::PUT, "/api/v1/stats/usage/event-types".to_owned(), Value::Null),
+        ] {
+            let answer = self.request(method, &path, &body).await;
+            self.made(&answer, TASKS, "id", &body).await;
+        }
+    }
+
+    /// Settings of the environment, which are as before afterwards.
+    async fn settings(&mut self) {
+        let path = "/api/v1/environment/settings";
+        let before = self.client.get(path).await.expect(200).json();
+        let mut body = json!({});
+        let word = |dice: &mut Dice| match dice.roll(4) {
+            0 => json!(dice.text(20)),
+            1 => Value::Null,
+            2 => json!("reject"),
+            _ => json!("warn"),
+        };
+        self.dice.members(
+            &mut body,
+            &[
+                ("schemaEnforcement", &word),
+                ("unknownEventTypes", &word),
+                ("publicCatalogue", &|dice| dice.pick(&[json!(true), json!("true"), Value::Null]).clone()),
+            ],
+        );
+        let method = self.dice.pick(&[Method::PUT, Method::PATCH]).clone();
+        self.request(method, path, &body).await;
+        self.client.get(path).await.expect(200);
+        let import = json!({ "eventTypes": [], "settings": body });
+        self.request(Method::POST, "/api/v1/environment/import", &import).await;
+        let export = self.client.post("/api/v1/environment/export", &json!({})).await.expect(200).json();
+        self.client.post("/api/v1/environment/import", &export).await.expect(204);
+        let back = ["schemaEnforcement", "unknownEventTypes", "publicCatalogue"]
+            .map(|name| (name.to_owned(), before[name].clone()));
+        self.client.patch(path, &Value::Object(back.into_iter().collect())).await.expect(200);
     }
 
     /// Sends a message that only this endpoint wants: there is an attempt, and it got there.
@@ -386,10 +485,11 @@ impl World {
     }
 
     async fn case(&mut self) {
-        match self.dice.roll(4) {
+        match self.dice.roll(5) {
             0 => self.application().await,
             1 => self.event_type().await,
             2 => self.message().await,
+            3 => self.settings().await,
             _ => self.endpoint().await,
         }
     }
@@ -409,6 +509,7 @@ async fn what_is_accepted_stays_usable() {
     world.application().await;
     world.event_type().await;
     world.message().await;
+    world.settings().await;
     world.endpoint().await;
     for _ in 0..cases {
         world.case().await;
@@ -426,7 +527,7 @@ async fn what_is_accepted_stays_usable() {
     for (path, token) in &world.tokens {
         server.client_with(Some(token.clone())).get(path).await.expect(200);
     }
-    for made in made.iter().filter(|made| !made.list.ends_with("/msg")) {
+    for made in made.iter().filter(|made| made.can_be_changed()) {
         let path = if made.key == "name" { format!("{}?expunge=true", made.path) } else { made.path.clone() };
         world.client.delete(&path).await.expect(204);
         world.client.get(&made.path).await.expect(404);

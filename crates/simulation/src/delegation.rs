@@ -148,7 +148,7 @@ delegate! {
 
 delegate! {
     Attempted
-    attempted_messages(application: ApplicationKey, endpoint: EndpointKey, filter: &AttemptedFilter, scan: Scan<Ksuid>) -> Result<Listed<AttemptedMessage>, StoreError>;
+    attempted_messages(application: ApplicationKey, endpoint: EndpointKey, filter: &AttemptedFilter, scan: Scan<Ksuid>) -> Result<Walked<AttemptedMessage>, StoreError>;
     destinations(message: MessageKey, scan: Scan<Ksuid>) -> Result<Listed<Destination>, StoreError>;
 }
 

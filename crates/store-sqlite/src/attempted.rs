@@ -7,7 +7,7 @@ use postrider_domain::ids::Ksuid;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
     ApplicationKey, Attempted, AttemptedFilter, AttemptedMessage, Destination, EndpointKey, Listed, MessageKey, Scan,
-    Standing, StoreError,
+    Standing, StoreError, Walked,
 };
 use rusqlite::{Connection, Row, Statement, params};
 
@@ -28,7 +28,7 @@ impl Attempted for SqliteStore {
         endpoint: EndpointKey,
         filter: &AttemptedFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Listed<AttemptedMessage>, StoreError> {
+    ) -> Result<Walked<AttemptedMessage>, StoreError> {
         let filter = filter.clone();
         self.lists.run_at_once(move |connection| list(connection, application, endpoint, &filter, scan)).await
     }
@@ -134,7 +134,7 @@ fn story(tried: &mut Statement<'_>, message: i64, endpoint: i64) -> Result<Optio
 /// comparison of ?4 with ?7 is always true: it keeps the parameters of [`FILTER`] where they are in other lists.)
 fn candidates_sql(order: &str) -> String {
     format!(
-        "SELECT message.no FROM message
+        "SELECT message.no, message.id FROM message
          WHERE application_no = ?1 AND id >= ?2 AND id < ?3 AND {LIVE} AND ?4 > ?7 AND {FILTER}
          ORDER BY id {order}"
     )
@@ -146,7 +146,7 @@ fn list(
     endpoint: EndpointKey,
     filter: &AttemptedFilter,
     scan: Scan<Ksuid>,
-) -> Result<Listed<AttemptedMessage>, SqlError> {
+) -> Result<Walked<AttemptedMessage>, SqlError> {
     let range = Range::of_ids(scan);
     let mut candidates = connection.prepare_cached(&candidates_sql(range.order))?;
     let mut tried = connection.prepare_cached(TRIED_SQL)?;
@@ -159,12 +159,16 @@ fn list(
     let read = |low: &[u8], high: &[u8], page: &mut Gathered<AttemptedMessage>| {
         let mut rows = candidates.query(params![application.0, low, high, page.wanted(), types, channel, 0, tag])?;
         while let Some(row) = rows.next()? {
-            let number: i64 = row.get(0)?;
-            let Some(story) = story(&mut tried, number, endpoint.0)? else { continue };
-            let story = story.checked(&mut pending, number, endpoint.0)?;
-            if filter.standing.is_some_and(|standing| standing != story.standing) {
-                continue;
-            }
+            let (number, id): (i64, Id) = (row.get(0)?, row.get(1)?);
+            let story = story(&mut tried, number, endpoint.0)?;
+            let story = story.map(|story| story.checked(&mut pending, number, endpoint.0)).transpose()?;
+            let wanted = |story: &Story| filter.standing.is_none_or(|standing| standing == story.standing);
+            let Some(story) = story.filter(wanted) else {
+                if page.look(id) {
+                    continue;
+                }
+                break;
+            };
             let mut found = message.query(params![number, filter.with_payload])?;
             let Some(row) = found.next()? else { continue };
             let Some(message) = readable(decode_message(row))? else { continue };
@@ -177,7 +181,7 @@ fn list(
         Ok(())
     };
     let (terms, named) = asked(endpoint, filter);
-    List { log: MESSAGES, owner: application.0, range: &range }.gather(connection, terms, named, read)
+    List { log: MESSAGES, owner: application.0, range: &range }.gather_some(connection, terms, named, read)
 }
 
 /// Where to look for what a filter lets through.

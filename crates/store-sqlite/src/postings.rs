@@ -6,7 +6,8 @@
 
 use std::collections::VecDeque;
 
-use postrider_store::{Listed, PAGE_BYTES};
+use postrider_domain::ids::Ksuid;
+use postrider_store::{Listed, PAGE_BYTES, PAGE_ROWS, Walked};
 use rusqlite::{Connection, Row, Rows, Statement, params};
 
 use crate::blocks::{IS_ID, Id, Log, covering_sql, following_sql};
@@ -32,12 +33,16 @@ pub(crate) struct Gathered<T> {
     limit: usize,
     bytes: usize,
     left_out: bool,
+    /// Rows that were looked at one by one.
+    looked_at: usize,
+    reached: Option<Id>,
 }
 
 impl<T> Gathered<T> {
     pub(crate) fn new(limit: i64) -> Self {
         let limit = usize::try_from(limit).unwrap_or_default();
-        Self { found: Listed { rows: Vec::new(), cut: false }, limit, bytes: 0, left_out: false }
+        let found = Listed { rows: Vec::new(), cut: false };
+        Self { found, limit, bytes: 0, left_out: false, looked_at: 0, reached: None }
     }
 
     fn is_full(&self) -> bool {
@@ -77,10 +82,21 @@ impl<T> Gathered<T> {
         Ok(())
     }
 
+    /// Notes that this row was looked at; says whether more may be, unless the page is full.
+    pub(crate) fn look(&mut self, at: Id) -> bool {
+        self.looked_at += 1;
+        if self.looked_at >= PAGE_ROWS && !self.is_full() {
+            self.found.cut = true;
+            self.reached = Some(at);
+        }
+        !self.is_full()
+    }
+
     /// The page. Where rows were left out, there may be more than the query was asked for.
-    pub(crate) fn finish(mut self) -> Listed<T> {
+    fn finish(mut self) -> Walked<T> {
         self.found.cut |= self.left_out && !self.found.rows.is_empty();
-        self.found
+        let reached = self.reached.map(Ksuid::from_bytes);
+        Walked { listed: self.found, reached }
     }
 }
 
@@ -99,7 +115,7 @@ impl List<'_> {
     ) -> Result<Listed<T>, SqlError> {
         let mut page = Gathered::new(self.range.limit);
         read(&self.range.low, &self.range.high, &mut page)?;
-        Ok(page.finish())
+        Ok(page.finish().listed)
     }
 
     /// Gathers rows in the list's order. `read` adds to a page the rows with ids in `[low, high)` that meet the filter, whose
@@ -107,10 +123,21 @@ impl List<'_> {
     pub(crate) fn gather<T>(
         &self,
         connection: &Connection,
+        terms: Vec<Term>,
+        named: Named,
+        read: impl FnMut(&[u8], &[u8], &mut Gathered<T>) -> Result<(), SqlError>,
+    ) -> Result<Listed<T>, SqlError> {
+        Ok(self.gather_some(connection, terms, named, read)?.listed)
+    }
+
+    /// The same where `read` says what it looks at ([`Gathered::look`]), so that the page may end early.
+    pub(crate) fn gather_some<T>(
+        &self,
+        connection: &Connection,
         mut terms: Vec<Term>,
         named: Named,
         mut read: impl FnMut(&[u8], &[u8], &mut Gathered<T>) -> Result<(), SqlError>,
-    ) -> Result<Listed<T>, SqlError> {
+    ) -> Result<Walked<T>, SqlError> {
         terms.sort_unstable();
         terms.dedup();
         let Range { low, high, limit, .. } = self.range;

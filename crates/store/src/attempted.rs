@@ -8,7 +8,7 @@ use postrider_domain::message::Message;
 use postrider_domain::names::{Channel, EventTypeName, Tag};
 use postrider_domain::time::Timestamp;
 
-use crate::{ApplicationKey, EndpointKey, Listed, MessageKey, Scan, StoreError};
+use crate::{ApplicationKey, EndpointKey, Listed, MessageKey, Scan, StoreError, Walked};
 
 /// How a message stands with an endpoint to which it was attempted at least once. Each attempt says one of these, and the
 /// highest counts.
@@ -80,14 +80,15 @@ pub struct Destination {
 #[async_trait]
 pub trait Attempted {
     /// A page of the messages of an application that were attempted to this endpoint of it, by message id. Stops early after
-    /// [`crate::PAGE_BYTES`] of payload. However few messages the filter lets through, the time is that of a page.
+    /// [`crate::PAGE_BYTES`] of payload, and after [`crate::PAGE_ROWS`]: that something was canceled no index says. However few
+    /// messages the filter lets through, the time is that of a page.
     async fn attempted_messages(
         &self,
         application: ApplicationKey,
         endpoint: EndpointKey,
         filter: &AttemptedFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Listed<AttemptedMessage>, StoreError>;
+    ) -> Result<Walked<AttemptedMessage>, StoreError>;
 
     /// A page of the endpoints to which a message was attempted, by endpoint id. Deleted ones are among them.
     async fn destinations(&self, message: MessageKey, scan: Scan<Ksuid>) -> Result<Listed<Destination>, StoreError>;

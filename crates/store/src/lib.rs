@@ -55,7 +55,7 @@ pub use messages::{MessageFilter, MessageKey, Messages};
 pub use observer::{Dispatch, Fresh, Observer, Observers};
 pub use outbox::{Notice, NoticeKey, Outbox};
 pub use retention::{Retention, Swept};
-pub use scan::{Direction, Listed, MAX_CONSUMERS, PAGE_BYTES, Scan, limits};
+pub use scan::{Direction, Listed, MAX_CONSUMERS, PAGE_BYTES, PAGE_ROWS, Scan, Walked, limits};
 pub use streams::{LATEST_COMMIT, StreamFilter, StreamPosition, StreamSlice, Streams};
 pub use tasks::{
     Job, MAX_COUNTED_APPLICATIONS, MAX_COUNTED_TYPES, MAX_MANUAL_OF_ENDPOINT, MAX_NOTICES, MAX_RECOVERED,

@@ -3,6 +3,8 @@
 
 use std::ops::Bound;
 
+use postrider_domain::ids::Ksuid;
+
 /// Which way a range is walked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -17,6 +19,8 @@ postrider_domain::limits! {
     /// What the rows of a page hold, not counting what the last of them brings: so large rows make a short page, and not
     /// one that takes all memory
     pub const PAGE_BYTES: usize = 2_097_152, "bytes", beyond "the page ends early, and the next goes on";
+    /// Rows that a page looks at where it takes more than an index to know what a filter lets through
+    pub const PAGE_ROWS: usize = 2_000, "rows", beyond "the page ends early, maybe without an element, and the next goes on";
     in "Pollers";
     /// The consumers of an endpoint's messages: names under which somebody polls
     pub const MAX_CONSUMERS: usize = 100, "consumers", beyond "400 `limit_reached`";
@@ -27,8 +31,17 @@ postrider_domain::limits! {
 pub struct Listed<T> {
     /// The rows, in the order walked.
     pub rows: Vec<T>,
-    /// Whether there are more rows, though fewer than the limit were found, because of [`PAGE_BYTES`].
+    /// Whether there are more rows, though fewer than the limit were found, because of [`PAGE_BYTES`] or [`PAGE_ROWS`].
     pub cut: bool,
+}
+
+/// What a walk found that looks at rows which its filter does not let through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Walked<T> {
+    /// What it found; `cut` is true if it did not come to its end.
+    pub listed: Listed<T>,
+    /// Where it ended because it had looked at [`PAGE_ROWS`]: what is beyond this key in the direction walked was not seen.
+    pub reached: Option<Ksuid>,
 }
 
 /// A range of keys to walk. `C` is the key: a KSUID for lists by id, a name for event types.

@@ -194,7 +194,7 @@ pub(crate) struct StatsOut {
     sending: u64,
     /// Attempts that failed.
     fail: u64,
-    /// Always 0.
+    /// Always 0: deliveries are canceled, and no attempt is. The attempted messages with `status=4` are those.
     canceled: u64,
 }
 
@@ -206,7 +206,7 @@ pub(crate) struct AttemptStatsOut {
     success: u64,
     /// Attempts that failed.
     fail: u64,
-    /// Always 0.
+    /// Always 0: deliveries are canceled, and no attempt is. The attempted messages with `status=4` are those.
     canceled: u64,
 }
 

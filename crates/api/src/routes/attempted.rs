@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use postrider_domain::ids::{EndpointId, Ksuid, MessageId};
+use postrider_domain::ids::{EndpointId, Id as _, Ksuid, MessageId};
 use postrider_domain::time::Timestamp;
 use postrider_store::{AttemptedFilter, AttemptedMessage, Direction, Scan, Standing};
 
@@ -32,7 +32,8 @@ pub(super) fn routes() -> Routes {
             Operation::new("v1.message-attempt.list-attempted-messages", "List the messages attempted to an endpoint")
                 .description(
                     "`status` 0 lists what was delivered, however it went later; 2 what failed and is not tried again; \
-                     3 what failed and will be, of the last 7 days.",
+                     3 what failed and will be, of the last 7 days; 4 what was to be tried again, and was canceled. Where \
+                     few of many are in the state, pages come with fewer elements than asked for, or none, until `done`.",
                 )
                 .returns::<ListOut<AttemptedMessageOut<'static>>>(StatusCode::OK, "A page of messages."),
         )
@@ -76,8 +77,15 @@ impl FromQuery for MessagesQuery {
     }
 }
 
-fn answer_messages(page: &Page<AttemptedMessage>, with_content: bool) -> Response {
-    page.answer(
+fn answer_messages(
+    page: &Page<AttemptedMessage>,
+    reached: Option<Ksuid>,
+    reversed: bool,
+    with_content: bool,
+) -> Response {
+    page.answer_walked(
+        reached.map(|id| MessageId::from_ksuid(id).to_string()),
+        reversed,
         |attempted| attempted.message.id.to_string(),
         |attempted| AttemptedMessageOut::new(attempted, with_content),
     )
@@ -91,7 +99,7 @@ pub(super) async fn messages(
     let MessagesQuery { timed, filter, is_empty } = query;
     let endpoint = tenant.endpoint(&state).await?;
     if is_empty {
-        return Ok(answer_messages(&Page::empty(), false));
+        return Ok(answer_messages(&Page::empty(), None, false, false));
     }
     let now = state.clock.now();
     let mut walk = timed.walk(now);
@@ -99,8 +107,8 @@ pub(super) async fn messages(
         not_before(&mut walk.scan, now.saturating_sub(WAITING_SPAN));
     }
     let application = tenant.application.key;
-    let listed = state.store.attempted_messages(application, endpoint.key, &filter, walk.scan.clone()).await?;
-    Ok(answer_messages(&walk.listed(listed), filter.with_payload))
+    let walked = state.store.attempted_messages(application, endpoint.key, &filter, walk.scan.clone()).await?;
+    Ok(answer_messages(&walk.listed(walked.listed), walked.reached, walk.reversed, filter.with_payload))
 }
 
 /// Cuts off what is older.

@@ -95,6 +95,48 @@ async fn what_will_be_tried_again_is_looked_for_in_the_last_week() {
 }
 
 #[tokio::test]
+async fn what_is_in_no_index_is_found_page_by_page() {
+    let world = World::new();
+    world.app("shop").await;
+    world.endpoint("shop", "e").await;
+    let later = world.clock.now().saturating_add(DAY);
+    let canceled = world.message("shop", "a").await;
+    world.attempt_then(("shop", "e", &canceled), (0, None), (500, b""), Next::Waiting(later)).await;
+    for disabled in [true, false] {
+        world.send("PATCH", "/app/shop/endpoint/e", json!({ "disabled": disabled })).await.expect(200);
+        if disabled {
+            world.cancel("shop", "e").await;
+        }
+    }
+    let mut waiting = Vec::new();
+    while waiting.len() < postrider_store::PAGE_ROWS + 100 {
+        let items = vec![json!({ "eventType": "a", "payload": {} }); 700];
+        let batch = world.post("/app/shop/msg/batch", json!(items)).await.expect(202);
+        waiting.extend(ids(&batch));
+    }
+    world.attempts_that_wait("shop", "e", &waiting, later).await;
+    let mut query = "status=4".to_owned();
+    let (mut found, mut pages) = (Vec::new(), Vec::new());
+    loop {
+        let page = world.get(&format!("/app/shop/endpoint/e/msg?{query}")).await.expect(200);
+        found.extend(ids(&page));
+        pages.push(page.clone());
+        if page["done"] == true {
+            break;
+        }
+        query = format!("status=4&iterator={}", page["iterator"].as_str().unwrap());
+    }
+    assert_eq!((found, pages.len()), (vec![canceled.clone()], 2));
+    // And back: nothing is left out.
+    let oldest = format!("status=4&iterator=-{canceled}");
+    let back = world.get(&format!("/app/shop/endpoint/e/msg?{oldest}")).await.expect(200);
+    assert_eq!((ids(&back).len(), &back["done"]), (0, &json!(false)));
+    let query = format!("status=4&iterator={}", back["prevIterator"].as_str().unwrap());
+    let back = world.get(&format!("/app/shop/endpoint/e/msg?{query}")).await.expect(200);
+    assert_eq!((ids(&back).len(), &back["done"]), (0, &json!(true)));
+}
+
+#[tokio::test]
 async fn pages_of_attempted_messages_go_both_ways_under_a_filter() {
     let (world, [_, _, failed, delivered, in_the_end]) = shop().await;
     let get = async |query: String| world.get(&format!("/app/shop/endpoint/e/msg?{query}")).await.expect(200);

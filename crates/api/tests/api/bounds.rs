@@ -363,6 +363,45 @@ async fn every_string_array_and_object_of_the_document_has_a_bound_or_says_why_n
     world.close().await;
 }
 
+#[tokio::test]
+async fn every_parameter_of_a_query_beyond_its_bound_is_refused_by_its_name() {
+    let world = World::new();
+    let app = world.app("shop").await;
+    let endpoint = world.endpoint(&app, "main").await;
+    let message = world.message(&app, "a").await;
+    world.post("/event-type", json!({ "name": "a", "description": "" })).await.expect(201);
+    let document = world.raw("GET", "/api/v1/openapi.json", Extras::default()).await.expect(200);
+    let mut tried = 0;
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        let names = [("app_id", &*app), ("endpoint_id", &*endpoint), ("sink_id", &*endpoint), ("msg_id", &*message)];
+        let more = [("consumer_id", "c"), ("event_type_name", "a")];
+        let fill = |path: String, (name, id): &(&str, &str)| path.replace(&format!("{{{name}}}"), id);
+        let filled = names.iter().chain(&more).fold(path.clone(), fill);
+        let Some(parameters) = operations["get"]["parameters"].as_array().filter(|_| !filled.contains('{')) else {
+            continue;
+        };
+        for parameter in parameters.iter().filter(|parameter| parameter["in"] == "query") {
+            let (name, schema) = (parameter["name"].as_str().unwrap(), &parameter["schema"]);
+            let one = schema["items"]["maxLength"].as_u64().or(schema["maxLength"].as_u64()).unwrap_or(64);
+            let most = schema["maximum"].as_u64().map(|most| (most + 1).to_string());
+            let many = schema["maxItems"].as_u64().map(|most| vec!["a"; most as usize + 1].join(","));
+            for beyond in most.into_iter().chain(many).chain(["x".repeat(one as usize + 1)]) {
+                let refused = world.get(&format!("{}?{name}={beyond}", filled.trim_start_matches("/api/v1"))).await;
+                // What is no date, number or word of the list can't be decoded at all.
+                let is_named = match refused.status.as_u16() {
+                    400 => refused.text.contains(&format!("'{name}'")),
+                    422 => refused.invalid() == [format!("query.{name}")],
+                    _ => false,
+                };
+                assert!(is_named, "{filled}?{name}: {}", refused.text);
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 100, "{tried}");
+    world.close().await;
+}
+
 #[test]
 fn a_schema_without_a_bound_is_found() {
     for (schema, count) in [

@@ -302,12 +302,25 @@ impl World {
         (status, answer): (u16, &[u8]),
         next: Next,
     ) -> String {
+        let settlement = self.settlement((app, endpoint, message), (made, due_at), (status, answer), next).await;
+        let id = settlement.attempt.as_ref().unwrap().id;
+        self.store.settle(vec![settlement]).await.unwrap();
+        id.to_string()
+    }
+
+    async fn settlement(
+        &self,
+        (app, endpoint, message): (&str, &str, &str),
+        (made, due_at): (u32, Option<Timestamp>),
+        (status, answer): (u16, &[u8]),
+        next: Next,
+    ) -> Settlement {
         self.clock.advance(Duration::from_millis(5));
-        let (app, endpoint, message, created_at) = self.keys(app, endpoint, message).await;
+        let (_, endpoint, message, created_at) = self.keys(app, endpoint, message).await;
         let now = self.clock.now();
         let id = AttemptId::new(now, &OsEntropy);
         let succeeded = (200..300).contains(&status);
-        let settlement = Settlement {
+        Settlement {
             endpoint,
             delivery: DeliveryKey { due_at: due_at.unwrap_or(created_at), message },
             made,
@@ -325,10 +338,29 @@ impl World {
             against: None,
             notice: None,
             origin: None,
-        };
-        let _: ApplicationKey = app;
-        self.store.settle(vec![settlement]).await.unwrap();
-        id.to_string()
+        }
+    }
+
+    /// Cancels what waits to be delivered to an endpoint that is disabled, as the server does.
+    pub(crate) async fn cancel(&self, app: &str, endpoint: &str) {
+        let app = self.application_key(app).await;
+        let endpoint = self.store.endpoint(app, &IdOrUid::parse(endpoint)).await.unwrap().unwrap().key;
+        self.store.cancel_deliveries(endpoint, 1_000).await.unwrap();
+    }
+
+    /// Logs an attempt of each of these messages that failed, after which another waits.
+    pub(crate) async fn attempts_that_wait(&self, app: &str, endpoint: &str, messages: &[String], later: Timestamp) {
+        let mut settlements = Vec::new();
+        for message in messages {
+            settlements
+                .push(self.settlement((app, endpoint, message), (0, None), (500, b""), Next::Waiting(later)).await);
+        }
+        self.store.settle(settlements).await.unwrap();
+    }
+
+    async fn application_key(&self, app: &str) -> ApplicationKey {
+        let environment = EnvironmentId::parse(ORG).unwrap();
+        self.store.application(&environment, &IdOrUid::parse(app)).await.unwrap().unwrap().key
     }
 
     async fn keys(
@@ -337,8 +369,7 @@ impl World {
         endpoint: &str,
         message: &str,
     ) -> (ApplicationKey, EndpointKey, MessageKey, Timestamp) {
-        let environment = EnvironmentId::parse(ORG).unwrap();
-        let app = self.store.application(&environment, &IdOrUid::parse(app)).await.unwrap().unwrap().key;
+        let app = self.application_key(app).await;
         let endpoint = self.store.endpoint(app, &IdOrUid::parse(endpoint)).await.unwrap().unwrap().key;
         let message = self.store.message(app, &IdOrUid::parse(message)).await.unwrap().unwrap();
         (app, endpoint, message.key, message.value.created_at)

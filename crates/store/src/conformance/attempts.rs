@@ -327,7 +327,7 @@ pub(super) async fn of_attempts_that_began_together_the_latest_has_the_greatest_
         let page = Scan::all(Direction::Descending, 1);
         let found =
             world.store().attempted_messages(app.key, endpoint.key, &AttemptedFilter::default(), page).await.unwrap();
-        assert_eq!(Some(found.rows[0].next_attempt_at.is_some()), latest.map(|(_, waits)| waits));
+        assert_eq!(Some(found.listed.rows[0].next_attempt_at.is_some()), latest.map(|(_, waits)| waits));
         world.disable(&app, &endpoint, true).await;
         world.store().cancel_deliveries(endpoint.key, 10).await.unwrap();
         world.disable(&app, &endpoint, false).await;

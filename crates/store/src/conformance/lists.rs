@@ -445,7 +445,7 @@ impl<H: Harness> Run<H> {
         let want = page(want, &scan, |attempted| attempted.message.id.ksuid());
         let key = self.endpoints[look.endpoint].key;
         let found = self.world.store().attempted_messages(self.app.key, key, &filter, scan).await.unwrap();
-        assert_eq!(found.rows, want, "attempted: {look:?}");
+        assert_eq!(found.listed.rows, want, "attempted: {look:?}");
     }
 
     async fn look_at_destinations(&self, message: usize) {
