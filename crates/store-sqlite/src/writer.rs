@@ -42,7 +42,7 @@ use crate::lock::OwnerLock;
 const MAX_GROUP_WEIGHT: usize = 1_024;
 
 /// Results that weigh no more go along with whatever there is.
-const LIGHT: usize = 64;
+const LIGHT: usize = 256;
 
 /// What an ordinary write counts as.
 const FEW_ROWS: usize = 16;
