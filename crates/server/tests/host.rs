@@ -1,6 +1,8 @@
 //! The store on its host: what an operator or the machine does to its files must neither lose anything silently nor show it
 //! to others.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 

@@ -130,7 +130,7 @@ async fn http2_does_no_harm(script: Script) {
         let (acceptor, script) = (acceptor.clone(), Arc::clone(&script));
         async move {
             if let Ok(Ok(stream)) = timeout(REQUEST, acceptor.accept(stream)).await {
-                play(stream, &script).await;
+                Box::pin(play(stream, &script)).await;
             }
         }
     })
