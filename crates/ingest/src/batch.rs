@@ -158,7 +158,9 @@ impl Intake {
                     Ok(Submitted { message, replayed: true, warnings: item.warnings, endpoints })
                 }
                 Err(Failure::Accept(AcceptError::Conflict)) => Err(SubmitError::Conflict),
-                Err(Failure::Accept(AcceptError::Store(error))) => Err(error.into()),
+                Err(Failure::Accept(AcceptError::Store(error) | AcceptError::Unsure { error, .. })) => {
+                    Err(error.into())
+                }
                 Err(Failure::Turned(error)) => Err(error),
                 Err(Failure::Accept(AcceptError::Stale)) => {
                     stale.push(item);

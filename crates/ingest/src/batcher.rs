@@ -299,7 +299,7 @@ impl Batch {
     fn finish(self, results: Vec<Answer>, dispatcher: &dyn Dispatch) {
         let mut fresh = Vec::with_capacity(results.len());
         for ((message, targets), result) in self.fan_outs.into_iter().zip(&results) {
-            if let Ok(Accepted::New(key)) = result {
+            if let Ok(Accepted::New(key)) | Err(AcceptError::Unsure { message: key, .. }) = result {
                 fresh.push(Fresh { key: *key, message, targets });
             }
         }

@@ -107,7 +107,7 @@ impl Intake {
                     return Ok(Submitted { message, replayed: true, warnings, endpoints });
                 }
                 Err(AcceptError::Conflict) => return Err(SubmitError::Conflict),
-                Err(AcceptError::Store(error)) => return Err(error.into()),
+                Err(AcceptError::Store(error) | AcceptError::Unsure { error, .. }) => return Err(error.into()),
                 Err(AcceptError::Stale) => routes = self.reload(&name).await?,
             }
         }

@@ -207,8 +207,12 @@ impl World {
         let apps = client.get("/api/v1/app").await.json();
         let is_listed = apps["data"].as_array().unwrap().iter().any(|one| one["id"] == *self.neighbour);
         assert!(is_listed, "{changed:#?}: {apps}");
-        let health = client.get("/api/v1/health").await;
-        assert_eq!(health.status, 204, "{changed:#?}: {}{}", health.text(), server.log());
+        let mut looks = 1;
+        while client.get("/api/v1/health").await.status != 204 {
+            // On a busy machine the answer may be late, which counts as red.
+            looks += 1;
+            assert!(looks <= 10, "health stays red: {changed:#?}: {}", server.log());
+        }
         assert_eq!(server.terminate().await.code(), Some(0), "{changed:#?}");
         changed.len()
     }

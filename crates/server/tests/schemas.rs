@@ -255,7 +255,7 @@ async fn a_process_that_the_host_ends_is_trouble_of_the_server_and_not_of_the_pa
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_that_nobody_needs_end() {
-    let server = server().set("schemas.idle", "1s").start().await;
+    let server = server().set("schemas.idle", "5s").start().await;
     let app = enforcing(&server, "reject").await;
     assert_eq!(server.children().len(), 0);
     let started = wait::until("a process", async || (!server.children().is_empty()).then_some(()));

@@ -28,6 +28,8 @@ pub(crate) struct Weather {
     pub(crate) slow: Duration,
     /// How often a call is refused, and nothing came of it.
     pub(crate) refuses: f64,
+    /// How often what was accepted is in doubt after its commit.
+    pub(crate) doubts: f64,
     /// How often a hint is lost.
     pub(crate) lost: f64,
     /// How often it is late, and for how long at most.
@@ -39,13 +41,14 @@ pub(crate) struct Weather {
 impl Weather {
     /// Everything works.
     pub(crate) const CALM: Self =
-        Self { slow: Duration::from_micros(100), refuses: 0.0, lost: 0.0, late: 0.0, doubled: 0.0 };
+        Self { slow: Duration::from_micros(100), refuses: 0.0, doubts: 0.0, lost: 0.0, late: 0.0, doubled: 0.0 };
 
     pub(crate) fn drawn(dice: &Dice) -> Self {
         let slow = *dice.one(&[0, 1, 20, 200, 2_000]);
         Self {
             slow: Duration::from_millis(slow),
             refuses: *dice.one(&[0.0, 0.0, 0.01, 0.1, 0.3]),
+            doubts: *dice.one(&[0.0, 0.0, 0.2]),
             lost: *dice.one(&[0.0, 0.1, 1.0]),
             late: *dice.one(&[0.0, 0.2]),
             doubled: *dice.one(&[0.0, 0.2]),
@@ -100,7 +103,7 @@ impl Stormy {
         let count = batch.len();
         let notes: Vec<_> = batch.iter().map(|new| (new.message.id.to_string(), new.endpoints.clone())).collect();
         let call = async {
-            let results = self.below.accept(batch).await;
+            let mut results = self.below.accept(batch).await;
             let now = self.clock.now();
             self.book.note(|events| {
                 for ((id, endpoints), result) in notes.iter().zip(&results) {
@@ -110,6 +113,10 @@ impl Stormy {
                     events.trace.push(format!("{now} {id} is message {} for {endpoints:?}", key.0));
                 }
             });
+            if self.dice.happens(self.weather().doubts) {
+                self.book.line(now, || "it is in doubt whether that lasts".to_owned());
+                results = results.into_iter().map(in_doubt).collect();
+            }
             Ok::<_, StoreError>(results)
         };
         self.call("accept", call).await.unwrap_or_else(|error| vec![Err(AcceptError::Store(error)); count])
@@ -146,6 +153,16 @@ impl Stormy {
             }
         });
         Ok(unstorable)
+    }
+}
+
+/// What is told of a message whose commit may not last.
+fn in_doubt(result: Result<Accepted, AcceptError>) -> Result<Accepted, AcceptError> {
+    match result {
+        Ok(Accepted::New(message)) => {
+            Err(AcceptError::Unsure { message, error: StoreError::Unavailable("bad weather".to_owned()) })
+        }
+        other => other,
     }
 }
 

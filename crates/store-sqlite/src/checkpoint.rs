@@ -153,7 +153,6 @@ impl<F: Fn()> Watch<F> {
             return false;
         }
         // What is committed meanwhile may be copied or not.
-        let there = self.files.pages(&self.own);
         let commits = self.signs.commits.load(Ordering::Relaxed);
         let copied = copy(&self.own).unwrap_or_else(|error| {
             // A full disk, for instance. The data is safe in the WAL.
@@ -162,7 +161,6 @@ impl<F: Fn()> Watch<F> {
             Copied::Part
         });
         if copied == Copied::All {
-            self.files.copied(there);
             (self.copied, self.longer) = (commits, 1);
             return true;
         }

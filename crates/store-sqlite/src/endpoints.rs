@@ -23,8 +23,17 @@ use crate::inserts::json_list;
 use crate::range::{NO_LIMIT, Range};
 use crate::rows::{ENDPOINT_COLUMNS, decode_endpoint, decode_keys, encode_keys};
 use crate::work::{lift_hold, look_again};
-use crate::writer::{Abort, News, Tx, taken};
+use crate::writer::{Abort, FEW_ROWS, News, Tx, taken};
 use crate::{idempotency, outbox};
+
+/// How many rows a change counts as: the names of event types may be a quarter of a megabyte.
+fn weight(patch: &EndpointPatch) -> usize {
+    let types = patch.event_types.as_ref().and_then(Option::as_ref).map_or(0, Vec::len);
+    FEW_ROWS + types / TYPES_IN_A_ROW
+}
+
+/// Event types that count as much as a row.
+const TYPES_IN_A_ROW: usize = 8;
 
 #[async_trait]
 impl Endpoints for SqliteStore {
@@ -79,7 +88,7 @@ impl Endpoints for SqliteStore {
     ) -> Result<Endpoint, WriteError> {
         let id = id.clone();
         self.writer
-            .run(move |tx| {
+            .run_rows(weight(&patch), move |tx| {
                 let found = find(tx, application, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 change(tx, found, patch, now)
             })
@@ -96,7 +105,7 @@ impl Endpoints for SqliteStore {
     ) -> Result<Upserted<Endpoint>, WriteError> {
         let id = id.clone();
         self.writer
-            .run(move |tx| match find(tx, application, &id)? {
+            .run_rows(weight(&patch), move |tx| match find(tx, application, &id)? {
                 Some(found) => change(tx, found, patch, now).map(Upserted::Updated),
                 None => insert(tx, application, otherwise).map(Upserted::Created),
             })

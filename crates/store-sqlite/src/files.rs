@@ -246,7 +246,7 @@ impl Files {
 
     /// What is wrong with the files, in words; says so in the log when that changes. Not to be asked in a transaction.
     pub(crate) fn problem(&self, connection: &Connection) -> Option<String> {
-        let found = self.look(connection);
+        let found = self.look(connection).or_else(|| Some(self.read_error.lock().as_ref()?.0.clone()));
         self.tell(&found);
         found
     }
@@ -261,7 +261,12 @@ impl Files {
                 self.fail(format!("{} was cut while it was in use", self.wal.path.display()));
             }
         }
-        self.problem(connection)
+        // What could not be read says nothing of what was written.
+        let found = self.look(connection);
+        if found.is_some() {
+            self.tell(&found);
+        }
+        found
     }
 
     /// How many frames the WAL has after the last commit.
@@ -272,16 +277,6 @@ impl Files {
     /// The writer has committed: the WAL has so many frames.
     pub(crate) fn committed(&self, frames: i32) {
         self.frames.store(u64::from(frames.unsigned_abs()), Ordering::Relaxed);
-    }
-
-    /// How many pages the database has, wherever they are.
-    pub(crate) fn pages(&self, connection: &Connection) -> u64 {
-        Claimed::by(connection).map_or(0, |claimed| claimed.pages)
-    }
-
-    /// So many pages are in the database's own file.
-    pub(crate) fn copied(&self, pages: u64) {
-        self.database_bytes.fetch_max(pages * self.page_bytes, Ordering::Relaxed);
     }
 
     /// Whether only opening the store again can help.
@@ -358,18 +353,18 @@ impl Files {
         if let Some(problem) = self.broken.get() {
             return Some(problem.clone());
         }
-        self.look_at_database(connection)
-            .or_else(|| self.look_at_wal(connection))
-            .or_else(|| Some(self.read_error.lock().as_ref()?.0.clone()))
+        self.look_at_database(connection).or_else(|| self.look_at_wal(connection))
     }
 
     /// It only grows. A shorter one would end the process when the part is read that it lacks.
     fn look_at_index(&self) -> Option<String> {
+        // Before the look: it may have grown since, and somebody else may have seen that.
+        let known = self.index_bytes.load(Ordering::SeqCst);
         match self.index.look() {
             Look::Wrong(problem) => return Some(problem),
             Look::Unknown => {}
             Look::Same(bytes) => {
-                let known = self.index_bytes.fetch_max(bytes, Ordering::Relaxed);
+                self.index_bytes.fetch_max(bytes, Ordering::SeqCst);
                 if bytes < known {
                     self.unreadable.store(true, Ordering::Relaxed);
                     self.fail(self.index.shortened(bytes, known));
@@ -381,16 +376,18 @@ impl Files {
 
     /// It only grows, too, unless another program makes it smaller (`VACUUM`), and says so in the WAL.
     fn look_at_database(&self, connection: &Connection) -> Option<String> {
+        // Before the look, as of the index.
+        let known = self.database_bytes.load(Ordering::SeqCst);
         match self.database.look() {
             Look::Wrong(problem) => return Some(problem),
             Look::Unknown => {}
             Look::Same(bytes) => {
-                let known = self.database_bytes.fetch_max(bytes, Ordering::Relaxed);
+                self.database_bytes.fetch_max(bytes, Ordering::SeqCst);
                 if bytes < known {
                     match Claimed::by(connection) {
                         None => return None,
                         Some(Claimed { frames, pages }) if frames > 0 && bytes >= pages * self.page_bytes => {
-                            self.database_bytes.store(bytes, Ordering::Relaxed);
+                            self.database_bytes.store(bytes, Ordering::SeqCst);
                         }
                         Some(_) => self.fail(self.database.shortened(bytes, known)),
                     }

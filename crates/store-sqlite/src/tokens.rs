@@ -9,7 +9,7 @@ use rusqlite::params;
 use crate::SqliteStore;
 use crate::decode::{SqlError, readable};
 use crate::idempotency;
-use crate::writer::Abort;
+use crate::writer::{Abort, FEW_ROWS};
 
 /// The session of a rule that ends the tokens of all sessions. No token can name it: theirs are not empty.
 const ALL_SESSIONS: &str = "";
@@ -38,8 +38,10 @@ impl Tokens for SqliteStore {
         once: Option<Once<()>>,
         now: Timestamp,
     ) -> Result<Written<()>, WriteError> {
+        // Each session is looked for, and noted.
+        let rows = FEW_ROWS.max(2 * expiry.sessions.len());
         self.writer
-            .run(move |tx| {
+            .run_rows(rows, move |tx| {
                 if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
                     return Ok(Written::Replayed(answer));
                 }

@@ -99,7 +99,7 @@ impl Work for SqliteStore {
 
     async fn take_wakes(&self, now: Timestamp, limit: usize) -> Result<Wakes, StoreError> {
         self.writer
-            .run(move |tx| {
+            .take(move |tx| {
                 let mut due = tx.prepare_cached(
                     "SELECT endpoint_no, due_at, application_no
                      FROM wake LEFT JOIN endpoint ON endpoint.no = endpoint_no

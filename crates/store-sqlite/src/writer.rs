@@ -45,7 +45,7 @@ const MAX_GROUP_WEIGHT: usize = 1_024;
 const LIGHT: usize = 256;
 
 /// What an ordinary write counts as.
-const FEW_ROWS: usize = 16;
+pub(crate) const FEW_ROWS: usize = 16;
 
 /// How long results wait for company. Long against the pause between two batches of accepts under load, short against
 /// anything a person could notice.
@@ -130,7 +130,27 @@ pub(crate) fn taken(error: rusqlite::Error) -> Abort<WriteError> {
 }
 
 /// Told after the commit: `None` if it reached the disk.
-type Done = Box<dyn FnOnce(Option<&StoreError>) + Send>;
+type Done = Box<dyn FnOnce(Option<&Failure>) + Send>;
+
+/// What came between a group of writes and success.
+struct Failure {
+    error: StoreError,
+    /// Whether it came after the commit: then the writes are there for all who use the store, but may not last.
+    is_after_commit: bool,
+}
+
+impl Failure {
+    /// The group came to nothing. What was wrong with one write is no fault of the others, which may well be tried again.
+    fn of_group(error: StoreError) -> Self {
+        let error = match error {
+            StoreError::Inconsistent { .. } => {
+                StoreError::Unavailable("another write of the same commit could not be stored".to_owned())
+            }
+            other => other,
+        };
+        Self { error, is_after_commit: false }
+    }
+}
 
 /// Any other write. Without a transaction it is not carried out, and who asked is told why.
 type Other = Box<dyn FnOnce(Option<&Tx<'_>>) -> Done + Send>;
@@ -247,8 +267,27 @@ impl Writer {
         self.run_rows(FEW_ROWS, write).await
     }
 
+    /// As [`Writer::run`], for what takes something out of the store and gives it to the engine: it is given also if there is
+    /// a doubt whether the commit lasts, because the store, as it is, has it no more.
+    pub(crate) async fn take<T, F>(&self, write: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, Abort<StoreError>> + Send + 'static,
+    {
+        self.put(FEW_ROWS, true, write).await
+    }
+
     /// As [`Writer::run`], for a write of about so many rows: others wait for a few of those, not for all there are.
     pub(crate) async fn run_rows<T, E, F>(&self, rows: usize, write: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, Abort<E>> + Send + 'static,
+    {
+        self.put(rows, false, write).await
+    }
+
+    async fn put<T, E, F>(&self, rows: usize, unsure_will_do: bool, write: F) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
@@ -258,7 +297,7 @@ impl Writer {
         let write = Box::new(move |tx: Option<&Tx<'_>>| -> Done {
             let Some(tx) = tx else {
                 return Box::new(move |failed| {
-                    let error = failed.cloned().unwrap_or(StoreError::Closed);
+                    let error = failed.map_or(StoreError::Closed, |failure| failure.error.clone());
                     let _ = reply.send(Err(E::from(error)));
                 });
             };
@@ -273,7 +312,8 @@ impl Writer {
             }
             Box::new(move |failed| {
                 let result = match (result, failed) {
-                    (Ok(_), Some(error)) => Err(E::from(error.clone())),
+                    (Ok(value), Some(failure)) if unsure_will_do && failure.is_after_commit => Ok(value),
+                    (Ok(_), Some(failure)) => Err(E::from(failure.error.clone())),
                     (Ok(value), None) => Ok(value),
                     (Err(Abort::Refused(error)), _) => Err(error),
                     (Err(Abort::Sql(error)), _) => Err(E::from(error.into())),
@@ -415,21 +455,22 @@ impl Loop<'_> {
 
     /// Commits, or takes everything back; then tells everybody. `frames` is how long the WAL was before.
     fn end(&mut self, tx: &Tx<'_>, failed: Option<StoreError>, frames: u64, done: Vec<Done>) {
-        let mut failed = failed.or_else(|| self.statement("COMMIT"));
-        if let Some(error) = &failed {
+        let failed = failed.or_else(|| self.statement("COMMIT"));
+        let failed = if let Some(error) = failed {
             tracing::error!(%error, jobs = done.len(), "a group of writes failed; all who asked were told");
             self.hot.rolled_back();
             if !self.connection.is_autocommit() {
                 // Nothing can be done if even this fails; the next BEGIN will say so.
                 let _ = self.connection.execute_batch("ROLLBACK");
             }
+            Some(Failure::of_group(error))
         } else {
             self.hot.committed();
             self.tell(tx.news.take());
-            // What went into a file that nobody finds again was not stored, for those who asked.
+            // What went into a file that nobody finds again was not stored, for those who asked. But it may be found again.
             let problem = self.files.and_then(|files| files.problem_after_commit(self.connection, frames));
-            failed = problem.map(StoreError::Unavailable);
-        }
+            problem.map(|problem| Failure { error: StoreError::Unavailable(problem), is_after_commit: true })
+        };
         for done in done {
             done(failed.as_ref());
         }
@@ -442,8 +483,13 @@ impl Loop<'_> {
                 let results = guarded(self.files, || self.hot.accept(&batch));
                 let failure = results.as_ref().err().cloned();
                 let done: Done = Box::new(move |failed| {
-                    let results = failed.map_or(results, |error| Err(error.clone()));
-                    let results = results.unwrap_or_else(|error| vec![Err(AcceptError::Store(error)); batch.len()]);
+                    let results = match (results, failed) {
+                        (Ok(results), None) => results,
+                        (Ok(results), Some(failure)) => {
+                            results.into_iter().map(|result| unsuccessful(result, failure)).collect()
+                        }
+                        (Err(error), _) => vec![Err(AcceptError::Store(error)); batch.len()],
+                    };
                     let _ = reply.send(results);
                 });
                 (done, failure)
@@ -456,7 +502,11 @@ impl Loop<'_> {
                 };
                 let failure = result.as_ref().err().cloned();
                 let done: Done = Box::new(move |failed| {
-                    let _ = reply.send(failed.map_or(result, |error| Err(error.clone())));
+                    let result = result.and_then(|stored| match failed {
+                        Some(failure) => Err(failure.error.clone()),
+                        None => Ok(stored),
+                    });
+                    let _ = reply.send(result);
                 });
                 (done, failure)
             }
@@ -587,9 +637,19 @@ impl Group {
     }
 }
 
+/// What is told of a message that would have been accepted but for a failure of its group.
+fn unsuccessful(result: Result<Accepted, AcceptError>, failure: &Failure) -> Result<Accepted, AcceptError> {
+    match result {
+        Ok(Accepted::New(message)) if failure.is_after_commit => {
+            Err(AcceptError::Unsure { message, error: failure.error.clone() })
+        }
+        _ => Err(AcceptError::Store(failure.error.clone())),
+    }
+}
+
 /// What is called for a job that was not carried out, because its group had failed already.
 fn refusal(job: Job) -> Done {
-    let error = |failed: Option<&StoreError>| failed.cloned().unwrap_or(StoreError::Closed);
+    let error = |failed: Option<&Failure>| failed.map_or(StoreError::Closed, |failure| failure.error.clone());
     match job {
         Job::Accept(batch, reply) => Box::new(move |failed| {
             let _ = reply.send(vec![Err(AcceptError::Store(error(failed))); batch.len()]);

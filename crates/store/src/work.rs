@@ -113,6 +113,15 @@ pub enum AcceptError {
     /// The store failed; nothing of the batch may be taken for accepted.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It was committed, and then it turned out that the store cannot be trusted: whether it lasts is not known. Nobody is to
+    /// be told that it was accepted; but it is there, as long as the store is, so it is to be dispatched.
+    #[error("{error}")]
+    Unsure {
+        /// The message.
+        message: MessageKey,
+        /// What is wrong.
+        error: StoreError,
+    },
     /// The routes changed, or the application is gone: load them again.
     #[error("the application's routes are out of date")]
     Stale,
@@ -301,7 +310,8 @@ pub trait Work {
         max_bytes: usize,
     ) -> Result<Vec<Due>, StoreError>;
 
-    /// Takes endpoints that are due at `now` out of the index of wakes, earliest first, at most `limit`.
+    /// Takes endpoints that are due at `now` out of the index of wakes, earliest first, at most `limit`. What was taken is
+    /// given: an error means that nothing was.
     async fn take_wakes(&self, now: Timestamp, limit: usize) -> Result<Wakes, StoreError>;
 
     /// Puts the endpoint into the index of wakes at the earliest instant after `after` at which something of it is due, or

@@ -39,7 +39,7 @@ pub enum Stderr {
 }
 
 /// How to start a server.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TestServerBuilder {
     program: PathBuf,
     variables: BTreeMap<String, String>,

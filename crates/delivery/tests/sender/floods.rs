@@ -239,6 +239,6 @@ fn a_flood_costs_little_processor_time() {
         tokio::time::timeout(PATIENCE, gone.notified()).await.expect("the connection is ended");
         // A handshake, and some hundred frames. The million that it would send takes many times as long.
         let spent = processor_time() - before;
-        assert!(spent < Duration::from_millis(500), "{spent:?}");
+        assert!(spent < Duration::from_secs(2), "{spent:?}");
     });
 }

@@ -418,7 +418,10 @@ fn write_step(tx: &Tx<'_>, id: TaskId, step: i64, slice: Slice, now: Timestamp) 
     }
     let status = if ended { TaskStatus::Finished } else { TaskStatus::Running };
     tx.prepare_cached(
-        "UPDATE task SET status = ?2, step = step + 1, cursor = ?3, data = ?4, updated_at = ?5 WHERE id = ?1",
+        // What it was to do is needed no more when it is done, and may be large.
+        "UPDATE task SET status = ?2, step = step + 1, cursor = ?3, data = ?4, updated_at = ?5,
+             parameters = CASE ?2 WHEN 'running' THEN parameters ELSE '{}' END
+         WHERE id = ?1",
     )?
     .execute(params![
         id.as_bytes(),
@@ -438,11 +441,8 @@ fn give_up(tx: &Tx<'_>, id: TaskId, problem: String, now: Timestamp) -> Result<(
     // What it has found so far may be what is wrong with it.
     let mut data: Map<String, Value> = serde_json::from_str(&found).unwrap_or_default();
     data.insert("error".to_owned(), problem.into());
-    tx.prepare_cached("UPDATE task SET status = 'failed', updated_at = ?, data = ? WHERE id = ?")?.execute(params![
-        now.as_micros(),
-        encode_json(&data)?,
-        id.as_bytes()
-    ])?;
+    tx.prepare_cached("UPDATE task SET status = 'failed', updated_at = ?, data = ?, parameters = '{}' WHERE id = ?")?
+        .execute(params![now.as_micros(), encode_json(&data)?, id.as_bytes()])?;
     Ok(())
 }
 
