@@ -23,7 +23,7 @@ use crate::transport::Transport;
 
 postrider_domain::limits! {
     in "Receivers over HTTP/2";
-    /// What a receiver may send for one request, in frames; one that carries nothing of a response counts as eight
+    /// What a receiver may send for one request, in frames; one that carries nothing of a response counts as eight, one of a head as 48 and by its length
     pub const MAX_FRAMES: i64 = 1_024, "frames", beyond "the connection is closed";
     /// What a receiver may send for one request, as it comes over the network
     pub const MAX_BYTES: i64 = 262_144, "bytes", beyond "the connection is closed";
@@ -35,8 +35,11 @@ postrider_domain::limits! {
 
 /// What a receiver may send in a TLS handshake: certificates can be long.
 const HANDSHAKE_BYTES: i64 = 256 * 1024;
-/// What a frame costs that carries nothing of a response, or may be an interim response.
+/// What a frame costs that carries nothing of a response.
 const EMPTY_COST: i64 = 8;
+/// What a frame of a head costs, and so many bytes of it: it may be an interim response, and a byte may stand for a field.
+const HEAD_COST: i64 = 48;
+const HEAD_BYTES_PER_COST: usize = 128;
 /// The streams that are taken for allowed before the receiver has said how many (RFC 9113 §6.5.2 recommends at least 100).
 const UNSAID_STREAMS: u32 = 100;
 
@@ -156,6 +159,8 @@ impl Meter {
 
 /// The kinds of frames that matter here (RFC 9113 §6).
 const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const WINDOW_UPDATE: u8 = 8;
@@ -203,6 +208,7 @@ impl Frames {
         let cost = match kind {
             DATA if length > 0 => 1,
             RST_STREAM | WINDOW_UPDATE => 1,
+            HEADERS | CONTINUATION => HEAD_COST + i64::try_from(length / HEAD_BYTES_PER_COST).unwrap_or(i64::MAX / 2),
             _ => EMPTY_COST,
         };
         meter.frames.fetch_sub(cost, Ordering::Relaxed);

@@ -208,7 +208,8 @@ async fn a_task_that_can_not_go_on_is_given_up_with_its_error_and_one_that_fails
     changed(
         &mut server,
         "UPDATE task SET status = 'running', cursor = NULL,
-             parameters = CASE kind WHEN 'application.purge_content' THEN parameters ELSE '{' END,
+             parameters = CASE kind WHEN 'application.purge_content'
+                 THEN json_object('application_no', (SELECT min(no) FROM application), 'since', 0, 'until', 0) ELSE '{' END,
              step = CASE kind WHEN 'application.purge_content' THEN 9223372036854775807 ELSE step END",
     )
     .await;

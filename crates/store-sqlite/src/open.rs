@@ -169,6 +169,12 @@ impl SqliteStore {
         if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
             return Err(OpenError::NotAFile { path: path.to_owned() });
         }
+        // SQLite would take the WAL of an empty database for a leftover, and remove it.
+        let bytes = |path: &Path| std::fs::metadata(path).ok().map(|found| found.len());
+        if bytes(path) == Some(0) && bytes(&files::beside(path, "-wal")).is_some_and(|bytes| bytes > 0) {
+            let problem = "it is empty, but the -wal beside it is not".to_owned();
+            return Err(OpenError::Damaged { path: path.to_owned(), problem });
+        }
         match ownership {
             Ownership::Owner => Self::open_as_owner(path),
             Ownership::Guest => Self::open_as_guest(path),

@@ -486,7 +486,7 @@ impl Loop<'_> {
                     let results = match (results, failed) {
                         (Ok(results), None) => results,
                         (Ok(results), Some(failure)) => {
-                            results.into_iter().map(|result| unsuccessful(result, failure)).collect()
+                            results.iter().map(|result| unsuccessful(result, failure)).collect()
                         }
                         (Err(error), _) => vec![Err(AcceptError::Store(error)); batch.len()],
                     };
@@ -638,10 +638,10 @@ impl Group {
 }
 
 /// What is told of a message that would have been accepted but for a failure of its group.
-fn unsuccessful(result: Result<Accepted, AcceptError>, failure: &Failure) -> Result<Accepted, AcceptError> {
+fn unsuccessful(result: &Result<Accepted, AcceptError>, failure: &Failure) -> Result<Accepted, AcceptError> {
     match result {
         Ok(Accepted::New(message)) if failure.is_after_commit => {
-            Err(AcceptError::Unsure { message, error: failure.error.clone() })
+            Err(AcceptError::Unsure { message: *message, error: failure.error.clone() })
         }
         _ => Err(AcceptError::Store(failure.error.clone())),
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use postrider_delivery::sender::Sent;
 use postrider_domain::delivery::Failure;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -173,27 +174,42 @@ async fn a_head_that_never_ends_ends_the_connection() {
     assert!(tokio::time::timeout(PATIENCE, gone.notified()).await.is_ok());
 }
 
-#[tokio::test]
-async fn some_interim_responses_and_pings_before_an_answer_do_no_harm() {
+/// What comes of a request whose response comes after these frames, so many times.
+async fn after_frames(frames: Vec<u8>, count: usize) -> Sent {
     let authority = Authority::new();
     let acceptor = authority.acceptor("hooks.example", &["h2"]);
     let receiver = Receiver::start(move |stream, _| {
-        let acceptor = acceptor.clone();
+        let (acceptor, mut all) = (acceptor.clone(), frames.repeat(count));
         async move {
             let Some(mut stream) = accept(&acceptor, stream).await else { return };
-            for _ in 0..16 {
-                stream.write_all(&early_hints()).await.unwrap();
-                stream.write_all(&frame(PING, 0, 0, &[0; 8])).await.unwrap();
-            }
-            stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0x88])).await.unwrap();
-            stream.flush().await.unwrap();
+            all.extend(frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0x88]));
+            // It may be cut off meanwhile.
+            let _ = stream.write_all(&all).await;
+            let _ = stream.flush().await;
             let mut sink = [0; 1024];
             while stream.read(&mut sink).await.is_ok_and(|count| count > 0) {}
         }
     })
     .await;
     let client = authority.client(Duration::from_secs(20));
-    assert_eq!(answered(&client.send(&url(&receiver, "hooks.example")).await).0, 200);
+    client.send(&url(&receiver, "hooks.example")).await
+}
+
+#[tokio::test]
+async fn some_interim_responses_and_pings_before_an_answer_do_no_harm() {
+    let frames = [early_hints(), frame(PING, 0, 0, &[0; 8])].concat();
+    assert_eq!(answered(&after_frames(frames, 16).await).0, 200);
+}
+
+#[tokio::test]
+async fn more_heads_of_interim_responses_than_anybody_needs_are_a_failed_attempt() {
+    // A hundred kilobytes, so that they are not all read at once: a field of 1,000 bytes in each.
+    let mut block = vec![0x08, 3];
+    block.extend_from_slice(b"103");
+    block.extend_from_slice(&[0x00, 1, b'a', 0x7f, 0xe9, 0x06]);
+    block.extend_from_slice(&[b'b'; 1_000]);
+    let sent = after_frames(frame(HEADERS, END_HEADERS, 1, &block), 100).await;
+    assert_eq!(failed(&sent).0, Failure::Protocol);
 }
 
 /// How long this thread was on a processor.
