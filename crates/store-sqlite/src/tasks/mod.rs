@@ -362,6 +362,11 @@ fn read_step(connection: &Connection, id: TaskId, rows: usize) -> Result<Read, S
     )?;
     let found = first(statement.query([id.ksuid().as_bytes()])?, |row| {
         let columns = Columns::new(row, "task");
+        let status = status(&columns)?;
+        if status != TaskStatus::Running {
+            // What it was to do is there no more.
+            return Ok(Err(status));
+        }
         let kind = kind(&columns)?;
         let job = columns.json::<Parameters>("parameters")?.job(kind);
         let stage = Stage {
@@ -372,12 +377,13 @@ fn read_step(connection: &Connection, id: TaskId, rows: usize) -> Result<Read, S
             rows,
         };
         let job = job.ok_or_else(|| columns.inconsistent("parameters", &"a member is missing"))?;
-        Ok((status(&columns)?, columns.get("step")?, job, stage))
+        Ok(Ok((columns.get("step")?, job, stage)))
     })?;
-    let Some((status, step, job, stage)) = found else { return Ok(Read::Ended(TaskStatus::Finished)) };
-    if status != TaskStatus::Running {
-        return Ok(Read::Ended(status));
-    }
+    let (step, job, stage) = match found {
+        None => return Ok(Read::Ended(TaskStatus::Finished)),
+        Some(Err(status)) => return Ok(Read::Ended(status)),
+        Some(Ok(running)) => running,
+    };
     let slice = match job {
         Job::Recover { endpoint, span } => replay::recover(&snapshot, stage, endpoint, span)?,
         Job::Replay { endpoint, span } => replay::missing(&snapshot, stage, endpoint, span)?,
