@@ -1,8 +1,9 @@
 //! The engine: all lanes, and what performs their decisions.
 //!
 //! Messages come in straight from their accept commit ([`Dispatch`]) or from the store, when the waker says that
-//! something is due. Each open lane holds a permit; who gets none waits for a turn (`turns.rs`). `Shared::pump` asks a lane what it wants until it wants nothing, and starts that: workers that send,
-//! reads of the store, timers. Every piece of work ends by pumping its lane again.
+//! something is due. Each open lane holds a permit; who gets none waits for a turn (`turns.rs`).
+//! `Shared::pump` asks a lane what it wants until it wants nothing, and starts that: workers that send, reads of the store,
+//! timers. Every piece of work ends by pumping its lane again.
 //!
 //! A panic while one lane is looked after is caught here, and harms that lane only: it is left alone for a while.
 

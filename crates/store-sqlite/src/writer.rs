@@ -38,7 +38,7 @@ use crate::hot::Hot;
 use crate::lock::OwnerLock;
 
 /// A transaction ends when it holds this many rows' worth of jobs, so that no one waits long for a commit. What is accepted,
-/// and what is settled, comes in batches of half as many.
+/// and what is settled, comes in batches of half as many; a slice of what is removed may come on top.
 const MAX_GROUP_WEIGHT: usize = 1_024;
 
 /// Results that weigh no more go along with whatever there is.

@@ -78,15 +78,13 @@ pub struct NewMessage {
 /// Bytes of a payload that cost as much as a row.
 const ROW_BYTES: usize = 2_048;
 
-/// Combinations of names that cost as much as a row.
-const ROW_COMBINATIONS: usize = 1;
-
-/// What lists by type, channel and tag cost of a message that has none of its names in common with others, in rows.
+/// What lists by type, channel and tag cost of a message that has none of its names in common with others, in rows: each
+/// combination of them is one.
 fn names_in_rows(message: &Message) -> usize {
     let or_any = |count: Option<usize>| 1 + count.unwrap_or(0);
     let combinations = or_any(message.channels.as_ref().map(|names| names.len()))
         * or_any(message.tags.as_ref().map(|names| names.len()));
-    (combinations - 1) / ROW_COMBINATIONS
+    combinations - 1
 }
 
 impl NewMessage {
@@ -350,8 +348,8 @@ pub trait Work {
     /// how many it removed. One that takes deliveries, perhaps again since the caller looked, keeps them all.
     async fn cancel_deliveries(&self, endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError>;
 
-    /// Adds one manual delivery, due at `now`, with its place in the index of wakes, and tells observers. [`WriteError::NotFound`] if the message or endpoint is
-    /// gone. Nothing is added for a disabled endpoint, which is no error, but is said.
+    /// Adds one manual delivery, due at `now`, with its place in the index of wakes, and tells observers.
+    /// [`WriteError::NotFound`] if the message or endpoint is gone. Nothing is added for a disabled endpoint, which is no error, but is said.
     async fn resend(
         &self,
         endpoint: EndpointKey,

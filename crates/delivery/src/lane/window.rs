@@ -216,8 +216,8 @@ impl State {
     }
 
     /// Takes what a load found. `dispatched` is the newest message that was handed over from its accept commit: one that is
-    /// newer, and newer than what was offered here, is still on its way through memory, and will be offered. Deliveries without a payload are returned: there is
-    /// nothing to send, they can only be canceled.
+    /// newer, and newer than what was offered here, is still on its way through memory, and will be offered. Deliveries
+    /// without a payload are returned: there is nothing to send, they can only be canceled.
     pub(crate) fn loaded(
         &mut self,
         found: Vec<Due>,

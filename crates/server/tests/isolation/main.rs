@@ -2,7 +2,8 @@
 //!
 //! `endpoints` counts: whatever others do, a healthy endpoint gets everything. `tenants`, `receivers` and `secure` measure: while a
 //! hostile tenant or receiver does its worst, a healthy tenant's latency, of accepting and end to end, stays near what it
-//! was alone, and the server's memory below what `postrider config check` says of its settings. `neighbour` says how that is judged, and how a longer run is asked for.
+//! was alone, and the server's memory below what `postrider config check` says of its settings. `neighbour`
+//! says how that is judged, and how a longer run is asked for.
 
 mod endpoints;
 mod hostile;
