@@ -124,6 +124,7 @@ const CONNECTING: u8 = 1;
 const SECURING: u8 = 2;
 const WAITING: u8 = 3;
 const INTERIM: u8 = 4;
+const STREAMLESS: u8 = 5;
 
 impl Stage {
     pub(crate) fn resolving(&self) {
@@ -140,6 +141,11 @@ impl Stage {
 
     pub(crate) fn waiting(&self) {
         self.step.store(WAITING, Ordering::Relaxed);
+    }
+
+    /// The receiver allows no request on its connection yet.
+    pub(crate) fn streamless(&self) {
+        self.step.store(STREAMLESS, Ordering::Relaxed);
     }
 
     /// An interim response (1xx) has come.
@@ -178,6 +184,10 @@ impl Stage {
             CONNECTING => format!("timed out after {limit}: no connection could be made"),
             SECURING => format!("timed out after {limit}: the TLS handshake was not finished"),
             INTERIM => format!("timed out after {limit}: the receiver sent interim responses, but no final one"),
+            STREAMLESS => format!(
+                "timed out after {limit}: the receiver allows no request on its HTTP/2 connections \
+                 (SETTINGS_MAX_CONCURRENT_STREAMS is 0)"
+            ),
             _ => format!("timed out after {limit}: the receiver did not respond"),
         };
         Trouble::new(Failure::Timeout, detail)

@@ -35,7 +35,7 @@ use crate::http2::Http2;
 use crate::options::DeliveryOptions;
 use crate::ours;
 use crate::resolve::{Resolve, ResolveError};
-use crate::tls;
+use crate::tls::Asked;
 use crate::transport::{Transport, Wire};
 
 /// Where connections go: what decides whether two endpoints can share one.
@@ -294,9 +294,10 @@ impl Connector {
             url::Host::Domain(name) => ServerName::try_from(name.trim_end_matches('.').to_owned())
                 .map_err(|_| Trouble::new(Failure::Tls, "the host name is none that a certificate can have"))?,
         };
-        let stream =
-            self.tls.connect(name, wire).await.map_err(|error| Trouble::new(Failure::Tls, tls::describe(&error)))?;
-        Ok(Transport::tls(stream))
+        let asked = Asked::default();
+        let stream = asked.watch(self.tls.connect(name, wire)).await;
+        let stream = stream.map_err(|error| Trouble::new(Failure::Tls, asked.describe(&error)))?;
+        Ok(Transport::tls(stream, asked))
     }
 }
 

@@ -8,6 +8,8 @@ use postrider_domain::delivery::Failure;
 use crate::answer::Trouble;
 use crate::tls;
 
+const UNREADABLE: &str = "the receiver broke the rules of HTTP/2, or the head of its response is larger than 64 KiB, so its status is not known";
+
 /// The request got no response.
 #[derive(Debug)]
 pub(crate) struct Broken {
@@ -44,6 +46,8 @@ pub(crate) fn describe(error: &hyper::Error) -> Trouble {
     let http2 = source.and_then(|source| source.downcast_ref::<h2::Error>());
     let io = source.and_then(|source| source.downcast_ref()).or_else(|| http2.and_then(h2::Error::get_io));
     match http2 {
+        // h2 does not show the status of a head that it refuses.
+        Some(error) if error.is_library() && !error.is_io() => Trouble::new(Failure::Protocol, UNREADABLE),
         Some(error) if !error.is_io() => {
             Trouble::new(Failure::Protocol, "the receiver broke the HTTP/2 stream off before it responded")
         }
@@ -59,8 +63,8 @@ pub(crate) fn closed(error: Option<&io::Error>) -> Trouble {
 /// The connection ended, `when` says at which point of the response.
 pub(crate) fn ended(error: Option<&io::Error>, when: &'static str) -> Trouble {
     // With TLS 1.3 a receiver that demands a client certificate says so only after the handshake.
-    if let Some(error) = error.and_then(tls::cause) {
-        return Trouble::new(Failure::Tls, tls::describe_rustls(error));
+    if let Some(reason) = error.and_then(tls::reason) {
+        return Trouble::new(Failure::Tls, reason);
     }
     let text: Cow<'static, str> = match error.map(io::Error::kind) {
         Some(io::ErrorKind::ConnectionReset) => format!("the receiver reset the connection {when}").into(),

@@ -127,6 +127,11 @@ impl Http2 {
         stage: &Stage,
         wall: Timestamp,
     ) -> Result<(), Broken> {
+        if self.streams.meter.streams() == 0 {
+            stage.streamless();
+            self.streams.meter.opened().await;
+            stage.waiting();
+        }
         let response = self.requests.send_request(request).await;
         permit.heard();
         let (parts, mut body) = response.map_err(|error| self.broken(&error))?.into_parts();

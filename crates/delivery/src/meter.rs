@@ -82,6 +82,8 @@ pub(crate) struct Meter {
     streams: AtomicU32,
     /// The receiver has said how many streams it allows, or that it leaves that open.
     settled: AtomicBool,
+    /// The connection has ended.
+    ended: AtomicBool,
     settings: Notify,
 }
 
@@ -93,6 +95,7 @@ impl Default for Meter {
             off: AtomicBool::new(false),
             streams: AtomicU32::new(UNSAID_STREAMS),
             settled: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             settings: Notify::new(),
         }
     }
@@ -128,8 +131,22 @@ impl Meter {
 
     /// The connection has ended: there is nothing to wait for.
     pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
         self.settled.store(true, Ordering::Release);
         self.settings.notify_waiters();
+    }
+
+    /// Waits until the receiver allows a stream, or the connection has ended.
+    pub(crate) async fn opened(&self) {
+        loop {
+            let mut settings = std::pin::pin!(self.settings.notified());
+            // From here on nothing that is told is missed.
+            settings.as_mut().enable();
+            if self.streams() > 0 || self.ended.load(Ordering::Acquire) {
+                return;
+            }
+            settings.await;
+        }
     }
 
     /// Waits until the receiver has sent its settings, or the connection has ended.

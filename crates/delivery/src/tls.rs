@@ -7,10 +7,14 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use postrider_domain::time::Timestamp;
+use rustls::client::ResolvesClientCert;
+use rustls::sign::CertifiedKey;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, InvalidMessage, PeerIncompatible, PeerMisbehaved, RootCertStore,
+    SignatureScheme,
 };
 use rustls_pki_types::{ServerName, UnixTime};
 
@@ -36,34 +40,88 @@ pub fn config(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_client_cert_resolver(Arc::new(NoCertificate));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
 
-/// What went wrong in a handshake, for the endpoint's owner.
-pub(crate) fn describe(error: &io::Error) -> Cow<'static, str> {
-    match (cause(error), error.kind()) {
-        (Some(error), _) => describe_rustls(error),
-        (None, io::ErrorKind::UnexpectedEof) => "the receiver closed the connection during the TLS handshake".into(),
-        (None, io::ErrorKind::ConnectionReset) => "the receiver reset the connection during the TLS handshake".into(),
-        (None, _) => "the connection broke during the TLS handshake".into(),
+/// We have no certificate to show; but that a receiver asks for one explains what it does next.
+#[derive(Debug)]
+struct NoCertificate;
+
+impl ResolvesClientCert for NoCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        // All connections have one configuration, or sessions could not be resumed; whose handshake it is, the task knows.
+        let _ = ASKED.try_with(|asked| asked.0.store(true, Ordering::Relaxed));
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
     }
 }
 
+tokio::task_local! {
+    static ASKED: Asked;
+}
+
+/// Whether a receiver asked for a client certificate in the handshake of a connection.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Asked(Arc<AtomicBool>);
+
+impl Asked {
+    /// Notes it while a handshake is made.
+    pub(crate) async fn watch<F: Future>(&self, handshake: F) -> F::Output {
+        ASKED.scope(self.clone(), handshake).await
+    }
+
+    /// What went wrong in the handshake, for the endpoint's owner.
+    pub(crate) fn describe(&self, error: &io::Error) -> Cow<'static, str> {
+        let how = match (cause(error), error.kind()) {
+            (Some(error), _) => return describe_rustls(error, self.is_true()),
+            (None, io::ErrorKind::UnexpectedEof) => "the receiver closed the connection during the TLS handshake",
+            (None, io::ErrorKind::ConnectionReset) => "the receiver reset the connection during the TLS handshake",
+            (None, _) => "the connection broke during the TLS handshake",
+        };
+        if self.is_true() { format!("{how}, in which {NO_CERTIFICATE}").into() } else { how.into() }
+    }
+
+    /// An error of the connection after the handshake, with what is to be said of it if TLS is the reason.
+    pub(crate) fn explain(&self, error: io::Error) -> io::Error {
+        match cause(&error) {
+            Some(why) => io::Error::new(error.kind(), Explained(describe_rustls(why, self.is_true()))),
+            None => error,
+        }
+    }
+
+    fn is_true(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What went wrong with TLS, for the endpoint's owner.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Explained(Cow<'static, str>);
+
+/// What went wrong with TLS after the handshake, for the endpoint's owner; `None` if it was something else.
+pub(crate) fn reason(error: &io::Error) -> Option<Cow<'static, str>> {
+    Some(error.get_ref()?.downcast_ref::<Explained>()?.0.clone())
+}
+
 /// The TLS failure behind an I/O error, if there is one.
-pub(crate) fn cause(error: &io::Error) -> Option<&rustls::Error> {
+fn cause(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// What went wrong with TLS, in the handshake or after it, for the endpoint's owner.
-pub(crate) fn describe_rustls(error: &rustls::Error) -> Cow<'static, str> {
+/// `asked`: the receiver asked for a client certificate.
+fn describe_rustls(error: &rustls::Error, asked: bool) -> Cow<'static, str> {
     use rustls::Error as E;
     match error {
+        E::AlertReceived(alert) => describe_alert(*alert, asked).into(),
         E::InvalidCertificate(error) => {
             format!("the receiver's certificate was not accepted: {}", describe_certificate(error)).into()
         }
-        E::AlertReceived(alert) => describe_alert(*alert).into(),
         E::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion) => {
             "the receiver's response is not TLS: is it http instead of https?".into()
         }
@@ -82,19 +140,44 @@ pub(crate) fn describe_rustls(error: &rustls::Error) -> Cow<'static, str> {
     }
 }
 
+const NO_CERTIFICATE: &str = "it asked for a client certificate, which this server does not have";
+
 /// An alert that the receiver sent: what it means, and its name and number (RFC 8446 §6), which its owner can look up.
-fn describe_alert(alert: AlertDescription) -> String {
+/// `asked`: for a client certificate. Before TLS 1.3 there is no alert of its own for that, so receivers take what fits.
+fn describe_alert(alert: AlertDescription, asked: bool) -> String {
     use AlertDescription as A;
     let meaning = match alert {
         A::UnrecognisedName => return "the receiver has no certificate for this host name".to_owned(),
-        A::ProtocolVersion => "it supports neither TLS 1.2 nor TLS 1.3",
-        A::HandshakeFailure | A::InsufficientSecurity => "there is no cipher that both sides support",
-        A::CertificateRequired => "it demands a client certificate",
-        A::NoApplicationProtocol => "it speaks neither HTTP/2 nor HTTP/1.1 (ALPN)",
-        A::BadCertificate | A::UnsupportedCertificate | A::CertificateUnknown | A::CertificateExpired => {
-            "it did not accept a certificate, perhaps because it demands a client certificate"
+        A::CertificateRequired => "it demands a client certificate, which this server does not have",
+        A::HandshakeFailure
+        | A::NoCertificate
+        | A::BadCertificate
+        | A::UnsupportedCertificate
+        | A::CertificateUnknown
+        | A::CertificateExpired
+        | A::CertificateRevoked
+        | A::UnknownCA
+        | A::AccessDenied
+        | A::InternalError
+        | A::CloseNotify
+        | A::UserCanceled
+            if asked =>
+        {
+            NO_CERTIFICATE
         }
-        A::UnknownCA => "it does not know an authority of a certificate",
+        A::ProtocolVersion => "it supports neither TLS 1.2 nor TLS 1.3",
+        A::InsufficientSecurity => "it demands more secure ciphers than this server has",
+        A::HandshakeFailure => {
+            "it has no cipher, key exchange or signature in common with this server, or refuses it for a reason of its own"
+        }
+        A::NoApplicationProtocol => "it speaks neither HTTP/2 nor HTTP/1.1 (ALPN)",
+        A::NoCertificate
+        | A::BadCertificate
+        | A::UnsupportedCertificate
+        | A::CertificateUnknown
+        | A::CertificateExpired
+        | A::CertificateRevoked => "it did not accept a certificate, though it asked for none",
+        A::UnknownCA => "it does not know an authority of a certificate, though it asked for none",
         A::AccessDenied => "access was denied",
         A::InternalError => "it had an internal error",
         A::CloseNotify | A::UserCanceled => "it closed the connection",
@@ -115,10 +198,11 @@ fn describe_incompatible(why: &PeerIncompatible) -> &'static str {
         P::ServerDoesNotSupportTls12Or13 | P::ServerTlsVersionIsDisabledByOurConfig | P::Tls12NotOffered => {
             "the receiver supports neither TLS 1.2 nor TLS 1.3"
         }
-        P::NoCipherSuitesInCommon
-        | P::NoKxGroupsInCommon
-        | P::NoSignatureSchemesInCommon
-        | P::NoEcPointFormatsInCommon => "the receiver and this server have no secure cipher in common",
+        P::NoCipherSuitesInCommon => "the receiver and this server have no secure cipher in common",
+        P::NoKxGroupsInCommon | P::NoEcPointFormatsInCommon => {
+            "the receiver and this server have no secure key exchange in common"
+        }
+        P::NoSignatureSchemesInCommon => "the receiver and this server have no secure signature in common",
         _ => "the receiver's TLS lacks what a secure connection needs",
     }
 }
@@ -137,7 +221,10 @@ fn describe_certificate(error: &CertificateError) -> Cow<'static, str> {
         E::NotValidForNameContext { expected, presented } => other_name(expected, presented).into(),
         E::Revoked => "it was revoked".into(),
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => "it is not meant for servers".into(),
-        E::BadSignature => "its signature is wrong".into(),
+        // Keys that are too short are told in no other way.
+        E::BadSignature => {
+            "its signature is wrong, or made with a key that is too weak, such as RSA of less than 2,048 bits".into()
+        }
         E::BadEncoding => "it cannot be read".into(),
         E::UnsupportedSignatureAlgorithmContext { .. } | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             "it is signed with an algorithm that is not supported, such as SHA-1".into()
@@ -210,9 +297,11 @@ mod tests {
     fn every_alert_has_a_text_with_its_number() {
         for number in 0..=u8::MAX {
             let alert = AlertDescription::from(number);
-            let text = describe_alert(alert);
-            let named = alert == AlertDescription::UnrecognisedName || text.contains(&format!("alert {number}, "));
-            assert!(named && text.starts_with("the receiver "), "{text}");
+            for asked in [false, true] {
+                let text = describe_alert(alert, asked);
+                let named = alert == AlertDescription::UnrecognisedName || text.contains(&format!("alert {number}, "));
+                assert!(named && text.starts_with("the receiver "), "{text}");
+            }
         }
     }
 

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::meter::Meter;
-use crate::tls;
+use crate::tls::{self, Asked};
 
 /// More TLS records than these between two requests are not quiet, whatever is in them.
 const MAX_QUIET_READS: usize = 16;
@@ -116,6 +116,7 @@ enum Layer {
 #[derive(Debug)]
 pub(crate) struct Transport {
     layer: Layer,
+    asked: Asked,
     fault: Fault,
 }
 
@@ -130,20 +131,21 @@ impl Fault {
     }
 
     fn note(&self, error: &io::Error) {
-        if let Some(error) = tls::cause(error) {
+        if let Some(reason) = tls::reason(error) {
             // The first is the cause, and what follows its consequence.
-            let _ = self.0.set(tls::describe_rustls(error));
+            let _ = self.0.set(reason);
         }
     }
 }
 
 impl Transport {
     pub(crate) fn plain(wire: Wire) -> Self {
-        Self { layer: Layer::Plain(wire), fault: Fault::default() }
+        Self { layer: Layer::Plain(wire), asked: Asked::default(), fault: Fault::default() }
     }
 
-    pub(crate) fn tls(stream: TlsStream<Wire>) -> Self {
-        Self { layer: Layer::Tls(Box::new(stream)), fault: Fault::default() }
+    /// `asked`: whether the receiver wanted to see a certificate in the handshake.
+    pub(crate) fn tls(stream: TlsStream<Wire>, asked: Asked) -> Self {
+        Self { layer: Layer::Tls(Box::new(stream)), asked, fault: Fault::default() }
     }
 
     /// Whether it can be used for a request: the receiver has not closed it, and has not said anything since its last
@@ -214,10 +216,11 @@ impl AsyncRead for Transport {
             Layer::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Layer::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         };
-        if let Poll::Ready(Err(error)) = &result {
-            self.fault.note(error);
-        }
-        result
+        result.map_err(|error| {
+            let error = self.asked.explain(error);
+            self.fault.note(&error);
+            error
+        })
     }
 }
 

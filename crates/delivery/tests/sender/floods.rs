@@ -12,18 +12,18 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::secure::{Authority, url};
-use crate::support::*;
+use crate::support::{PATIENCE, Receiver, answered, failed};
 
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const UNKNOWN: u8 = 99;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
@@ -38,10 +38,16 @@ fn early_hints() -> Vec<u8> {
 }
 
 /// Accepts, sends settings, and reads until the request on the first stream is here.
-async fn accept(acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+pub(crate) async fn accept(acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
     let mut stream = acceptor.accept(stream).await.ok()?;
     stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.ok()?;
     stream.flush().await.ok()?;
+    read_request(&mut stream).await?;
+    Some(stream)
+}
+
+/// Reads the preface, and on until the request on the first stream is here.
+pub(crate) async fn read_request(stream: &mut TlsStream<TcpStream>) -> Option<()> {
     let mut preface = [0; 24];
     stream.read_exact(&mut preface).await.ok()?;
     loop {
@@ -51,7 +57,7 @@ async fn accept(acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<T
         stream.read_exact(&mut payload).await.ok()?;
         let of_stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) == 1;
         if of_stream && head[4] & END_STREAM != 0 {
-            return Some(stream);
+            return Some(());
         }
     }
 }
@@ -218,19 +224,25 @@ fn processor_time() -> Duration {
     Duration::from_nanos(schedule.split(' ').next().unwrap().parse().unwrap())
 }
 
-/// A receiver on a thread of its own that answers and then sends PING after PING; told when its connection is gone.
-fn flooding_thread(acceptor: TlsAcceptor, gone: Arc<Notify>) -> std::net::SocketAddr {
+/// A receiver on a thread of its own that begins with some frames and then sends others without end; told when its
+/// connection is gone.
+fn flooding_thread(
+    acceptor: TlsAcceptor,
+    (begin, frames): (Vec<u8>, Vec<u8>),
+    gone: Arc<Notify>,
+) -> std::net::SocketAddr {
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
-            let (ended, answer) = (Arc::clone(&gone), frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0x88]));
+            let ended = Arc::clone(&gone);
             let receiver = Receiver::start(move |stream, _| {
-                let (acceptor, ended, answer) = (acceptor.clone(), Arc::clone(&ended), answer.clone());
+                let (acceptor, ended) = (acceptor.clone(), Arc::clone(&ended));
+                let (begin, frames) = (begin.clone(), frames.clone());
                 async move {
                     let Some(mut stream) = accept(&acceptor, stream).await else { return };
-                    stream.write_all(&answer).await.unwrap();
-                    flood(stream, &frame(PING, 0, 0, &[0; 8])).await;
+                    stream.write_all(&begin).await.unwrap();
+                    flood(stream, &frames).await;
                     ended.notify_one();
                 }
             })
@@ -242,19 +254,35 @@ fn flooding_thread(acceptor: TlsAcceptor, gone: Arc<Notify>) -> std::net::Socket
     told.recv().unwrap()
 }
 
-#[test]
-fn a_flood_costs_little_processor_time() {
+/// Lets a receiver flood, and tells what came of the attempt. Fails if it costs much.
+fn flooded_cheaply(begin: Vec<u8>, frames: Vec<u8>) -> Sent {
     let (authority, gone) = (Authority::new(), Arc::new(Notify::new()));
-    let address = flooding_thread(authority.acceptor("hooks.example", &["h2"]), Arc::clone(&gone));
+    let acceptor = authority.acceptor("hooks.example", &["h2"]);
+    let address = flooding_thread(acceptor, (begin, frames), Arc::clone(&gone));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let client = authority.client(PATIENCE * 2);
         let before = processor_time();
         let sent = client.send(&format!("https://hooks.example:{}/", address.port())).await;
-        assert_eq!(answered(&sent).0, 200);
         tokio::time::timeout(PATIENCE, gone.notified()).await.expect("the connection is ended");
         // A handshake, and some hundred frames. The million that it would send takes many times as long.
         let spent = processor_time() - before;
         assert!(spent < Duration::from_secs(2), "{spent:?}");
-    });
+        sent
+    })
+}
+
+#[test]
+fn a_flood_costs_little_processor_time() {
+    let answer = frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0x88]);
+    assert_eq!(answered(&flooded_cheaply(answer, frame(PING, 0, 0, &[0; 8]))).0, 200);
+}
+
+#[test]
+fn interim_responses_of_which_each_byte_stands_for_a_large_field_cost_little_processor_time() {
+    // A field of three kilobytes enters the table; from then on each byte of a head of 16 KiB stands for it.
+    let field = [&[0x40, 1, b'a', 0x7f, 0xb9, 0x16][..], &[b'b'; 3_000]].concat();
+    let begin = frame(HEADERS, END_HEADERS, 1, &[&[0x08, 3][..], b"103", &field].concat());
+    let bomb = frame(HEADERS, END_HEADERS, 1, &[&[0x08, 3][..], b"103", &[0xbe; 16_000]].concat());
+    assert_eq!(failed(&flooded_cheaply(begin, bomb)).0, Failure::Protocol);
 }

@@ -1,6 +1,9 @@
 //! TLS that fails, in every way there is: what the log says must tell the endpoint's owner what to do.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use postrider_delivery::sender::Slot;
 use postrider_domain::delivery::Failure;
@@ -8,7 +11,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, date_tim
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::PrivateKeyDer;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
@@ -40,7 +43,7 @@ async fn a_certificate_that_is_refused_is_refused_with_the_reason() {
         (authority.acceptor_of(&expired, &[]), "it has expired, on 2021-02-03"),
         (authority.acceptor_of(&early, &[]), "it is not valid yet, but from 2100-05-06 on"),
         (acceptor(own.der().clone(), &own_key, &[]), "its issuer is unknown (self-signed, or an intermediate"),
-        (stranger.acceptor("hooks.example", &[]), "its signature is wrong"),
+        (stranger.acceptor("hooks.example", &[]), "its signature is wrong, or made with a key that is too weak"),
         (acceptor(own_authority.der().clone(), &own_key, &[]), "self-signed"),
         (
             authority.acceptor_of(&named(&["other.example", "*.more.example"]), &[]),
@@ -85,11 +88,17 @@ fn hello(version: [u8; 2], cipher: [u8; 2]) -> &'static [u8] {
 async fn an_alert_is_named_with_what_it_means() {
     let client = Authority::new().client(PATIENCE);
     for (number, text) in [
-        (40, "there is no cipher that both sides support (alert 40, HandshakeFailure)"),
+        (
+            40,
+            "it has no cipher, key exchange or signature in common with this server, or refuses it for a reason of its \
+             own (alert 40, HandshakeFailure)",
+        ),
+        (42, "it did not accept a certificate, though it asked for none (alert 42, BadCertificate)"),
         (49, "access was denied (alert 49, AccessDenied)"),
         (70, "it supports neither TLS 1.2 nor TLS 1.3 (alert 70, ProtocolVersion)"),
         (80, "it had an internal error (alert 80, InternalError)"),
-        (116, "it demands a client certificate (alert 116, CertificateRequired)"),
+        (71, "it demands more secure ciphers than this server has (alert 71, InsufficientSecurity)"),
+        (116, "it demands a client certificate, which this server does not have (alert 116, CertificateRequired)"),
         (120, "it speaks neither HTTP/2 nor HTTP/1.1 (ALPN) (alert 120, NoApplicationProtocol)"),
         (200, "it gave no reason (alert 200"),
     ] {
@@ -162,6 +171,54 @@ async fn a_receiver_that_demands_a_client_certificate_is_named_as_such_in_every_
         let sent = client.send(&url(&receiver, "hooks.example")).await;
         let (kind, detail) = failed(&sent);
         assert!(kind == Failure::Tls && detail.contains("client certificate"), "{version:?} {alpn:?}: {detail}");
+    }
+}
+
+/// A stream whose alerts have another number: there are receivers that choose it otherwise than rustls does.
+struct Alerting {
+    stream: TcpStream,
+    number: u8,
+}
+
+impl AsyncRead for Alerting {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Alerting {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let alert = alert(self.number);
+        let is_alert = buf.len() == alert.len() && buf[0] == alert[0];
+        Pin::new(&mut self.stream).poll_write(cx, if is_alert { alert } else { buf })
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_asks_for_a_client_certificate_is_named_as_such_whatever_alert_it_sends() {
+    let authority = Authority::new();
+    let client = authority.client(PATIENCE);
+    // OpenSSL, Go and Java choose different ones in TLS 1.2.
+    for number in [40, 41, 42, 46, 48, 49] {
+        let acceptor = demanding(&authority, &rustls::version::TLS12, &[]);
+        let receiver = Receiver::start(move |stream, _| {
+            let acceptor = acceptor.clone();
+            async move { drop(acceptor.accept(Alerting { stream, number }).await) }
+        })
+        .await;
+        let sent = client.send(&url(&receiver, "hooks.example")).await;
+        let text = "it asked for a client certificate, which this server does not have";
+        let start = format!("the receiver refused the TLS connection: {text} (alert {number}, ");
+        let (kind, detail) = failed(&sent);
+        assert!(kind == Failure::Tls && detail.starts_with(&start), "{detail}");
     }
 }
 

@@ -15,3 +15,4 @@ mod reuse;
 mod secure;
 mod streams;
 mod support;
+mod verdicts;
