@@ -12,7 +12,7 @@ use axum::extract::FromRequestParts;
 use http::request::Parts;
 use postrider_domain::names::{Channel, EventTypeName, MAX_NAME_BYTES, Tag};
 use postrider_domain::schema::{DATE_CHARS, NAME_PATTERN};
-use postrider_domain::time::Timestamp;
+use postrider_domain::time::{ParseTimestampError, Timestamp};
 use postrider_store::Direction;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -66,6 +66,17 @@ impl<T: FromQuery> FromRequestParts<Shared> for Query<T> {
 
 fn undecodable(name: &str, problem: impl Display) -> ApiError {
     ApiError::bad_request(format!("the query parameter '{name}' can't be decoded: {problem}"))
+}
+
+/// A date, also one in which the plus of an offset was not percent-encoded and so has become a blank.
+fn parse_date(text: &str) -> Result<Timestamp, ParseTimestampError> {
+    Timestamp::parse(text).or_else(|error| {
+        let with_plus = text.rsplit_once(' ').map(|(at, offset)| Timestamp::parse(&format!("{at}+{offset}")));
+        match with_plus {
+            None | Some(Err(ParseTimestampError::NotADate)) => Err(error),
+            Some(other) => other,
+        }
+    })
 }
 
 impl<'a> QueryString<'a> {
@@ -164,13 +175,7 @@ impl<'a> QueryString<'a> {
     pub(crate) fn date(&self, name: &'static str) -> Result<Option<Timestamp>> {
         self.note(name, || json!({ "type": "string", "format": "date-time", "maxLength": DATE_CHARS }));
         let Some(text) = self.find(name) else { return Ok(None) };
-        // The plus of an offset that was not percent-encoded has become a blank.
-        Timestamp::parse(text)
-            .or_else(|error| {
-                text.rsplit_once(' ').map_or(Err(error), |(at, offset)| Timestamp::parse(&format!("{at}+{offset}")))
-            })
-            .map(Some)
-            .map_err(|error| undecodable(name, error))
+        parse_date(text).map(Some).map_err(|error| undecodable(name, error))
     }
 
     /// `ascending` or `descending`.

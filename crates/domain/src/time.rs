@@ -60,21 +60,44 @@ impl Timestamp {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// Parses a date leniently, as described above.
+    /// Parses a date leniently, as described above. What was before 1970 is 1970: nothing is older.
     pub fn parse(text: &str) -> Result<Self, ParseTimestampError> {
         let text = text.trim();
         let text = text.strip_suffix("UTC").map_or(text, str::trim_end);
         // jiff wants an offset; a text without one is UTC here.
-        let at =
-            text.parse::<jiff::Timestamp>().or_else(|_| format!("{text}Z").parse()).map_err(|_| ParseTimestampError)?;
-        Ok(Self::from_micros(at.as_microsecond()))
+        let at = text.parse::<jiff::Timestamp>().or_else(|_| format!("{text}Z").parse());
+        match at {
+            Ok(at) if jiff::tz::Offset::UTC.to_datetime(at).year() >= FIRST_YEAR => {
+                Ok(Self::from_micros(at.as_microsecond()))
+            }
+            Ok(_) => Err(ParseTimestampError::OutOfRange),
+            Err(_) if is_beyond(text) => Err(ParseTimestampError::OutOfRange),
+            Err(_) => Err(ParseTimestampError::NotADate),
+        }
     }
 }
 
-/// The text is not a date-time.
+/// The first year that RFC 3339 can write.
+const FIRST_YEAR: i16 = 0;
+
+/// Whether a text that was not understood is a date and a time all the same, but one that no clock shows everywhere.
+fn is_beyond(text: &str) -> bool {
+    let Ok(pieces) = jiff::fmt::temporal::Pieces::parse(text) else { return false };
+    let Some(time) = pieces.time() else { return false };
+    let offset = pieces.to_numeric_offset().unwrap_or(jiff::tz::Offset::UTC);
+    offset.to_timestamp(pieces.date().to_datetime(time)).is_err()
+}
+
+/// Why a text is no [`Timestamp`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a date-time: write it as 2026-01-31T12:00:00Z")]
-pub struct ParseTimestampError;
+pub enum ParseTimestampError {
+    /// It is no date with a time.
+    #[error("not a date-time: write it as 2026-01-31T12:00:00Z")]
+    NotADate,
+    /// It is one, but too early or too late.
+    #[error("out of range: must be between 0000-01-01T00:00:00Z and {}", Timestamp::MAX)]
+    OutOfRange,
+}
 
 impl fmt::Display for Timestamp {
     /// RFC 3339 in UTC with `Z`, and 0, 3 or 6 digits of fraction as needed (rest-contract §1.3).
@@ -129,6 +152,36 @@ mod tests {
     fn what_is_no_date_is_refused() {
         for text in ["", "now", "2026-13-01T00:00:00Z", "1614265330", "2026-01-02T03:04:05 Mars"] {
             assert!(Timestamp::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_a_date_but_cannot_be_shown_everywhere_is_out_of_range() {
+        for text in [
+            "9999-12-31T23:59:59Z",
+            "9999-12-31 23:59:59.9999999 UTC",
+            "9999-12-30T22:00:01Z",
+            "9999-12-31T23:59:59",
+            "9999-12-31T00:00:00+0000",
+            "9999-12-30T22:00:00-01:00",
+            "-000001-12-31T23:59:59Z",
+        ] {
+            assert_eq!(Timestamp::parse(text), Err(ParseTimestampError::OutOfRange), "{text}");
+        }
+        let text = "out of range: must be between 0000-01-01T00:00:00Z and 9999-12-30T22:00:00Z";
+        assert_eq!(ParseTimestampError::OutOfRange.to_string(), text);
+        for (text, want) in [
+            ("9999-12-30T22:00:00Z", Timestamp::MAX),
+            ("9999-12-31T00:00:00+02:00", Timestamp::MAX),
+            ("0000-01-01T00:00:00Z", Timestamp::EPOCH),
+            ("0001-01-01T00:00:00Z", Timestamp::EPOCH),
+            ("1969-12-31T23:59:59Z", Timestamp::EPOCH),
+        ] {
+            assert_eq!(Timestamp::parse(text), Ok(want), "{text}");
+        }
+        for text in ["9999-12-31", "9999-12-32T00:00:00Z", "9999-12-31T24:61:00Z", "2026-01-02T03:04:05[Europe/Berlin]"]
+        {
+            assert_eq!(Timestamp::parse(text), Err(ParseTimestampError::NotADate), "{text}");
         }
     }
 

@@ -12,8 +12,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// The most that wait for one budget on behalf of one party.
-const MAX_WAITERS: usize = 32;
+postrider_domain::limits! {
+    in "Requests";
+    /// Requests of one caller that wait for the same share at a time
+    pub const MAX_WAITERS: usize = 256, "requests", beyond "429 or 503 at once";
+}
 
 /// The reserve: one part of so many.
 const RESERVE: u64 = 8;

@@ -46,5 +46,5 @@ pub fn memory(limits: &LimitOptions, schemas: &SchemaOptions) -> Vec<Part> {
 
 /// The bounds that are declared here, for `docs/limits.md`.
 pub fn limits() -> Vec<postrider_domain::limits::Limit> {
-    [batcher::limits(), routes::limits(), judge::limits()].concat()
+    [batcher::limits(), budget::limits(), routes::limits(), judge::limits()].concat()
 }

@@ -139,6 +139,21 @@ async fn answers_that_nobody_reads_hold_bounded_memory_and_others_get_their_list
     assert!(grown < 100 * MIB, "{} MiB", grown / MIB);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_small_lists_of_one_operator_at_once_wait_and_none_is_refused() {
+    // Room for two pages at a time.
+    let server = server().set("limits.response_bytes", (8 * MIB).to_string()).start().await;
+    let app = server.app().await;
+    app.send("a", &json!({})).await;
+    let lists: tokio::task::JoinSet<u16> = (0..128)
+        .map(|number| {
+            let (client, path) = (server.client(), app.path(["/msg", "/endpoint"][number % 2]));
+            async move { client.get(&path).await.status }
+        })
+        .collect();
+    assert_eq!(lists.join_all().await, [200; 128]);
+}
+
 #[tokio::test]
 async fn lists_of_large_rows_end_early_whatever_they_list() {
     let server = server().start().await;

@@ -154,7 +154,12 @@ pub(super) async fn poll_as_consumer(
         }
         None => {
             let known = state.store.stream_position(endpoint.key, consumer).await?;
-            known.unwrap_or_else(|| beginning(&query, &endpoint.value))
+            let position = known.unwrap_or_else(|| beginning(&query, &endpoint.value));
+            if known.is_none() {
+                // From its first slice on it is one of those that there may be, and not only once it is done with that.
+                note(&state, endpoint.key, consumer, position).await?;
+            }
+            position
         }
     };
     slice(&state, &tenant, &endpoint.value, query, from).await

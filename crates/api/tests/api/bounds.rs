@@ -416,3 +416,41 @@ fn a_schema_without_a_bound_is_found() {
         assert_eq!(found.len(), count, "{schema}: {found:?}");
     }
 }
+
+#[tokio::test]
+async fn a_date_that_is_out_of_range_is_called_that_wherever_there_is_one() {
+    const LATE: &str = "9999-12-31T23:59:59Z";
+    const RANGE: &str = "out of range: must be between 0000-01-01T00:00:00Z and 9999-12-30T22:00:00Z";
+    let world = World::new();
+    world.app("shop").await;
+    world.post("/app/shop/endpoint", json!({ "url": "https://example.com/", "uid": "ep" })).await.expect(201);
+    let message = world.message("shop", "a").await;
+    let mut tried = 0;
+    let document = world.raw("GET", "/api/v1/openapi.json", Extras::default()).await.expect(200);
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        let filled = path.replace("{app_id}", "shop").replace("{endpoint_id}", "ep").replace("{sink_id}", "ep");
+        let filled =
+            filled.replace("{consumer_id}", "c").replace("{msg_id}", &message).trim_start_matches("/api/v1").to_owned();
+        let parameters = operations["get"]["parameters"].as_array().cloned().unwrap_or_default();
+        for parameter in parameters.iter().filter(|parameter| parameter["schema"]["format"] == "date-time") {
+            let name = parameter["name"].as_str().unwrap();
+            for late in [LATE, "9999-12-31%2023:59:59Z", "9999-12-31T23:59:59+00:00"] {
+                let refused = world.get(&format!("{filled}?{name}={late}")).await;
+                assert!(refused.status == 400 && refused.text.contains(RANGE), "{filled}?{name}: {}", refused.text);
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried >= 12, "{tried}");
+    let late = json!({ "eventType": "a", "payload": {}, "deliverAt": LATE });
+    for (path, body) in [
+        ("/app/shop/msg", late),
+        ("/app/shop/poller/ep/consumer/c/seek", json!({ "after": LATE })),
+        ("/app/shop/endpoint/ep/recover", json!({ "since": LATE })),
+        ("/app/shop/endpoint/ep/replay-missing", json!({ "since": LATE })),
+        ("/app/shop/endpoint/ep/recover", json!({ "since": "2026-01-01T00:00:00Z", "until": LATE })),
+    ] {
+        let refused = world.post(path, body).await;
+        assert!(refused.status == 422 && refused.text.contains(RANGE), "{path}: {}", refused.text);
+    }
+}

@@ -85,6 +85,30 @@ async fn a_consumer_gets_a_slice_again_until_it_is_done_with_it() {
 }
 
 #[tokio::test]
+async fn a_consumer_beyond_as_many_as_there_may_be_is_refused_at_its_first_request() {
+    let world = shop().await;
+    world.message("shop", "a.b").await;
+    let path = |number: usize| format!("/app/shop/poller/ep/consumer/c{number}");
+    for number in 0..100 {
+        world.get(&path(number)).await.expect(200);
+    }
+    world.get(&path(100)).await.refused(400, "limit_reached");
+    world.get(&path(0)).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_consumer_begins_where_its_first_request_says() {
+    let world = shop().await;
+    let path = "/app/shop/poller/ep/consumer/billing";
+    let one = world.message("shop", "a.b").await;
+    let first = world.get(&format!("{path}?after=2030-01-01T00:00:00Z")).await.expect(200);
+    assert_eq!(ids(&first), Vec::<&str>::new());
+    assert_eq!(ids(&world.get(path).await.expect(200)), Vec::<&str>::new());
+    world.post(&format!("{path}/seek"), json!({ "after": "2020-01-01T00:00:00Z" })).await.expect(200);
+    assert!(ids(&world.get(path).await.expect(200)).contains(&one.as_str()));
+}
+
+#[tokio::test]
 async fn a_token_that_may_only_read_moves_nobodys_position() {
     let world = shop().await;
     let (one, two) = (world.message("shop", "a.b").await, world.message("shop", "a.b").await);
