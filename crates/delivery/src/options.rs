@@ -25,14 +25,22 @@ pub struct Subnets(pub Vec<IpNet>);
 impl<'de> serde::Deserialize<'de> for Subnets {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let items = postrider_domain::settings::string_list(deserializer)?;
-        let parse = |item: &String| {
-            // A bare address is the network of that one address.
-            item.parse::<IpNet>()
-                .or_else(|_| item.parse::<std::net::IpAddr>().map(IpNet::from))
-                .map_err(|_| D::Error::custom(format!("'{item}' is not a network: write it as 10.0.0.0/8 or fd00::/8")))
-        };
-        items.iter().map(parse).collect::<Result<_, _>>().map(Self)
+        items.iter().map(|item| network(item)).collect::<Result<_, _>>().map(Self).map_err(D::Error::custom)
     }
+}
+
+/// A network; a bare address is the network of that one address.
+fn network(item: &str) -> Result<IpNet, String> {
+    let parsed = item.parse::<IpNet>().or_else(|_| item.parse::<std::net::IpAddr>().map(IpNet::from));
+    let network = parsed.map_err(|_| format!("'{item}' is not a network: write it as 10.0.0.0/8 or fd00::/8"))?;
+    if network.trunc() != network {
+        // Whoever wrote it meant either the one or the other.
+        let (whole, one) = (network.trunc(), network.addr());
+        return Err(format!(
+            "'{item}' is an address within a network: write {whole} for the network, or {one} for the one address"
+        ));
+    }
+    Ok(network)
 }
 
 /// Ports and ranges of ports, from a list or from text (`[25, "6000-6063"]` or `25,6000-6063`).

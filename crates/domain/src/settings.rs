@@ -170,6 +170,10 @@ impl Setting {
             Value::String(text) => self.check_text(text),
             _ if self.is_secret() => Err("must be a text".to_owned()),
             Value::Array(items) if self.is_list() => items.iter().try_for_each(|item| self.check_item(item)),
+            // A range says what numbers a text may stand for: a number without a unit is told that it lacks one.
+            _ if self.range.is_none() && self.default.as_deref().is_some_and(|default| default.starts_with('"')) => {
+                Err(format!("must be a text in quotes, as is {}", self.without()))
+            }
             Value::Number(number) => self.check_number(number),
             _ => Ok(()),
         }

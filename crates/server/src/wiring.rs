@@ -32,6 +32,9 @@ const API_PART: u64 = 4;
 /// The fewest connections of callers, and requests to endpoints, however few descriptors there are.
 const LEAST: u64 = 16;
 
+/// With fewer descriptors than these a server can't do what it is for.
+const LEAST_DESCRIPTORS: u64 = OTHER_DESCRIPTORS + LEAST + LEAST * PER_REQUEST;
+
 /// A process that compares payloads with schemas costs two pipes and a handle; while it starts, one more pipe.
 const PER_JUDGE: u64 = 5;
 
@@ -86,11 +89,14 @@ impl Server {
     /// Opens the store and starts delivering what is in it.
     pub(crate) async fn start(config: &Config) -> anyhow::Result<Self> {
         let (clock, entropy) = machine();
+        let open_files = raise_open_files();
+        check_open_files(open_files)?;
         let store = open_store(config, Ownership::Owner)?;
         let mut delivery = config.delivery.clone();
         delivery.drain_timeout.0 = Phases::of(delivery.drain_timeout.0).drain;
         let judges = PER_JUDGE * config.schemas.most_processes() as u64;
-        let descriptors = fit_to_descriptors(judges, config.server.max_connections, delivery.max_in_flight);
+        let open_files = open_files.map(|most| most.saturating_sub(judges));
+        let descriptors = fit_to_descriptors(open_files, config.server.max_connections, delivery.max_in_flight);
         delivery.max_in_flight = descriptors.in_flight;
         let resolver = SystemResolver::new(&delivery, Arc::clone(&clock)).context("cannot set up name resolution")?;
         let sender = Sender::new(&delivery, Arc::clone(&clock), Arc::new(resolver)).context("cannot set up TLS")?;
@@ -208,16 +214,31 @@ fn descriptor_budget(descriptors: u64, connections: u32, in_flight: u32) -> Desc
     Descriptors { connections, in_flight: fitting(in_flight, rest.saturating_sub(connections.into()) / PER_REQUEST) }
 }
 
-/// Raises the limit on open files as far as allowed, and keeps connections and requests under way within what is left of it
-/// beside `kept`.
-fn fit_to_descriptors(kept: u64, connections: u32, in_flight: u32) -> Descriptors {
+/// Raises the limit on open files as far as allowed, and returns it, if there is one.
+fn raise_open_files() -> Option<u64> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if setrlimit(Resource::Nofile, limit).is_err() {
         limit = getrlimit(Resource::Nofile);
     }
-    let Some(descriptors) = limit.current else { return Descriptors { connections, in_flight } };
-    let fitting = descriptor_budget(descriptors.saturating_sub(kept), connections, in_flight);
+    limit.current
+}
+
+/// Refuses to start where nothing but failures would follow.
+fn check_open_files(most: Option<u64>) -> anyhow::Result<()> {
+    if let Some(most) = most.filter(|most| *most < LEAST_DESCRIPTORS) {
+        anyhow::bail!(
+            "the limit on open files is {most}, and a server needs {LEAST_DESCRIPTORS} or more: raise it (`ulimit -n`, \
+             LimitNOFILE of systemd, --ulimit nofile of Docker)"
+        );
+    }
+    Ok(())
+}
+
+/// Keeps connections and requests under way within so many descriptors, if there is a limit.
+fn fit_to_descriptors(descriptors: Option<u64>, connections: u32, in_flight: u32) -> Descriptors {
+    let Some(descriptors) = descriptors else { return Descriptors { connections, in_flight } };
+    let fitting = descriptor_budget(descriptors, connections, in_flight);
     if fitting.in_flight < in_flight {
         let lowered = fitting.in_flight;
         tracing::warn!(descriptors, "delivery.max_in_flight is lowered to {lowered} to fit the limit on open files");

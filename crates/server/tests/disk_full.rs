@@ -9,6 +9,7 @@ use std::process::Command;
 
 use http::Method;
 use postrider_testkit::load::list_messages;
+use postrider_testkit::process;
 use postrider_testkit::server::Stderr;
 use postrider_testkit::{Answer, App, Ledger, Receiver, Reply, TestServer, TestServerBuilder, random, wait};
 use serde_json::json;
@@ -78,6 +79,21 @@ impl Sender {
         }
     }
 
+    /// While the disk is full, whoever decides where requests go must know.
+    async fn expect_red(&self, server: &TestServer) {
+        for _ in 0..5 {
+            let health = server.client().get("/api/v1/health").await;
+            expect_server_error(&health);
+            assert!(health.text().contains("no room"), "{}", health.text());
+        }
+    }
+
+    /// Waits until health is green, before anything was sent.
+    async fn wait_until_green(&self, server: &TestServer) {
+        let look = async || (server.client().get("/api/v1/health").await.status == 204).then_some(());
+        wait::until("health to be green", look).await;
+    }
+
     /// Waits until messages are accepted again.
     async fn send_until_accepted(&mut self) {
         wait::until("messages to be accepted again", async || self.send().await.succeeded().then_some(())).await;
@@ -121,7 +137,9 @@ async fn writes_that_fail_are_never_acked_and_it_recovers_when_they_succeed_agai
     }
     server.limit_file_size(Some(6 * MIB));
     sender.send_until_full().await;
+    sender.expect_red(&server).await;
     server.limit_file_size(None);
+    sender.wait_until_green(&server).await;
     sender.send_until_accepted().await;
     sender.expect_nothing_lost().await;
 
@@ -143,7 +161,9 @@ async fn a_full_file_system_is_never_acked_and_it_recovers_when_there_is_room_ag
     }
     let ballast = disk.fill();
     sender.send_until_full().await;
+    sender.expect_red(&server).await;
     std::fs::remove_file(ballast).unwrap();
+    sender.wait_until_green(&server).await;
     sender.send_until_accepted().await;
     sender.expect_nothing_lost().await;
     assert_eq!(server.terminate().await.code(), Some(0));
@@ -161,7 +181,9 @@ async fn a_log_on_the_same_full_file_system_changes_nothing() {
     }
     let ballast = disk.fill();
     sender.send_until_full().await;
+    sender.expect_red(&server).await;
     std::fs::remove_file(ballast).unwrap();
+    sender.wait_until_green(&server).await;
     sender.send_until_accepted().await;
     sender.expect_nothing_lost().await;
     server.client().get("/api/v1/health").await.expect(204);
@@ -177,6 +199,16 @@ async fn a_server_that_is_killed_on_a_full_file_system_starts_again_with_room_an
     let ballast = disk.fill();
     sender.send_until_full().await;
     server.kill().await;
+    // The index of the write-ahead log is made at every start; here somebody else has taken the room that it had.
+    std::fs::remove_file(disk.path().join("postrider.db-shm")).unwrap();
+    let more = disk.fill_to_the_last_page();
+    let store = format!("sqlite://{}", server.store_path().display());
+    let settings = [("POSTRIDER_SERVER__LISTEN", "127.0.0.1:0"), ("POSTRIDER_STORE__URL", &*store)];
+    let start = process::run(env!("CARGO_BIN_EXE_postrider"), &["serve"], &settings, server.folder()).await;
+    assert_eq!(start.status.code(), Some(1), "{start:?}");
+    let said = start.stderr;
+    assert!(said.contains("there is no room to open the store") && said.contains("make some"), "{said}");
+    std::fs::remove_file(more).unwrap();
     std::fs::remove_file(ballast).unwrap();
     server.start().await;
     sender.send_until_accepted().await;
@@ -211,6 +243,16 @@ impl SmallDisk {
             written += KIB * 64;
         }
         file.set_len(written - 2 * MIB).expect("a file can be made shorter");
+        path
+    }
+}
+
+impl SmallDisk {
+    /// Takes all room that is left.
+    fn fill_to_the_last_page(&self) -> std::path::PathBuf {
+        let path = self.path().join("more-ballast");
+        let mut file = std::fs::File::create(&path).expect("a file of nothing needs no room");
+        while file.write_all(&[0; KIB as usize]).is_ok() {}
         path
     }
 }

@@ -90,6 +90,16 @@ async fn a_settings_file_that_is_no_toml() {
     let folder = TempDir::new().unwrap();
     std::fs::write(folder.path().join("postrider.toml"), "[delivery\nconcurrency = \n").unwrap();
     expect_one_line(&serve(folder.path(), &[]).await, &["postrider.toml", "line 1"]);
+    std::fs::write(folder.path().join("postrider.toml"), b"# a comment\n# na\xefve\n").unwrap();
+    expect_one_line(&serve(folder.path(), &[]).await, &["postrider.toml, line 2", "not UTF-8"]);
+}
+
+#[tokio::test]
+async fn a_number_where_a_text_belongs() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("postrider.toml"), "[log]\nformat = 5\n").unwrap();
+    let parts = ["log.format must be a text in quotes", "\"text\"", "postrider.toml, line 2"];
+    expect_one_line(&serve(folder.path(), &[]).await, &parts);
 }
 
 #[tokio::test]
@@ -165,6 +175,40 @@ async fn a_store_is_free_again_at_once_when_its_process_was_killed() {
         server.start().await;
     }
     app.client.get(&app.path("")).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_limit_on_open_files_that_is_too_low_for_anything() {
+    let folder = TempDir::new().unwrap();
+    for most in [20, 32, 100] {
+        let store = format!("sqlite://{}", folder.path().join("postrider.db").display());
+        let settings = [("POSTRIDER_SERVER__LISTEN", "127.0.0.1:0"), ("POSTRIDER_STORE__URL", &*store)];
+        let script = format!("ulimit -n {most} && exec '{PROGRAM}' serve");
+        let finished = process::run("/bin/sh", &["-c", &script], &settings, folder.path()).await;
+        expect_one_line(
+            &finished,
+            &[&format!("the limit on open files is {most}, and a server needs "), "LimitNOFILE"],
+        );
+        assert!(!folder.path().join("postrider.db").exists(), "nothing is made that can't be used");
+    }
+}
+
+#[tokio::test]
+async fn a_network_that_is_an_address_within_one() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("p.toml"), "\n[delivery]\nallow_subnets = [\"10.0.0.1/8\"]\n").unwrap();
+    let told = "write 10.0.0.0/8 for the network, or 10.0.0.1 for the one address";
+    let finished = process::run(PROGRAM, &["config", "check", "--config", "p.toml"], &[], folder.path()).await;
+    assert!(!finished.status.success(), "{finished:?}");
+    let said = format!("{}{}", finished.stdout, finished.stderr);
+    assert!(
+        said.contains(told) && said.contains("delivery.allow_subnets") && said.contains("p.toml, line 3"),
+        "{said}"
+    );
+    for network in ["192.168.1.5/16", "fd00::1/8", "10.0.0.0/8,10.1.2.3/24"] {
+        let finished = serve(folder.path(), &[("POSTRIDER_DELIVERY__ALLOW_SUBNETS", network)]).await;
+        expect_one_line(&finished, &["is an address within a network", "POSTRIDER_DELIVERY__ALLOW_SUBNETS"]);
+    }
 }
 
 #[tokio::test]

@@ -20,7 +20,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rusqlite::config::DbConfig;
-use rusqlite::ffi::{SQLITE_IOERR_CORRUPTFS, SQLITE_IOERR_DATA, SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ};
+use rusqlite::ffi::{
+    SQLITE_IOERR_CORRUPTFS, SQLITE_IOERR_DATA, SQLITE_IOERR_FSYNC, SQLITE_IOERR_READ, SQLITE_IOERR_SHMSIZE,
+    SQLITE_IOERR_SHORT_READ, SQLITE_IOERR_TRUNCATE, SQLITE_IOERR_WRITE,
+};
 use rusqlite::{Connection, ErrorCode};
 
 use crate::OpenError;
@@ -52,6 +55,12 @@ const FRAME_SALT_AT: u64 = 8;
 
 /// What SQLite says if what is stored can't be read.
 const READ_ERRORS: [i32; 4] = [SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ, SQLITE_IOERR_DATA, SQLITE_IOERR_CORRUPTFS];
+
+/// What SQLite says if something can't be written.
+const WRITE_ERRORS: [i32; 4] = [SQLITE_IOERR_WRITE, SQLITE_IOERR_FSYNC, SQLITE_IOERR_TRUNCATE, SQLITE_IOERR_SHMSIZE];
+
+/// So much must fit on the disk again, after a write that did not.
+const ROOM_BYTES: usize = 1024 * 1024;
 
 /// For how many looks an error of reading counts, if it does not come again.
 const LOOKS_AFTER_ERROR: u32 = 2;
@@ -217,6 +226,8 @@ pub(crate) struct Files {
     unreadable: AtomicBool,
     /// An error of reading, and for how many looks it counts.
     read_error: Mutex<Option<(String, u32)>>,
+    /// A write failed for want of room, and there was none yet when it was looked for last.
+    full: AtomicBool,
     /// What was wrong when they were looked at last.
     problem: Mutex<Option<String>>,
 }
@@ -240,6 +251,7 @@ impl Files {
             broken: OnceLock::new(),
             unreadable: AtomicBool::new(false),
             read_error: Mutex::default(),
+            full: AtomicBool::new(false),
             problem: Mutex::default(),
         }
     }
@@ -298,7 +310,13 @@ impl Files {
                 self.fail(format!("{} is damaged ({error})", self.database.path.display()));
                 self.tell(&self.broken.get().cloned());
             }
-            // Who writes hears of errors of writing by himself, each time.
+            // Who writes hears of errors of writing by himself, each time; whoever only asks how the store is does not.
+            Some(ErrorCode::DiskFull) => self.full.store(true, Ordering::Relaxed),
+            Some(ErrorCode::SystemIoFailure)
+                if WRITE_ERRORS.contains(&error.sqlite_extended_error_code().unwrap_or(0)) =>
+            {
+                self.full.store(true, Ordering::Relaxed);
+            }
             Some(ErrorCode::SystemIoFailure)
                 if READ_ERRORS.contains(&error.sqlite_extended_error_code().unwrap_or(0)) =>
             {
@@ -307,6 +325,37 @@ impl Files {
             }
             _ => {}
         }
+    }
+
+    /// What keeps the store from growing, if a write failed because of that and it is so still. A small write proves nothing:
+    /// it may fit into what the files have already.
+    pub(crate) fn no_room(&self) -> Option<String> {
+        if !self.full.load(Ordering::Relaxed) {
+            return None;
+        }
+        let problem = self.try_room().err().map(|error| format!("there is no room for the store: {error}"));
+        self.full.store(problem.is_some(), Ordering::Relaxed);
+        problem
+    }
+
+    /// Makes a file as long as the longest of the store's and [`ROOM_BYTES`] more, of which only those take room, and
+    /// removes it.
+    fn try_room(&self) -> std::io::Result<()> {
+        let path = beside(&self.database.path, "-room");
+        let longest = [&self.database, &self.wal].map(|file| match file.look() {
+            Look::Same(bytes) => bytes,
+            Look::Wrong(_) | Look::Unknown => 0,
+        });
+        let written = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(PRIVATE)
+            .open(&path)
+            .and_then(|file| file.write_all_at(&vec![1; ROOM_BYTES], longest.into_iter().max().unwrap_or(0)));
+        // If it stays, the next one overwrites it.
+        let _ = std::fs::remove_file(&path);
+        written
     }
 
     /// Time has passed: an error of reading that did not come again is over.

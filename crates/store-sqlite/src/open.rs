@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use postrider_domain::memory::{KIB, Part};
 use postrider_store::Observers;
 use rusqlite::config::DbConfig;
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::files::Files;
@@ -116,6 +117,16 @@ pub enum OpenError {
         /// The version.
         found: &'static str,
     },
+    /// The disk is full.
+    #[error(
+        "there is no room to open the store {path} ({problem}): make some on its file system and start again; nothing that was acknowledged is lost"
+    )]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        problem: String,
+    },
     /// SQLite refused.
     #[error("cannot use the store {path}: {problem}")]
     Database {
@@ -142,11 +153,19 @@ pub enum OpenError {
 
 impl OpenError {
     pub(crate) fn path(path: &Path, error: &std::io::Error) -> Self {
-        Self::Path { path: path.to_owned(), problem: error.to_string() }
+        let (path, problem) = (path.to_owned(), error.to_string());
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::Full { path, problem },
+            _ => Self::Path { path, problem },
+        }
     }
 
     pub(crate) fn database(path: &Path, error: &rusqlite::Error) -> Self {
+        // The index of the WAL is made at every start.
+        let is_index = error.sqlite_extended_error_code() == Some(SQLITE_IOERR_SHMSIZE);
         match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Self::Full { path: path.to_owned(), problem: error.to_string() },
+            _ if is_index => Self::Full { path: path.to_owned(), problem: error.to_string() },
             Some(rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::ReadOnly) => {
                 Self::Path { path: path.to_owned(), problem: error.to_string() }
             }

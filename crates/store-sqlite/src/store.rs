@@ -14,6 +14,9 @@ impl Store for SqliteStore {
         // Both sides: a reader that answers says nothing about a writer that is stuck or a disk that is full.
         self.writer
             .run(|tx| {
+                if let Some(problem) = tx.no_room() {
+                    return Err(Abort::Refused(StoreError::Unavailable(problem)));
+                }
                 tx.execute("UPDATE sequence SET next = next WHERE name = 'message'", [])?;
                 Ok::<_, Abort<StoreError>>(())
             })

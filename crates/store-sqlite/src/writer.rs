@@ -91,6 +91,11 @@ impl Tx<'_> {
     pub(crate) fn moved(&self, place: Place) {
         self.moved.borrow_mut().push(place);
     }
+
+    /// What keeps the store from growing, if a write failed because of that.
+    pub(crate) fn no_room(&self) -> Option<String> {
+        self.files?.no_room()
+    }
 }
 
 impl Deref for Tx<'_> {

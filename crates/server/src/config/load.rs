@@ -165,13 +165,17 @@ impl Loader {
     fn file(&mut self, named: Option<&Path>) -> Result<(), String> {
         let path = named.unwrap_or(Path::new(DEFAULT_FILE));
         let shown = harmless(&path.to_string_lossy()).into_owned();
-        let text = match read_file(path) {
-            Ok(text) => text,
+        let bytes = match read_file(path) {
+            Ok(bytes) => bytes,
             Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(format!("cannot read the settings in {shown}: {error}")),
         };
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let line = line_of(error.as_bytes(), error.utf8_error().valid_up_to());
+            format!("{shown}, line {line}: this is not UTF-8 text")
+        })?;
         let table = text.parse::<Table>().map_err(|error| {
-            let line = error.span().map_or(1, |span| line_of(&text, span.start));
+            let line = error.span().map_or(1, |span| line_of(text.as_bytes(), span.start));
             format!("{shown}, line {line}: {}", one_line(error.message()))
         })?;
         let lines = Lines::of(&text);
@@ -334,18 +338,18 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn read_file(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    let read = std::fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     if read as u64 > MAX_FILE_BYTES {
         return Err(std::io::Error::other("it is larger than 1 MiB"));
     }
-    Ok(text)
+    Ok(bytes)
 }
 
 /// The line at a place in a text, from 1.
-fn line_of(text: &str, at: usize) -> usize {
-    text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1
+fn line_of(text: &[u8], at: usize) -> usize {
+    text.iter().take(at).filter(|byte| **byte == b'\n').count() + 1
 }
 
 /// In which lines of a file sections and settings are.
@@ -360,10 +364,13 @@ impl Lines {
         if let Ok(table) = DeTable::parse(text) {
             for (section, entries) in table.get_ref() {
                 let name = section.get_ref().to_string();
-                lines.insert((name.clone(), None), line_of(text, section.span().start));
+                lines.insert((name.clone(), None), line_of(text.as_bytes(), section.span().start));
                 let DeValue::Table(entries) = entries.get_ref() else { continue };
                 for key in entries.keys() {
-                    lines.insert((name.clone(), Some(key.get_ref().to_string())), line_of(text, key.span().start));
+                    lines.insert(
+                        (name.clone(), Some(key.get_ref().to_string())),
+                        line_of(text.as_bytes(), key.span().start),
+                    );
                 }
             }
         }
