@@ -16,12 +16,12 @@ use postrider_domain::ids::{ApplicationId, EndpointId, MessageId};
 use postrider_domain::message::Message;
 use postrider_domain::names::{IdOrUid, Uid};
 use postrider_ingest::NewApplication;
-use postrider_store::{ApplicationKey, EndpointKey, IdempotencyKey, MessageKey, Stored};
+use postrider_store::{ApplicationKey, EndpointKey, MessageKey, Owner, Stored};
 
 use crate::account::{Account, IsList};
 use crate::auth::{Caller, Capability, Principal};
 use crate::error::{ApiError, Result};
-use crate::idempotency;
+use crate::idempotency::{self, Keyed};
 use crate::params::Params;
 use crate::router::Shared;
 
@@ -39,7 +39,7 @@ pub(crate) struct Operator {
     /// His environment.
     pub(crate) environment: EnvironmentId,
     /// The idempotency key of the request.
-    pub(crate) once: Option<IdempotencyKey>,
+    pub(crate) once: Option<Keyed>,
 }
 
 impl FromRequestParts<Shared> for Operator {
@@ -50,7 +50,8 @@ impl FromRequestParts<Shared> for Operator {
         let Principal::Environment(environment) = &caller.principal else {
             return Err(ApiError::insufficient_access());
         };
-        Ok(Self { environment: environment.clone(), once: idempotency::key(parts, &caller)? })
+        let once = idempotency::key(parts, &caller, Owner::Operator(environment.clone()))?;
+        Ok(Self { environment: environment.clone(), once })
     }
 }
 
@@ -131,7 +132,7 @@ pub(crate) struct Tenant<N = ByMethod> {
     /// The environment that it belongs to.
     pub(crate) environment: EnvironmentId,
     /// The idempotency key of the request.
-    pub(crate) once: Option<IdempotencyKey>,
+    pub(crate) once: Option<Keyed>,
     params: Params,
     need: PhantomData<N>,
 }
@@ -160,7 +161,8 @@ impl<N: Need> FromRequestParts<Shared> for Tenant<N> {
         if own.is_some_and(|own| own != application.value.id) {
             return Err(ApiError::no_such("application"));
         }
-        let once = idempotency::key(parts, &caller)?;
+        let owner = own.map_or_else(|| Owner::Operator(environment.clone()), |_| Owner::Application(application.key));
+        let once = idempotency::key(parts, &caller, owner)?;
         Ok(Self { application, environment: environment.clone(), once, params, need: PhantomData })
     }
 }
@@ -182,7 +184,7 @@ impl<N> Tenant<N> {
                 state.store.application(&environment, &id).await?.ok_or_else(|| ApiError::no_such("application"))?
             }
         };
-        let once = idempotency::key(parts, caller)?;
+        let once = idempotency::key(parts, caller, Owner::Operator(of.clone()))?;
         Ok(Self { application, environment, once, params, need: PhantomData })
     }
 

@@ -2,6 +2,7 @@
 //! input (rest-contract §2).
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -23,6 +24,15 @@ pub(crate) enum ApiError {
         code: &'static str,
         /// For people.
         detail: Cow<'static, str>,
+    },
+    /// 429: what is asked for has to wait for so long.
+    Later {
+        /// For programs.
+        code: &'static str,
+        /// For people.
+        detail: Cow<'static, str>,
+        /// How long it takes until there is room.
+        wait: Duration,
     },
     /// 401 with the reason. The detail is the same for all of them, because clients compare it.
     Unauthorized(Rejected),
@@ -110,6 +120,7 @@ impl ApiError {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::General { status, .. } => *status,
+            Self::Later { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
         }
@@ -181,6 +192,11 @@ impl IntoResponse for ApiError {
         }
         match self {
             Self::General { status, code, detail } => answer::json(status, &General { code, detail }),
+            Self::Later { code, detail, wait } => {
+                let mut response = answer::json(StatusCode::TOO_MANY_REQUESTS, &General { code, detail });
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+                response
+            }
             Self::Unauthorized(why) => unauthorized(why),
             Self::Invalid(detail) => answer::json(StatusCode::UNPROCESSABLE_ENTITY, &Invalid { detail }),
         }
@@ -225,6 +241,18 @@ impl From<WriteError> for ApiError {
             WriteError::Store(error) => error.into(),
             WriteError::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", "Entity not found"),
             WriteError::Conflict => Self::conflict(),
+            WriteError::KeysFull { wait } => {
+                let detail = "The answers to your requests with an idempotency key are remembered for 12 hours, and take all \
+                              the room that there is for yours. Without a key the request is carried out.";
+                Self::Later { code: "too_many_keys", detail: detail.into(), wait }
+            }
+            WriteError::ManyDeleted { most, wait } => {
+                let detail = format!(
+                    "{most} endpoints of the application were deleted within a day, and no more are made before some of them \
+                     were removed for good. To change an endpoint, update it."
+                );
+                Self::Later { code: "too_many_deleted", detail: detail.into(), wait }
+            }
             WriteError::Full { of, most } => {
                 let (whose, setting) = match of {
                     Capped::EventTypes => ("environment", " (limits.event_types_per_environment)"),

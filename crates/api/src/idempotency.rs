@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderMap, Method};
+use postrider_domain::ids::Ksuid;
 use postrider_domain::time::Timestamp;
-use postrider_store::{IdempotencyKey, Once, StoredAnswer};
+use postrider_store::{IdempotencyKey, Once, Owner, StoredAnswer};
 use ring::digest::{Context, SHA256};
 
 use crate::auth::Caller;
@@ -17,13 +18,37 @@ postrider_domain::limits! {
     in "Requests";
     /// The header `idempotency-key`
     pub(crate) const MAX_KEY_BYTES: usize = 256, "bytes", beyond "400";
+    /// Answers that are remembered for the keys of an application's tokens (of messages none is: those are in the store).
+    /// Each counts 128 bytes more than it has
+    const MAX_ANSWERS_OF_APPLICATION: u64 = 16 << 20, "bytes", beyond "429 `too_many_keys` until older ones were kept for 12 hours; without a key the request is carried out";
+    /// The same of an operator's keys, all together
+    const MAX_ANSWERS_OF_OPERATOR: u64 = 1 << 30, "bytes", beyond "429 `too_many_keys`";
 }
 
 /// For how long an answer is given again.
 const KEPT: Duration = Duration::from_secs(12 * 3_600);
 
-/// The key of a request, if it has one.
-pub(crate) fn key(parts: &Parts, caller: &Caller) -> Result<Option<IdempotencyKey>> {
+/// The key of a request.
+#[derive(Debug, Clone)]
+pub(crate) struct Keyed {
+    /// The key, by caller and path.
+    pub(crate) key: IdempotencyKey,
+    owner: Owner,
+}
+
+impl Keyed {
+    /// The key for something about this very thing, and not about what else had its uid. (The store knows by itself what
+    /// its writes are about; a message that is about an endpoint is a message.)
+    pub(crate) fn about(&self, thing: Ksuid) -> IdempotencyKey {
+        let mut hash = Context::new(&SHA256);
+        hash.update(&self.key.0);
+        hash.update(thing.as_bytes());
+        shortened(hash)
+    }
+}
+
+/// The key of a request, if it has one, and who asks.
+pub(crate) fn key(parts: &Parts, caller: &Caller, owner: Owner) -> Result<Option<Keyed>> {
     if parts.method != Method::POST {
         return Ok(None);
     }
@@ -36,9 +61,13 @@ pub(crate) fn key(parts: &Parts, caller: &Caller) -> Result<Option<IdempotencyKe
         hash.update(&(part.len() as u64).to_le_bytes());
         hash.update(part);
     }
+    Ok(Some(Keyed { key: shortened(hash), owner }))
+}
+
+fn shortened(hash: Context) -> IdempotencyKey {
     let mut key = [0; 16];
     key.copy_from_slice(&hash.finish().as_ref()[..16]);
-    Ok(Some(IdempotencyKey(key)))
+    IdempotencyKey(key)
 }
 
 fn text(headers: &HeaderMap) -> Result<Option<&[u8]>> {
@@ -51,9 +80,14 @@ fn text(headers: &HeaderMap) -> Result<Option<&[u8]>> {
 
 /// Has a write carried out once, and its answer remembered.
 pub(crate) fn once<T>(
-    key: Option<IdempotencyKey>,
+    keyed: Option<Keyed>,
     now: Timestamp,
     answer: impl FnOnce(&T) -> StoredAnswer + Send + 'static,
 ) -> Option<Once<T>> {
-    key.map(|key| Once { key, not_before: now.saturating_sub(KEPT), answer: Box::new(answer) })
+    let Keyed { key, owner } = keyed?;
+    let most = match &owner {
+        Owner::Operator(_) => MAX_ANSWERS_OF_OPERATOR,
+        Owner::Application(_) => MAX_ANSWERS_OF_APPLICATION,
+    };
+    Some(Once { key, owner, most, not_before: now.saturating_sub(KEPT), answer: Box::new(answer) })
 }

@@ -243,8 +243,8 @@ impl Intake {
             Ok(_) | Err(WriteError::Conflict) => Ok(()),
             Err(WriteError::NotFound) => Err(SubmitError::ApplicationNotFound),
             Err(WriteError::Store(error)) => Err(error.into()),
-            // Of applications there may be any number.
-            Err(error @ WriteError::Full { .. }) => {
+            // Of applications there may be any number, and this one has no key.
+            Err(error @ (WriteError::Full { .. } | WriteError::KeysFull { .. } | WriteError::ManyDeleted { .. })) => {
                 Err(SubmitError::Unavailable(StoreError::Unavailable(error.to_string())))
             }
         }

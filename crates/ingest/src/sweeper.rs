@@ -10,25 +10,22 @@ use postrider_store::{Store, StoreError};
 
 use crate::intake::KEY_LIFETIME;
 
-/// Keys that are looked at in one commit.
-const SLICE: usize = 2_000;
+/// Keys that are removed in one commit.
+const SLICE: usize = 500;
 
-/// The pause between slices: with it, a table of 300 million keys is walked in half a lifetime of a key.
+/// The pause between slices: with it, more than 100 million keys go in the lifetime of a key.
 const BETWEEN_SLICES: Duration = Duration::from_millis(150);
 
-/// The pause between walks.
+/// The pause when there are no more.
 const BETWEEN_WALKS: Duration = Duration::from_secs(600);
 
 /// Runs until the store is closed.
 pub(crate) async fn run(store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
-    let mut from = None;
     loop {
         let now = clock.now();
-        let pause = match store.forget_keys(now.saturating_sub(KEY_LIFETIME), from, SLICE).await {
-            Ok(next) => {
-                from = next;
-                if next.is_some() { BETWEEN_SLICES } else { BETWEEN_WALKS }
-            }
+        let pause = match store.forget_keys(now.saturating_sub(KEY_LIFETIME), SLICE).await {
+            Ok(true) => BETWEEN_SLICES,
+            Ok(false) => BETWEEN_WALKS,
             Err(StoreError::Closed) => return,
             Err(error) => {
                 tracing::warn!(%error, "old idempotency keys could not be removed yet");

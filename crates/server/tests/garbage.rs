@@ -23,7 +23,7 @@ const TEXTS: [&str; 4] = ["CAST(x'ff' AS TEXT)", "''", "'{'", "x'ff00'"];
 const BLOBS: [&str; 4] = ["x''", "'garbage'", "x'ff'", "zeroblob(40)"];
 
 /// The rows of each table that are the victim's: application :app, endpoint :ep.
-const VICTIMS: [(&str, &str); 26] = [
+const VICTIMS: [(&str, &str); 28] = [
     ("environment", "id = 'org_victim'"),
     ("application", "no = :app"),
     ("endpoint", "no = :ep"),
@@ -34,7 +34,9 @@ const VICTIMS: [(&str, &str); 26] = [
     ("delivery", "endpoint_no = :ep"),
     ("wake", "endpoint_no = :ep"),
     ("attempt", "endpoint_no = :ep"),
-    ("idempotency", "created_at = 1"),
+    ("answer_key", "answer_no = 1"),
+    ("answer", "created_at = 1"),
+    ("answer_room", "bytes = 130"),
     ("api_key", "name = 'victim'"),
     ("sequence", "1"),
     ("token_secret", "1"),
@@ -56,7 +58,9 @@ const VICTIMS: [(&str, &str); 26] = [
 const ROWS: &str = "
     INSERT INTO environment (id) VALUES ('org_victim');
     INSERT OR IGNORE INTO wake VALUES (:ep, 1);
-    INSERT OR IGNORE INTO idempotency VALUES (randomblob(16), 1, 200, x'7b7d');
+    INSERT OR IGNORE INTO answer (no, owner, key, created_at, status, body) VALUES (1, -1, randomblob(16), 1, 200, x'7b7d');
+    INSERT OR IGNORE INTO answer_key (owner, key, answer_no) SELECT owner, key, no FROM answer WHERE no = 1;
+    INSERT OR IGNORE INTO answer_room VALUES (-1, 0, 130);
     INSERT INTO api_key VALUES (randomblob(20), randomblob(32), 'x', 'victim', 1, '[]', 1, NULL, NULL);
     INSERT OR IGNORE INTO token_secret VALUES (1, randomblob(32));
     INSERT INTO token_expiry VALUES (:app, '', 1, 1);

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
 use crate::decode::{Columns, SqlError, encode_json, first, listed};
-use crate::idempotency;
+use crate::idempotency::{self, Subject};
 use crate::range::{NO_LIMIT, Range};
 use crate::work::{lift_hold, look_again};
 use crate::writer::{Abort, News, Tx, taken};
@@ -29,11 +29,11 @@ impl Applications for SqliteStore {
         let environment = environment.clone();
         self.writer
             .run(move |tx| {
-                if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
+                if let Some(answer) = idempotency::replay(tx, once.as_ref(), Subject::ENVIRONMENT)? {
                     return Ok(Written::Replayed(answer));
                 }
                 insert(tx, &environment, &application)?;
-                idempotency::remember(tx, once, &application, application.created_at)?;
+                idempotency::remember(tx, once, Subject::ENVIRONMENT, &application, application.created_at)?;
                 Ok(Written::Done(application))
             })
             .await

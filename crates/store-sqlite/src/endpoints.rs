@@ -14,17 +14,20 @@ use postrider_store::{
     ApplicationKey, Capped, ChangeHeadersError, EndpointKey, Endpoints, Listed, NewEndpoint, Once, RotateError, Scan,
     StoreError, Stored, Upserted, WriteError, Written,
 };
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
 use crate::applications::NEXT_VERSION;
 use crate::decode::{Columns, SqlError, encode_json, first, listed};
+use crate::idempotency::{self, Subject};
 use crate::inserts::json_list;
+use crate::limits::MAX_DELETED_ENDPOINTS;
+use crate::outbox;
 use crate::range::{NO_LIMIT, Range};
+use crate::retention::DELETED_KEPT;
 use crate::rows::{ENDPOINT_COLUMNS, decode_endpoint, decode_keys, encode_keys};
 use crate::work::{lift_hold, look_again};
 use crate::writer::{Abort, FEW_ROWS, News, Tx, taken};
-use crate::{idempotency, outbox};
 
 /// How many rows a change counts as: the names of event types may be a quarter of a megabyte.
 fn weight(patch: &EndpointPatch) -> usize {
@@ -45,11 +48,12 @@ impl Endpoints for SqliteStore {
     ) -> Result<Written<Endpoint>, WriteError> {
         self.writer
             .run(move |tx| {
-                if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
+                let subject = Subject::application(application);
+                if let Some(answer) = idempotency::replay(tx, once.as_ref(), subject)? {
                     return Ok(Written::Replayed(answer));
                 }
                 let endpoint = insert(tx, application, new)?;
-                idempotency::remember(tx, once, &endpoint, endpoint.created_at)?;
+                idempotency::remember(tx, once, subject, &endpoint, endpoint.created_at)?;
                 Ok(Written::Done(endpoint))
             })
             .await
@@ -124,6 +128,7 @@ impl Endpoints for SqliteStore {
                 let key = find_key(tx, application, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 tx.prepare_cached("UPDATE endpoint SET deleted_at = ? WHERE no = ?")?
                     .execute(params![now.as_micros(), key.0])?;
+                tx.prepare_cached(FORGET_SETTINGS_SQL)?.execute([key.0])?;
                 outbox::report_endpoint(tx, key, NoticeKind::EndpointDeleted)?;
                 lift_hold(tx, key, None)?;
                 Ok(changed(tx, key)?)
@@ -145,7 +150,8 @@ impl Endpoints for SqliteStore {
     ) -> Result<Written<Secret>, RotateError> {
         self.writer
             .run(move |tx| {
-                if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
+                let subject = Subject::endpoint(endpoint);
+                if let Some(answer) = idempotency::replay(tx, once.as_ref(), subject)? {
                     return Ok(Written::Replayed(answer));
                 }
                 let mut keys = read_keys(tx, endpoint)?.ok_or(Abort::Refused(WriteError::NotFound.into()))?;
@@ -155,7 +161,7 @@ impl Endpoints for SqliteStore {
                 lift_hold(tx, endpoint, Some(now))?;
                 changed(tx, endpoint)?;
                 outbox::report_endpoint(tx, endpoint, NoticeKind::EndpointUpdated)?;
-                idempotency::remember(tx, once, &next, now)?;
+                idempotency::remember(tx, once, subject, &next, now)?;
                 Ok(Written::Done(next))
             })
             .await
@@ -184,6 +190,20 @@ impl Endpoints for SqliteStore {
             .await
     }
 }
+
+/// Takes out of a deleted endpoint what may be large, unless something in the log refers to it: then it is shown as it was.
+const FORGET_SETTINGS_SQL: &str = "UPDATE endpoint
+     SET event_types = NULL, channels = NULL, description = '', metadata = '{}', headers = '{}'
+     WHERE no = ?1 AND NOT EXISTS (SELECT 1 FROM attempt WHERE endpoint_no = ?1)
+         AND NOT EXISTS (SELECT 1 FROM delivery WHERE endpoint_no = ?1)";
+
+/// The endpoints of an application, without those that were deleted.
+const COUNT_SQL: &str =
+    "SELECT count(*) FROM endpoint INDEXED BY endpoint_of WHERE application_no = ? AND deleted_at IS NULL";
+
+/// When the oldest of the last so many endpoints of an application that were deleted was deleted.
+const DELETED_SQL: &str = "SELECT deleted_at FROM endpoint INDEXED BY endpoint_of
+     WHERE application_no = ? AND deleted_at > ? ORDER BY deleted_at DESC LIMIT 1 OFFSET ?";
 
 /// What an endpoint that can be found meets, and its application.
 const LIVE: &str = "endpoint.deleted_at IS NULL
@@ -287,12 +307,11 @@ fn insert(tx: &Tx<'_>, application: ApplicationKey, new: NewEndpoint) -> Result<
         return Err(Abort::Refused(WriteError::NotFound));
     }
     let NewEndpoint { mut endpoint, secret, headers, most } = new;
-    let count = tx
-        .prepare_cached(&format!("SELECT count(*) FROM endpoint WHERE application_no = ? AND {LIVE}"))?
-        .query_row([application.0], |row| row.get::<_, i64>(0))?;
+    let count: i64 = tx.prepare_cached(COUNT_SQL)?.query_row([application.0], |row| row.get(0))?;
     if count.unsigned_abs() >= most {
         return Err(Abort::Refused(WriteError::Full { of: Capped::Endpoints, most }));
     }
+    check_deleted(tx, application, endpoint.created_at)?;
     let since = endpoint.created_at;
     endpoint.disablement = endpoint.disabled.then_some(Disablement { reason: DisableReason::ByHand, since });
     let number = tx
@@ -325,6 +344,18 @@ fn insert(tx: &Tx<'_>, application: ApplicationKey, new: NewEndpoint) -> Result<
     changed(tx, EndpointKey(number))?;
     outbox::report_endpoint(tx, EndpointKey(number), NoticeKind::EndpointCreated)?;
     Ok(endpoint)
+}
+
+/// Refuses another endpoint of an application of which too many were deleted of late: their rows are there for a while.
+fn check_deleted(tx: &Tx<'_>, application: ApplicationKey, now: Timestamp) -> Result<(), Abort<WriteError>> {
+    let since = now.saturating_sub(DELETED_KEPT);
+    let first: Option<i64> = tx
+        .prepare_cached(DELETED_SQL)?
+        .query_row(params![application.0, since.as_micros(), MAX_DELETED_ENDPOINTS - 1], |row| row.get(0))
+        .optional()?;
+    let Some(first) = first else { return Ok(()) };
+    let wait = Timestamp::from_micros(first).since(since);
+    Err(Abort::Refused(WriteError::ManyDeleted { most: MAX_DELETED_ENDPOINTS, wait }))
 }
 
 fn change(
@@ -389,4 +420,19 @@ fn changed(tx: &Tx<'_>, endpoint: EndpointKey) -> Result<(), SqlError> {
     look_again(tx, endpoint)?;
     tx.tell(News::EndpointChanged(endpoint));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plans::plan;
+
+    #[test]
+    fn counting_endpoints_reads_no_row_of_one() {
+        for (sql, range) in [(COUNT_SQL, "="), (DELETED_SQL, ">")] {
+            let walked =
+                format!("SEARCH endpoint USING COVERING INDEX endpoint_of (application_no=? AND deleted_at{range}?)");
+            assert_eq!(plan(sql), [walked]);
+        }
+    }
 }

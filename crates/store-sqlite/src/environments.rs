@@ -18,6 +18,7 @@ use rusqlite::{Connection, Row, params};
 use crate::SqliteStore;
 use crate::applications::environment_number;
 use crate::decode::{Columns, SqlError, all, first, readable};
+use crate::idempotency::Subject;
 use crate::writer::{Abort, Tx};
 use crate::{event_types, idempotency};
 
@@ -48,7 +49,7 @@ impl Environments for SqliteStore {
         let environment = environment.clone();
         self.writer
             .run(move |tx| {
-                if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
+                if let Some(answer) = idempotency::replay(tx, once.as_ref(), Subject::ENVIRONMENT)? {
                     return Ok(Written::Replayed(answer));
                 }
                 let Import { event_types, archive_others, settings, most } = import;
@@ -63,7 +64,7 @@ impl Environments for SqliteStore {
                 change(tx, &environment, settings, now)?;
                 changed.sort();
                 changed.dedup();
-                idempotency::remember(tx, once, &changed, now)?;
+                idempotency::remember(tx, once, Subject::ENVIRONMENT, &changed, now)?;
                 Ok(Written::Done(changed))
             })
             .await

@@ -14,7 +14,7 @@ use crate::SqliteStore;
 use crate::applications::environment_number;
 use crate::decode::{Columns, SqlError, all, encode_json, first, listed};
 use crate::environments::rules_changed;
-use crate::idempotency;
+use crate::idempotency::{self, Subject};
 use crate::inserts::json_list;
 use crate::range::{NO_LIMIT, Range};
 use crate::writer::{Abort, Tx, taken};
@@ -31,12 +31,12 @@ impl EventTypes for SqliteStore {
         let environment = environment.clone();
         self.writer
             .run(move |tx| {
-                if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
+                if let Some(answer) = idempotency::replay(tx, once.as_ref(), Subject::ENVIRONMENT)? {
                     return Ok(Written::Replayed(answer));
                 }
                 let now = event_type.created_at;
                 let event_type = add_or_revive(tx, &environment, most, event_type)?;
-                idempotency::remember(tx, once, &event_type, now)?;
+                idempotency::remember(tx, once, Subject::ENVIRONMENT, &event_type, now)?;
                 Ok(Written::Done(event_type))
             })
             .await

@@ -34,7 +34,7 @@ use crate::writer::{Abort, Place, Tx};
 const AHEAD: Duration = Duration::from_secs(86_400);
 
 /// How long the rows of what was deleted stay, for requests that are under way.
-const DELETED_KEPT: Duration = Duration::from_secs(86_400);
+pub(crate) const DELETED_KEPT: Duration = Duration::from_secs(86_400);
 
 /// Pending deliveries that are looked through at a time.
 const PENDING_ROWS: usize = 20_000;

@@ -8,7 +8,7 @@ use rusqlite::params;
 
 use crate::SqliteStore;
 use crate::decode::{SqlError, readable};
-use crate::idempotency;
+use crate::idempotency::{self, Subject};
 use crate::writer::{Abort, FEW_ROWS};
 
 /// The session of a rule that ends the tokens of all sessions. No token can name it: theirs are not empty.
@@ -42,7 +42,8 @@ impl Tokens for SqliteStore {
         let rows = FEW_ROWS.max(2 * expiry.sessions.len());
         self.writer
             .run_rows(rows, move |tx| {
-                if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
+                let subject = Subject::application(application);
+                if let Some(answer) = idempotency::replay(tx, once.as_ref(), subject)? {
                     return Ok(Written::Replayed(answer));
                 }
                 let TokenExpiry { mut sessions, issued_before, refused_from } = expiry;
@@ -64,7 +65,7 @@ impl Tokens for SqliteStore {
                     )?
                     .execute(params![application.0, session, before, from])?;
                 }
-                idempotency::remember(tx, once, &(), now)?;
+                idempotency::remember(tx, once, subject, &(), now)?;
                 Ok::<_, Abort<WriteError>>(Written::Done(()))
             })
             .await

@@ -298,7 +298,8 @@ impl Work for SqliteStore {
     ) -> Result<Written<Resent>, ResendError> {
         self.writer
             .run(move |tx| {
-                if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
+                let subject = idempotency::Subject::message_at(message, endpoint);
+                if let Some(answer) = idempotency::replay(tx, once.as_ref(), subject)? {
                     return Ok(Written::Replayed(answer));
                 }
                 let payload_gone: Option<bool> = tx
@@ -330,27 +331,22 @@ impl Work for SqliteStore {
                     add_manual(tx, endpoint, message, now)?;
                     tx.tell(News::WorkAdded(endpoint));
                 }
-                idempotency::remember(tx, once, &resent, now)?;
+                idempotency::remember(tx, once, subject, &resent, now)?;
                 Ok(Written::Done(resent))
             })
             .await
     }
 
-    async fn forget_keys(
-        &self,
-        before: Timestamp,
-        from: Option<IdempotencyKey>,
-        limit: usize,
-    ) -> Result<Option<IdempotencyKey>, StoreError> {
+    async fn forget_keys(&self, before: Timestamp, limit: usize) -> Result<bool, StoreError> {
         self.writer
-            .run(move |tx| {
+            .run_rows(limit, move |tx| {
                 let dropped = keys::drop_old_run(tx, before)?;
                 if let Some(run) = dropped {
                     tx.tell(News::KeysDropped(run));
                 }
-                let next = idempotency::forget(tx, before, from, limit)?;
-                // Another run may be old; what is left of the walk ends at once.
-                Ok::<_, Abort<StoreError>>(next.or(dropped.map(|_| idempotency::LAST)))
+                let more = idempotency::forget(tx, before, limit)?;
+                // Another run may be old.
+                Ok::<_, Abort<StoreError>>(more || dropped.is_some())
             })
             .await
     }

@@ -25,6 +25,7 @@ pub struct NewEndpoint {
     /// Its extra headers.
     pub headers: Headers,
     /// The most endpoints that the application may have afterwards, not counting deleted ones; else [`WriteError::Full`].
+    /// (If far too many were deleted of late, [`WriteError::ManyDeleted`].)
     pub most: u64,
 }
 

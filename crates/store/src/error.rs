@@ -1,5 +1,7 @@
 //! What can go wrong in a store: typed, so that callers can tell "try again" from "somebody must look at this".
 
+use std::time::Duration;
+
 /// The store could not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
@@ -43,6 +45,20 @@ pub enum WriteError {
         of: Capped,
         /// How many that is.
         most: u64,
+    },
+    /// The answers that are remembered for this owner's idempotency keys take all the room that they may take.
+    #[error("too many answers are remembered for idempotency keys")]
+    KeysFull {
+        /// When enough of them will have been kept for their time.
+        wait: Duration,
+    },
+    /// Too many endpoints of the application were deleted of late: what is left of them goes after a while.
+    #[error("{most} endpoints were deleted of late, which is as many as may be")]
+    ManyDeleted {
+        /// How many may be.
+        most: u64,
+        /// When one more will have room.
+        wait: Duration,
     },
 }
 

@@ -50,7 +50,7 @@ pub use endpoints::{ChangeHeadersError, EndpointKey, Endpoints, NewEndpoint, Rot
 pub use environments::{Environments, Import, ImportedEventType};
 pub use error::{Capped, StoreError, WriteError};
 pub use event_types::{EventTypeFilter, EventTypes};
-pub use idempotency::{IdempotencyKey, Once, StoredAnswer, Written};
+pub use idempotency::{IdempotencyKey, Once, Owner, StoredAnswer, Written};
 pub use messages::{MessageFilter, MessageKey, Messages};
 pub use observer::{Dispatch, Fresh, Observer, Observers};
 pub use outbox::{Notice, NoticeKey, Outbox};

@@ -358,15 +358,10 @@ pub trait Work {
         once: Option<Once<Resent>>,
     ) -> Result<Written<Resent>, ResendError>;
 
-    /// Forgets idempotency keys from before `before`, a slice at a time: those of writes exactly, among the next `limit`
-    /// after `from` (`None` is the beginning); those of messages as far as the engine can do away with them. (It may keep
-    /// some longer: [`NewMessage::idempotency`] says which still count.) Returns where to go on; `None` when all is done.
-    async fn forget_keys(
-        &self,
-        before: Timestamp,
-        from: Option<IdempotencyKey>,
-        limit: usize,
-    ) -> Result<Option<IdempotencyKey>, StoreError>;
+    /// Forgets idempotency keys from before `before`, a slice at a time: those of writes with their answers, oldest first,
+    /// at most `limit` of them and a few megabytes; those of messages as far as the engine can do away with them. (It may
+    /// keep some longer: [`NewMessage::idempotency`] says which still count.) Returns whether there may be more.
+    async fn forget_keys(&self, before: Timestamp, limit: usize) -> Result<bool, StoreError>;
 
     /// The newest message in the store, whichever application's.
     async fn newest_message(&self) -> Result<Option<MessageKey>, StoreError>;

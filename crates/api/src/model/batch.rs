@@ -218,7 +218,7 @@ pub(crate) fn write_result(out: &mut Vec<u8>, index: usize, result: Result<Submi
         Err(error) => {
             let _ = write!(out, r#"{{"index":{index},"status":{}"#, error.status().as_u16());
             match error.of_item(index) {
-                ApiError::General { code, detail, .. } => {
+                ApiError::General { code, detail, .. } | ApiError::Later { code, detail, .. } => {
                     write_member(out, "code", &code);
                     write_member(out, "detail", &detail);
                 }

@@ -15,7 +15,10 @@ Dates are RFC 3339. Ids and your own `uid`s are interchangeable wherever somethi
 Every answer that is no success has a body: `code` for programs and `detail` for people, or, with status 422, a list of \
 everything that is wrong with the input.
 
-A `POST` can carry an `idempotency-key`: repeating it within 12 hours gives the same answer and does nothing twice.
+A `POST` can carry an `idempotency-key`: repeating it within 12 hours gives the same answer and does nothing twice, \
+also if what it made was deleted meanwhile. A key belongs to its path, and to the application and endpoint that the path names. \
+Answers take room until then: if those of your keys take all that there is for yours, a request with a key is refused (429 \
+`too_many_keys`), and one without a key is not.
 
 The SDKs of Svix work with this API: set their server URL to this server.";
 
@@ -37,7 +40,7 @@ const ERRORS: [(StatusCode, &str, &str); 10] = [
     (
         StatusCode::TOO_MANY_REQUESTS,
         "TooManyRequests",
-        "You have too much under way at once. Try again after `Retry-After`, with less at a time.",
+        "You have too much under way at once, or too much that is kept for a while. Try again after `Retry-After`.",
     ),
     (StatusCode::INTERNAL_SERVER_ERROR, "ServerError", "The server is at fault. What happened is in its log."),
     (StatusCode::SERVICE_UNAVAILABLE, "Unavailable", "The server can't take this now. Try again later."),

@@ -61,7 +61,7 @@ pub(super) async fn create(
     mut body: Incoming,
 ) -> Result<Response> {
     let application = addressee(params.text("app_id")?)?;
-    let batch = Batch { environment: operator.environment, application, key: operator.once };
+    let batch = Batch { environment: operator.environment, application, key: operator.once.map(|keyed| keyed.key) };
     // Reading the beginning also tells a client that waits for it to go on.
     let first = body.next().await?.unwrap_or_default();
     body.account().charge(first.len()).await?;

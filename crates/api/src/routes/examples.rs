@@ -8,6 +8,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
 use postrider_domain::event_type::EventType;
+use postrider_domain::ids::Id as _;
 use postrider_domain::names::{EventTypeName, IdOrUid};
 use postrider_ingest::Submission;
 use serde::Deserialize;
@@ -61,7 +62,7 @@ pub(super) async fn send(
         retention: None,
         create_application: None,
         only: Some(endpoint.key),
-        idempotency: operator.once,
+        idempotency: operator.once.map(|keyed| keyed.about(endpoint.value.id.ksuid())),
     };
     let submitted = state.intake.submit(submission).await?;
     Ok(answer::json(StatusCode::OK, &MessageOut::new(&submitted.message, false)))

@@ -132,7 +132,7 @@ pub(super) async fn create(
 ) -> Result<Response> {
     let application = addressee(params.text("app_id")?)?;
     let body = body.read().await?;
-    let (environment, once, length) = (operator.environment.clone(), operator.once, body.len());
+    let (environment, once, length) = (operator.environment.clone(), operator.once.map(|keyed| keyed.key), body.len());
     let read = move || message::read(&body, environment, application, once, &warnings);
     let message::Read { submission, is_object } = apart::read(&state, &operator.environment, length, read).await??;
     let submitted = state.intake.submit(submission).await?;

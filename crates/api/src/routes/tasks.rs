@@ -7,12 +7,12 @@ use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::{Ksuid, TaskId};
 use postrider_domain::names::IdOrUid;
 use postrider_domain::task::{Task, TaskKind, TaskStatus};
-use postrider_store::{Direction, IdempotencyKey, Job, NewTask, StoredAnswer, TaskError, TaskFilter};
+use postrider_store::{Direction, Job, NewTask, StoredAnswer, TaskError, TaskFilter};
 
 use crate::access::{CreateAttempts, Operator, Tenant};
 use crate::answer;
 use crate::error::{ApiError, Result};
-use crate::idempotency;
+use crate::idempotency::{self, Keyed};
 use crate::json::JsonBody;
 use crate::model::task::{
     AppUsageIn, AppUsageOut, BulkExpungeIn, BulkExpungeOut, BulkReplayIn, RecoverIn, StartedOut, TaskOut,
@@ -135,7 +135,7 @@ impl From<TaskError> for ApiError {
 async fn start(
     state: &Shared,
     environment: EnvironmentId,
-    once: Option<IdempotencyKey>,
+    once: Option<Keyed>,
     job: Job,
     show: impl Fn(&Task) -> StoredAnswer + Send + Clone + 'static,
 ) -> Result<Response> {

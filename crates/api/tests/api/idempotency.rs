@@ -122,3 +122,111 @@ async fn a_key_that_is_too_long_is_refused() {
     post(&world, &token, "/app", &"k".repeat(256), &body).await.expect(201);
     post(&world, &token, "/app", &"k".repeat(257), &body).await.refused(400, "generic_error");
 }
+
+#[tokio::test]
+async fn a_key_belongs_to_what_the_path_names_and_not_to_its_uid() {
+    let world = World::new();
+    let token = org_token(ORG);
+    world.post("/event-type", json!({ "name": "a", "description": "" })).await.expect(201);
+    let mut answers: Vec<Vec<String>> = Vec::new();
+    // The application is the former one's successor, then the endpoint is; and so is whatever is theirs.
+    for successor in ["none", "application", "endpoint"] {
+        if successor != "endpoint" {
+            world.app("shop").await;
+        }
+        world.endpoint("shop", "e").await;
+        let message = json!({ "eventType": "a", "payload": {}, "eventId": "m" });
+        let sent = world.post("/app/shop/msg", message).await;
+        assert!(matches!(sent.status.as_u16(), 202 | 409), "{}", sent.text);
+        let span = json!({ "since": "2026-01-01T00:00:00Z" });
+        let paths = [
+            ("/app/shop/endpoint", json!({ "url": "https://1.test/" }), 201, false),
+            ("/app/shop/msg", json!({ "eventType": "a", "payload": {} }), 202, false),
+            ("/app/shop/msg/expunge-all-contents", json!({}), 202, false),
+            ("/app/shop/endpoint/e/send-example", json!({ "eventType": "postrider.ping" }), 200, true),
+            ("/app/shop/endpoint/e/replay-missing", span, 202, true),
+        ];
+        let mut made = Vec::new();
+        for (path, body, status, is_at_endpoint) in &paths {
+            let first = post(&world, &token, path, "k", body).await;
+            first.expect(*status);
+            let again = post(&world, &token, path, "k", body).await;
+            assert_eq!((again.status, &again.text), (first.status, &first.text), "{path}");
+            let is_known = answers.iter().flatten().any(|known| *known == first.text);
+            assert_eq!(is_known, successor == "endpoint" && !is_at_endpoint, "{path}, {successor}: {}", first.text);
+            made.push(first.text.clone());
+        }
+        let rotate = "/app/shop/endpoint/e/secret/rotate";
+        let secret = async || world.get("/app/shop/endpoint/e/secret").await.json()["key"].clone();
+        let before = secret().await;
+        post(&world, &token, rotate, "k", &json!({})).await.expect(204);
+        let after = secret().await;
+        assert_ne!(before, after, "rotated, {successor}");
+        post(&world, &token, rotate, "k", &json!({})).await.expect(204);
+        assert_eq!(secret().await, after);
+        answers.push(made);
+        world.clock.advance(std::time::Duration::from_secs(1));
+        match successor {
+            "none" => world.delete("/app/shop").await.expect(204),
+            _ => world.delete("/app/shop/endpoint/e").await.expect(204),
+        };
+    }
+}
+
+#[tokio::test]
+async fn ended_tokens_of_a_former_application_end_none_of_its_successors() {
+    let world = World::new();
+    let token = org_token(ORG);
+    for _ in 0..2 {
+        let app = world.app("shop").await;
+        let customer = app_token(&app, &[]);
+        let look = async || {
+            let extras = Extras { token: Some(&customer), ..Extras::default() };
+            world.raw("GET", "/api/v1/app/shop/endpoint", extras).await.status.as_u16()
+        };
+        assert_eq!(look().await, 200);
+        world.clock.advance(std::time::Duration::from_secs(1));
+        post(&world, &token, "/auth/app/shop/expire-all", "k", &json!({})).await.expect(204);
+        assert_eq!(look().await, 401);
+        world.delete("/app/shop").await.expect(204);
+    }
+}
+
+#[tokio::test]
+async fn answers_of_an_applications_keys_have_a_bound_of_their_own_and_say_when_there_is_room() {
+    let world = World::new();
+    let (one, two) = (world.app("one").await, world.app("two").await);
+    world.endpoint("one", "e").await;
+    // An answer of half a megabyte.
+    let types: Vec<String> = (0..1_000).map(|number| format!("t{number:0>250}")).collect();
+    for name in &types {
+        world.post("/event-type", json!({ "name": name, "description": "" })).await.expect(201);
+    }
+    let body = json!({ "url": "https://1.test/", "filterTypes": types });
+    let token = app_token(&one, &[]);
+    let mut refused = None;
+    for number in 0..100 {
+        let answer = post(&world, &token, "/app/one/endpoint", &format!("k{number}"), &body).await;
+        if answer.status.as_u16() == 429 {
+            refused = Some((number, answer));
+            break;
+        }
+        let id = answer.expect(201)["id"].as_str().unwrap().to_owned();
+        world.delete(&format!("/app/one/endpoint/{id}")).await.expect(204);
+    }
+    let (number, refused) = refused.expect("there is a bound");
+    assert!((25..=40).contains(&number), "{number}");
+    assert!(refused.text.contains("too_many_keys") && refused.text.contains("Without a key"), "{}", refused.text);
+    let wait: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((11 * 3_600..=13 * 3_600 + 1).contains(&wait), "{wait}");
+    // What was promised is kept, and nobody else is refused: not the operator, nor another application.
+    post(&world, &token, "/app/one/endpoint", "k0", &body).await.expect(201);
+    let small = json!({ "url": "https://1.test/" });
+    post(&world, &org_token(ORG), "/app/one/endpoint", "other", &small).await.expect(201);
+    post(&world, &app_token(&two, &[]), "/app/two/endpoint", "other", &small).await.expect(201);
+    // Without a key it is carried out, and with one after the time that was said.
+    let extras = Extras { token: Some(&token), headers: &[], body: small.to_string().into() };
+    world.raw("POST", "/api/v1/app/one/endpoint", extras).await.expect(201);
+    world.clock.advance(std::time::Duration::from_secs(wait));
+    post(&world, &app_token(&one, &[]), "/app/one/endpoint", "later", &body).await.expect(201);
+}

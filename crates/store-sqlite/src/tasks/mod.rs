@@ -27,22 +27,24 @@ use serde_json::{Map, Value};
 use crate::SqliteStore;
 use crate::applications::environment_number;
 use crate::decode::{Columns, SqlError, all, encode_json, first, listed};
+use crate::idempotency::{self, Subject};
+use crate::messages;
 use crate::range::{self, NO_LIMIT, Range};
 use crate::work::is_full_of_manual;
 use crate::writer::{Abort, News, Tx};
-use crate::{idempotency, messages};
 
 #[async_trait]
 impl Tasks for SqliteStore {
     async fn create_task(&self, new: NewTask, once: Option<Once<Task>>) -> Result<Written<Task>, TaskError> {
         self.writer
             .run(move |tx| {
-                if let Some(answer) = idempotency::replay(tx, once.as_ref())? {
+                let subject = about(&new.job);
+                if let Some(answer) = idempotency::replay(tx, once.as_ref(), subject)? {
                     return Ok(Written::Replayed(answer));
                 }
                 make_room(tx, &new)?;
                 let task = insert(tx, &new)?;
-                idempotency::remember(tx, once, &task, new.created_at)?;
+                idempotency::remember(tx, once, subject, &task, new.created_at)?;
                 tx.tell(News::TaskAdded);
                 Ok(Written::Done(task))
             })
@@ -317,6 +319,17 @@ fn insert(tx: &Tx<'_>, new: &NewTask) -> Result<Task, SqlError> {
         application,
     ])?;
     Ok(task)
+}
+
+/// What the request for a task names.
+fn about(job: &Job) -> Subject {
+    match job {
+        Job::Recover { endpoint, .. } | Job::Replay { endpoint, .. } | Job::BulkReplay { endpoint, .. } => {
+            Subject::endpoint(*endpoint)
+        }
+        Job::PurgeContent { application } => Subject::application(*application),
+        Job::ApplicationStats { .. } | Job::AggregateEventTypes => Subject::ENVIRONMENT,
+    }
 }
 
 /// A task as a step finds it.

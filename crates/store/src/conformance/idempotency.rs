@@ -1,11 +1,17 @@
 //! Cases for writes that are carried out once under a key. Accepting has cases of its own.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use postrider_domain::application::Application;
 use postrider_domain::time::Timestamp;
 
 use super::Harness;
-use super::world::{FAR, World, done, environment, once, stored_answer};
-use crate::{ApplicationFilter, Direction, EventTypeFilter, Once, Scan, StoredAnswer, WriteError, Written};
+use super::world::{FAR, World, after, by_id, done, environment, once, operator, other_environment, stored_answer};
+use crate::{
+    ApplicationFilter, ApplicationKey, Direction, EventTypeFilter, IdempotencyKey, Job, NewTask, Once, Owner, Scan,
+    Span, StoredAnswer, TokenExpiry, WriteError, Written,
+};
 
 pub(super) async fn an_application_is_created_once<H: Harness>(world: &World<H>) {
     let (store, key) = (world.store(), world.idempotency_key());
@@ -15,7 +21,7 @@ pub(super) async fn an_application_is_created_once<H: Harness>(world: &World<H>)
     let under = |_| {
         let answer: Box<dyn FnOnce(&_) -> _ + Send> =
             Box::new(move |written: &postrider_domain::application::Application| answer(&written.id.to_string()));
-        Once { key, not_before: Timestamp::EPOCH, answer }
+        Once { key, owner: operator(), most: u64::MAX, not_before: Timestamp::EPOCH, answer }
     };
     let written = store.create_application(&environment(), first.clone(), Some(under(()))).await.unwrap();
     assert_eq!(done(written), first);
@@ -108,7 +114,7 @@ pub(super) async fn an_expired_key_is_carried_out_anew<H: Harness>(world: &World
     assert_eq!(all.len(), 2);
 }
 
-pub(super) async fn forgetting_removes_the_old_keys_of_each_slice_and_keeps_the_others<H: Harness>(world: &World<H>) {
+pub(super) async fn forgetting_removes_the_old_keys_in_slices_and_keeps_the_others<H: Harness>(world: &World<H>) {
     let store = world.store();
     let create = async |key, answer| {
         let under = once(key, Timestamp::EPOCH, answer);
@@ -119,15 +125,11 @@ pub(super) async fn forgetting_removes_the_old_keys_of_each_slice_and_keeps_the_
         let key = world.idempotency_key();
         written.push((key, done(create(key, "first").await).created_at));
     }
-    let (mut from, mut slices) = (None, 0);
-    loop {
-        from = store.forget_keys(written[3].1, from, 2).await.unwrap();
+    let mut slices = 1;
+    while store.forget_keys(written[3].1, 2).await.unwrap() {
         slices += 1;
-        if from.is_none() {
-            break;
-        }
     }
-    assert!((3..=4).contains(&slices), "{slices} slices of two for five keys");
+    assert!((2..=3).contains(&slices), "{slices} slices of two for three keys");
     for (place, (key, _)) in written.into_iter().enumerate() {
         match create(key, "again").await {
             Written::Done(_) => assert!(place < 3, "the key {place} was forgotten"),
@@ -160,4 +162,188 @@ pub(super) async fn racing_writes_under_one_key_are_carried_out_once<H: Harness>
         .unwrap()
         .rows;
     assert_eq!(all.len(), 1);
+}
+
+/// Creates an application at an instant, under a key, with an answer of so many bytes, for an owner with room for `most`.
+async fn create_at<H: Harness>(
+    world: &World<H>,
+    at: Timestamp,
+    (key, not_before): (IdempotencyKey, Timestamp),
+    (owner, most): (&Owner, u64),
+    length: usize,
+) -> Result<Written<Application>, WriteError> {
+    let answer = move |_: &_| StoredAnswer { status: 201, body: Bytes::from(vec![b'a'; length]) };
+    let once = Once { key, owner: owner.clone(), most, not_before, answer: Box::new(answer) };
+    let new = Application { created_at: at, updated_at: at, ..world.new_application(None) };
+    world.store().create_application(&environment(), new, Some(once)).await
+}
+
+const HOUR: u64 = 3_600;
+
+pub(super) async fn what_a_wrong_clock_dated_ahead_is_forgotten_with_what_came_after_it<H: Harness>(world: &World<H>) {
+    let start = world.tick();
+    let create = async |at, key| {
+        let owner = (&operator(), u64::MAX);
+        create_at(world, at, (key, Timestamp::EPOCH), owner, 1).await.unwrap()
+    };
+    let keys: Vec<_> = (0..4).map(|_| world.idempotency_key()).collect();
+    for (key, at) in keys.iter().zip([after(start, 1), after(start, 9_000 * HOUR), after(start, 2), after(start, 20)]) {
+        done(create(at, *key).await);
+    }
+    while world.store().forget_keys(after(start, 10), 1).await.unwrap() {}
+    for (place, key) in keys.into_iter().enumerate() {
+        let is_forgotten = matches!(create(after(start, 30), key).await, Written::Done(_));
+        assert_eq!(is_forgotten, place < 3, "{place}");
+    }
+}
+
+pub(super) async fn a_key_belongs_to_the_application_that_it_was_used_at<H: Harness>(world: &World<H>) {
+    let store = world.store();
+    let (endpoints, purges, ends) = (world.idempotency_key(), world.idempotency_key(), world.idempotency_key());
+    let mut made = Vec::new();
+    for uid in ["one", "one"] {
+        let app = world.add_application(&environment(), world.new_application(Some(uid))).await;
+        let create = async || {
+            let under = once(endpoints, Timestamp::EPOCH, "an endpoint");
+            store.create_endpoint(app.key, world.new_endpoint(Some("e")), Some(under)).await.unwrap()
+        };
+        let purge = async || {
+            let created_at = world.tick();
+            let job = Job::PurgeContent { application: app.key };
+            let new = NewTask { id: world.task_id(created_at), environment: environment(), job, created_at };
+            store.create_task(new, Some(once(purges, Timestamp::EPOCH, "a task"))).await.unwrap()
+        };
+        let end = async || {
+            let now = world.tick();
+            let all = TokenExpiry { sessions: Vec::new(), issued_before: now, refused_from: now };
+            let under = once(ends, Timestamp::EPOCH, "ended");
+            store.expire_tokens(app.key, all, Some(under), now).await.unwrap()
+        };
+        // Carried out at this application, although the same was asked of the former one; and once there.
+        made.push((done(create().await).id, done(purge().await).id));
+        done(end().await);
+        assert_eq!(create().await, Written::Replayed(stored_answer("an endpoint")));
+        assert_eq!(purge().await, Written::Replayed(stored_answer("a task")));
+        assert_eq!(end().await, Written::Replayed(stored_answer("ended")));
+        store.delete_application(&environment(), &by_id(app.value.id), world.tick()).await.unwrap();
+    }
+    assert_ne!(made[0], made[1]);
+}
+
+pub(super) async fn a_key_belongs_to_the_endpoint_and_the_message_that_it_was_used_at<H: Harness>(world: &World<H>) {
+    let (store, app) = (world.store(), world.application().await);
+    let (rotations, replays, resends) = (world.idempotency_key(), world.idempotency_key(), world.idempotency_key());
+    let messages = [world.message(&app, &[]).await, world.message(&app, &[]).await];
+    for _ in 0..2 {
+        let endpoint = world.add_endpoint(&app, world.new_endpoint(Some("e"))).await;
+        let rotate = async || {
+            let under = once(rotations, Timestamp::EPOCH, "a secret");
+            store.rotate_secret(endpoint.key, world.secret(), FAR, world.tick(), Some(under)).await.unwrap()
+        };
+        let replay = async || {
+            let created_at = world.tick();
+            let span = Span { since: Timestamp::EPOCH, until: FAR };
+            let job = Job::Replay { endpoint: endpoint.key, span };
+            let new = NewTask { id: world.task_id(created_at), environment: environment(), job, created_at };
+            store.create_task(new, Some(once(replays, Timestamp::EPOCH, "a task"))).await.unwrap()
+        };
+        let resend = async |message| {
+            let under = once(resends, Timestamp::EPOCH, "sent");
+            store.resend(endpoint.key, message, world.tick(), Some(under)).await.unwrap()
+        };
+        done(rotate().await);
+        done(replay().await);
+        assert_eq!(rotate().await, Written::Replayed(stored_answer("a secret")));
+        assert_eq!(replay().await, Written::Replayed(stored_answer("a task")));
+        for message in &messages {
+            done(resend(message.key).await);
+            assert_eq!(resend(message.key).await, Written::Replayed(stored_answer("sent")));
+        }
+        store.delete_endpoint(app.key, &by_id(endpoint.value.id), world.tick()).await.unwrap();
+    }
+}
+
+/// Whether an answer was refused for want of room; until when.
+fn full<T: std::fmt::Debug>(result: Result<Written<T>, WriteError>) -> Option<Duration> {
+    match result {
+        Ok(_) => None,
+        Err(WriteError::KeysFull { wait }) => Some(wait),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+pub(super) async fn answers_take_no_more_room_than_their_owner_has<H: Harness>(world: &World<H>) {
+    const ROOM: u64 = 10_000;
+    let (one, two) = (world.application().await, world.application().await);
+    let owners = [
+        operator(),
+        Owner::Operator(other_environment()),
+        Owner::Application(one.key),
+        Owner::Application(two.key),
+        Owner::Application(ApplicationKey(i64::MAX)),
+    ];
+    for owner in &owners {
+        let create = async |key, length| {
+            let at = world.tick();
+            create_at(world, at, (key, Timestamp::EPOCH), (owner, ROOM), length).await
+        };
+        let large = usize::try_from(ROOM - StoredAnswer::OVERHEAD).unwrap();
+        assert!(full(create(world.idempotency_key(), large + 1).await).is_some(), "{owner:?}");
+        let (mut keys, mut taken) = (Vec::new(), 0);
+        for length in [1_000, 0, 3_000, large] {
+            let key = world.idempotency_key();
+            let room = StoredAnswer::OVERHEAD + length as u64;
+            assert_eq!(full(create(key, length).await).is_some(), taken + room > ROOM, "{owner:?}: {taken} + {room}");
+            if taken + room <= ROOM {
+                taken += room;
+                keys.push(key);
+            }
+        }
+        // Until nothing at all has room.
+        while full(create(world.idempotency_key(), 500).await).is_none() {}
+        while full(create(world.idempotency_key(), 0).await).is_none() {}
+        // What is remembered is answered, and without a key everything goes on.
+        for key in keys {
+            assert!(matches!(create(key, 0).await, Ok(Written::Replayed(_))), "{owner:?}");
+        }
+        world.store().create_application(&environment(), world.new_application(None), None).await.unwrap();
+    }
+}
+
+pub(super) async fn an_answer_that_is_too_old_or_forgotten_takes_no_room<H: Harness>(world: &World<H>) {
+    let room = 2 * (StoredAnswer::OVERHEAD + 100);
+    // At the beginning of an hour.
+    let start = Timestamp::from_micros(1_767_322_800_000_000);
+    let create = async |hours: u64| {
+        let at = after(start, hours * HOUR);
+        let not_before = at.saturating_sub(Duration::from_secs(12 * HOUR));
+        create_at(world, at, (world.idempotency_key(), not_before), (&operator(), room), 100).await
+    };
+    assert_eq!(full(create(0).await), None);
+    assert_eq!(full(create(3).await), None);
+    // The first of them is kept for 12 hours, and may count for an hour longer.
+    let wait = full(create(5).await).expect("there is no room");
+    assert!((7 * HOUR..=8 * HOUR).contains(&wait.as_secs()), "{wait:?}");
+    assert_eq!(full(create(13).await), None);
+    assert!(full(create(13).await).is_some());
+    while world.store().forget_keys(after(start, 4 * HOUR), 1).await.unwrap() {}
+    // All but one are forgotten, whatever the age that counts.
+    let at = after(start, 14 * HOUR);
+    let all_count = async || create_at(world, at, (world.idempotency_key(), start), (&operator(), room), 100).await;
+    assert_eq!(full(all_count().await), None);
+    assert!(full(all_count().await).is_some());
+}
+
+pub(super) async fn an_answer_for_which_there_is_no_room_leaves_nothing<H: Harness>(world: &World<H>) {
+    let (store, key) = (world.store(), world.idempotency_key());
+    for most in [0, StoredAnswer::OVERHEAD, u64::MAX] {
+        let at = world.tick();
+        let written = create_at(world, at, (key, Timestamp::EPOCH), (&operator(), most), 1).await;
+        assert_eq!(full(written).is_some(), most < u64::MAX);
+        let all = store
+            .applications(&environment(), ApplicationFilter::default(), Scan::all(Direction::Ascending, 10))
+            .await
+            .unwrap();
+        assert_eq!(all.rows.len(), usize::from(most == u64::MAX));
+    }
 }

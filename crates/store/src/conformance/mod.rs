@@ -315,7 +315,13 @@ macro_rules! conformance_cases {
                 a_rotation_is_carried_out_once,
                 a_refused_write_leaves_no_key,
                 an_expired_key_is_carried_out_anew,
-                forgetting_removes_the_old_keys_of_each_slice_and_keeps_the_others,
+                forgetting_removes_the_old_keys_in_slices_and_keeps_the_others,
+                what_a_wrong_clock_dated_ahead_is_forgotten_with_what_came_after_it,
+                a_key_belongs_to_the_application_that_it_was_used_at,
+                a_key_belongs_to_the_endpoint_and_the_message_that_it_was_used_at,
+                answers_take_no_more_room_than_their_owner_has,
+                an_answer_that_is_too_old_or_forgotten_takes_no_room,
+                an_answer_for_which_there_is_no_room_leaves_nothing,
                 racing_writes_under_one_key_are_carried_out_once,
             }
             tasks {

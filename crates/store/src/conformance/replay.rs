@@ -98,13 +98,7 @@ pub(super) async fn an_expired_key_accepts_anew_and_is_renewed<H: Harness>(world
 
 /// Forgets all keys from before an instant.
 async fn forget<H: Harness>(world: &World<H>, before: Timestamp) {
-    let mut from = None;
-    loop {
-        from = world.store().forget_keys(before, from, 2).await.unwrap();
-        if from.is_none() {
-            break;
-        }
-    }
+    while world.store().forget_keys(before, 2).await.unwrap() {}
 }
 
 pub(super) async fn forgetting_keeps_the_keys_that_are_young_enough<H: Harness>(world: &World<H>) {

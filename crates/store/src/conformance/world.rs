@@ -22,7 +22,7 @@ use postrider_domain::time::Timestamp;
 use super::Harness;
 use crate::{
     AcceptError, Accepted, ApplicationKey, AttemptRecord, Due, EndpointKey, IdempotencyKey, MessageKey, NewEndpoint,
-    NewMessage, Once, Routes, Settlement, Store, Stored, StoredAnswer, Written,
+    NewMessage, Once, Owner, Routes, Settlement, Store, Stored, StoredAnswer, Written,
 };
 
 pub(super) type App = Stored<ApplicationKey, Application>;
@@ -315,7 +315,12 @@ pub(super) fn done<T: std::fmt::Debug>(written: Written<T>) -> T {
 
 /// A write under a key, answered by `answer`.
 pub(super) fn once<T>(key: IdempotencyKey, not_before: Timestamp, answer: &'static str) -> Once<T> {
-    Once { key, not_before, answer: Box::new(move |_| stored_answer(answer)) }
+    Once { key, owner: operator(), most: u64::MAX, not_before, answer: Box::new(move |_| stored_answer(answer)) }
+}
+
+/// Who asks in most cases.
+pub(super) fn operator() -> Owner {
+    Owner::Operator(environment())
 }
 
 pub(super) fn stored_answer(body: &'static str) -> StoredAnswer {

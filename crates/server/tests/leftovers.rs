@@ -1,0 +1,98 @@
+//! What calls leave in the store: however often somebody repeats them, it stays below a bound.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
+use http::Method;
+use postrider_testkit::{Answer, App, Client, TestServer};
+use serde_json::{Value, json};
+
+const MIB: u64 = 1024 * 1024;
+
+async fn server() -> TestServer {
+    TestServer::builder(env!("CARGO_BIN_EXE_postrider")).start().await
+}
+
+/// An application, and what its customer calls it with.
+async fn customer(server: &TestServer) -> (App, Client) {
+    let app = server.app().await;
+    let client = server.client_with(Some(server.application_token(&app.id)));
+    (app, client)
+}
+
+/// The size of a stopped server's store.
+async fn stored(mut server: TestServer) -> u64 {
+    server.terminate().await;
+    std::fs::metadata(server.store_path()).expect("the store is there").len()
+}
+
+/// An endpoint of which the answer is half a megabyte.
+async fn large_endpoint(operator: &Client) -> Value {
+    let types: Vec<String> = (0..1_000).map(|place| format!("t{place:0>250}")).collect();
+    for name in &types {
+        operator.post("/api/v1/event-type", &json!({ "name": name, "description": "" })).await.expect(201);
+    }
+    json!({ "url": "https://example.com/", "filterTypes": types })
+}
+
+async fn post(client: &Client, path: &str, key: Option<String>, body: &Value) -> Answer {
+    let mut request = client.request(Method::POST, path);
+    if let Some(key) = key {
+        request = request.header("idempotency-key", &key);
+    }
+    request.json(body).send().await
+}
+
+#[tokio::test]
+async fn large_endpoints_under_keys_that_are_deleted_again_leave_no_more_than_the_room_for_answers() {
+    let server = server().await;
+    let (app, customer) = customer(&server).await;
+    let large = large_endpoint(&app.client).await;
+    let (mut made, mut refused) = (0, 0);
+    for number in 0..150 {
+        let answer = post(&customer, &app.path("/endpoint"), Some(format!("k{number}")), &large).await;
+        if answer.status == 429 {
+            assert!(answer.text().contains("too_many_keys"), "{}", answer.text());
+            refused += 1;
+            continue;
+        }
+        let id = answer.expect(201).json()["id"].as_str().expect("an id").to_owned();
+        customer.delete(&app.path(&format!("/endpoint/{id}"))).await.expect(204);
+        made += 1;
+    }
+    assert!(made > 25 && refused > 50, "{made} made, {refused} refused");
+    // The operator is not refused, and without a key nobody is.
+    let small = json!({ "url": "https://example.com/" });
+    post(&app.client, &app.path("/endpoint"), Some("other".to_owned()), &small).await.expect(201);
+    post(&customer, &app.path("/endpoint"), None, &small).await.expect(201);
+    let stored = stored(server).await;
+    assert!(stored < 20 * MIB, "{stored} bytes");
+}
+
+#[tokio::test]
+async fn endpoints_that_were_deleted_within_a_day_are_so_many_and_no_more_are_made() {
+    let mut server = server().await;
+    let app = server.app().await;
+    let id = app.endpoint("https://example.com/").await;
+    app.client.delete(&app.path(&format!("/endpoint/{id}"))).await.expect(204);
+    server.terminate().await;
+    let connection = rusqlite::Connection::open(server.store_path()).unwrap();
+    let columns =
+        "application_no, url, description, version, disabled, metadata, headers, signing_keys, created_at, updated_at,
+         deleted_at";
+    let copy = format!(
+        "WITH RECURSIVE more(number) AS (SELECT 2 UNION ALL SELECT number + 1 FROM more WHERE number < 5000)
+         INSERT INTO endpoint (id, {columns}) SELECT randomblob(20), {columns} FROM more CROSS JOIN endpoint"
+    );
+    assert_eq!(connection.execute(&copy, []).unwrap(), 4_999);
+    drop(connection);
+    server.start().await;
+    let refused = post(&app.client, &app.path("/endpoint"), None, &json!({ "url": "https://example.com/" })).await;
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    assert!(refused.text().contains("too_many_deleted"), "{}", refused.text());
+    let wait: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((23 * 3_600..=24 * 3_600 + 1).contains(&wait), "{wait}");
+    let put = app.client.put(&app.path("/endpoint/new"), &json!({ "url": "https://example.com/" })).await;
+    assert_eq!(put.status, 429, "{}", put.text());
+    // Another application is not concerned.
+    server.app().await.endpoint("https://example.com/").await;
+}
