@@ -258,6 +258,9 @@ impl From<WriteError> for ApiError {
                     Capped::EventTypes => ("environment", " (limits.event_types_per_environment)"),
                     Capped::Endpoints => ("application", " (limits.endpoints_per_application)"),
                     Capped::Consumers => ("endpoint", ""),
+                    Capped::TokenRules => {
+                        ("application", ": end all of its tokens at once, which takes the place of them")
+                    }
                 };
                 let detail = format!("The {whose} has {most} {of} already, and may not have more{setting}.");
                 Self::new(StatusCode::BAD_REQUEST, "limit_reached", detail)

@@ -20,6 +20,7 @@ fn all() -> Vec<Limit> {
         postrider_upkeep::limits::limits(),
         postrider_store_sqlite::limits::limits(),
         postrider_store::task_limits(),
+        postrider_store::token_limits(),
         postrider_api::import_limits(),
     ]
     .concat()

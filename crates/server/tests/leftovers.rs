@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
 use http::Method;
-use postrider_testkit::{Answer, App, Client, TestServer};
+use postrider_testkit::{Answer, App, Client, Receiver, Reply, TestServer, wait};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1024 * 1024;
@@ -95,4 +95,59 @@ async fn endpoints_that_were_deleted_within_a_day_are_so_many_and_no_more_are_ma
     assert_eq!(put.status, 429, "{}", put.text());
     // Another application is not concerned.
     server.app().await.endpoint("https://example.com/").await;
+}
+
+/// How many rows of a stopped server's store meet a condition.
+async fn rows(server: &mut TestServer, of: &str) -> i64 {
+    server.terminate().await;
+    let connection = rusqlite::Connection::open(server.store_path()).unwrap();
+    connection.query_row(&format!("SELECT count(*) FROM {of}"), [], |row| row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn ending_the_tokens_of_an_application_again_and_again_leaves_as_many_rules_as_there_are_sessions() {
+    let mut server = server().await;
+    let app = server.app().await;
+    let path = format!("/api/v1/auth/app/{}/expire-all", app.id);
+    let end = async |body: Value| post(&app.client, &path, None, &body).await.expect(204);
+    for _ in 0..200 {
+        end(json!({ "sessionIds": ["a", "b"] })).await;
+        end(json!({ "expiry": 0 })).await;
+        end(json!({ "sessionIds": ["a", "b", "c"] })).await;
+    }
+    assert_eq!(rows(&mut server, "token_expiry").await, 4);
+    server.start().await;
+    end(json!({})).await;
+    assert_eq!(rows(&mut server, "token_expiry").await, 1, "it says what the sessions' rules said");
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_url_changes_again_and_again_keeps_those_that_its_log_names() {
+    const CHANGES: usize = 40;
+    let receiver = Receiver::always(Reply::ok()).await;
+    let mut server = server().await;
+    let app = server.app().await;
+    let endpoint = app.endpoint(&receiver.at("0")).await;
+    for number in 0..CHANGES {
+        let url = json!({ "url": receiver.at(&number.to_string()) });
+        app.client.patch(&app.path(&format!("/endpoint/{endpoint}")), &url).await.expect(200);
+        let message = app.send("a", &json!({})).await;
+        let attempts = app.logged_attempts(&message, 1).await;
+        assert_eq!(attempts[0]["url"], url["url"]);
+    }
+    let named = rows(&mut server, "endpoint_url").await;
+    assert_eq!(usize::try_from(named).unwrap(), CHANGES);
+    let folder = tempfile::TempDir::new().unwrap();
+    std::fs::copy(server.store_path(), folder.path().join("postrider.db")).unwrap();
+    // From here on nothing of the log is kept, and what is kept no longer goes right after the start.
+    let builder = TestServer::builder(env!("CARGO_BIN_EXE_postrider")).store_folder(folder.path());
+    let mut server = builder.set("retention.history", "1ms").set("retention.payload", "1ms").start().await;
+    let connection = rusqlite::Connection::open(server.store_path()).unwrap();
+    wait::until("former URLs to go", async || {
+        let left: i64 = connection.query_row("SELECT count(*) FROM endpoint_url", [], |row| row.get(0)).unwrap();
+        (left <= 1).then_some(())
+    })
+    .await;
+    drop(connection);
+    assert_eq!(rows(&mut server, "attempt").await, 0);
 }

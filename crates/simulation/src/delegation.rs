@@ -197,6 +197,7 @@ delegate! {
     sweep_payloads(now: Timestamp, kept: Duration, rows: usize) -> Result<Swept, StoreError>;
     sweep_messages(now: Timestamp, kept: Duration, rows: usize) -> Result<Swept, StoreError>;
     erase_deleted(now: Timestamp, rows: usize) -> Result<Swept, StoreError>;
+    forget_urls(before: Timestamp, rows: usize) -> Result<Swept, StoreError>;
     forget_leftovers(before: Timestamp, rows: usize) -> Result<usize, StoreError>;
     clock_seen() -> Result<Option<Timestamp>, StoreError>;
     note_clock(now: Timestamp) -> Result<(), StoreError>;

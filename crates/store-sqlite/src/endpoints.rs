@@ -27,7 +27,7 @@ use crate::range::{NO_LIMIT, Range};
 use crate::retention::DELETED_KEPT;
 use crate::rows::{ENDPOINT_COLUMNS, decode_endpoint, decode_keys, encode_keys};
 use crate::work::{lift_hold, look_again};
-use crate::writer::{Abort, FEW_ROWS, News, Tx, taken};
+use crate::writer::{Abort, FEW_ROWS, News, Place, Tx, taken};
 
 /// How many rows a change counts as: the names of event types may be a quarter of a megabyte.
 fn weight(patch: &EndpointPatch) -> usize {
@@ -395,6 +395,11 @@ fn change(
         endpoint.disablement.map(|disablement| disablement.since.as_micros()),
     ])
     .map_err(taken)?;
+    if endpoint.url != former_url {
+        tx.prepare_cached("UPDATE endpoint_url SET retired_at = ? WHERE endpoint_no = ? AND retired_at IS NULL")?
+            .execute(params![now.as_micros(), key.0])?;
+        tx.moved(Place::Endpoint(key.0));
+    }
     if authorized || endpoint.url != former_url || endpoint.disabled != was_disabled {
         lift_hold(tx, key, Some(now).filter(|_| !endpoint.disabled))?;
     }

@@ -103,7 +103,9 @@ impl<'c> Hot<'c> {
             delete_delivery: prepare("DELETE FROM delivery WHERE endpoint_no = ? AND due_at = ? AND message_no = ?")?,
             attempts: Bulk::prepare(connection)?,
             lower_wake: prepare(LOWER_WAKE_SQL)?,
-            url_number: prepare("SELECT no FROM endpoint_url WHERE endpoint_no = ? AND url = ?")?,
+            url_number: prepare(
+                "SELECT no FROM endpoint_url WHERE endpoint_no = ? AND url = ? AND retired_at IS NULL",
+            )?,
             insert_url: prepare("INSERT INTO endpoint_url (endpoint_no, url) VALUES (?, ?)")?,
             reserve: prepare("UPDATE sequence SET next = ? WHERE name = 'message'")?,
             change: Changes::prepare(connection)?,

@@ -45,6 +45,7 @@ mod tally;
 mod tasks;
 mod terms;
 mod tokens;
+mod urls;
 mod work;
 mod writer;
 

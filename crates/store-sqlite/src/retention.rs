@@ -7,6 +7,7 @@
 //! * Messages go with their attempts, in the order of their numbers, except those of which a delivery is pending. Nothing
 //!   says of a message whether one is, so all pending deliveries are looked through before a walk. Who adds one later notes
 //!   that in `held_message` (`work::hold`), which the commit that removes looks at.
+//! * URLs that an endpoint has no longer go when no attempt names them (`urls`).
 //! * What belongs to deleted applications goes at once: deliveries, then payloads, then everything else.
 //!
 //! Numbers are given out by commits, so their order can be trusted where times cannot: a row that a wrong clock dated ahead
@@ -28,6 +29,7 @@ use crate::limits::MAX_NOTICES;
 use crate::messages::erase;
 use crate::range;
 use crate::tasks::MAX_BYTES_ERASED;
+use crate::urls::{self, Former};
 use crate::writer::{Abort, Place, Tx};
 
 /// What is dated further ahead was dated by a clock that is wrong.
@@ -47,6 +49,7 @@ const MAX_HELD: usize = 100_000;
 pub(crate) struct Progress {
     walk: Option<Walk>,
     erasing: Erasing,
+    urls: Former,
 }
 
 /// A walk over old messages.
@@ -118,6 +121,20 @@ impl Retention for SqliteStore {
         progress.erasing = at;
         let Some(erasure) = erasure else { return Ok(Swept { removed: 0, more: false }) };
         let removed = self.writer.run_rows(rows, move |tx| Ok::<_, Abort<StoreError>>(erasure.carry_out(tx)?)).await?;
+        Ok(Swept { removed, more: true })
+    }
+
+    async fn forget_urls(&self, before: Timestamp, rows: usize) -> Result<Swept, StoreError> {
+        let mut progress = self.progress.lock().await;
+        // Forgotten if anything fails: then it begins anew.
+        let at = std::mem::take(&mut progress.urls);
+        let step = self.lists.run_at_once(move |connection| urls::look(connection, at, before, rows)).await?;
+        let Some(urls::Step { at, unnamed }) = step else { return Ok(Swept { removed: 0, more: false }) };
+        progress.urls = at;
+        let removed = unnamed.len();
+        if removed > 0 {
+            self.writer.run_rows(removed, move |tx| Ok::<_, Abort<StoreError>>(urls::remove(tx, &unnamed)?)).await?;
+        }
         Ok(Swept { removed, more: true })
     }
 

@@ -3,13 +3,16 @@
 use async_trait::async_trait;
 use postrider_domain::ids::Id as _;
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApplicationKey, IssuedToken, Once, StoreError, TokenExpiry, Tokens, WriteError, Written};
+use postrider_store::{
+    ApplicationKey, Capped, IssuedToken, MAX_TOKEN_RULES, Once, StoreError, TokenExpiry, Tokens, WriteError, Written,
+};
 use rusqlite::params;
 
 use crate::SqliteStore;
 use crate::decode::{SqlError, readable};
 use crate::idempotency::{self, Subject};
-use crate::writer::{Abort, FEW_ROWS};
+use crate::range;
+use crate::writer::{Abort, FEW_ROWS, Tx};
 
 /// The session of a rule that ends the tokens of all sessions. No token can name it: theirs are not empty.
 const ALL_SESSIONS: &str = "";
@@ -52,19 +55,10 @@ impl Tokens for SqliteStore {
                 }
                 let (before, from) = (issued_before.as_micros(), refused_from.as_micros());
                 for session in &sessions {
-                    // Rules that say less than the new one.
-                    tx.prepare_cached(
-                        "DELETE FROM token_expiry
-                         WHERE application_no = ? AND session = ? AND issued_before <= ? AND refused_from >= ?",
-                    )?
-                    .execute(params![application.0, session, before, from])?;
-                    tx.prepare_cached(
-                        "INSERT INTO token_expiry (application_no, session, issued_before, refused_from)
-                         VALUES (?, ?, ?, ?)
-                         ON CONFLICT DO UPDATE SET refused_from = min(refused_from, excluded.refused_from)",
-                    )?
-                    .execute(params![application.0, session, before, from])?;
+                    add_rule(tx, application, session, before, from)?;
+                    forget_covered(tx, application, session, now.as_micros())?;
                 }
+                check_rules(tx, application)?;
                 idempotency::remember(tx, once, subject, &(), now)?;
                 Ok::<_, Abort<WriteError>>(Written::Done(()))
             })
@@ -95,4 +89,48 @@ impl Tokens for SqliteStore {
             })
             .await
     }
+}
+
+/// Adds a rule, in the place of those that say less.
+fn add_rule(tx: &Tx<'_>, application: ApplicationKey, session: &str, before: i64, from: i64) -> Result<(), SqlError> {
+    tx.prepare_cached(
+        "DELETE FROM token_expiry WHERE application_no = ? AND session = ? AND issued_before <= ? AND refused_from >= ?",
+    )?
+    .execute(params![application.0, session, before, from])?;
+    tx.prepare_cached(
+        "INSERT INTO token_expiry (application_no, session, issued_before, refused_from) VALUES (?, ?, ?, ?)
+         ON CONFLICT DO UPDATE SET refused_from = min(refused_from, excluded.refused_from)",
+    )?
+    .execute(params![application.0, session, before, from])?;
+    Ok(())
+}
+
+/// The newest tokens that a rule refuses already.
+const COUNTS_SQL: &str =
+    "SELECT max(issued_before) FROM token_expiry WHERE application_no = ? AND session = ? AND refused_from <= ?";
+
+/// Removes rules that another one has overtaken: what is refused already by a rule of as many tokens or more needs no other.
+/// Those that are to count later stay, and go with the next rule after they do.
+fn forget_covered(tx: &Tx<'_>, application: ApplicationKey, session: &str, now: i64) -> Result<(), SqlError> {
+    let counts: Option<i64> =
+        tx.prepare_cached(COUNTS_SQL)?.query_row(params![application.0, session, now], |row| row.get(0))?;
+    let Some(counts) = counts else { return Ok(()) };
+    tx.prepare_cached("DELETE FROM token_expiry WHERE application_no = ? AND session = ? AND issued_before < ?")?
+        .execute(params![application.0, session, counts])?;
+    if session == ALL_SESSIONS {
+        tx.prepare_cached("DELETE FROM token_expiry WHERE application_no = ? AND session <> ? AND issued_before <= ?")?
+            .execute(params![application.0, session, counts])?;
+    }
+    Ok(())
+}
+
+/// Refuses another rule if there are too many.
+fn check_rules(tx: &Tx<'_>, application: ApplicationKey) -> Result<(), Abort<WriteError>> {
+    let is_full = tx
+        .prepare_cached("SELECT 1 FROM token_expiry WHERE application_no = ? LIMIT 1 OFFSET ?")?
+        .exists(params![application.0, range::limit(MAX_TOKEN_RULES)])?;
+    if is_full {
+        return Err(Abort::Refused(WriteError::Full { of: Capped::TokenRules, most: MAX_TOKEN_RULES as u64 }));
+    }
+    Ok(())
 }

@@ -72,6 +72,8 @@ pub enum Capped {
     Endpoints,
     /// The consumers of an endpoint's messages.
     Consumers,
+    /// The rules that end tokens of an application.
+    TokenRules,
 }
 
 impl std::fmt::Display for Capped {
@@ -80,6 +82,7 @@ impl std::fmt::Display for Capped {
             Self::EventTypes => "event types",
             Self::Endpoints => "endpoints",
             Self::Consumers => "consumers",
+            Self::TokenRules => "rules that end tokens",
         })
     }
 }

@@ -35,6 +35,10 @@ pub trait Retention {
     /// is left. `more` is false when it has been everywhere; the next call begins anew.
     async fn erase_deleted(&self, now: Timestamp, rows: usize) -> Result<Swept, StoreError>;
 
+    /// Removes URLs that endpoints had before `before`, and have no longer, if no attempt that is there names them. Looks at
+    /// about `rows` attempts of one endpoint. `more` is false when it has been everywhere; the next call begins anew.
+    async fn forget_urls(&self, before: Timestamp, rows: usize) -> Result<Swept, StoreError>;
+
     /// Removes positions of stream readers that were not moved since `before`, and notices of which far too many wait, about
     /// `rows` of each; returns how many.
     async fn forget_leftovers(&self, before: Timestamp, rows: usize) -> Result<usize, StoreError>;

@@ -8,6 +8,12 @@ use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::ApplicationId;
 use postrider_domain::time::Timestamp;
 
+postrider_domain::limits! {
+    in "Tokens of applications";
+    /// Rules that end tokens of one application: one for each session that was ended, and for each end that lies ahead
+    pub const MAX_TOKEN_RULES: usize = 20_000, "rules", beyond "400 `limit_reached`; ending all tokens of the application takes the place of all others";
+}
+
 use crate::{ApplicationKey, Once, StoreError, WriteError, Written};
 
 /// Ends tokens of an application.

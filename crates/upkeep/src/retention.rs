@@ -1,5 +1,6 @@
 //! Removing what is kept no longer: payloads whose time has come, later their messages with all attempts, what belongs to
-//! deleted applications, tasks that ended long ago, and positions that nobody reads from any more.
+//! deleted applications, tasks that ended long ago, URLs
+//! that nothing refers to, and positions that nobody reads from any more.
 //!
 //! Everything goes in slices with pauses as long as themselves between them. Nothing depends on when this runs, except
 //! that something is there for a few minutes longer than it was to be. A clock that may be wrong removes nothing (`trust`).
@@ -24,6 +25,9 @@ const SLICE_REMOVED: usize = 250;
 
 /// The pause between sweeps.
 const BETWEEN_SWEEPS: Duration = Duration::from_secs(5 * 60);
+
+/// The pause between looks for URLs that nothing refers to any more: a look may have to walk all attempts of an endpoint.
+const BETWEEN_LOOKS_AT_URLS: Duration = Duration::from_secs(86_400);
 
 /// For how long tasks are shown after they ended.
 const TASKS_KEPT: Duration = Duration::from_secs(90 * 86_400);
@@ -65,6 +69,8 @@ pub struct Sweeper {
     options: RetentionOptions,
     trust: Mutex<Trust>,
     deleted: Arc<Deleted>,
+    /// When URLs were looked at last.
+    urls_at: Mutex<Option<Timestamp>>,
 }
 
 /// Hears of applications that are deleted.
@@ -86,7 +92,7 @@ impl Sweeper {
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, options: RetentionOptions) -> Self {
         let deleted = Arc::new(Deleted::default());
         store.observe(Arc::clone(&deleted) as Arc<dyn Observer>);
-        Self { store, clock, options, trust: Mutex::default(), deleted }
+        Self { store, clock, options, trust: Mutex::default(), deleted, urls_at: Mutex::default() }
     }
 
     /// Runs until the store is closed.
@@ -115,11 +121,23 @@ impl Sweeper {
         self.store.note_clock(now).await?;
         removed.payloads = self.slices(Slice::Payloads).await?;
         removed.messages = self.slices(Slice::Messages).await?;
+        self.forget_urls(now).await?;
         let before = now.saturating_sub(TASKS_KEPT);
         while self.store.forget_tasks(before, SLICE_ROWS).await? == SLICE_ROWS {}
         let before = now.saturating_sub(self.options.history.0.max(TASKS_KEPT));
         while self.store.forget_leftovers(before, SLICE_ROWS).await? >= SLICE_ROWS {}
         Ok(removed)
+    }
+
+    /// Once a day, removes URLs that endpoints have no longer and no attempt names.
+    async fn forget_urls(&self, now: Timestamp) -> Result<(), StoreError> {
+        let mut last = self.urls_at.lock().await;
+        if last.is_some_and(|at| now.since(at) < BETWEEN_LOOKS_AT_URLS) {
+            return Ok(());
+        }
+        self.slices(Slice::Urls).await?;
+        *last = Some(now);
+        Ok(())
     }
 
     /// Removes things of one kind until there are no more; returns how many.
@@ -141,6 +159,7 @@ impl Sweeper {
             Slice::Deleted => self.store.erase_deleted(now, SLICE_REMOVED).await,
             Slice::Payloads => self.store.sweep_payloads(now, self.options.payload.0, SLICE_ROWS).await,
             Slice::Messages => self.store.sweep_messages(now, self.options.history.0, SLICE_REMOVED).await,
+            Slice::Urls => self.store.forget_urls(now.saturating_sub(self.options.history.0), SLICE_ROWS).await,
         }
     }
 }
@@ -151,4 +170,5 @@ enum Slice {
     Deleted,
     Payloads,
     Messages,
+    Urls,
 }

@@ -17,8 +17,9 @@ use postrider_domain::names::{Channel, EventTypeName, Tag};
 use postrider_domain::task::{Task, TaskKind, TaskStatus};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, EndpointKey, Job, Listed, MAX_TASKS_OF_APPLICATION, MAX_TASKS_OF_ENVIRONMENT, MessageKey, NewTask,
-    Once, Outcome, ReplayFilter, RunningTask, Scan, Span, StoreError, TaskError, TaskFilter, Tasks, Written,
+    ApplicationKey, EndpointKey, Job, Listed, MAX_ENDED_TASKS, MAX_TASKS_OF_APPLICATION, MAX_TASKS_OF_ENVIRONMENT,
+    MessageKey, NewTask, Once, Outcome, ReplayFilter, RunningTask, Scan, Span, StoreError, TaskError, TaskFilter,
+    Tasks, Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,7 @@ impl Tasks for SqliteStore {
                 }
                 make_room(tx, &new)?;
                 let task = insert(tx, &new)?;
+                forget_ended(tx, &new)?;
                 idempotency::remember(tx, once, subject, &task, new.created_at)?;
                 tx.tell(News::TaskAdded);
                 Ok(Written::Done(task))
@@ -151,6 +153,13 @@ const REPLAYING_SQL: &str =
 
 const COUNT_SQL: &str = "SELECT count(*), count(*) FILTER (WHERE application_no = ?2) FROM task
      WHERE status = 'running' AND environment_no = ?1";
+
+/// Tasks of an application, or of an environment as a whole, that ended before the newest of them. More than one or two only
+/// after the upgrade of a store that had more.
+const ENDED_SQL: &str = "DELETE FROM task WHERE no IN (
+         SELECT no FROM task INDEXED BY task_ended_of
+         WHERE environment_no = ?1 AND application_no IS ?2 AND status <> 'running' ORDER BY id DESC LIMIT 16 OFFSET ?3
+     )";
 
 const FORGET_SQL: &str = "DELETE FROM task WHERE id IN (
          SELECT id FROM task WHERE status <> 'running' AND updated_at < ? ORDER BY updated_at LIMIT ?
@@ -319,6 +328,14 @@ fn insert(tx: &Tx<'_>, new: &NewTask) -> Result<Task, SqlError> {
         application,
     ])?;
     Ok(task)
+}
+
+/// Makes room for a task that will have ended.
+fn forget_ended(tx: &Tx<'_>, new: &NewTask) -> Result<(), SqlError> {
+    let (_, application) = subject(tx, &new.job)?;
+    let environment = environment_number(tx, &new.environment)?;
+    tx.prepare_cached(ENDED_SQL)?.execute(params![environment, application, range::limit(MAX_ENDED_TASKS - 1)])?;
+    Ok(())
 }
 
 /// What the request for a task names.

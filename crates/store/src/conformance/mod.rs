@@ -211,6 +211,8 @@ macro_rules! conformance_cases {
                 tokens_issued_earlier_are_refused_from_then_on,
                 only_tokens_of_the_named_sessions_are_ended,
                 ending_tokens_is_carried_out_once,
+                ending_tokens_again_and_again_refuses_what_each_of_them_said,
+                so_many_sessions_are_ended_and_no_more_until_all_are,
             }
             paging {
                 pages_of_applications_visit_each_once,
@@ -331,6 +333,7 @@ macro_rules! conformance_cases {
                 one_task_at_a_time_sends_messages_to_an_endpoint_again,
                 tasks_that_run_are_bounded_by_application_and_environment,
                 tasks_that_run_are_named_for_every_application,
+                of_tasks_that_ended_the_newest_stay_of_each_application,
                 recover_sends_each_failed_message_once_whatever_the_size_of_a_step,
                 recover_of_a_time_without_failures_does_nothing,
                 recover_has_a_limit,
@@ -354,6 +357,7 @@ macro_rules! conformance_cases {
                 a_message_that_is_sent_again_while_old_ones_go_stays,
                 what_a_wrong_clock_dated_ahead_goes_with_what_came_after_it,
                 what_belongs_to_a_deleted_application_is_erased_and_nothing_else,
+                urls_go_when_no_attempt_names_them_also_those_of_living_endpoints,
                 the_clock_is_as_it_was_noted_or_as_the_newest_message_says,
             }
             outbox {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::{Hold, HoldReason, Next};
+use postrider_domain::endpoint::{EndpointPatch, EndpointUrl};
 use postrider_domain::ids::Ksuid;
 use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
@@ -291,4 +292,61 @@ pub(super) async fn the_clock_is_as_it_was_noted_or_as_the_newest_message_says<H
     world.message(&app, &[]).await;
     world.reopen().await;
     assert_eq!(world.store().clock_seen().await.unwrap(), Some(noted));
+}
+
+pub(super) async fn urls_go_when_no_attempt_names_them_also_those_of_living_endpoints<H: Harness>(world: &World<H>) {
+    for rows in [1, 2, 100] {
+        let app = world.application().await;
+        let endpoint = world.endpoint(&app).await;
+        let change = async |url: &str| {
+            let patch = EndpointPatch { url: Some(EndpointUrl::parse(url).unwrap()), ..EndpointPatch::default() };
+            world.store().update_endpoint(app.key, &by_id(endpoint.value.id), patch, world.tick()).await.unwrap();
+        };
+        let attempt = async |url: &str| {
+            let message = world.message(&app, &[&endpoint]).await;
+            let due = world.only_due(&endpoint).await;
+            let mut settlement = world.settlement(&endpoint, &due, Next::Succeeded);
+            settlement.attempt.as_mut().unwrap().url = url.into();
+            world.settle(settlement).await;
+            message
+        };
+        let forget = async |before| {
+            let mut removed = 0;
+            loop {
+                let swept = world.store().forget_urls(before, rows).await.unwrap();
+                removed += swept.removed;
+                if !swept.more {
+                    return removed;
+                }
+            }
+        };
+        let urls = async || {
+            let page = Scan::all(Direction::Ascending, 100);
+            let filter = AttemptFilter::default();
+            let attempts = world.store().attempts_by_endpoint(endpoint.key, &filter, page).await.unwrap();
+            attempts.rows.into_iter().map(|attempt| attempt.url).collect::<Vec<_>>()
+        };
+        let mut sent = Vec::new();
+        // One that comes back, and one that is named late, by an attempt that began before the change.
+        for url in ["https://1.test/", "https://2.test/", "https://1.test/", "https://3.test/"] {
+            change(url).await;
+            sent.push(attempt(url).await);
+        }
+        sent.push(attempt("https://1.test/").await);
+        let all = urls().await;
+        assert_eq!(all.len(), 5);
+        assert_eq!(forget(FAR).await, 0, "all of them are named");
+        assert_eq!(urls().await, all);
+        // The first four go, so three former URLs are named no more; the late one is not known to be a former one.
+        let until = sent[3].value.created_at;
+        while world.store().sweep_messages(after(until, KEPT.as_secs()), KEPT, 100).await.unwrap().more {}
+        assert_eq!(forget(Timestamp::EPOCH).await, 0, "they were not retired then");
+        assert_eq!(forget(FAR).await, 3);
+        assert_eq!(urls().await, all[4..]);
+        change("https://4.test/").await;
+        let until = sent[4].value.created_at;
+        while world.store().sweep_messages(after(until, KEPT.as_secs()), KEPT, 100).await.unwrap().more {}
+        assert_eq!(forget(FAR).await, 2);
+        assert_eq!(urls().await.len(), 0);
+    }
 }

@@ -19,8 +19,8 @@ use super::world::{
     type_name,
 };
 use crate::{
-    Accepted, Direction, Job, MAX_RECOVERED, MAX_TASKS_OF_APPLICATION, MAX_TASKS_OF_ENVIRONMENT, MessageKey, NewTask,
-    Outcome, ReplayFilter, Scan, Span, TaskError, TaskFilter, Written,
+    Accepted, Direction, Job, MAX_ENDED_TASKS, MAX_RECOVERED, MAX_TASKS_OF_APPLICATION, MAX_TASKS_OF_ENVIRONMENT,
+    MessageKey, NewTask, Outcome, ReplayFilter, Scan, Span, TaskError, TaskFilter, Written,
 };
 
 const ALWAYS: Span = Span { since: Timestamp::EPOCH, until: FAR };
@@ -528,4 +528,23 @@ pub(super) async fn messages_are_counted_by_event_type<H: Harness>(world: &World
         let want = json!({ "eventTypes": { "a": 3, "b": 1, "c.d": 1 } });
         assert_eq!(run(world, id, rows).await, want, "steps of {rows}");
     }
+}
+
+pub(super) async fn of_tasks_that_ended_the_newest_stay_of_each_application<H: Harness>(world: &World<H>) {
+    let (app, other) = (world.application().await, world.application().await);
+    let purge = |app: &App| Job::PurgeContent { application: app.key };
+    let (spared, running) = (add(world, purge(&other)).await, add(world, purge(&app)).await);
+    run(world, spared, 10).await;
+    let mut ended = Vec::new();
+    for _ in 0..MAX_ENDED_TASKS + 5 {
+        let id = add(world, purge(&app)).await;
+        run(world, id, 10).await;
+        ended.push(id);
+    }
+    for (place, id) in ended.iter().enumerate() {
+        let is_there = world.store().task(&environment(), *id).await.unwrap().is_some();
+        assert_eq!(is_there, place >= 5, "{place}");
+    }
+    assert_eq!(read(world, spared).await.status, TaskStatus::Finished, "another application's stays");
+    assert_eq!(read(world, running).await.status, TaskStatus::Running, "and so does what runs");
 }

@@ -4,7 +4,7 @@ use postrider_domain::time::Timestamp;
 
 use super::Harness;
 use super::world::{App, World, after, done, environment, once, other_environment, stored_answer};
-use crate::{IssuedToken, TokenExpiry, Written};
+use crate::{Capped, IssuedToken, MAX_TOKEN_RULES, TokenExpiry, WriteError, Written};
 
 fn token(app: &App, session: Option<&str>, issued_at: Timestamp) -> IssuedToken {
     let session = session.map(str::to_owned);
@@ -71,4 +71,59 @@ pub(super) async fn ending_tokens_is_carried_out_once<H: Harness>(world: &World<
 /// Before everything that a case makes.
 fn world_start() -> Timestamp {
     Timestamp::from_micros(1_000_000_000)
+}
+
+pub(super) async fn ending_tokens_again_and_again_refuses_what_each_of_them_said<H: Harness>(world: &World<H>) {
+    let (store, app) = (world.store(), world.application().await);
+    // Some at once, some later; of all sessions, and of two.
+    let ends: Vec<(Timestamp, Timestamp, Option<&str>)> = (0..60u64)
+        .map(|number| {
+            let at = after(world_start(), 10 * number);
+            let grace = [0, 35, 7, 300][number as usize % 4];
+            (at, after(at, grace), [None, Some("a"), Some("b"), Some("a"), Some("b")][number as usize % 5])
+        })
+        .collect();
+    let mut until = 0;
+    for (at, from, session) in &ends {
+        let sessions = session.iter().map(|session| (*session).to_owned()).collect();
+        let expiry = TokenExpiry { sessions, issued_before: *at, refused_from: *from };
+        done(store.expire_tokens(app.key, expiry, None, *at).await.unwrap());
+        until += 1;
+        if until % 6 != 0 {
+            continue;
+        }
+        for seconds in (0..700).step_by(45) {
+            let issued = after(world_start(), seconds);
+            for (name, now) in [(None, *at), (Some("a"), *at), (Some("b"), *at), (Some("a"), after(*at, 500))] {
+                let is_refused = |(before, from, session): &(Timestamp, Timestamp, Option<&str>)| {
+                    issued < *before && *from <= now && (session.is_none() || *session == name)
+                };
+                let want = ends[..until].iter().any(is_refused);
+                let token = token(&app, name, issued);
+                assert_eq!(store.token_is_expired(&token, now).await.unwrap(), want, "{token:?} at {now}");
+            }
+        }
+    }
+}
+
+pub(super) async fn so_many_sessions_are_ended_and_no_more_until_all_are<H: Harness>(world: &World<H>) {
+    let (store, app, other) = (world.store(), world.application().await, world.application().await);
+    let end = async |app: &App, names: std::ops::Range<usize>| {
+        let now = world.tick();
+        let sessions = names.map(|number| number.to_string()).collect();
+        let expiry = TokenExpiry { sessions, issued_before: now, refused_from: now };
+        store.expire_tokens(app.key, expiry, None, now).await
+    };
+    for start in (0..MAX_TOKEN_RULES).step_by(1_000) {
+        done(end(&app, start..start + 1_000).await.unwrap());
+    }
+    // Those that are ended can be ended again; no others.
+    done(end(&app, 0..1_000).await.unwrap());
+    let refused = end(&app, MAX_TOKEN_RULES..MAX_TOKEN_RULES + 1).await;
+    assert!(matches!(refused, Err(WriteError::Full { of: Capped::TokenRules, .. })), "{refused:?}");
+    done(end(&other, 0..1).await.unwrap());
+    let ended = token(&app, Some("17"), world_start());
+    done(end(&app, 0..0).await.unwrap());
+    done(end(&app, MAX_TOKEN_RULES..MAX_TOKEN_RULES + 1).await.unwrap());
+    assert!(store.token_is_expired(&ended, world.tick()).await.unwrap(), "one rule says what all of them did");
 }
