@@ -134,8 +134,10 @@ impl Http2 {
         }
         let response = self.requests.send_request(request).await;
         permit.heard();
-        let (parts, mut body) = response.map_err(|error| self.broken(&error))?.into_parts();
-        stage.reading(parts.status, &parts.headers, wall);
+        let response = response.map_err(|error| self.broken(&error))?;
+        stage.reading(response.status(), response.headers(), wall);
+        // The head, which may be large, is not kept for as long as the body takes.
+        let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
             match frame {
                 Ok(frame) if frame.data_ref().is_none_or(|data| stage.received().keep(data)) => {}

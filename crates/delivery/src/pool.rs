@@ -17,7 +17,7 @@ postrider_domain::limits! {
     in "Connections to receivers";
     /// Idle connections to one origin
     pub const MAX_PER_ORIGIN: usize = 64, "connections", beyond "the one that was idle longest is closed";
-    /// Idle connections in all, of HTTP/1 and HTTP/2 each, or `delivery.max_in_flight` if that is less; each holds a socket, and one over TLS about 10 KB of memory
+    /// Idle connections in all, of HTTP/1 and HTTP/2 each, or `delivery.max_in_flight` if that is less; each holds a socket, and over TLS about 10 KB of memory with HTTP/1, 80 KB with HTTP/2
     pub const MAX_IDLE: usize = 1_024, "connections", beyond "the one that was idle longest is closed";
     /// The age of a connection, after which it gets no more requests
     setting "delivery.connection_max_age", beyond "the next request resolves the name again and opens another";

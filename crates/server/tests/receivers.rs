@@ -1,10 +1,15 @@
 //! What receivers do wrong: each case costs its own delivery an attempt, and nobody else anything.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
 use std::time::Duration;
 
 use postrider_testkit::receiver::{Greeting, gzip_of_zeros};
-use postrider_testkit::{App, Authority, Identity, Receiver, Reply, TestServer, TestServerBuilder};
+use postrider_testkit::{App, Authority, Identity, Receiver, Reply, TestServer, TestServerBuilder, process, wait};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 /// Receivers may make the server use this much more memory than before, however much they send.
 const MEMORY_SLACK: u64 = 48 * 1024 * 1024;
@@ -316,4 +321,84 @@ async fn kept_connections_are_used_again() {
         app.logged_attempts(&message, 1).await;
     }
     assert!(receiver.connections() <= 2, "{} connections for 50 messages", receiver.connections());
+}
+
+/// A frame of HTTP/2, on the stream of the first request.
+fn http2_frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let stream = [0, 0, 0, u8::from(kind == 1)];
+    [&length[1..], &[kind, flags], &stream, payload].concat()
+}
+
+/// Says `:status: 200` and as many fields as a head may have, but not that this is all; and waits.
+async fn begin_a_head(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    begun: watch::Sender<usize>,
+) -> std::io::Result<()> {
+    stream.write_all(&http2_frame(4, 0, &[])).await?;
+    stream.flush().await?;
+    // Of a field that has two bytes, 34 count.
+    let block = [&[0x88][..], &[0, 1, b'a', 1, b'b'].repeat(64 * 1024 / 34 - 2)].concat();
+    stream.read_exact(&mut [0; 24]).await?;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await?;
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        stream.read_exact(&mut payload).await?;
+        if head[8] == 1 && head[4] & 1 != 0 {
+            break;
+        }
+    }
+    stream.write_all(&http2_frame(1, 0, &block)).await?;
+    stream.flush().await?;
+    begun.send_modify(|begun| *begun += 1);
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+    Ok(())
+}
+
+/// What `postrider config check` says that a request under way takes, in bytes.
+async fn stated_bytes_of_a_request() -> f64 {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [("POSTRIDER_DELIVERY__MAX_IN_FLIGHT", "1024")];
+    let checked = process::run(env!("CARGO_BIN_EXE_postrider"), &["config", "check"], &settings, folder.path()).await;
+    let line = checked.stdout.lines().find_map(|line| line.split_once(" MiB  requests under way to endpoints"));
+    line.unwrap().0.trim().parse::<f64>().unwrap() * 1024.0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_over_http2_take_no_more_memory_than_is_said_of_them() {
+    const ENDPOINTS: usize = 150;
+    let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let certificates = authority.write_pem(folder.path()).display().to_string();
+    let server = server().variable("SSL_CERT_FILE", certificates).set("delivery.request_timeout", "1m").start().await;
+    let app = server.app().await;
+    // Each at an address of its own, so that it has a connection of its own.
+    let hosts: Vec<String> = (1..=ENDPOINTS).map(|number| format!("127.0.7.{number}")).collect();
+    let acceptor = authority.issue(&hosts.iter().map(String::as_str).collect::<Vec<_>>()).acceptor(&[b"h2"]);
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let begun = watch::Sender::new(0);
+    let tell = begun.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (accepting, tell) = (acceptor.accept(stream), tell.clone());
+            tokio::spawn(async move { begin_a_head(accepting.await?, tell).await });
+        }
+    });
+    for host in &hosts {
+        app.endpoint(&format!("https://{host}:{port}/")).await;
+    }
+    let before = server.memory_bytes();
+    app.send("a", &json!({})).await;
+    let all = async { begun.subscribe().wait_for(|begun| *begun == ENDPOINTS).await.map(|_| ()) };
+    wait::within("all requests to be under way", all).await.unwrap();
+    let stated = stated_bytes_of_a_request().await;
+    // Each head is read within a moment; until then it is less.
+    wait::until("the memory to be settled", async || {
+        let (one, _) = (server.memory_bytes(), tokio::time::sleep(Duration::from_millis(200)).await);
+        (server.memory_bytes() == one).then_some(())
+    })
+    .await;
+    let taken = (server.memory_bytes() - before) as f64 / ENDPOINTS as f64;
+    assert!(taken < stated, "{} KiB, and {} KiB are stated", taken / 1024.0, stated / 1024.0);
 }
