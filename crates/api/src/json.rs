@@ -12,9 +12,9 @@ use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, IgnoredAny, 
 use serde_json::value::RawValue;
 use serde_path_to_error::{Segment, Track};
 
-use crate::apart;
 use crate::body::Incoming;
 use crate::error::{ApiError, Problem, Result};
+use crate::large;
 use crate::router::Shared;
 use crate::typos::Warnings;
 
@@ -46,7 +46,7 @@ impl<T: DeserializeOwned + JsonSchema + Send + 'static> FromRequest<Shared> for 
         match environment {
             Some(environment) => {
                 let length = bytes.len();
-                apart::read(state, &environment, length, move || Self::decode(&bytes, warnings)).await?
+                large::read(state, &environment, length, move || Self::decode(&bytes, warnings)).await?
             }
             None => Self::decode(&bytes, warnings),
         }
@@ -269,7 +269,7 @@ mod noting {
     }
 
     impl<'f, I, F> Name<'f, I, F> {
-        fn apart(self) -> (I, Name<'f, (), F>) {
+        fn split(self) -> (I, Name<'f, (), F>) {
             (self.inner, Name { inner: (), known: self.known, unknown: self.unknown })
         }
     }
@@ -278,7 +278,7 @@ mod noting {
         type Value = K::Value;
 
         fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<K::Value, D::Error> {
-            let (seed, name) = self.apart();
+            let (seed, name) = self.split();
             seed.deserialize(Name { inner: from, known: name.known, unknown: name.unknown })
         }
     }
@@ -287,7 +287,7 @@ mod noting {
         type Error = D::Error;
 
         fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-            let (from, name) = self.apart();
+            let (from, name) = self.split();
             from.deserialize_identifier(Name { inner: visitor, known: name.known, unknown: name.unknown })
         }
 
@@ -305,13 +305,13 @@ mod noting {
         }
 
         fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<V::Value, E> {
-            let (visitor, mut name) = self.apart();
+            let (visitor, mut name) = self.split();
             name.look_at(text);
             visitor.visit_borrowed_str(text)
         }
 
         fn visit_str<E: Error>(self, text: &str) -> Result<V::Value, E> {
-            let (visitor, mut name) = self.apart();
+            let (visitor, mut name) = self.split();
             name.look_at(text);
             visitor.visit_str(text)
         }

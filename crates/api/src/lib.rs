@@ -9,7 +9,6 @@
 mod access;
 mod account;
 mod answer;
-mod apart;
 mod auth;
 mod body;
 mod cors;
@@ -18,6 +17,7 @@ mod error;
 mod headers;
 mod idempotency;
 mod json;
+mod large;
 pub mod limits;
 mod lines;
 mod model;

@@ -20,6 +20,7 @@ mod endpoints;
 mod environments;
 mod event_types;
 mod files;
+mod group;
 mod history;
 mod hot;
 mod idempotency;

@@ -9,8 +9,7 @@
 //! savepoint for every job would have SQLite copy every page that a batch touches, once more.)
 //!
 //! Results have time: nobody waits for them. When nothing but results is queued, the writer waits a moment for something
-//! to come along, so that under load one fsync serves both sides. Many results, or costly ones, are another matter: they
-//! let what was accepted meanwhile go first, once, and do not go along with what is much less than they are.
+//! to come along, so that under load one fsync serves both sides. What goes into which transaction is decided in `group.rs`.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -34,15 +33,9 @@ use tokio::sync::oneshot;
 use crate::checkpoint::{self, Checkpointer, STACK_BYTES};
 use crate::decode::SqlError;
 use crate::files::Files;
+use crate::group::{Filling, Kind, Turn, Waiting};
 use crate::hot::Hot;
 use crate::lock::OwnerLock;
-
-/// A transaction ends when it holds this many rows' worth of jobs, so that no one waits long for a commit. What is accepted,
-/// and what is settled, comes in batches of half as many; a slice of what is removed may come on top.
-const MAX_GROUP_WEIGHT: usize = 1_024;
-
-/// Results that weigh no more go along with whatever there is.
-const LIGHT: usize = 256;
 
 /// What an ordinary write counts as.
 pub(crate) const FEW_ROWS: usize = 16;
@@ -402,47 +395,81 @@ impl Loop<'_> {
 
     /// Carries out `first` and what waits behind it in one transaction; false when told to close.
     fn group(&mut self, first: Job, queue: &mpsc::Receiver<Command>, was_aside: bool) -> bool {
-        let tx =
-            Tx { connection: self.connection, news: RefCell::default(), moved: RefCell::default(), files: self.files };
         let mut group = Group::default();
         // Results that wait for company do so before the transaction begins: a guest may write meanwhile.
-        let (first, second) = match group.company(&first, queue) {
-            Some(accept @ Job::Accept(..)) if !was_aside && weigh(&first) > LIGHT => {
-                self.aside = Some(first);
-                (accept, None)
-            }
-            second => (first, second),
-        };
-        let mut failed = self.lost().or_else(|| self.statement("BEGIN IMMEDIATE"));
+        let jobs = self.begin_with(first, &mut group, queue, was_aside);
+        let tx =
+            Tx { connection: self.connection, news: RefCell::default(), moved: RefCell::default(), files: self.files };
+        let failed = self.lost().or_else(|| self.statement("BEGIN IMMEDIATE"));
         let frames = self.files.map_or(0, Files::frames);
-        self.hot.begin();
-        let mut jobs: VecDeque<Job> = std::iter::once(first).chain(second).collect();
-        while let Some(job) = jobs.pop_front() {
-            if failed.is_some() {
-                group.done.push(refusal(job));
-                continue;
-            }
-            group.weight += weigh(&job);
-            let (done, error) = self.job(job, &tx);
-            group.done.push(done);
-            failed = error;
-            if failed.is_none() && self.connection.is_autocommit() {
-                failed = Some(StoreError::Unavailable("the transaction was rolled back: is the disk full?".to_owned()));
-            }
-            if jobs.is_empty() && failed.is_none() && self.aside.is_none() && group.weight < MAX_GROUP_WEIGHT {
-                let more = group.more(queue.try_recv().ok());
-                if more.as_ref().is_some_and(|job| group.is_outweighed_by(job)) {
-                    self.aside = more;
-                } else {
-                    jobs.extend(more);
-                }
-            }
-        }
+        let failed = self.carry_out(jobs, &mut group, &tx, queue, failed);
         self.end(&tx, failed, frames, group.done);
         if group.reset_wal {
             self.reset_wal();
         }
         !group.close
+    }
+
+    /// The jobs that a transaction begins with: `first`, and what came while it waited for company, or that alone.
+    fn begin_with(
+        &mut self,
+        first: Job,
+        group: &mut Group,
+        queue: &mpsc::Receiver<Command>,
+        was_aside: bool,
+    ) -> VecDeque<Job> {
+        let about = about(&first);
+        let command = Filling::waits_for_company(about).then(|| queue.recv_timeout(SETTLE_PATIENCE).ok()).flatten();
+        let Some(second) = group.take(command) else { return [first].into() };
+        match group.filling.turn_of_first(about, self::about(&second), was_aside) {
+            Turn::This => [first, second].into(),
+            Turn::Next => {
+                self.aside = Some(first);
+                [second].into()
+            }
+        }
+    }
+
+    /// Carries out jobs, and those that wait behind them for as long as there is room. Whom to tell is in `group` afterwards;
+    /// returns what went wrong, if anything did.
+    fn carry_out(
+        &mut self,
+        mut jobs: VecDeque<Job>,
+        group: &mut Group,
+        tx: &Tx<'_>,
+        queue: &mpsc::Receiver<Command>,
+        mut failed: Option<StoreError>,
+    ) -> Option<StoreError> {
+        self.hot.begin();
+        while let Some(job) = jobs.pop_front() {
+            if failed.is_some() {
+                group.done.push(refusal(job));
+                continue;
+            }
+            group.filling.add(about(&job));
+            let (done, error) = self.job(job, tx);
+            group.done.push(done);
+            failed = error;
+            if failed.is_none() && self.connection.is_autocommit() {
+                failed = Some(StoreError::Unavailable("the transaction was rolled back: is the disk full?".to_owned()));
+            }
+            if jobs.is_empty() && failed.is_none() && group.filling.takes_more() {
+                jobs.extend(self.next(group, queue));
+            }
+        }
+        failed
+    }
+
+    /// The next job that waits, if its place is in this transaction.
+    fn next(&mut self, group: &mut Group, queue: &mpsc::Receiver<Command>) -> Option<Job> {
+        let job = group.take(queue.try_recv().ok())?;
+        match group.filling.turn_of(about(&job)) {
+            Turn::This => Some(job),
+            Turn::Next => {
+                self.aside = Some(job);
+                None
+            }
+        }
     }
 
     /// Carries out a statement of the transaction itself; returns what went wrong.
@@ -610,28 +637,15 @@ impl Loop<'_> {
 /// One transaction's worth of jobs.
 #[derive(Default)]
 struct Group {
+    filling: Filling,
     done: Vec<Done>,
-    weight: usize,
     reset_wal: bool,
     close: bool,
 }
 
 impl Group {
-    /// What comes along with `first` if that is only results.
-    fn company(&mut self, first: &Job, queue: &mpsc::Receiver<Command>) -> Option<Job> {
-        if !matches!(first, Job::Settle(..)) {
-            return None;
-        }
-        self.more(queue.recv_timeout(SETTLE_PATIENCE).ok())
-    }
-
-    /// Whether these are results that would keep the others waiting.
-    fn is_outweighed_by(&self, job: &Job) -> bool {
-        matches!(job, Job::Settle(..)) && weigh(job) > LIGHT.max(2 * self.weight)
-    }
-
     /// The job in a command; what else it says is noted.
-    fn more(&mut self, command: Option<Command>) -> Option<Job> {
+    fn take(&mut self, command: Option<Command>) -> Option<Job> {
         match command {
             Some(Command::Run(job)) => return Some(job),
             Some(Command::ResetWal) => self.reset_wal = true,
@@ -703,12 +717,14 @@ fn guarded<T>(files: Option<&Files>, write: impl FnOnce() -> Result<T, SqlError>
     result.map_err(StoreError::from)
 }
 
-fn weigh(job: &Job) -> usize {
-    match job {
-        Job::Accept(batch, _) => batch.iter().map(NewMessage::rows).sum(),
-        Job::Settle(settling) => settling.batch.iter().map(Settlement::rows).sum(),
-        Job::Other(_, rows) => *rows,
-    }
+/// What decides when it is a job's turn.
+fn about(job: &Job) -> Waiting {
+    let (kind, rows) = match job {
+        Job::Accept(batch, _) => (Kind::Accept, batch.iter().map(NewMessage::rows).sum()),
+        Job::Settle(settling) => (Kind::Settle, settling.batch.iter().map(Settlement::rows).sum()),
+        Job::Other(_, rows) => (Kind::Other, *rows),
+    };
+    Waiting { kind, rows }
 }
 
 #[cfg(test)]

@@ -16,9 +16,9 @@ use postrider_ingest::{Submission, SubmitError, Submitted};
 
 use crate::access::Operator;
 use crate::answer;
-use crate::apart;
 use crate::body::Incoming;
 use crate::error::{ApiError, Result};
+use crate::large;
 use crate::lines::{Line, Lines};
 use crate::model::batch::{Batch, BatchIn, BatchOut, MAX_ITEMS, write_result};
 use crate::openapi::types::APPLICATION_PATTERN;
@@ -70,7 +70,7 @@ pub(super) async fn create(
     }
     let body = body.read_after(first, MAX_ARRAY_BYTES).await?;
     let (environment, bytes) = (batch.environment.clone(), body.len());
-    let items = apart::read(&state, &environment, bytes, move || batch.read_array(&body)).await??;
+    let items = large::read(&state, &environment, bytes, move || batch.read_array(&body)).await??;
     let results = submit(&state, items).await?;
     Ok(answer::raw_json(StatusCode::ACCEPTED, write_array(results)))
 }
@@ -168,7 +168,7 @@ impl Stream {
             Line::TooLong => Err(ApiError::payload_too_large()),
         };
         let read_all = move || lines.into_iter().enumerate().map(read).collect();
-        let items = apart::read(&self.state, &self.batch.environment, bytes, read_all).await?;
+        let items = large::read(&self.state, &self.batch.environment, bytes, read_all).await?;
         let results = submit(&self.state, items).await?;
         let mut out = Vec::with_capacity(results.len() * 128);
         for (place, result) in results.into_iter().enumerate() {

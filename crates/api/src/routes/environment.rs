@@ -111,7 +111,7 @@ pub(super) async fn export(
     let settings = state.store.environment_settings(&operator.environment).await?;
     let now = state.clock.now();
     let write = move || answer::json(StatusCode::OK, &EnvironmentOut::new(&event_types, settings, now));
-    apart((turn, account), write).await.map(|(response, _)| response)
+    on_own_thread((turn, account), write).await.map(|(response, _)| response)
 }
 
 pub(super) async fn import(
@@ -148,12 +148,12 @@ pub(super) async fn read_import<T: Send + 'static>(
         drop(body);
         read
     };
-    let (read, (turn, _account)) = apart((turn, account), read).await?;
+    let (read, (turn, _account)) = on_own_thread((turn, account), read).await?;
     read.map(|read| (read, turn))
 }
 
 /// Runs `work` on a thread of its own, which keeps `kept` until it is done.
-async fn apart<T: Send + 'static, K: Send + 'static>(
+async fn on_own_thread<T: Send + 'static, K: Send + 'static>(
     kept: K,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<(T, K)> {
@@ -212,7 +212,7 @@ mod tests {
     async fn what_an_import_holds_is_held_until_it_is_read_also_if_its_sender_has_gone() {
         let (go_on, waits) = mpsc::channel::<()>();
         let (dropped, is_dropped) = mpsc::channel();
-        let mut reading = Box::pin(apart(Kept(dropped), move || waits.recv()));
+        let mut reading = Box::pin(on_own_thread(Kept(dropped), move || waits.recv()));
         assert!(reading.as_mut().now_or_never().is_none());
         drop(reading);
         assert_eq!(is_dropped.try_recv(), Err(mpsc::TryRecvError::Empty));

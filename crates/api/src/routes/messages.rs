@@ -11,10 +11,10 @@ use postrider_store::MessageFilter;
 
 use crate::access::{Operator, Tenant};
 use crate::answer;
-use crate::apart;
 use crate::body::Incoming;
 use crate::error::{ApiError, Problem, Result};
 use crate::json::JsonBody;
+use crate::large;
 use crate::model::message::{self, MessageOut, PrecheckIn, PrecheckOut};
 use crate::openapi::types::APPLICATION_PATTERN;
 use crate::openapi::{Operation, Routes};
@@ -134,7 +134,7 @@ pub(super) async fn create(
     let body = body.read().await?;
     let (environment, once, length) = (operator.environment.clone(), operator.once.map(|keyed| keyed.key), body.len());
     let read = move || message::read(&body, environment, application, once, &warnings);
-    let message::Read { submission, is_object } = apart::read(&state, &operator.environment, length, read).await??;
+    let message::Read { submission, is_object } = large::read(&state, &operator.environment, length, read).await??;
     let submitted = state.intake.submit(submission).await?;
     let message = &submitted.message;
     let mut response = if submitted.replayed || !is_object || !submitted.warnings.is_empty() {
