@@ -258,6 +258,7 @@ impl From<WriteError> for ApiError {
                     Capped::EventTypes => ("environment", " (limits.event_types_per_environment)"),
                     Capped::Endpoints => ("application", " (limits.endpoints_per_application)"),
                     Capped::Consumers => ("endpoint", ""),
+                    Capped::Attempts => ("message", ""),
                     Capped::TokenRules => {
                         ("application", ": end all of its tokens at once, which takes the place of them")
                     }

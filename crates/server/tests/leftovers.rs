@@ -151,3 +151,28 @@ async fn an_endpoint_whose_url_changes_again_and_again_keeps_those_that_its_log_
     drop(connection);
     assert_eq!(rows(&mut server, "attempt").await, 0);
 }
+
+#[tokio::test]
+async fn a_message_that_a_customer_has_sent_again_and_again_fills_no_log() {
+    let receiver = Receiver::always(Reply::ok()).await;
+    let mut server = server().await;
+    let (app, customer) = customer(&server).await;
+    let endpoint = app.endpoint(&receiver.url()).await;
+    let message = app.send("a", &json!({})).await;
+    app.logged_attempts(&message, 1).await;
+    let resend = app.path(&format!("/msg/{message}/endpoint/{endpoint}/resend"));
+    let mut sent = 0;
+    for _ in 0..250 {
+        let answer = customer.post(&resend, &json!({})).await;
+        if answer.status == 202 {
+            sent += 1;
+        } else {
+            assert_eq!(answer.expect(400).json()["code"], "limit_reached");
+        }
+    }
+    // With the one by the schedule, 200.
+    assert_eq!(sent, 199);
+    let next = app.send("a", &json!({})).await;
+    app.logged_attempts(&next, 1).await;
+    assert!(rows(&mut server, "attempt").await <= 201);
+}

@@ -1,6 +1,6 @@
 //! The work table, for the contract: batches go to the writer's hot loops, the rest is a statement or two each.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use postrider_domain::message::Message;
 use postrider_domain::names::IdOrUid;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    AcceptError, Accepted, ApplicationKey, DeliveryKey, Due, EndpointKey, IdempotencyKey, MAX_MANUAL_OF_ENDPOINT,
-    MessageKey, NewMessage, Once, ResendError, Resent, Routes, Settlement, StoreError, Target, Unstorable, Wakes,
-    Woken, Work, WriteError, Written,
+    AcceptError, Accepted, ApplicationKey, Capped, DeliveryKey, Due, EndpointKey, IdempotencyKey,
+    MAX_ATTEMPTS_OF_MESSAGE, MAX_MANUAL_OF_ENDPOINT, MessageKey, NewMessage, Once, ResendError, Resent, Routes,
+    Settlement, StoreError, Target, Unstorable, Wakes, Woken, Work, WriteError, Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -328,6 +328,10 @@ impl Work for SqliteStore {
                     if is_full_of_manual(tx, endpoint)? {
                         return Err(Abort::Refused(ResendError::TooMany));
                     }
+                    if is_worn(tx, endpoint, message, &waiting_manual(tx, endpoint)?)? {
+                        let full = WriteError::Full { of: Capped::Attempts, most: MAX_ATTEMPTS_OF_MESSAGE as u64 };
+                        return Err(Abort::Refused(ResendError::Write(full)));
+                    }
                     add_manual(tx, endpoint, message, now)?;
                     tx.tell(News::WorkAdded(endpoint));
                 }
@@ -400,6 +404,36 @@ pub(crate) fn is_full_of_manual(connection: &Connection, endpoint: EndpointKey) 
     let waiting: usize =
         statement.query_row(params![endpoint.0, range::limit(MAX_MANUAL_OF_ENDPOINT)], |row| row.get(0))?;
     Ok(waiting >= MAX_MANUAL_OF_ENDPOINT)
+}
+
+const WAITING_SQL: &str = "SELECT message_no FROM delivery WHERE endpoint_no = ? AND trigger = 1 LIMIT ?";
+
+/// How many deliveries of each message wait at an endpoint because somebody asked for them. Of very many, which only a task
+/// can bring, it looks at the first [`MAX_MANUAL_OF_ENDPOINT`].
+pub(crate) fn waiting_manual(connection: &Connection, endpoint: EndpointKey) -> Result<HashMap<i64, usize>, SqlError> {
+    let mut waiting = connection.prepare_cached(WAITING_SQL)?;
+    let mut rows = waiting.query(params![endpoint.0, range::limit(MAX_MANUAL_OF_ENDPOINT)])?;
+    let mut count = HashMap::default();
+    while let Some(row) = rows.next()? {
+        *count.entry(row.get(0)?).or_default() += 1;
+    }
+    Ok(count)
+}
+
+const WORN_SQL: &str = "SELECT 1 FROM attempt INDEXED BY attempt_by_message WHERE message_no = ? AND endpoint_no = ?
+     LIMIT 1 OFFSET ?";
+
+/// Whether a message was, or is to be, attempted at an endpoint so often that nobody can have it sent there again. So what
+/// is logged grows with what is sent, and not with how often somebody asks for it.
+pub(crate) fn is_worn(
+    connection: &Connection,
+    endpoint: EndpointKey,
+    message: MessageKey,
+    waiting: &HashMap<i64, usize>,
+) -> Result<bool, SqlError> {
+    let waiting = waiting.get(&message.0).copied().unwrap_or(0);
+    let Some(last) = (MAX_ATTEMPTS_OF_MESSAGE - 1).checked_sub(waiting) else { return Ok(true) };
+    Ok(connection.prepare_cached(WORN_SQL)?.exists(params![message.0, endpoint.0, range::limit(last)])?)
 }
 
 /// Adds a manual delivery that is due at `now`, or as soon after it as no other delivery of this message is due.

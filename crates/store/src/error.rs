@@ -74,6 +74,8 @@ pub enum Capped {
     Consumers,
     /// The rules that end tokens of an application.
     TokenRules,
+    /// The attempts to send a message to an endpoint.
+    Attempts,
 }
 
 impl std::fmt::Display for Capped {
@@ -83,6 +85,7 @@ impl std::fmt::Display for Capped {
             Self::Endpoints => "endpoints",
             Self::Consumers => "consumers",
             Self::TokenRules => "rules that end tokens",
+            Self::Attempts => "attempts at this endpoint",
         })
     }
 }

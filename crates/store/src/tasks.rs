@@ -30,6 +30,8 @@ postrider_domain::limits! {
     pub const MAX_COUNTED_TYPES: usize = 2_000, "event types", beyond "counted together, in `otherEventTypes`";
     /// Deliveries that wait at one endpoint because somebody asked for them
     pub const MAX_MANUAL_OF_ENDPOINT: usize = 10_000, "deliveries", beyond "429 for `resend` and for whatever sends messages again";
+    /// Attempts to send one message to one endpoint, with deliveries that wait because somebody asked for them
+    pub const MAX_ATTEMPTS_OF_MESSAGE: usize = 200, "attempts", beyond "400 `limit_reached` for `resend`; whatever else sends messages again leaves this one out";
     /// Notices to one operator that wait to be sent
     pub const MAX_NOTICES: usize = 10_000, "notices", beyond "a notice is dropped, and the log says so";
 }
@@ -74,7 +76,8 @@ pub struct ReplayFilter {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Job {
     /// A manual delivery for each message with a failed attempt to the endpoint that started in this time and with no
-    /// successful one, oldest first, at most [`MAX_RECOVERED`].
+    /// successful one, oldest first, at most [`MAX_RECOVERED`]. One that was attempted [`MAX_ATTEMPTS_OF_MESSAGE`] times is
+    /// left out.
     Recover {
         /// The endpoint.
         endpoint: EndpointKey,
@@ -89,7 +92,8 @@ pub enum Job {
         /// When the messages were accepted.
         span: Span,
     },
-    /// A manual delivery for each message of this time that was attempted at the endpoint.
+    /// A manual delivery for each message of this time that was attempted at the endpoint, as [`Job::Recover`] leaving out
+    /// those that were attempted [`MAX_ATTEMPTS_OF_MESSAGE`] times.
     BulkReplay {
         /// The endpoint.
         endpoint: EndpointKey,

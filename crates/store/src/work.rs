@@ -349,7 +349,8 @@ pub trait Work {
     async fn cancel_deliveries(&self, endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError>;
 
     /// Adds one manual delivery, due at `now`, with its place in the index of wakes, and tells observers.
-    /// [`WriteError::NotFound`] if the message or endpoint is gone. Nothing is added for a disabled endpoint, which is no error, but is said.
+    /// [`WriteError::NotFound`] if the message or endpoint is gone, [`WriteError::Full`] if it was, or is to be, attempted there
+    /// [`crate::MAX_ATTEMPTS_OF_MESSAGE`] times. Nothing is added for a disabled endpoint, which is no error, but is said.
     async fn resend(
         &self,
         endpoint: EndpointKey,

@@ -443,8 +443,8 @@ fn write_step(tx: &Tx<'_>, id: TaskId, step: i64, slice: Slice, now: Timestamp) 
                 data.insert("stopped".to_owned(), reason.into());
                 ended = true;
             } else {
-                replay::deliver(tx, endpoint, how, &messages, now)?;
-                count(&mut data, "messages", messages.len());
+                let added = replay::deliver(tx, endpoint, how, &messages, now)?;
+                count(&mut data, "messages", added);
             }
         }
         Effects::Erase(erased) => {

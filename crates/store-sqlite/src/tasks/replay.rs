@@ -3,6 +3,8 @@
 //! Each choice is made from what lies before the place of the step and from the log, never from what an earlier step has
 //! added, so the size of the steps changes nothing.
 
+use std::collections::HashMap;
+
 use postrider_domain::endpoint::Endpoint;
 use postrider_domain::ids::Ksuid;
 use postrider_domain::names::EventTypeName;
@@ -17,7 +19,7 @@ use crate::hot::SCHEDULED_LATER;
 use crate::inserts::json_list;
 use crate::range;
 use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, decode_endpoint, decode_message};
-use crate::work::{add_manual, hold, lower_wake};
+use crate::work::{add_manual, hold, is_worn, lower_wake, waiting_manual};
 use crate::writer::{News, Tx};
 
 /// How messages are sent again.
@@ -231,33 +233,40 @@ pub(super) fn refusal(connection: &Connection, endpoint: EndpointKey) -> Result<
     })
 }
 
-/// Adds deliveries, and tells observers.
+/// Adds deliveries, and tells observers; returns how many. Messages that were attempted too often are left out.
 pub(super) fn deliver(
     tx: &Tx<'_>,
     endpoint: EndpointKey,
     how: How,
     messages: &[MessageKey],
     now: Timestamp,
-) -> Result<(), SqlError> {
+) -> Result<usize, SqlError> {
     // Due when it would have been: whoever looks for it, a second replay as well, knows where it is.
     let mut scheduled = tx.prepare_cached(
         "INSERT OR IGNORE INTO delivery (endpoint_no, due_at, message_no, made, trigger)
          SELECT ?1, coalesce(deliver_at, created_at), no, 0, ?3 FROM message WHERE no = ?2",
     )?;
+    let waiting = match how {
+        How::Manually => waiting_manual(tx, endpoint)?,
+        How::ByTheSchedule => HashMap::default(),
+    };
+    let mut added = 0;
     for message in messages {
         match how {
+            How::Manually if is_worn(tx, endpoint, *message, &waiting)? => continue,
             How::Manually => add_manual(tx, endpoint, *message, now)?,
             How::ByTheSchedule => {
                 scheduled.execute(params![endpoint.0, message.0, SCHEDULED_LATER])?;
                 hold(tx, *message)?;
             }
         }
+        added += 1;
     }
-    if !messages.is_empty() {
+    if added > 0 {
         lower_wake(tx, endpoint, now)?;
         tx.tell(News::WorkAdded(endpoint));
     }
-    Ok(())
+    Ok(added)
 }
 
 #[cfg(test)]

@@ -309,6 +309,7 @@ macro_rules! conformance_cases {
                 what_is_not_there_is_not_found,
                 a_payload_that_is_gone_cannot_be_sent_again,
                 a_resend_is_carried_out_once,
+                a_message_is_sent_to_an_endpoint_so_often_and_no_more,
             }
             idempotency {
                 an_application_is_created_once,

@@ -6,12 +6,16 @@ use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::{DisableReason, Next};
 use postrider_domain::endpoint::EndpointPatch;
 use postrider_domain::message::Message;
+use postrider_domain::task::TaskStatus;
 use postrider_domain::time::Timestamp;
 
 use super::Harness;
 use super::recorder::{News, Recorder};
 use super::world::{App, Ep, FAR, Msg, World, by_id, done, environment, once, stored_answer};
-use crate::{EndpointKey, MessageKey, ResendError, Resent, WriteError, Written};
+use crate::{
+    Capped, EndpointKey, Job, MAX_ATTEMPTS_OF_MESSAGE, MessageKey, NewTask, ReplayFilter, ResendError, Resent, Span,
+    WriteError, Written,
+};
 
 /// A message that was delivered, and its endpoint.
 async fn delivered<H: Harness>(world: &World<H>) -> (App, Ep, Msg) {
@@ -107,4 +111,44 @@ pub(super) async fn a_resend_is_carried_out_once<H: Harness>(world: &World<H>) {
     assert_eq!(world.due(&endpoint, FAR).await.len(), 1);
     done(resend(world.tick()).await);
     assert_eq!(world.due(&endpoint, FAR).await.len(), 2);
+}
+
+pub(super) async fn a_message_is_sent_to_an_endpoint_so_often_and_no_more<H: Harness>(world: &World<H>) {
+    let (app, endpoint, message) = delivered(world).await;
+    let (store, other) = (world.store(), world.message(&app, &[]).await);
+    let resend = async |message: &Msg| store.resend(endpoint.key, message.key, world.tick(), None).await;
+    let settle_all = async || {
+        for due in world.due(&endpoint, FAR).await {
+            world.settle(world.settlement(&endpoint, &due, Next::Succeeded)).await;
+        }
+    };
+    // It was attempted once; a few wait.
+    for number in 1..MAX_ATTEMPTS_OF_MESSAGE {
+        done(resend(&message).await.unwrap());
+        if number % 60 == 0 {
+            settle_all().await;
+        }
+    }
+    for _ in 0..2 {
+        let refused = resend(&message).await;
+        let is_full = matches!(refused, Err(ResendError::Write(WriteError::Full { of: Capped::Attempts, most })) if most == MAX_ATTEMPTS_OF_MESSAGE as u64);
+        assert!(is_full, "{refused:?}");
+        settle_all().await;
+    }
+    // Other messages, and other endpoints, have not been.
+    done(resend(&other).await.unwrap());
+    let second = world.endpoint(&app).await;
+    done(store.resend(second.key, message.key, world.tick(), None).await.unwrap());
+    settle_all().await;
+    // A task that sends everything again leaves it out.
+    let created_at = world.tick();
+    let span = Span { since: Timestamp::EPOCH, until: FAR };
+    let job = Job::BulkReplay { endpoint: endpoint.key, span, filter: ReplayFilter::default() };
+    let new = NewTask { id: world.task_id(created_at), environment: environment(), job, created_at };
+    let task = done(store.create_task(new, None).await.unwrap());
+    while store.advance_task(task.id, 100, world.tick()).await.unwrap() == TaskStatus::Running {}
+    let due = world.due(&endpoint, FAR).await;
+    assert_eq!(due.iter().map(|due| due.key.message).collect::<Vec<_>>(), [other.key]);
+    let task = store.task(&environment(), task.id).await.unwrap().unwrap();
+    assert_eq!(task.data["messages"], 1);
 }
