@@ -35,7 +35,7 @@ use crate::http2::Http2;
 use crate::options::DeliveryOptions;
 use crate::ours;
 use crate::resolve::{Resolve, ResolveError};
-use crate::tls::Asked;
+use crate::tls::{self, Asked, Tls};
 use crate::transport::{Transport, Wire};
 
 /// Where connections go: what decides whether two endpoints can share one.
@@ -90,6 +90,7 @@ pub(crate) struct Connector {
     policy: Policy,
     resolve: Arc<dyn Resolve>,
     tls: TlsConnector,
+    has_roots: bool,
     clock: Arc<dyn Clock>,
     max_age: Duration,
     /// Connections made so far: makes their ages differ.
@@ -114,16 +115,12 @@ impl Tried {
 }
 
 impl Connector {
-    pub(crate) fn new(
-        options: &DeliveryOptions,
-        resolve: Arc<dyn Resolve>,
-        tls: Arc<rustls::ClientConfig>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub(crate) fn new(options: &DeliveryOptions, resolve: Arc<dyn Resolve>, tls: Tls, clock: Arc<dyn Clock>) -> Self {
         Self {
             policy: Policy::new(options),
             resolve,
-            tls: TlsConnector::from(tls),
+            tls: TlsConnector::from(tls.config),
+            has_roots: tls.has_roots,
             clock,
             max_age: options.connection_max_age.0,
             made: AtomicU32::new(0),
@@ -296,7 +293,10 @@ impl Connector {
         };
         let asked = Asked::default();
         let stream = asked.watch(self.tls.connect(name, wire)).await;
-        let stream = stream.map_err(|error| Trouble::new(Failure::Tls, asked.describe(&error)))?;
+        let stream = stream.map_err(|error| match error {
+            error if !self.has_roots && tls::is_about_issuer(&error) => Trouble::new(Failure::Tls, tls::NO_ROOTS),
+            error => Trouble::new(Failure::Tls, asked.describe(&error)),
+        })?;
         Ok(Transport::tls(stream, asked))
     }
 }

@@ -33,7 +33,7 @@ use crate::pool::Pool;
 use crate::request::{self, SignatureNames, Template};
 use crate::resolve::Resolve;
 use crate::shared::{Making, Opened, SharedPool, Turn, Use};
-use crate::tls;
+use crate::tls::{self, Tls};
 
 /// Whoever makes attempts for the engine: [`Sender`] over the network; in a simulation, something that needs none.
 #[async_trait]
@@ -143,16 +143,11 @@ impl Sender {
         clock: Arc<dyn Clock>,
         resolve: Arc<dyn Resolve>,
     ) -> Result<Self, rustls::Error> {
-        Ok(Self::with_tls(options, clock, resolve, Arc::new(tls::system_config()?)))
+        Ok(Self::with_tls(options, clock, resolve, tls::system_config()?))
     }
 
     /// A sender that trusts what `tls` says (see [`tls::config`]).
-    pub fn with_tls(
-        options: &DeliveryOptions,
-        clock: Arc<dyn Clock>,
-        resolve: Arc<dyn Resolve>,
-        tls: Arc<rustls::ClientConfig>,
-    ) -> Self {
+    pub fn with_tls(options: &DeliveryOptions, clock: Arc<dyn Clock>, resolve: Arc<dyn Resolve>, tls: Tls) -> Self {
         Self {
             connector: Connector::new(options, resolve, tls, Arc::clone(&clock)),
             pool: Pool::new(options.max_in_flight),

@@ -18,9 +18,17 @@ use rustls::{
 };
 use rustls_pki_types::{ServerName, UnixTime};
 
+/// How connections are secured.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    pub(crate) config: Arc<ClientConfig>,
+    /// Whether any authority is trusted. Without, what is wrong with a certificate's issuer is no fault of the receiver's.
+    pub(crate) has_roots: bool,
+}
+
 /// The configuration that trusts the system's certificates. Without any, every https endpoint fails, which is worth a
 /// warning but not a refusal to start: there may be none.
-pub fn system_config() -> Result<ClientConfig, rustls::Error> {
+pub fn system_config() -> Result<Tls, rustls::Error> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(found.certs);
@@ -35,14 +43,15 @@ pub fn system_config() -> Result<ClientConfig, rustls::Error> {
 }
 
 /// The configuration that trusts these certificates.
-pub fn config(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
+pub fn config(roots: RootCertStore) -> Result<Tls, rustls::Error> {
+    let has_roots = !roots.is_empty();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_client_cert_resolver(Arc::new(NoCertificate));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(Tls { config: Arc::new(config), has_roots })
 }
 
 /// We have no certificate to show; but that a receiver asks for one explains what it does next.
@@ -107,6 +116,14 @@ struct Explained(Cow<'static, str>);
 /// What went wrong with TLS after the handshake, for the endpoint's owner; `None` if it was something else.
 pub(crate) fn reason(error: &io::Error) -> Option<Cow<'static, str>> {
     Some(error.get_ref()?.downcast_ref::<Explained>()?.0.clone())
+}
+
+/// What to say if nobody is trusted, instead of blaming the receiver's certificate.
+pub(crate) const NO_ROOTS: &str = "this server trusts no authority, so no receiver's certificate can be checked: install ca-certificates, or set SSL_CERT_FILE";
+
+/// Whether a certificate was refused because of who issued it.
+pub(crate) fn is_about_issuer(error: &io::Error) -> bool {
+    matches!(cause(error), Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)))
 }
 
 /// The TLS failure behind an I/O error, if there is one.

@@ -84,7 +84,7 @@ impl Sender {
         for _ in 0..5 {
             let health = server.client().get("/api/v1/health").await;
             expect_server_error(&health);
-            assert!(health.text().contains("no room"), "{}", health.text());
+            assert!(health.text().contains("the store cannot grow"), "{}", health.text());
         }
     }
 

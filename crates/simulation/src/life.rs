@@ -66,8 +66,7 @@ impl Life {
         world.relay.begin(&store);
         let as_store = || Arc::clone(&store) as Arc<dyn Store>;
         let entropy = || Arc::clone(&world.dice) as Arc<dyn Entropy>;
-        let tls =
-            Arc::new(tls::config(rustls::RootCertStore::empty()).unwrap_or_else(|_| unreachable!("it trusts nobody")));
+        let tls = tls::config(rustls::RootCertStore::empty()).unwrap_or_else(|_| unreachable!("it trusts nobody"));
         let sender = Sender::with_tls(&options, Arc::clone(&clock), Arc::new(NoNames), tls);
         let receivers = Arc::clone(&world.receivers);
         let courier = Courier { receivers, clock: Arc::clone(&clock), life: number, sender };

@@ -333,7 +333,7 @@ impl Files {
         if !self.full.load(Ordering::Relaxed) {
             return None;
         }
-        let problem = self.try_room().err().map(|error| format!("there is no room for the store: {error}"));
+        let problem = self.try_room().err().map(|error| format!("the store cannot grow: {error}"));
         self.full.store(problem.is_some(), Ordering::Relaxed);
         problem
     }

@@ -43,8 +43,10 @@ pub(super) fn routes() -> Routes {
             poll_as_consumer,
             Operation::new("v1.message.poller.consumer-poll", "Read on where a named consumer stopped")
                 .returns::<PollOut<'_>>(StatusCode::OK, POLLED)
-                .differs("A slice is answered again until its `iterator` is passed. There is no lock between readers. A token \
-                     that may only read gets 403, because a position is written."),
+                .differs(
+                    "Its first request decides where it begins. A slice is answered again until its `iterator` is passed. \
+                     There is no lock between readers. A token that may only read gets 403, because a position is written.",
+                ),
         )
         .post(
             "/app/{app_id}/poller/{sink_id}/consumer/{consumer_id}/seek",

@@ -63,6 +63,14 @@ async fn a_certificate_that_is_refused_is_refused_with_the_reason() {
     }
 }
 
+#[tokio::test]
+async fn without_any_authority_that_is_trusted_the_receivers_certificate_is_not_blamed() {
+    let receiver = https(Authority::new().acceptor("hooks.example", &[])).await;
+    let sent = Client::local().send(&url(&receiver, "hooks.example")).await;
+    let (kind, detail) = failed(&sent);
+    assert!(kind == Failure::Tls && detail.starts_with("this server trusts no authority"), "{detail}");
+}
+
 /// Answers whatever comes first with these bytes, and closes.
 async fn answer_handshake(mut stream: TcpStream, answer: &[u8]) {
     let mut sink = [0; 4096];

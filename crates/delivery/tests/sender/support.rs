@@ -251,7 +251,7 @@ impl Client {
         names: Arc<dyn Resolve>,
         roots: rustls::RootCertStore,
     ) -> Self {
-        let tls = Arc::new(tls::config(roots).unwrap());
+        let tls = tls::config(roots).unwrap();
         let sender = Sender::with_tls(options, clock, names, tls);
         let keys = SigningKeys::new(Secret::generate(SecretKind::Hmac256, &OsEntropy));
         Self { sender, keys }
