@@ -46,8 +46,11 @@ impl Endpoints for SqliteStore {
         new: NewEndpoint,
         once: Option<Once<Endpoint>>,
     ) -> Result<Written<Endpoint>, WriteError> {
+        // Beside its row there is the answer, which names the event types twice.
+        let copies = if once.is_some() { 3 } else { 1 };
+        let types = new.endpoint.event_types.as_ref().map_or(0, Vec::len);
         self.writer
-            .run(move |tx| {
+            .run_rows(FEW_ROWS + copies * types / TYPES_IN_A_ROW, move |tx| {
                 let subject = Subject::application(application);
                 if let Some(answer) = idempotency::replay(tx, once.as_ref(), subject)? {
                     return Ok(Written::Replayed(answer));
@@ -126,8 +129,7 @@ impl Endpoints for SqliteStore {
         self.writer
             .run(move |tx| {
                 let key = find_key(tx, application, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
-                tx.prepare_cached("UPDATE endpoint SET deleted_at = ? WHERE no = ?")?
-                    .execute(params![now.as_micros(), key.0])?;
+                tx.prepare_cached(DELETE_SQL)?.execute(params![now.as_micros(), key.0])?;
                 tx.prepare_cached(FORGET_SETTINGS_SQL)?.execute([key.0])?;
                 outbox::report_endpoint(tx, key, NoticeKind::EndpointDeleted)?;
                 lift_hold(tx, key, None)?;
@@ -191,9 +193,11 @@ impl Endpoints for SqliteStore {
     }
 }
 
-/// Takes out of a deleted endpoint what may be large, unless something in the log refers to it: then it is shown as it was.
-const FORGET_SETTINGS_SQL: &str = "UPDATE endpoint
-     SET event_types = NULL, channels = NULL, description = '', metadata = '{}', headers = '{}'
+/// Deletes an endpoint, with what is large and is not shown of those that the log names.
+const DELETE_SQL: &str = "UPDATE endpoint SET deleted_at = ?, event_types = NULL, headers = '{}' WHERE no = ?";
+
+/// Takes everything else out that may be large, unless the log names it.
+const FORGET_SETTINGS_SQL: &str = "UPDATE endpoint SET channels = NULL, description = '', metadata = '{}'
      WHERE no = ?1 AND NOT EXISTS (SELECT 1 FROM attempt WHERE endpoint_no = ?1)
          AND NOT EXISTS (SELECT 1 FROM delivery WHERE endpoint_no = ?1)";
 

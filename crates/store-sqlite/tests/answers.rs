@@ -2,6 +2,7 @@
 //! nothing: `cargo test --workspace --test answers -- --ignored --nocapture`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "it measures real time, and shows it")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -20,8 +20,8 @@ use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Tag, Uid};
 use postrider_domain::signature::{Secret, SecretKind};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    Accepted, Applications as _, AttemptRecord, DeliveryKey, Endpoints as _, NewEndpoint, NewMessage, Retention as _,
-    Routes, Settlement, Store as _, Work as _,
+    Accepted, Applications as _, AttemptRecord, DeliveryKey, Endpoints as _, IdempotencyKey, NewEndpoint, NewMessage,
+    Once, Owner, Retention as _, Routes, Settlement, Store as _, StoredAnswer, TokenExpiry, Tokens as _, Work as _,
 };
 use postrider_store_sqlite::{Ownership, SqliteStore};
 
@@ -36,6 +36,10 @@ const PAYLOADS_KEPT: u32 = 10;
 const MESSAGES_KEPT: u32 = 30;
 
 const DAYS: u32 = 120;
+
+/// Other requests a day, for each application, with idempotency keys; and for how long those are kept.
+const KEYED: u64 = 3;
+const KEYS_KEPT: Duration = Duration::from_secs(12 * 3_600);
 
 struct World {
     _folder: tempfile::TempDir,
@@ -121,6 +125,9 @@ impl World {
     async fn traffic(&self, today: Timestamp) {
         for routes in &self.routes {
             let endpoint = routes.targets[0].key;
+            for _ in 0..KEYED {
+                self.keyed(routes, today).await;
+            }
             let messages: Vec<_> = (0..DAILY)
                 .map(|number| self.message(number, today.saturating_add(Duration::from_secs(60 * number))))
                 .collect();
@@ -174,11 +181,28 @@ impl World {
         }
     }
 
+    /// A request with an idempotency key, of which the answer has some size.
+    async fn keyed(&self, routes: &Routes, today: Timestamp) {
+        let mut key = [0; 16];
+        self.entropy.fill(&mut key);
+        let once = Once {
+            key: IdempotencyKey(key),
+            owner: Owner::Application(routes.application),
+            most: KEYED * 10_000,
+            not_before: today.saturating_sub(KEYS_KEPT),
+            answer: Box::new(|()| StoredAnswer { status: 204, body: Bytes::from(vec![b'z'; 8_000]) }),
+        };
+        let expiry = TokenExpiry { sessions: Vec::new(), issued_before: today, refused_from: today };
+        self.store.expire_tokens(routes.application, expiry, Some(once), today).await.unwrap();
+    }
+
     /// What the sweeper does.
     async fn sweep(&self, now: Timestamp) {
         while self.store.erase_deleted(now, 250).await.unwrap().more {}
         while self.store.sweep_payloads(now, DAY * PAYLOADS_KEPT, 500).await.unwrap().more {}
         while self.store.sweep_messages(now, DAY * MESSAGES_KEPT, 250).await.unwrap().more {}
+        while self.store.forget_urls(now.saturating_sub(DAY * MESSAGES_KEPT), 250).await.unwrap().more {}
+        while self.store.forget_keys(now.saturating_sub(KEYS_KEPT), 10).await.unwrap() {}
     }
 
     fn connection(&self) -> rusqlite::Connection {
@@ -228,6 +252,11 @@ async fn in_a_quarter_of_steady_traffic_the_file_stays_as_large_as_what_is_kept_
     assert!(pages * 10 <= kept * 13, "{pages} pages for what needs {kept}, {free} of them free");
     assert!(pages * 100 <= settled * 105, "{settled} pages became {pages} although as much came as went");
     // Everything else is bounded by what is kept as well.
+    for (table, rows) in
+        [("answer", 0), ("answer_key", 0), ("answer_room", 0), ("token_expiry", 3), ("endpoint_url", 3)]
+    {
+        assert_eq!(world.count(&format!("SELECT count(*) FROM {table}")), rows, "{table}");
+    }
     let messages = i64::from(MESSAGES_KEPT) * 3 * i64::try_from(DAILY).unwrap();
     assert_eq!(world.count("SELECT count(*) FROM message"), messages);
     assert_eq!(world.count("SELECT count(*) FROM attempt"), messages + messages / 8);
@@ -280,6 +309,8 @@ async fn a_deleted_application_leaves_its_pages_to_the_others() {
     }
     let full = world.pages();
     while world.store.erase_deleted(today(10), 250).await.unwrap().more {}
+    // Answers to repeated requests go at their time, whatever they are about.
+    while world.store.forget_keys(today(10), 250).await.unwrap() {}
     let free = world.count("PRAGMA freelist_count");
     assert!(free * 10 > full * 8, "{free} of {full} pages are free");
     while world.store.erase_deleted(today(12), 250).await.unwrap().more {}

@@ -66,7 +66,7 @@ pub struct AttemptedMessage {
 /// An endpoint to which a message was attempted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
-    /// The endpoint, as it is now or was when it was deleted.
+    /// The endpoint, as it is now or was when it was deleted; the event types that a deleted one asked for are not kept.
     pub endpoint: Endpoint,
     /// Whether the latest attempt succeeded.
     pub succeeded: bool,
