@@ -5,11 +5,8 @@
 //! (a caller that hung up) changes nothing: the message is accepted and dispatched all the same.
 //!
 //! What waits is weighed by its bytes and by its fan-out, and no environment or application may have more than its share
-//! of the queue: beyond it, its own submissions wait to get in. Out of the queue, environments take turns, and within each
-//! its applications. So a flood delays, and refuses, only whose it is. A commit has so many rows at most, in which what
-//! payloads and names cost is counted, so that it does not take long whatever is in it.
+//! of the queue: beyond it, its own submissions wait to get in. What is taken out of it next, `queue` says.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +15,10 @@ use postrider_domain::application::EnvironmentId;
 use postrider_domain::message::Message;
 use postrider_store::{AcceptError, Accepted, ApplicationKey, Dispatch, Fresh, NewMessage, Store, Target};
 use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use crate::budget::{Budget, Held, Refused, Share};
+use crate::queue::Queue;
 
 postrider_domain::limits! {
     in "Intake";
@@ -36,7 +35,7 @@ postrider_domain::limits! {
     /// Rows of one batch request in one commit
     pub(crate) const PART_ROWS: usize = 256, "rows, or those of one message", beyond "a few commits, one after the other";
     /// Rows that are committed together with those of other applications
-    pub(crate) const LARGE_ROWS: usize = 32, "rows", beyond "a commit without those of others";
+    pub(crate) const LARGE_ROWS: usize = 32, "rows", beyond "commits without those of others, and as much time between them as they take";
 }
 
 /// What a message takes in memory beside its payload, and what each endpoint adds, in bytes.
@@ -65,7 +64,7 @@ impl Waiting {
         }
     }
 
-    fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         match self {
             Self::One { new, .. } => new.rows(),
             Self::Many { drafts, .. } => drafts.iter().map(|(new, _)| new.rows()).sum(),
@@ -101,91 +100,8 @@ pub(crate) enum Turned {
     Away(Refused),
 }
 
-type Place = (Waiting, Held<Party>);
-
-/// The next in turn, and whose it is.
-type Next = (ApplicationKey, Place);
-
-/// What waits of one environment: its applications take turns.
-#[derive(Default)]
-struct Environment {
-    turns: VecDeque<ApplicationKey>,
-    waiting: HashMap<ApplicationKey, VecDeque<Place>, foldhash::fast::RandomState>,
-}
-
-impl Environment {
-    fn add(&mut self, application: ApplicationKey, place: Place) {
-        let waiting = self.waiting.entry(application).or_insert_with(|| {
-            self.turns.push_back(application);
-            VecDeque::new()
-        });
-        waiting.push_back(place);
-    }
-
-    fn next(&mut self) -> Option<Next> {
-        let application = self.turns.pop_front()?;
-        let waiting = self.waiting.get_mut(&application)?;
-        let place = waiting.pop_front();
-        if waiting.is_empty() {
-            self.waiting.remove(&application);
-        } else {
-            self.turns.push_back(application);
-        }
-        Some((application, place?))
-    }
-}
-
-#[derive(Default)]
-struct Queue {
-    /// What is first in the next batch, because it did not go together with those before it.
-    aside: Option<Next>,
-    turns: VecDeque<EnvironmentId>,
-    environments: HashMap<EnvironmentId, Environment, foldhash::fast::RandomState>,
-    closed: bool,
-}
-
-impl Queue {
-    fn add(&mut self, environment: &EnvironmentId, application: ApplicationKey, place: Place) {
-        if let Some(of) = self.environments.get_mut(environment) {
-            return of.add(application, place);
-        }
-        self.turns.push_back(environment.clone());
-        self.environments.entry(environment.clone()).or_default().add(application, place);
-    }
-
-    fn next(&mut self) -> Option<Next> {
-        let environment = self.turns.pop_front()?;
-        let of = self.environments.get_mut(&environment)?;
-        let place = of.next();
-        if of.turns.is_empty() {
-            self.environments.remove(&environment);
-        } else {
-            self.turns.push_back(environment);
-        }
-        place
-    }
-
-    /// Takes a batch. What is large goes without that of other applications: whoever sends a single message waits for the
-    /// commit under way, and not for another tenant's hundreds of rows in their own.
-    fn take(&mut self) -> Vec<Place> {
-        let (mut taken, mut rows, mut is_large) = (Vec::new(), 0, false);
-        // Whose it is, while it is all of one application.
-        let mut of = None;
-        while let Some((application, place)) = self.aside.take().or_else(|| self.next()) {
-            let more = place.0.rows();
-            let has_large = is_large || more > LARGE_ROWS;
-            let goes_together = rows + more <= MAX_ROWS && (of == Some(application) || !has_large);
-            if !taken.is_empty() && !goes_together {
-                self.aside = Some((application, place));
-                break;
-            }
-            of = Some(application).filter(|_| taken.is_empty() || of == Some(application));
-            (rows, is_large) = (rows + more, has_large);
-            taken.push(place);
-        }
-        taken
-    }
-}
+/// What waits, with the room that it takes.
+pub(crate) type Place = (Waiting, Held<Party>);
 
 /// The queue between submitters and the task.
 pub(crate) struct Batcher {
@@ -215,7 +131,7 @@ impl Batcher {
         let held = self.room.take(&(shares as _), waiting.bytes() as u64, patience).await.map_err(Turned::Away)?;
         {
             let mut queue = self.queue.lock();
-            if queue.closed {
+            if queue.is_closed() {
                 return Err(Turned::Closed);
             }
             queue.add(environment, application, (waiting, held));
@@ -226,30 +142,41 @@ impl Batcher {
 
     /// Takes no more; the task ends when the queue is empty.
     pub(crate) fn close(&self) {
-        self.queue.lock().closed = true;
+        self.queue.lock().close();
         self.arrived.notify_one();
     }
 
-    /// What waits, up to a batch.
+    /// What goes into the next commit, if anything may.
     fn next_at_once(&self) -> Vec<Place> {
-        self.queue.lock().take()
+        self.queue.lock().take(Instant::now())
     }
 
-    /// What waits, up to a batch; `None` if nothing will come any more.
+    /// What goes into the next commit; `None` if nothing will come any more.
     async fn next(&self) -> Option<Vec<Place>> {
         loop {
-            {
-                let mut queue = self.queue.lock();
-                let taken = queue.take();
+            let pause = {
+                let (mut queue, now) = (self.queue.lock(), Instant::now());
+                let taken = queue.take(now);
                 if !taken.is_empty() {
                     return Some(taken);
                 }
-                if queue.closed {
+                if queue.is_closed() && queue.is_empty() {
                     return None;
                 }
+                queue.pause(now)
+            };
+            match pause {
+                // Either is a reason to look again.
+                Some(until) => drop(timeout_at(until, self.arrived.notified()).await),
+                None => self.arrived.notified().await,
             }
-            self.arrived.notified().await;
         }
+    }
+
+    /// Storing what was taken last, since then, is done.
+    fn stored(&self, since: Instant) {
+        let now = Instant::now();
+        self.queue.lock().took(now.saturating_duration_since(since), now);
     }
 }
 
@@ -330,8 +257,10 @@ pub(crate) async fn run(batcher: Arc<Batcher>, store: Arc<dyn Store>, dispatcher
             continue;
         }
         let (messages, batch) = Batch::of(next);
+        let began = Instant::now();
         // In this order: the first is under way when the second begins.
         let (results, ()) = tokio::join!(biased; store.accept(messages), finish);
+        batcher.stored(began);
         stored = Some((batch, results));
     }
 }
@@ -403,7 +332,7 @@ mod tests {
     /// What is taken, batch after batch: how many messages each part has.
     fn taken(batcher: &Batcher) -> Vec<Vec<usize>> {
         let mut queue = batcher.queue.lock();
-        std::iter::from_fn(|| Some(queue.take()).filter(|taken| !taken.is_empty()))
+        std::iter::from_fn(|| Some(queue.take(Instant::now())).filter(|taken| !taken.is_empty()))
             .map(|batch| batch.iter().map(|(waiting, _)| waiting.count()).collect())
             .collect()
     }
@@ -414,9 +343,9 @@ mod tests {
         for together in [Some(200), None, Some(256), None, Some(256), Some(257), Some(1_000), None] {
             push(&batcher, "org_a", 1, together).await.unwrap();
         }
-        assert_eq!(taken(&batcher), [vec![200, 1, 256, 1], vec![256], vec![257], vec![1_000], vec![1]]);
+        assert_eq!(taken(&batcher), [vec![1, 1, 1], vec![200], vec![256], vec![256], vec![257], vec![1_000]]);
         assert_eq!(batcher.room.used(), 0);
-        assert!(batcher.queue.lock().environments.is_empty());
+        assert!(batcher.queue.lock().is_empty());
     }
 
     #[tokio::test]
@@ -428,7 +357,7 @@ mod tests {
         for application in [2, 3] {
             push(&batcher, "org_b", application, None).await.unwrap();
         }
-        assert_eq!(taken(&batcher), [vec![256], vec![1], vec![256], vec![1], vec![256]]);
+        assert_eq!(taken(&batcher), [vec![1, 1], vec![256], vec![256], vec![256]]);
         for application in [2, 1, 1] {
             push(&batcher, "org_b", application, None).await.unwrap();
         }
@@ -446,6 +375,37 @@ mod tests {
         push(&batcher, "org_a", 2, Some(7)).await.unwrap();
         push(&batcher, "org_b", 3, Some(5)).await.unwrap();
         assert_eq!(taken(&batcher)[0][..4], [20, 5, 7, 20]);
+    }
+
+    /// What is taken `now`: how many messages each part has.
+    fn takes(batcher: &Batcher, now: Instant) -> Vec<usize> {
+        batcher.queue.lock().take(now).iter().map(|(waiting, _)| waiting.count()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_commits_leave_as_much_time_as_they_take_to_those_who_send_what_is_small() {
+        let (batcher, start) = (Batcher::new(ROOM), Instant::now());
+        let ms = |count| start + Duration::from_millis(count);
+        for _ in 0..4 {
+            push(&batcher, "org_a", 1, Some(200)).await.unwrap();
+        }
+        push(&batcher, "org_b", 2, None).await.unwrap();
+        assert_eq!(takes(&batcher, start), [1]);
+        assert_eq!(takes(&batcher, start), [200], "there is company, so it is one part");
+        batcher.queue.lock().took(Duration::from_millis(8), ms(8));
+        assert!(takes(&batcher, ms(8)).is_empty());
+        assert_eq!(batcher.queue.lock().pause(ms(8)), Some(ms(16)));
+        push(&batcher, "org_b", 2, None).await.unwrap();
+        assert_eq!(takes(&batcher, ms(9)), [1]);
+        push(&batcher, "org_b", 2, None).await.unwrap();
+        assert_eq!(takes(&batcher, ms(16)), [200], "though small ones wait: they had their turn");
+        batcher.queue.lock().took(Duration::from_secs(60), ms(17));
+        assert_eq!(takes(&batcher, ms(17)), [1]);
+        assert!(takes(&batcher, ms(116)).is_empty(), "however long it took, the pause has an end");
+        assert_eq!(takes(&batcher, ms(117)), [200, 200], "there is no company any more");
+        batcher.queue.lock().took(Duration::from_millis(8), ms(200));
+        push(&batcher, "org_a", 1, Some(200)).await.unwrap();
+        assert_eq!(takes(&batcher, ms(200)), [200]);
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ mod intake;
 mod judge;
 mod options;
 mod payload;
+mod queue;
 mod routes;
 mod rules;
 mod schema;
