@@ -1,7 +1,11 @@
-//! Reading what is large: on a thread of its own, and in turn. Megabytes of JSON take their time, and a thread that reads
-//! them answers nobody meanwhile; so they are read on half of the machine's cores, and environments take turns.
+//! Work on what is large: reading megabytes of JSON, writing an export. It takes its time, and a thread that does it answers
+//! nobody meanwhile. So it is done by threads of their own, which give way to those that serve and deliver when cores are
+//! short, and bodies are read on half of the cores at most; environments take turns.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use postrider_domain::application::EnvironmentId;
+use tokio::sync::oneshot;
 
 use crate::error::{ApiError, Result};
 use crate::router::Shared;
@@ -9,7 +13,42 @@ use crate::router::Shared;
 /// What is read at once.
 const AT_ONCE_BYTES: usize = 64 * 1024;
 
-/// Reads what came of an environment in a body of so many bytes.
+/// How far the threads stand back: at 10, Linux gives a thread about a tenth of a core that it shares with one at 0.
+const NICE: i32 = 10;
+
+/// Larger than any body nests.
+const STACK_BYTES: usize = 2 * 1024 * 1024;
+
+/// The threads.
+pub struct Workers(rayon::ThreadPool);
+
+impl Workers {
+    /// Starts one for each core.
+    ///
+    /// # Errors
+    /// If the system gives no more threads.
+    pub fn start() -> std::io::Result<Self> {
+        let pool =
+            rayon::ThreadPoolBuilder::new().stack_size(STACK_BYTES).thread_name(|number| format!("large-{number}"));
+        // Of this thread alone. Where it is refused, the threads work like any other.
+        let pool = pool.start_handler(|_| _ = rustix::process::nice(NICE).ok());
+        pool.build().map(Self).map_err(std::io::Error::other)
+    }
+
+    /// Runs `work`, which is carried through even if nobody waits for it any more.
+    pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let (done, result) = oneshot::channel();
+        self.0.spawn(move || {
+            // A panic was logged; whoever waits is told by the channel's end.
+            if let Ok(value) = catch_unwind(AssertUnwindSafe(work)) {
+                let _ = done.send(value);
+            }
+        });
+        result.await.map_err(|_| ApiError::internal())
+    }
+}
+
+/// Reads what came of an environment in a body of so many bytes, when it is its turn if they are many.
 ///
 /// The turn stays with the thread until it is done, also if whoever sent the body has gone.
 pub(crate) async fn read<T: Send + 'static>(
@@ -27,5 +66,5 @@ pub(crate) async fn read<T: Send + 'static>(
         drop(turn);
         read
     };
-    tokio::task::spawn_blocking(read).await.map_err(|_| ApiError::internal())
+    state.workers.run(read).await
 }

@@ -36,6 +36,7 @@ mod webhooks;
 
 pub use account::{limits, memory};
 pub use auth::KeyUsage;
+pub use large::Workers;
 pub use options::{AuthOptions, SigningOptions};
 pub use router::{Api, Parts, UrlCheck};
 pub use routes::openapi::document as openapi_document;

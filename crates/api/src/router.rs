@@ -36,6 +36,7 @@ use crate::cors;
 use crate::docs;
 use crate::error::ApiError;
 use crate::headers;
+use crate::large::Workers;
 use crate::options::{AuthOptions, SigningOptions};
 use crate::routes::{self, StorePing};
 use crate::typos::Warnings;
@@ -51,6 +52,8 @@ pub struct Parts {
     pub intake: Arc<Intake>,
     /// Who checks schemas.
     pub judges: Arc<Judges>,
+    /// Who reads and writes what is large.
+    pub workers: Workers,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Randomness for ids and secrets.
@@ -76,6 +79,7 @@ pub(crate) struct State {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) intake: Arc<Intake>,
     pub(crate) judges: Arc<Judges>,
+    pub(crate) workers: Workers,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) check_url: UrlCheck,
@@ -105,6 +109,7 @@ impl Api {
             store,
             intake,
             judges,
+            workers,
             clock,
             entropy,
             check_url,
@@ -120,6 +125,7 @@ impl Api {
             store,
             intake,
             judges,
+            workers,
             clock,
             entropy,
             check_url,

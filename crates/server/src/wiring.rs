@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use postrider_api::{Api, Parts};
+use postrider_api::{Api, Parts, Workers};
 use postrider_delivery::Engine;
 use postrider_delivery::resolve::SystemResolver;
 use postrider_delivery::sender::Sender;
@@ -119,6 +119,7 @@ impl Server {
             store: Arc::clone(&store),
             intake: Arc::clone(&intake),
             judges,
+            workers: Workers::start().context("cannot start threads")?,
             clock: Arc::clone(&clock),
             entropy,
             check_url: Arc::new(move |url| policy.check_literal(url).map_err(|forbidden| forbidden.to_string())),

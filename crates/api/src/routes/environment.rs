@@ -105,13 +105,13 @@ pub(super) async fn export(
     State(state): State<Shared>,
 ) -> Result<Response> {
     let filter = EventTypeFilter { include_archived: true, with_schemas: true, feature_flags: None };
-    // As what is large is read, so it is written: in turn, and on a thread of its own.
+    // As what is large is read, so it is written: in turn, and by threads that give way.
     let turn = state.intake.reading_turn(&operator.environment).await?;
     let event_types = all_event_types(&account, state.store.as_ref(), &operator.environment, &filter).await?;
     let settings = state.store.environment_settings(&operator.environment).await?;
     let now = state.clock.now();
     let write = move || answer::json(StatusCode::OK, &EnvironmentOut::new(&event_types, settings, now));
-    on_own_thread((turn, account), write).await.map(|(response, _)| response)
+    state.workers.run(kept_meanwhile((turn, account), write)).await.map(|(response, _)| response)
 }
 
 pub(super) async fn import(
@@ -148,16 +148,13 @@ pub(super) async fn read_import<T: Send + 'static>(
         drop(body);
         read
     };
-    let (read, (turn, _account)) = on_own_thread((turn, account), read).await?;
+    let (read, (turn, _account)) = state.workers.run(kept_meanwhile((turn, account), read)).await?;
     read.map(|read| (read, turn))
 }
 
-/// Runs `work` on a thread of its own, which keeps `kept` until it is done.
-async fn on_own_thread<T: Send + 'static, K: Send + 'static>(
-    kept: K,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<(T, K)> {
-    tokio::task::spawn_blocking(move || (work(), kept)).await.map_err(|_| ApiError::internal())
+/// `work` that keeps `kept` until it is done.
+fn kept_meanwhile<T, K>(kept: K, work: impl FnOnce() -> T) -> impl FnOnce() -> (T, K) {
+    move || (work(), kept)
 }
 
 fn imported(_: &Vec<EventTypeName>) -> StoredAnswer {
@@ -199,6 +196,8 @@ mod tests {
     use futures_util::FutureExt as _;
     use std::sync::mpsc;
 
+    use crate::large::Workers;
+
     /// Tells when it is dropped.
     struct Kept(mpsc::Sender<()>);
 
@@ -212,7 +211,8 @@ mod tests {
     async fn what_an_import_holds_is_held_until_it_is_read_also_if_its_sender_has_gone() {
         let (go_on, waits) = mpsc::channel::<()>();
         let (dropped, is_dropped) = mpsc::channel();
-        let mut reading = Box::pin(on_own_thread(Kept(dropped), move || waits.recv()));
+        let workers = Workers::start().unwrap();
+        let mut reading = Box::pin(workers.run(kept_meanwhile(Kept(dropped), move || waits.recv())));
         assert!(reading.as_mut().now_or_never().is_none());
         drop(reading);
         assert_eq!(is_dropped.try_recv(), Err(mpsc::TryRecvError::Empty));
