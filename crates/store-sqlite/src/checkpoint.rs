@@ -1,9 +1,10 @@
 //! Moving pages from the WAL into the database without stopping the writer.
 //!
 //! SQLite's own automatic checkpoint runs inside a commit, and so makes somebody wait for it. Here a thread with a
-//! connection of its own copies in the background (PASSIVE), and only when it has copied everything asks the writer to
-//! finish the few pages that came meanwhile and start the file anew. Nobody waits for readers: while one keeps pages of the
-//! WAL in use, the WAL grows, and the thread looks again after a rest that gets longer.
+//! connection of its own copies in the background (PASSIVE), a slice at a time, so that no commit waits long for the disk.
+//! When it has copied everything and the file is long, it asks the writer to finish the few pages that came meanwhile and
+//! start the file anew. Nobody waits for readers: while one keeps pages of the WAL in use, the WAL grows, and if nothing at
+//! all can be copied, the thread looks again after a rest that gets longer.
 //!
 //! When hardly anything is written, everything is copied within about two seconds, so that a copy of the database file alone
 //! is complete. The thread also looks whether the files of the store are still there and whole (`files`); if not, it copies nothing.
@@ -23,9 +24,19 @@ use crate::files::Files;
 /// The stack of a thread of the store, whatever `RUST_MIN_STACK` says.
 pub(crate) const STACK_BYTES: usize = 2 * 1024 * 1024;
 
-/// 32 MiB of WAL: long enough that pages which change again and again are copied once, short enough to read quickly at
-/// the next start.
-const CHECKPOINT_PAGES: i32 = 8_192;
+/// So much of the WAL is copied at a time, 2 MiB. While more is flushed to the disk in one go, commits wait for it: a few
+/// milliseconds each time are better than a tenth of a second now and then.
+const SLICE_PAGES: u64 = 512;
+
+/// The WAL is started anew when it is so long, 32 MiB, and nearly everything is copied: short enough to read quickly at the
+/// next start.
+const RESTART_PAGES: u64 = 8_192;
+
+/// The writer copies so many pages itself when it starts the WAL anew; everybody waits for that. With more, it is put off.
+const FEW_PAGES: u64 = 64;
+
+/// The WAL is started anew however much is left to copy when it is so long, 64 MiB.
+const LONG_PAGES: u64 = 2 * RESTART_PAGES;
 
 /// How often the thread looks about without being asked to.
 const TICK: Duration = Duration::from_millis(500);
@@ -49,15 +60,39 @@ struct Signs {
     commits: AtomicU64,
     /// Whether the thread is not to be woken, because it could do nothing.
     rests: AtomicBool,
+    /// How long the WAL was when it was last copied, in pages.
+    copied_at: AtomicU64,
+}
+
+impl Signs {
+    /// Notes a commit after which the WAL is so long; whether it is time to copy.
+    fn committed(&self, pages: u64) -> bool {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.is_time(pages) && !self.rests.load(Ordering::Relaxed)
+    }
+
+    /// Whether a WAL of so many pages has a slice that was not copied.
+    fn is_time(&self, pages: u64) -> bool {
+        let copied_at = self.copied_at.load(Ordering::Relaxed);
+        // Shorter: it was started anew.
+        let more = if pages < copied_at { pages } else { pages - copied_at };
+        more >= SLICE_PAGES
+    }
 }
 
 /// What came of copying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Copied {
-    /// Everything is in the database.
-    All,
-    /// Somebody reads what is older, or another checkpoint is under way.
-    Part,
+struct Copied {
+    /// How many pages the WAL has.
+    of: u64,
+    /// How many of them are in the database. Fewer than all if somebody reads what is older.
+    pages: u64,
+}
+
+impl Copied {
+    fn is_all(self) -> bool {
+        self.pages >= self.of
+    }
 }
 
 impl Checkpointer {
@@ -66,21 +101,30 @@ impl Checkpointer {
         own: Connection,
         files: Arc<Files>,
         writer: &mut Connection,
-        reset: impl Fn() + Send + 'static,
+        reset: impl Fn(u64) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (wake, wakes) = mpsc::sync_channel::<bool>(1);
         let signs = Arc::new(Signs::default());
         let committed = Arc::clone(&files);
-        let watch =
-            Watch { own, files, signs: Arc::clone(&signs), reset, rest: 0, longer: 1, seen: 0, copied: 0, calm: 0 };
+        let watch = Watch {
+            own,
+            files,
+            signs: Arc::clone(&signs),
+            reached: 0,
+            reset,
+            rest: 0,
+            longer: 1,
+            seen: 0,
+            copied: 0,
+            calm: 0,
+        };
         let thread = std::thread::Builder::new().name("store-checkpoint".to_owned()).stack_size(STACK_BYTES);
         let thread = thread.spawn(move || watch.run(&wakes))?;
         let hook = wake.clone();
         writer
             .wal_hook(Some(move |_: &mut _, pages: i32| {
                 committed.committed(pages);
-                signs.commits.fetch_add(1, Ordering::Relaxed);
-                if pages >= CHECKPOINT_PAGES && !signs.rests.load(Ordering::Relaxed) {
+                if signs.committed(u64::from(pages.unsigned_abs())) {
                     // Full means that it is awake already.
                     let _ = hook.try_send(true);
                 }
@@ -111,17 +155,20 @@ struct Watch<F> {
     seen: u64,
     /// How many commits are in the database.
     copied: u64,
+    /// How many pages of the WAL are.
+    reached: u64,
     /// For how many ticks the store has been quiet.
     calm: u32,
 }
 
-impl<F: Fn()> Watch<F> {
+impl<F: Fn(u64)> Watch<F> {
     fn run(mut self, wakes: &mpsc::Receiver<bool>) {
         loop {
             match wakes.recv_timeout(TICK) {
                 Ok(true) if self.rest == 0 => {
-                    if self.copy() {
-                        (self.reset)();
+                    // It may have been woken for what was copied meanwhile.
+                    if self.signs.is_time(self.files.frames()) && self.copy() {
+                        (self.reset)(self.reached);
                     }
                 }
                 Ok(true) => {}
@@ -146,7 +193,7 @@ impl<F: Fn()> Watch<F> {
         }
     }
 
-    /// Copies; true if nothing is left to copy. Rests otherwise.
+    /// Copies; true if the WAL should be started anew. Rests if nothing can be done.
     fn copy(&mut self) -> bool {
         if self.files.problem(&self.own).is_some() {
             // What is wrong must not get into the database.
@@ -158,11 +205,20 @@ impl<F: Fn()> Watch<F> {
             // A full disk, for instance. The data is safe in the WAL.
             tracing::warn!(%error, "a checkpoint failed; it is tried again");
             self.files.heard(&SqlError::Driver(error));
-            Copied::Part
+            None
         });
-        if copied == Copied::All {
-            (self.copied, self.longer) = (commits, 1);
-            return true;
+        if let Some(copied) = copied {
+            self.signs.copied_at.store(copied.of, Ordering::Relaxed);
+            let is_further = copied.pages != self.reached;
+            self.reached = copied.pages;
+            if copied.is_all() {
+                (self.copied, self.longer) = (commits, 1);
+                return copied.pages >= RESTART_PAGES;
+            }
+            if is_further {
+                self.longer = 1;
+                return false;
+            }
         }
         self.rest = self.longer;
         self.longer = (self.longer * 2).min(LONGEST_REST);
@@ -171,15 +227,21 @@ impl<F: Fn()> Watch<F> {
     }
 }
 
-/// Copies what there is, without waiting for anybody.
-fn copy(own: &Connection) -> rusqlite::Result<Copied> {
+/// Copies what there is, without waiting for anybody. `None` if another checkpoint is under way: the writer is starting the
+/// file anew, or an operator's tool copies.
+fn copy(own: &Connection) -> rusqlite::Result<Option<Copied>> {
     match own.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
-        Ok((pages, copied)) if copied >= pages => Ok(Copied::All),
-        Ok(_) => Ok(Copied::Part),
-        // The writer is starting the file anew, or an operator's tool copies.
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(Copied::Part),
+        Ok((of, pages)) => {
+            Ok(Some(Copied { of: u64::from(of.unsigned_abs()), pages: u64::from(pages.unsigned_abs()) }))
+        }
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether the writer should start a WAL of `pages` anew, of which so many are copied. It has to copy the others itself.
+pub(crate) fn is_time_to_restart(pages: u64, copied: u64) -> bool {
+    pages.saturating_sub(copied) <= FEW_PAGES || pages >= LONG_PAGES
 }
 
 /// Starts the WAL anew if nobody uses it. Waits for nobody: it is the writer's connection.
@@ -199,7 +261,7 @@ mod tests {
     thread_local! {
         /// The connection that copies while another one's checkpoint waits, and what came of it.
         static SECOND: RefCell<Option<Connection>> = const { RefCell::new(None) };
-        static COPIED: RefCell<Vec<rusqlite::Result<Copied>>> = const { RefCell::new(Vec::new()) };
+        static COPIED: RefCell<Vec<rusqlite::Result<Option<Copied>>>> = const { RefCell::new(Vec::new()) };
     }
 
     /// Called while a checkpoint waits for a reader. Does not go on waiting.
@@ -209,12 +271,31 @@ mod tests {
     }
 
     #[test]
+    fn a_slice_is_copied_when_it_is_full_also_after_the_wal_was_started_anew() {
+        let signs = Signs::default();
+        assert!(!signs.committed(SLICE_PAGES - 1) && signs.committed(SLICE_PAGES));
+        signs.copied_at.store(SLICE_PAGES, Ordering::Relaxed);
+        assert!(!signs.committed(2 * SLICE_PAGES - 1) && signs.committed(2 * SLICE_PAGES));
+        signs.copied_at.store(RESTART_PAGES, Ordering::Relaxed);
+        assert!(!signs.committed(SLICE_PAGES - 1) && signs.committed(SLICE_PAGES));
+        signs.rests.store(true, Ordering::Relaxed);
+        assert!(!signs.committed(SLICE_PAGES));
+    }
+
+    #[test]
+    fn the_writer_copies_little_itself_unless_the_wal_is_long() {
+        assert!(is_time_to_restart(RESTART_PAGES + FEW_PAGES, RESTART_PAGES));
+        assert!(!is_time_to_restart(RESTART_PAGES + FEW_PAGES + 1, RESTART_PAGES));
+        assert!(is_time_to_restart(LONG_PAGES, RESTART_PAGES));
+    }
+
+    #[test]
     fn a_checkpoint_beside_another_one_is_no_failure() {
         let folder = tempfile::tempdir().unwrap();
         let open = || Connection::open(folder.path().join("a.db")).unwrap();
         let (mut writer, reader) = (open(), open());
         writer.execute_batch("PRAGMA journal_mode = wal; CREATE TABLE t (a); INSERT INTO t VALUES (1)").unwrap();
-        assert_eq!(copy(&writer), Ok(Copied::All));
+        assert!(copy(&writer).unwrap().unwrap().is_all());
         reader.execute_batch("BEGIN; SELECT * FROM t").unwrap();
         writer.execute_batch("INSERT INTO t VALUES (2)").unwrap();
         let second = open();
@@ -224,7 +305,7 @@ mod tests {
         writer.busy_handler(Some(copy_meanwhile)).unwrap();
         // The reader still needs pages of the file, so it can't be started anew.
         let _ = writer.wal_checkpoint_v2(None::<&str>, CheckpointMode::RESTART);
-        assert_eq!(COPIED.take(), [Ok(Copied::Part)]);
+        assert!(matches!(COPIED.take()[..], [Ok(None)]));
         SECOND.set(None);
     }
 
@@ -237,11 +318,11 @@ mod tests {
         own.execute_batch("SELECT * FROM t").unwrap();
         reader.execute_batch("BEGIN; SELECT * FROM t").unwrap();
         writer.execute_batch("INSERT INTO t VALUES (2)").unwrap();
-        assert_eq!(copy(&own), Ok(Copied::Part));
+        assert!(!copy(&own).unwrap().unwrap().is_all());
         // Returns at once, or the test would take as long as a writer waits for another process.
         assert!(restart(&writer).is_err());
         reader.execute_batch("COMMIT").unwrap();
-        assert_eq!(copy(&own), Ok(Copied::All));
+        assert!(copy(&own).unwrap().unwrap().is_all());
         restart(&writer).unwrap();
     }
 }

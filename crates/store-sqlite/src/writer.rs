@@ -168,10 +168,17 @@ struct Settling {
     reply: oneshot::Sender<Result<Vec<Unstorable>, StoreError>>,
 }
 
+/// A wish to start the WAL file anew, which was copied into the database in the background.
+struct ResetWal {
+    /// So many pages of it.
+    copied: u64,
+    /// Told when that is done, or was put off. Nothing is copied meanwhile: it would be in the way.
+    done: mpsc::SyncSender<()>,
+}
+
 enum Command {
     Run(Job),
-    /// Start the WAL file anew: nearly all of it was checkpointed in the background.
-    ResetWal,
+    ResetWal(ResetWal),
     Close,
 }
 
@@ -200,7 +207,13 @@ impl Writer {
         let reset = commands.clone();
         let (mut checkpointer, mut lock, mut files) = (None, None, None);
         if let Some(owned) = owned {
-            let reset = move || drop(reset.send(Command::ResetWal));
+            let reset = move |copied| {
+                let (done, is_done) = mpsc::sync_channel(1);
+                if reset.send(Command::ResetWal(ResetWal { copied, done })).is_ok() {
+                    // An error means that the writer has ended.
+                    let _ = is_done.recv();
+                }
+            };
             checkpointer =
                 Some(Checkpointer::start(owned.checkpoints, Arc::clone(&owned.files), &mut connection, reset)?);
             (lock, files) = (Some(owned.lock), Some(owned.files));
@@ -377,8 +390,8 @@ impl Loop<'_> {
         loop {
             let first = match queue.recv() {
                 Ok(Command::Run(job)) => job,
-                Ok(Command::ResetWal) => {
-                    self.reset_wal();
+                Ok(Command::ResetWal(wish)) => {
+                    self.reset_wal(&wish);
                     continue;
                 }
                 Ok(Command::Close) | Err(_) => return,
@@ -404,8 +417,8 @@ impl Loop<'_> {
         let frames = self.files.map_or(0, Files::frames);
         let failed = self.carry_out(jobs, &mut group, &tx, queue, failed);
         self.end(&tx, failed, frames, group.done);
-        if group.reset_wal {
-            self.reset_wal();
+        if let Some(wish) = &group.reset_wal {
+            self.reset_wal(wish);
         }
         !group.close
     }
@@ -623,14 +636,17 @@ impl Loop<'_> {
         tracing::warn!(endpoint = %id, %application, reason = reason.as_str(), "an endpoint was disabled");
     }
 
-    fn reset_wal(&self) {
-        if self.lost().is_some() {
-            return;
-        }
-        if let Err(error) = checkpoint::restart(self.connection) {
+    fn reset_wal(&self, wish: &ResetWal) {
+        let pages = self.files.map_or(0, Files::frames);
+        if checkpoint::is_time_to_restart(pages, wish.copied)
+            && self.lost().is_none()
+            && let Err(error) = checkpoint::restart(self.connection)
+        {
             // Harmless: the WAL grows a little more, and the next checkpoint tries again.
             tracing::debug!(%error, "the WAL could not be restarted");
         }
+        // Nobody waits if the checkpointer has ended.
+        let _ = wish.done.try_send(());
     }
 }
 
@@ -639,7 +655,7 @@ impl Loop<'_> {
 struct Group {
     filling: Filling,
     done: Vec<Done>,
-    reset_wal: bool,
+    reset_wal: Option<ResetWal>,
     close: bool,
 }
 
@@ -648,7 +664,7 @@ impl Group {
     fn take(&mut self, command: Option<Command>) -> Option<Job> {
         match command {
             Some(Command::Run(job)) => return Some(job),
-            Some(Command::ResetWal) => self.reset_wal = true,
+            Some(Command::ResetWal(wish)) => self.reset_wal = Some(wish),
             Some(Command::Close) => self.close = true,
             None => {}
         }

@@ -1,0 +1,91 @@
+//! The WAL stays short while much is written, and becomes short again after somebody has read for long.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use postrider_domain::application::{Application, EnvironmentId};
+use postrider_domain::entropy::{Entropy as _, SeededEntropy};
+use postrider_domain::ids::ApplicationId;
+use postrider_domain::time::Timestamp;
+use postrider_store::{Applications as _, IdempotencyKey, Once, Owner, Store as _, StoredAnswer};
+use postrider_store_sqlite::{Ownership, SqliteStore};
+
+const NOW: Timestamp = Timestamp::from_micros(1_767_323_045_000_000);
+
+/// What one write stores.
+const WRITE_BYTES: usize = 256 * 1024;
+
+/// The longest WAL: 64 MiB, and the commits that came while it was looked at.
+const LONGEST_BYTES: u64 = 80 * 1024 * 1024;
+
+/// Writes so much.
+async fn write(store: &SqliteStore, entropy: &SeededEntropy, bytes: usize) {
+    for _ in 0..bytes / WRITE_BYTES {
+        let application = Application {
+            id: ApplicationId::new(NOW, entropy),
+            uid: None,
+            name: "a".to_owned(),
+            throttle_rate: None,
+            metadata: BTreeMap::new(),
+            created_at: NOW,
+            updated_at: NOW,
+        };
+        let mut key = [0; 16];
+        entropy.fill(&mut key);
+        let once = Once {
+            key: IdempotencyKey(key),
+            owner: Owner::Operator(EnvironmentId::default_environment()),
+            most: u64::MAX,
+            not_before: NOW.saturating_sub(Duration::from_secs(3_600)),
+            answer: Box::new(|_: &_| StoredAnswer { status: 201, body: Bytes::from(vec![b'a'; WRITE_BYTES]) }),
+        };
+        store.create_application(&EnvironmentId::default_environment(), application, Some(once)).await.unwrap();
+    }
+}
+
+fn length(database: &Path) -> u64 {
+    database.with_extension("db-wal").metadata().unwrap().len()
+}
+
+/// How much of the WAL is in use.
+fn used(database: &Path) -> u64 {
+    let connection = rusqlite::Connection::open(database).unwrap();
+    let pages = connection.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get::<_, u64>(1)).unwrap();
+    pages * 4_096
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wal_stays_short_however_much_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("a.db");
+    let (store, entropy) = (SqliteStore::open(&database, Ownership::Owner).unwrap(), SeededEntropy::new(1));
+    let much = 3 * usize::try_from(LONGEST_BYTES).unwrap();
+    tokio::join!(write(&store, &entropy, much / 2), write(&store, &entropy, much / 2));
+    assert!(length(&database) <= LONGEST_BYTES, "{}", length(&database));
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wal_becomes_short_again_when_whoever_read_it_is_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("a.db");
+    let (store, entropy) = (SqliteStore::open(&database, Ownership::Owner).unwrap(), SeededEntropy::new(1));
+    let much = usize::try_from(LONGEST_BYTES).unwrap();
+    let reader = rusqlite::Connection::open(&database).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM application").unwrap();
+    write(&store, &entropy, much * 5 / 4).await;
+    assert!(used(&database) > LONGEST_BYTES, "a reader keeps all of it");
+    reader.execute_batch("COMMIT").unwrap();
+    // The thread looks again after a rest.
+    let mut written = 0;
+    while used(&database) > LONGEST_BYTES && written < 100 * much {
+        write(&store, &entropy, WRITE_BYTES).await;
+        written += WRITE_BYTES;
+    }
+    assert!(used(&database) <= LONGEST_BYTES, "{} after {written} more", used(&database));
+    store.close().await;
+}
