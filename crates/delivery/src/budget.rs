@@ -117,7 +117,7 @@ struct Shares {
     /// permits in all, a fraction of them would be less than one.
     few: u32,
     free: u32,
-    held: HashMap<Option<ApplicationKey>, u32>,
+    held: HashMap<Option<ApplicationKey>, u32, foldhash::fast::RandomState>,
 }
 
 impl Permits {
@@ -129,7 +129,7 @@ impl Permits {
 
     pub(crate) fn new(total: u32) -> Self {
         let few = if total < Self::FEW_PERMITS { (total / 2).min(4) } else { 0 };
-        Self(Mutex::new(Shares { few, free: total.max(1), held: HashMap::new() }))
+        Self(Mutex::new(Shares { few, free: total.max(1), held: HashMap::default() }))
     }
 
     /// A permit for a lane to open; false if none is free, or the application has its share.

@@ -63,7 +63,7 @@ const LATER: Duration = Duration::from_secs(1);
 /// What part of the endpoints has.
 #[derive(Default)]
 struct Shard {
-    lanes: HashMap<EndpointKey, Arc<Lane>>,
+    lanes: HashMap<EndpointKey, Arc<Lane>, foldhash::fast::RandomState>,
     /// What is remembered of endpoints without a lane: at most [`MAX_REMEMBERED`].
     remembered: HashMap<EndpointKey, Remembered>,
     /// When one of its endpoints was changed last.

@@ -35,13 +35,13 @@ pub(crate) struct RateBook(Mutex<Book>);
 
 #[derive(Debug)]
 struct Book {
-    buckets: HashMap<Limited, Rate>,
+    buckets: HashMap<Limited, Rate, foldhash::fast::RandomState>,
     clean_at: usize,
 }
 
 impl Default for RateBook {
     fn default() -> Self {
-        Self(Mutex::new(Book { buckets: HashMap::new(), clean_at: FIRST_CLEANING }))
+        Self(Mutex::new(Book { buckets: HashMap::default(), clean_at: FIRST_CLEANING }))
     }
 }
 

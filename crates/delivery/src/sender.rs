@@ -290,15 +290,16 @@ impl Sender {
         Err(Trouble::new(Failure::Local, "all streams of the connections to the receiver's host are in use"))
     }
 
-    /// The connection that the slot has kept, if it is one to the origin and can be used.
+    /// The connection that the slot has kept, if it is one to the origin and not too old. Whether it is still open is looked at
+    /// right before the request is written.
     fn own(&self, origin: &Arc<Origin>, slot: &mut Slot) -> Option<Single> {
         let now = self.clock.now();
-        let (kept, mut single) = slot.0.take()?;
+        let (kept, single) = slot.0.take()?;
         if kept != *origin {
             self.pool.put(&kept, single, now);
             return None;
         }
-        single.is_usable(now).then_some(single)
+        (now < single.until).then_some(single)
     }
 
     /// Makes the request over a connection. If that can be used again, it is in the slot afterwards, or with those that

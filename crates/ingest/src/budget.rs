@@ -53,14 +53,14 @@ pub struct Budget<K> {
 #[derive(Debug)]
 struct State<K> {
     used: u64,
-    held: HashMap<K, u64>,
-    waiting: HashMap<K, usize>,
+    held: HashMap<K, u64, foldhash::fast::RandomState>,
+    waiting: HashMap<K, usize, foldhash::fast::RandomState>,
 }
 
 impl<K: Eq + Hash + Clone> Budget<K> {
     /// A budget of which nothing is taken.
     pub fn new(total: u64) -> Arc<Self> {
-        let state = State { used: 0, held: HashMap::new(), waiting: HashMap::new() };
+        let state = State { used: 0, held: HashMap::default(), waiting: HashMap::default() };
         Arc::new(Self { total, state: Mutex::new(state), freed: Notify::new() })
     }
 
