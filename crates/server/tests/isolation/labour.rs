@@ -28,7 +28,6 @@ async fn sink() -> &'static Receiver {
 }
 
 #[tokio::test]
-#[ignore = "not held yet: a neighbour's p99 comes to 26 to 90 ms"]
 async fn messages_as_large_as_they_may_be() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
@@ -74,7 +73,6 @@ async fn lines_that_trickle() {
 }
 
 #[tokio::test]
-#[ignore = "not held yet: a neighbour's p99 comes to 30 to 50 ms"]
 async fn batches_to_many_endpoints() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
@@ -132,7 +130,6 @@ async fn keys_that_nobody_knows() {
 }
 
 #[tokio::test]
-#[cfg_attr(debug_assertions, ignore = "not held without optimisation, where it comes to 25 to 60 ms")]
 async fn thousands_of_messages_that_are_due_at_once() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
@@ -222,10 +219,6 @@ async fn a_backlog_that_is_dropped_again_and_again() {
 }
 
 #[tokio::test]
-#[cfg_attr(
-    debug_assertions,
-    ignore = "not held without optimisation: pages of a megabyte are written on the threads that answer"
-)]
 async fn all_event_types_again_and_again() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;

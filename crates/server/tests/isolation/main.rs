@@ -4,6 +4,11 @@
 //! hostile tenant or receiver does its worst, a healthy tenant's latency, of accepting and end to end, stays near what it
 //! was alone, and the server's memory below what `postrider config check` says of its settings. `neighbour`
 //! says how that is judged, and how a longer run is asked for.
+//!
+//! What is promised is promised of the program as people run it, so these are tests of an optimised build only:
+//! `cargo test --profile quick --package postrider --test isolation`. (Lints see them in any.)
+
+#![cfg(any(not(debug_assertions), clippy))]
 
 mod endpoints;
 mod hostile;

@@ -7,10 +7,12 @@
 //! machine has become slower since, so would be whoever is alone: that is measured again then, on a server of its own.
 //! `POSTRIDER_ISOLATION_ROUNDS` measures that many rounds whatever the first one says, and judges their median.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
 use postrider_testkit::{App, Receiver, TestServer, TestServerBuilder, wait};
 use serde_json::json;
+use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
@@ -96,6 +98,36 @@ fn percentile_99(mut of: Vec<Duration>) -> Duration {
     of[(of.len() * 99).div_ceil(100) - 1]
 }
 
+/// Where attackers and their receivers run: on a thread of their own, so that their work does not stand in front of the
+/// healthy tenant's in a queue of this process. They are on other machines, in earnest.
+struct Elsewhere(Option<Runtime>);
+
+impl Elsewhere {
+    fn start() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        Self(Some(runtime.expect("a thread")))
+    }
+
+    /// Drives a future so that whatever it spawns runs there.
+    async fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut future = std::pin::pin!(future);
+        poll_fn(|context| {
+            let _guard = self.0.as_ref().map(Runtime::enter);
+            future.as_mut().poll(context)
+        })
+        .await
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            // Waits for nobody: this is called in a runtime itself.
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// Runs an attack beside a healthy tenant. `attack` returns when it is going on; what it returns is aborted at the end.
 ///
 /// # Panics
@@ -109,7 +141,8 @@ pub(crate) async fn unharmed(server: TestServerBuilder, attack: impl AsyncFnOnce
     let neighbour = Neighbour::of(&server).await;
     neighbour.round().await;
     let alone = neighbour.round().await;
-    let attackers = attack(&server).await;
+    let elsewhere = Elsewhere::start();
+    let attackers = elsewhere.run(attack(&server)).await;
     let asked = std::env::var("POSTRIDER_ISOLATION_ROUNDS").ok().and_then(|rounds| rounds.parse::<usize>().ok());
     let mut beside = Vec::new();
     for _ in 0..asked.unwrap_or(ROUNDS) {

@@ -157,7 +157,6 @@ async fn interim_heads_without_an_end() {
 }
 
 #[tokio::test]
-#[cfg_attr(debug_assertions, ignore = "not held without optimisation, where it comes to 25 to 60 ms")]
 async fn a_body_of_single_bytes_without_an_end() {
     let filler = frame(DATA, 0, STREAM, b"x").repeat(100);
     http2_does_no_harm(Script { hello: frame(SETTINGS, 0, 0, &[]), answer: ok(), filler }).await;

@@ -329,7 +329,6 @@ async fn thousands_of_replays() {
 }
 
 #[tokio::test]
-#[ignore = "not held yet: each message writes a page of its own for nearly each of a thousand endpoints, in one commit"]
 async fn one_message_to_as_many_endpoints_as_are_allowed() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
@@ -348,7 +347,6 @@ async fn one_message_to_as_many_endpoints_as_are_allowed() {
 }
 
 #[tokio::test]
-#[ignore = "not held yet: a neighbour's p99 comes to 90 to 110 ms, and to more without optimisation"]
 async fn batch_after_batch() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
@@ -362,7 +360,6 @@ async fn batch_after_batch() {
 }
 
 #[tokio::test]
-#[ignore = "not held yet: a neighbour's p99 comes to 32 to 60 ms"]
 async fn names_of_their_own_in_every_message() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
