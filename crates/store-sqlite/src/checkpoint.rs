@@ -35,8 +35,11 @@ const RESTART_PAGES: u64 = 8_192;
 /// The writer copies so many pages itself when it starts the WAL anew; everybody waits for that. With more, it is put off.
 const FEW_PAGES: u64 = 64;
 
-/// The WAL is started anew however much is left to copy when it is so long, 64 MiB.
+/// When the WAL is so long, 64 MiB, it is started anew however much is left to copy, and short readers are waited for.
 const LONG_PAGES: u64 = 2 * RESTART_PAGES;
+
+/// For so long.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// How often the thread looks about without being asked to.
 const TICK: Duration = Duration::from_millis(500);
@@ -101,7 +104,7 @@ impl Checkpointer {
         own: Connection,
         files: Arc<Files>,
         writer: &mut Connection,
-        reset: impl Fn(u64) + Send + 'static,
+        reset: impl Fn(u64) -> bool + Send + 'static,
     ) -> std::io::Result<Self> {
         let (wake, wakes) = mpsc::sync_channel::<bool>(1);
         let signs = Arc::new(Signs::default());
@@ -161,14 +164,14 @@ struct Watch<F> {
     calm: u32,
 }
 
-impl<F: Fn(u64)> Watch<F> {
+impl<F: Fn(u64) -> bool> Watch<F> {
     fn run(mut self, wakes: &mpsc::Receiver<bool>) {
         loop {
             match wakes.recv_timeout(TICK) {
                 Ok(true) if self.rest == 0 => {
                     // It may have been woken for what was copied meanwhile.
-                    if self.signs.is_time(self.files.frames()) && self.copy() {
-                        (self.reset)(self.reached);
+                    if self.signs.is_time(self.files.frames()) && self.copy() && !(self.reset)(self.reached) {
+                        self.rest();
                     }
                 }
                 Ok(true) => {}
@@ -212,18 +215,24 @@ impl<F: Fn(u64)> Watch<F> {
             let is_further = copied.pages != self.reached;
             self.reached = copied.pages;
             if copied.is_all() {
-                (self.copied, self.longer) = (commits, 1);
-                return copied.pages >= RESTART_PAGES;
+                self.copied = commits;
             }
-            if is_further {
-                self.longer = 1;
-                return false;
+            if copied.is_all() || is_further {
+                if copied.of < LONG_PAGES {
+                    self.longer = 1;
+                }
+                return copied.pages >= RESTART_PAGES && is_time_to_restart(copied.of, copied.pages);
             }
         }
+        self.rest();
+        false
+    }
+
+    /// Nothing can be done for a while, and for longer each time.
+    fn rest(&mut self) {
         self.rest = self.longer;
         self.longer = (self.longer * 2).min(LONGEST_REST);
         self.signs.rests.store(true, Ordering::Relaxed);
-        false
     }
 }
 
@@ -241,12 +250,20 @@ fn copy(own: &Connection) -> rusqlite::Result<Option<Copied>> {
 
 /// Whether the writer should start a WAL of `pages` anew, of which so many are copied. It has to copy the others itself.
 pub(crate) fn is_time_to_restart(pages: u64, copied: u64) -> bool {
-    pages.saturating_sub(copied) <= FEW_PAGES || pages >= LONG_PAGES
+    // Fewer: it was started anew by itself, since.
+    pages >= copied && (pages - copied <= FEW_PAGES || pages >= LONG_PAGES)
 }
 
-/// Starts the WAL anew if nobody uses it. Waits for nobody: it is the writer's connection.
-pub(crate) fn restart(writer: &Connection) -> rusqlite::Result<()> {
-    writer.busy_timeout(Duration::ZERO)?;
+/// How long the writer waits for whoever reads a WAL of so many pages: not at all, unless it is long. Whoever begins to read
+/// meanwhile needs nothing of it, so nobody is waited for who comes later.
+pub(crate) fn patience(pages: u64) -> Duration {
+    if pages >= LONG_PAGES { PATIENCE } else { Duration::ZERO }
+}
+
+/// Starts the WAL anew if nobody uses it, or nobody any more within `patience`. It is the writer's connection, so everybody
+/// waits.
+pub(crate) fn restart(writer: &Connection, patience: Duration) -> rusqlite::Result<()> {
+    writer.busy_timeout(patience)?;
     let restarted = writer.wal_checkpoint_v2(None::<&str>, CheckpointMode::RESTART).map(drop);
     writer.busy_timeout(crate::open::BUSY_TIMEOUT)?;
     restarted
@@ -287,6 +304,7 @@ mod tests {
         assert!(is_time_to_restart(RESTART_PAGES + FEW_PAGES, RESTART_PAGES));
         assert!(!is_time_to_restart(RESTART_PAGES + FEW_PAGES + 1, RESTART_PAGES));
         assert!(is_time_to_restart(LONG_PAGES, RESTART_PAGES));
+        assert!(!is_time_to_restart(FEW_PAGES, RESTART_PAGES), "it is another WAL");
     }
 
     #[test]
@@ -320,9 +338,9 @@ mod tests {
         writer.execute_batch("INSERT INTO t VALUES (2)").unwrap();
         assert!(!copy(&own).unwrap().unwrap().is_all());
         // Returns at once, or the test would take as long as a writer waits for another process.
-        assert!(restart(&writer).is_err());
+        assert!(restart(&writer, Duration::ZERO).is_err());
         reader.execute_batch("COMMIT").unwrap();
         assert!(copy(&own).unwrap().unwrap().is_all());
-        restart(&writer).unwrap();
+        restart(&writer, Duration::ZERO).unwrap();
     }
 }

@@ -172,8 +172,9 @@ struct Settling {
 struct ResetWal {
     /// So many pages of it.
     copied: u64,
-    /// Told when that is done, or was put off. Nothing is copied meanwhile: it would be in the way.
-    done: mpsc::SyncSender<()>,
+    /// Told when that is done, or was put off; false if the WAL is long, and somebody reads it for so long that there is no
+    /// point in asking again soon. Nothing is copied meanwhile: it would be in the way.
+    done: mpsc::SyncSender<bool>,
 }
 
 enum Command {
@@ -209,10 +210,9 @@ impl Writer {
         if let Some(owned) = owned {
             let reset = move |copied| {
                 let (done, is_done) = mpsc::sync_channel(1);
-                if reset.send(Command::ResetWal(ResetWal { copied, done })).is_ok() {
-                    // An error means that the writer has ended.
-                    let _ = is_done.recv();
-                }
+                let asked = reset.send(Command::ResetWal(ResetWal { copied, done })).is_ok();
+                // An error means that the writer has ended.
+                asked && is_done.recv().unwrap_or(false)
             };
             checkpointer =
                 Some(Checkpointer::start(owned.checkpoints, Arc::clone(&owned.files), &mut connection, reset)?);
@@ -223,9 +223,12 @@ impl Writer {
             match Hot::prepare(&connection) {
                 Ok(hot) => {
                     let observers = &observers;
-                    Loop { connection: &connection, hot, observers, files: files.as_deref(), aside: None }.run(&queue);
+                    run(Loop { connection: &connection, hot, observers, files: files.as_deref(), aside: None }, queue);
                 }
-                Err(error) => tracing::error!(%error, "the store's writer failed to prepare its statements"),
+                Err(error) => {
+                    tracing::error!(%error, "the store's writer failed to prepare its statements");
+                    drop(queue);
+                }
             }
             if let Some(checkpointer) = checkpointer {
                 checkpointer.stop();
@@ -374,6 +377,13 @@ fn in_savepoint<T, E>(connection: &Connection, write: impl FnOnce() -> Result<T,
         Err(_) => connection.execute_batch("ROLLBACK TO job; RELEASE job")?,
     }
     result
+}
+
+/// Runs until told to close. Whoever asked for something that is still in the queue then is told by its end that nothing came
+/// of it; the checkpointer waits for that.
+#[expect(clippy::needless_pass_by_value, reason = "it ends here")]
+fn run(mut writing: Loop<'_>, queue: mpsc::Receiver<Command>) {
+    writing.run(&queue);
 }
 
 struct Loop<'c> {
@@ -638,15 +648,17 @@ impl Loop<'_> {
 
     fn reset_wal(&self, wish: &ResetWal) {
         let pages = self.files.map_or(0, Files::frames);
+        let mut is_to_go_on = true;
         if checkpoint::is_time_to_restart(pages, wish.copied)
             && self.lost().is_none()
-            && let Err(error) = checkpoint::restart(self.connection)
+            && let Err(error) = checkpoint::restart(self.connection, checkpoint::patience(pages))
         {
             // Harmless: the WAL grows a little more, and the next checkpoint tries again.
             tracing::debug!(%error, "the WAL could not be restarted");
+            is_to_go_on = checkpoint::patience(pages).is_zero();
         }
         // Nobody waits if the checkpointer has ended.
-        let _ = wish.done.try_send(());
+        let _ = wish.done.try_send(is_to_go_on);
     }
 }
 
@@ -760,6 +772,19 @@ mod tests {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
         fn messages_expunged(&self, _: &[MessageKey]) {}
+    }
+
+    #[test]
+    fn whoever_waits_for_the_wal_to_be_started_anew_is_let_go_when_the_writer_ends() {
+        let (commands, queue) = mpsc::channel();
+        let (done, is_done) = mpsc::sync_channel(1);
+        commands.send(Command::Close).unwrap();
+        commands.send(Command::ResetWal(ResetWal { copied: 0, done })).unwrap();
+        let connection = crate::plans::database();
+        let (hot, observers) = (Hot::prepare(&connection).unwrap(), Observers::default());
+        let checkpointer = std::thread::spawn(move || is_done.recv());
+        run(Loop { connection: &connection, hot, observers: &observers, files: None, aside: None }, queue);
+        assert!(checkpointer.join().unwrap().is_err());
     }
 
     #[tokio::test]

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -87,5 +89,31 @@ async fn the_wal_becomes_short_again_when_whoever_read_it_is_done() {
         written += WRITE_BYTES;
     }
     assert!(used(&database) <= LONGEST_BYTES, "{} after {written} more", used(&database));
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wal_stays_short_though_somebody_reads_at_every_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("a.db");
+    let (store, entropy) = (SqliteStore::open(&database, Ownership::Owner).unwrap(), SeededEntropy::new(1));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (over, path) = (Arc::clone(&is_over), database.clone());
+    let reading = std::thread::spawn(move || {
+        let (one, other) = (rusqlite::Connection::open(&path).unwrap(), rusqlite::Connection::open(&path).unwrap());
+        let begin = "BEGIN; SELECT count(*) FROM application";
+        one.execute_batch(begin).unwrap();
+        while !over.load(Ordering::SeqCst) {
+            other.execute_batch(begin).unwrap();
+            one.execute_batch("COMMIT").unwrap();
+            one.execute_batch(begin).unwrap();
+            other.execute_batch("COMMIT").unwrap();
+        }
+    });
+    let much = 3 * usize::try_from(LONGEST_BYTES).unwrap();
+    tokio::join!(write(&store, &entropy, much / 2), write(&store, &entropy, much / 2));
+    is_over.store(true, Ordering::SeqCst);
+    reading.join().unwrap();
+    assert!(length(&database) <= LONGEST_BYTES, "{}", length(&database));
     store.close().await;
 }
