@@ -28,10 +28,9 @@ impl Workers {
     /// # Errors
     /// If the system gives no more threads.
     pub fn start() -> std::io::Result<Self> {
-        let pool =
-            rayon::ThreadPoolBuilder::new().stack_size(STACK_BYTES).thread_name(|number| format!("large-{number}"));
-        // Of this thread alone. Where it is refused, the threads work like any other.
-        let pool = pool.start_handler(|_| _ = rustix::process::nice(NICE).ok());
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(cores).stack_size(STACK_BYTES);
+        let pool = pool.thread_name(|number| format!("large-{number}")).start_handler(|_| stand_back());
         pool.build().map(Self).map_err(std::io::Error::other)
     }
 
@@ -45,6 +44,14 @@ impl Workers {
             }
         });
         result.await.map_err(|_| ApiError::internal())
+    }
+}
+
+/// Makes this thread give way to others. Only Linux has a priority for each thread; elsewhere it would be that of the process.
+fn stand_back() {
+    if cfg!(target_os = "linux") {
+        // Where it is refused, the thread works like any other.
+        let _ = rustix::process::nice(NICE);
     }
 }
 
