@@ -173,10 +173,13 @@ impl Batcher {
         }
     }
 
-    /// Storing what was taken last, since then, is done.
-    fn stored(&self, since: Instant) {
+    /// Stores what was taken last, and notes how long that takes.
+    async fn timed<T>(&self, store: impl Future<Output = T>) -> T {
+        let since = Instant::now();
+        let result = store.await;
         let now = Instant::now();
         self.queue.lock().took(now.saturating_duration_since(since), now);
+        result
     }
 }
 
@@ -257,10 +260,8 @@ pub(crate) async fn run(batcher: Arc<Batcher>, store: Arc<dyn Store>, dispatcher
             continue;
         }
         let (messages, batch) = Batch::of(next);
-        let began = Instant::now();
         // In this order: the first is under way when the second begins.
-        let (results, ()) = tokio::join!(biased; store.accept(messages), finish);
-        batcher.stored(began);
+        let (results, ()) = tokio::join!(biased; batcher.timed(store.accept(messages)), finish);
         stored = Some((batch, results));
     }
 }
@@ -337,7 +338,7 @@ mod tests {
             .collect()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_batch_has_as_many_rows_as_a_commit_may_have() {
         let batcher = Batcher::new(ROOM);
         for together in [Some(200), None, Some(256), None, Some(256), Some(257), Some(1_000), None] {
@@ -348,7 +349,7 @@ mod tests {
         assert!(batcher.queue.lock().is_empty());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_single_message_is_never_in_the_commit_of_a_large_request_of_another_application() {
         let batcher = Batcher::new(ROOM);
         for _ in 0..3 {
@@ -366,7 +367,7 @@ mod tests {
         assert_eq!(batcher.room.used(), 0);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_flood_of_one_application_delays_neither_its_neighbour_nor_another_environment() {
         let batcher = Batcher::new(ROOM);
         for _ in 0..50 {

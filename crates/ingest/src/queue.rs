@@ -5,8 +5,8 @@
 //!
 //! What is large is committed without that of other applications, and stands in a line of its own. While others send what is
 //! small, the lines take turns, a large commit is kept short, and the next one comes after as much time as it took: whoever
-//! sends a single message waits for the commit under way at most, and mostly for none. However many send what is small,
-//! large ones get their turn. Without that company, they follow each other at once.
+//! sends a single message waits for the commit under way and one large one at most, and mostly for none. However many send
+//! what is small, large ones get their turn. Without that company, they follow each other at once.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
