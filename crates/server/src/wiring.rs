@@ -32,7 +32,7 @@ const API_PART: u64 = 4;
 /// The fewest connections of callers, and requests to endpoints, however few descriptors there are.
 const LEAST: u64 = 16;
 
-/// With fewer descriptors than these a server can't do what it is for.
+/// With fewer descriptors than these, beside those of its judges, a server can't do what it is for.
 const LEAST_DESCRIPTORS: u64 = OTHER_DESCRIPTORS + LEAST + LEAST * PER_REQUEST;
 
 /// A process that compares payloads with schemas costs two pipes and a handle; while it starts, one more pipe.
@@ -90,11 +90,11 @@ impl Server {
     pub(crate) async fn start(config: &Config) -> anyhow::Result<Self> {
         let (clock, entropy) = machine();
         let open_files = raise_open_files();
-        check_open_files(open_files)?;
+        let judges = PER_JUDGE * config.schemas.most_processes() as u64;
+        check_open_files(open_files, judges)?;
         let store = open_store(config, Ownership::Owner)?;
         let mut delivery = config.delivery.clone();
         delivery.drain_timeout.0 = Phases::of(delivery.drain_timeout.0).drain;
-        let judges = PER_JUDGE * config.schemas.most_processes() as u64;
         let open_files = open_files.map(|most| most.saturating_sub(judges));
         let descriptors = fit_to_descriptors(open_files, config.server.max_connections, delivery.max_in_flight);
         delivery.max_in_flight = descriptors.in_flight;
@@ -225,12 +225,13 @@ fn raise_open_files() -> Option<u64> {
     limit.current
 }
 
-/// Refuses to start where nothing but failures would follow.
-fn check_open_files(most: Option<u64>) -> anyhow::Result<()> {
-    if let Some(most) = most.filter(|most| *most < LEAST_DESCRIPTORS) {
+/// Refuses to start where nothing but failures would follow. `judges` is what the processes that compare payloads may take.
+fn check_open_files(most: Option<u64>, judges: u64) -> anyhow::Result<()> {
+    let least = LEAST_DESCRIPTORS + judges;
+    if let Some(most) = most.filter(|most| *most < least) {
         anyhow::bail!(
-            "the limit on open files is {most}, and a server needs {LEAST_DESCRIPTORS} or more: raise it (`ulimit -n`, \
-             LimitNOFILE of systemd, --ulimit nofile of Docker)"
+            "the limit on open files is {most}, and a server needs {least} or more, {judges} of them for schemas.processes: \
+             raise it (`ulimit -n`, LimitNOFILE of systemd, --ulimit nofile of Docker)"
         );
     }
     Ok(())

@@ -180,9 +180,14 @@ async fn a_store_is_free_again_at_once_when_its_process_was_killed() {
 #[tokio::test]
 async fn a_limit_on_open_files_that_is_too_low_for_anything() {
     let folder = TempDir::new().unwrap();
-    for most in [20, 32, 100] {
+    // Processes for schemas need some, too.
+    for (most, processes) in [(20, "1"), (32, "0"), (100, "0"), (190, "3"), (1_000, "256")] {
         let store = format!("sqlite://{}", folder.path().join("postrider.db").display());
-        let settings = [("POSTRIDER_SERVER__LISTEN", "127.0.0.1:0"), ("POSTRIDER_STORE__URL", &*store)];
+        let settings = [
+            ("POSTRIDER_SERVER__LISTEN", "127.0.0.1:0"),
+            ("POSTRIDER_STORE__URL", &*store),
+            ("POSTRIDER_SCHEMAS__PROCESSES", processes),
+        ];
         let script = format!("ulimit -n {most} && exec '{PROGRAM}' serve");
         let finished = process::run("/bin/sh", &["-c", &script], &settings, folder.path()).await;
         expect_one_line(
