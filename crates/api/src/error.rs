@@ -241,7 +241,12 @@ impl From<WriteError> for ApiError {
             WriteError::Store(error) => error.into(),
             WriteError::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", "Entity not found"),
             WriteError::Conflict => Self::conflict(),
-            WriteError::KeysFull { wait } => {
+            WriteError::KeysFull { wait: None } => {
+                let detail = "The answer to your request would be remembered for its idempotency key, and is larger than all the \
+                              room that there is for yours. Without a key the request is carried out.";
+                Self::new(StatusCode::BAD_REQUEST, "limit_reached", detail)
+            }
+            WriteError::KeysFull { wait: Some(wait) } => {
                 let detail = "The answers to your requests with an idempotency key are remembered for 12 hours, and take all \
                               the room that there is for yours. Without a key the request is carried out.";
                 Self::Later { code: "too_many_keys", detail: detail.into(), wait }
@@ -260,12 +265,36 @@ impl From<WriteError> for ApiError {
                     Capped::Consumers => ("endpoint", ""),
                     Capped::Attempts => ("message", ""),
                     Capped::TokenRules => {
-                        ("application", ": end all of its tokens at once, which takes the place of them")
+                        ("application", ": end all of its tokens with `expiry` 0, which takes the place of them")
                     }
                 };
                 let detail = format!("The {whose} has {most} {of} already, and may not have more{setting}.");
                 Self::new(StatusCode::BAD_REQUEST, "limit_reached", detail)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_will_never_have_room_is_not_to_be_asked_for_again() {
+        let response = ApiError::from(WriteError::KeysFull { wait: None }).into_response();
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+        assert!(!response.headers().contains_key(header::RETRY_AFTER));
+        let later = ApiError::from(WriteError::KeysFull { wait: Some(Duration::from_secs(7)) }).into_response();
+        assert_eq!(later.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(later.headers()[header::RETRY_AFTER], "8");
+    }
+
+    #[test]
+    fn who_has_too_many_rules_is_told_what_takes_the_place_of_all() {
+        let full = WriteError::Full { of: Capped::TokenRules, most: 20_000 };
+        match ApiError::from(full) {
+            ApiError::General { detail, .. } => assert!(detail.contains("with `expiry` 0"), "{detail}"),
+            other => panic!("{other:?}"),
         }
     }
 }

@@ -4,10 +4,15 @@
 -- pages of its own owner. An owner is an application (its number), or the operator of an environment (its number, negative).
 -- 0 is whoever had a key before this was noted; those answers count for nobody.
 CREATE TABLE answer_key (
-    owner     INTEGER NOT NULL,
-    key       BLOB NOT NULL,
-    answer_no INTEGER NOT NULL,
-    PRIMARY KEY (owner, key)
+    owner          INTEGER NOT NULL,
+    key            BLOB NOT NULL,
+    -- What the request was about, 0 for nothing: under one path and key there may be an answer for each thing that had its
+    -- name at a time.
+    application_no INTEGER NOT NULL DEFAULT 0,
+    endpoint_no    INTEGER NOT NULL DEFAULT 0,
+    message_no     INTEGER NOT NULL DEFAULT 0,
+    answer_no      INTEGER NOT NULL,
+    PRIMARY KEY (owner, key, application_no, endpoint_no, message_no)
 ) STRICT, WITHOUT ROWID;
 
 -- What a repetition is answered. Appended, and removed from the front: in the order in which they came.
@@ -16,10 +21,10 @@ CREATE TABLE answer (
     owner          INTEGER NOT NULL,
     key            BLOB NOT NULL,
     created_at     INTEGER NOT NULL,
-    -- What the request was about; a key leads nowhere for anything else.
-    application_no INTEGER,
-    endpoint_no    INTEGER,
-    message_no     INTEGER,
+    -- As in `answer_key`, for the row that leads here.
+    application_no INTEGER NOT NULL DEFAULT 0,
+    endpoint_no    INTEGER NOT NULL DEFAULT 0,
+    message_no     INTEGER NOT NULL DEFAULT 0,
     status         INTEGER NOT NULL,
     -- Last, so that everything else is read without touching its overflow pages.
     body           BLOB NOT NULL

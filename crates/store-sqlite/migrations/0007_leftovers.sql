@@ -12,4 +12,10 @@ CREATE INDEX endpoint_url_of ON endpoint_url (endpoint_no, retired_at);
 
 -- Tasks that ended -------------------------------------------------------------------------------------------------------
 
-CREATE INDEX task_ended_of ON task (environment_no, application_no, id) WHERE status <> 'running';
+CREATE INDEX task_ended_of ON task (environment_no, application_no, updated_at, id) WHERE status <> 'running';
+
+-- What somebody asked for --------------------------------------------------------------------------------------------------
+
+-- How often a message waits at an endpoint because somebody asked for it, and how many deliveries do.
+DROP INDEX delivery_manual;
+CREATE INDEX delivery_manual ON delivery (endpoint_no, message_no) WHERE trigger = 1;

@@ -29,10 +29,18 @@ use crate::rows::{ENDPOINT_COLUMNS, decode_endpoint, decode_keys, encode_keys};
 use crate::work::{lift_hold, look_again};
 use crate::writer::{Abort, FEW_ROWS, News, Place, Tx, taken};
 
-/// How many rows a change counts as: the names of event types may be a quarter of a megabyte.
+/// How many rows a change of an endpoint that is there counts as: the names of event types may be a quarter of a megabyte.
 fn weight(patch: &EndpointPatch) -> usize {
-    let types = patch.event_types.as_ref().and_then(Option::as_ref).map_or(0, Vec::len);
-    FEW_ROWS + types / TYPES_IN_A_ROW
+    FEW_ROWS + rows_of(patch.event_types.as_ref().and_then(Option::as_deref))
+}
+
+/// How many rows a new endpoint counts as; `copies` is how often its event types are written.
+fn weight_of_new(endpoint: &Endpoint, copies: usize) -> usize {
+    FEW_ROWS + copies * rows_of(endpoint.event_types.as_deref())
+}
+
+fn rows_of(types: Option<&[EventTypeName]>) -> usize {
+    types.map_or(0, <[_]>::len) / TYPES_IN_A_ROW
 }
 
 /// Event types that count as much as a row.
@@ -48,9 +56,8 @@ impl Endpoints for SqliteStore {
     ) -> Result<Written<Endpoint>, WriteError> {
         // Beside its row there is the answer, which names the event types twice.
         let copies = if once.is_some() { 3 } else { 1 };
-        let types = new.endpoint.event_types.as_ref().map_or(0, Vec::len);
         self.writer
-            .run_rows(FEW_ROWS + copies * types / TYPES_IN_A_ROW, move |tx| {
+            .run_rows(weight_of_new(&new.endpoint, copies), move |tx| {
                 let subject = Subject::application(application);
                 if let Some(answer) = idempotency::replay(tx, once.as_ref(), subject)? {
                     return Ok(Written::Replayed(answer));
@@ -111,8 +118,10 @@ impl Endpoints for SqliteStore {
         now: Timestamp,
     ) -> Result<Upserted<Endpoint>, WriteError> {
         let id = id.clone();
+        // Either is written.
+        let rows = weight(&patch).max(weight_of_new(&otherwise.endpoint, 1));
         self.writer
-            .run_rows(weight(&patch), move |tx| match find(tx, application, &id)? {
+            .run_rows(rows, move |tx| match find(tx, application, &id)? {
                 Some(found) => change(tx, found, patch, now).map(Upserted::Updated),
                 None => insert(tx, application, otherwise).map(Upserted::Created),
             })

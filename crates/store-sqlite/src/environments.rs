@@ -19,8 +19,16 @@ use crate::SqliteStore;
 use crate::applications::environment_number;
 use crate::decode::{Columns, SqlError, all, first, readable};
 use crate::idempotency::Subject;
-use crate::writer::{Abort, Tx};
+use crate::writer::{Abort, FEW_ROWS, Tx};
 use crate::{event_types, idempotency};
+
+/// How many rows an import counts as: each event type is looked for and written, with its schemas. The answer, if it is
+/// remembered, names those that changed.
+pub(crate) fn weight(import: &Import, is_keyed: bool) -> usize {
+    let of_type =
+        |imported: &ImportedEventType| 2 + usize::from(is_keyed) + event_types::rows_of(imported.new.schemas.as_ref());
+    FEW_ROWS + import.event_types.iter().map(of_type).sum::<usize>()
+}
 
 #[async_trait]
 impl Environments for SqliteStore {
@@ -48,7 +56,7 @@ impl Environments for SqliteStore {
     ) -> Result<Written<Vec<EventTypeName>>, WriteError> {
         let environment = environment.clone();
         self.writer
-            .run(move |tx| {
+            .run_rows(weight(&import, once.is_some()), move |tx| {
                 if let Some(answer) = idempotency::replay(tx, once.as_ref(), Subject::ENVIRONMENT)? {
                     return Ok(Written::Replayed(answer));
                 }

@@ -17,7 +17,25 @@ use crate::environments::rules_changed;
 use crate::idempotency::{self, Subject};
 use crate::inserts::json_list;
 use crate::range::{NO_LIMIT, Range};
-use crate::writer::{Abort, Tx, taken};
+use crate::writer::{Abort, FEW_ROWS, Tx, taken};
+
+/// Bytes of schemas that count as much as a row.
+const BYTES_IN_A_ROW: usize = 2_048;
+
+/// How many rows schemas count as: those of an event type may be megabytes.
+pub(crate) fn rows_of(schemas: Option<&Schemas>) -> usize {
+    schemas.into_iter().flat_map(Schemas::values).map(|schema| schema.get().len()).sum::<usize>() / BYTES_IN_A_ROW
+}
+
+/// How many rows a change counts as.
+fn weight(patch: &EventTypePatch) -> usize {
+    FEW_ROWS + rows_of(patch.schemas.as_ref().and_then(Option::as_ref))
+}
+
+/// How many rows a new event type counts as; `copies` is how often its schemas are written.
+fn weight_of_new(event_type: &EventType, copies: usize) -> usize {
+    FEW_ROWS + copies * rows_of(event_type.schemas.as_ref())
+}
 
 #[async_trait]
 impl EventTypes for SqliteStore {
@@ -29,8 +47,10 @@ impl EventTypes for SqliteStore {
         once: Option<Once<EventType>>,
     ) -> Result<Written<EventType>, WriteError> {
         let environment = environment.clone();
+        // Beside its row there is the answer, with the schemas again.
+        let copies = if once.is_some() { 2 } else { 1 };
         self.writer
-            .run(move |tx| {
+            .run_rows(weight_of_new(&event_type, copies), move |tx| {
                 if let Some(answer) = idempotency::replay(tx, once.as_ref(), Subject::ENVIRONMENT)? {
                     return Ok(Written::Replayed(answer));
                 }
@@ -89,7 +109,7 @@ impl EventTypes for SqliteStore {
     ) -> Result<EventType, WriteError> {
         let (environment, name) = (environment.clone(), name.to_owned());
         self.writer
-            .run(move |tx| {
+            .run_rows(weight(&patch), move |tx| {
                 let found = find(tx, &environment, &name)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 change(tx, &environment, found, patch, now)
             })
@@ -106,8 +126,10 @@ impl EventTypes for SqliteStore {
         now: Timestamp,
     ) -> Result<Upserted<EventType>, WriteError> {
         let (environment, name) = (environment.clone(), name.to_owned());
+        // Either is written.
+        let rows = weight(&patch).max(weight_of_new(&otherwise, 1));
         self.writer
-            .run(move |tx| {
+            .run_rows(rows, move |tx| {
                 if let Some(found) = find(tx, &environment, &name)? {
                     return change(tx, &environment, found, patch, now).map(Upserted::Updated);
                 }
@@ -309,4 +331,36 @@ fn write(tx: &Tx<'_>, environment: &EnvironmentId, event_type: &EventType) -> Re
         event_type.updated_at.as_micros(),
     ])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use postrider_store::{Import, ImportedEventType};
+
+    use super::*;
+    use crate::environments;
+
+    #[test]
+    fn schemas_of_megabytes_are_weighed_as_often_as_they_are_written() {
+        let schema = serde_json::value::to_raw_value(&"a".repeat(1 << 20)).unwrap();
+        let now = Timestamp::EPOCH;
+        let large = EventType {
+            name: EventTypeName::from_trusted("a".to_owned()),
+            description: String::new(),
+            archived: false,
+            deprecated: false,
+            schemas: Some(Schemas::from([("1".to_owned(), schema)])),
+            feature_flag: None,
+            group_name: None,
+            created_at: now,
+            updated_at: now,
+        };
+        assert_eq!([weight_of_new(&large, 1), weight_of_new(&large, 2)], [FEW_ROWS + 512, FEW_ROWS + 1_024]);
+        let patch = EventTypePatch { schemas: Some(large.schemas.clone()), ..EventTypePatch::default() };
+        assert_eq!([weight(&patch), weight(&EventTypePatch::default())], [FEW_ROWS + 512, FEW_ROWS]);
+        let imported = ImportedEventType { new: large, patch };
+        let import = Import { event_types: vec![imported; 3], ..Import::default() };
+        assert!(environments::weight(&import, false) > FEW_ROWS + 3 * 512);
+        assert!(environments::weight(&import, true) > environments::weight(&import, false));
+    }
 }

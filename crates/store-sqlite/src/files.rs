@@ -338,8 +338,10 @@ impl Files {
         problem
     }
 
-    /// Makes a file as long as the longest of the store's and [`ROOM_BYTES`] more, of which only those take room, and
-    /// removes it.
+    /// Makes a file as long as the longest of the store's and [`ROOM_BYTES`] more, and removes it. Only those bytes take room
+    /// where the file system knows of holes; elsewhere it takes as much as the longest of the files, and so says "no room"
+    /// before there is none. It is not synced: a file system that finds out only then that there is no room, as over a
+    /// network, is believed too early, and the next write that does not fit makes health red again.
     fn try_room(&self) -> std::io::Result<()> {
         let path = beside(&self.database.path, "-room");
         let longest = [&self.database, &self.wal].map(|file| match file.look() {

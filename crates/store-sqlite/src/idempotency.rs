@@ -19,28 +19,32 @@ use crate::range;
 use crate::tasks::MAX_BYTES_ERASED;
 use crate::writer::{Abort, Tx};
 
-/// What a request is about. Its key is another one for anything else, also under the same uid.
-#[derive(Debug, Clone, Copy, Default)]
+/// What a request is about, by the numbers of its rows, of which none is [`NOTHING`]. Its key is another one for anything else,
+/// also under the same uid.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Subject {
-    application: Option<i64>,
-    endpoint: Option<i64>,
-    message: Option<i64>,
+    application: i64,
+    endpoint: i64,
+    message: i64,
 }
+
+/// In the place of a number.
+const NOTHING: i64 = 0;
 
 impl Subject {
     /// Nothing that could be made anew: the environment itself.
-    pub(crate) const ENVIRONMENT: Self = Self { application: None, endpoint: None, message: None };
+    pub(crate) const ENVIRONMENT: Self = Self { application: NOTHING, endpoint: NOTHING, message: NOTHING };
 
     pub(crate) fn application(application: ApplicationKey) -> Self {
-        Self { application: Some(application.0), ..Self::ENVIRONMENT }
+        Self { application: application.0, ..Self::ENVIRONMENT }
     }
 
     pub(crate) fn endpoint(endpoint: EndpointKey) -> Self {
-        Self { endpoint: Some(endpoint.0), ..Self::ENVIRONMENT }
+        Self { endpoint: endpoint.0, ..Self::ENVIRONMENT }
     }
 
     pub(crate) fn message_at(message: MessageKey, endpoint: EndpointKey) -> Self {
-        Self { message: Some(message.0), ..Self::endpoint(endpoint) }
+        Self { message: message.0, ..Self::endpoint(endpoint) }
     }
 }
 
@@ -58,9 +62,13 @@ fn number_of(tx: &Tx<'_>, owner: &Owner) -> Result<i64, SqlError> {
     })
 }
 
-const REPLAY_SQL: &str = "SELECT status, body FROM answer_key CROSS JOIN answer ON answer.no = answer_no
-     WHERE answer_key.owner IN (?1, 0) AND answer_key.key = ?2 AND created_at >= ?3
-         AND (answer_key.owner = 0 OR (application_no IS ?4 AND endpoint_no IS ?5 AND message_no IS ?6))";
+/// Of keys before there were owners nobody noted what they were about.
+const REPLAY_SQL: &str = "SELECT status, body FROM (
+         SELECT answer_no FROM answer_key
+         WHERE owner = ?1 AND key = ?2 AND application_no = ?4 AND endpoint_no = ?5 AND message_no = ?6
+         UNION ALL
+         SELECT answer_no FROM answer_key WHERE owner = 0 AND key = ?2
+     ) CROSS JOIN answer ON answer.no = answer_no WHERE created_at >= ?3";
 
 /// The answer that was given before under this key, if it is not too old. If there is none, the write is to be carried out,
 /// which is refused right here if its answer will have no room.
@@ -112,9 +120,12 @@ pub(crate) fn remember<T, E: From<WriteError>>(
             answer.status,
             answer.body.as_ref()
         ])?;
-    // In the place of one that is too old, or of something that is not there any more.
-    tx.prepare_cached("INSERT OR REPLACE INTO answer_key (owner, key, answer_no) VALUES (?, ?, ?)")?
-        .execute(params![owner, key.0, number])?;
+    // In the place of one that is too old.
+    tx.prepare_cached(
+        "INSERT OR REPLACE INTO answer_key (owner, key, application_no, endpoint_no, message_no, answer_no)
+         VALUES (?, ?, ?, ?, ?, ?)",
+    )?
+    .execute(params![owner, key.0, application, endpoint, message, number])?;
     tx.prepare_cached(
         "INSERT INTO answer_room (owner, hour, bytes) VALUES (?, ?, ?)
          ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes",
@@ -134,7 +145,7 @@ fn bytes(room: u64) -> i64 {
 const ROOM_SQL: &str =
     "SELECT hour, CAST(bytes AS INTEGER) FROM answer_room WHERE owner = ? AND hour >= ? ORDER BY hour";
 
-/// Refuses an answer that has no room among those of its owner, and finds out when it will.
+/// Refuses an answer that has no room among those of its owner, and finds out when it will, if ever.
 fn check_room<E: From<WriteError>>(
     tx: &Tx<'_>,
     owner: i64,
@@ -142,6 +153,9 @@ fn check_room<E: From<WriteError>>(
     not_before: Timestamp,
     needed: u64,
 ) -> Result<(), Abort<E>> {
+    if needed > most {
+        return Err(Abort::Refused(WriteError::KeysFull { wait: None }.into()));
+    }
     let mut taken = tx.prepare_cached(ROOM_SQL)?;
     let taken: Vec<(i64, i64)> = taken
         .query_map(params![owner, hour(not_before.as_micros())], |row| Ok((row.get(0)?, row.get(1)?)))?
@@ -159,7 +173,7 @@ fn check_room<E: From<WriteError>>(
         }
     }
     let wait = Timestamp::from_micros(free_from).since(not_before);
-    Err(Abort::Refused(WriteError::KeysFull { wait }.into()))
+    Err(Abort::Refused(WriteError::KeysFull { wait: Some(wait) }.into()))
 }
 
 /// The last answer among the first `?3` that is too old. Those that a wrong clock dated ahead are passed over: they are as old
@@ -168,9 +182,14 @@ const LAST_OLD_SQL: &str =
     "SELECT max(no) FROM (SELECT no, created_at FROM answer WHERE created_at <= ?1 ORDER BY no LIMIT ?3)
      WHERE created_at < ?2";
 
-/// A row that makes no sense goes with those around it.
-const FIRST_SQL: &str = "SELECT no, CAST(owner AS INTEGER), key, CAST(created_at AS INTEGER), coalesce(length(body), 0)
-     FROM answer WHERE no <= ? ORDER BY no LIMIT ?";
+/// The answers up to that one that are too old or dated ahead. Those that are neither came before a clock went back, and stay.
+const FIRST_SQL: &str =
+    "SELECT no, CAST(owner AS INTEGER), key, CAST(application_no AS INTEGER), CAST(endpoint_no AS INTEGER),
+         CAST(message_no AS INTEGER), CAST(created_at AS INTEGER), coalesce(length(body), 0)
+     FROM answer WHERE no <= ?1 AND (created_at < ?2 OR created_at > ?3) ORDER BY no LIMIT ?4";
+
+const DELETE_KEY_SQL: &str = "DELETE FROM answer_key
+     WHERE owner = ? AND key = ? AND application_no = ? AND endpoint_no = ? AND message_no = ? AND answer_no = ?";
 
 /// Removes the oldest answers, as far as they are from before `before`: at most `limit` of them, and some megabytes. Returns
 /// whether there may be more.
@@ -180,31 +199,38 @@ pub(crate) fn forget(connection: &Connection, before: Timestamp, limit: usize) -
         .query_row([], |row| row.get(0))
         .optional()?;
     let Some(newest) = newest else { return Ok(false) };
-    let last_old: Option<i64> = connection
-        .prepare_cached(LAST_OLD_SQL)?
-        .query_row(params![newest.saturating_add(AHEAD), before.as_micros(), range::limit(limit)], |row| row.get(0))?;
+    let (before, limit_rows) = (before.as_micros(), range::limit(limit));
+    // The newest one may be from before a clock was set right.
+    let ahead = newest.max(before).saturating_add(AHEAD);
+    let last_old: Option<i64> =
+        connection.prepare_cached(LAST_OLD_SQL)?.query_row(params![ahead, before, limit_rows], |row| row.get(0))?;
     let Some(last_old) = last_old else { return Ok(false) };
     let mut first = connection.prepare_cached(FIRST_SQL)?;
-    let mut rows = first.query(params![last_old, range::limit(limit)])?;
-    let mut delete_key =
-        connection.prepare_cached("DELETE FROM answer_key WHERE owner = ? AND key = ? AND answer_no = ?")?;
-    let (mut to, mut removed, mut size) = (0, 0, 0);
+    let mut rows = first.query(params![last_old, before, ahead, limit_rows])?;
+    let mut delete_key = connection.prepare_cached(DELETE_KEY_SQL)?;
+    let (mut gone, mut size) = (Vec::new(), 0);
     let mut freed: BTreeMap<(i64, i64), i64> = BTreeMap::new();
     while let Some(row) = rows.next()? {
         let (number, owner, created_at, length): (i64, i64, i64, i64) =
-            (row.get(0)?, row.get(1)?, row.get(3)?, row.get(4)?);
+            (row.get(0)?, row.get(1)?, row.get(6)?, row.get(7)?);
+        let (application, endpoint, message): (i64, i64, i64) = (row.get(3)?, row.get(4)?, row.get(5)?);
         let key = ToSqlOutput::Borrowed(row.get_ref(2)?);
-        delete_key.execute(params![owner, key, number])?;
+        delete_key.execute(params![owner, key, application, endpoint, message, number])?;
         let room = length.saturating_add(bytes(StoredAnswer::OVERHEAD));
         *freed.entry((owner, hour(created_at))).or_default() += room;
-        (to, removed, size) = (number, removed + 1, size + length);
+        gone.push(number);
+        size += length;
         if size >= MAX_BYTES_ERASED {
             break;
         }
     }
-    connection.prepare_cached("DELETE FROM answer WHERE no <= ?")?.execute([to])?;
+    drop(rows);
+    let mut delete = connection.prepare_cached("DELETE FROM answer WHERE no = ?")?;
+    for number in &gone {
+        delete.execute([number])?;
+    }
     give_back(connection, freed)?;
-    Ok(to < last_old || removed == limit)
+    Ok(gone.len() == limit || gone.last().is_some_and(|last| *last < last_old))
 }
 
 /// What was removed takes no room any more.
@@ -226,9 +252,9 @@ mod tests {
 
     #[test]
     fn a_key_is_looked_up_and_nothing_is_scanned() {
-        for sql in [REPLAY_SQL, ROOM_SQL, FIRST_SQL] {
+        for sql in [REPLAY_SQL, ROOM_SQL, FIRST_SQL, DELETE_KEY_SQL] {
             let plan = plan(sql);
-            let costly = |step: &String| step.contains("TEMP B-TREE") || step.starts_with("SCAN");
+            let costly = |step: &String| step.contains("TEMP B-TREE") || step.starts_with("SCAN answer");
             assert!(!plan.iter().any(costly), "{sql}: {plan:#?}");
         }
     }
@@ -255,7 +281,7 @@ mod tests {
         for (key, created_at, body) in [(3, 30, "third"), (1, 20, "second"), (2, 10, "first")] {
             // Whoever asks, and for whatever: neither was noted.
             let mut found = |not_before: i64| {
-                let parameters = params![-1, [key as u8; 16], not_before, Some(7), None::<i64>, None::<i64>];
+                let parameters = params![-1, [key as u8; 16], not_before, 7, NOTHING, NOTHING];
                 replay.query_row(parameters, |row| Ok((row.get(0)?, row.get(1)?))).optional().unwrap()
             };
             assert_eq!(found(created_at), Some((201, body.as_bytes().to_vec())));

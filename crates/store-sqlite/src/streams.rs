@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension as _, Rows, params};
 use crate::SqliteStore;
 use crate::decode::{SqlError, readable};
 use crate::rows::{MESSAGE_COLUMNS, PAYLOAD, decode_message};
-use crate::writer::Abort;
+use crate::writer::{Abort, Tx};
 
 /// The most messages that one read looks at.
 const MAX_LOOKED_AT: usize = 5_000;
@@ -36,16 +36,24 @@ impl Streams for SqliteStore {
 
     async fn stream_position(&self, endpoint: EndpointKey, reader: &str) -> Result<Option<StreamPosition>, StoreError> {
         let reader = reader.to_owned();
-        self.readers
-            .run(move |connection| {
-                let position = connection
-                    .prepare_cached("SELECT after, seen FROM stream_reader WHERE endpoint_no = ? AND name = ?")?
-                    .query_row(params![endpoint.0, reader], |row| {
-                        let seen = row.get::<_, Option<i64>>(1)?.map(MessageKey);
-                        Ok(StreamPosition { after: Ksuid::from_bytes(row.get(0)?), seen })
-                    })
-                    .optional()?;
-                Ok(position)
+        self.readers.run(move |connection| position_of(connection, endpoint, &reader)).await
+    }
+
+    async fn begin_stream(
+        &self,
+        endpoint: EndpointKey,
+        reader: &str,
+        beginning: StreamPosition,
+        now: Timestamp,
+    ) -> Result<StreamPosition, WriteError> {
+        let reader = reader.to_owned();
+        self.writer
+            .run(move |tx| {
+                if let Some(known) = position_of(tx, endpoint, &reader)? {
+                    return Ok(known);
+                }
+                note(tx, endpoint, &reader, beginning, now)?;
+                Ok(beginning)
             })
             .await
     }
@@ -58,30 +66,50 @@ impl Streams for SqliteStore {
         now: Timestamp,
     ) -> Result<(), WriteError> {
         let reader = reader.to_owned();
-        self.writer
-            .run(move |tx| {
-                let seen = position.seen.map(|seen| seen.0);
-                let noted = tx
-                    .prepare_cached(
-                        "INSERT OR REPLACE INTO stream_reader (endpoint_no, name, after, seen, updated_at)
-                         SELECT ?1, ?2, ?3, ?4, ?5
-                         WHERE (SELECT count(*) FROM stream_reader WHERE endpoint_no = ?1 AND name <> ?2) < ?6",
-                    )?
-                    .execute(params![
-                        endpoint.0,
-                        reader,
-                        position.after.as_bytes(),
-                        seen,
-                        now.as_micros(),
-                        MAX_CONSUMERS
-                    ])?;
-                if noted == 0 {
-                    return Err(Abort::Refused(WriteError::Full { of: Capped::Consumers, most: MAX_CONSUMERS as u64 }));
-                }
-                Ok(())
-            })
-            .await
+        self.writer.run(move |tx| note(tx, endpoint, &reader, position, now)).await
     }
+}
+
+fn position_of(
+    connection: &Connection,
+    endpoint: EndpointKey,
+    reader: &str,
+) -> Result<Option<StreamPosition>, SqlError> {
+    let position = connection
+        .prepare_cached("SELECT after, seen FROM stream_reader WHERE endpoint_no = ? AND name = ?")?
+        .query_row(params![endpoint.0, reader], |row| {
+            let seen = row.get::<_, Option<i64>>(1)?.map(MessageKey);
+            Ok(StreamPosition { after: Ksuid::from_bytes(row.get(0)?), seen })
+        })
+        .optional()?;
+    Ok(position)
+}
+
+fn note(
+    tx: &Tx<'_>,
+    endpoint: EndpointKey,
+    reader: &str,
+    position: StreamPosition,
+    now: Timestamp,
+) -> Result<(), Abort<WriteError>> {
+    let noted = tx
+        .prepare_cached(
+            "INSERT OR REPLACE INTO stream_reader (endpoint_no, name, after, seen, updated_at)
+             SELECT ?1, ?2, ?3, ?4, ?5
+             WHERE (SELECT count(*) FROM stream_reader WHERE endpoint_no = ?1 AND name <> ?2) < ?6",
+        )?
+        .execute(params![
+            endpoint.0,
+            reader,
+            position.after.as_bytes(),
+            position.seen.map(|seen| seen.0),
+            now.as_micros(),
+            MAX_CONSUMERS
+        ])?;
+    if noted == 0 {
+        return Err(Abort::Refused(WriteError::Full { of: Capped::Consumers, most: MAX_CONSUMERS as u64 }));
+    }
+    Ok(())
 }
 
 /// What came late, in the order in which it came: (application, from, to, newest seen, limit).

@@ -13,14 +13,16 @@ use crate::decode::SqlError;
 use crate::range;
 use crate::writer::Tx;
 
-/// Former URLs of an endpoint that are looked for at a time; if there are more, the others come later.
-const MAX_FORMER: i64 = 10_000;
+/// Former URLs of an endpoint that are looked for at a time; if there are more, its attempts are walked again for the next.
+const MAX_FORMER: usize = 10_000;
 
 /// Where looking through the attempts is.
 #[derive(Default)]
 pub(crate) struct Former {
     /// The endpoint whose attempts are being looked through, or the last one.
     endpoint: i64,
+    /// The last of its former URLs that was looked for, if there may be more: since when it is one, and its number.
+    next: Option<(i64, i64)>,
     /// Its former URLs, as far as no attempt up to `after` names them.
     unnamed: BTreeSet<i64>,
     /// The last attempt that was looked at; null is none.
@@ -39,8 +41,8 @@ pub(crate) struct Step {
 const NEXT_SQL: &str = "SELECT endpoint_no FROM endpoint_url INDEXED BY endpoint_url_of
      WHERE endpoint_no > ? AND retired_at < ? ORDER BY endpoint_no LIMIT 1";
 
-const RETIRED_SQL: &str = "SELECT no FROM endpoint_url INDEXED BY endpoint_url_of
-     WHERE endpoint_no = ? AND retired_at < ? ORDER BY retired_at LIMIT ?";
+const RETIRED_SQL: &str = "SELECT retired_at, no FROM endpoint_url INDEXED BY endpoint_url_of
+     WHERE endpoint_no = ?1 AND retired_at < ?2 AND (retired_at, no) > (?3, ?4) ORDER BY retired_at, no LIMIT ?5";
 
 const NAMED_SQL: &str = "SELECT id, url_no FROM attempt WHERE endpoint_no = ? AND id > ? ORDER BY id LIMIT ?";
 
@@ -53,22 +55,44 @@ pub(crate) fn look(
 ) -> Result<Option<Step>, SqlError> {
     let before = before.as_micros();
     if at.unnamed.is_empty() {
-        let next = connection
-            .prepare_cached(NEXT_SQL)?
-            .query_row(params![at.endpoint, before], |row| row.get(0))
-            .optional()?;
-        let Some(endpoint) = next else { return Ok(None) };
-        let mut retired = connection.prepare_cached(RETIRED_SQL)?;
-        let unnamed = retired
-            .query_map(params![endpoint, before, MAX_FORMER], |row| row.get(0))?
-            .collect::<Result<BTreeSet<i64>, _>>()?;
-        at = Former { endpoint, unnamed, after: None, walked: false };
+        let Some(next) = next_former(connection, &at, before, MAX_FORMER)? else { return Ok(None) };
+        at = next;
     }
     if !at.walked {
         walk(connection, &mut at, rows)?;
     }
     let unnamed = if at.walked { (0..rows).map_while(|_| at.unnamed.pop_first()).collect() } else { Vec::new() };
     Ok(Some(Step { at, unnamed }))
+}
+
+/// The next former URLs: of the same endpoint, if there may be more, else of the next one.
+fn next_former(connection: &Connection, at: &Former, before: i64, most: usize) -> Result<Option<Former>, SqlError> {
+    if let Some(last) = at.next {
+        let more = former_of(connection, at.endpoint, last, before, most)?;
+        if !more.unnamed.is_empty() {
+            return Ok(Some(more));
+        }
+    }
+    let next =
+        connection.prepare_cached(NEXT_SQL)?.query_row(params![at.endpoint, before], |row| row.get(0)).optional()?;
+    next.map(|endpoint| former_of(connection, endpoint, (i64::MIN, 0), before, most)).transpose()
+}
+
+/// The former URLs of an endpoint that come after `last`, at most `most` of them.
+fn former_of(
+    connection: &Connection,
+    endpoint: i64,
+    last: (i64, i64),
+    before: i64,
+    most: usize,
+) -> Result<Former, SqlError> {
+    let mut retired = connection.prepare_cached(RETIRED_SQL)?;
+    let found = retired
+        .query_map(params![endpoint, before, last.0, last.1, range::limit(most)], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<Vec<(i64, i64)>, _>>()?;
+    let next = found.last().copied().filter(|_| found.len() == most);
+    let unnamed = found.into_iter().map(|(_, number)| number).collect();
+    Ok(Former { endpoint, next, unnamed, after: None, walked: false })
 }
 
 /// Looks at the next attempts of the endpoint.
@@ -122,6 +146,24 @@ mod tests {
         }
         let step = look(&connection, Former::default(), Timestamp::from_micros(1), 10).unwrap().unwrap();
         assert_eq!(step.unnamed, [5]);
+    }
+
+    #[test]
+    fn former_urls_beyond_as_many_as_are_looked_for_at_a_time_have_their_turn() {
+        let connection = crate::plans::database();
+        connection
+            .execute_batch(
+                "PRAGMA foreign_keys = OFF;
+                 INSERT INTO endpoint_url (no, endpoint_no, url, retired_at)
+                     VALUES (1, 1, 'a', 5), (2, 1, 'b', 5), (3, 1, 'c', 4), (4, 1, 'd', 9), (5, 2, 'e', 3)",
+            )
+            .unwrap();
+        let (mut at, mut seen) = (Former::default(), Vec::new());
+        while let Some(next) = next_former(&connection, &at, 9, 2).unwrap() {
+            seen.push((next.endpoint, next.unnamed.iter().copied().collect::<Vec<_>>()));
+            at = next;
+        }
+        assert_eq!(seen, [(1, vec![1, 3]), (1, vec![2]), (2, vec![5])]);
     }
 
     #[test]

@@ -49,8 +49,8 @@ pub enum WriteError {
     /// The answers that are remembered for this owner's idempotency keys take all the room that they may take.
     #[error("too many answers are remembered for idempotency keys")]
     KeysFull {
-        /// When enough of them will have been kept for their time.
-        wait: Duration,
+        /// When enough of them will have been kept for their time; `None` if this answer is larger than all of that room.
+        wait: Option<Duration>,
     },
     /// Too many endpoints of the application were deleted of late: what is left of them goes after a while.
     #[error("{most} endpoints were deleted of late, which is as many as may be")]

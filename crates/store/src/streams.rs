@@ -72,6 +72,16 @@ pub trait Streams {
     /// Where a named reader of an endpoint's stream is; `None` if it never said.
     async fn stream_position(&self, endpoint: EndpointKey, reader: &str) -> Result<Option<StreamPosition>, StoreError>;
 
+    /// Where a named reader is; one that is new is at `beginning` from now on, and whoever reads under its name at the same
+    /// instant is there, too. [`WriteError::Full`] if it is new, and the endpoint has [`crate::MAX_CONSUMERS`].
+    async fn begin_stream(
+        &self,
+        endpoint: EndpointKey,
+        reader: &str,
+        beginning: StreamPosition,
+        now: Timestamp,
+    ) -> Result<StreamPosition, WriteError>;
+
     /// Notes where a named reader is. [`WriteError::Full`] if it is new, and the endpoint has [`crate::MAX_CONSUMERS`].
     async fn set_stream_position(
         &self,

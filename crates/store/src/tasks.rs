@@ -21,7 +21,7 @@ postrider_domain::limits! {
     /// Running tasks of one environment
     pub const MAX_TASKS_OF_ENVIRONMENT: usize = 200, "tasks", beyond "429";
     /// Tasks that ended and are shown, of one application, and of an environment as a whole
-    pub const MAX_ENDED_TASKS: usize = 1_000, "tasks", beyond "the oldest are shown no longer";
+    pub const MAX_ENDED_TASKS: usize = 1_000, "tasks", beyond "those that ended first are shown no longer";
     /// Running tasks that send messages to one endpoint again
     pub const MAX_REPLAYS_OF_ENDPOINT: usize = 1, "task", beyond "409";
     /// Applications that one task counts by name
@@ -192,7 +192,7 @@ pub struct TaskFilter {
 #[async_trait]
 pub trait Tasks {
     /// Adds a task, and tells observers. At an endpoint one task at a time sends messages again; an application has at most
-    /// [`MAX_TASKS_OF_APPLICATION`] running tasks, an environment [`MAX_TASKS_OF_ENVIRONMENT`]. Of tasks that ended the newest
+    /// [`MAX_TASKS_OF_APPLICATION`] running tasks, an environment [`MAX_TASKS_OF_ENVIRONMENT`]. Of tasks that ended the last
     /// [`MAX_ENDED_TASKS`] stay, of the application, or of those that are about all of the environment.
     async fn create_task(&self, new: NewTask, once: Option<Once<Task>>) -> Result<Written<Task>, TaskError>;
 

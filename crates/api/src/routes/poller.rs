@@ -154,15 +154,14 @@ pub(super) async fn poll_as_consumer(
             note(&state, endpoint.key, consumer, position).await?;
             position
         }
-        None => {
-            let known = state.store.stream_position(endpoint.key, consumer).await?;
-            let position = known.unwrap_or_else(|| beginning(&query, &endpoint.value));
-            if known.is_none() {
-                // From its first slice on it is one of those that there may be, and not only once it is done with that.
-                note(&state, endpoint.key, consumer, position).await?;
+        None => match state.store.stream_position(endpoint.key, consumer).await? {
+            Some(known) => known,
+            // From its first slice on it is one of those that there may be, and not only once it is done with that.
+            None => {
+                let beginning = beginning(&query, &endpoint.value);
+                state.store.begin_stream(endpoint.key, consumer, beginning, state.clock.now()).await?
             }
-            position
-        }
+        },
     };
     slice(&state, &tenant, &endpoint.value, query, from).await
 }

@@ -109,6 +109,22 @@ async fn a_consumer_begins_where_its_first_request_says() {
 }
 
 #[tokio::test]
+async fn of_first_requests_at_once_one_decides_where_a_consumer_begins() {
+    let world = shop().await;
+    let one = world.message("shop", "a.b").await;
+    for number in 0..20 {
+        let path = format!("/app/shop/poller/ep/consumer/c{number}");
+        let (early, late) =
+            (format!("{path}?after=2020-01-01T00:00:00Z"), format!("{path}?after=2030-01-01T00:00:00Z"));
+        let (early, late) = tokio::join!(world.get(&early), world.get(&late));
+        let (early, late, next) = (early.expect(200), late.expect(200), world.get(&path).await.expect(200));
+        assert_eq!(ids(&early), ids(&late), "both are the same consumer");
+        assert_eq!(ids(&early), ids(&next), "which is where it was told");
+        assert!(ids(&early).is_empty() || ids(&early).contains(&one.as_str()));
+    }
+}
+
+#[tokio::test]
 async fn a_token_that_may_only_read_moves_nobodys_position() {
     let world = shop().await;
     let (one, two) = (world.message("shop", "a.b").await, world.message("shop", "a.b").await);

@@ -154,11 +154,12 @@ const REPLAYING_SQL: &str =
 const COUNT_SQL: &str = "SELECT count(*), count(*) FILTER (WHERE application_no = ?2) FROM task
      WHERE status = 'running' AND environment_no = ?1";
 
-/// Tasks of an application, or of an environment as a whole, that ended before the newest of them. More than one or two only
+/// Tasks of an application, or of an environment as a whole, that ended before the last ones that did. More than one or two only
 /// after the upgrade of a store that had more.
 const ENDED_SQL: &str = "DELETE FROM task WHERE no IN (
          SELECT no FROM task INDEXED BY task_ended_of
-         WHERE environment_no = ?1 AND application_no IS ?2 AND status <> 'running' ORDER BY id DESC LIMIT 16 OFFSET ?3
+         WHERE environment_no = ?1 AND application_no IS ?2 AND status <> 'running'
+         ORDER BY updated_at DESC, id DESC LIMIT 16 OFFSET ?3
      )";
 
 const FORGET_SQL: &str = "DELETE FROM task WHERE id IN (

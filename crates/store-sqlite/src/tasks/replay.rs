@@ -3,8 +3,6 @@
 //! Each choice is made from what lies before the place of the step and from the log, never from what an earlier step has
 //! added, so the size of the steps changes nothing.
 
-use std::collections::HashMap;
-
 use postrider_domain::endpoint::Endpoint;
 use postrider_domain::ids::Ksuid;
 use postrider_domain::names::EventTypeName;
@@ -19,7 +17,7 @@ use crate::hot::SCHEDULED_LATER;
 use crate::inserts::json_list;
 use crate::range;
 use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, decode_endpoint, decode_message};
-use crate::work::{add_manual, hold, is_worn, lower_wake, waiting_manual};
+use crate::work::{add_manual, hold, is_worn, lower_wake};
 use crate::writer::{News, Tx};
 
 /// How messages are sent again.
@@ -246,14 +244,10 @@ pub(super) fn deliver(
         "INSERT OR IGNORE INTO delivery (endpoint_no, due_at, message_no, made, trigger)
          SELECT ?1, coalesce(deliver_at, created_at), no, 0, ?3 FROM message WHERE no = ?2",
     )?;
-    let waiting = match how {
-        How::Manually => waiting_manual(tx, endpoint)?,
-        How::ByTheSchedule => HashMap::default(),
-    };
     let mut added = 0;
     for message in messages {
         match how {
-            How::Manually if is_worn(tx, endpoint, *message, &waiting)? => continue,
+            How::Manually if is_worn(tx, endpoint, *message)? => continue,
             How::Manually => add_manual(tx, endpoint, *message, now)?,
             How::ByTheSchedule => {
                 scheduled.execute(params![endpoint.0, message.0, SCHEDULED_LATER])?;

@@ -263,11 +263,51 @@ pub(super) async fn a_key_belongs_to_the_endpoint_and_the_message_that_it_was_us
     }
 }
 
-/// Whether an answer was refused for want of room; until when.
+pub(super) async fn an_answer_stays_when_its_key_is_used_where_something_else_has_its_name<H: Harness>(
+    world: &World<H>,
+) {
+    let (store, app, key) = (world.store(), world.application().await, world.idempotency_key());
+    let endpoints = [world.endpoint(&app).await, world.endpoint(&app).await];
+    let rotate = async |place: usize, answer| {
+        let under = once(key, Timestamp::EPOCH, answer);
+        store.rotate_secret(endpoints[place].key, world.secret(), FAR, world.tick(), Some(under)).await.unwrap()
+    };
+    // The same path, and first the one, then the other had its uid.
+    done(rotate(0, "of the first").await);
+    done(rotate(1, "of the second").await);
+    assert_eq!(rotate(0, "again").await, Written::Replayed(stored_answer("of the first")));
+    assert_eq!(rotate(1, "again").await, Written::Replayed(stored_answer("of the second")));
+    while store.forget_keys(FAR, 1).await.unwrap() {}
+    done(rotate(1, "anew").await);
+    done(rotate(0, "anew").await);
+}
+
+pub(super) async fn answers_that_are_not_old_stay_when_the_clock_went_back_meanwhile<H: Harness>(world: &World<H>) {
+    let start = world.tick();
+    // Once by some hours, and once by more than what counts as dated ahead.
+    for back in [13 * HOUR, 100 * HOUR] {
+        let base = after(start, 10 * back);
+        let create =
+            async |at, key| create_at(world, at, (key, Timestamp::EPOCH), (&operator(), u64::MAX), 1).await.unwrap();
+        let keys: Vec<_> = (0..4).map(|_| world.idempotency_key()).collect();
+        for (key, seconds) in keys.iter().zip([back, 0, 1, back + 1]) {
+            done(create(after(base, seconds), *key).await);
+        }
+        for _ in 0..2 {
+            while world.store().forget_keys(after(base, back - 12 * HOUR), 2).await.unwrap() {}
+        }
+        for (place, key) in keys.into_iter().enumerate() {
+            let is_forgotten = matches!(create(after(base, back + 2), key).await, Written::Done(_));
+            assert_eq!(is_forgotten, [1, 2].contains(&place), "{place}");
+        }
+    }
+}
+
+/// Whether an answer was refused for want of room; until when, and the longest there is if for ever.
 fn full<T: std::fmt::Debug>(result: Result<Written<T>, WriteError>) -> Option<Duration> {
     match result {
         Ok(_) => None,
-        Err(WriteError::KeysFull { wait }) => Some(wait),
+        Err(WriteError::KeysFull { wait }) => Some(wait.unwrap_or(Duration::MAX)),
         Err(error) => panic!("{error}"),
     }
 }
@@ -288,7 +328,7 @@ pub(super) async fn answers_take_no_more_room_than_their_owner_has<H: Harness>(w
             create_at(world, at, (key, Timestamp::EPOCH), (owner, ROOM), length).await
         };
         let large = usize::try_from(ROOM - StoredAnswer::OVERHEAD).unwrap();
-        assert!(full(create(world.idempotency_key(), large + 1).await).is_some(), "{owner:?}");
+        assert_eq!(full(create(world.idempotency_key(), large + 1).await), Some(Duration::MAX), "{owner:?}");
         let (mut keys, mut taken) = (Vec::new(), 0);
         for length in [1_000, 0, 3_000, large] {
             let key = world.idempotency_key();
@@ -299,6 +339,8 @@ pub(super) async fn answers_take_no_more_room_than_their_owner_has<H: Harness>(w
                 keys.push(key);
             }
         }
+        let later = full(create(world.idempotency_key(), large).await);
+        assert!(later.is_some_and(|wait| wait < Duration::MAX), "{owner:?}: {later:?}");
         // Until nothing at all has room.
         while full(create(world.idempotency_key(), 500).await).is_none() {}
         while full(create(world.idempotency_key(), 0).await).is_none() {}

@@ -325,6 +325,8 @@ macro_rules! conformance_cases {
                 answers_take_no_more_room_than_their_owner_has,
                 an_answer_that_is_too_old_or_forgotten_takes_no_room,
                 an_answer_for_which_there_is_no_room_leaves_nothing,
+                an_answer_stays_when_its_key_is_used_where_something_else_has_its_name,
+                answers_that_are_not_old_stay_when_the_clock_went_back_meanwhile,
                 racing_writes_under_one_key_are_carried_out_once,
             }
             tasks {
@@ -334,7 +336,7 @@ macro_rules! conformance_cases {
                 one_task_at_a_time_sends_messages_to_an_endpoint_again,
                 tasks_that_run_are_bounded_by_application_and_environment,
                 tasks_that_run_are_named_for_every_application,
-                of_tasks_that_ended_the_newest_stay_of_each_application,
+                of_tasks_that_ended_the_last_to_end_stay_of_each_application,
                 recover_sends_each_failed_message_once_whatever_the_size_of_a_step,
                 recover_of_a_time_without_failures_does_nothing,
                 recover_has_a_limit,

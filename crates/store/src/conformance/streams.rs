@@ -84,6 +84,10 @@ pub(super) async fn a_reader_is_where_it_said<H: Harness>(world: &mut World<H>) 
     assert_eq!(store.stream_position(endpoint.key, "one").await.unwrap(), None);
     let message = world.message(&app, &[]).await;
     let first = StreamPosition { after: message.value.id.ksuid(), seen: Some(message.key) };
+    // Who begins a second time, with whatever in mind, is where it is.
+    for beginning in [START, first] {
+        assert_eq!(store.begin_stream(other.key, "two", beginning, world.tick()).await.unwrap(), START);
+    }
     for (reader, position) in [("one", START), ("two", START), ("one", first)] {
         store.set_stream_position(endpoint.key, reader, position, world.tick()).await.unwrap();
     }
@@ -93,6 +97,8 @@ pub(super) async fn a_reader_is_where_it_said<H: Harness>(world: &mut World<H>) 
     }
     let one_more = store.set_stream_position(endpoint.key, "one more", START, world.tick()).await;
     assert!(matches!(one_more, Err(crate::WriteError::Full { .. })), "{one_more:?}");
+    let begins = store.begin_stream(endpoint.key, "one more", START, world.tick()).await;
+    assert!(matches!(begins, Err(crate::WriteError::Full { .. })), "{begins:?}");
     // Those who are there go on.
     store.set_stream_position(endpoint.key, "one", first, world.tick()).await.unwrap();
     world.reopen().await;

@@ -530,7 +530,7 @@ pub(super) async fn messages_are_counted_by_event_type<H: Harness>(world: &World
     }
 }
 
-pub(super) async fn of_tasks_that_ended_the_newest_stay_of_each_application<H: Harness>(world: &World<H>) {
+pub(super) async fn of_tasks_that_ended_the_last_to_end_stay_of_each_application<H: Harness>(world: &World<H>) {
     let (app, other) = (world.application().await, world.application().await);
     let purge = |app: &App| Job::PurgeContent { application: app.key };
     let (spared, running) = (add(world, purge(&other)).await, add(world, purge(&app)).await);
@@ -547,4 +547,9 @@ pub(super) async fn of_tasks_that_ended_the_newest_stay_of_each_application<H: H
     }
     assert_eq!(read(world, spared).await.status, TaskStatus::Finished, "another application's stays");
     assert_eq!(read(world, running).await.status, TaskStatus::Running, "and so does what runs");
+    // It was made before all of them, and ends after them.
+    run(world, running, 10).await;
+    let last = add(world, purge(&app)).await;
+    assert_eq!(read(world, running).await.status, TaskStatus::Finished);
+    run(world, last, 10).await;
 }

@@ -3,7 +3,7 @@
 use postrider_domain::time::Timestamp;
 
 use super::Harness;
-use super::world::{App, World, after, done, environment, once, other_environment, stored_answer};
+use super::world::{App, FAR, World, after, done, environment, once, other_environment, stored_answer};
 use crate::{Capped, IssuedToken, MAX_TOKEN_RULES, TokenExpiry, WriteError, Written};
 
 fn token(app: &App, session: Option<&str>, issued_at: Timestamp) -> IssuedToken {
@@ -123,6 +123,11 @@ pub(super) async fn so_many_sessions_are_ended_and_no_more_until_all_are<H: Harn
     assert!(matches!(refused, Err(WriteError::Full { of: Capped::TokenRules, .. })), "{refused:?}");
     done(end(&other, 0..1).await.unwrap());
     let ended = token(&app, Some("17"), world_start());
+    // To end all of them later takes the place of none.
+    let now = world.tick();
+    let later = TokenExpiry { sessions: Vec::new(), issued_before: now, refused_from: FAR };
+    let refused = store.expire_tokens(app.key, later, None, now).await;
+    assert!(matches!(refused, Err(WriteError::Full { of: Capped::TokenRules, .. })), "{refused:?}");
     done(end(&app, 0..0).await.unwrap());
     done(end(&app, MAX_TOKEN_RULES..MAX_TOKEN_RULES + 1).await.unwrap());
     assert!(store.token_is_expired(&ended, world.tick()).await.unwrap(), "one rule says what all of them did");
