@@ -446,6 +446,15 @@ mod tests {
     use crate::plans::plan;
 
     #[test]
+    fn a_change_is_weighed_by_the_event_types_that_it_writes() {
+        let types = |count: usize| Some(vec![EventTypeName::from_trusted("a".to_owned()); count]);
+        let patch = |event_types| EndpointPatch { event_types: Some(event_types), ..EndpointPatch::default() };
+        assert_eq!([weight(&EndpointPatch::default()), weight(&patch(None))], [FEW_ROWS; 2]);
+        assert_eq!(weight(&patch(types(1_000))), FEW_ROWS + 1_000 / TYPES_IN_A_ROW);
+        assert_eq!(rows_of(types(1_000).as_deref()), 1_000 / TYPES_IN_A_ROW);
+    }
+
+    #[test]
     fn counting_endpoints_reads_no_row_of_one() {
         for (sql, range) in [(COUNT_SQL, "="), (DELETED_SQL, ">")] {
             let walked =

@@ -124,6 +124,33 @@ async fn a_key_that_is_too_long_is_refused() {
 }
 
 #[tokio::test]
+async fn an_answer_is_there_again_when_its_endpoint_has_its_uid_back() {
+    let world = World::new();
+    let token = org_token(ORG);
+    world.app("shop").await;
+    let (one, two) = (world.endpoint("shop", "e").await, world.endpoint("shop", "f").await);
+    let name = async |endpoint: &str, uid: &str| {
+        world.send("PATCH", &format!("/app/shop/endpoint/{endpoint}"), json!({ "uid": uid })).await.expect(200);
+    };
+    let secret =
+        async |endpoint: &str| world.get(&format!("/app/shop/endpoint/{endpoint}/secret")).await.json()["key"].clone();
+    let rotate = async || post(&world, &token, "/app/shop/endpoint/e/secret/rotate", "k", &json!({})).await.expect(204);
+    rotate().await;
+    let of_one = secret(&one).await;
+    name(&one, "x").await;
+    name(&two, "e").await;
+    let before = secret(&two).await;
+    rotate().await;
+    let of_two = secret(&two).await;
+    assert_ne!(of_two, before, "another endpoint, for which the key is a new one");
+    rotate().await;
+    name(&two, "f").await;
+    name(&one, "e").await;
+    rotate().await;
+    assert_eq!([secret(&one).await, secret(&two).await], [of_one, of_two], "each was rotated once");
+}
+
+#[tokio::test]
 async fn a_key_belongs_to_what_the_path_names_and_not_to_its_uid() {
     let world = World::new();
     let token = org_token(ORG);
