@@ -247,7 +247,9 @@ async fn an_endpoint_for_which_ten_thousand_deliveries_wait_takes_no_more_that_s
          SELECT endpoint.no, message.created_at + 3600000000 + n, message.no, 0, 1 FROM endpoint, message, n",
     )
     .await;
-    let resend = app.path(&format!("/msg/{message}/endpoint/{endpoint}/resend"));
+    // Another one than those that wait are of: of each message only so many may.
+    let another = app.send("b", &json!({})).await;
+    let resend = app.path(&format!("/msg/{another}/endpoint/{endpoint}/resend"));
     let replay = app.path(&format!("/endpoint/{endpoint}/bulk-replay"));
     for (path, body) in [(resend, Value::Null), (replay, json!({ "since": since(&app).await }))] {
         let answer = app.client.post(&path, &body).await.expect(429);

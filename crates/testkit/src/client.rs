@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -120,7 +120,11 @@ impl Client {
     ) -> Result<Answer, NoAnswer> {
         let (head, body) = response.into_parts();
         let body = body.collect().await?.to_bytes();
-        self.idle.lock().push((address, sender));
+        // An answer that came before the whole body was sent leaves a connection of which hyper at times never says that it is
+        // ready again.
+        if head.status != StatusCode::PAYLOAD_TOO_LARGE {
+            self.idle.lock().push((address, sender));
+        }
         Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
     }
 
