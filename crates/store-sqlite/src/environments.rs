@@ -9,10 +9,12 @@ use postrider_domain::application::EnvironmentId;
 use postrider_domain::environment::{
     EnvironmentSettings, EnvironmentSettingsPatch, MessageRules, SchemaEnforcement, UnknownEventTypes,
 };
-use postrider_domain::event_type::EventTypePatch;
+use postrider_domain::event_type::{EventType, EventTypePatch};
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
-use postrider_store::{Environments, Import, ImportedEventType, Once, StoreError, WriteError, Written};
+use postrider_store::{
+    Capped, Environments, Import, ImportedEventType, Once, StoreError, StoredAnswer, WriteError, Written,
+};
 use rusqlite::{Connection, Row, params};
 
 use crate::SqliteStore;
@@ -22,12 +24,9 @@ use crate::idempotency::Subject;
 use crate::writer::{Abort, FEW_ROWS, Tx};
 use crate::{event_types, idempotency};
 
-/// How many rows an import counts as: each event type is looked for and written, with its schemas. The answer, if it is
-/// remembered, names those that changed.
-pub(crate) fn weight(import: &Import, is_keyed: bool) -> usize {
-    let of_type =
-        |imported: &ImportedEventType| 2 + usize::from(is_keyed) + event_types::rows_of(imported.new.schemas.as_ref());
-    FEW_ROWS + import.event_types.iter().map(of_type).sum::<usize>()
+/// How many rows an imported event type counts as: it is looked for, and written with its schemas.
+pub(crate) fn weight(imported: &ImportedEventType) -> usize {
+    2 + event_types::rows_of(imported.new.schemas.as_ref())
 }
 
 #[async_trait]
@@ -55,27 +54,101 @@ impl Environments for SqliteStore {
         once: Option<Once<Vec<EventTypeName>>>,
     ) -> Result<Written<Vec<EventTypeName>>, WriteError> {
         let environment = environment.clone();
-        self.writer
-            .run_rows(weight(&import, once.is_some()), move |tx| {
-                if let Some(answer) = idempotency::replay(tx, once.as_ref(), Subject::ENVIRONMENT)? {
-                    return Ok(Written::Replayed(answer));
-                }
-                let Import { event_types, archive_others, settings, most } = import;
+        let once = match once {
+            Some(once) => match self.replay_or_return(once).await? {
+                Ok(answer) => return Ok(Written::Replayed(answer)),
+                Err(once) => Some(once),
+            },
+            None => None,
+        };
+        let plan = {
+            let environment = environment.clone();
+            self.readers.run(move |connection| Plan::of(connection, &environment, import)).await?
+        };
+        let Plan { steps, settings, most, fits } = plan;
+        if !fits {
+            return Err(WriteError::Full { of: Capped::EventTypes, most });
+        }
+        let mut changed = Vec::new();
+        for step in steps {
+            let environment = environment.clone();
+            let rows = step.iter().map(weight).sum();
+            let take = move |tx: &Tx<'_>| {
                 let mut room = event_types::Room::of(tx, &environment, most)?;
                 let mut changed = Vec::new();
-                if archive_others {
-                    archive_all_but(tx, &environment, &event_types, now, &mut changed)?;
-                }
-                for imported in event_types {
+                for imported in step {
                     add_or_change(tx, &environment, &mut room, imported, now, &mut changed)?;
                 }
-                change(tx, &environment, settings, now)?;
-                changed.sort();
-                changed.dedup();
-                idempotency::remember(tx, once, Subject::ENVIRONMENT, &changed, now)?;
-                Ok(Written::Done(changed))
+                Ok(changed)
+            };
+            changed.append(&mut self.writer.run_rows(rows, take).await?);
+        }
+        changed.sort();
+        // The answer names what has changed.
+        let rows = if once.is_some() { FEW_ROWS + changed.len() } else { FEW_ROWS };
+        let finish = move |tx: &Tx<'_>| {
+            change(tx, &environment, settings, now)?;
+            idempotency::remember(tx, once, Subject::ENVIRONMENT, &changed, now)?;
+            Ok(Written::Done(changed))
+        };
+        self.writer.run_rows(rows, finish).await
+    }
+}
+
+impl SqliteStore {
+    /// The answer that was given before under a key, or the key.
+    async fn replay_or_return<T: Send + 'static>(
+        &self,
+        once: Once<T>,
+    ) -> Result<Result<StoredAnswer, Once<T>>, WriteError> {
+        self.writer
+            .run(move |tx| {
+                let answer = idempotency::replay(tx, Some(&once), Subject::ENVIRONMENT)?;
+                Ok::<_, Abort<WriteError>>(answer.ok_or(once))
             })
             .await
+    }
+}
+
+/// Rows of one step of an import. Others write in between.
+const STEP_ROWS: usize = 256;
+
+/// What an import has to do, found out without keeping anybody from writing.
+struct Plan {
+    /// What is not as it should be, in steps.
+    steps: Vec<Vec<ImportedEventType>>,
+    settings: EnvironmentSettingsPatch,
+    most: u64,
+    /// Whether there is room for what is new.
+    fits: bool,
+}
+
+impl Plan {
+    fn of(connection: &Connection, environment: &EnvironmentId, import: Import) -> Result<Self, SqlError> {
+        let Import { event_types, archive_others, settings, most } = import;
+        let archived = match archive_others {
+            true => all_but(connection, environment, &event_types)?,
+            false => Vec::new(),
+        };
+        let (mut steps, mut rows, mut added) = (vec![Vec::new()], 0, 0_u64);
+        for imported in event_types.into_iter().chain(archived) {
+            match event_types::find(connection, environment, imported.new.name.as_str())? {
+                Some(found) if !found.is_changed_by(&imported.patch) => continue,
+                Some(_) => {}
+                None => added += 1,
+            }
+            let more = weight(&imported);
+            if rows > 0 && rows + more > STEP_ROWS {
+                steps.push(Vec::new());
+                rows = 0;
+            }
+            rows += more;
+            if let Some(step) = steps.last_mut() {
+                step.push(imported);
+            }
+        }
+        let fits = added == 0 || added <= event_types::Room::of(connection, environment, most)?.left();
+        Ok(Self { steps, settings, most, fits })
     }
 }
 
@@ -175,24 +248,24 @@ fn add_or_change(
     Ok(())
 }
 
-fn archive_all_but(
-    tx: &Tx<'_>,
+/// The active event types that are not among these, to be archived.
+fn all_but(
+    connection: &Connection,
     environment: &EnvironmentId,
     kept: &[ImportedEventType],
-    now: Timestamp,
-    changed: &mut Vec<EventTypeName>,
-) -> Result<(), Abort<WriteError>> {
+) -> Result<Vec<ImportedEventType>, SqlError> {
     let kept: std::collections::HashSet<_> = kept.iter().map(|imported| imported.new.name.as_str()).collect();
-    let mut statement = tx.prepare_cached(
+    let mut statement = connection.prepare_cached(
         "SELECT name FROM event_type
          WHERE environment_no = (SELECT no FROM environment WHERE id = ?) AND NOT archived",
     )?;
     let active = all(statement.query([environment.as_str()])?, |row| Ok(row.get::<_, String>(0)?))?;
+    let mut others = Vec::new();
     for name in active.into_iter().filter(|name| !kept.contains(name.as_str())) {
-        if let Some(found) = event_types::find(tx, environment, &name)? {
-            let archive = EventTypePatch { archived: Some(true), ..EventTypePatch::default() };
-            changed.push(event_types::change(tx, environment, found, archive, now)?.name);
+        if let Some(found) = event_types::find(connection, environment, &name)? {
+            let patch = EventTypePatch { archived: Some(true), ..EventTypePatch::default() };
+            others.push(ImportedEventType { new: EventType { archived: true, ..found }, patch });
         }
     }
-    Ok(())
+    Ok(others)
 }

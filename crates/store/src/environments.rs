@@ -20,7 +20,7 @@ pub struct ImportedEventType {
     pub patch: EventTypePatch,
 }
 
-/// What is brought in by one commit.
+/// What is brought in.
 #[derive(Debug, Clone)]
 pub struct Import {
     /// Event types to add or to change.
@@ -60,8 +60,12 @@ pub trait Environments {
         now: Timestamp,
     ) -> Result<EnvironmentSettings, StoreError>;
 
-    /// Brings event types and settings in, all or nothing. Returns the names of the event types that were added, changed
-    /// or archived, in bytewise order; one that is the same already is not touched.
+    /// Brings event types and settings in. Returns the names of the event types that were added, changed or archived, in
+    /// bytewise order; one that is the same already is not touched.
+    ///
+    /// If there is no room for all that are new, nothing is written. What is written takes as many commits as it needs to keep
+    /// nobody waiting, settings and key last; so what fails in between, or is no longer waited for, leaves a part, and is
+    /// completed by doing it again.
     async fn import(
         &self,
         environment: &EnvironmentId,

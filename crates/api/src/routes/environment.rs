@@ -11,8 +11,9 @@ use postrider_domain::application::EnvironmentId;
 use postrider_domain::environment::EnvironmentSettingsPatch;
 use postrider_domain::event_type::EventType;
 use postrider_domain::names::EventTypeName;
+use postrider_domain::time::Timestamp;
 use postrider_ingest::Turn;
-use postrider_store::{Direction, EventTypeFilter, Import, PAGE_BYTES, Scan, Store, StoredAnswer};
+use postrider_store::{Direction, EventTypeFilter, Import, Once, PAGE_BYTES, Scan, Store, StoredAnswer, Written};
 
 use crate::access::Operator;
 use crate::account::{Account, Ledger, WHOLE_BYTES};
@@ -123,11 +124,29 @@ pub(super) async fn import(
     let body = body.read_up_to(MAX_IMPORT_BYTES).await?;
     let now = state.clock.now();
     let read = move |body: &[u8]| json::decode::<EnvironmentIn>(json::text(body)?)?.checked(now);
-    let (import, _turn) = read_import(&state, &operator.environment, account, body, read).await?;
+    let (import, turn) = read_import(&state, &operator.environment, account, body, read).await?;
     schemas::check(&state, &operator.environment, environment::schemas(&import)).await?;
     let import = Import { most: state.limits.event_types_per_environment, ..import };
     let once = idempotency::once(operator.once, now, imported);
-    Ok(answer::written(state.store.import(&operator.environment, import, now, once).await?, imported))
+    Ok(answer::written(bring_in(&state, &operator.environment, import, turn, now, once).await?, imported))
+}
+
+/// Brings in what was read, through to the end also if whoever sent it has gone. The turn ends with it.
+pub(super) async fn bring_in(
+    state: &router::State,
+    environment: &EnvironmentId,
+    import: Import,
+    turn: Turn,
+    now: Timestamp,
+    once: Option<Once<Vec<EventTypeName>>>,
+) -> Result<Written<Vec<EventTypeName>>> {
+    let (store, environment) = (Arc::clone(&state.store), environment.clone());
+    let work = async move {
+        let written = store.import(&environment, import, now, once).await;
+        drop(turn);
+        written
+    };
+    Ok(tokio::spawn(work).await.map_err(|_| ApiError::internal())??)
 }
 
 /// Reads the body of an import when it is its turn, which ends when what is returned with it is dropped.

@@ -20,7 +20,7 @@ use crate::model::environment::{MAX_DOCUMENT_VALUES, MAX_IMPORT_BYTES};
 use crate::model::import_openapi::{ImportIn, ImportOut};
 use crate::openapi::{Operation, Routes};
 use crate::router::Shared;
-use crate::routes::environment::{all_event_types, read_import};
+use crate::routes::environment::{all_event_types, bring_in, read_import};
 use crate::schemas;
 
 /// The routes.
@@ -48,7 +48,7 @@ pub(super) async fn import(
     let now = state.clock.now();
     json::few_values(&body, MAX_DOCUMENT_VALUES)?;
     let read = move |body: &[u8]| json::decode::<ImportIn>(json::text(body)?)?.checked(now);
-    let (read, _turn) = read_import(&state, &operator.environment, Arc::clone(&account), body, read).await?;
+    let (read, turn) = read_import(&state, &operator.environment, Arc::clone(&account), body, read).await?;
     schemas::check(&state, &operator.environment, read.schemas()).await?;
     let (dry_run, import) = (read.dry_run, read.into_import());
     if dry_run {
@@ -57,7 +57,7 @@ pub(super) async fn import(
     let imported = |names: &Vec<EventTypeName>| answer::to_store(StatusCode::OK, &ImportOut::done(names));
     let import = Import { most: state.limits.event_types_per_environment, ..import };
     let once = idempotency::once(operator.once, now, imported);
-    Ok(answer::written(state.store.import(&operator.environment, import, now, once).await?, imported))
+    Ok(answer::written(bring_in(&state, &operator.environment, import, turn, now, once).await?, imported))
 }
 
 /// Says what an import would do.

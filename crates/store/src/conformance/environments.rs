@@ -8,7 +8,7 @@ use postrider_domain::time::Timestamp;
 
 use super::Harness;
 use super::world::{World, done, environment, once, other_environment, stored_answer};
-use crate::{AcceptError, Import, ImportedEventType, Written};
+use crate::{AcceptError, Capped, Import, ImportedEventType, WriteError, Written};
 
 const REJECT: EnvironmentSettingsPatch = EnvironmentSettingsPatch {
     schema_enforcement: Some(SchemaEnforcement::Reject),
@@ -184,6 +184,28 @@ pub(super) async fn an_import_archives_the_others_if_asked<H: Harness>(world: &W
     }
     let theirs = world.store().event_type(&other_environment(), "a").await.unwrap().unwrap();
     assert!(!theirs.archived);
+}
+
+pub(super) async fn a_large_import_is_brought_in_whole_or_not_at_all<H: Harness>(world: &World<H>) {
+    let schemas: Schemas = serde_json::from_str(&format!(r#"{{"1": {{"title": "{}"}}}}"#, "x".repeat(20_000))).unwrap();
+    let event_types: Vec<_> = (0..300)
+        .map(|number| EventType {
+            schemas: Some(schemas.clone()),
+            ..world.new_event_type(&format!("kind.{number:03}"))
+        })
+        .map(imported)
+        .collect();
+    let what = Import { event_types, archive_others: true, ..Import::default() };
+    let refused = Import { most: 299, ..what.clone() };
+    let refused = world.store().import(&environment(), refused, world.tick(), None).await;
+    assert!(matches!(refused, Err(WriteError::Full { of: Capped::EventTypes, most: 299 })), "{refused:?}");
+    assert!(world.store().event_type(&environment(), "kind.000").await.unwrap().is_none());
+    let names: Vec<_> = (0..300).map(|number| format!("kind.{number:03}")).collect();
+    assert_eq!(import(world, what.clone()).await, names);
+    assert_eq!(read(world, "kind.299").await.schemas.unwrap()["1"].get(), schemas["1"].get());
+    let less = Import { event_types: what.event_types[..10].to_vec(), ..what };
+    assert_eq!(import(world, less).await, names[10..]);
+    assert!(read(world, "kind.010").await.archived && !read(world, "kind.009").await.archived);
 }
 
 pub(super) async fn an_import_is_carried_out_once<H: Harness>(world: &World<H>) {

@@ -173,6 +173,7 @@ macro_rules! conformance_cases {
                 an_import_adds_changes_and_leaves_alone,
                 an_import_archives_the_others_if_asked,
                 an_import_is_carried_out_once,
+                a_large_import_is_brought_in_whole_or_not_at_all,
             }
             messages {
                 a_message_reads_back_as_it_was_accepted,
