@@ -24,6 +24,7 @@ mod group;
 mod history;
 mod hot;
 mod idempotency;
+mod inbox;
 mod indexer;
 mod inserts;
 mod keys;

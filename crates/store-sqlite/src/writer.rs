@@ -35,6 +35,7 @@ use crate::decode::SqlError;
 use crate::files::Files;
 use crate::group::{Filling, Kind, Turn, Waiting};
 use crate::hot::Hot;
+use crate::inbox::{self, Inbox};
 use crate::lock::OwnerLock;
 
 /// What an ordinary write counts as.
@@ -181,6 +182,19 @@ enum Command {
     Run(Job),
     ResetWal(ResetWal),
     Close,
+}
+
+impl inbox::Command for Command {
+    fn about(&self) -> Option<Waiting> {
+        match self {
+            Self::Run(job) => Some(about(job)),
+            Self::ResetWal(_) | Self::Close => None,
+        }
+    }
+
+    fn is_last(&self) -> bool {
+        matches!(self, Self::Close)
+    }
 }
 
 /// What only the owner of a store has.
@@ -381,9 +395,8 @@ fn in_savepoint<T, E>(connection: &Connection, write: impl FnOnce() -> Result<T,
 
 /// Runs until told to close. Whoever asked for something that is still in the queue then is told by its end that nothing came
 /// of it; the checkpointer waits for that.
-#[expect(clippy::needless_pass_by_value, reason = "it ends here")]
 fn run(mut writing: Loop<'_>, queue: mpsc::Receiver<Command>) {
-    writing.run(&queue);
+    writing.run(&mut Inbox::new(queue));
 }
 
 struct Loop<'c> {
@@ -396,41 +409,38 @@ struct Loop<'c> {
 }
 
 impl Loop<'_> {
-    fn run(&mut self, queue: &mpsc::Receiver<Command>) {
-        loop {
-            let first = match queue.recv() {
-                Ok(Command::Run(job)) => job,
-                Ok(Command::ResetWal(wish)) => {
+    fn run(&mut self, inbox: &mut Inbox<Command>) {
+        while let Some(command) = inbox.first() {
+            let first = match command {
+                Command::Run(job) => job,
+                Command::ResetWal(wish) => {
                     self.reset_wal(&wish);
                     continue;
                 }
-                Ok(Command::Close) | Err(_) => return,
+                Command::Close => return,
             };
-            let mut goes_on = self.group(first, queue, false);
+            self.group(first, inbox, false);
             while let Some(first) = self.aside.take() {
-                goes_on &= self.group(first, queue, true);
-            }
-            if !goes_on {
-                return;
+                inbox.begin();
+                self.group(first, inbox, true);
             }
         }
     }
 
-    /// Carries out `first` and what waits behind it in one transaction; false when told to close.
-    fn group(&mut self, first: Job, queue: &mpsc::Receiver<Command>, was_aside: bool) -> bool {
+    /// Carries out `first` and what waits behind it in one transaction.
+    fn group(&mut self, first: Job, inbox: &mut Inbox<Command>, was_aside: bool) {
         let mut group = Group::default();
         // Results that wait for company do so before the transaction begins: a guest may write meanwhile.
-        let jobs = self.begin_with(first, &mut group, queue, was_aside);
+        let jobs = self.begin_with(first, &mut group, inbox, was_aside);
         let tx =
             Tx { connection: self.connection, news: RefCell::default(), moved: RefCell::default(), files: self.files };
         let failed = self.lost().or_else(|| self.statement("BEGIN IMMEDIATE"));
         let frames = self.files.map_or(0, Files::frames);
-        let failed = self.carry_out(jobs, &mut group, &tx, queue, failed);
+        let failed = self.carry_out(jobs, &mut group, &tx, inbox, failed);
         self.end(&tx, failed, frames, group.done);
         if let Some(wish) = &group.reset_wal {
             self.reset_wal(wish);
         }
-        !group.close
     }
 
     /// The jobs that a transaction begins with: `first`, and what came while it waited for company, or that alone.
@@ -438,11 +448,11 @@ impl Loop<'_> {
         &mut self,
         first: Job,
         group: &mut Group,
-        queue: &mpsc::Receiver<Command>,
+        inbox: &mut Inbox<Command>,
         was_aside: bool,
     ) -> VecDeque<Job> {
         let about = about(&first);
-        let command = Filling::waits_for_company(about).then(|| queue.recv_timeout(SETTLE_PATIENCE).ok()).flatten();
+        let command = Filling::waits_for_company(about).then(|| inbox.next_within(SETTLE_PATIENCE)).flatten();
         let Some(second) = group.take(command) else { return [first].into() };
         match group.filling.turn_of_first(about, self::about(&second), was_aside) {
             Turn::This => [first, second].into(),
@@ -460,7 +470,7 @@ impl Loop<'_> {
         mut jobs: VecDeque<Job>,
         group: &mut Group,
         tx: &Tx<'_>,
-        queue: &mpsc::Receiver<Command>,
+        inbox: &mut Inbox<Command>,
         mut failed: Option<StoreError>,
     ) -> Option<StoreError> {
         self.hot.begin();
@@ -477,15 +487,15 @@ impl Loop<'_> {
                 failed = Some(StoreError::Unavailable("the transaction was rolled back: is the disk full?".to_owned()));
             }
             if jobs.is_empty() && failed.is_none() && group.filling.takes_more() {
-                jobs.extend(self.next(group, queue));
+                jobs.extend(self.next(group, inbox));
             }
         }
         failed
     }
 
     /// The next job that waits, if its place is in this transaction.
-    fn next(&mut self, group: &mut Group, queue: &mpsc::Receiver<Command>) -> Option<Job> {
-        let job = group.take(queue.try_recv().ok())?;
+    fn next(&mut self, group: &mut Group, inbox: &mut Inbox<Command>) -> Option<Job> {
+        let job = group.take(inbox.next())?;
         match group.filling.turn_of(about(&job)) {
             Turn::This => Some(job),
             Turn::Next => {
@@ -668,7 +678,6 @@ struct Group {
     filling: Filling,
     done: Vec<Done>,
     reset_wal: Option<ResetWal>,
-    close: bool,
 }
 
 impl Group {
@@ -677,8 +686,7 @@ impl Group {
         match command {
             Some(Command::Run(job)) => return Some(job),
             Some(Command::ResetWal(wish)) => self.reset_wal = Some(wish),
-            Some(Command::Close) => self.close = true,
-            None => {}
+            Some(Command::Close) | None => {}
         }
         None
     }
