@@ -9,7 +9,7 @@ use postrider_store::{
 use rusqlite::params;
 
 use crate::SqliteStore;
-use crate::decode::{SqlError, readable};
+use crate::decode::{SqlError, first, readable};
 use crate::idempotency::{self, Subject};
 use crate::range;
 use crate::writer::{Abort, FEW_ROWS, Tx};
@@ -20,6 +20,14 @@ const ALL_SESSIONS: &str = "";
 #[async_trait]
 impl Tokens for SqliteStore {
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32], StoreError> {
+        // Read first: a server must be able to start when the disk is full.
+        let stored = self.readers.run(|connection| {
+            let mut statement = connection.prepare("SELECT secret FROM token_secret")?;
+            first(statement.query([])?, |row| readable(row.get(0).map_err(SqlError::from)))
+        });
+        if let Some(secret) = stored.await?.flatten() {
+            return Ok(secret);
+        }
         self.writer
             .run(move |tx| {
                 tx.execute("INSERT OR IGNORE INTO token_secret (only_row, secret) VALUES (1, ?)", [candidate])?;
