@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::Method;
 use postrider_domain::clock::{Clock as _, SystemClock};
-use postrider_testkit::{Receiver, Reply, TestServer, TestServerBuilder, random};
+use postrider_testkit::{App, Receiver, Reply, TestServer, TestServerBuilder, random};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
@@ -238,6 +238,76 @@ async fn all_event_types_again_and_again() {
                     }
                 });
             }
+        }
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn imports_of_thousands_of_event_types() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let body = |text: &str| {
+            let kind = |number| json!({ "name": format!("kind.{number}"), "description": text });
+            json!({ "eventTypes": (0..8_000).map(kind).collect::<Vec<_>>() }).to_string()
+        };
+        let mut attack = JoinSet::new();
+        let (operator, bodies) = (hostile.operator.clone(), [body("one"), body("another")]);
+        attack.spawn(async move {
+            for body in bodies.iter().cycle() {
+                let request = operator.client.request(Method::POST, "/api/v1/environment/import");
+                let request = request.header("content-type", "application/json").body(body.clone());
+                let _ = request.try_send().await;
+            }
+        });
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn event_types_with_schemas_as_large_as_they_may_be() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let schema = json!({ "type": "object", "description": "x".repeat(900_000) });
+        let body = json!({ "description": "", "schemas": { "1": schema } }).to_string();
+        let mut attack = JoinSet::new();
+        for caller in 0..4 {
+            let (operator, body) = (hostile.operator.clone(), body.clone());
+            attack.spawn(async move {
+                for number in 0.. {
+                    let path = format!("/api/v1/event-type/kind.{caller}.{}", number % 50);
+                    let request = operator.client.request(Method::PUT, &path);
+                    let _ = request.header("content-type", "application/json").body(body.clone()).try_send().await;
+                }
+            });
+        }
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn applications_with_all_they_have_made_and_deleted_again_and_again() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let mut attack = JoinSet::new();
+        for _ in 0..2 {
+            let operator = hostile.operator.clone();
+            attack.spawn(async move {
+                loop {
+                    let app = App::create(operator.client.clone()).await;
+                    for number in 0..50 {
+                        let endpoint = json!({ "url": format!("http://127.0.0.1:1025/{number}") });
+                        let _ =
+                            app.client.request(Method::POST, &app.path("/endpoint")).json(&endpoint).try_send().await;
+                    }
+                    let batch = Value::from(vec![message(); 500]);
+                    let _ = app.client.request(Method::POST, &app.path("/msg/batch")).json(&batch).try_send().await;
+                    let _ = app.client.request(Method::DELETE, &app.path("")).try_send().await;
+                }
+            });
         }
         attack
     })
