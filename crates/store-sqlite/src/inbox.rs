@@ -2,7 +2,8 @@
 //!
 //! Messages and results come first, as they came. Other writes wait in lines of their own, so that however many somebody
 //! asks for, nobody's message waits for more than a few: of small ones, a transaction has so many rows; a large one has a
-//! transaction to itself, and after it everything else that waits has its turn. Within a line it is first come, first served.
+//! transaction to itself, and after it everything else that waits has its turn. A small one that found no room in a transaction
+//! is first in the next. Within a line it is first come, first served.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -36,12 +37,14 @@ pub(crate) struct Inbox<C> {
     was_large: bool,
     /// How many more rows of other writes this transaction takes.
     room: usize,
+    /// Small ones waited when the transaction began, and none of them is in it.
+    is_small_due: bool,
 }
 
 impl<C: Command> Inbox<C> {
     pub(crate) fn new(queue: Receiver<C>) -> Self {
         let (wishes, urgent, small, large) = Default::default();
-        Self { queue, wishes, urgent, small, large, is_over: false, was_large: false, room: 0 }
+        Self { queue, wishes, urgent, small, large, is_over: false, was_large: false, room: 0, is_small_due: false }
     }
 
     /// Waits for what the next transaction begins with; `None` when there will be nothing more.
@@ -54,8 +57,12 @@ impl<C: Command> Inbox<C> {
                 (self.was_large, self.room) = (true, 0);
                 return self.large.pop_front();
             }
+            self.was_large = false;
+            if self.is_small_due && self.wishes.is_empty() {
+                return self.more_small();
+            }
+            self.is_small_due = !self.small.is_empty();
             if let Some(command) = self.more() {
-                self.was_large = false;
                 return Some(command);
             }
             if self.is_over {
@@ -105,8 +112,13 @@ impl<C: Command> Inbox<C> {
         if let Some(urgent) = self.urgent.pop_front() {
             return Some(urgent);
         }
+        self.more_small()
+    }
+
+    fn more_small(&mut self) -> Option<C> {
         let rows = self.small.front().and_then(Command::about)?.rows;
         self.room = self.room.checked_sub(rows)?;
+        self.is_small_due = false;
         self.small.pop_front()
     }
 
@@ -192,6 +204,18 @@ mod tests {
     fn a_message_is_with_a_few_small_writes_of_however_many() {
         let asked = [SMALL, SMALL, SMALL, SMALL, SMALL, ACCEPT];
         assert_eq!(transactions(&asked), [vec![ACCEPT, SMALL, SMALL], vec![SMALL, SMALL], vec![SMALL]]);
+    }
+
+    #[test]
+    fn a_small_one_that_found_no_room_is_first_in_the_next_transaction() {
+        let (commands, queue) = mpsc::channel();
+        let mut inbox = Inbox::new(queue);
+        commands.send(SMALL).unwrap();
+        for expected in [ACCEPT, SMALL, ACCEPT] {
+            // A transaction is full with its first.
+            commands.send(ACCEPT).unwrap();
+            assert_eq!(inbox.first(), Some(expected));
+        }
     }
 
     #[test]
