@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 
 use crate::budget::{Memory, Permits};
 use crate::idler;
+use crate::kept::KeptAnswers;
 use crate::lane::{Budgets, Lane, Load, Messages, Ready, State, Step, TROUBLE_PAUSE};
 use crate::limits::MAX_REMEMBERED;
 use crate::options::DeliveryOptions;
@@ -193,6 +194,7 @@ pub(crate) struct Shared {
     pub(crate) policy: RetryPolicy,
     pub(crate) budgets: Budgets,
     pub(crate) settler: Settler,
+    pub(crate) kept: KeptAnswers,
     pub(crate) waker: Waker,
     shards: Vec<Mutex<Shard>>,
     /// The newest message that was handed over by its accept commit, or was there at start.
@@ -252,6 +254,7 @@ impl Engine {
                 turns: Turns::default(),
             },
             settler: Settler::default(),
+            kept: KeptAnswers::new(options.kept_responses_per_day),
             waker: Waker::new(),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             dispatched: AtomicI64::new(newest.map_or(0, |newest| newest.0)),

@@ -13,6 +13,7 @@ mod engine;
 mod http1;
 mod http2;
 mod idler;
+mod kept;
 mod lane;
 pub mod limits;
 mod memory;

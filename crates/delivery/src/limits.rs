@@ -17,6 +17,7 @@ pub fn limits() -> Vec<Limit> {
         crate::shared::limits(),
         crate::http2::limits(),
         crate::meter::limits(),
+        crate::kept::limits(),
     ]
     .concat()
 }

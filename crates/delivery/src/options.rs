@@ -148,6 +148,11 @@ postrider_domain::options! {
         /// The most bytes of messages waiting in memory for their turn; whatever is beyond waits in the store.
         #[within(1_048_576, 1_099_511_627_776_u64)]
         pub memory_bytes: u64 = 32 * 1024 * 1024,
+        /// The most bytes that the responses to one application's messages add to the log of attempts in a day, beyond the first
+        /// 256 of each: so many at once, and as many again over each day. When they are used up, 256 bytes of each response are
+        /// kept. A restart forgets what was used.
+        #[within(0, 1_099_511_627_776_u64)]
+        pub kept_responses_per_day: u64 = 256 * 1024 * 1024,
         /// How long a shutdown may take in all. Requests under way, to endpoints and at the API, get most of it to finish;
         /// deliveries that are not done by then stay due and are made at the next start. Containers are killed 10 s (Docker)
         /// or 30 s (Kubernetes) after they were asked to stop: keep it below that.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use postrider_domain::attempt::{MAX_KEPT_ANSWER_BYTES, Trigger};
+use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::{Failure, Next, Outcome, Progress, transition};
 use postrider_domain::ids::AttemptId;
 use postrider_domain::notice;
@@ -79,7 +79,7 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
             url: Arc::clone(&ready.url),
             succeeded,
             status_code,
-            response: response(sent.outcome),
+            response: shared.kept.cut(ready.target.application, response(sent.outcome), now),
             duration_ms: u32::try_from(sent.duration.as_millis()).unwrap_or(u32::MAX),
         }),
         next: decision.next,
@@ -113,14 +113,12 @@ fn status_code(outcome: &Outcome) -> u16 {
     }
 }
 
-/// What the log keeps: the first bytes of the answer, or what went wrong.
+/// What the log is to say: the first bytes of the answer, or what went wrong.
 fn response(outcome: Outcome) -> Bytes {
-    let mut kept = match outcome {
+    match outcome {
         Outcome::Answered { body, .. } => body,
         Outcome::Failed { detail, .. } => detail.into(),
-    };
-    kept.truncate(MAX_KEPT_ANSWER_BYTES);
-    kept
+    }
 }
 
 /// One line where the outcome is decided; a success is only worth one to those who look closely.

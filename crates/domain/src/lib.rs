@@ -4,6 +4,7 @@
 //! deliveries), what they decide (the one transition function in [`delivery`], the schedule in [`retry`]) and how a
 //! request is signed ([`signature`]) and verified ([`verify`]) can therefore be tested without a server.
 
+pub mod allowance;
 pub mod application;
 pub mod attempt;
 pub mod clock;

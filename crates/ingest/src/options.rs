@@ -1,6 +1,7 @@
 //! The settings of the section `limits`: how much of the server callers may use, together and each for himself.
 
 use postrider_domain::settings::Span;
+use postrider_store::ASKED_PER_DAY;
 
 fn span(text: &str) -> Span {
     text.parse().unwrap_or(Span(std::time::Duration::ZERO))
@@ -31,5 +32,9 @@ postrider_domain::options! {
         /// The most event types of an environment.
         #[within(1, 1_000_000)]
         pub event_types_per_environment: u64 = 10_000,
+        /// The most attempts that the callers of one application may ask for in a day, by `resend`, `recover` and replays: so many at
+        /// once, and as many again over each day. What is logged of each stays for `retention.history`.
+        #[within(1, 1_000_000_000)]
+        pub asked_per_day: u64 = ASKED_PER_DAY,
     }
 }

@@ -82,7 +82,8 @@ pub(crate) fn machine() -> (Arc<dyn Clock>, Arc<dyn Entropy>) {
 
 /// Opens the store that the settings name.
 pub(crate) fn open_store(config: &Config, ownership: Ownership) -> anyhow::Result<Arc<dyn Store>> {
-    Ok(Arc::new(SqliteStore::open(&config.sqlite_path()?, ownership)?))
+    let store = SqliteStore::open(&config.sqlite_path()?, ownership)?;
+    Ok(Arc::new(store.asked_at_most(config.limits.asked_per_day)))
 }
 
 impl Server {

@@ -97,6 +97,48 @@ async fn endpoints_that_were_deleted_within_a_day_are_so_many_and_no_more_are_ma
     server.app().await.endpoint("https://example.com/").await;
 }
 
+#[tokio::test]
+async fn whoever_asked_for_a_days_worth_of_attempts_waits_and_nobody_else() {
+    let receiver = Receiver::always(Reply::ok()).await;
+    let server = TestServer::builder(env!("CARGO_BIN_EXE_postrider")).set("limits.asked_per_day", "3").start().await;
+    let app = server.app().await;
+    let message = app.send("a", &json!({})).await;
+    let mut answers = Vec::new();
+    // To an endpoint of its own each time.
+    for number in 0..4 {
+        let endpoint = app.endpoint(&receiver.at(&number.to_string())).await;
+        answers
+            .push(app.client.post(&app.path(&format!("/msg/{message}/endpoint/{endpoint}/resend")), &json!({})).await);
+    }
+    assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [202, 202, 202, 429]);
+    let refused = &answers[3];
+    assert_eq!(refused.json()["code"], "too_many_asked_for");
+    assert!(refused.text().contains("limits.asked_per_day"), "{}", refused.text());
+    let wait: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((7 * 3_600..=8 * 3_600 + 1).contains(&wait), "{wait}");
+    let other = server.app().await;
+    let (endpoint, message) = (other.endpoint(&receiver.at("other")).await, other.send("a", &json!({})).await);
+    other.client.post(&other.path(&format!("/msg/{message}/endpoint/{endpoint}/resend")), &json!({})).await.expect(202);
+}
+
+#[tokio::test]
+async fn long_responses_are_cut_short_when_an_application_had_so_many_of_them() {
+    let receiver = Receiver::always(Reply::status(200).body("x".repeat(10_000))).await;
+    let server = TestServer::builder(env!("CARGO_BIN_EXE_postrider"))
+        .set("delivery.kept_responses_per_day", "20000")
+        .start()
+        .await;
+    let app = server.app().await;
+    app.endpoint(&receiver.at("x")).await;
+    let mut kept = Vec::new();
+    for _ in 0..4 {
+        let message = app.send("a", &json!({})).await;
+        let attempts = app.logged_attempts(&message, 1).await;
+        kept.push(attempts[0]["response"].as_str().unwrap().len());
+    }
+    assert_eq!(kept, [10_000, 10_000, 256, 256]);
+}
+
 /// How many rows of a stopped server's store meet a condition.
 async fn rows(server: &mut TestServer, of: &str) -> i64 {
     server.terminate().await;

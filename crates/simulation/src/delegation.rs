@@ -16,7 +16,7 @@ use postrider_domain::ids::{ApplicationId, AttemptId, EndpointId, KeyId, Ksuid, 
 use postrider_domain::message::Message;
 use postrider_domain::names::{EventTypeName, IdOrUid, Uid};
 use postrider_domain::signature::{Secret, SigningKeys};
-use postrider_domain::task::{Task, TaskStatus};
+use postrider_domain::task::Task;
 use postrider_domain::time::Timestamp;
 use postrider_store::*;
 
@@ -188,7 +188,7 @@ delegate! {
     task(environment: &EnvironmentId, id: TaskId) -> Result<Option<Task>, StoreError>;
     tasks(environment: &EnvironmentId, filter: TaskFilter, scan: Scan<Ksuid>) -> Result<Listed<Task>, StoreError>;
     running_tasks(limit: usize) -> Result<Vec<RunningTask>, StoreError>;
-    advance_task(id: TaskId, rows: usize, now: Timestamp) -> Result<TaskStatus, StoreError>;
+    advance_task(id: TaskId, rows: usize, now: Timestamp) -> Result<Advanced, StoreError>;
     fail_task(id: TaskId, problem: &str, now: Timestamp) -> Result<(), StoreError>;
     forget_tasks(before: Timestamp, limit: usize) -> Result<usize, StoreError>;
 }

@@ -10,6 +10,7 @@
 
 mod api_keys;
 mod applications;
+mod asked;
 mod attempted;
 mod attempts;
 mod blocks;
@@ -65,6 +66,8 @@ pub struct SqliteStore {
     observers: Arc<Observers>,
     /// Where removing what is kept no longer is.
     progress: tokio::sync::Mutex<retention::Progress>,
+    /// See [`SqliteStore::asked_at_most`].
+    asked_per_day: u64,
     /// Let go of last: see `lock`.
     lock: parking_lot::Mutex<Option<Arc<lock::OwnerLock>>>,
 }

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use crate::OpenError;
 
 /// In order; a migration that was released is never changed.
-pub(crate) const MIGRATIONS: [&str; 8] = [
+pub(crate) const MIGRATIONS: [&str; 9] = [
     include_str!("../migrations/0001_initial.sql"),
     include_str!("../migrations/0002_whole_contract.sql"),
     include_str!("../migrations/0003_retention.sql"),
@@ -17,6 +17,7 @@ pub(crate) const MIGRATIONS: [&str; 8] = [
     include_str!("../migrations/0006_answers.sql"),
     include_str!("../migrations/0007_leftovers.sql"),
     include_str!("../migrations/0008_event_types.sql"),
+    include_str!("../migrations/0009_asked.sql"),
 ];
 
 /// Marks the file as Postrider's ("PstR"), so that another program's database is not taken for an empty one.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_domain::memory::{KIB, Part};
-use postrider_store::Observers;
+use postrider_store::{ASKED_PER_DAY, Observers};
 use rusqlite::config::DbConfig;
 use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, OpenFlags};
@@ -200,6 +200,12 @@ impl SqliteStore {
         }
     }
 
+    /// The same store, where an application's callers may ask for so many attempts in a day, instead of [`ASKED_PER_DAY`].
+    #[must_use]
+    pub fn asked_at_most(self, per_day: u64) -> Self {
+        Self { asked_per_day: per_day, ..self }
+    }
+
     fn open_as_owner(path: &Path) -> Result<Self, OpenError> {
         let lock = OwnerLock::take(path)?;
         let is_new = files::prepare(path)?;
@@ -242,7 +248,15 @@ impl SqliteStore {
         let observers = Arc::new(Observers::default());
         let writer =
             Writer::start(connection, owned, Arc::clone(&observers)).map_err(|error| OpenError::path(path, &error))?;
-        Ok(Self { writer, readers, lists, observers, progress: tokio::sync::Mutex::default(), lock: Mutex::new(lock) })
+        Ok(Self {
+            writer,
+            readers,
+            lists,
+            observers,
+            progress: tokio::sync::Mutex::default(),
+            asked_per_day: ASKED_PER_DAY,
+            lock: Mutex::new(lock),
+        })
     }
 }
 

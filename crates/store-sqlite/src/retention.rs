@@ -521,9 +521,12 @@ fn remove_rows(tx: &Tx<'_>, application: Option<i64>, endpoints: &[i64]) -> Resu
         tx.moved(Place::Endpoint(*endpoint));
     }
     if let Some(application) = application {
-        for (table, column) in
-            [("message_posting", "application_no"), ("token_expiry", "application_no"), ("application", "no")]
-        {
+        for (table, column) in [
+            ("message_posting", "application_no"),
+            ("token_expiry", "application_no"),
+            ("asked", "application_no"),
+            ("application", "no"),
+        ] {
             tx.prepare_cached(&format!("DELETE FROM {table} WHERE {column} = ?"))?.execute([application])?;
         }
         tx.moved(Place::Application(application));

@@ -29,7 +29,7 @@ use crate::rows::{
     ENDPOINT_COLUMNS, MESSAGE_COLUMNS, PAYLOAD, TARGET_COLUMNS, decode_disablement, decode_message, decode_target,
 };
 use crate::writer::{Abort, FEW_ROWS, News};
-use crate::{idempotency, keys, range};
+use crate::{asked, idempotency, keys, range};
 
 #[async_trait]
 impl Work for SqliteStore {
@@ -296,6 +296,7 @@ impl Work for SqliteStore {
         now: Timestamp,
         once: Option<Once<Resent>>,
     ) -> Result<Written<Resent>, ResendError> {
+        let per_day = self.asked_per_day;
         self.writer
             .run_rows(RESEND_ROWS, move |tx| {
                 let subject = idempotency::Subject::message_at(message, endpoint);
@@ -314,16 +315,17 @@ impl Work for SqliteStore {
                     Some(false) => {}
                 }
                 let mut statement = tx.prepare_cached(
-                    "SELECT endpoint.no, disabled, disabled_reason, disabled_since
+                    "SELECT endpoint.no, application_no, disabled, disabled_reason, disabled_since
                      FROM endpoint JOIN application ON application.no = application_no
                      WHERE endpoint.no = ? AND endpoint.deleted_at IS NULL AND application.deleted_at IS NULL",
                 )?;
                 let found = first(statement.query([endpoint.0])?, |row| {
                     let columns = Columns::new(row, "endpoint");
                     let disablement = decode_disablement(&columns)?;
-                    Ok(if columns.get("disabled")? { Resent::Disabled(disablement) } else { Resent::Due })
+                    let resent = if columns.get("disabled")? { Resent::Disabled(disablement) } else { Resent::Due };
+                    Ok((ApplicationKey(columns.get("application_no")?), resent))
                 })?;
-                let resent = found.ok_or(Abort::Refused(ResendError::Write(WriteError::NotFound)))?;
+                let (application, resent) = found.ok_or(Abort::Refused(ResendError::Write(WriteError::NotFound)))?;
                 if resent == Resent::Due {
                     // The smaller number first: who asks for one message again and again is refused by it.
                     if is_worn(tx, endpoint, message)? {
@@ -332,6 +334,9 @@ impl Work for SqliteStore {
                     }
                     if is_full_of_manual(tx, endpoint)? {
                         return Err(Abort::Refused(ResendError::TooMany));
+                    }
+                    if let Err(wait) = asked::spend(tx, application, 1, per_day, now)? {
+                        return Err(Abort::Refused(ResendError::Spent { per_day, wait }));
                     }
                     add_manual(tx, endpoint, message, now)?;
                     tx.tell(News::WorkAdded(endpoint));

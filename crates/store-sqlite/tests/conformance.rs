@@ -38,6 +38,12 @@ impl Harness for Sqlite {
         self.store = open(&self.folder);
     }
 
+    async fn reopen_where_may_be_asked_for(&mut self, per_day: u64) {
+        self.store.close().await;
+        let store = SqliteStore::open(&path(&self.folder), Ownership::Owner).unwrap();
+        self.store = Arc::new(store.asked_at_most(per_day));
+    }
+
     /// Version 1 had no postings and no tally.
     async fn age(&mut self) {
         self.store.close().await;

@@ -3,6 +3,8 @@
 //! A step does a bounded amount of work and notes how far it came in one commit. So a crash repeats nothing and skips
 //! nothing, and a restart goes on where the last step ended.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::{Ksuid, TaskId};
@@ -32,9 +34,15 @@ postrider_domain::limits! {
     pub const MAX_MANUAL_OF_ENDPOINT: usize = 10_000, "deliveries", beyond "429 for `resend` and for whatever sends messages again";
     /// Attempts to send one message to one endpoint, with deliveries that wait because somebody asked for them
     pub const MAX_ATTEMPTS_OF_MESSAGE: usize = 200, "attempts", beyond "400 `limit_reached` for `resend`; whatever else sends messages again leaves this one out";
+    /// What a delivery by the schedule counts as among the attempts that were asked for (`limits.asked_per_day`)
+    pub const ASKED_BY_SCHEDULE: u64 = 10, "attempts", beyond "however many it takes";
     /// Notices to one operator that wait to be sent
     pub const MAX_NOTICES: usize = 10_000, "notices", beyond "a notice is dropped, and the log says so";
 }
+
+/// How many attempts an application's callers may ask for in a day, if nobody says otherwise: by `resend`, and by tasks that
+/// send messages again.
+pub const ASKED_PER_DAY: u64 = 1_000_000;
 
 /// A range of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +164,16 @@ pub struct RunningTask {
     pub application: Option<ApplicationKey>,
 }
 
+/// How far a task is after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advanced {
+    /// Its status.
+    pub status: TaskStatus,
+    /// How long it has to wait before the next step: the step would have sent more messages again than the application's
+    /// callers may ask for in a day, and was not taken.
+    pub wait: Option<Duration>,
+}
+
 /// A task was not added.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TaskError {
@@ -212,8 +230,8 @@ pub trait Tasks {
     async fn running_tasks(&self, limit: usize) -> Result<Vec<RunningTask>, StoreError>;
 
     /// Takes a task one step further; a step looks at about `rows` rows. Returns how far the task is then. One that is not
-    /// running stays as it is, and one that there is not counts as finished.
-    async fn advance_task(&self, id: TaskId, rows: usize, now: Timestamp) -> Result<TaskStatus, StoreError>;
+    /// running stays as it is, and one that there is not counts as finished. One that has to wait says so in its data.
+    async fn advance_task(&self, id: TaskId, rows: usize, now: Timestamp) -> Result<Advanced, StoreError>;
 
     /// Gives up a task that is running; its data says why.
     async fn fail_task(&self, id: TaskId, problem: &str, now: Timestamp) -> Result<(), StoreError>;

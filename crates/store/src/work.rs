@@ -263,6 +263,14 @@ pub enum ResendError {
     /// [`crate::MAX_MANUAL_OF_ENDPOINT`] deliveries that somebody asked for wait at the endpoint already.
     #[error("too many deliveries that somebody asked for wait there already")]
     TooMany,
+    /// The application's callers asked for as many attempts as they may in a day.
+    #[error("{per_day} attempts were asked for within a day, which is as many as may be")]
+    Spent {
+        /// How many that is.
+        per_day: u64,
+        /// When there is room for one more.
+        wait: Duration,
+    },
 }
 
 /// Operations on the work table.
@@ -350,7 +358,8 @@ pub trait Work {
 
     /// Adds one manual delivery, due at `now`, with its place in the index of wakes, and tells observers.
     /// [`WriteError::NotFound`] if the message or endpoint is gone, [`WriteError::Full`] if it was, or is to be, attempted there
-    /// [`crate::MAX_ATTEMPTS_OF_MESSAGE`] times. Nothing is added for a disabled endpoint, which is no error, but is said.
+    /// [`crate::MAX_ATTEMPTS_OF_MESSAGE`] times, [`ResendError::Spent`] if the application's callers asked for all the attempts
+    /// that they may ask for in a day. Nothing is added for a disabled endpoint, which is no error, but is said.
     async fn resend(
         &self,
         endpoint: EndpointKey,

@@ -2,7 +2,8 @@
 //! tasks in turn, so that nobody's tasks wait for all of somebody else's.
 //!
 //! A step is followed by a pause as long as itself, so tasks never have more than half of the store's attention, and
-//! less when it is busy. Everything is in the store: whoever starts this agent goes on where the last one was. A task whose
+//! less when it is busy. A task whose application has asked for as many attempts as it may in a day waits until it may ask for
+//! more. Everything is in the store: whoever starts this agent goes on where the last one was. A task whose
 //! step fails waits longer and longer, while the others go on, and is given up after a while, with its error.
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +16,8 @@ use postrider_domain::clock::Clock;
 use postrider_domain::ids::TaskId;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, EndpointKey, MAX_TASKS_OF_APPLICATION, MessageKey, Observer, RunningTask, Store, StoreError,
+    Advanced, ApplicationKey, EndpointKey, MAX_TASKS_OF_APPLICATION, MessageKey, Observer, RunningTask, Store,
+    StoreError,
 };
 use tokio::sync::Notify;
 
@@ -96,8 +98,8 @@ impl TaskRunner {
     async fn step(&self, task: TaskId, turns: &mut Turns) -> Result<(), StoreError> {
         let step = AssertUnwindSafe(self.store.advance_task(task, STEP_ROWS, self.clock.now())).catch_unwind();
         let (problem, hopeless) = match step.await {
-            Ok(Ok(_)) => {
-                turns.troubles.remove(&task);
+            Ok(Ok(advanced)) => {
+                turns.advanced(task, advanced, self.clock.now());
                 return Ok(());
             }
             Ok(Err(StoreError::Closed)) => return Err(StoreError::Closed),
@@ -130,7 +132,7 @@ struct Turns {
     applications: HashMap<i64, Option<ApplicationKey>>,
     /// The task that had the last turn, by environment and application.
     tasks: HashMap<(i64, Option<ApplicationKey>), TaskId>,
-    /// Tasks whose last step failed.
+    /// Tasks whose last step failed, or that have to wait for their next one.
     troubles: HashMap<TaskId, Trouble>,
 }
 
@@ -169,6 +171,15 @@ impl Turns {
         self.applications.insert(environment, *application);
         self.tasks.insert((environment, *application), task);
         Some(task)
+    }
+
+    /// Notes that a step was taken, or that the task has to wait for it.
+    fn advanced(&mut self, task: TaskId, advanced: Advanced, now: Timestamp) {
+        self.troubles.remove(&task);
+        if let Some(wait) = advanced.wait {
+            let not_before = now.saturating_add(wait.min(LONGEST_WAIT));
+            self.troubles.insert(task, Trouble { tries: 0, not_before });
+        }
     }
 
     /// Notes that a step failed; returns how many have in a row.

@@ -242,7 +242,7 @@ impl AppUsageOut {
 pub(crate) struct TaskOut<'a> {
     #[serde(flatten)]
     task: StartedOut,
-    /// What it has done, or found, so far.
+    /// What it has done, or found, so far. `stopped` says why it ended early, `waiting` which setting it waits for.
     #[schemars(extend("x-unbounded" = "a count for each application or event type that there is"))]
     data: &'a Map<String, Value>,
 }

@@ -226,6 +226,13 @@ impl From<ResendError> for ApiError {
         match error {
             ResendError::Write(error) => error.into(),
             ResendError::TooMany => Self::too_many_deliveries(),
+            ResendError::Spent { per_day, wait } => {
+                let detail = format!(
+                    "{per_day} attempts of the application were asked for within a day, which is as many as may be \
+                     (limits.asked_per_day)."
+                );
+                Self::Later { code: "too_many_asked_for", detail: detail.into(), wait }
+            }
             ResendError::MissingPayload => {
                 Self::new(StatusCode::BAD_REQUEST, "missing_payload", "The payload of this message is gone.")
             }

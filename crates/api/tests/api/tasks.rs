@@ -10,7 +10,7 @@ use crate::world::{Extras, ORG, World, app_token, id, ids, org_token};
 /// Takes a task to its end, as the server's agent would.
 async fn finish(world: &World, task: &Value) -> Value {
     let id: TaskId = id(task).parse().unwrap();
-    while world.store.advance_task(id, 2, world.clock.now()).await.unwrap() == TaskStatus::Running {}
+    while world.store.advance_task(id, 2, world.clock.now()).await.unwrap().status == TaskStatus::Running {}
     let shown = world.get(&format!("/background-task/{id}")).await.expect(200);
     assert_eq!((&shown["status"], &shown["task"]), (&json!("finished"), &task["task"]));
     shown["data"].clone()

@@ -10,6 +10,8 @@ mod usage;
 
 pub(crate) use purge::MAX_BYTES as MAX_BYTES_ERASED;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::{Id as _, Ksuid, TaskId};
@@ -17,9 +19,9 @@ use postrider_domain::names::{Channel, EventTypeName, Tag};
 use postrider_domain::task::{Task, TaskKind, TaskStatus};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, EndpointKey, Job, Listed, MAX_ENDED_TASKS, MAX_TASKS_OF_APPLICATION, MAX_TASKS_OF_ENVIRONMENT,
-    MessageKey, NewTask, Once, Outcome, ReplayFilter, RunningTask, Scan, Span, StoreError, TaskError, TaskFilter,
-    Tasks, Written,
+    Advanced, ApplicationKey, EndpointKey, Job, Listed, MAX_ENDED_TASKS, MAX_TASKS_OF_APPLICATION,
+    MAX_TASKS_OF_ENVIRONMENT, MessageKey, NewTask, Once, Outcome, ReplayFilter, RunningTask, Scan, Span, StoreError,
+    TaskError, TaskFilter, Tasks, Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::{Deserialize, Serialize};
@@ -103,13 +105,14 @@ impl Tasks for SqliteStore {
             .await
     }
 
-    async fn advance_task(&self, id: TaskId, rows: usize, now: Timestamp) -> Result<TaskStatus, StoreError> {
+    async fn advance_task(&self, id: TaskId, rows: usize, now: Timestamp) -> Result<Advanced, StoreError> {
         let read = self.lists.run(move |connection| read_step(connection, id, rows)).await?;
         let (step, slice) = match read {
             Read::Slice { step, slice } => (step, slice),
-            Read::Ended(status) => return Ok(status),
+            Read::Ended(status) => return Ok(Advanced { status, wait: None }),
         };
-        self.writer.run(move |tx| Ok::<_, Abort<StoreError>>(write_step(tx, id, step, slice, now)?)).await
+        let per_day = self.asked_per_day;
+        self.writer.run(move |tx| Ok::<_, Abort<StoreError>>(write_step(tx, id, step, slice, per_day, now)?)).await
     }
 
     async fn fail_task(&self, id: TaskId, problem: &str, now: Timestamp) -> Result<(), StoreError> {
@@ -428,14 +431,25 @@ fn read_step(connection: &Connection, id: TaskId, rows: usize) -> Result<Read, S
     Ok(Read::Slice { step, slice })
 }
 
-fn write_step(tx: &Tx<'_>, id: TaskId, step: i64, slice: Slice, now: Timestamp) -> Result<TaskStatus, SqlError> {
+/// In the data of a task that waits until its application's callers may ask for more.
+const WAITING: &str = "waiting";
+
+fn write_step(
+    tx: &Tx<'_>,
+    id: TaskId,
+    step: i64,
+    slice: Slice,
+    per_day: u64,
+    now: Timestamp,
+) -> Result<Advanced, SqlError> {
     let Slice { cursor, mut data, mut ended, effects } = slice;
     let id = id.ksuid();
     let mut current = tx.prepare_cached("SELECT 1 FROM task WHERE id = ? AND step = ? AND status = 'running'")?;
     if !current.exists(params![id.as_bytes(), step])? {
         // Somebody else took this step, or ended the task. The next look will tell.
-        return Ok(TaskStatus::Running);
+        return Ok(Advanced { status: TaskStatus::Running, wait: None });
     }
+    data.remove(WAITING);
     match effects {
         Effects::None => {}
         Effects::Deliver { endpoint, how, messages } => {
@@ -444,8 +458,12 @@ fn write_step(tx: &Tx<'_>, id: TaskId, step: i64, slice: Slice, now: Timestamp) 
                 data.insert("stopped".to_owned(), reason.into());
                 ended = true;
             } else {
-                let added = replay::deliver(tx, endpoint, how, &messages, now)?;
-                count(&mut data, "messages", added);
+                match replay::deliver(tx, endpoint, how, messages, per_day, now)? {
+                    Ok(added) => {
+                        count(&mut data, "messages", added);
+                    }
+                    Err(wait) => return wait_for_more(tx, id, data, wait, now),
+                }
             }
         }
         Effects::Erase(erased) => {
@@ -467,7 +485,24 @@ fn write_step(tx: &Tx<'_>, id: TaskId, step: i64, slice: Slice, now: Timestamp) 
         encode_json(&data)?,
         now.as_micros()
     ])?;
-    Ok(status)
+    Ok(Advanced { status, wait: None })
+}
+
+/// Has the task say that it waits. The step is taken anew afterwards, from the same place.
+fn wait_for_more(
+    tx: &Tx<'_>,
+    id: Ksuid,
+    mut data: Map<String, Value>,
+    wait: Duration,
+    now: Timestamp,
+) -> Result<Advanced, SqlError> {
+    data.insert(WAITING.to_owned(), "limits.asked_per_day".into());
+    tx.prepare_cached("UPDATE task SET data = ?, updated_at = ? WHERE id = ?")?.execute(params![
+        encode_json(&data)?,
+        now.as_micros(),
+        id.as_bytes()
+    ])?;
+    Ok(Advanced { status: TaskStatus::Running, wait: Some(wait) })
 }
 
 fn give_up(tx: &Tx<'_>, id: TaskId, problem: String, now: Timestamp) -> Result<(), SqlError> {

@@ -3,15 +3,20 @@
 //! Each choice is made from what lies before the place of the step and from the log, never from what an earlier step has
 //! added, so the size of the steps changes nothing.
 
+use std::time::Duration;
+
 use postrider_domain::endpoint::Endpoint;
 use postrider_domain::ids::Ksuid;
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApplicationKey, EndpointKey, MAX_RECOVERED, MessageKey, Outcome, ReplayFilter, Span};
+use postrider_store::{
+    ASKED_BY_SCHEDULE, ApplicationKey, EndpointKey, MAX_RECOVERED, MessageKey, Outcome, ReplayFilter, Span,
+};
 use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 use serde_json::{Map, Value};
 
 use super::{Effects, Slice, Stage, after, count, end, place};
+use crate::asked;
 use crate::decode::{Columns, SqlError, first};
 use crate::hot::SCHEDULED_LATER;
 use crate::inserts::json_list;
@@ -231,36 +236,60 @@ pub(super) fn refusal(connection: &Connection, endpoint: EndpointKey) -> Result<
     })
 }
 
-/// Adds deliveries, and tells observers; returns how many. Messages that were attempted too often are left out.
+/// Adds deliveries, and tells observers; returns how many. Messages that were attempted too often are left out. If the
+/// application's callers asked for so many attempts that these are too many, nothing is added, and the time after which they
+/// are not is returned.
 pub(super) fn deliver(
     tx: &Tx<'_>,
     endpoint: EndpointKey,
     how: How,
-    messages: &[MessageKey],
+    mut messages: Vec<MessageKey>,
+    per_day: u64,
     now: Timestamp,
-) -> Result<usize, SqlError> {
+) -> Result<Result<usize, Duration>, SqlError> {
+    let each = match how {
+        How::Manually => {
+            messages = unworn(tx, endpoint, messages)?;
+            1
+        }
+        How::ByTheSchedule => ASKED_BY_SCHEDULE,
+    };
+    let application = tx
+        .prepare_cached("SELECT application_no FROM endpoint WHERE no = ?")?
+        .query_row([endpoint.0], |row| row.get(0).map(ApplicationKey))?;
+    if let Err(wait) = asked::spend(tx, application, each * messages.len() as u64, per_day, now)? {
+        return Ok(Err(wait));
+    }
     // Due when it would have been: whoever looks for it, a second replay as well, knows where it is.
     let mut scheduled = tx.prepare_cached(
         "INSERT OR IGNORE INTO delivery (endpoint_no, due_at, message_no, made, trigger)
          SELECT ?1, coalesce(deliver_at, created_at), no, 0, ?3 FROM message WHERE no = ?2",
     )?;
-    let mut added = 0;
-    for message in messages {
+    for message in &messages {
         match how {
-            How::Manually if is_worn(tx, endpoint, *message)? => continue,
             How::Manually => add_manual(tx, endpoint, *message, now)?,
             How::ByTheSchedule => {
                 scheduled.execute(params![endpoint.0, message.0, SCHEDULED_LATER])?;
                 hold(tx, *message)?;
             }
         }
-        added += 1;
     }
-    if added > 0 {
+    if !messages.is_empty() {
         lower_wake(tx, endpoint, now)?;
         tx.tell(News::WorkAdded(endpoint));
     }
-    Ok(added)
+    Ok(Ok(messages.len()))
+}
+
+/// Those that were not attempted too often yet.
+fn unworn(tx: &Tx<'_>, endpoint: EndpointKey, messages: Vec<MessageKey>) -> Result<Vec<MessageKey>, SqlError> {
+    let mut kept = Vec::with_capacity(messages.len());
+    for message in messages {
+        if !is_worn(tx, endpoint, message)? {
+            kept.push(message);
+        }
+    }
+    Ok(kept)
 }
 
 #[cfg(test)]

@@ -51,6 +51,9 @@ pub trait Harness: Sized + Send + Sync + 'static {
     fn store(&self) -> Arc<dyn Store>;
     /// Closes the store and opens another one on the same database.
     async fn reopen(&mut self);
+    /// Closes the store and opens another one on the same database, in which an application's callers may ask for so many
+    /// attempts in a day.
+    async fn reopen_where_may_be_asked_for(&mut self, per_day: u64);
     /// Closes the store, makes the database look as if the oldest version that can still be migrated had written it, and
     /// opens another store on it. An engine with one version has nothing to do.
     async fn age(&mut self) {}
@@ -311,6 +314,8 @@ macro_rules! conformance_cases {
                 a_payload_that_is_gone_cannot_be_sent_again,
                 a_resend_is_carried_out_once,
                 a_message_is_sent_to_an_endpoint_so_often_and_no_more,
+                so_many_attempts_are_asked_for_in_a_day_and_no_more,
+                a_task_that_would_send_more_than_a_days_worth_goes_on_when_it_may,
             }
             idempotency {
                 an_application_is_created_once,

@@ -1,6 +1,7 @@
 //! Cases for deliveries that somebody asked for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::{DisableReason, Next};
@@ -13,9 +14,11 @@ use super::Harness;
 use super::recorder::{News, Recorder};
 use super::world::{App, Ep, FAR, Msg, World, by_id, done, environment, once, stored_answer};
 use crate::{
-    Capped, EndpointKey, Job, MAX_ATTEMPTS_OF_MESSAGE, MessageKey, NewTask, ReplayFilter, ResendError, Resent, Span,
-    WriteError, Written,
+    Advanced, Capped, EndpointKey, Job, MAX_ATTEMPTS_OF_MESSAGE, MessageKey, NewTask, ReplayFilter, ResendError,
+    Resent, Span, WriteError, Written,
 };
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A message that was delivered, and its endpoint.
 async fn delivered<H: Harness>(world: &World<H>) -> (App, Ep, Msg) {
@@ -146,9 +149,90 @@ pub(super) async fn a_message_is_sent_to_an_endpoint_so_often_and_no_more<H: Har
     let job = Job::BulkReplay { endpoint: endpoint.key, span, filter: ReplayFilter::default() };
     let new = NewTask { id: world.task_id(created_at), environment: environment(), job, created_at };
     let task = done(store.create_task(new, None).await.unwrap());
-    while store.advance_task(task.id, 100, world.tick()).await.unwrap() == TaskStatus::Running {}
+    while store.advance_task(task.id, 100, world.tick()).await.unwrap().status == TaskStatus::Running {}
     let due = world.due(&endpoint, FAR).await;
     assert_eq!(due.iter().map(|due| due.key.message).collect::<Vec<_>>(), [other.key]);
     let task = store.task(&environment(), task.id).await.unwrap().unwrap();
     assert_eq!(task.data["messages"], 1);
+}
+
+pub(super) async fn so_many_attempts_are_asked_for_in_a_day_and_no_more<H: Harness>(world: &mut World<H>) {
+    const PER_DAY: u64 = 3;
+    let (app, endpoint, message) = delivered(world).await;
+    world.reopen_where_may_be_asked_for(PER_DAY).await;
+    let start = world.tick();
+    let resend = async |endpoint: EndpointKey, now, once| world.store().resend(endpoint, message.key, now, once).await;
+    let key = world.idempotency_key();
+    let under = || Some(once(key, Timestamp::EPOCH, "first"));
+    done(resend(endpoint.key, start, under()).await.unwrap());
+    // What is not carried out does not count.
+    for _ in 0..5 {
+        resend(endpoint.key, start, under()).await.unwrap();
+        assert_not_found(&resend(EndpointKey(i64::MAX), start, None).await);
+    }
+    done(resend(endpoint.key, start, None).await.unwrap());
+    // Also if it goes to an endpoint that is new.
+    let second = world.endpoint(&app).await;
+    done(resend(second.key, start, None).await.unwrap());
+    for endpoint in [&endpoint, &second, &world.endpoint(&app).await] {
+        match resend(endpoint.key, start, None).await {
+            Err(ResendError::Spent { per_day: PER_DAY, wait }) => assert_eq!(wait, DAY / 3),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(world.due(&second, FAR).await.len(), 1);
+    // It is remembered.
+    world.reopen_where_may_be_asked_for(PER_DAY).await;
+    let early = start.saturating_add(DAY / 3).saturating_sub(Duration::from_micros(1));
+    let refused = world.store().resend(endpoint.key, message.key, early, None).await;
+    assert!(matches!(refused, Err(ResendError::Spent { .. })), "{refused:?}");
+    let later = start.saturating_add(DAY / 3);
+    done(world.store().resend(endpoint.key, message.key, later, None).await.unwrap());
+    // Another application has a day's worth of its own.
+    let (_, other, message) = delivered(world).await;
+    done(world.store().resend(other.key, message.key, start, None).await.unwrap());
+}
+
+pub(super) async fn a_task_that_would_send_more_than_a_days_worth_goes_on_when_it_may<H: Harness>(
+    world: &mut World<H>,
+) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let mut messages = Vec::new();
+    for _ in 0..6 {
+        messages.push(world.message(&app, &[&endpoint]).await.key);
+        let due = world.only_due(&endpoint).await;
+        world.settle(world.settlement(&endpoint, &due, Next::Exhausted)).await;
+    }
+    let missed = world.message(&app, &[]).await;
+    world.reopen_where_may_be_asked_for(4).await;
+    let (created_at, span) = (world.tick(), Span { since: Timestamp::EPOCH, until: FAR });
+    let add = async |job| {
+        let new = NewTask { id: world.task_id(created_at), environment: environment(), job, created_at };
+        done(world.store().create_task(new, None).await.unwrap()).id
+    };
+    let recover = add(Job::Recover { endpoint: endpoint.key, span }).await;
+    let step = async |now| world.store().advance_task(recover, 2, now).await.unwrap();
+    let data = async || world.store().task(&environment(), recover).await.unwrap().unwrap().data;
+    for _ in 0..2 {
+        assert_eq!(step(created_at).await, Advanced { status: TaskStatus::Running, wait: None });
+    }
+    for _ in 0..3 {
+        assert_eq!(step(created_at).await, Advanced { status: TaskStatus::Running, wait: Some(DAY / 2) });
+        let said = serde_json::json!({ "messages": 4, "waiting": "limits.asked_per_day" });
+        assert_eq!(serde_json::Value::Object(data().await), said);
+        assert_eq!(world.due(&endpoint, FAR).await.len(), 4);
+    }
+    let later = created_at.saturating_add(DAY / 2);
+    while step(later).await.status == TaskStatus::Running {}
+    assert_eq!(serde_json::Value::Object(data().await), serde_json::json!({ "messages": 6 }));
+    let due = world.due(&endpoint, FAR).await;
+    assert_eq!(due.iter().map(|due| due.key.message).collect::<std::collections::HashSet<_>>().len(), 6);
+    // A whole series counts as more than all of these, and is sent all the same, when nothing else was asked for.
+    let replay = add(Job::Replay { endpoint: endpoint.key, span }).await;
+    let step = async |now| world.store().advance_task(replay, 100, now).await.unwrap();
+    assert_eq!(step(later).await.wait, Some(DAY));
+    while step(later.saturating_add(DAY)).await.status == TaskStatus::Running {}
+    let due = world.due(&endpoint, FAR).await;
+    assert!(due.iter().any(|due| due.key.message == missed.key), "{due:?}");
 }

@@ -46,7 +46,7 @@ async fn read<H: Harness>(world: &World<H>, id: TaskId) -> Task {
 /// Takes a task to its end in steps of this size; returns what it says then.
 async fn run<H: Harness>(world: &World<H>, id: TaskId, rows: usize) -> Value {
     for _ in 0..10_000 {
-        if world.store().advance_task(id, rows, world.tick()).await.unwrap() != TaskStatus::Running {
+        if world.store().advance_task(id, rows, world.tick()).await.unwrap().status != TaskStatus::Running {
             let task = read(world, id).await;
             assert_eq!(task.status, TaskStatus::Finished);
             return task.data.into();
@@ -155,7 +155,7 @@ pub(super) async fn tasks_that_ended_stay_as_they_are_until_they_are_forgotten<H
         (TaskStatus::Failed, json!({ "error": "a test" }))
     );
     for task in &before {
-        assert_eq!(store.advance_task(task.id, 10, world.tick()).await.unwrap(), task.status);
+        assert_eq!(store.advance_task(task.id, 10, world.tick()).await.unwrap().status, task.status);
         store.fail_task(task.id, "a test", world.tick()).await.unwrap();
         assert_eq!(&read(world, task.id).await, task);
     }
@@ -163,7 +163,7 @@ pub(super) async fn tasks_that_ended_stay_as_they_are_until_they_are_forgotten<H
     assert_eq!(store.forget_tasks(before[1].updated_at, 10).await.unwrap(), 1);
     assert_eq!(store.forget_tasks(FAR, 10).await.unwrap(), 1);
     assert_eq!(store.forget_tasks(FAR, 10).await.unwrap(), 0, "one that runs is never forgotten");
-    assert_eq!(store.advance_task(first, 10, world.tick()).await.unwrap(), TaskStatus::Finished);
+    assert_eq!(store.advance_task(first, 10, world.tick()).await.unwrap().status, TaskStatus::Finished);
 }
 
 pub(super) async fn one_task_at_a_time_sends_messages_to_an_endpoint_again<H: Harness>(world: &World<H>) {
@@ -299,7 +299,7 @@ pub(super) async fn a_restart_goes_on_where_the_last_step_ended<H: Harness>(worl
     let id = add(world, Job::Recover { endpoint: endpoint.key, span: ALWAYS }).await;
     let now = world.tick();
     for made in 1..=5 {
-        assert_eq!(world.store().advance_task(id, 1, now).await.unwrap(), TaskStatus::Running);
+        assert_eq!(world.store().advance_task(id, 1, now).await.unwrap().status, TaskStatus::Running);
         world.reopen().await;
         assert_eq!(pending(world, &endpoint, Trigger::Manual).await, messages[..made]);
         assert_eq!(running(world).await, [id]);
@@ -318,7 +318,9 @@ pub(super) async fn racing_steps_do_their_work_once<H: Harness>(world: &World<H>
     let id = add(world, Job::Recover { endpoint: endpoint.key, span: ALWAYS }).await;
     let racers = (0..4).map(|_| {
         let (store, now) = (world.store(), world.tick());
-        tokio::spawn(async move { while store.advance_task(id, 2, now).await.unwrap() == TaskStatus::Running {} })
+        tokio::spawn(
+            async move { while store.advance_task(id, 2, now).await.unwrap().status == TaskStatus::Running {} },
+        )
     });
     for racer in racers.collect::<Vec<_>>() {
         racer.await.unwrap();
@@ -347,7 +349,10 @@ pub(super) async fn a_task_ends_when_its_endpoint_is_disabled_or_gone<H: Harness
                 world.message(&app, &[]).await;
                 let id = add(world, jobs(&endpoint)[which].clone()).await;
                 if begun {
-                    assert_eq!(world.store().advance_task(id, 1, world.tick()).await.unwrap(), TaskStatus::Running);
+                    assert_eq!(
+                        world.store().advance_task(id, 1, world.tick()).await.unwrap().status,
+                        TaskStatus::Running
+                    );
                 }
                 let before = world.store().backlog(endpoint.key, 100).await.unwrap();
                 if gone {

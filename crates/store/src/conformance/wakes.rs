@@ -181,7 +181,7 @@ async fn carry_out<H: Harness>(world: &World<H>, job: Job) {
     let id = world.task_id(created_at);
     let new = NewTask { id, environment: environment(), job, created_at };
     done(world.store().create_task(new, None).await.unwrap());
-    while world.store().advance_task(id, 10, instant(5)).await.unwrap() == TaskStatus::Running {}
+    while world.store().advance_task(id, 10, instant(5)).await.unwrap().status == TaskStatus::Running {}
 }
 
 pub(super) async fn what_a_task_adds_is_in_the_index<H: Harness>(world: &World<H>) {

@@ -55,6 +55,10 @@ impl<H: Harness> World<H> {
         self.harness.reopen().await;
     }
 
+    pub(super) async fn reopen_where_may_be_asked_for(&mut self, per_day: u64) {
+        self.harness.reopen_where_may_be_asked_for(per_day).await;
+    }
+
     pub(super) async fn age(&mut self) {
         self.harness.age().await;
     }
