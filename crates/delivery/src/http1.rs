@@ -38,6 +38,8 @@ pub(crate) struct Http1 {
     transport: Transport,
     /// It has carried a request.
     used: bool,
+    /// It was looked at since the last request: whoever took it from the pool has just done so.
+    looked: bool,
 }
 
 /// One request and its response under way.
@@ -55,21 +57,23 @@ struct Exchange<'a, B> {
 
 impl Http1 {
     pub(crate) fn new(transport: Transport) -> Self {
-        Self { transport, used: false }
+        Self { transport, used: false, looked: false }
     }
 
-    /// Whether it can take a request, as far as is known: the receiver has not closed it, and said nothing unasked.
+    /// Whether it can take a request, as far as is known: the receiver has not closed it, and said nothing unasked. Whoever was
+    /// told so makes a request at once, or asks again before it.
     pub(crate) fn is_open(&mut self) -> bool {
-        self.transport.is_quiet()
+        self.looked = self.transport.is_quiet();
+        self.looked
     }
 
     /// Makes a request. The response is in `stage`; `Ok` says whether the connection can be used again.
     pub(crate) async fn exchange(&mut self, request: Request, stage: &Stage, wall: Timestamp) -> Result<bool, Broken> {
         // Right before the request is written, so that as little as possible can come in between.
-        if self.used && !self.is_open() {
+        if self.used && !self.looked && !self.is_open() {
             return Err(Broken::stale());
         }
-        self.used = true;
+        (self.used, self.looked) = (true, false);
         let mut exchange = Exchange {
             transport: &mut self.transport,
             request: request.head.chain(request.body),
