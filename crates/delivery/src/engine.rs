@@ -578,7 +578,7 @@ impl Shared {
             tracing::warn!(%error, endpoint = lane.key.0, "failed to {what}; trying again");
         }
         let retry_at = self.clock.now().saturating_add(STORE_PAUSE);
-        lane.state.lock().store_failed(retry_at);
+        lane.state.lock().store_failed(retry_at, &self.budgets);
         self.pump(lane);
     }
 

@@ -111,6 +111,10 @@ pub(crate) struct State {
     /// Memory was refused, and nothing more is loaded before this instant.
     hungry: Option<Timestamp>,
     hunger: Duration,
+    /// The payload's bytes of the next one in the store, if it did not fit when it was come across.
+    needs: Option<usize>,
+    /// What was taken for the load under way.
+    reserved: Option<window::Reserved>,
     /// Whose permits it has; `None` until that is known.
     application: Option<ApplicationKey>,
     turn: Turn,
@@ -174,6 +178,8 @@ impl Lane {
             held: HashSet::default(),
             held_bytes: [0; 2],
             hungry: None,
+            needs: None,
+            reserved: None,
             hunger: FIRST_HUNGER,
             application,
             turn: Turn::Preparing,
@@ -335,7 +341,7 @@ impl State {
             self.settled(delivery, None, 0, budgets);
             self.wake();
         } else {
-            self.store_failed(until);
+            self.store_failed(until, budgets);
         }
     }
 
@@ -379,9 +385,10 @@ impl State {
     }
 
     /// The store failed at what it was asked last.
-    pub(crate) fn store_failed(&mut self, retry_at: Timestamp) {
+    pub(crate) fn store_failed(&mut self, retry_at: Timestamp, budgets: &Budgets) {
         self.stale |= self.busy == Some(Busy::Target);
         self.busy = None;
+        self.give_back_reserved(budgets);
         self.meanwhile = Meanwhile::default();
         self.retry_store_at = Some(retry_at);
         self.prepared();
@@ -444,7 +451,7 @@ impl State {
             }
         }
         if self.more && idle_store && self.room() * 2 >= self.window_size() && self.held.len() < MAX_HELD {
-            return match self.hungry_until(now) {
+            return match self.hungry_until(now, budgets) {
                 None => self.begin_load(now, budgets),
                 until => self.wait(until),
             };

@@ -17,7 +17,7 @@ use crate::decode::{Columns, SqlError, encode_json};
 
 /// What [`decode_message`] reads; a column `payload` follows, or `NULL AS payload`.
 pub(crate) const MESSAGE_COLUMNS: &str =
-    "message.no, message.id, event_type, event_id, message.channels, tags, deliver_at, expires_at,
+    "message.no, message.id, event_type, event_id, message.channels, tags, deliver_at, message.expires_at,
      message.created_at";
 
 /// The payload of a message, for the column `payload`; NULL when it is gone.

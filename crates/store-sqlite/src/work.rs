@@ -14,7 +14,7 @@ use postrider_domain::message::Message;
 use postrider_domain::names::IdOrUid;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    AcceptError, Accepted, ApplicationKey, Capped, DeliveryKey, Due, EndpointKey, IdempotencyKey,
+    AcceptError, Accepted, ApplicationKey, Capped, DeliveryKey, Due, DueSlice, EndpointKey, IdempotencyKey,
     MAX_ATTEMPTS_OF_MESSAGE, MAX_MANUAL_OF_ENDPOINT, MessageKey, NewMessage, Once, ResendError, Resent, Routes,
     Settlement, StoreError, Target, Unstorable, Wakes, Woken, Work, WriteError, Written,
 };
@@ -91,7 +91,7 @@ impl Work for SqliteStore {
         held: HashSet<DeliveryKey>,
         limit: usize,
         max_bytes: usize,
-    ) -> Result<Vec<Due>, StoreError> {
+    ) -> Result<DueSlice, StoreError> {
         let after = after.unwrap_or(DeliveryKey { due_at: Timestamp::EPOCH, message: MessageKey(i64::MIN) });
         let slice = Slice { until: now, after, held, limit, max_bytes };
         self.readers.run(move |connection| read_due(connection, endpoint, &slice)).await
@@ -622,10 +622,14 @@ fn read_routes(
 
 fn due_sql() -> String {
     format!(
-        "SELECT {MESSAGE_COLUMNS}, {PAYLOAD} AS payload, due_at, message_no, made, trigger
-         FROM delivery LEFT JOIN message ON message.no = message_no
-         WHERE endpoint_no = ?1 AND due_at >= ?2 AND due_at <= ?4 AND (due_at > ?2 OR message_no > ?3)
-         ORDER BY due_at, message_no"
+        // Of a payload that is too large the length only: that is in the row's head, and nothing else of it is read.
+        "SELECT {MESSAGE_COLUMNS}, CASE WHEN length(body) <= ?5 THEN body END AS payload, length(body) AS payload_bytes,
+             due_at, delivery.message_no AS message_no, made, trigger
+         FROM delivery LEFT JOIN message ON message.no = delivery.message_no
+             LEFT JOIN payload ON payload.message_no = delivery.message_no
+         WHERE endpoint_no = ?1 AND due_at >= ?2 AND due_at <= ?4
+             AND (due_at > ?2 OR delivery.message_no > ?3)
+         ORDER BY due_at, delivery.message_no"
     )
 }
 
@@ -638,14 +642,14 @@ struct Slice {
     max_bytes: usize,
 }
 
-fn read_due(connection: &Connection, endpoint: EndpointKey, slice: &Slice) -> Result<Vec<Due>, SqlError> {
+fn read_due(connection: &Connection, endpoint: EndpointKey, slice: &Slice) -> Result<DueSlice, SqlError> {
     let mut due = connection.prepare_cached(&due_sql())?;
     let DeliveryKey { due_at, message: MessageKey(after) } = slice.after;
-    let mut rows = due.query(params![endpoint.0, due_at.as_micros(), after, slice.until.as_micros()])?;
-    let (mut found, mut bytes) = (Vec::new(), 0);
+    let largest = i64::try_from(slice.max_bytes).unwrap_or(i64::MAX);
+    let mut rows = due.query(params![endpoint.0, due_at.as_micros(), after, slice.until.as_micros(), largest])?;
+    let (mut found, mut bytes) = (DueSlice::default(), 0_usize);
     while let Some(row) = rows.next()? {
-        // Whatever its size, the first one is loaded: nothing would ever be sent otherwise.
-        if found.len() >= slice.limit || (bytes >= slice.max_bytes && !found.is_empty()) {
+        if found.due.len() >= slice.limit {
             break;
         }
         // What makes no sense waits until it does.
@@ -653,9 +657,13 @@ fn read_due(connection: &Connection, endpoint: EndpointKey, slice: &Slice) -> Re
         if slice.held.contains(&key) {
             continue;
         }
-        let Some(due) = readable(decode_due(row, key))? else { continue };
-        bytes += due.message.as_deref().map_or(0, payload_bytes);
-        found.push(due);
+        let payload = row.get::<_, Option<usize>>("payload_bytes")?.unwrap_or(0);
+        bytes = bytes.saturating_add(payload);
+        if bytes > slice.max_bytes {
+            found.too_large = Some(payload);
+            break;
+        }
+        found.due.extend(readable(decode_due(row, key))?);
     }
     Ok(found)
 }
@@ -673,10 +681,6 @@ fn decode_due(row: &Row<'_>, key: DeliveryKey) -> Result<Due, SqlError> {
     let (made, trigger) = (columns.get("made")?, columns.get("trigger")?);
     let fresh = made == 0 && trigger == Trigger::Scheduled.code();
     Ok(Due { key, made, trigger: Trigger::from_code(trigger), fresh, message })
-}
-
-fn payload_bytes(message: &Message) -> usize {
-    message.payload.as_ref().map_or(0, bytes::Bytes::len)
 }
 
 #[cfg(test)]

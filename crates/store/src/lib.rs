@@ -65,7 +65,7 @@ pub use tasks::{
 };
 pub use tokens::{IssuedToken, MAX_TOKEN_RULES, TokenExpiry, Tokens, limits as token_limits};
 pub use work::{
-    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, NewMessage, Origin, ResendError, Resent, Routes,
+    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, DueSlice, NewMessage, Origin, ResendError, Resent, Routes,
     Settlement, Target, Unstorable, Wakes, Woken, Work,
 };
 

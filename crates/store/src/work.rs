@@ -153,6 +153,21 @@ pub struct Due {
     pub message: Option<Arc<Message>>,
 }
 
+/// The next deliveries of an endpoint.
+#[derive(Debug, Clone, Default)]
+pub struct DueSlice {
+    /// Earliest first.
+    pub due: Vec<Due>,
+    /// The payload's bytes of the one after these, if they end there because it was too large.
+    pub too_large: Option<usize>,
+}
+
+impl From<Vec<Due>> for DueSlice {
+    fn from(due: Vec<Due>) -> Self {
+        Self { due, too_large: None }
+    }
+}
+
 /// An attempt to log.
 #[derive(Debug, Clone)]
 pub struct AttemptRecord {
@@ -305,7 +320,8 @@ pub trait Work {
     async fn settle(&self, batch: Vec<Settlement>) -> Result<Vec<Unstorable>, StoreError>;
 
     /// The next deliveries of an endpoint that are due at `now`, earliest first, at most `limit`, leaving out those up to
-    /// `after` and those whose keys are in `held`, and stopping early after about `max_bytes` of payload (never before the first).
+    /// `after` and those whose keys are in `held`, and ending before a payload with which they would have more than `max_bytes`
+    /// of it, also if it is the first. That one is not read, only how long it is.
     async fn due(
         &self,
         endpoint: EndpointKey,
@@ -314,7 +330,7 @@ pub trait Work {
         held: HashSet<DeliveryKey>,
         limit: usize,
         max_bytes: usize,
-    ) -> Result<Vec<Due>, StoreError>;
+    ) -> Result<DueSlice, StoreError>;
 
     /// Takes endpoints that are due at `now` out of the index of wakes, earliest first, at most `limit`. What was taken is
     /// given: an error means that nothing was.

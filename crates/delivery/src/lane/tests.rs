@@ -5,7 +5,7 @@ use postrider_domain::entropy::SeededEntropy;
 use postrider_domain::ids::MessageId;
 use postrider_domain::message::Message;
 use postrider_domain::names::EventTypeName;
-use postrider_store::Due;
+use postrider_store::{Due, DueSlice};
 
 use super::window::{LOADS_IN_A_ROW, OVERHEAD_BYTES};
 use super::*;
@@ -68,8 +68,8 @@ impl Stored {
             message: Some(message()),
         };
         let all = self.0.iter().map(due);
-        let found = all.filter(|due| Some(due.key) > after && !held.contains(&due.key)).take(3).collect();
-        assert_eq!(state.loaded(found, load, MessageKey(dispatched), budgets).len(), 0);
+        let found = all.filter(|due| Some(due.key) > after && !held.contains(&due.key)).take(3).collect::<Vec<_>>();
+        assert_eq!(state.loaded(found.into(), load, MessageKey(dispatched), budgets).len(), 0);
         let mut numbers: Vec<i64> = state.held.iter().map(|key| key.message.0).collect();
         numbers.sort_unstable();
         (after.map(|after| after.message.0), numbers)
@@ -175,7 +175,7 @@ fn what_is_erased_while_it_is_loaded_is_not_sent() {
         let mut state = lane.state.lock();
         let (load, due) = loading(&mut state, &budgets);
         assert!(state.withdraw(&messages.iter().copied().collect()).is_empty());
-        let empty = state.loaded(vec![due], load, MessageKey(9), &budgets);
+        let empty = state.loaded(vec![due].into(), load, MessageKey(9), &budgets);
         assert!(state.window.is_empty());
         assert!(empty.len() == 1 || state.more, "it is canceled, or loaded again");
     }
@@ -194,7 +194,7 @@ fn what_a_hand_has_delivered_is_not_sent_by_the_schedule() {
     let (load, due) = loading(&mut state, &budgets);
     let manual = Due { key: DeliveryKey { due_at: after(1), ..due.key }, trigger: Trigger::Manual, ..due.clone() };
     state.series_ended(MessageKey(1), &budgets);
-    state.loaded(vec![due, manual], load, MessageKey(9), &budgets);
+    state.loaded(vec![due, manual].into(), load, MessageKey(9), &budgets);
     let triggers: Vec<Trigger> = state.window.iter().map(|delivery| delivery.trigger).collect();
     assert_eq!(triggers, [Trigger::Manual], "another one that a hand asked for is sent");
 }
@@ -427,7 +427,7 @@ fn a_store_that_is_slow_costs_a_lane_no_turn_and_one_that_fails_does() {
         fresh: false,
         message: Some(message()),
     };
-    assert!(state.loaded(vec![due], load, MessageKey(1), &budgets).is_empty());
+    assert!(state.loaded(vec![due].into(), load, MessageKey(1), &budgets).is_empty());
     assert!(matches!(state.next_step(after(5_000), &budgets), Step::Work(..)), "its turn begins now");
 
     let budgets = with_permits(1);
@@ -436,7 +436,7 @@ fn a_store_that_is_slow_costs_a_lane_no_turn_and_one_that_fails_does() {
     state.wake();
     assert!(matches!(state.next_step(NOW, &budgets), Step::Load(_)));
     assert!(budgets.turns.push(EndpointKey(2), None));
-    state.store_failed(after(500));
+    state.store_failed(after(500), &budgets);
     assert!(matches!(state.next_step(NOW, &budgets), Step::WaitUntil(_)));
     assert!(matches!(state.next_step(after(1_000), &budgets), Step::Close { waits: true }));
 }
@@ -472,7 +472,7 @@ fn what_has_no_payload_is_not_loaded_without_end_while_the_store_takes_no_result
             Due { key, made: 0, trigger: Trigger::Scheduled, fresh: false, message: None }
         };
         let found: Vec<Due> = (0..load.limit).map(|_| due()).collect();
-        assert_eq!(state.loaded(found, load, MessageKey(i64::MAX), &budgets).len(), load.limit);
+        assert_eq!(state.loaded(found.into(), load, MessageKey(i64::MAX), &budgets).len(), load.limit);
         loads += 1;
         assert!(loads < 10_000, "it ends");
     }
@@ -502,7 +502,7 @@ fn a_lane_whose_memory_is_refused_asks_seldom() {
                     fresh: false,
                     message: Some(message()),
                 };
-                assert!(state.loaded(vec![due], load, MessageKey(1), &budgets).is_empty());
+                assert!(state.loaded(vec![due].into(), load, MessageKey(1), &budgets).is_empty());
             }
             Step::WaitUntil(at) => {
                 state.timer_done(at);
@@ -512,6 +512,88 @@ fn a_lane_whose_memory_is_refused_asks_seldom() {
         }
     }
     assert!((10..30).contains(&loads), "{loads}");
+}
+
+/// A lane with one delivery in the store, of so many bytes.
+struct Waiting {
+    lane: Lane,
+    payload: usize,
+    delivered: Option<Held>,
+    look_at: Timestamp,
+}
+
+impl Waiting {
+    /// Lets the lane act once at its time; how many bytes it read.
+    fn act(&mut self, now: Timestamp, budgets: &Budgets) -> usize {
+        if self.delivered.is_some() || self.look_at > now {
+            return 0;
+        }
+        let mut state = self.lane.state.lock();
+        match state.next_step(now, budgets) {
+            Step::Load(load) => {
+                let fits = self.payload <= load.max_bytes;
+                let payload = Some(vec![b'x'; self.payload].into());
+                let due = Due {
+                    key: DeliveryKey { due_at: NOW, message: MessageKey(1) },
+                    made: 0,
+                    trigger: Trigger::Scheduled,
+                    fresh: false,
+                    message: Some(Arc::new(Message { payload, ..Message::clone(&message()) })),
+                };
+                let found =
+                    if fits { vec![due].into() } else { DueSlice { due: Vec::new(), too_large: Some(self.payload) } };
+                assert!(state.loaded(found, load, MessageKey(1), budgets).is_empty());
+                if fits { self.payload } else { 0 }
+            }
+            Step::Work(delivery, _) => {
+                self.delivered = Some(delivery);
+                0
+            }
+            Step::WaitUntil(at) => {
+                state.timer_done(at);
+                self.look_at = at;
+                0
+            }
+            _ => 0,
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_read_when_there_is_memory_for_it_and_not_before() {
+    const LARGE: usize = 1_900_000;
+    let budgets = with_memory(8_000_000);
+    let new = || Waiting { lane: open_lane(&budgets, None), payload: LARGE, delivered: None, look_at: NOW };
+    let mut lanes: Vec<_> = (0..100).map(|_| new()).collect();
+    for waiting in &lanes {
+        waiting.lane.state.lock().wake();
+    }
+    let (mut now, mut read) = (NOW, 0);
+    for _ in 0..400 {
+        // In each round they act one after the other, step by step, as they do on a busy machine.
+        for _ in 0..4 {
+            read += lanes.iter_mut().map(|waiting| waiting.act(now, &budgets)).sum::<usize>();
+        }
+        now = now.saturating_add(Duration::from_millis(50));
+    }
+    let taken = lanes.iter().filter(|waiting| waiting.delivered.is_some()).count();
+    assert!((3..=8).contains(&taken), "as many as may be overdrawn: {taken}");
+    assert_eq!(read, taken * LARGE, "nothing was read in vain");
+    // They are delivered, and the others come one after the other.
+    for _ in 0..1_000 {
+        for waiting in &mut lanes {
+            if let Some(delivery) = waiting.delivered.take() {
+                let mut state = waiting.lane.state.lock();
+                state.worker_left(&budgets);
+                state.settled(&delivery, None, 0, &budgets);
+                waiting.look_at = Timestamp::MAX;
+            }
+            read += waiting.act(now, &budgets);
+        }
+        now = now.saturating_add(Duration::from_millis(50));
+    }
+    assert_eq!(read, 100 * LARGE, "each was read once");
+    assert_eq!(budgets.memory.used(), 0);
 }
 
 #[test]

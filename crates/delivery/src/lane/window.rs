@@ -11,7 +11,7 @@ use bytes::Bytes;
 use postrider_domain::attempt::Trigger;
 use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
-use postrider_store::{DeliveryKey, Due, MessageKey};
+use postrider_store::{DeliveryKey, Due, DueSlice, MessageKey};
 
 use super::{Budgets, Busy, State, Step};
 use crate::budget::SMALL_BYTES;
@@ -29,6 +29,16 @@ pub(super) const OVERHEAD_BYTES: u64 = 512;
 
 /// The most erased messages that a lane remembers while it loads; beyond that it loads again.
 const MAX_ERASED_MEANWHILE: usize = 4_096;
+
+/// So many bytes of payload are loaded without asking whether there is memory for them: what is refused then was read in vain.
+const LOOK_BYTES: u64 = 256 * 1024;
+
+/// Memory that was taken for a load.
+pub(super) struct Reserved {
+    amount: u64,
+    /// What has to fit: says which memory it is.
+    least: u64,
+}
 
 /// The wait before memory that was refused is asked for again: the first one, and the longest.
 pub(super) const FIRST_HUNGER: Duration = Duration::from_millis(50);
@@ -61,20 +71,14 @@ pub(crate) struct Load {
     pub(crate) after: Option<DeliveryKey>,
     /// At most so many deliveries.
     pub(crate) limit: usize,
-    /// About so many bytes of payload.
+    /// At most so many bytes of payload.
     pub(crate) max_bytes: usize,
 }
 
 impl Load {
     /// Whether it ended because there was nothing more.
-    fn was_the_last(&self, found: &[Due]) -> bool {
-        found.len() < self.limit && !self.cut_short(found)
-    }
-
-    /// Whether the store may have stopped because of the bytes, not because there was nothing more.
-    fn cut_short(&self, found: &[Due]) -> bool {
-        let bytes = |due: &Due| due.message.as_ref().and_then(|message| message.payload.as_ref()).map_or(0, Bytes::len);
-        found.iter().map(bytes).sum::<usize>() >= self.max_bytes
+    fn was_the_last(&self, found: &DueSlice) -> bool {
+        found.due.len() < self.limit && found.too_large.is_none()
     }
 }
 
@@ -120,6 +124,7 @@ impl State {
         let share = &mut self.held_bytes[usize::from(bytes > SMALL_BYTES)];
         if !budgets.memory.of(bytes).try_take(*share, bytes) {
             self.hungry.get_or_insert(Timestamp::MAX);
+            self.needs = delivery.message.payload.as_ref().map(Bytes::len);
             return false;
         }
         *share += bytes;
@@ -220,12 +225,13 @@ impl State {
     /// without a payload are returned: there is nothing to send, they can only be canceled.
     pub(crate) fn loaded(
         &mut self,
-        found: Vec<Due>,
+        found: DueSlice,
         load: Load,
         dispatched: MessageKey,
         budgets: &Budgets,
     ) -> Vec<Due> {
         self.busy = None;
+        self.give_back_reserved(budgets);
         self.prepared();
         let meanwhile = std::mem::take(&mut self.meanwhile);
         if meanwhile.too_much {
@@ -236,8 +242,9 @@ impl State {
         let seen = dispatched.max(self.offered);
         let ended = load.was_the_last(&found);
         self.more |= !ended || load.after.is_some();
+        self.needs = found.too_large;
         let (mut place, mut passed_over) = (load.after, false);
-        for mut due in found {
+        for mut due in found.due {
             let key = due.key;
             if meanwhile.erased.contains(&key.message) {
                 due.message = None;
@@ -278,17 +285,43 @@ impl State {
         self.held.remove(key);
     }
 
-    /// Until when nothing is loaded because memory was refused.
-    pub(super) fn hungry_until(&mut self, now: Timestamp) -> Option<Timestamp> {
-        let until = self.hungry?;
-        if until == Timestamp::MAX {
-            let until = now.saturating_add(self.hunger);
-            self.hunger = (self.hunger * 2).min(LAST_HUNGER);
-            self.hungry = Some(until);
-            return self.hungry;
+    /// Until when nothing is loaded because memory was refused. What is known not to fit is not read before there is memory for
+    /// it: a thousand lanes that wait for that would read it again and again, and leave no reader to anybody else.
+    pub(super) fn hungry_until(&mut self, now: Timestamp, budgets: &Budgets) -> Option<Timestamp> {
+        match self.hungry {
+            Some(Timestamp::MAX) => return self.go_hungry(now),
+            Some(until) if until > now => return self.hungry,
+            _ => {}
         }
-        self.hungry = self.hungry.filter(|until| *until > now);
+        if !self.reserve(budgets) {
+            return self.go_hungry(now);
+        }
+        self.hungry = None;
+        None
+    }
+
+    fn go_hungry(&mut self, now: Timestamp) -> Option<Timestamp> {
+        self.hungry = Some(now.saturating_add(self.hunger));
+        self.hunger = (self.hunger * 2).min(LAST_HUNGER);
         self.hungry
+    }
+
+    /// Takes memory for what did not fit into the last load, and for more of its kind if there is enough; false if it is refused.
+    fn reserve(&mut self, budgets: &Budgets) -> bool {
+        let Some(needs) = self.needs else { return true };
+        let least = OVERHEAD_BYTES + needs as u64;
+        let share = self.held_bytes[usize::from(least > SMALL_BYTES)];
+        let memory = budgets.memory.of(least);
+        let taken = [least + LOOK_BYTES, least].into_iter().find(|amount| memory.try_take(share, *amount));
+        self.reserved = taken.map(|amount| Reserved { amount, least });
+        taken.is_some()
+    }
+
+    /// What was taken for a load is paid for by what it found.
+    pub(super) fn give_back_reserved(&mut self, budgets: &Budgets) {
+        if let Some(Reserved { amount, least }) = self.reserved.take() {
+            budgets.memory.of(least).give_back(amount);
+        }
     }
 
     pub(super) fn begin_load(&mut self, now: Timestamp, budgets: &Budgets) -> Step {
@@ -296,7 +329,11 @@ impl State {
         self.loaded_until = now;
         let after = self.place.filter(|_| self.loads_in_a_row < LOADS_IN_A_ROW);
         self.loads_in_a_row = if after.is_some() { self.loads_in_a_row + 1 } else { 0 };
-        let max_bytes = usize::try_from(budgets.memory.free() / 2).unwrap_or(usize::MAX).max(1);
+        let max_bytes = match &self.reserved {
+            Some(reserved) => reserved.amount - OVERHEAD_BYTES,
+            None => (budgets.memory.free() / 2).min(LOOK_BYTES),
+        };
+        let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         self.begin(Busy::Load, Step::Load(Load { now, after, limit: self.room(), max_bytes }))
     }
 }

@@ -89,6 +89,24 @@ async fn batches_to_many_endpoints() {
 }
 
 #[tokio::test]
+async fn large_messages_to_many_endpoints_that_hang() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let hanging = Box::leak(Box::new(Receiver::always(Reply::hang()).await));
+        for number in 0..500 {
+            hostile.tenant.endpoint(&hanging.at(&number.to_string())).await;
+        }
+        let large = json!({ "eventType": "user.created", "payload": { "text": "x".repeat(1_900_000) } });
+        for _ in 0..6 {
+            hostile.operator.client.post(&hostile.operator.path("/msg"), &large).await.expect(202);
+        }
+        // Far more than there is memory for waits, and its endpoints are looked after.
+        JoinSet::new()
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn changes_of_an_application_with_many_large_endpoints() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;

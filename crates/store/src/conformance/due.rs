@@ -41,10 +41,10 @@ pub(super) async fn held_deliveries_are_left_out_and_do_not_count<H: Harness>(wo
     }
     let all = world.due(&endpoint, FAR).await;
     let held: HashSet<_> = [0, 1, 3].into_iter().map(|index: usize| all[index].key).collect();
-    let found = world.store().due(endpoint.key, FAR, None, held, 2, 1 << 30).await.unwrap();
+    let found = world.store().due(endpoint.key, FAR, None, held, 2, 1 << 30).await.unwrap().due;
     assert_eq!(messages(&found), [all[2].key.message, all[4].key.message]);
     let held: HashSet<_> = all.iter().map(|due| due.key).collect();
-    assert_eq!(world.store().due(endpoint.key, FAR, None, held, 10, 1 << 30).await.unwrap().len(), 0);
+    assert_eq!(world.store().due(endpoint.key, FAR, None, held, 10, 1 << 30).await.unwrap().due.len(), 0);
 }
 
 pub(super) async fn reading_goes_on_after_a_delivery<H: Harness>(world: &World<H>) {
@@ -64,13 +64,14 @@ pub(super) async fn reading_goes_on_after_a_delivery<H: Harness>(world: &World<H
     for (place, due) in all.iter().enumerate() {
         for limit in [1, 3, 10] {
             let store = world.store();
-            let read = store.due(endpoint.key, FAR, Some(due.key), HashSet::new(), limit, 1 << 30).await.unwrap();
+            let read = store.due(endpoint.key, FAR, Some(due.key), HashSet::new(), limit, 1 << 30).await.unwrap().due;
             let rest: Vec<MessageKey> = messages(&all[place + 1..]).into_iter().take(limit).collect();
             assert_eq!(messages(&read), rest);
         }
     }
     let held = HashSet::from([all[3].key]);
-    let found = world.store().due(endpoint.key, all[5].key.due_at, Some(all[1].key), held, 3, 1 << 30).await.unwrap();
+    let found =
+        world.store().due(endpoint.key, all[5].key.due_at, Some(all[1].key), held, 3, 1 << 30).await.unwrap().due;
     assert_eq!(messages(&found), [2, 4, 5].map(|place: usize| all[place].key.message));
 }
 
@@ -82,16 +83,23 @@ pub(super) async fn limits_by_number_and_bytes_are_kept<H: Harness>(world: &Worl
         world.message_of(&app, &[&endpoint], Message { payload, ..world.new_message() }).await;
     }
     let load = async |limit, max_bytes| {
-        world.store().due(endpoint.key, FAR, None, HashSet::new(), limit, max_bytes).await.unwrap().len()
+        let slice = world.store().due(endpoint.key, FAR, None, HashSet::new(), limit, max_bytes).await.unwrap();
+        (slice.due.len(), slice.too_large)
     };
-    assert_eq!(load(3, usize::MAX).await, 3);
-    assert_eq!(load(usize::MAX, usize::MAX).await, 4);
-    assert_eq!(load(0, usize::MAX).await, 0);
+    assert_eq!(load(3, usize::MAX).await, (3, None));
+    assert_eq!(load(usize::MAX, usize::MAX).await, (4, None));
+    assert_eq!(load(0, usize::MAX).await, (0, None));
     for max_bytes in [0, 1, 9_999] {
-        assert_eq!(load(10, max_bytes).await, 1, "never none, and no more than fit: {max_bytes}");
+        assert_eq!(
+            load(10, max_bytes).await,
+            (0, Some(10_000)),
+            "it does not fit, also if it is the first: {max_bytes}"
+        );
     }
-    let some = load(10, 25_000).await;
-    assert!((2..=3).contains(&some), "about 25,000 bytes: {some}");
+    assert_eq!(load(10, 10_000).await, (1, Some(10_000)));
+    assert_eq!(load(10, 29_999).await, (2, Some(10_000)));
+    assert_eq!(load(2, 29_999).await, (2, None), "it was the number that ended it");
+    assert_eq!(load(10, 40_000).await, (4, None));
 }
 
 pub(super) async fn one_endpoints_deliveries_do_not_show_at_another<H: Harness>(world: &World<H>) {
@@ -105,7 +113,7 @@ pub(super) async fn one_endpoints_deliveries_do_not_show_at_another<H: Harness>(
     assert_eq!(messages(&world.due(&left, FAR).await), [one.key]);
     assert_eq!(messages(&world.due(&right, FAR).await), [two.key]);
     let nobody = world.store().due(EndpointKey(i64::MAX), FAR, None, HashSet::new(), 10, 1_000).await.unwrap();
-    assert_eq!(nobody.len(), 0);
+    assert_eq!((nobody.due.len(), nobody.too_large), (0, None));
 }
 
 pub(super) async fn a_delivery_whose_payload_is_gone_has_no_message<H: Harness>(world: &World<H>) {

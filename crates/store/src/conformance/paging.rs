@@ -203,7 +203,7 @@ pub(super) async fn no_limit_is_too_large_and_none_too_small<H: Harness>(world: 
         let types = store.event_types(&environment(), &EventTypeFilter::default(), page).await.unwrap().rows;
         assert_eq!(types.len(), want);
         assert_eq!(store.backlog(endpoint.key, limit).await.unwrap(), want);
-        let due = store.due(endpoint.key, FAR, None, Default::default(), limit, usize::MAX).await.unwrap();
+        let due = store.due(endpoint.key, FAR, None, Default::default(), limit, usize::MAX).await.unwrap().due;
         assert_eq!(due.len(), want);
     }
 }

@@ -281,7 +281,8 @@ pub(super) async fn recover_has_a_limit<H: Harness>(world: &World<H>) {
         .store()
         .due(endpoint.key, FAR, None, std::collections::HashSet::new(), usize::MAX, usize::MAX)
         .await
-        .unwrap();
+        .unwrap()
+        .due;
     let failed = due.iter().map(|due| world.settlement(&endpoint, due, Next::Exhausted)).collect();
     world.store().settle(failed).await.unwrap();
     let id = add(world, Job::Recover { endpoint: endpoint.key, span: ALWAYS }).await;

@@ -214,7 +214,7 @@ impl<H: Harness> World<H> {
 
     /// All deliveries of an endpoint that are due at `now`.
     pub(super) async fn due(&self, endpoint: &Ep, now: Timestamp) -> Vec<Due> {
-        self.store().due(endpoint.key, now, None, HashSet::new(), 1_000, 1 << 30).await.unwrap()
+        self.store().due(endpoint.key, now, None, HashSet::new(), 1_000, 1 << 30).await.unwrap().due
     }
 
     /// The only delivery of an endpoint.
