@@ -542,3 +542,27 @@ async fn a_404_says_what_was_not_found() {
         assert!(error["detail"].as_str().unwrap().contains(what), "{path}: {error}");
     }
 }
+
+#[tokio::test]
+async fn an_import_that_archives_many_megabytes_of_event_types_reads_their_names() {
+    let mut server = server().start().await;
+    let app = server.app().await;
+    let large = json!({ "name": "large", "description": "", "schemas": { "1": { "title": "x".repeat(900_000) } } });
+    app.client.post("/api/v1/event-type", &large).await.expect(201);
+    server.terminate().await;
+    let connection = rusqlite::Connection::open(server.store_path()).unwrap();
+    let columns = "environment_no, description, archived, deprecated, schemas, created_at, updated_at";
+    let copy = format!(
+        "WITH RECURSIVE more(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM more WHERE number < 200)
+         INSERT INTO event_type (name, {columns}) SELECT 'copy.' || number, {columns} FROM more CROSS JOIN event_type
+         WHERE name = 'large'"
+    );
+    assert_eq!(connection.execute(&copy, []).unwrap(), 200);
+    drop(connection);
+    server.start().await;
+    let body = json!({ "spec": { "openapi": "3.1.0" }, "replaceAll": true });
+    let answer = app.client.post("/api/v1/event-type/import/openapi", &body).await.expect(200).json();
+    assert!(answer["data"]["modified"].as_array().unwrap().len() > 200, "{answer}");
+    let peak = server.peak_memory_bytes();
+    assert!(peak < 120 << 20, "{} MiB", peak >> 20);
+}

@@ -9,7 +9,7 @@ use postrider_domain::application::EnvironmentId;
 use postrider_domain::environment::{
     EnvironmentSettings, EnvironmentSettingsPatch, MessageRules, SchemaEnforcement, UnknownEventTypes,
 };
-use postrider_domain::event_type::{EventType, EventTypePatch};
+use postrider_domain::event_type::EventTypePatch;
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
@@ -27,6 +27,36 @@ use crate::{event_types, idempotency};
 /// How many rows an imported event type counts as: it is looked for, and written with its schemas.
 pub(crate) fn weight(imported: &ImportedEventType) -> usize {
     2 + event_types::rows_of(imported.new.schemas.as_ref())
+}
+
+/// What an import does to one event type.
+enum Entry {
+    /// It is added, or made as it should be.
+    Bring(Box<ImportedEventType>),
+    /// It is archived, if it is there and is not. Its row has so many bytes of schemas, which are written again.
+    Archive { name: String, schema_bytes: usize },
+}
+
+impl Entry {
+    fn rows(&self) -> usize {
+        match self {
+            Self::Bring(imported) => weight(imported),
+            Self::Archive { schema_bytes, .. } => 2 + schema_bytes / event_types::BYTES_IN_A_ROW,
+        }
+    }
+
+    fn carry_out(
+        self,
+        tx: &Tx<'_>,
+        environment: &EnvironmentId,
+        room: &mut event_types::Room,
+        now: Timestamp,
+    ) -> Result<Option<EventTypeName>, Abort<WriteError>> {
+        match self {
+            Self::Bring(imported) => add_or_change(tx, environment, room, *imported, now),
+            Self::Archive { name, .. } => archive(tx, environment, &name, now),
+        }
+    }
 }
 
 #[async_trait]
@@ -72,12 +102,12 @@ impl Environments for SqliteStore {
         let mut changed = Vec::new();
         for step in steps {
             let environment = environment.clone();
-            let rows = step.iter().map(weight).sum();
+            let rows = step.iter().map(Entry::rows).sum();
             let take = move |tx: &Tx<'_>| {
                 let mut room = event_types::Room::of(tx, &environment, most)?;
                 let mut changed = Vec::new();
-                for imported in step {
-                    add_or_change(tx, &environment, &mut room, imported, now, &mut changed)?;
+                for entry in step {
+                    changed.extend(entry.carry_out(tx, &environment, &mut room, now)?);
                 }
                 Ok(changed)
             };
@@ -116,7 +146,7 @@ const STEP_ROWS: usize = 256;
 /// What an import has to do, found out without keeping anybody from writing.
 struct Plan {
     /// What is not as it should be, in steps.
-    steps: Vec<Vec<ImportedEventType>>,
+    steps: Vec<Vec<Entry>>,
     settings: EnvironmentSettingsPatch,
     most: u64,
     /// Whether there is room for what is new.
@@ -126,25 +156,31 @@ struct Plan {
 impl Plan {
     fn of(connection: &Connection, environment: &EnvironmentId, import: Import) -> Result<Self, SqlError> {
         let Import { event_types, archive_others, settings, most } = import;
+        // What the environment has beside it may be many times larger than any import: only its names are kept.
         let archived = match archive_others {
             true => all_but(connection, environment, &event_types)?,
             false => Vec::new(),
         };
-        let (mut steps, mut rows, mut added) = (vec![Vec::new()], 0, 0_u64);
-        for imported in event_types.into_iter().chain(archived) {
+        let (mut entries, mut added) = (Vec::with_capacity(event_types.len() + archived.len()), 0_u64);
+        for imported in event_types {
             match event_types::find(connection, environment, imported.new.name.as_str())? {
                 Some(found) if !found.is_changed_by(&imported.patch) => continue,
                 Some(_) => {}
                 None => added += 1,
             }
-            let more = weight(&imported);
+            entries.push(Entry::Bring(Box::new(imported)));
+        }
+        entries.extend(archived);
+        let (mut steps, mut rows) = (vec![Vec::new()], 0);
+        for entry in entries {
+            let more = entry.rows();
             if rows > 0 && rows + more > STEP_ROWS {
                 steps.push(Vec::new());
                 rows = 0;
             }
             rows += more;
             if let Some(step) = steps.last_mut() {
-                step.push(imported);
+                step.push(entry);
             }
         }
         let fits = added == 0 || added <= event_types::Room::of(connection, environment, most)?.left();
@@ -236,16 +272,30 @@ fn add_or_change(
     room: &mut event_types::Room,
     imported: ImportedEventType,
     now: Timestamp,
-    changed: &mut Vec<EventTypeName>,
-) -> Result<(), Abort<WriteError>> {
+) -> Result<Option<EventTypeName>, Abort<WriteError>> {
     let ImportedEventType { new, patch } = imported;
     match event_types::find(tx, environment, new.name.as_str())? {
-        Some(found) if !found.is_changed_by(&patch) => return Ok(()),
+        Some(found) if !found.is_changed_by(&patch) => return Ok(None),
         Some(found) => drop(event_types::change(tx, environment, found, patch, now)?),
         None => event_types::insert(tx, environment, room, &new)?,
     }
-    changed.push(new.name);
-    Ok(())
+    Ok(Some(new.name))
+}
+
+/// Archives an event type that is there and is not archived; returns its name then.
+fn archive(
+    tx: &Tx<'_>,
+    environment: &EnvironmentId,
+    name: &str,
+    now: Timestamp,
+) -> Result<Option<EventTypeName>, Abort<WriteError>> {
+    let patch = EventTypePatch { archived: Some(true), ..EventTypePatch::default() };
+    match event_types::find(tx, environment, name)? {
+        Some(found) if found.is_changed_by(&patch) => {
+            Ok(Some(event_types::change(tx, environment, found, patch, now)?.name))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// The active event types that are not among these, to be archived.
@@ -253,19 +303,15 @@ fn all_but(
     connection: &Connection,
     environment: &EnvironmentId,
     kept: &[ImportedEventType],
-) -> Result<Vec<ImportedEventType>, SqlError> {
+) -> Result<Vec<Entry>, SqlError> {
     let kept: std::collections::HashSet<_> = kept.iter().map(|imported| imported.new.name.as_str()).collect();
     let mut statement = connection.prepare_cached(
-        "SELECT name FROM event_type
+        "SELECT name, coalesce(octet_length(schemas), 0) FROM event_type
          WHERE environment_no = (SELECT no FROM environment WHERE id = ?) AND NOT archived",
     )?;
-    let active = all(statement.query([environment.as_str()])?, |row| Ok(row.get::<_, String>(0)?))?;
-    let mut others = Vec::new();
-    for name in active.into_iter().filter(|name| !kept.contains(name.as_str())) {
-        if let Some(found) = event_types::find(connection, environment, &name)? {
-            let patch = EventTypePatch { archived: Some(true), ..EventTypePatch::default() };
-            others.push(ImportedEventType { new: EventType { archived: true, ..found }, patch });
-        }
-    }
-    Ok(others)
+    let active = all(statement.query([environment.as_str()])?, |row| {
+        Ok(Entry::Archive { name: row.get(0)?, schema_bytes: row.get(1)? })
+    })?;
+    let is_other = |entry: &Entry| matches!(entry, Entry::Archive { name, .. } if !kept.contains(name.as_str()));
+    Ok(active.into_iter().filter(is_other).collect())
 }

@@ -20,7 +20,7 @@ use crate::range::{NO_LIMIT, Range};
 use crate::writer::{Abort, FEW_ROWS, Tx, taken};
 
 /// Bytes of schemas that count as much as a row.
-const BYTES_IN_A_ROW: usize = 2_048;
+pub(crate) const BYTES_IN_A_ROW: usize = 2_048;
 
 /// How many rows schemas count as: those of an event type may be megabytes.
 pub(crate) fn rows_of(schemas: Option<&Schemas>) -> usize {

@@ -623,7 +623,7 @@ fn read_routes(
 fn due_sql() -> String {
     format!(
         // Of a payload that is too large the length only: that is in the row's head, and nothing else of it is read.
-        "SELECT {MESSAGE_COLUMNS}, CASE WHEN length(body) <= ?5 THEN body END AS payload, length(body) AS payload_bytes,
+        "SELECT {MESSAGE_COLUMNS}, CASE WHEN octet_length(body) <= ?5 THEN body END AS payload, octet_length(body) AS payload_bytes,
              due_at, delivery.message_no AS message_no, made, trigger
          FROM delivery LEFT JOIN message ON message.no = delivery.message_no
              LEFT JOIN payload ON payload.message_no = delivery.message_no
