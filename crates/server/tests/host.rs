@@ -193,6 +193,31 @@ async fn a_database_that_was_cut_in_the_middle_is_called_damaged_at_the_next_sta
 }
 
 #[tokio::test]
+async fn a_database_that_was_cut_beside_a_write_ahead_log_is_called_damaged_at_the_next_start() {
+    let mut server = server().start().await;
+    let app = server.app().await;
+    let large = json!({ "eventType": "user.created", "payload": { "text": "x".repeat(100_000) } });
+    for _ in 0..20 {
+        app.client.post(&app.path("/msg"), &large).await.expect(202);
+    }
+    // A second start, so that what was sent lies in the database, and little in the WAL.
+    server.terminate().await;
+    server.start().await;
+    let app = server.app().await;
+    app.client.post(&app.path("/msg"), &message()).await.expect(202);
+    let half = std::fs::metadata(database(&server)).unwrap().len() / 2 / 4_096 * 4_096;
+    server.kill().await;
+    cut(&server, "", half);
+    assert!(std::fs::metadata(server.folder().join("postrider.db-wal")).unwrap().len() > 0, "there is a WAL");
+    let url = format!("sqlite://{}", database(&server).display());
+    let settings = [("POSTRIDER_SERVER__LISTEN", "127.0.0.1:0"), ("POSTRIDER_STORE__URL", &*url)];
+    let finished = process::run(PROGRAM, &["serve"], &settings, server.folder()).await;
+    assert!(!finished.status.success(), "{finished:?}");
+    assert!(finished.stderr.contains(&format!("damaged (it was cut to {half} bytes")), "{finished:?}");
+    assert_eq!(std::fs::metadata(database(&server)).unwrap().len(), half, "nothing was written to it");
+}
+
+#[tokio::test]
 async fn what_other_programs_do_with_the_write_ahead_log_is_no_harm() {
     let server = server().start().await;
     let app = server.app().await;

@@ -16,6 +16,7 @@ mod attempts;
 mod blocks;
 mod bulk;
 mod checkpoint;
+mod cut;
 mod decode;
 mod endpoints;
 mod environments;

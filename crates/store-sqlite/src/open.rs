@@ -15,7 +15,7 @@ use crate::files::Files;
 use crate::lock::OwnerLock;
 use crate::readers::Readers;
 use crate::writer::{Owned, Writer};
-use crate::{SqliteStore, blocks, files, migrate};
+use crate::{SqliteStore, blocks, cut, files, migrate};
 
 /// Earlier versions of SQLite can corrupt a database when a WAL file is reset while it is checkpointed.
 const OLDEST_SQLITE: i32 = 3_051_003;
@@ -214,6 +214,7 @@ impl SqliteStore {
         let is_empty = migrate::is_empty(&open_file(path)?, path)?;
         files::tighten_all(path);
         let mut connection = connect(path)?;
+        check_whole(path, &connection)?;
         migrate::migrate(&mut connection, path)?;
         if is_new {
             tracing::warn!(path = %path.display(), "made a new, empty store, because there was none");
@@ -257,6 +258,17 @@ impl SqliteStore {
             asked_per_day: ASKED_PER_DAY,
             lock: Mutex::new(lock),
         })
+    }
+}
+
+/// Refuses a database of which pages are missing, before anything is written to it.
+fn check_whole(path: &Path, connection: &Connection) -> Result<(), OpenError> {
+    let pages: u64 = connection
+        .query_row("PRAGMA page_count", [], |row| row.get(0))
+        .map_err(|error| OpenError::database(path, &error))?;
+    match cut::missing(path, pages).map_err(|error| OpenError::path(path, &error))? {
+        Some(problem) => Err(OpenError::Damaged { path: path.to_owned(), problem }),
+        None => Ok(()),
     }
 }
 
