@@ -9,6 +9,7 @@ use rusqlite::{Row, params};
 
 use crate::SqliteStore;
 use crate::applications::environment_number;
+use crate::askers::Whose;
 use crate::decode::{Columns, SqlError, all, encode_json, first};
 use crate::writer::{Abort, taken};
 
@@ -16,7 +17,7 @@ use crate::writer::{Abort, taken};
 impl ApiKeys for SqliteStore {
     async fn create_api_key(&self, key: ApiKey) -> Result<(), WriteError> {
         self.writer
-            .run(move |tx| {
+            .run(Whose::from(&key.environment), move |tx| {
                 let environment = environment_number(tx, &key.environment)?;
                 tx.prepare_cached(
                     "INSERT INTO api_key (id, hash, hint, name, environment_no, scopes, created_at, expires_at,
@@ -63,7 +64,7 @@ impl ApiKeys for SqliteStore {
 
     async fn revoke_api_key(&self, id: KeyId) -> Result<(), WriteError> {
         self.writer
-            .run(move |tx| {
+            .run(Whose::Process, move |tx| {
                 let mut statement = tx.prepare_cached("DELETE FROM api_key WHERE id = ?")?;
                 match statement.execute([id.ksuid().as_bytes()])? {
                     0 => Err(Abort::Refused(WriteError::NotFound)),
@@ -75,7 +76,7 @@ impl ApiKeys for SqliteStore {
 
     async fn touch_api_keys(&self, used: Vec<(KeyHash, Timestamp)>) -> Result<(), StoreError> {
         self.writer
-            .run(move |tx| {
+            .run(Whose::Process, move |tx| {
                 let mut statement = tx.prepare_cached("UPDATE api_key SET last_used_at = ? WHERE hash = ?")?;
                 for (hash, at) in used {
                     statement.execute(params![at.as_micros(), hash.0])?;

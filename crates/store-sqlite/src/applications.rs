@@ -12,6 +12,7 @@ use postrider_store::{
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
+use crate::askers::Whose;
 use crate::decode::{Columns, SqlError, encode_json, first, listed};
 use crate::idempotency::{self, Subject};
 use crate::range::{NO_LIMIT, Range};
@@ -28,7 +29,7 @@ impl Applications for SqliteStore {
     ) -> Result<Written<Application>, WriteError> {
         let environment = environment.clone();
         self.writer
-            .run(move |tx| {
+            .run(Whose::from(&environment), move |tx| {
                 if let Some(answer) = idempotency::replay(tx, once.as_ref(), Subject::ENVIRONMENT)? {
                     return Ok(Written::Replayed(answer));
                 }
@@ -86,7 +87,7 @@ impl Applications for SqliteStore {
     ) -> Result<Application, WriteError> {
         let (environment, id) = (environment.clone(), id.clone());
         self.writer
-            .run(move |tx| {
+            .run(Whose::from(&environment), move |tx| {
                 let found = find(tx, &environment, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 change(tx, found, patch, now)
             })
@@ -103,7 +104,7 @@ impl Applications for SqliteStore {
     ) -> Result<Upserted<Application>, WriteError> {
         let (environment, id) = (environment.clone(), id.clone());
         self.writer
-            .run(move |tx| {
+            .run(Whose::from(&environment), move |tx| {
                 if let Some(found) = find(tx, &environment, &id)? {
                     return change(tx, found, patch, now).map(Upserted::Updated);
                 }
@@ -121,7 +122,7 @@ impl Applications for SqliteStore {
     ) -> Result<(), WriteError> {
         let (environment, id) = (environment.clone(), id.clone());
         self.writer
-            .run(move |tx| {
+            .run(Whose::from(&environment), move |tx| {
                 let key = find_key(tx, &environment, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 let sql = format!("UPDATE application SET deleted_at = ?2, version = {NEXT_VERSION} WHERE no = ?1");
                 tx.prepare_cached(&sql)?.execute(params![key.0, now.as_micros()])?;

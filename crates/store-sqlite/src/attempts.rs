@@ -67,7 +67,7 @@ impl Attempts for SqliteStore {
 
     async fn expunge_attempt(&self, message: MessageKey, id: AttemptId) -> Result<(), WriteError> {
         self.writer
-            .run(move |tx| {
+            .run(message, move |tx| {
                 let erased = tx
                     .prepare_cached(
                         "UPDATE attempt SET response = NULL WHERE (endpoint_no, id) =

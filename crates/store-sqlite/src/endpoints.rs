@@ -57,7 +57,7 @@ impl Endpoints for SqliteStore {
         // Beside its row there is the answer, which names the event types twice.
         let copies = if once.is_some() { 3 } else { 1 };
         self.writer
-            .run_rows(weight_of_new(&new.endpoint, copies), move |tx| {
+            .run_rows(application, weight_of_new(&new.endpoint, copies), move |tx| {
                 let subject = Subject::application(application);
                 if let Some(answer) = idempotency::replay(tx, once.as_ref(), subject)? {
                     return Ok(Written::Replayed(answer));
@@ -102,7 +102,7 @@ impl Endpoints for SqliteStore {
     ) -> Result<Endpoint, WriteError> {
         let id = id.clone();
         self.writer
-            .run_rows(weight(&patch), move |tx| {
+            .run_rows(application, weight(&patch), move |tx| {
                 let found = find(tx, application, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 change(tx, found, patch, now)
             })
@@ -121,7 +121,7 @@ impl Endpoints for SqliteStore {
         // Either is written.
         let rows = weight(&patch).max(weight_of_new(&otherwise.endpoint, 1));
         self.writer
-            .run_rows(rows, move |tx| match find(tx, application, &id)? {
+            .run_rows(application, rows, move |tx| match find(tx, application, &id)? {
                 Some(found) => change(tx, found, patch, now).map(Upserted::Updated),
                 None => insert(tx, application, otherwise).map(Upserted::Created),
             })
@@ -136,7 +136,7 @@ impl Endpoints for SqliteStore {
     ) -> Result<(), WriteError> {
         let id = id.clone();
         self.writer
-            .run(move |tx| {
+            .run(application, move |tx| {
                 let key = find_key(tx, application, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 tx.prepare_cached(DELETE_SQL)?.execute(params![now.as_micros(), key.0])?;
                 tx.prepare_cached(FORGET_SETTINGS_SQL)?.execute([key.0])?;
@@ -160,7 +160,7 @@ impl Endpoints for SqliteStore {
         once: Option<Once<Secret>>,
     ) -> Result<Written<Secret>, RotateError> {
         self.writer
-            .run(move |tx| {
+            .run(endpoint, move |tx| {
                 let subject = Subject::endpoint(endpoint);
                 if let Some(answer) = idempotency::replay(tx, once.as_ref(), subject)? {
                     return Ok(Written::Replayed(answer));
@@ -184,7 +184,7 @@ impl Endpoints for SqliteStore {
 
     async fn set_headers(&self, endpoint: EndpointKey, headers: Headers) -> Result<(), WriteError> {
         self.writer
-            .run(move |tx| {
+            .run(endpoint, move |tx| {
                 read_headers(tx, endpoint)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 Ok(write_headers(tx, endpoint, &headers)?)
             })
@@ -193,7 +193,7 @@ impl Endpoints for SqliteStore {
 
     async fn merge_headers(&self, endpoint: EndpointKey, changes: HeaderChanges) -> Result<(), ChangeHeadersError> {
         self.writer
-            .run(move |tx| {
+            .run(endpoint, move |tx| {
                 let headers = read_headers(tx, endpoint)?.ok_or(Abort::Refused(WriteError::NotFound.into()))?;
                 let headers = headers.changed(changes).map_err(|error| Abort::Refused(error.into()))?;
                 Ok(write_headers(tx, endpoint, &headers)?)

@@ -19,6 +19,7 @@ use rusqlite::{Connection, Row, params};
 
 use crate::SqliteStore;
 use crate::applications::environment_number;
+use crate::askers::Whose;
 use crate::decode::{Columns, SqlError, all, first, readable};
 use crate::idempotency::Subject;
 use crate::writer::{Abort, FEW_ROWS, Tx};
@@ -73,7 +74,7 @@ impl Environments for SqliteStore {
         now: Timestamp,
     ) -> Result<EnvironmentSettings, StoreError> {
         let environment = environment.clone();
-        self.writer.run(move |tx| Ok(change(tx, &environment, patch, now)?)).await
+        self.writer.run(Whose::from(&environment), move |tx| Ok(change(tx, &environment, patch, now)?)).await
     }
 
     async fn import(
@@ -85,7 +86,7 @@ impl Environments for SqliteStore {
     ) -> Result<Written<Vec<EventTypeName>>, WriteError> {
         let environment = environment.clone();
         let once = match once {
-            Some(once) => match self.replay_or_return(once).await? {
+            Some(once) => match self.replay_or_return(&environment, once).await? {
                 Ok(answer) => return Ok(Written::Replayed(answer)),
                 Err(once) => Some(once),
             },
@@ -99,6 +100,7 @@ impl Environments for SqliteStore {
         if !fits {
             return Err(WriteError::Full { of: Capped::EventTypes, most });
         }
+        let whose = Whose::from(&environment);
         let mut changed = Vec::new();
         for step in steps {
             let environment = environment.clone();
@@ -111,7 +113,7 @@ impl Environments for SqliteStore {
                 }
                 Ok(changed)
             };
-            changed.append(&mut self.writer.run_rows(rows, take).await?);
+            changed.append(&mut self.writer.run_rows(whose.clone(), rows, take).await?);
         }
         changed.sort();
         // The answer names what has changed.
@@ -121,7 +123,7 @@ impl Environments for SqliteStore {
             idempotency::remember(tx, once, Subject::ENVIRONMENT, &changed, now)?;
             Ok(Written::Done(changed))
         };
-        self.writer.run_rows(rows, finish).await
+        self.writer.run_rows(whose, rows, finish).await
     }
 }
 
@@ -129,10 +131,11 @@ impl SqliteStore {
     /// The answer that was given before under a key, or the key.
     async fn replay_or_return<T: Send + 'static>(
         &self,
+        environment: &EnvironmentId,
         once: Once<T>,
     ) -> Result<Result<StoredAnswer, Once<T>>, WriteError> {
         self.writer
-            .run(move |tx| {
+            .run(environment, move |tx| {
                 let answer = idempotency::replay(tx, Some(&once), Subject::ENVIRONMENT)?;
                 Ok::<_, Abort<WriteError>>(answer.ok_or(once))
             })

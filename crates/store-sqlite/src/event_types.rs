@@ -12,6 +12,7 @@ use rusqlite::{Connection, Row, params};
 
 use crate::SqliteStore;
 use crate::applications::environment_number;
+use crate::askers::Whose;
 use crate::decode::{Columns, SqlError, all, encode_json, first, listed};
 use crate::environments::rules_changed;
 use crate::idempotency::{self, Subject};
@@ -50,7 +51,7 @@ impl EventTypes for SqliteStore {
         // Beside its row there is the answer, with the schemas again.
         let copies = if once.is_some() { 2 } else { 1 };
         self.writer
-            .run_rows(weight_of_new(&event_type, copies), move |tx| {
+            .run_rows(Whose::from(&environment), weight_of_new(&event_type, copies), move |tx| {
                 if let Some(answer) = idempotency::replay(tx, once.as_ref(), Subject::ENVIRONMENT)? {
                     return Ok(Written::Replayed(answer));
                 }
@@ -109,7 +110,7 @@ impl EventTypes for SqliteStore {
     ) -> Result<EventType, WriteError> {
         let (environment, name) = (environment.clone(), name.to_owned());
         self.writer
-            .run_rows(weight(&patch), move |tx| {
+            .run_rows(Whose::from(&environment), weight(&patch), move |tx| {
                 let found = find(tx, &environment, &name)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 change(tx, &environment, found, patch, now)
             })
@@ -129,7 +130,7 @@ impl EventTypes for SqliteStore {
         // Either is written.
         let rows = weight(&patch).max(weight_of_new(&otherwise, 1));
         self.writer
-            .run_rows(rows, move |tx| {
+            .run_rows(Whose::from(&environment), rows, move |tx| {
                 if let Some(found) = find(tx, &environment, &name)? {
                     return change(tx, &environment, found, patch, now).map(Upserted::Updated);
                 }
@@ -148,7 +149,7 @@ impl EventTypes for SqliteStore {
     ) -> Result<(), WriteError> {
         let (environment, name) = (environment.clone(), name.to_owned());
         self.writer
-            .run(move |tx| {
+            .run(Whose::from(&environment), move |tx| {
                 if expunge {
                     let removed = tx
                         .prepare_cached(&format!("DELETE FROM event_type WHERE {THIS}"))?

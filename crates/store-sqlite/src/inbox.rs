@@ -2,16 +2,22 @@
 //!
 //! Messages and results come first, as they came. Other writes wait in lines of their own, so that however many somebody
 //! asks for, nobody's message waits for more than a few: of small ones, a transaction has so many rows; a large one has a
-//! transaction to itself, and after it everything else that waits has its turn. A small one that found no room in a transaction
-//! is first in the next. Within a line it is first come, first served.
+//! transaction to itself, and after it everything else that waits has its turn. Small ones that found no room in a transaction
+//! are first in the next.
+//!
+//! What the process writes by itself does not wait behind what callers ask for: small ones have a line and room of their own, large
+//! ones every other turn. Callers take turns, by environment and within one by application, with one write each; so whatever
+//! somebody asks for, one write of anybody else waits for about one transaction. What is of one caller comes as it came.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use crate::askers::Asker;
 use crate::group::{Kind, Waiting};
+use crate::turns::{Line, Turns};
 
-/// Rows of other writes in a transaction that has messages or results, or several of them.
+/// Rows of small writes in a transaction: of the process's, and as many of callers'. What has more rows is large.
 const OTHER_ROWS: usize = 256;
 
 /// What somebody asks the writer.
@@ -23,45 +29,90 @@ pub(crate) trait Command {
     fn is_last(&self) -> bool;
 }
 
+/// What waits of callers, by environment and application.
+type Askers<C> = Turns<i64, Turns<i64, VecDeque<C>>>;
+
 /// The receiving end of the writer's queue.
-pub(crate) struct Inbox<C> {
+pub(crate) struct Inbox<'a, C> {
     queue: Receiver<C>,
+    /// Who asked for an other write; `None` if the process did.
+    asker: Box<dyn Fn(&C) -> Option<Asker> + 'a>,
     /// What is nothing to write.
     wishes: VecDeque<C>,
     urgent: VecDeque<C>,
-    small: VecDeque<C>,
-    large: VecDeque<C>,
+    /// Of the process.
+    own: Small<VecDeque<C>>,
+    /// Of callers.
+    asked: Small<Askers<C>>,
+    /// The process's and the callers' take turns.
+    large: Turns<bool, Askers<C>>,
     /// The last command, or the end of the queue, has come.
     is_over: bool,
-    /// The last transaction began with a large one.
-    was_large: bool,
-    /// How many more rows of other writes this transaction takes.
-    room: usize,
-    /// Small ones waited when the transaction began, and none of them is in it.
-    is_small_due: bool,
+    /// The transaction began with a large one.
+    is_large: bool,
 }
 
-impl<C: Command> Inbox<C> {
-    pub(crate) fn new(queue: Receiver<C>) -> Self {
-        let (wishes, urgent, small, large) = Default::default();
-        Self { queue, wishes, urgent, small, large, is_over: false, was_large: false, room: 0, is_small_due: false }
+/// Small writes that wait.
+#[derive(Default)]
+struct Small<L> {
+    line: L,
+    /// How many more rows of them this transaction takes.
+    room: usize,
+    /// Some waited when the transaction began, and none of them is in it.
+    is_due: bool,
+    /// So it was with the transaction before.
+    is_first: bool,
+}
+
+impl<L: Line<Item: Command>> Small<L> {
+    fn begin(&mut self) {
+        self.room = OTHER_ROWS;
+        self.is_first = self.is_due;
+        self.is_due = !self.line.is_empty();
+    }
+
+    fn next(&mut self) -> Option<L::Item> {
+        let rows = self.line.first()?.about()?.rows;
+        self.room = self.room.checked_sub(rows)?;
+        self.is_due = false;
+        self.line.pop()
+    }
+
+    fn overdue(&mut self) -> Option<L::Item> {
+        if self.is_first { self.next() } else { None }
+    }
+}
+
+impl<'a, C: Command> Inbox<'a, C> {
+    pub(crate) fn new(queue: Receiver<C>, asker: impl Fn(&C) -> Option<Asker> + 'a) -> Self {
+        Self {
+            queue,
+            asker: Box::new(asker),
+            wishes: VecDeque::new(),
+            urgent: VecDeque::new(),
+            own: Small { line: VecDeque::new(), room: 0, is_due: false, is_first: false },
+            asked: Small { line: Askers::default(), room: 0, is_due: false, is_first: false },
+            large: Turns::default(),
+            is_over: false,
+            is_large: false,
+        }
     }
 
     /// Waits for what the next transaction begins with; `None` when there will be nothing more.
     pub(crate) fn first(&mut self) -> Option<C> {
         loop {
             self.sort_all();
-            let is_light = !self.urgent.is_empty() || !self.small.is_empty();
-            self.room = OTHER_ROWS;
-            if self.wishes.is_empty() && !self.large.is_empty() && !(is_light && self.was_large) {
-                (self.was_large, self.room) = (true, 0);
-                return self.large.pop_front();
+            if let Some(wish) = self.wishes.pop_front() {
+                return Some(wish);
             }
-            self.was_large = false;
-            if self.is_small_due && self.wishes.is_empty() {
-                return self.more_small();
+            let is_light = !self.urgent.is_empty() || !self.own.line.is_empty() || !self.asked.line.is_empty();
+            if !self.large.is_empty() && !(is_light && self.is_large) {
+                self.is_large = true;
+                return self.large.pop();
             }
-            self.is_small_due = !self.small.is_empty();
+            self.is_large = false;
+            self.own.begin();
+            self.asked.begin();
             if let Some(command) = self.more() {
                 return Some(command);
             }
@@ -77,7 +128,8 @@ impl<C: Command> Inbox<C> {
 
     /// What goes into a transaction that was begun otherwise, with this.
     pub(crate) fn begin(&mut self) {
-        (self.was_large, self.room) = (false, OTHER_ROWS);
+        self.is_large = false;
+        (self.own.room, self.asked.room) = (OTHER_ROWS, OTHER_ROWS);
     }
 
     /// What else goes into the transaction, if it is there.
@@ -106,20 +158,12 @@ impl<C: Command> Inbox<C> {
         if let Some(wish) = self.wishes.pop_front() {
             return Some(wish);
         }
-        if self.was_large && self.room == 0 {
+        if self.is_large {
             return None;
         }
-        if let Some(urgent) = self.urgent.pop_front() {
-            return Some(urgent);
-        }
-        self.more_small()
-    }
-
-    fn more_small(&mut self) -> Option<C> {
-        let rows = self.small.front().and_then(Command::about)?.rows;
-        self.room = self.room.checked_sub(rows)?;
-        self.is_small_due = false;
-        self.small.pop_front()
+        let overdue = self.own.overdue().or_else(|| self.asked.overdue());
+        let light = overdue.or_else(|| self.urgent.pop_front());
+        light.or_else(|| self.own.next()).or_else(|| self.asked.next())
     }
 
     fn sort_all(&mut self) {
@@ -136,25 +180,34 @@ impl<C: Command> Inbox<C> {
             self.is_over = true;
             return;
         }
-        let line = match command.about() {
-            None => &mut self.wishes,
-            Some(Waiting { kind: Kind::Accept | Kind::Settle, .. }) => &mut self.urgent,
-            Some(Waiting { rows, .. }) if rows <= OTHER_ROWS => &mut self.small,
-            Some(_) => &mut self.large,
+        match command.about() {
+            None => self.wishes.push_back(command),
+            Some(Waiting { kind: Kind::Accept | Kind::Settle, .. }) => self.urgent.push_back(command),
+            Some(Waiting { kind: Kind::Other, rows }) => self.sort_other(command, rows <= OTHER_ROWS),
+        }
+    }
+
+    fn sort_other(&mut self, command: C, is_small: bool) {
+        let asker = (self.asker)(&command);
+        let askers = match (asker, is_small) {
+            (None, true) => return self.own.line.push_back(command),
+            (Some(_), true) => &mut self.asked.line,
+            (_, false) => self.large.of(asker.is_none()),
         };
-        line.push_back(command);
+        let Asker { environment, application } = asker.unwrap_or_default();
+        askers.of(environment).of(application).push_back(command);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::mpsc::{self, Sender};
 
     use super::*;
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Asked {
-        Write(Kind, usize),
+        Write(Kind, usize, Option<Asker>),
         Wish,
         Last,
     }
@@ -163,7 +216,7 @@ mod tests {
     impl Command for Asked {
         fn about(&self) -> Option<Waiting> {
             match self {
-                Write(kind, rows) => Some(Waiting { kind: *kind, rows: *rows }),
+                Write(kind, rows, _) => Some(Waiting { kind: *kind, rows: *rows }),
                 Wish | Last => None,
             }
         }
@@ -173,18 +226,46 @@ mod tests {
         }
     }
 
-    const ACCEPT: Asked = Write(Kind::Accept, 2);
-    const SMALL: Asked = Write(Kind::Other, 100);
-    const LARGE: Asked = Write(Kind::Other, 2_000);
+    fn asker(of: &Asked) -> Option<Asker> {
+        match of {
+            Write(.., asker) => *asker,
+            Wish | Last => None,
+        }
+    }
+
+    /// What an application of an environment asks for; 0 is the environment as a whole.
+    const fn of(environment: i64, application: i64, rows: usize) -> Asked {
+        Write(Kind::Other, rows, Some(Asker { environment, application }))
+    }
+
+    const ACCEPT: Asked = Write(Kind::Accept, 2, None);
+    const SMALL: Asked = of(1, 1, 100);
+    const LARGE: Asked = of(1, 1, 2_000);
+    /// As the health check's, and as what upkeep removes.
+    const OWN: Asked = Write(Kind::Other, 16, None);
+    const OWN_LARGE: Asked = Write(Kind::Other, 1_000, None);
+    /// A thousand event types of an endpoint.
+    const NAMES: Asked = of(1, 1, 141);
+
+    fn inbox() -> (Sender<Asked>, Inbox<'static, Asked>) {
+        let (commands, queue) = mpsc::channel();
+        (commands, Inbox::new(queue, asker))
+    }
+
+    /// The next transaction; there must be something that waits.
+    fn transaction(inbox: &mut Inbox<'_, Asked>) -> Vec<Asked> {
+        let mut transaction = vec![inbox.first().unwrap()];
+        transaction.extend(std::iter::from_fn(|| inbox.next()));
+        transaction
+    }
 
     /// The transactions that are made of these.
     fn transactions(asked: &[Asked]) -> Vec<Vec<Asked>> {
-        let (commands, queue) = mpsc::channel();
+        let (commands, mut inbox) = inbox();
         for command in asked {
             commands.send(*command).unwrap();
         }
         drop(commands);
-        let mut inbox = Inbox::new(queue);
         let mut transactions = Vec::new();
         while let Some(first) = inbox.first() {
             let mut transaction = vec![first];
@@ -192,6 +273,14 @@ mod tests {
             transactions.push(transaction);
         }
         transactions
+    }
+
+    /// In which transaction what is asked for last is, while a thousand others of somebody wait.
+    fn place_behind_a_thousand(others: &[Asked], last: Asked) -> usize {
+        let asked: Vec<Asked> = others.iter().copied().cycle().take(1_000).chain([last]).collect();
+        let transactions = transactions(&asked);
+        assert_eq!(transactions.iter().map(Vec::len).sum::<usize>(), asked.len(), "nothing is forgotten");
+        transactions.iter().position(|transaction| transaction.contains(&last)).unwrap()
     }
 
     #[test]
@@ -208,8 +297,7 @@ mod tests {
 
     #[test]
     fn a_small_one_that_found_no_room_is_first_in_the_next_transaction() {
-        let (commands, queue) = mpsc::channel();
-        let mut inbox = Inbox::new(queue);
+        let (commands, mut inbox) = inbox();
         commands.send(SMALL).unwrap();
         for expected in [ACCEPT, SMALL, ACCEPT] {
             // A transaction is full with its first.
@@ -220,8 +308,7 @@ mod tests {
 
     #[test]
     fn small_and_large_ones_get_their_turn_however_many_messages_there_are() {
-        let (commands, queue) = mpsc::channel();
-        let mut inbox = Inbox::new(queue);
+        let (commands, mut inbox) = inbox();
         for command in [SMALL, LARGE] {
             commands.send(command).unwrap();
         }
@@ -235,6 +322,117 @@ mod tests {
     }
 
     #[test]
+    fn a_thousand_writes_of_one_caller_delay_anothers_by_a_transaction() {
+        let others = [of(1, 2, 16), of(1, 0, 16), of(2, 0, 16), of(2, 1, 200), of(2, 1, 2_000)];
+        for last in others {
+            assert!(place_behind_a_thousand(&[NAMES], last) <= 1, "{last:?}");
+            assert!(place_behind_a_thousand(&[LARGE], last) <= 1, "{last:?}");
+            assert!(place_behind_a_thousand(&[NAMES, LARGE], last) <= 3, "{last:?}");
+        }
+    }
+
+    #[test]
+    fn an_environment_has_no_more_turns_for_having_many_applications() {
+        let of_many: Vec<Asked> = (1..=1_000).map(|application| of(1, application, 240)).collect();
+        assert!(place_behind_a_thousand(&of_many, of(2, 1, 16)) <= 1);
+    }
+
+    #[test]
+    fn what_the_process_writes_by_itself_does_not_wait_behind_what_callers_ask_for() {
+        let of_many: Vec<Asked> = (1..=1_000).map(|number| of(number, 1, 240)).collect();
+        let large_of_many: Vec<Asked> = (1..=1_000).map(|number| of(number, 1, 2_000)).collect();
+        assert_eq!(place_behind_a_thousand(&of_many, OWN), 0);
+        assert_eq!(place_behind_a_thousand(&large_of_many, OWN), 1);
+        assert_eq!(place_behind_a_thousand(&of_many, OWN_LARGE), 0);
+        assert!(place_behind_a_thousand(&large_of_many, OWN_LARGE) <= 1);
+    }
+
+    #[test]
+    fn what_the_process_writes_by_itself_leaves_callers_their_turns() {
+        for last in [SMALL, LARGE] {
+            assert!(place_behind_a_thousand(&[OWN], last) <= 1, "{last:?}");
+            assert!(place_behind_a_thousand(&[OWN_LARGE], last) <= 1, "{last:?}");
+        }
+    }
+
+    #[test]
+    fn a_small_write_of_the_process_is_in_the_next_transaction_but_one_when_those_are_full_of_messages() {
+        let (commands, mut inbox) = inbox();
+        commands.send(OWN).unwrap();
+        for expected in [ACCEPT, OWN, ACCEPT] {
+            commands.send(ACCEPT).unwrap();
+            assert_eq!(inbox.first(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn whatever_the_order_is_nobody_starves_and_what_is_of_one_caller_comes_as_it_came() {
+        for seed in 0..200_u64 {
+            let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let mut random = |below: usize| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                usize::try_from(state % below as u64).unwrap()
+            };
+            let asked: Vec<Asked> = (0..300)
+                .map(|number| {
+                    // Rows tell one from the other.
+                    let rows = [number % 250, 300 + number][random(2)];
+                    match random(8) {
+                        0 => Write(Kind::Accept, number, None),
+                        1 => Write(Kind::Other, rows, None),
+                        // Most of what is asked for is asked for by one.
+                        2..6 => of(1, 1, rows),
+                        _ => of(random(3) as i64, random(3) as i64, rows),
+                    }
+                })
+                .collect();
+            let transactions = transactions(&asked);
+            let came: Vec<Asked> = transactions.concat();
+            assert_eq!(came.len(), asked.len(), "seed {seed}");
+            for transaction in &transactions {
+                let rows = |of: bool| -> usize {
+                    let such = |one: &&Asked| asker(one).is_some() == of && matches!(one, Write(Kind::Other, ..));
+                    transaction.iter().filter(such).filter_map(Command::about).map(|about| about.rows).sum()
+                };
+                let is_bounded = rows(true) <= OTHER_ROWS && rows(false) <= OTHER_ROWS;
+                assert!(is_bounded || transaction.len() == 1, "seed {seed}: {transaction:?}");
+            }
+            for whose in came.iter().map(asker) {
+                for is_large in [false, true] {
+                    let only = |all: &[Asked]| -> Vec<Asked> {
+                        let such = |one: &Asked| {
+                            let about = one.about().unwrap();
+                            about.kind == Kind::Other && asker(one) == whose && (about.rows > OTHER_ROWS) == is_large
+                        };
+                        all.iter().copied().filter(such).collect()
+                    };
+                    assert_eq!(only(&came), only(&asked), "seed {seed}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn callers_who_go_on_asking_get_a_turn_each() {
+        let (commands, mut inbox) = inbox();
+        let mut turns = [0; 3];
+        for _ in 0..100 {
+            // One sends ten times as much as the others.
+            for _ in 0..10 {
+                commands.send(NAMES).unwrap();
+            }
+            commands.send(of(2, 1, 141)).unwrap();
+            commands.send(of(3, 1, 141)).unwrap();
+            for command in transaction(&mut inbox) {
+                turns[usize::try_from(asker(&command).unwrap().environment).unwrap() - 1] += 1;
+            }
+        }
+        assert!(turns.iter().all(|turns| (33..=34).contains(turns)), "{turns:?}");
+    }
+
+    #[test]
     fn nothing_that_came_before_the_last_is_forgotten_and_what_comes_after_it_is_not_looked_at() {
         let asked = [LARGE, ACCEPT, Wish, Last, ACCEPT];
         assert_eq!(transactions(&asked), [vec![Wish, ACCEPT], vec![LARGE]]);
@@ -243,8 +441,7 @@ mod tests {
 
     #[test]
     fn waiting_for_a_moment_ends_with_what_comes_or_with_the_moment() {
-        let (commands, queue) = mpsc::channel();
-        let mut inbox = Inbox::new(queue);
+        let (commands, mut inbox) = inbox();
         inbox.begin();
         assert_eq!(inbox.next_within(Duration::ZERO), None);
         commands.send(ACCEPT).unwrap();

@@ -11,6 +11,7 @@
 mod api_keys;
 mod applications;
 mod asked;
+mod askers;
 mod attempted;
 mod attempts;
 mod blocks;
@@ -49,6 +50,7 @@ mod tally;
 mod tasks;
 mod terms;
 mod tokens;
+mod turns;
 mod urls;
 mod work;
 mod writer;

@@ -40,7 +40,7 @@ impl Messages for SqliteStore {
 
     async fn expunge_message(&self, message: MessageKey) -> Result<(), StoreError> {
         self.writer
-            .run(move |tx| {
+            .run(message, move |tx| {
                 erase(tx, vec![message])?;
                 Ok::<_, Abort<StoreError>>(())
             })
@@ -53,7 +53,7 @@ impl Messages for SqliteStore {
         ids: Vec<IdOrUid<MessageId>>,
     ) -> Result<Vec<bool>, StoreError> {
         self.writer
-            .run(move |tx| {
+            .run(application, move |tx| {
                 let keys = ids.iter().map(|id| find_key(tx, application, id)).collect::<Result<Vec<_>, SqlError>>()?;
                 erase(tx, keys.iter().copied().flatten().collect())?;
                 Ok::<_, Abort<StoreError>>(keys.iter().map(Option::is_some).collect())

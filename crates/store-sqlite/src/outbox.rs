@@ -13,6 +13,7 @@ use rusqlite::params;
 use serde::Serialize;
 
 use crate::SqliteStore;
+use crate::askers::Whose;
 use crate::decode::{Columns, SqlError, all, first, readable};
 use crate::inserts::json_list;
 use crate::range;
@@ -43,7 +44,7 @@ impl Outbox for SqliteStore {
 
     async fn remove_notices(&self, notices: Vec<NoticeKey>) -> Result<(), StoreError> {
         self.writer
-            .run(move |tx| {
+            .run(Whose::Process, move |tx| {
                 let mut delete = tx.prepare_cached("DELETE FROM outbox WHERE no = ?")?;
                 for notice in &notices {
                     delete.execute([notice.0])?;

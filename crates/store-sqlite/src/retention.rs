@@ -22,6 +22,7 @@ use postrider_store::{MessageKey, Retention, StoreError, Swept};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
+use crate::askers::Whose;
 use crate::blocks::Id;
 use crate::decode::{SqlError, readable};
 use crate::history::{self, Removal, TRIED_OF_MESSAGE_SQL};
@@ -80,7 +81,9 @@ impl Retention for SqliteStore {
             return Ok(Swept { removed: 0, more: false });
         }
         let swept = Swept { removed: slice.expired.len(), more: slice.more };
-        self.writer.run_rows(rows, move |tx| Ok::<_, Abort<StoreError>>(write(tx, slice, kept)?)).await?;
+        self.writer
+            .run_rows(Whose::Process, rows, move |tx| Ok::<_, Abort<StoreError>>(write(tx, slice, kept)?))
+            .await?;
         Ok(swept)
     }
 
@@ -104,8 +107,10 @@ impl Retention for SqliteStore {
         };
         let step = self.lists.run_at_once(read).await?;
         let Step { chosen, walk, ended } = step;
-        let removed =
-            self.writer.run_rows(rows, move |tx| Ok::<_, Abort<StoreError>>(remove_chosen(tx, &chosen)?)).await?;
+        let removed = self
+            .writer
+            .run_rows(Whose::Process, rows, move |tx| Ok::<_, Abort<StoreError>>(remove_chosen(tx, &chosen)?))
+            .await?;
         if !ended {
             progress.walk = Some(walk);
         }
@@ -120,7 +125,10 @@ impl Retention for SqliteStore {
         let (at, erasure) = self.lists.run_at_once(read).await?;
         progress.erasing = at;
         let Some(erasure) = erasure else { return Ok(Swept { removed: 0, more: false }) };
-        let removed = self.writer.run_rows(rows, move |tx| Ok::<_, Abort<StoreError>>(erasure.carry_out(tx)?)).await?;
+        let removed = self
+            .writer
+            .run_rows(Whose::Process, rows, move |tx| Ok::<_, Abort<StoreError>>(erasure.carry_out(tx)?))
+            .await?;
         Ok(Swept { removed, more: true })
     }
 
@@ -133,14 +141,16 @@ impl Retention for SqliteStore {
         progress.urls = at;
         let removed = unnamed.len();
         if removed > 0 {
-            self.writer.run_rows(removed, move |tx| Ok::<_, Abort<StoreError>>(urls::remove(tx, &unnamed)?)).await?;
+            self.writer
+                .run_rows(Whose::Process, removed, move |tx| Ok::<_, Abort<StoreError>>(urls::remove(tx, &unnamed)?))
+                .await?;
         }
         Ok(Swept { removed, more: true })
     }
 
     async fn forget_leftovers(&self, before: Timestamp, rows: usize) -> Result<usize, StoreError> {
         self.writer
-            .run(move |tx| {
+            .run(Whose::Process, move |tx| {
                 let readers = tx
                     .prepare_cached(
                         "DELETE FROM stream_reader WHERE (endpoint_no, name) IN
@@ -180,7 +190,7 @@ impl Retention for SqliteStore {
 
     async fn note_clock(&self, now: Timestamp) -> Result<(), StoreError> {
         self.writer
-            .run(move |tx| {
+            .run(Whose::Process, move |tx| {
                 tx.prepare_cached("UPDATE sequence SET next = ? WHERE name = 'seen'")?.execute([now.as_micros()])?;
                 Ok::<_, Abort<StoreError>>(())
             })
@@ -240,7 +250,7 @@ impl SqliteStore {
         };
         // From here on, who adds a delivery of a message up to this number says so.
         self.writer
-            .run(move |tx| {
+            .run(Whose::Process, move |tx| {
                 tx.execute("UPDATE sequence SET next = ? WHERE name = 'history'", [last])?;
                 tx.execute("DELETE FROM held_message", [])?;
                 Ok::<_, Abort<StoreError>>(())

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use postrider_store::{Observer, Store, StoreError};
 
 use crate::SqliteStore;
+use crate::askers::Whose;
 use crate::writer::Abort;
 
 #[async_trait]
@@ -13,7 +14,7 @@ impl Store for SqliteStore {
     async fn ping(&self) -> Result<(), StoreError> {
         // Both sides: a reader that answers says nothing about a writer that is stuck or a disk that is full.
         self.writer
-            .run(|tx| {
+            .run(Whose::Process, |tx| {
                 if let Some(problem) = tx.no_room() {
                     return Err(Abort::Refused(StoreError::Unavailable(problem)));
                 }

@@ -48,7 +48,7 @@ impl Streams for SqliteStore {
     ) -> Result<StreamPosition, WriteError> {
         let reader = reader.to_owned();
         self.writer
-            .run(move |tx| {
+            .run(endpoint, move |tx| {
                 if let Some(known) = position_of(tx, endpoint, &reader)? {
                     return Ok(known);
                 }
@@ -66,7 +66,7 @@ impl Streams for SqliteStore {
         now: Timestamp,
     ) -> Result<(), WriteError> {
         let reader = reader.to_owned();
-        self.writer.run(move |tx| note(tx, endpoint, &reader, position, now)).await
+        self.writer.run(endpoint, move |tx| note(tx, endpoint, &reader, position, now)).await
     }
 }
 

@@ -9,6 +9,7 @@ use postrider_store::{
 use rusqlite::params;
 
 use crate::SqliteStore;
+use crate::askers::Whose;
 use crate::decode::{SqlError, first, readable};
 use crate::idempotency::{self, Subject};
 use crate::range;
@@ -29,7 +30,7 @@ impl Tokens for SqliteStore {
             return Ok(secret);
         }
         self.writer
-            .run(move |tx| {
+            .run(Whose::Process, move |tx| {
                 tx.execute("INSERT OR IGNORE INTO token_secret (only_row, secret) VALUES (1, ?)", [candidate])?;
                 let stored = tx.query_row("SELECT secret FROM token_secret", [], |row| row.get(0));
                 if let Some(secret) = readable(stored.map_err(SqlError::from))? {
@@ -52,7 +53,7 @@ impl Tokens for SqliteStore {
         // Each session is looked for, and noted.
         let rows = FEW_ROWS.max(2 * expiry.sessions.len());
         self.writer
-            .run_rows(rows, move |tx| {
+            .run_rows(application, rows, move |tx| {
                 let subject = Subject::application(application);
                 if let Some(answer) = idempotency::replay(tx, once.as_ref(), subject)? {
                     return Ok(Written::Replayed(answer));

@@ -22,6 +22,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
 use crate::applications::ROUTES_VERSION;
+use crate::askers::Whose;
 use crate::decode::{Columns, SqlError, all, first, readable};
 use crate::environments::{RULES_COLUMNS, decode_rules};
 use crate::hot::{SCHEDULED_LATER, delivery_key};
@@ -129,7 +130,7 @@ impl Work for SqliteStore {
 
     async fn park(&self, endpoint: EndpointKey, after: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         self.writer
-            .run(move |tx| {
+            .run(Whose::Process, move |tx| {
                 tx.prepare_cached("DELETE FROM endpoint_hold WHERE endpoint_no = ?")?.execute([endpoint.0])?;
                 let next: Option<i64> = tx
                     .prepare_cached(
@@ -152,7 +153,7 @@ impl Work for SqliteStore {
     async fn hold(&self, endpoint: EndpointKey, hold: Hold) -> Result<(), StoreError> {
         let Hold { until, reason } = hold;
         self.writer
-            .run(move |tx| {
+            .run(Whose::Process, move |tx| {
                 tx.prepare_cached(
                     "INSERT INTO endpoint_hold (endpoint_no, not_before, reason) VALUES (?, ?, ?)
                      ON CONFLICT DO UPDATE SET not_before = excluded.not_before, reason = excluded.reason",
@@ -192,7 +193,7 @@ impl Work for SqliteStore {
 
     async fn wake_later(&self, endpoints: Vec<EndpointKey>, at: Timestamp) -> Result<(), StoreError> {
         self.writer
-            .run(move |tx| {
+            .run(Whose::Process, move |tx| {
                 let mut lower = tx.prepare_cached(LOWER_WAKE_SQL)?;
                 for endpoint in &endpoints {
                     lower.execute(params![endpoint.0, at.as_micros()])?;
@@ -205,7 +206,7 @@ impl Work for SqliteStore {
     async fn pull_in(&self, now: Timestamp, longest: Duration) -> Result<u64, StoreError> {
         let latest = now.saturating_add(longest).as_micros();
         self.writer
-            .run(move |tx| {
+            .run(Whose::Process, move |tx| {
                 let unreadable = "typeof(not_before) <> 'integer' OR typeof(reason) <> 'text'";
                 let removed = tx.execute(&format!("DELETE FROM endpoint_hold WHERE {unreadable}"), [])?;
                 if removed > 0 {
@@ -221,7 +222,7 @@ impl Work for SqliteStore {
             let count = found.len();
             let first = now.as_micros() + pulled as i64;
             self.writer
-                .run(move |tx| {
+                .run(Whose::Process, move |tx| {
                     for (due, row) in (first..).zip(&found) {
                         make_due(tx, row, due)?;
                     }
@@ -237,7 +238,7 @@ impl Work for SqliteStore {
 
     async fn rebuild_wakes(&self) -> Result<u64, StoreError> {
         self.writer
-            .run(|tx| {
+            .run(Whose::Process, |tx| {
                 tx.execute("DELETE FROM wake", [])?;
                 // Nobody could look after one that is not there.
                 tx.execute("DELETE FROM endpoint_hold WHERE endpoint_no NOT IN (SELECT no FROM endpoint)", [])?;
@@ -272,7 +273,7 @@ impl Work for SqliteStore {
 
     async fn cancel_deliveries(&self, endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError> {
         self.writer
-            .run_rows(limit, move |tx| {
+            .run_rows(endpoint, limit, move |tx| {
                 let removed = tx
                     .prepare_cached(
                         "DELETE FROM delivery WHERE (endpoint_no, due_at, message_no) IN
@@ -298,7 +299,7 @@ impl Work for SqliteStore {
     ) -> Result<Written<Resent>, ResendError> {
         let per_day = self.asked_per_day;
         self.writer
-            .run_rows(RESEND_ROWS, move |tx| {
+            .run_rows(endpoint, RESEND_ROWS, move |tx| {
                 let subject = idempotency::Subject::message_at(message, endpoint);
                 if let Some(answer) = idempotency::replay(tx, once.as_ref(), subject)? {
                     return Ok(Written::Replayed(answer));
@@ -349,7 +350,7 @@ impl Work for SqliteStore {
 
     async fn forget_keys(&self, before: Timestamp, limit: usize) -> Result<bool, StoreError> {
         self.writer
-            .run_rows(limit, move |tx| {
+            .run_rows(Whose::Process, limit, move |tx| {
                 let dropped = keys::drop_old_run(tx, before)?;
                 if let Some(run) = dropped {
                     tx.tell(News::KeysDropped(run));

@@ -9,7 +9,8 @@
 //! savepoint for every job would have SQLite copy every page that a batch touches, once more.)
 //!
 //! Results have time: nobody waits for them. When nothing but results is queued, the writer waits a moment for something
-//! to come along, so that under load one fsync serves both sides. What goes into which transaction is decided in `group.rs`.
+//! to come along, so that under load one fsync serves both sides. What goes into which transaction is decided in `inbox.rs` and
+//! `group.rs`.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -30,6 +31,7 @@ use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
+use crate::askers::{self, Whose};
 use crate::checkpoint::{self, Checkpointer, STACK_BYTES};
 use crate::decode::SqlError;
 use crate::files::Files;
@@ -151,14 +153,19 @@ impl Failure {
     }
 }
 
-/// Any other write. Without a transaction it is not carried out, and who asked is told why.
-type Other = Box<dyn FnOnce(Option<&Tx<'_>>) -> Done + Send>;
+/// Any other write.
+struct Other {
+    whose: Whose,
+    /// The rows it writes, about.
+    rows: usize,
+    /// Without a transaction it is not carried out, and who asked is told why.
+    write: Box<dyn FnOnce(Option<&Tx<'_>>) -> Done + Send>,
+}
 
 enum Job {
     Accept(Vec<NewMessage>, oneshot::Sender<Vec<Result<Accepted, AcceptError>>>),
     Settle(Settling),
-    /// The number is that of the rows it writes, about.
-    Other(Other, usize),
+    Other(Other),
 }
 
 /// Results to store.
@@ -285,37 +292,38 @@ impl Writer {
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Runs `write`, which writes a few rows, in the next transaction. It is carried out even if the caller no longer waits.
-    pub(crate) async fn run<T, E, F>(&self, write: F) -> Result<T, E>
+    /// Runs `write`, which writes a few rows, when it is the turn of whose it is. It is carried out even if the caller no longer
+    /// waits.
+    pub(crate) async fn run<T, E, F>(&self, whose: impl Into<Whose>, write: F) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T, Abort<E>> + Send + 'static,
     {
-        self.run_rows(FEW_ROWS, write).await
+        self.run_rows(whose, FEW_ROWS, write).await
     }
 
-    /// As [`Writer::run`], for what takes something out of the store and gives it to the engine: it is given also if there is
+    /// As [`Writer::run`], for what the process takes out of the store and gives to the engine: it is given also if there is
     /// a doubt whether the commit lasts, because the store, as it is, has it no more.
     pub(crate) async fn take<T, F>(&self, write: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T, Abort<StoreError>> + Send + 'static,
     {
-        self.put(FEW_ROWS, true, write).await
+        self.put(Whose::Process, FEW_ROWS, true, write).await
     }
 
     /// As [`Writer::run`], for a write of about so many rows: others wait for a few of those, not for all there are.
-    pub(crate) async fn run_rows<T, E, F>(&self, rows: usize, write: F) -> Result<T, E>
+    pub(crate) async fn run_rows<T, E, F>(&self, whose: impl Into<Whose>, rows: usize, write: F) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T, Abort<E>> + Send + 'static,
     {
-        self.put(rows, false, write).await
+        self.put(whose.into(), rows, false, write).await
     }
 
-    async fn put<T, E, F>(&self, rows: usize, unsure_will_do: bool, write: F) -> Result<T, E>
+    async fn put<T, E, F>(&self, whose: Whose, rows: usize, unsure_will_do: bool, write: F) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
@@ -350,7 +358,7 @@ impl Writer {
                 let _ = reply.send(result);
             })
         });
-        self.send(Job::Other(write, rows))?;
+        self.send(Job::Other(Other { whose, rows, write }))?;
         answer.await.map_err(|_| E::from(StoreError::Unavailable("the write was not carried out".to_owned())))?
     }
 
@@ -396,7 +404,15 @@ fn in_savepoint<T, E>(connection: &Connection, write: impl FnOnce() -> Result<T,
 /// Runs until told to close. Whoever asked for something that is still in the queue then is told by its end that nothing came
 /// of it; the checkpointer waits for that.
 fn run(mut writing: Loop<'_>, queue: mpsc::Receiver<Command>) {
-    writing.run(&mut Inbox::new(queue));
+    let (connection, files) = (writing.connection, writing.files);
+    let asker = move |command: &Command| match command {
+        Command::Run(Job::Other(other)) if files.is_none_or(Files::are_readable) => {
+            askers::asker(connection, &other.whose)
+        }
+        // If nothing can be read, nothing is written either.
+        _ => None,
+    };
+    writing.run(&mut Inbox::new(queue, asker));
 }
 
 struct Loop<'c> {
@@ -409,7 +425,7 @@ struct Loop<'c> {
 }
 
 impl Loop<'_> {
-    fn run(&mut self, inbox: &mut Inbox<Command>) {
+    fn run(&mut self, inbox: &mut Inbox<'_, Command>) {
         while let Some(command) = inbox.first() {
             let first = match command {
                 Command::Run(job) => job,
@@ -428,7 +444,7 @@ impl Loop<'_> {
     }
 
     /// Carries out `first` and what waits behind it in one transaction.
-    fn group(&mut self, first: Job, inbox: &mut Inbox<Command>, was_aside: bool) {
+    fn group(&mut self, first: Job, inbox: &mut Inbox<'_, Command>, was_aside: bool) {
         let mut group = Group::default();
         // Results that wait for company do so before the transaction begins: a guest may write meanwhile.
         let jobs = self.begin_with(first, &mut group, inbox, was_aside);
@@ -448,7 +464,7 @@ impl Loop<'_> {
         &mut self,
         first: Job,
         group: &mut Group,
-        inbox: &mut Inbox<Command>,
+        inbox: &mut Inbox<'_, Command>,
         was_aside: bool,
     ) -> VecDeque<Job> {
         let about = about(&first);
@@ -470,7 +486,7 @@ impl Loop<'_> {
         mut jobs: VecDeque<Job>,
         group: &mut Group,
         tx: &Tx<'_>,
-        inbox: &mut Inbox<Command>,
+        inbox: &mut Inbox<'_, Command>,
         mut failed: Option<StoreError>,
     ) -> Option<StoreError> {
         self.hot.begin();
@@ -494,7 +510,7 @@ impl Loop<'_> {
     }
 
     /// The next job that waits, if its place is in this transaction.
-    fn next(&mut self, group: &mut Group, inbox: &mut Inbox<Command>) -> Option<Job> {
+    fn next(&mut self, group: &mut Group, inbox: &mut Inbox<'_, Command>) -> Option<Job> {
         let job = group.take(inbox.next())?;
         match group.filling.turn_of(about(&job)) {
             Turn::This => Some(job),
@@ -575,10 +591,10 @@ impl Loop<'_> {
                 });
                 (done, failure)
             }
-            Job::Other(run, _) => {
+            Job::Other(other) => {
                 // It may change routes, of which the hot statements remember versions for the length of a group.
                 self.hot.begin();
-                let done = run(Some(tx));
+                let done = (other.write)(Some(tx));
                 for place in tx.moved.take() {
                     self.hot.forget_place(place);
                 }
@@ -710,7 +726,7 @@ fn refusal(job: Job) -> Done {
             let _ = reply.send(vec![Err(AcceptError::Store(error(failed))); batch.len()]);
         }),
         Job::Settle(settling) => Box::new(move |failed| drop(settling.reply.send(Err(error(failed))))),
-        Job::Other(run, _) => run(None),
+        Job::Other(other) => (other.write)(None),
     }
 }
 
@@ -758,7 +774,7 @@ fn about(job: &Job) -> Waiting {
     let (kind, rows) = match job {
         Job::Accept(batch, _) => (Kind::Accept, batch.iter().map(NewMessage::rows).sum()),
         Job::Settle(settling) => (Kind::Settle, settling.batch.iter().map(Settlement::rows).sum()),
-        Job::Other(_, rows) => (Kind::Other, *rows),
+        Job::Other(other) => (Kind::Other, other.rows),
     };
     Waiting { kind, rows }
 }
@@ -800,12 +816,12 @@ mod tests {
         let (observers, counter) = (Arc::new(Observers::default()), Arc::new(Counter::default()));
         observers.add(Arc::clone(&counter) as Arc<dyn Observer>);
         let writer = Writer::start(crate::plans::database(), None, observers).expect("a thread");
-        let refused = writer.run(|tx| {
+        let refused = writer.run(Whose::Process, |tx| {
             tx.tell(News::WorkAdded(EndpointKey(1)));
             Err::<(), _>(Abort::Refused(StoreError::Closed))
         });
         assert!(refused.await.is_err());
-        let done = writer.run(|tx| {
+        let done = writer.run(Whose::Process, |tx| {
             tx.tell(News::WorkAdded(EndpointKey(2)));
             Ok::<_, Abort<StoreError>>(())
         });

@@ -29,6 +29,7 @@ use serde_json::{Map, Value};
 
 use crate::SqliteStore;
 use crate::applications::environment_number;
+use crate::askers::Whose;
 use crate::decode::{Columns, SqlError, all, encode_json, first, listed};
 use crate::idempotency::{self, Subject};
 use crate::messages;
@@ -40,7 +41,7 @@ use crate::writer::{Abort, News, Tx};
 impl Tasks for SqliteStore {
     async fn create_task(&self, new: NewTask, once: Option<Once<Task>>) -> Result<Written<Task>, TaskError> {
         self.writer
-            .run(move |tx| {
+            .run(whose(&new), move |tx| {
                 let subject = about(&new.job);
                 if let Some(answer) = idempotency::replay(tx, once.as_ref(), subject)? {
                     return Ok(Written::Replayed(answer));
@@ -112,17 +113,19 @@ impl Tasks for SqliteStore {
             Read::Ended(status) => return Ok(Advanced { status, wait: None }),
         };
         let per_day = self.asked_per_day;
-        self.writer.run(move |tx| Ok::<_, Abort<StoreError>>(write_step(tx, id, step, slice, per_day, now)?)).await
+        self.writer
+            .run(Whose::Process, move |tx| Ok::<_, Abort<StoreError>>(write_step(tx, id, step, slice, per_day, now)?))
+            .await
     }
 
     async fn fail_task(&self, id: TaskId, problem: &str, now: Timestamp) -> Result<(), StoreError> {
         let problem = problem.to_owned();
-        self.writer.run(move |tx| Ok::<_, Abort<StoreError>>(give_up(tx, id, problem, now)?)).await
+        self.writer.run(Whose::Process, move |tx| Ok::<_, Abort<StoreError>>(give_up(tx, id, problem, now)?)).await
     }
 
     async fn forget_tasks(&self, before: Timestamp, limit: usize) -> Result<usize, StoreError> {
         self.writer
-            .run(move |tx| {
+            .run(Whose::Process, move |tx| {
                 let removed =
                     tx.prepare_cached(FORGET_SQL)?.execute(params![before.as_micros(), range::limit(limit)])?;
                 Ok::<_, Abort<StoreError>>(removed)
@@ -340,6 +343,17 @@ fn forget_ended(tx: &Tx<'_>, new: &NewTask) -> Result<(), SqlError> {
     let environment = environment_number(tx, &new.environment)?;
     tx.prepare_cached(ENDED_SQL)?.execute(params![environment, application, range::limit(MAX_ENDED_TASKS - 1)])?;
     Ok(())
+}
+
+/// Whose the request for a task is.
+fn whose(new: &NewTask) -> Whose {
+    match &new.job {
+        Job::Recover { endpoint, .. } | Job::Replay { endpoint, .. } | Job::BulkReplay { endpoint, .. } => {
+            (*endpoint).into()
+        }
+        Job::PurgeContent { application } => (*application).into(),
+        Job::ApplicationStats { .. } | Job::AggregateEventTypes => (&new.environment).into(),
+    }
 }
 
 /// What the request for a task names.
