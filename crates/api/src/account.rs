@@ -39,7 +39,7 @@ postrider_domain::limits! {
     /// What a list counts as among the answers, until its page is known
     pub const LIST_BYTES: u64 = 6_291_456, "bytes", beyond "waits up to 5 s, then 429 or 503";
     /// All event types of an environment in one answer (export, catalogue)
-    pub const WHOLE_BYTES: u64 = 8_388_608, "bytes, and what the last page brings", beyond "413";
+    pub const WHOLE_BYTES: u64 = 8_388_608, "bytes of their texts", beyond "413";
     /// What a byte of a body counts as: what came, and what is made of it
     pub const BODY_FACTOR: u64 = 2, "bytes", beyond "429 or 503";
     /// How long a request waits for its share

@@ -116,6 +116,7 @@ delegate! {
     create_event_type(environment: &EnvironmentId, most: u64, event_type: EventType, once: Option<Once<EventType>>) -> Result<Written<EventType>, WriteError>;
     event_type(environment: &EnvironmentId, name: &str) -> Result<Option<EventType>, StoreError>;
     event_types(environment: &EnvironmentId, filter: &EventTypeFilter, scan: Scan<String>) -> Result<Listed<EventType>, StoreError>;
+    all_event_types(environment: &EnvironmentId, filter: &EventTypeFilter, most: u64) -> Result<Option<Vec<EventType>>, StoreError>;
     missing_event_types(environment: &EnvironmentId, names: &[EventTypeName]) -> Result<Vec<EventTypeName>, StoreError>;
     update_event_type(environment: &EnvironmentId, name: &str, patch: EventTypePatch, now: Timestamp) -> Result<EventType, WriteError>;
     upsert_event_type(environment: &EnvironmentId, most: u64, name: &str, patch: EventTypePatch, otherwise: EventType, now: Timestamp) -> Result<Upserted<EventType>, WriteError>;

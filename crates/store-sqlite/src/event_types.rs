@@ -78,6 +78,16 @@ impl EventTypes for SqliteStore {
         self.lists.run(move |connection| list(connection, &environment, &filter, scan)).await
     }
 
+    async fn all_event_types(
+        &self,
+        environment: &EnvironmentId,
+        filter: &EventTypeFilter,
+        most: u64,
+    ) -> Result<Option<Vec<EventType>>, StoreError> {
+        let (environment, filter) = (environment.clone(), filter.clone());
+        self.lists.run_at_once(move |connection| whole(connection, &environment, &filter, most)).await
+    }
+
     async fn missing_event_types(
         &self,
         environment: &EnvironmentId,
@@ -200,6 +210,38 @@ pub(crate) fn find(
     let mut statement =
         connection.prepare_cached(&format!("SELECT {COLUMNS}, schemas FROM event_type WHERE {THIS}"))?;
     first(statement.query(params![environment.as_str(), name])?, decode)
+}
+
+/// What a filter lets through: of environment ?1, archived ones if ?2, with these flags if ?3 is not NULL. Flags lie behind schemas,
+/// and are read only if any are named.
+const FILTERED: &str = "environment_no = (SELECT no FROM environment WHERE id = ?1) AND (?2 OR NOT archived)
+     AND (?3 IS NULL OR feature_flag IS NULL
+          OR (?3 <> '[]' AND feature_flag IN (SELECT value FROM json_each(?3))))";
+
+/// How many bytes the texts have, with schemas if ?4. Lengths are in the beginning of a row, so no text is read.
+const BYTES: &str = "coalesce(sum(
+         octet_length(name) + octet_length(description) + coalesce(octet_length(feature_flag), 0)
+         + coalesce(octet_length(group_name), 0) + iif(?4, coalesce(octet_length(schemas), 0), 0)
+     ), 0)";
+
+fn whole(
+    connection: &Connection,
+    environment: &EnvironmentId,
+    filter: &EventTypeFilter,
+    most: u64,
+) -> Result<Option<Vec<EventType>>, SqlError> {
+    let flags = filter.feature_flags.as_ref().map(encode_json).transpose()?;
+    let named = params![environment.as_str(), filter.include_archived, flags, filter.with_schemas];
+    let bytes: i64 = connection
+        .prepare_cached(&format!("SELECT {BYTES} FROM event_type WHERE {FILTERED}"))?
+        .query_row(named, |row| row.get(0))?;
+    if bytes.unsigned_abs() > most {
+        return Ok(None);
+    }
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS}, CASE WHEN ?4 THEN schemas END AS schemas FROM event_type WHERE {FILTERED} ORDER BY name"
+    ))?;
+    Ok(Some(all(statement.query(named)?, decode)?))
 }
 
 fn list(
@@ -344,6 +386,14 @@ mod tests {
 
     use super::*;
     use crate::environments;
+    use crate::plans::assert_walks;
+
+    #[test]
+    fn all_event_types_of_an_environment_are_read_in_the_order_of_their_index() {
+        let index = "event_type USING INDEX sqlite_autoindex_event_type_1 (environment_no=?)";
+        assert_walks(&format!("SELECT {COLUMNS}, ?4 FROM event_type WHERE {FILTERED} ORDER BY name"), index);
+        assert_walks(&format!("SELECT {BYTES} FROM event_type WHERE {FILTERED}"), index);
+    }
 
     #[test]
     fn schemas_of_megabytes_are_weighed_as_often_as_they_are_written() {

@@ -44,6 +44,15 @@ pub trait EventTypes {
         scan: Scan<String>,
     ) -> Result<Listed<EventType>, StoreError>;
 
+    /// All event types that a filter lets through, by name; `None` if their texts have more than `most` bytes: then those are not
+    /// read, so that asking costs little.
+    async fn all_event_types(
+        &self,
+        environment: &EnvironmentId,
+        filter: &EventTypeFilter,
+        most: u64,
+    ) -> Result<Option<Vec<EventType>>, StoreError>;
+
     /// Those of `names` that are not the name of an active event type, in the order given.
     async fn missing_event_types(
         &self,

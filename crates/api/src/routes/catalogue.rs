@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use postrider_domain::application::EnvironmentId;
+use postrider_domain::event_type::EventType;
 use postrider_store::EventTypeFilter;
 use ring::digest::{SHA256, digest};
 
@@ -17,7 +18,7 @@ use crate::model::catalogue::CatalogueOut;
 use crate::openapi::{Operation, Routes};
 use crate::params::Params;
 use crate::router::Shared;
-use crate::routes::environment::all_event_types;
+use crate::routes::environment::write_all;
 
 /// For how long a copy may be shown without asking.
 const CACHE: HeaderValue = HeaderValue::from_static("public, max-age=60");
@@ -47,9 +48,12 @@ pub(super) async fn read(
     }
     account.open_to_all(&environment);
     let filter = EventTypeFilter { include_archived: false, with_schemas: true, feature_flags: Some(Vec::new()) };
-    let event_types = all_event_types(&account, state.store.as_ref(), &environment, &filter).await?;
-    let body = answer::to_store(StatusCode::OK, &CatalogueOut::new(&event_types)).body;
-    let tag = format!("\"{}\"", BASE64.encode(&digest(&SHA256, &body).as_ref()[..16]));
+    let write = |event_types: &[EventType]| {
+        let body = answer::to_store(StatusCode::OK, &CatalogueOut::new(event_types)).body;
+        let tag = format!("\"{}\"", BASE64.encode(&digest(&SHA256, &body).as_ref()[..16]));
+        (body, tag)
+    };
+    let (body, tag) = write_all(account, &state, &environment, &filter, write).await?;
     let mut response = if is_known(&headers, &tag) {
         answer::empty(StatusCode::NOT_MODIFIED)
     } else {

@@ -1,6 +1,5 @@
 //! Settings of the caller's environment, and moving settings and event types from one environment to another.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -13,7 +12,7 @@ use postrider_domain::event_type::EventType;
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
 use postrider_ingest::Turn;
-use postrider_store::{Direction, EventTypeFilter, Import, Once, PAGE_BYTES, Scan, Store, StoredAnswer, Written};
+use postrider_store::{EventTypeFilter, Import, Once, Store, StoredAnswer, Written};
 
 use crate::access::Operator;
 use crate::account::{Account, Ledger, WHOLE_BYTES};
@@ -28,9 +27,6 @@ use crate::model::environment::{
 use crate::openapi::{Operation, Routes};
 use crate::router::{self, Shared};
 use crate::schemas;
-
-/// Event types that are read from the store at a time.
-const PAGE: usize = 250;
 
 /// The routes.
 pub(super) fn routes() -> Routes {
@@ -106,13 +102,11 @@ pub(super) async fn export(
     State(state): State<Shared>,
 ) -> Result<Response> {
     let filter = EventTypeFilter { include_archived: true, with_schemas: true, feature_flags: None };
-    // As what is large is read, so it is written: in turn, and by threads that give way.
-    let turn = state.intake.reading_turn(&operator.environment).await?;
-    let event_types = all_event_types(&account, state.store.as_ref(), &operator.environment, &filter).await?;
     let settings = state.store.environment_settings(&operator.environment).await?;
     let now = state.clock.now();
-    let write = move || answer::json(StatusCode::OK, &EnvironmentOut::new(&event_types, settings, now));
-    state.workers.run(kept_meanwhile((turn, account), write)).await.map(|(response, _)| response)
+    let write =
+        move |event_types: &[EventType]| answer::json(StatusCode::OK, &EnvironmentOut::new(event_types, settings, now));
+    write_all(account, &state, &operator.environment, &filter, write).await
 }
 
 pub(super) async fn import(
@@ -180,7 +174,7 @@ fn imported(_: &Vec<EventTypeName>) -> StoredAnswer {
     StoredAnswer { status: StatusCode::NO_CONTENT.as_u16(), body: bytes::Bytes::new() }
 }
 
-/// All event types that a filter lets through, by name; 413 if they are larger than what could be imported.
+/// All event types that a filter lets through, by name; 413, without reading them, if they are larger than what could be imported.
 pub(super) async fn all_event_types(
     account: &Account,
     store: &dyn Store,
@@ -188,25 +182,25 @@ pub(super) async fn all_event_types(
     filter: &EventTypeFilter,
 ) -> Result<Vec<EventType>> {
     account.reserve_whole().await?;
-    let mut found: Vec<EventType> = Vec::new();
-    let mut full_pages = 0;
-    loop {
-        let mut scan = Scan::all(Direction::Ascending, PAGE);
-        if let Some(last) = found.last() {
-            scan.lower = Bound::Excluded(last.name.to_string());
-        }
-        let page = store.event_types(environment, filter, scan).await?;
-        let done = page.rows.len() < PAGE && !page.cut;
-        full_pages += u64::from(page.cut);
-        if full_pages * PAGE_BYTES as u64 > WHOLE_BYTES {
-            let detail = "The event types are larger than an import may be: read them page by page.";
-            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail));
-        }
-        found.extend(page.rows);
-        if done {
-            return Ok(found);
-        }
-    }
+    store.all_event_types(environment, filter, WHOLE_BYTES).await?.ok_or_else(|| {
+        let detail = "The event types are larger than an import may be: read them page by page.";
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail)
+    })
+}
+
+/// Writes what `write` makes of [`all_event_types`]. As what is large is read, so it is written: an environment's in turn, and
+/// by threads that give way.
+pub(super) async fn write_all<T: Send + 'static>(
+    account: Arc<Account>,
+    state: &router::State,
+    environment: &EnvironmentId,
+    filter: &EventTypeFilter,
+    write: impl FnOnce(&[EventType]) -> T + Send + 'static,
+) -> Result<T> {
+    let turn = state.intake.reading_turn(environment).await?;
+    let event_types = all_event_types(&account, state.store.as_ref(), environment, filter).await?;
+    let write = move || write(&event_types);
+    state.workers.run(kept_meanwhile((turn, account), write)).await.map(|(written, _)| written)
 }
 
 #[cfg(test)]

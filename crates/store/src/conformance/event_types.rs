@@ -1,5 +1,6 @@
 //! Cases for event types.
 
+use postrider_domain::application::EnvironmentId;
 use postrider_domain::event_type::{EventType, EventTypePatch, Schemas};
 
 use super::Harness;
@@ -203,4 +204,39 @@ pub(super) async fn a_name_of_an_illegal_form_names_nothing<H: Harness>(world: &
         let deleted = store.delete_event_type(&environment(), name, true, world.tick()).await;
         assert!(matches!(deleted, Err(WriteError::NotFound)), "{name:?}: {deleted:?}");
     }
+}
+
+pub(super) async fn all_of_them_are_read_at_once_unless_they_are_too_large<H: Harness>(world: &World<H>) {
+    let store = world.store();
+    let mut large = world.new_event_type("b");
+    large.schemas = Some(schemas(&format!("\"{}\"", "x".repeat(10_000))));
+    let mut flagged = world.new_event_type("c");
+    flagged.feature_flag = Some("beta".to_owned());
+    let mut archived = world.new_event_type("d");
+    archived.archived = true;
+    for event_type in [flagged, archived, large.clone(), world.new_event_type("a")] {
+        add(world, event_type).await;
+    }
+    done(store.create_event_type(&other_environment(), u64::MAX, world.new_event_type("z"), None).await.unwrap());
+    let all = async |filter: &EventTypeFilter, most: u64| {
+        let found = store.all_event_types(&environment(), filter, most).await.unwrap();
+        found.map(|found| found.iter().map(|one| one.name.to_string()).collect::<Vec<_>>())
+    };
+    let names = |text: &str| Some(text.chars().map(String::from).collect::<Vec<_>>());
+    let everything = EventTypeFilter { include_archived: true, with_schemas: true, feature_flags: None };
+    let bare = EventTypeFilter { with_schemas: false, ..everything.clone() };
+    let unflagged = EventTypeFilter { feature_flags: Some(Vec::new()), ..EventTypeFilter::default() };
+    let beta = EventTypeFilter { feature_flags: Some(vec!["beta".to_owned()]), ..EventTypeFilter::default() };
+    assert_eq!(all(&everything, 20_000).await, names("abcd"));
+    assert_eq!(all(&everything, 10_000).await, None, "with schemas they are more");
+    assert_eq!(all(&bare, 10_000).await, names("abcd"));
+    assert_eq!(all(&EventTypeFilter::default(), 10_000).await, names("abc"));
+    assert_eq!(all(&unflagged, 10_000).await, names("ab"));
+    assert_eq!(all(&beta, 10_000).await, names("abc"));
+    assert_eq!(all(&bare, 3).await, None);
+    let read = store.all_event_types(&environment(), &everything, u64::MAX).await.unwrap().unwrap();
+    assert_eq!(shown(&read[1]), shown(&large));
+    let nowhere = EnvironmentId::parse("org_nowhere").unwrap();
+    let nowhere = store.all_event_types(&nowhere, &everything, 0).await.unwrap();
+    assert_eq!(nowhere.map(|found| found.len()), Some(0));
 }

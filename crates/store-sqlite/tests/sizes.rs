@@ -1,0 +1,68 @@
+//! What is refused because of its size is not read: pages that cannot be read are not come across.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::event_type::{EventType, Schemas};
+use postrider_domain::names::EventTypeName;
+use postrider_domain::time::Timestamp;
+use postrider_store::{EventTypeFilter, EventTypes as _, Store as _};
+use postrider_store_sqlite::{Ownership, SqliteStore};
+
+const PAGE: usize = 4_096;
+
+fn large(name: &str) -> EventType {
+    let schema = serde_json::value::to_raw_value(&"x".repeat(900_000)).unwrap();
+    EventType {
+        name: EventTypeName::from_trusted(name.to_owned()),
+        description: String::new(),
+        archived: false,
+        deprecated: false,
+        schemas: Some(Schemas::from([("1".to_owned(), schema)])),
+        feature_flag: Some("beta".to_owned()),
+        group_name: Some("users".to_owned()),
+        created_at: Timestamp::EPOCH,
+        updated_at: Timestamp::EPOCH,
+    }
+}
+
+/// Overwrites the pages on which nothing is but part of a schema; returns how many those are.
+fn spoil(database: &Path) -> usize {
+    let mut file = std::fs::read(database).unwrap();
+    let mut spoiled = 0;
+    for page in file.chunks_mut(PAGE) {
+        // The first bytes are the number of the page that follows.
+        if page[4..].iter().all(|byte| *byte == b'x') {
+            page.fill(0xff);
+            spoiled += 1;
+        }
+    }
+    std::fs::write(database, file).unwrap();
+    spoiled
+}
+
+#[tokio::test]
+async fn event_types_that_are_too_large_for_one_answer_are_refused_without_being_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("a.db");
+    let environment = EnvironmentId::default_environment();
+    let store = SqliteStore::open(&database, Ownership::Owner).unwrap();
+    for name in ["a", "b", "c"] {
+        store.create_event_type(&environment, u64::MAX, large(name), None).await.unwrap();
+    }
+    store.close().await;
+    drop(store);
+    assert!(spoil(&database) > 600);
+
+    let store = SqliteStore::open(&database, Ownership::Owner).unwrap();
+    let everything = EventTypeFilter { include_archived: true, with_schemas: true, feature_flags: None };
+    let public = EventTypeFilter { with_schemas: true, feature_flags: Some(Vec::new()), ..EventTypeFilter::default() };
+    let ask =
+        async |filter, most| store.all_event_types(&environment, filter, most).await.map(|found| found.map(|_| ()));
+    assert!(matches!(ask(&everything, 2_000_000).await, Ok(None)));
+    assert!(matches!(ask(&public, 0).await, Ok(Some(()))), "none of them is public");
+    assert!(ask(&everything, 3_000_000).await.is_err(), "those pages cannot be read");
+    store.close().await;
+}
