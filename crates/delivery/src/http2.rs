@@ -1,9 +1,11 @@
 //! A connection that carries many requests at a time, over HTTP/2. It is shared by everybody who sends to its host, so its
 //! I/O has a task of its own.
 //!
-//! Sharing is fair because streams are counted here ([`Streams`]): a request that is given to hyper finds a free stream,
-//! and never waits behind those of others. An application has a quarter of a connection's streams at most, so one whose
-//! requests hang leaves the rest to others; `shared.rs` opens another connection for what it has beyond.
+//! Sharing is fair because streams and bytes are counted here ([`Streams`]): a request that is given to hyper finds a free
+//! stream, and room for its body in the connection's window, and never waits behind those of others. An application has a
+//! quarter of either at most, so one whose requests hang leaves the rest to others; `shared.rs` opens another connection
+//! for what it has beyond. On a connection that it opened, an application's bodies may be of any size when none of others
+//! is still to be written: they keep nobody waiting then, and nobody joins before they are written.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -33,8 +35,8 @@ pub(crate) type Payload = Full<Bytes>;
 
 postrider_domain::limits! {
     in "Receivers over HTTP/2";
-    /// Of the streams that a receiver allows on a connection, one application has one in so many, but always one
-    pub const SHARE: u32 = 4, "streams", beyond "another connection is opened";
+    /// Of the streams that a receiver allows on a connection, and of the bytes of bodies that it takes before it reads them, one application has one in so many, but always one request
+    pub const SHARE: u32 = 4, "streams and bytes", beyond "another connection is opened";
 }
 
 /// A connection that carries many requests at a time. Clones share it; it closes when the last one is gone.
@@ -51,6 +53,10 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the receiver's settings are waited for, which it should send first.
 const SETTINGS_PATIENCE: Duration = Duration::from_secs(1);
+/// Receivers give a window back when half of it is read: of one that has read everything, at least one in so many bytes is
+/// there.
+const GIVEN_BACK: i64 = 2;
+
 /// The streams of one connection.
 pub(crate) struct Streams {
     meter: Arc<Meter>,
@@ -66,8 +72,16 @@ pub(crate) struct Streams {
 #[derive(Default)]
 struct Open {
     count: u32,
-    by_application: HashMap<ApplicationKey, u32>,
+    by_application: HashMap<ApplicationKey, Own>,
     granted: Credit,
+}
+
+/// What one application has under way.
+#[derive(Default, Clone, Copy)]
+struct Own {
+    requests: u32,
+    /// Of their bodies.
+    bytes: usize,
 }
 
 /// The right to one stream of a connection. Giving it back without [`Permit::heard`] says that the attempt was ended
@@ -75,7 +89,8 @@ struct Open {
 pub(crate) struct Permit {
     streams: Arc<Streams>,
     application: ApplicationKey,
-    credit: Credit,
+    /// The bytes of the request's body.
+    size: usize,
     responses_before: u64,
     heard: bool,
 }
@@ -178,26 +193,50 @@ impl Streams {
         let _ = self.freed.set(Arc::clone(freed));
     }
 
-    /// A stream for a request of an application, unless there is none, or it has its share.
-    pub(crate) fn reserve(self: &Arc<Self>, application: ApplicationKey, credit: Credit) -> Option<Permit> {
+    /// A stream for a request of an application with a body of so many bytes, unless there is none, or it has its share.
+    /// `opener`: the application opened the connection.
+    pub(crate) fn reserve(self: &Arc<Self>, application: ApplicationKey, size: usize, opener: bool) -> Option<Permit> {
         let allowed = self.meter.streams();
         let mut open = self.open.lock();
-        let own = open.by_application.get(&application).copied().unwrap_or(0);
-        (open.count < allowed && own < (allowed / SHARE).max(1)).then(|| self.take(&mut open, application, credit))
+        let own = open.by_application.get(&application).copied().unwrap_or_default();
+        let has_stream = open.count < allowed && own.requests < (allowed / SHARE).max(1);
+        let alone = open.count == own.requests;
+        let free = opener && (alone || self.meter.is_written());
+        (has_stream && self.has_room(own.bytes, size, free)).then(|| self.take(&mut open, application, size))
+    }
+
+    /// Whether the window has room for another body of an application that has so many bytes under way. `free`: nobody else
+    /// has any that a large one could keep waiting.
+    fn has_room(&self, own: usize, size: usize, free: bool) -> bool {
+        let (whole, left) = (self.meter.whole_window(), self.meter.window_left());
+        let share = whole / i64::from(SHARE);
+        let bytes = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
+        // One that is larger than what is left is read as it is written, if everything before it was.
+        let fits_freely = free && left >= bytes(size).clamp(share, whole / GIVEN_BACK);
+        fits_freely || (left >= share && bytes(own.saturating_add(size)) <= share)
+    }
+
+    /// Whether so much of the window was not given back that there is something that the receiver has not read.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.meter.window_left() < self.meter.whole_window() / GIVEN_BACK
     }
 
     /// A stream for whoever made the connection.
-    pub(crate) fn reserve_first(self: &Arc<Self>, application: ApplicationKey, credit: Credit) -> Permit {
-        self.take(&mut self.open.lock(), application, credit)
+    pub(crate) fn reserve_first(self: &Arc<Self>, application: ApplicationKey, size: usize) -> Permit {
+        self.take(&mut self.open.lock(), application, size)
     }
 
-    fn take(self: &Arc<Self>, open: &mut Open, application: ApplicationKey, credit: Credit) -> Permit {
+    fn take(self: &Arc<Self>, open: &mut Open, application: ApplicationKey, size: usize) -> Permit {
+        let credit = Credit::of_request(size);
         open.count += 1;
-        *open.by_application.entry(application).or_default() += 1;
+        let own = open.by_application.entry(application).or_default();
+        own.requests += 1;
+        own.bytes += size;
         open.granted += credit;
         self.meter.grant(credit);
+        self.meter.expect(size);
         let responses_before = self.responses.load(Ordering::Relaxed);
-        Permit { streams: Arc::clone(self), application, credit, responses_before, heard: false }
+        Permit { streams: Arc::clone(self), application, size, responses_before, heard: false }
     }
 
     /// Whether an application has requests under way.
@@ -229,12 +268,16 @@ impl Drop for Permit {
         let mut open = streams.open.lock();
         open.count -= 1;
         if let Some(own) = open.by_application.get_mut(&self.application) {
-            *own -= 1;
-            if *own == 0 {
+            own.requests -= 1;
+            own.bytes -= self.size;
+            if own.requests == 0 {
                 open.by_application.remove(&self.application);
             }
         }
-        open.granted -= self.credit;
+        if open.count == 0 {
+            streams.meter.expect_nothing();
+        }
+        open.granted -= Credit::of_request(self.size);
         streams.meter.settle(open.granted);
         drop(open);
         if let Some(freed) = streams.freed.get() {
@@ -265,7 +308,7 @@ mod tests {
     }
 
     fn reserve(streams: &Arc<Streams>, application: ApplicationKey) -> Option<Permit> {
-        streams.reserve(application, Credit::of_request(0))
+        streams.reserve(application, 0, false)
     }
 
     #[test]
@@ -276,6 +319,42 @@ mod tests {
         assert!(reserve(&streams, B).is_some());
         drop(taken);
         assert!(streams.is_idle() && !streams.serves(A));
+    }
+
+    #[test]
+    fn an_application_has_a_quarter_of_the_window_and_leaves_the_rest_to_others() {
+        let streams = streams();
+        for size in [16_384, usize::MAX] {
+            assert!(streams.reserve(A, size, false).is_none(), "also of a connection on which nobody is");
+        }
+        let taken: Vec<_> = std::iter::from_fn(|| streams.reserve(A, 4_000, false)).collect();
+        assert_eq!(taken.len(), 4, "of 65,535 bytes");
+        assert!(streams.reserve(B, 10_000, false).is_some());
+        drop(taken);
+        assert!(streams.reserve(A, 4_000, false).is_some());
+    }
+
+    #[test]
+    fn whoever_opened_a_connection_may_fill_it_and_others_join_when_a_share_is_left() {
+        let streams = streams();
+        let taken: Vec<_> = std::iter::from_fn(|| streams.reserve(A, 10_000, true)).collect();
+        assert_eq!(taken.len(), 5);
+        assert!(reserve(&streams, B).is_none(), "less than a share is left");
+        drop(taken);
+        assert!(reserve(&streams, B).is_some());
+    }
+
+    #[test]
+    fn a_large_body_goes_where_no_other_is_still_to_be_written_and_keeps_others_off() {
+        let streams = streams();
+        let unwritten = streams.reserve(B, 1_000, false).unwrap();
+        assert!(streams.reserve(A, 1_000_000, true).is_none());
+        drop(unwritten);
+        let written = reserve(&streams, B).unwrap();
+        let large = streams.reserve(A, 1_000_000, true).unwrap();
+        assert!(reserve(&streams, B).is_none() && reserve(&streams, A).is_none());
+        drop((large, written));
+        assert!(streams.reserve(A, 1_000_000, true).is_some(), "what was not written is forgotten");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What a receiver may send over HTTP/2: bytes and frames are counted, and a connection that brings too much of what is no
-//! response is ended.
+//! What a receiver may send over HTTP/2, and what it takes: bytes and frames are counted, and a connection that brings too
+//! much of what is no response is ended.
 //!
 //! h2 and hyper take interim responses, SETTINGS, PING, empty frames and the like without limit and without telling: a
 //! receiver could keep a core busy with them, even after its response was given, or fill the memory with heads. So a
@@ -8,13 +8,14 @@
 //!
 //! * Bytes are counted as they come off the network, so that TLS records with nothing in them count, too.
 //! * Frames are counted where they are plain text, by a reader of their nine-byte heads. It also learns from SETTINGS how
-//!   many streams the receiver allows, which hyper does not tell.
+//!   many streams the receiver allows, and from WINDOW_UPDATE and the DATA that is written how much the connection takes,
+//!   which hyper does not tell.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
@@ -40,6 +41,9 @@ const EMPTY_COST: i64 = 8;
 /// What a frame of a head costs, and so many bytes of it: it may be an interim response, and a byte may stand for a field.
 const HEAD_COST: i64 = 48;
 const HEAD_BYTES_PER_COST: usize = 128;
+/// What a connection takes before the receiver has said more, and the most it can say (RFC 9113 §6.9).
+const FIRST_WINDOW: i64 = 65_535;
+const MAX_WINDOW: i64 = 0x7fff_ffff;
 /// The streams that are taken for allowed before the receiver has said how many (RFC 9113 §6.5.2 recommends at least 100).
 const UNSAID_STREAMS: u32 = 100;
 
@@ -72,7 +76,7 @@ impl std::ops::SubAssign for Credit {
     }
 }
 
-/// What one connection may still receive.
+/// What one connection may still receive, and may still send.
 #[derive(Debug)]
 pub(crate) struct Meter {
     frames: AtomicI64,
@@ -80,6 +84,12 @@ pub(crate) struct Meter {
     /// Nothing is counted: HTTP/1, whose connections are only read while a response is awaited.
     off: AtomicBool,
     streams: AtomicU32,
+    /// Bytes of bodies that may be written before the receiver has read some of those that were.
+    window: AtomicI64,
+    /// The largest that the window was: nothing was unread then, as far as is known.
+    whole_window: AtomicI64,
+    /// Bytes of requests under way that are still to be written.
+    unwritten: AtomicI64,
     /// The receiver has said how many streams it allows, or that it leaves that open.
     settled: AtomicBool,
     /// The connection has ended.
@@ -94,6 +104,9 @@ impl Default for Meter {
             bytes: AtomicI64::new(HANDSHAKE_BYTES),
             off: AtomicBool::new(false),
             streams: AtomicU32::new(UNSAID_STREAMS),
+            window: AtomicI64::new(FIRST_WINDOW),
+            whole_window: AtomicI64::new(FIRST_WINDOW),
+            unwritten: AtomicI64::new(0),
             settled: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             settings: Notify::new(),
@@ -127,6 +140,47 @@ impl Meter {
     /// How many streams the receiver allows at a time.
     pub(crate) fn streams(&self) -> u32 {
         self.streams.load(Ordering::Relaxed)
+    }
+
+    /// A body of so many bytes is going to be written.
+    pub(crate) fn expect(&self, bytes: usize) {
+        self.unwritten.fetch_add(i64::try_from(bytes).unwrap_or(MAX_WINDOW), Ordering::Relaxed);
+    }
+
+    /// Nothing is under way: what was not written of bodies won't be.
+    pub(crate) fn expect_nothing(&self) {
+        self.unwritten.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether all that was expected of bodies is written.
+    pub(crate) fn is_written(&self) -> bool {
+        self.unwritten.load(Ordering::Relaxed) == 0
+    }
+
+    /// What is left of the connection's window when all requests under way are written; below zero if some will have to
+    /// wait for it.
+    pub(crate) fn window_left(&self) -> i64 {
+        self.window.load(Ordering::Relaxed) - self.unwritten.load(Ordering::Relaxed)
+    }
+
+    /// The connection's window when everything is read.
+    pub(crate) fn whole_window(&self) -> i64 {
+        self.whole_window.load(Ordering::Relaxed)
+    }
+
+    fn widen(&self, by: u32) {
+        let wider = |window: i64| Some((window + i64::from(by)).min(MAX_WINDOW));
+        // h2 ends a connection whose window is raised beyond what can be, so that one need not be right.
+        let _ = self.window.fetch_update(Ordering::Relaxed, Ordering::Relaxed, wider);
+        self.whole_window.fetch_max(self.window.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    fn wrote(&self, bytes: usize) {
+        let bytes = i64::try_from(bytes).unwrap_or(MAX_WINDOW);
+        self.window.fetch_sub(bytes, Ordering::Relaxed);
+        // A body whose request is over may still be written, if the receiver did not wait for it.
+        let fewer = |unwritten: i64| Some((unwritten - bytes).max(0));
+        let _ = self.unwritten.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
     }
 
     /// The connection has ended: there is nothing to wait for.
@@ -186,79 +240,171 @@ const MAX_CONCURRENT_STREAMS: u16 = 3;
 
 const HEAD: usize = 9;
 const SETTING: usize = 6;
+const INCREMENT: usize = 4;
+/// What a client sends before its first frame.
+const PREFACE: usize = 24;
 
-/// Reads the heads of frames, and the settings, out of a stream of bytes in pieces of any size.
+/// The head of a frame.
+struct Head {
+    length: usize,
+    kind: u8,
+    flags: u8,
+    /// It is of the connection, not of one stream. The first bit of a stream's number means nothing.
+    of_connection: bool,
+}
+
+impl Head {
+    fn parse(bytes: [u8; HEAD]) -> Self {
+        let [long, middle, short, kind, flags, stream @ ..] = bytes;
+        let length = u32::from_be_bytes([0, long, middle, short]) as usize;
+        Self { length, kind, flags, of_connection: u32::from_be_bytes(stream) << 1 == 0 }
+    }
+}
+
+/// A part of a stream of frames.
+enum Part<'a> {
+    Head(Head),
+    /// A piece of the last frame's payload.
+    Payload(&'a [u8]),
+}
+
+/// Takes a stream of bytes, which comes in pieces of any size, apart.
 #[derive(Debug, Default)]
-struct Frames {
-    head: Vec<u8>,
+struct Parts {
+    head: [u8; HEAD],
+    /// So much of the head is here.
+    read: usize,
     /// Bytes of the frame's payload that are still to come.
     left: usize,
-    /// The setting that is being read, in a frame of settings.
-    setting: Option<Vec<u8>>,
+}
+
+impl Parts {
+    /// The next part, which it takes off `bytes`.
+    fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Part<'a>> {
+        if self.left > 0 && !bytes.is_empty() {
+            let (payload, rest) = bytes.split_at(self.left.min(bytes.len()));
+            self.left -= payload.len();
+            *bytes = rest;
+            return Some(Part::Payload(payload));
+        }
+        let (piece, rest) = bytes.split_at((HEAD - self.read).min(bytes.len()));
+        self.head[self.read..][..piece.len()].copy_from_slice(piece);
+        self.read += piece.len();
+        *bytes = rest;
+        if self.read < HEAD {
+            return None;
+        }
+        self.read = 0;
+        let head = Head::parse(self.head);
+        self.left = head.length;
+        Some(Part::Head(head))
+    }
+}
+
+/// What is read of a frame's payload.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    #[default]
+    Other,
+    Settings,
+    /// The connection's window.
+    Window,
+}
+
+/// Reads the heads of frames that a receiver sends, its settings, and how much more it takes.
+#[derive(Debug, Default)]
+struct Frames {
+    parts: Parts,
+    content: Content,
+    /// The setting, or the increment of the window, that is being read.
+    field: Vec<u8>,
 }
 
 impl Frames {
     fn read(&mut self, mut bytes: &[u8], meter: &Meter) {
-        while !bytes.is_empty() {
-            if self.left > 0 {
-                let (payload, rest) = bytes.split_at(self.left.min(bytes.len()));
-                self.left -= payload.len();
-                self.read_settings(payload, meter);
-                bytes = rest;
-            } else {
-                let (piece, rest) = bytes.split_at((HEAD - self.head.len()).min(bytes.len()));
-                self.head.extend_from_slice(piece);
-                bytes = rest;
-                if self.head.len() == HEAD {
-                    self.begin(meter);
-                }
+        while let Some(part) = self.parts.next(&mut bytes) {
+            match part {
+                Part::Head(head) => self.begin(&head, meter),
+                Part::Payload(payload) => self.read_payload(payload, meter),
             }
+            self.end_settings(meter);
         }
     }
 
     /// The head of a frame is complete.
-    fn begin(&mut self, meter: &Meter) {
-        let head = std::mem::take(&mut self.head);
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-        let (kind, flags) = (head[3], head[4]);
-        self.left = length;
-        let cost = match kind {
-            DATA if length > 0 => 1,
+    fn begin(&mut self, head: &Head, meter: &Meter) {
+        let cost = match head.kind {
+            DATA if head.length > 0 => 1,
             RST_STREAM | WINDOW_UPDATE => 1,
-            HEADERS | CONTINUATION => HEAD_COST + i64::try_from(length / HEAD_BYTES_PER_COST).unwrap_or(i64::MAX / 2),
+            HEADERS | CONTINUATION => {
+                HEAD_COST + i64::try_from(head.length / HEAD_BYTES_PER_COST).unwrap_or(i64::MAX / 2)
+            }
             _ => EMPTY_COST,
         };
         meter.frames.fetch_sub(cost, Ordering::Relaxed);
-        let told = kind == SETTINGS && flags & ACK == 0;
-        self.setting = told.then(Vec::new);
-        if told && !meter.settled.load(Ordering::Relaxed) {
+        self.field.clear();
+        self.content = match head.kind {
+            SETTINGS if head.flags & ACK == 0 => Content::Settings,
+            // One of another length is an error, with which h2 ends the connection.
+            WINDOW_UPDATE if head.of_connection && head.length == INCREMENT => Content::Window,
+            _ => Content::Other,
+        };
+        if self.content == Content::Settings && !meter.settled.load(Ordering::Relaxed) {
             meter.streams.store(u32::MAX, Ordering::Relaxed);
         }
-        self.end_settings(meter);
     }
 
-    fn read_settings(&mut self, payload: &[u8], meter: &Meter) {
-        let Some(setting) = &mut self.setting else { return };
+    fn read_payload(&mut self, payload: &[u8], meter: &Meter) {
+        if self.content == Content::Other {
+            return;
+        }
         for byte in payload {
-            setting.push(*byte);
-            if let [high, low, value @ ..] = &setting[..]
-                && let Ok(value) = <[u8; 4]>::try_from(value)
-            {
-                if u16::from_be_bytes([*high, *low]) == MAX_CONCURRENT_STREAMS {
-                    meter.streams.store(u32::from_be_bytes(value), Ordering::Relaxed);
+            self.field.push(*byte);
+            match (self.content, &self.field[..]) {
+                (Content::Window, [a, b, c, d]) => {
+                    // The first bit means nothing.
+                    meter.widen(u32::from_be_bytes([*a, *b, *c, *d]) & 0x7fff_ffff);
                 }
-                setting.clear();
+                (Content::Settings, [high, low, a, b, c, d]) => {
+                    if u16::from_be_bytes([*high, *low]) == MAX_CONCURRENT_STREAMS {
+                        meter.streams.store(u32::from_be_bytes([*a, *b, *c, *d]), Ordering::Relaxed);
+                    }
+                    self.field.clear();
+                }
+                _ => {}
             }
         }
-        debug_assert!(setting.len() < SETTING, "a setting is complete with six bytes");
-        self.end_settings(meter);
+        debug_assert!(self.field.len() < SETTING, "a setting is complete with six bytes");
     }
 
     /// Tells that the settings are here, if they are complete.
     fn end_settings(&mut self, meter: &Meter) {
-        if self.left == 0 && self.setting.take().is_some() {
+        if self.parts.left == 0 && self.content == Content::Settings {
+            self.content = Content::Other;
             meter.settled.store(true, Ordering::Release);
             meter.settings.notify_waiters();
+        }
+    }
+}
+
+/// Reads the heads of frames that are sent to a receiver: what they have of bodies is taken off the window.
+#[derive(Debug)]
+struct Written {
+    parts: Parts,
+}
+
+impl Written {
+    fn new() -> Self {
+        Self { parts: Parts { left: PREFACE, ..Parts::default() } }
+    }
+
+    fn read(&mut self, mut bytes: &[u8], meter: &Meter) {
+        while let Some(part) = self.parts.next(&mut bytes) {
+            if let Part::Head(head) = part
+                && head.kind == DATA
+            {
+                meter.wrote(head.length);
+            }
         }
     }
 }
@@ -267,13 +413,14 @@ impl Frames {
 pub(crate) struct Counted {
     transport: Transport,
     frames: Frames,
+    written: Written,
     meter: Arc<Meter>,
 }
 
 impl Counted {
     pub(crate) fn new(transport: Transport) -> Self {
         let meter = transport.meter();
-        Self { transport, frames: Frames::default(), meter }
+        Self { transport, frames: Frames::default(), written: Written::new(), meter }
     }
 }
 
@@ -290,7 +437,10 @@ impl AsyncRead for Counted {
 
 impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.transport).poll_write(cx, buf)
+        let this = &mut *self;
+        let written = ready!(Pin::new(&mut this.transport).poll_write(cx, buf))?;
+        this.written.read(&buf[..written], &this.meter);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -298,7 +448,15 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.transport).poll_write_vectored(cx, bufs)
+        let this = &mut *self;
+        let written = ready!(Pin::new(&mut this.transport).poll_write_vectored(cx, bufs))?;
+        let mut left = written;
+        for buf in bufs {
+            let piece = &buf[..left.min(buf.len())];
+            this.written.read(piece, &this.meter);
+            left -= piece.len();
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -350,6 +508,65 @@ mod tests {
         frames.read(&settings(3), &meter);
         frames.read(&frame(SETTINGS, 0, &[]), &meter);
         assert_eq!(meter.streams(), 3, "later settings change what they name");
+    }
+
+    fn update(stream: u32, increment: u32) -> Vec<u8> {
+        [&[0, 0, 4, WINDOW_UPDATE, 0][..], &stream.to_be_bytes(), &increment.to_be_bytes()].concat()
+    }
+
+    #[test]
+    fn the_window_of_a_connection_is_read_from_its_updates_in_pieces_of_any_size() {
+        let bytes =
+            [update(0, 1_000), settings(7), update(1, 50_000), update(0, 24), frame(DATA, 0, b"answer")].concat();
+        for size in 1..=bytes.len() {
+            let (meter, mut frames) = (Meter::default(), Frames::default());
+            bytes.chunks(size).for_each(|piece| frames.read(piece, &meter));
+            assert_eq!(meter.window_left(), FIRST_WINDOW + 1_024, "in pieces of {size}");
+            assert_eq!(meter.whole_window(), FIRST_WINDOW + 1_024);
+            assert_eq!(meter.streams(), 7);
+        }
+    }
+
+    #[test]
+    fn updates_that_make_no_sense_change_no_window_and_none_grows_beyond_what_can_be() {
+        let (meter, mut frames) = (Meter::default(), Frames::default());
+        frames.read(&update(0, 0), &meter);
+        frames.read(&update(0, 0x8000_0000), &meter);
+        frames.read(&frame(WINDOW_UPDATE, 0, &[0, 0, 1]), &meter);
+        frames.read(&frame(WINDOW_UPDATE, 0, &[0, 0, 1, 0, 0, 0, 1, 0]), &meter);
+        frames.read(&frame(WINDOW_UPDATE, 0, &[]), &meter);
+        assert_eq!(meter.window_left(), FIRST_WINDOW);
+        frames.read(&update(0x8000_0000, 1), &meter);
+        assert_eq!(meter.window_left(), FIRST_WINDOW + 1, "the first bit of a stream's number means nothing");
+        frames.read(&update(0, u32::MAX).repeat(3), &meter);
+        assert_eq!((meter.window_left(), meter.whole_window()), (MAX_WINDOW, MAX_WINDOW));
+    }
+
+    #[test]
+    fn what_is_written_of_bodies_is_taken_off_the_window_in_pieces_of_any_size() {
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let (head, body) = (frame(HEADERS, 4, &[7; 40]), frame(DATA, 0, &[0; 300]));
+        let bytes = [&preface[..], &settings(1), &head, &body, &frame(DATA, 1, &[])].concat();
+        for size in 1..=bytes.len() {
+            let (meter, mut written) = (Meter::default(), Written::new());
+            meter.expect(1_000);
+            assert_eq!(meter.window_left(), FIRST_WINDOW - 1_000);
+            bytes.chunks(size).for_each(|piece| written.read(piece, &meter));
+            assert_eq!(meter.window_left(), FIRST_WINDOW - 1_000, "written or not, it is the same");
+            meter.expect_nothing();
+            assert_eq!(meter.window_left(), FIRST_WINDOW - 300, "in pieces of {size}");
+            Frames::default().read(&update(0, 300), &meter);
+            assert_eq!((meter.window_left(), meter.whole_window()), (FIRST_WINDOW, FIRST_WINDOW));
+        }
+    }
+
+    #[test]
+    fn what_is_written_without_being_expected_leaves_nothing_behind() {
+        let (meter, mut written) = (Meter::default(), Written { parts: Parts::default() });
+        written.read(&frame(DATA, 0, &[0; 500]), &meter);
+        Frames::default().read(&update(0, 500), &meter);
+        meter.expect(100);
+        assert_eq!(meter.window_left(), FIRST_WINDOW - 100);
     }
 
     #[test]

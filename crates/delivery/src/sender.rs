@@ -27,7 +27,6 @@ use crate::answer::{Stage, Trouble};
 use crate::connect::{Connector, Made, Origin, Single, Tried};
 use crate::connection::Broken;
 use crate::egress::Policy;
-use crate::meter::Credit;
 use crate::options::DeliveryOptions;
 use crate::pool::Pool;
 use crate::request::{self, SignatureNames, Template};
@@ -130,9 +129,9 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// What the receiver may send for it.
-    fn credit(&self) -> Credit {
-        Credit::of_request(self.message.payload.as_ref().map_or(0, bytes::Bytes::len))
+    /// The bytes of the request's body.
+    fn size(&self) -> usize {
+        self.message.payload.as_ref().map_or(0, bytes::Bytes::len)
     }
 }
 
@@ -259,7 +258,7 @@ impl Sender {
             Made::Http2 { connection, until } => {
                 let opened = Opened { connection, application: *application, until };
                 // Others can use it from now on.
-                Link::Shared(Box::new(self.shared.add(origin, opened, attempt.credit(), self.clock.now())))
+                Link::Shared(Box::new(self.shared.add(origin, opened, attempt.size(), self.clock.now())))
             }
         })
     }
@@ -274,7 +273,7 @@ impl Sender {
         let mut waits = 0;
         while STREAM_WAIT.saturating_mul(waits) < STREAM_PATIENCE {
             let now = self.clock.now();
-            match self.shared.next(origin, attempt.application, attempt.credit(), waits > 0, now) {
+            match self.shared.next(origin, attempt.application, attempt.size(), waits > 0, now) {
                 Turn::Use(stream) => return Ok(Way::Used(Link::Shared(stream))),
                 Turn::Connect(making) => return Ok(Way::New(Some(making))),
                 Turn::Unknown => {

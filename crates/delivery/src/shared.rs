@@ -1,14 +1,19 @@
 //! Connections over HTTP/2 by origin, and who gets which.
 //!
-//! A request takes a stream of a connection that has one left for its application. Beyond that another connection is
-//! opened, up to a bound; beyond that the request waits for a stream, which is no failure of the receiver's and not part
-//! of the attempt. An application that has no request under way at the origin may always open a connection, so nobody is
-//! kept out by what others have there.
+//! A request takes a stream of a connection that has one left for its application, and room for its body. Beyond that another
+//! connection is opened, up to a bound; beyond that the request waits for a stream, which is no failure of the receiver's and
+//! not part of the attempt. An application that has no request under way at the origin may always open a connection, so
+//! nobody is kept out by what others have there. (There are no more of those than requests of others under way, which are
+//! what fills its former ones.)
+//!
+//! A connection whose receiver has not read what it was sent gets no new requests meanwhile, so that its last one ends some
+//! time; if the window is not back then, it is closed.
 //!
 //! One mutex, held for a few map operations per request and never while a socket is used.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_domain::time::Timestamp;
@@ -17,7 +22,6 @@ use tokio::sync::Notify;
 
 use crate::connect::Origin;
 use crate::http2::{Http2, Permit, Streams};
-use crate::meter::Credit;
 use crate::pool::{IDLE_TIMEOUT, MAX_IDLE};
 
 postrider_domain::limits! {
@@ -27,6 +31,10 @@ postrider_domain::limits! {
     /// Connections to one origin that one application opened
     pub const MAX_CONNECTIONS_OF_APPLICATION: usize = 16, "connections", beyond "its requests wait for a stream; no attempt is counted";
 }
+
+/// How long after its last request has begun an idle connection is kept whose receiver has something unread: what says
+/// that it was read may be on its way.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a request to an origin is to do.
 pub(crate) enum Turn {
@@ -93,12 +101,12 @@ impl SharedPool {
         Self { hosts: Arc::default(), most: MAX_IDLE.min(max_in_flight as usize).max(1) }
     }
 
-    /// What a request is to do. `waited`: it has waited for a stream already.
+    /// What a request with a body of so many bytes is to do. `waited`: it has waited for a stream already.
     pub(crate) fn next(
         &self,
         origin: &Arc<Origin>,
         application: ApplicationKey,
-        credit: Credit,
+        size: usize,
         waited: bool,
         now: Timestamp,
     ) -> Turn {
@@ -109,7 +117,7 @@ impl SharedPool {
             hosts.remove(origin);
             return Turn::Unknown;
         }
-        if let Some(stream) = host.stream(application, credit, now) {
+        if let Some(stream) = host.stream(application, size, now) {
             return Turn::Use(Box::new(stream));
         }
         if !host.may_connect(application, waited) {
@@ -120,9 +128,9 @@ impl SharedPool {
     }
 
     /// Takes a new connection, for others to share unless there are too many, and a stream of it for whoever made it.
-    pub(crate) fn add(&self, origin: &Arc<Origin>, opened: Opened, credit: Credit, now: Timestamp) -> Use {
+    pub(crate) fn add(&self, origin: &Arc<Origin>, opened: Opened, size: usize, now: Timestamp) -> Use {
         let Opened { connection, application, until } = opened;
-        let permit = connection.streams().reserve_first(application, credit);
+        let permit = connection.streams().reserve_first(application, size);
         let mut hosts = self.hosts.lock();
         if hosts.values().map(|host| host.members.len()).sum::<usize>() >= self.most {
             drop_oldest_idle(&mut hosts);
@@ -130,7 +138,7 @@ impl SharedPool {
         let host = hosts.entry(Arc::clone(origin)).or_default();
         host.tidy(now);
         let own = host.members.iter().filter(|member| member.application == application).count();
-        if own == 0 || (own < MAX_CONNECTIONS_OF_APPLICATION && host.members.len() < MAX_CONNECTIONS) {
+        if !host.serves(application) || (own < MAX_CONNECTIONS_OF_APPLICATION && host.members.len() < MAX_CONNECTIONS) {
             connection.streams().tell(&host.freed);
             host.members.push(Member {
                 streams: Arc::downgrade(connection.streams()),
@@ -166,7 +174,7 @@ impl Host {
     /// Drops connections that are over, and takes those that get no new requests out of use.
     fn tidy(&mut self, now: Timestamp) {
         for member in &mut self.members {
-            let idle = || now.since(member.used_at) > IDLE_TIMEOUT && member.is_idle();
+            let idle = || now.since(member.used_at) > member.patience() && member.is_idle();
             let usable = member.connection.as_ref().is_some_and(Http2::is_open) && now < member.until && !idle();
             if !usable {
                 member.connection = None;
@@ -179,10 +187,10 @@ impl Host {
         self.members.is_empty() && self.making.is_empty()
     }
 
-    fn stream(&mut self, application: ApplicationKey, credit: Credit, now: Timestamp) -> Option<Use> {
+    fn stream(&mut self, application: ApplicationKey, size: usize, now: Timestamp) -> Option<Use> {
         self.members.iter_mut().find_map(|member| {
             let connection = member.connection.as_ref()?;
-            let permit = connection.streams().reserve(application, credit)?;
+            let permit = connection.streams().reserve(application, size, member.application == application)?;
             member.used_at = now;
             Some(Use { connection: connection.clone(), permit })
         })
@@ -191,7 +199,7 @@ impl Host {
     fn may_connect(&self, application: ApplicationKey, waited: bool) -> bool {
         let making = self.making.iter().filter(|maker| **maker == application).count();
         let own = making + self.members.iter().filter(|member| member.application == application).count();
-        if own == 0 && !self.serves(application) {
+        if making == 0 && !self.serves(application) {
             return true;
         }
         // The one that is being made will have room for many.
@@ -206,6 +214,12 @@ impl Host {
 }
 
 impl Member {
+    /// How long it is kept without a request.
+    fn patience(&self) -> Duration {
+        let unread = self.streams.upgrade().is_some_and(|streams| streams.is_unread());
+        if unread { UNREAD_TIMEOUT } else { IDLE_TIMEOUT }
+    }
+
     fn is_idle(&self) -> bool {
         self.streams.upgrade().is_none_or(|streams| streams.is_idle())
     }

@@ -16,3 +16,4 @@ mod secure;
 mod streams;
 mod support;
 mod verdicts;
+mod windows;
