@@ -149,7 +149,12 @@ impl<'row, 'statement> Columns<'row, 'statement> {
 
     /// For columns that are all read, in the order in which they were selected: nobody has to look for their names.
     pub(crate) fn in_order(row: &'row Row<'statement>, table: &'static str) -> Self {
-        Self { row, table, next: Some(Cell::new(0)) }
+        Self::in_order_from(0, row, table)
+    }
+
+    /// The same, from this column on.
+    pub(crate) fn in_order_from(first: usize, row: &'row Row<'statement>, table: &'static str) -> Self {
+        Self { row, table, next: Some(Cell::new(first)) }
     }
 
     pub(crate) fn inconsistent(&self, column: &'static str, problem: &impl ToString) -> SqlError {

@@ -23,6 +23,9 @@ pub(crate) const MESSAGE_COLUMNS: &str =
 /// The payload of a message, for the column `payload`; NULL when it is gone.
 pub(crate) const PAYLOAD: &str = "(SELECT body FROM payload WHERE payload.message_no = message.no)";
 
+/// How many columns a message has, its payload among them.
+pub(crate) const MESSAGE_WIDTH: usize = 10;
+
 /// Reads a message from a row that begins with [`MESSAGE_COLUMNS`] and the payload.
 pub(crate) fn decode_message(row: &Row<'_>) -> Result<Stored<MessageKey, Message>, SqlError> {
     let columns = Columns::in_order(row, "message");

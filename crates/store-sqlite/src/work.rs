@@ -27,7 +27,8 @@ use crate::decode::{Columns, SqlError, all, first, readable};
 use crate::environments::{RULES_COLUMNS, decode_rules};
 use crate::hot::{SCHEDULED_LATER, delivery_key};
 use crate::rows::{
-    ENDPOINT_COLUMNS, MESSAGE_COLUMNS, PAYLOAD, TARGET_COLUMNS, decode_disablement, decode_message, decode_target,
+    ENDPOINT_COLUMNS, MESSAGE_COLUMNS, MESSAGE_WIDTH, PAYLOAD, TARGET_COLUMNS, decode_disablement, decode_message,
+    decode_target,
 };
 use crate::writer::{Abort, FEW_ROWS, News};
 use crate::{asked, idempotency, keys, range};
@@ -654,34 +655,48 @@ fn read_due(connection: &Connection, endpoint: EndpointKey, slice: &Slice) -> Re
             break;
         }
         // What makes no sense waits until it does.
-        let Some(key) = readable(decode_key(row))? else { continue };
-        if slice.held.contains(&key) {
+        let Some(pending) = readable(Pending::of(row))? else { continue };
+        if slice.held.contains(&pending.key) {
             continue;
         }
-        let payload = row.get::<_, Option<usize>>("payload_bytes")?.unwrap_or(0);
-        bytes = bytes.saturating_add(payload);
+        bytes = bytes.saturating_add(pending.payload_bytes);
         if bytes > slice.max_bytes {
-            found.too_large = Some(payload);
+            found.too_large = Some(pending.payload_bytes);
             break;
         }
-        found.due.extend(readable(decode_due(row, key))?);
+        found.due.extend(readable(pending.with_message(row))?);
     }
     Ok(found)
 }
 
-fn decode_key(row: &Row<'_>) -> Result<DeliveryKey, SqlError> {
-    Ok(delivery_key(row.get("due_at")?, row.get("message_no")?))
+/// What a row of what is due says of the delivery itself.
+struct Pending {
+    key: DeliveryKey,
+    made: u32,
+    trigger: u8,
+    payload_bytes: usize,
 }
 
-fn decode_due(row: &Row<'_>, key: DeliveryKey) -> Result<Due, SqlError> {
-    // None if the message itself is gone.
-    let number: Option<i64> = row.get(0)?;
-    let message = number.map(|_| decode_message(row)).transpose()?.map(|stored| stored.value);
-    let message = message.filter(|message| message.payload.is_some()).map(Arc::new);
-    let columns = Columns::new(row, "delivery");
-    let (made, trigger) = (columns.get("made")?, columns.get("trigger")?);
-    let fresh = made == 0 && trigger == Trigger::Scheduled.code();
-    Ok(Due { key, made, trigger: Trigger::from_code(trigger), fresh, message })
+impl Pending {
+    fn of(row: &Row<'_>) -> Result<Self, SqlError> {
+        let columns = Columns::in_order_from(MESSAGE_WIDTH, row, "delivery");
+        Ok(Self {
+            payload_bytes: columns.get::<Option<usize>>("payload_bytes")?.unwrap_or(0),
+            key: delivery_key(columns.get("due_at")?, columns.get("message_no")?),
+            made: columns.get("made")?,
+            trigger: columns.get("trigger")?,
+        })
+    }
+
+    fn with_message(self, row: &Row<'_>) -> Result<Due, SqlError> {
+        let Self { key, made, trigger, .. } = self;
+        // None if the message itself is gone.
+        let number: Option<i64> = row.get(0)?;
+        let message = number.map(|_| decode_message(row)).transpose()?.map(|stored| stored.value);
+        let message = message.filter(|message| message.payload.is_some()).map(Arc::new);
+        let fresh = made == 0 && trigger == Trigger::Scheduled.code();
+        Ok(Due { key, made, trigger: Trigger::from_code(trigger), fresh, message })
+    }
 }
 
 #[cfg(test)]
