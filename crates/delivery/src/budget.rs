@@ -53,6 +53,11 @@ impl Budget {
         granted
     }
 
+    /// Whether `amount` more is within the due of a lane with this share, without overdrawing.
+    pub(crate) fn is_ample(&self, share: u64, amount: u64) -> bool {
+        signed(share.saturating_add(amount)) <= self.free.load(Ordering::Relaxed) / self.divisor
+    }
+
     /// Takes `amount`, whatever is free: what is there already can only be counted.
     pub(crate) fn charge(&self, amount: u64) {
         self.free.fetch_sub(signed(amount), Ordering::Relaxed);

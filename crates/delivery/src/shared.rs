@@ -196,16 +196,28 @@ impl Host {
         })
     }
 
-    fn may_connect(&self, application: ApplicationKey, waited: bool) -> bool {
+    fn may_connect(&mut self, application: ApplicationKey, waited: bool) -> bool {
         let making = self.making.iter().filter(|maker| **maker == application).count();
         let own = making + self.members.iter().filter(|member| member.application == application).count();
         if making == 0 && !self.serves(application) {
+            if own >= MAX_CONNECTIONS_OF_APPLICATION {
+                self.close_idle_of(application);
+            }
             return true;
         }
         // The one that is being made will have room for many.
         (making == 0 || waited)
             && own < MAX_CONNECTIONS_OF_APPLICATION
             && self.members.len() + self.making.len() < MAX_CONNECTIONS
+    }
+
+    /// Closes the connection of an application that nobody has used for longest, if there is one that is not in use.
+    fn close_idle_of(&mut self, application: ApplicationKey) {
+        let idle = self.members.iter_mut().filter(|member| member.application == application && member.is_idle());
+        if let Some(oldest) = idle.min_by_key(|member| member.used_at) {
+            oldest.connection = None;
+        }
+        self.members.retain(|member| member.connection.is_some() || member.streams.strong_count() > 0);
     }
 
     fn serves(&self, application: ApplicationKey) -> bool {

@@ -9,6 +9,7 @@ use crate::time::Timestamp;
 
 /// In how long as much as there is at once comes back.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
 
 /// What was used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,28 +33,37 @@ impl Allowance {
 
     /// Whether all of it is there.
     pub fn is_whole(self, now: Timestamp) -> bool {
-        self.whole_at <= now
+        self.used_until(now) <= now.as_micros()
+    }
+
+    /// Nobody can have used more than a day's worth: if that seems so, it was noted by a clock that was wrong.
+    fn used_until(self, now: Timestamp) -> i64 {
+        let latest = now.as_micros().saturating_add(DAY_MICROS);
+        Some(self.whole_at.as_micros()).filter(|at| *at <= latest).unwrap_or_default()
     }
 
     /// Uses `amount` where `per_day` are there in a day, or none of it: then how long it takes until so much is there. More
     /// than there is in a day counts as all of that.
     pub fn spend(self, amount: u64, per_day: u64, now: Timestamp) -> Result<Self, Duration> {
-        let day = i64::try_from(DAY.as_micros()).unwrap_or(i64::MAX);
         // Rounded up: what is used must not come back earlier than all the rest of the day's.
         let takes = match (amount, per_day) {
             (0, _) => 0,
             (_, 0) => return Err(DAY),
             _ => (u128::from(amount) * DAY.as_micros()).div_ceil(u128::from(per_day)),
         };
-        let takes = i64::try_from(takes).unwrap_or(day).min(day);
-        let latest = now.as_micros().saturating_add(day);
-        // Nobody can have used more than a day's worth: if that seems so, it was noted by a clock that was wrong.
-        let used_until = Some(self.whole_at.as_micros()).filter(|at| *at <= latest).unwrap_or_default();
-        let whole_at = used_until.max(now.as_micros()).saturating_add(takes);
+        let takes = i64::try_from(takes).unwrap_or(DAY_MICROS).min(DAY_MICROS);
+        let latest = now.as_micros().saturating_add(DAY_MICROS);
+        let whole_at = self.used_until(now).max(now.as_micros()).saturating_add(takes);
         if whole_at > latest {
             return Err(Duration::from_micros(u64::try_from(whole_at - latest).unwrap_or_default()));
         }
         Ok(Self { whole_at: Timestamp::from_micros(whole_at) })
+    }
+
+    /// The same, if `leaving` is there afterwards, for somebody else.
+    pub fn spend_leaving(self, amount: u64, leaving: u64, per_day: u64, now: Timestamp) -> Result<Self, Duration> {
+        self.spend(amount.saturating_add(leaving), per_day, now)?;
+        self.spend(amount, per_day, now)
     }
 }
 
@@ -125,7 +135,8 @@ mod tests {
         let spent = Allowance::WHOLE.spend(1, 10, START.saturating_add(DAY * 3_000)).unwrap();
         assert_eq!(left(spent, 10, START), 10);
         for garbage in [i64::MIN, -1, i64::MAX] {
-            assert_eq!(left(Allowance::whole_at(Timestamp::from_micros(garbage)), 10, START), 10, "{garbage}");
+            let noted = Allowance::whole_at(Timestamp::from_micros(garbage));
+            assert!(noted.is_whole(START) && left(noted, 10, START) == 10, "{garbage}");
         }
     }
 
@@ -134,6 +145,16 @@ mod tests {
         let spent = Allowance::WHOLE.spend(1_000, 1_000, START).unwrap();
         assert_eq!(spent.spend(0, 1_000, START), Ok(spent));
         assert!(spent.spend(0, 0, START).is_ok());
+    }
+
+    #[test]
+    fn what_is_to_be_left_is_left_however_often_somebody_tries() {
+        let mut allowance = Allowance::WHOLE;
+        let mut used = 0;
+        while let Ok(next) = allowance.spend_leaving(1, 100, 1_000, START) {
+            (allowance, used) = (next, used + 1);
+        }
+        assert_eq!((used, left(allowance, 1_000, START)), (900, 100));
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::files::beside;
 
 const PAGE_BYTES: u64 = 4_096;
 
+/// Is never written: its bytes are what SQLite locks.
+const LOCK_PAGE: u64 = 0x4000_0000 / PAGE_BYTES + 1;
+
 /// The head of a WAL, and of each of its frames, which is followed by a page.
 const WAL_HEAD: usize = 32;
 const FRAME_HEAD: usize = 24;
@@ -25,7 +28,7 @@ pub(crate) fn missing(path: &Path, pages: u64) -> std::io::Result<Option<String>
     }
     let in_wal = pages_in_wal(&beside(path, "-wal"))?;
     // 1 is the first.
-    let missing = (in_file + 1..=pages).filter(|page| !in_wal.contains(page)).count();
+    let missing = (in_file + 1..=pages).filter(|page| *page != LOCK_PAGE && !in_wal.contains(page)).count();
     Ok((missing > 0).then(|| {
         let should = pages * PAGE_BYTES;
         format!("it was cut to {bytes} bytes: {missing} of its pages are missing, with which it would have {should}")
@@ -55,4 +58,43 @@ fn pages_in_wal(path: &Path) -> std::io::Result<HashSet<u64>> {
         at += FRAME_HEAD as u64 + PAGE_BYTES;
     }
     Ok(pages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A database of so many pages in a sparse file, and a WAL with these pages, of which the last one is of an earlier round.
+    fn store(in_file: u64, in_wal: &[u32]) -> (tempfile::TempDir, std::path::PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("postrider.db");
+        File::create(&path).unwrap().set_len(in_file * PAGE_BYTES).unwrap();
+        let mut wal = vec![0; WAL_HEAD];
+        wal[16..24].copy_from_slice(b"thissalt");
+        for (place, page) in in_wal.iter().enumerate() {
+            wal.extend(page.to_be_bytes());
+            wal.extend([0; 4]);
+            wal.extend(if place + 1 < in_wal.len() { b"thissalt" } else { b"formerly" });
+            wal.resize(wal.len() + 8 + 4_096, 0);
+        }
+        std::fs::write(beside(&path, "-wal"), wal).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn what_lies_in_the_wal_is_not_missing_and_what_lay_there_in_an_earlier_round_is() {
+        let (_folder, path) = store(10, &[11, 3, 12, 13]);
+        assert_eq!(missing(&path, 10).unwrap(), None);
+        assert_eq!(missing(&path, 12).unwrap(), None);
+        assert!(missing(&path, 13).unwrap().unwrap().contains("1 of its pages"));
+        std::fs::remove_file(beside(&path, "-wal")).unwrap();
+        assert!(missing(&path, 12).unwrap().unwrap().contains("cut to 40960 bytes: 2 of its pages"));
+    }
+
+    #[test]
+    fn the_page_that_is_never_written_is_not_missed() {
+        let lock = u32::try_from(LOCK_PAGE).unwrap();
+        let (_folder, path) = store(LOCK_PAGE - 2, &[lock - 1, lock + 1, 1]);
+        assert_eq!(missing(&path, LOCK_PAGE + 1).unwrap(), None);
+    }
 }

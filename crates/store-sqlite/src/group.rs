@@ -62,11 +62,6 @@ impl Filling {
         Turn::Next
     }
 
-    /// What it holds.
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
-    }
-
     /// A job was carried out.
     pub(crate) fn add(&mut self, job: Waiting) {
         self.rows += job.rows;

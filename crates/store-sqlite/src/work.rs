@@ -22,6 +22,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
 use crate::applications::ROUTES_VERSION;
+use crate::asked::Asker;
 use crate::askers::Whose;
 use crate::decode::{Columns, SqlError, all, first, readable};
 use crate::environments::{RULES_COLUMNS, decode_rules};
@@ -337,7 +338,7 @@ impl Work for SqliteStore {
                     if is_full_of_manual(tx, endpoint)? {
                         return Err(Abort::Refused(ResendError::TooMany));
                     }
-                    if let Err(wait) = asked::spend(tx, application, 1, per_day, now)? {
+                    if let Err(wait) = asked::spend(tx, application, (Asker::Call, 1), per_day, now)? {
                         return Err(Abort::Refused(ResendError::Spent { per_day, wait }));
                     }
                     add_manual(tx, endpoint, message, now)?;

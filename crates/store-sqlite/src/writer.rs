@@ -18,7 +18,7 @@ use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_domain::delivery::DisableReason;
@@ -46,14 +46,6 @@ pub(crate) const FEW_ROWS: usize = 16;
 /// How long results wait for company. Long against the pause between two batches of accepts under load, short against
 /// anything a person could notice.
 const SETTLE_PATIENCE: Duration = Duration::from_millis(1);
-
-/// After a transaction that was worth it, the next begins no sooner than so long after it began: what gathers meanwhile shares
-/// what each transaction costs, which is most of what storing a few rows costs. Nobody would notice.
-const PACE: Duration = Duration::from_millis(2);
-
-/// A transaction of so many rows was worth it: there is enough to do that more will gather. Who sends one message after the
-/// other, each when the one before it is answered, never comes to that.
-const BUSY_ROWS: usize = 32;
 
 /// What a job tells observers after its commit.
 #[derive(Debug)]
@@ -252,17 +244,7 @@ impl Writer {
             match Hot::prepare(&connection) {
                 Ok(hot) => {
                     let observers = &observers;
-                    run(
-                        Loop {
-                            connection: &connection,
-                            hot,
-                            observers,
-                            files: files.as_deref(),
-                            aside: None,
-                            next_at: None,
-                        },
-                        queue,
-                    );
+                    run(Loop { connection: &connection, hot, observers, files: files.as_deref(), aside: None }, queue);
                 }
                 Err(error) => {
                     tracing::error!(%error, "the store's writer failed to prepare its statements");
@@ -440,15 +422,11 @@ struct Loop<'c> {
     files: Option<&'c Files>,
     /// What comes first in the next transaction.
     aside: Option<Job>,
-    /// When that may begin.
-    next_at: Option<Instant>,
 }
 
 impl Loop<'_> {
     fn run(&mut self, inbox: &mut Inbox<'_, Command>) {
-        loop {
-            self.keep_pace();
-            let Some(command) = inbox.first() else { return };
+        while let Some(command) = inbox.first() {
             let first = match command {
                 Command::Run(job) => job,
                 Command::ResetWal(wish) => {
@@ -465,24 +443,16 @@ impl Loop<'_> {
         }
     }
 
-    fn keep_pace(&mut self) {
-        if let Some(at) = self.next_at.take() {
-            std::thread::sleep(at.saturating_duration_since(Instant::now()));
-        }
-    }
-
     /// Carries out `first` and what waits behind it in one transaction.
     fn group(&mut self, first: Job, inbox: &mut Inbox<'_, Command>, was_aside: bool) {
         let mut group = Group::default();
         // Results that wait for company do so before the transaction begins: a guest may write meanwhile.
         let jobs = self.begin_with(first, &mut group, inbox, was_aside);
-        let began = Instant::now();
         let tx =
             Tx { connection: self.connection, news: RefCell::default(), moved: RefCell::default(), files: self.files };
         let failed = self.lost().or_else(|| self.statement("BEGIN IMMEDIATE"));
         let frames = self.files.map_or(0, Files::frames);
         let failed = self.carry_out(jobs, &mut group, &tx, inbox, failed);
-        self.next_at = (group.filling.rows() >= BUSY_ROWS).then(|| began + PACE);
         self.end(&tx, failed, frames, group.done);
         if let Some(wish) = &group.reset_wal {
             self.reset_wal(wish);
@@ -837,10 +807,7 @@ mod tests {
         let connection = crate::plans::database();
         let (hot, observers) = (Hot::prepare(&connection).unwrap(), Observers::default());
         let checkpointer = std::thread::spawn(move || is_done.recv());
-        run(
-            Loop { connection: &connection, hot, observers: &observers, files: None, aside: None, next_at: None },
-            queue,
-        );
+        run(Loop { connection: &connection, hot, observers: &observers, files: None, aside: None }, queue);
         assert!(checkpointer.join().unwrap().is_err());
     }
 

@@ -34,6 +34,8 @@ postrider_domain::limits! {
     pub const MAX_MANUAL_OF_ENDPOINT: usize = 10_000, "deliveries", beyond "429 for `resend` and for whatever sends messages again";
     /// Attempts to send one message to one endpoint, with deliveries that wait because somebody asked for them
     pub const MAX_ATTEMPTS_OF_MESSAGE: usize = 200, "attempts", beyond "400 `limit_reached` for `resend`; whatever else sends messages again leaves this one out";
+    /// Attempts that the callers of one application may ask for in a day
+    setting "limits.asked_per_day", beyond "429 `too_many_asked_for` for `resend`, which leaves a tenth of them to tasks; tasks wait";
     /// What a delivery by the schedule counts as among the attempts that were asked for (`limits.asked_per_day`)
     pub const ASKED_BY_SCHEDULE: u64 = 10, "attempts", beyond "however many it takes";
     /// Notices to one operator that wait to be sent

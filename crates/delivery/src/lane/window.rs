@@ -312,9 +312,11 @@ impl State {
         let least = OVERHEAD_BYTES + needs as u64;
         let share = self.held_bytes[usize::from(least > SMALL_BYTES)];
         let memory = budgets.memory.of(least);
-        let taken = [least + LOOK_BYTES, least].into_iter().find(|amount| memory.try_take(share, *amount));
-        self.reserved = taken.map(|amount| Reserved { amount, least });
-        taken.is_some()
+        // What is overdrawn is for one message of each lane.
+        let amount = if memory.is_ample(share, least + LOOK_BYTES) { least + LOOK_BYTES } else { least };
+        let taken = memory.try_take(share, amount);
+        self.reserved = taken.then_some(Reserved { amount, least });
+        taken
     }
 
     /// What was taken for a load is paid for by what it found.

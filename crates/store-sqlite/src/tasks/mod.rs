@@ -107,15 +107,23 @@ impl Tasks for SqliteStore {
     }
 
     async fn advance_task(&self, id: TaskId, rows: usize, now: Timestamp) -> Result<Advanced, StoreError> {
-        let read = self.lists.run(move |connection| read_step(connection, id, rows)).await?;
-        let (step, slice) = match read {
-            Read::Slice { step, slice } => (step, slice),
-            Read::Ended(status) => return Ok(Advanced { status, wait: None }),
-        };
-        let per_day = self.asked_per_day;
-        self.writer
-            .run(Whose::Process, move |tx| Ok::<_, Abort<StoreError>>(write_step(tx, id, step, slice, per_day, now)?))
-            .await
+        let (per_day, mut rows) = (self.asked_per_day, rows);
+        loop {
+            let read = self.lists.run(move |connection| read_step(connection, id, rows)).await?;
+            let (step, slice) = match read {
+                Read::Slice { step, slice } => (step, slice),
+                Read::Ended(status) => return Ok(Advanced { status, wait: None }),
+            };
+            let is_least = rows <= 1;
+            let room = Room { per_day, is_least };
+            let write = move |tx: &Tx<'_>| Ok::<_, Abort<StoreError>>(write_step(tx, id, step, slice, room, now)?);
+            let advanced = self.writer.run(Whose::Process, write).await?;
+            if advanced.wait.is_none() || is_least {
+                return Ok(advanced);
+            }
+            // Fewer messages may be asked for already.
+            rows /= 2;
+        }
     }
 
     async fn fail_task(&self, id: TaskId, problem: &str, now: Timestamp) -> Result<(), StoreError> {
@@ -445,6 +453,15 @@ fn read_step(connection: &Connection, id: TaskId, rows: usize) -> Result<Read, S
     Ok(Read::Slice { step, slice })
 }
 
+/// What a step may ask for.
+#[derive(Clone, Copy)]
+struct Room {
+    /// Attempts in a day, of its application.
+    per_day: u64,
+    /// It looks at one row: if that is too much, the task waits.
+    is_least: bool,
+}
+
 /// In the data of a task that waits until its application's callers may ask for more.
 const WAITING: &str = "waiting";
 
@@ -453,7 +470,7 @@ fn write_step(
     id: TaskId,
     step: i64,
     slice: Slice,
-    per_day: u64,
+    room: Room,
     now: Timestamp,
 ) -> Result<Advanced, SqlError> {
     let Slice { cursor, mut data, mut ended, effects } = slice;
@@ -472,11 +489,12 @@ fn write_step(
                 data.insert("stopped".to_owned(), reason.into());
                 ended = true;
             } else {
-                match replay::deliver(tx, endpoint, how, messages, per_day, now)? {
+                match replay::deliver(tx, endpoint, how, messages, room.per_day, now)? {
                     Ok(added) => {
                         count(&mut data, "messages", added);
                     }
-                    Err(wait) => return wait_for_more(tx, id, data, wait, now),
+                    Err(wait) if room.is_least => return wait_for_more(tx, id, data, wait, now),
+                    Err(wait) => return Ok(Advanced { status: TaskStatus::Running, wait: Some(wait) }),
                 }
             }
         }
@@ -526,6 +544,7 @@ fn give_up(tx: &Tx<'_>, id: TaskId, problem: String, now: Timestamp) -> Result<(
     let Some(found) = found else { return Ok(()) };
     // What it has found so far may be what is wrong with it.
     let mut data: Map<String, Value> = serde_json::from_str(&found).unwrap_or_default();
+    data.remove(WAITING);
     data.insert("error".to_owned(), problem.into());
     tx.prepare_cached("UPDATE task SET status = 'failed', updated_at = ?, data = ?, parameters = '{}' WHERE id = ?")?
         .execute(params![now.as_micros(), encode_json(&data)?, id.as_bytes()])?;

@@ -317,6 +317,7 @@ macro_rules! conformance_cases {
                 a_message_is_sent_to_an_endpoint_so_often_and_no_more,
                 so_many_attempts_are_asked_for_in_a_day_and_no_more,
                 a_task_that_would_send_more_than_a_days_worth_goes_on_when_it_may,
+                whoever_asks_again_and_again_leaves_something_to_a_task,
             }
             idempotency {
                 an_application_is_created_once,

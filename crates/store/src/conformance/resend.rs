@@ -218,11 +218,15 @@ pub(super) async fn a_task_that_would_send_more_than_a_days_worth_goes_on_when_i
         assert_eq!(step(created_at).await, Advanced { status: TaskStatus::Running, wait: None });
     }
     for _ in 0..3 {
-        assert_eq!(step(created_at).await, Advanced { status: TaskStatus::Running, wait: Some(DAY / 2) });
+        assert_eq!(step(created_at).await, Advanced { status: TaskStatus::Running, wait: Some(DAY / 4) });
         let said = serde_json::json!({ "messages": 4, "waiting": "limits.asked_per_day" });
         assert_eq!(serde_json::Value::Object(data().await), said);
         assert_eq!(world.due(&endpoint, FAR).await.len(), 4);
     }
+    // It goes on by as much as there is.
+    let sooner = created_at.saturating_add(DAY / 4);
+    assert_eq!(step(sooner).await, Advanced { status: TaskStatus::Running, wait: None });
+    assert_eq!(world.due(&endpoint, FAR).await.len(), 5);
     let later = created_at.saturating_add(DAY / 2);
     while step(later).await.status == TaskStatus::Running {}
     assert_eq!(serde_json::Value::Object(data().await), serde_json::json!({ "messages": 6 }));
@@ -231,8 +235,45 @@ pub(super) async fn a_task_that_would_send_more_than_a_days_worth_goes_on_when_i
     // A whole series counts as more than all of these, and is sent all the same, when nothing else was asked for.
     let replay = add(Job::Replay { endpoint: endpoint.key, span }).await;
     let step = async |now| world.store().advance_task(replay, 100, now).await.unwrap();
-    assert_eq!(step(later).await.wait, Some(DAY));
+    let waits = loop {
+        // Rows of which nothing is to be sent are passed over meanwhile.
+        if let Some(wait) = step(later).await.wait {
+            break wait;
+        }
+    };
+    assert_eq!(waits, DAY);
     while step(later.saturating_add(DAY)).await.status == TaskStatus::Running {}
     let due = world.due(&endpoint, FAR).await;
     assert!(due.iter().any(|due| due.key.message == missed.key), "{due:?}");
+}
+
+pub(super) async fn whoever_asks_again_and_again_leaves_something_to_a_task<H: Harness>(world: &mut World<H>) {
+    const PER_DAY: u64 = 20;
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let asked_for = world.message(&app, &[]).await;
+    let missed: Vec<_> = [world.message(&app, &[]).await.key, world.message(&app, &[]).await.key].into();
+    world.reopen_where_may_be_asked_for(PER_DAY).await;
+    let start = world.tick();
+    let span = Span { since: Timestamp::EPOCH, until: FAR };
+    let job = Job::Recover { endpoint: endpoint.key, span };
+    for key in &missed {
+        done(world.store().resend(endpoint.key, *key, start, None).await.unwrap());
+    }
+    for due in world.due(&endpoint, FAR).await {
+        world.settle(world.settlement(&endpoint, &due, Next::Exhausted)).await;
+    }
+    let new = NewTask { id: world.task_id(start), environment: environment(), job, created_at: start };
+    let task = done(world.store().create_task(new, None).await.unwrap()).id;
+    let mut refused = 0;
+    // Somebody takes each attempt as soon as it is there.
+    for _ in 0..100 {
+        let resent = world.store().resend(endpoint.key, asked_for.key, start, None).await;
+        refused += usize::from(matches!(resent, Err(ResendError::Spent { .. })));
+    }
+    assert_eq!(refused, 100 - 16, "a tenth is left");
+    let advanced = world.store().advance_task(task, 100, start).await.unwrap();
+    assert_eq!(advanced.wait, None);
+    let due = world.due(&endpoint, FAR).await;
+    assert!(missed.iter().all(|key| due.iter().any(|due| due.key.message == *key)), "{due:?}");
 }
