@@ -1,7 +1,8 @@
 //! Whose a write is, so that those who ask take turns: what it names says so, and the store knows the rest.
 //!
 //! An application's writes are those that name it, or an endpoint or a message of it, whoever of the two that may change it
-//! asked; everything else that a caller asks for is its environment's. What the process does by itself is nobody's.
+//! asked; everything else that a caller asks for is its environment's. What the process does by itself is nobody's, or, of what the
+//! engine notes of endpoints, on account of whose they are.
 
 use postrider_domain::application::EnvironmentId;
 use postrider_store::{ApplicationKey, EndpointKey, MessageKey};
@@ -12,6 +13,8 @@ use rusqlite::{Connection, OptionalExtension as _, Params};
 pub(crate) enum Whose {
     /// No caller asked: the process did, which has so many under way as it has tasks of its own.
     Process,
+    /// The process did, because of an endpoint: of those, it has as many under way as there are lanes.
+    Engine(EndpointKey),
     Environment(EnvironmentId),
     Application(ApplicationKey),
     Endpoint(EndpointKey),
@@ -42,9 +45,11 @@ impl From<MessageKey> for Whose {
     }
 }
 
-/// A caller whose turn it can be, by the numbers of rows, of which none is 0: that is what is not there.
+/// Whose turn it can be, by the numbers of rows, of which none is 0: that is what is not there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Asker {
+    /// The process, on account of the environment if that is there.
+    pub(crate) is_process: bool,
     pub(crate) environment: i64,
     /// 0 is the environment as a whole.
     pub(crate) application: i64,
@@ -57,21 +62,23 @@ const ENDPOINT_SQL: &str = "SELECT environment_no, application.no FROM applicati
 const MESSAGE_SQL: &str = "SELECT environment_no, application.no FROM application
      WHERE no = (SELECT application_no FROM message WHERE message.no = ?)";
 
-/// Who asked; `None` if the process did. Those of whom nothing is there, or can be read, are one.
-pub(crate) fn asker(connection: &Connection, whose: &Whose) -> Option<Asker> {
+/// Who asked. Those of whom nothing is there, or can be read, are one.
+pub(crate) fn asker(connection: &Connection, whose: &Whose) -> Asker {
     let found = match whose {
-        Whose::Process => return None,
+        Whose::Process => Ok(None),
         Whose::Environment(id) => look_up(connection, ENVIRONMENT_SQL, [id.as_str()]),
         Whose::Application(key) => look_up(connection, APPLICATION_SQL, [key.0]),
-        Whose::Endpoint(key) => look_up(connection, ENDPOINT_SQL, [key.0]),
+        Whose::Endpoint(key) | Whose::Engine(key) => look_up(connection, ENDPOINT_SQL, [key.0]),
         Whose::Message(key) => look_up(connection, MESSAGE_SQL, [key.0]),
     };
+    let is_process = matches!(whose, Whose::Process | Whose::Engine(_));
     // What is wrong is found when the write is carried out.
-    Some(found.ok().flatten().unwrap_or_default())
+    Asker { is_process, ..found.ok().flatten().unwrap_or_default() }
 }
 
 fn look_up(connection: &Connection, sql: &str, named: impl Params) -> rusqlite::Result<Option<Asker>> {
-    let row = |row: &rusqlite::Row<'_>| Ok(Asker { environment: row.get(0)?, application: row.get(1)? });
+    let row =
+        |row: &rusqlite::Row<'_>| Ok(Asker { is_process: false, environment: row.get(0)?, application: row.get(1)? });
     connection.prepare_cached(sql)?.query_row(named, row).optional()
 }
 
@@ -96,13 +103,13 @@ mod tests {
             .unwrap();
         let environment = EnvironmentId::parse("org_a").unwrap();
         let of = |whose: Whose| asker(&connection, &whose);
-        let whole = Asker { environment: 7, application: 0 };
-        let own = Asker { environment: 7, application: 3 };
-        assert_eq!(of(Whose::Process), None);
-        assert_eq!(of(Whose::from(&environment)), Some(whole));
+        let own = Asker { is_process: false, environment: 7, application: 3 };
+        assert_eq!(of(Whose::from(&environment)), Asker { application: 0, ..own });
         let named = [ApplicationKey(3).into(), EndpointKey(5).into(), MessageKey(9).into()];
-        assert_eq!(named.map(of), [Some(own); 3]);
-        assert_eq!([ApplicationKey(4).into(), EndpointKey(4).into()].map(of), [Some(Asker::default()); 2]);
+        assert_eq!(named.map(of), [own; 3]);
+        assert_eq!([ApplicationKey(4).into(), EndpointKey(4).into()].map(of), [Asker::default(); 2]);
+        assert_eq!(of(Whose::Engine(EndpointKey(5))), Asker { is_process: true, ..own });
+        assert_eq!(of(Whose::Process), Asker { is_process: true, ..Asker::default() });
     }
 
     #[test]

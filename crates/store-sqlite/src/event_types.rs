@@ -94,7 +94,7 @@ impl EventTypes for SqliteStore {
         names: &[EventTypeName],
     ) -> Result<Vec<EventTypeName>, StoreError> {
         let (environment, wanted) = (environment.clone(), json_list(names.iter().map(EventTypeName::as_str)));
-        self.readers
+        self.lists
             .run(move |connection| {
                 let mut statement = connection.prepare_cached(
                     "SELECT wanted.value FROM json_each(?2) AS wanted

@@ -6,8 +6,9 @@
 //! are first in the next.
 //!
 //! What the process writes by itself does not wait behind what callers ask for: small ones have a line and room of their own, large
-//! ones every other turn. Callers take turns, by environment and within one by application, with one write each; so whatever
-//! somebody asks for, one write of anybody else waits for about one transaction. What is of one caller comes as it came.
+//! ones every other turn. In each line, those take turns whose the writes are, by environment and within one by application, with
+//! one write each; so whatever somebody asks for, one write of anybody else waits for about one transaction. What is of one caller
+//! comes as it came.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -29,21 +30,21 @@ pub(crate) trait Command {
     fn is_last(&self) -> bool;
 }
 
-/// What waits of callers, by environment and application.
+/// What waits, by environment and application.
 type Askers<C> = Turns<i64, Turns<i64, VecDeque<C>>>;
 
 /// The receiving end of the writer's queue.
 pub(crate) struct Inbox<'a, C> {
     queue: Receiver<C>,
-    /// Who asked for an other write; `None` if the process did.
-    asker: Box<dyn Fn(&C) -> Option<Asker> + 'a>,
+    /// Who asked for an other write.
+    asker: Box<dyn Fn(&C) -> Asker + 'a>,
     /// What is nothing to write.
     wishes: VecDeque<C>,
     urgent: VecDeque<C>,
     /// Of the process.
-    own: Small<VecDeque<C>>,
+    own: Small<C>,
     /// Of callers.
-    asked: Small<Askers<C>>,
+    asked: Small<C>,
     /// The process's and the callers' take turns.
     large: Turns<bool, Askers<C>>,
     /// The last command, or the end of the queue, has come.
@@ -53,9 +54,8 @@ pub(crate) struct Inbox<'a, C> {
 }
 
 /// Small writes that wait.
-#[derive(Default)]
-struct Small<L> {
-    line: L,
+struct Small<C> {
+    line: Askers<C>,
     /// How many more rows of them this transaction takes.
     room: usize,
     /// Some waited when the transaction began, and none of them is in it.
@@ -64,34 +64,40 @@ struct Small<L> {
     is_first: bool,
 }
 
-impl<L: Line<Item: Command>> Small<L> {
+impl<C> Default for Small<C> {
+    fn default() -> Self {
+        Self { line: Askers::default(), room: 0, is_due: false, is_first: false }
+    }
+}
+
+impl<C: Command> Small<C> {
     fn begin(&mut self) {
         self.room = OTHER_ROWS;
         self.is_first = self.is_due;
         self.is_due = !self.line.is_empty();
     }
 
-    fn next(&mut self) -> Option<L::Item> {
+    fn next(&mut self) -> Option<C> {
         let rows = self.line.first()?.about()?.rows;
         self.room = self.room.checked_sub(rows)?;
         self.is_due = false;
         self.line.pop()
     }
 
-    fn overdue(&mut self) -> Option<L::Item> {
+    fn overdue(&mut self) -> Option<C> {
         if self.is_first { self.next() } else { None }
     }
 }
 
 impl<'a, C: Command> Inbox<'a, C> {
-    pub(crate) fn new(queue: Receiver<C>, asker: impl Fn(&C) -> Option<Asker> + 'a) -> Self {
+    pub(crate) fn new(queue: Receiver<C>, asker: impl Fn(&C) -> Asker + 'a) -> Self {
         Self {
             queue,
             asker: Box::new(asker),
             wishes: VecDeque::new(),
             urgent: VecDeque::new(),
-            own: Small { line: VecDeque::new(), room: 0, is_due: false, is_first: false },
-            asked: Small { line: Askers::default(), room: 0, is_due: false, is_first: false },
+            own: Small::default(),
+            asked: Small::default(),
             large: Turns::default(),
             is_over: false,
             is_large: false,
@@ -188,13 +194,12 @@ impl<'a, C: Command> Inbox<'a, C> {
     }
 
     fn sort_other(&mut self, command: C, is_small: bool) {
-        let asker = (self.asker)(&command);
-        let askers = match (asker, is_small) {
-            (None, true) => return self.own.line.push_back(command),
-            (Some(_), true) => &mut self.asked.line,
-            (_, false) => self.large.of(asker.is_none()),
+        let Asker { is_process, environment, application } = (self.asker)(&command);
+        let askers = match (is_small, is_process) {
+            (true, true) => &mut self.own.line,
+            (true, false) => &mut self.asked.line,
+            (false, _) => self.large.of(is_process),
         };
-        let Asker { environment, application } = asker.unwrap_or_default();
         askers.of(environment).of(application).push_back(command);
     }
 }
@@ -207,7 +212,7 @@ mod tests {
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Asked {
-        Write(Kind, usize, Option<Asker>),
+        Write(Kind, usize, Asker),
         Wish,
         Last,
     }
@@ -226,24 +231,31 @@ mod tests {
         }
     }
 
-    fn asker(of: &Asked) -> Option<Asker> {
+    fn asker(of: &Asked) -> Asker {
         match of {
             Write(.., asker) => *asker,
-            Wish | Last => None,
+            Wish | Last => PROCESS,
         }
     }
 
+    const PROCESS: Asker = Asker { is_process: true, environment: 0, application: 0 };
+
     /// What an application of an environment asks for; 0 is the environment as a whole.
     const fn of(environment: i64, application: i64, rows: usize) -> Asked {
-        Write(Kind::Other, rows, Some(Asker { environment, application }))
+        Write(Kind::Other, rows, Asker { is_process: false, environment, application })
     }
 
-    const ACCEPT: Asked = Write(Kind::Accept, 2, None);
+    /// What the engine notes of an endpoint.
+    const fn note(environment: i64, application: i64) -> Asked {
+        Write(Kind::Other, 16, Asker { is_process: true, environment, application })
+    }
+
+    const ACCEPT: Asked = Write(Kind::Accept, 2, PROCESS);
     const SMALL: Asked = of(1, 1, 100);
     const LARGE: Asked = of(1, 1, 2_000);
     /// As the health check's, and as what upkeep removes.
-    const OWN: Asked = Write(Kind::Other, 16, None);
-    const OWN_LARGE: Asked = Write(Kind::Other, 1_000, None);
+    const OWN: Asked = Write(Kind::Other, 16, PROCESS);
+    const OWN_LARGE: Asked = Write(Kind::Other, 1_000, PROCESS);
     /// A thousand event types of an endpoint.
     const NAMES: Asked = of(1, 1, 141);
 
@@ -348,6 +360,13 @@ mod tests {
     }
 
     #[test]
+    fn what_the_engine_notes_of_one_tenants_endpoints_keeps_no_other_waiting() {
+        for last in [OWN, note(1, 2), note(2, 1), of(1, 1, 16)] {
+            assert_eq!(place_behind_a_thousand(&[note(1, 1)], last), 0, "{last:?}");
+        }
+    }
+
+    #[test]
     fn what_the_process_writes_by_itself_leaves_callers_their_turns() {
         for last in [SMALL, LARGE] {
             assert!(place_behind_a_thousand(&[OWN], last) <= 1, "{last:?}");
@@ -380,8 +399,8 @@ mod tests {
                     // Rows tell one from the other.
                     let rows = [number % 250, 300 + number][random(2)];
                     match random(8) {
-                        0 => Write(Kind::Accept, number, None),
-                        1 => Write(Kind::Other, rows, None),
+                        0 => Write(Kind::Accept, number, PROCESS),
+                        1 => Write(Kind::Other, rows, PROCESS),
                         // Most of what is asked for is asked for by one.
                         2..6 => of(1, 1, rows),
                         _ => of(random(3) as i64, random(3) as i64, rows),
@@ -392,8 +411,9 @@ mod tests {
             let came: Vec<Asked> = transactions.concat();
             assert_eq!(came.len(), asked.len(), "seed {seed}");
             for transaction in &transactions {
-                let rows = |of: bool| -> usize {
-                    let such = |one: &&Asked| asker(one).is_some() == of && matches!(one, Write(Kind::Other, ..));
+                let rows = |is_process: bool| -> usize {
+                    let such =
+                        |one: &&Asked| asker(one).is_process == is_process && matches!(one, Write(Kind::Other, ..));
                     transaction.iter().filter(such).filter_map(Command::about).map(|about| about.rows).sum()
                 };
                 let is_bounded = rows(true) <= OTHER_ROWS && rows(false) <= OTHER_ROWS;
@@ -426,7 +446,7 @@ mod tests {
             commands.send(of(2, 1, 141)).unwrap();
             commands.send(of(3, 1, 141)).unwrap();
             for command in transaction(&mut inbox) {
-                turns[usize::try_from(asker(&command).unwrap().environment).unwrap() - 1] += 1;
+                turns[usize::try_from(asker(&command).environment).unwrap() - 1] += 1;
             }
         }
         assert!(turns.iter().all(|turns| (33..=34).contains(turns)), "{turns:?}");

@@ -43,6 +43,9 @@ pub fn memory() -> Vec<Part> {
 /// Connections for reads that are short: lanes' loads, and look-ups by id.
 const READERS: usize = 3;
 
+/// Of those, so many are left to what the process reads by itself.
+const OWN_READERS: usize = 1;
+
 /// Connections for lists and counts, which may be long: a filter that hardly anything passes walks far.
 const LISTS: usize = 2;
 
@@ -241,11 +244,11 @@ impl SqliteStore {
             let files = Arc::new(Files::note(path, &connection));
             Owned { checkpoints, lock, files }
         });
-        let readers = |count| -> Result<Readers, OpenError> {
+        let readers = |count, own| -> Result<Readers, OpenError> {
             let connections = (0..count).map(|_| connect_reader(path)).collect::<Result<_, _>>()?;
-            Ok(Readers::new(connections, owned.as_ref().map(|owned| Arc::clone(&owned.files))))
+            Ok(Readers::new(connections, own, owned.as_ref().map(|owned| Arc::clone(&owned.files))))
         };
-        let (readers, lists) = (readers(READERS)?, readers(LISTS)?);
+        let (readers, lists) = (readers(READERS, OWN_READERS)?, readers(LISTS, 0)?);
         let observers = Arc::new(Observers::default());
         let writer =
             Writer::start(connection, owned, Arc::clone(&observers)).map_err(|error| OpenError::path(path, &error))?;

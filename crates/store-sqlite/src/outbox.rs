@@ -23,7 +23,7 @@ use crate::writer::{Abort, News, Tx};
 impl Outbox for SqliteStore {
     async fn notices(&self, limit: usize, except: Vec<Uid>) -> Result<Vec<Notice>, StoreError> {
         self.readers
-            .run(move |connection| {
+            .run_own(move |connection| {
                 let mut statement = connection.prepare_cached(
                     "SELECT no, recipient, event_type, payload FROM outbox
                      WHERE recipient NOT IN (SELECT value FROM json_each(?)) ORDER BY no LIMIT ?",

@@ -175,7 +175,7 @@ impl Retention for SqliteStore {
 
     async fn clock_seen(&self) -> Result<Option<Timestamp>, StoreError> {
         self.readers
-            .run(|connection| {
+            .run_own(|connection| {
                 let seen: i64 = connection.query_row(
                     "SELECT CASE WHEN next > 0 THEN next ELSE coalesce(
                          (SELECT created_at FROM message ORDER BY no DESC LIMIT 1), 0) END

@@ -22,7 +22,7 @@ impl Store for SqliteStore {
                 Ok::<_, Abort<StoreError>>(())
             })
             .await?;
-        self.readers.run(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(()))?)).await
+        self.readers.run_own(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(()))?)).await
     }
 
     fn observe(&self, observer: Arc<dyn Observer>) {

@@ -22,7 +22,7 @@ const ALL_SESSIONS: &str = "";
 impl Tokens for SqliteStore {
     async fn token_secret(&self, candidate: [u8; 32]) -> Result<[u8; 32], StoreError> {
         // Read first: a server must be able to start when the disk is full.
-        let stored = self.readers.run(|connection| {
+        let stored = self.readers.run_own(|connection| {
             let mut statement = connection.prepare("SELECT secret FROM token_secret")?;
             first(statement.query([])?, |row| readable(row.get(0).map_err(SqlError::from)))
         });

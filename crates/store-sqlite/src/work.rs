@@ -47,7 +47,7 @@ impl Work for SqliteStore {
 
     async fn target(&self, endpoint: EndpointKey) -> Result<Option<Target>, StoreError> {
         self.readers
-            .run(move |connection| {
+            .run_own(move |connection| {
                 let sql = format!(
                     "SELECT {ENDPOINT_COLUMNS}, {TARGET_COLUMNS}
                      FROM endpoint JOIN application ON application.no = application_no WHERE endpoint.no = ?"
@@ -97,7 +97,7 @@ impl Work for SqliteStore {
     ) -> Result<DueSlice, StoreError> {
         let after = after.unwrap_or(DeliveryKey { due_at: Timestamp::EPOCH, message: MessageKey(i64::MIN) });
         let slice = Slice { until: now, after, held, limit, max_bytes };
-        self.readers.run(move |connection| read_due(connection, endpoint, &slice)).await
+        self.readers.run_own(move |connection| read_due(connection, endpoint, &slice)).await
     }
 
     async fn take_wakes(&self, now: Timestamp, limit: usize) -> Result<Wakes, StoreError> {
@@ -132,7 +132,7 @@ impl Work for SqliteStore {
 
     async fn park(&self, endpoint: EndpointKey, after: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         self.writer
-            .run(Whose::Process, move |tx| {
+            .run(Whose::Engine(endpoint), move |tx| {
                 tx.prepare_cached("DELETE FROM endpoint_hold WHERE endpoint_no = ?")?.execute([endpoint.0])?;
                 let next: Option<i64> = tx
                     .prepare_cached(
@@ -155,7 +155,7 @@ impl Work for SqliteStore {
     async fn hold(&self, endpoint: EndpointKey, hold: Hold) -> Result<(), StoreError> {
         let Hold { until, reason } = hold;
         self.writer
-            .run(Whose::Process, move |tx| {
+            .run(Whose::Engine(endpoint), move |tx| {
                 tx.prepare_cached(
                     "INSERT INTO endpoint_hold (endpoint_no, not_before, reason) VALUES (?, ?, ?)
                      ON CONFLICT DO UPDATE SET not_before = excluded.not_before, reason = excluded.reason",
@@ -173,7 +173,7 @@ impl Work for SqliteStore {
 
     async fn hold_of(&self, endpoint: EndpointKey) -> Result<Option<Hold>, StoreError> {
         self.readers
-            .run(move |connection| {
+            .run_own(move |connection| {
                 let mut statement = connection.prepare_cached(
                     "SELECT endpoint_no, not_before, reason FROM endpoint_hold WHERE endpoint_no = ?",
                 )?;
@@ -185,7 +185,7 @@ impl Work for SqliteStore {
 
     async fn holds(&self) -> Result<Vec<(EndpointKey, Hold)>, StoreError> {
         self.readers
-            .run(|connection| {
+            .run_own(|connection| {
                 let mut statement =
                     connection.prepare_cached("SELECT endpoint_no, not_before, reason FROM endpoint_hold")?;
                 all(statement.query([])?, decode_hold)
@@ -275,7 +275,7 @@ impl Work for SqliteStore {
 
     async fn cancel_deliveries(&self, endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError> {
         self.writer
-            .run_rows(endpoint, limit, move |tx| {
+            .run_rows(Whose::Engine(endpoint), limit, move |tx| {
                 let removed = tx
                     .prepare_cached(
                         "DELETE FROM delivery WHERE (endpoint_no, due_at, message_no) IN
@@ -366,7 +366,7 @@ impl Work for SqliteStore {
 
     async fn newest_message(&self) -> Result<Option<MessageKey>, StoreError> {
         self.readers
-            .run(|connection| {
+            .run_own(|connection| {
                 let newest: Option<i64> = connection.query_row("SELECT max(no) FROM message", [], |row| row.get(0))?;
                 Ok(newest.map(MessageKey))
             })
@@ -375,7 +375,7 @@ impl Work for SqliteStore {
 
     async fn health(&self, endpoint: EndpointKey) -> Result<Option<Health>, StoreError> {
         self.readers
-            .run(move |connection| {
+            .run_own(move |connection| {
                 let mut statement = connection.prepare_cached("SELECT no, failing_since FROM endpoint WHERE no = ?")?;
                 first(statement.query([endpoint.0])?, |row| {
                     Ok(Health { failing_since: Columns::new(row, "endpoint").maybe_instant("failing_since")? })

@@ -31,7 +31,7 @@ use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
-use crate::askers::{self, Whose};
+use crate::askers::{self, Asker, Whose};
 use crate::checkpoint::{self, Checkpointer, STACK_BYTES};
 use crate::decode::SqlError;
 use crate::files::Files;
@@ -410,7 +410,7 @@ fn run(mut writing: Loop<'_>, queue: mpsc::Receiver<Command>) {
             askers::asker(connection, &other.whose)
         }
         // If nothing can be read, nothing is written either.
-        _ => None,
+        _ => Asker::default(),
     };
     writing.run(&mut Inbox::new(queue, asker));
 }

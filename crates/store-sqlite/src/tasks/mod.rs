@@ -95,7 +95,7 @@ impl Tasks for SqliteStore {
 
     async fn running_tasks(&self, limit: usize) -> Result<Vec<RunningTask>, StoreError> {
         self.readers
-            .run(move |connection| {
+            .run_own(move |connection| {
                 let mut statement = connection.prepare_cached(RUNNING_SQL)?;
                 all(statement.query([range::limit(limit)])?, |row| {
                     let columns = Columns::new(row, "task");
