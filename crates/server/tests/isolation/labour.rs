@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::hostile::{Hostile, connect_from_elsewhere, repeat};
-use crate::neighbour::unharmed;
+use crate::neighbour::{unharmed, unharmed_with_changes};
 
 fn server() -> TestServerBuilder {
     TestServer::builder(env!("CARGO_BIN_EXE_postrider"))
@@ -324,6 +324,90 @@ async fn applications_with_all_they_have_made_and_deleted_again_and_again() {
                     let batch = Value::from(vec![message(); 500]);
                     let _ = app.client.request(Method::POST, &app.path("/msg/batch")).json(&batch).try_send().await;
                     let _ = app.client.request(Method::DELETE, &app.path("")).try_send().await;
+                }
+            });
+        }
+        attack
+    })
+    .await;
+}
+
+/// A customer's endpoints, to whose filters a thousand names are given again and again.
+async fn thousand_names(hostile: &Hostile, attack: &mut JoinSet<()>) {
+    let names: Vec<String> = (0..1_000).map(|number| format!("name.{number}")).collect();
+    for number in 0..20 {
+        let endpoint = hostile.tenant.endpoint(&format!("http://127.0.0.1:1025/{number}")).await;
+        let path = format!("/endpoint/{endpoint}");
+        repeat(attack, &hostile.tenant, 10, &Method::PATCH, &path, &json!({ "eventTypes": names }));
+    }
+}
+
+#[tokio::test]
+async fn a_customers_thousand_names_over_hundreds_of_connections() {
+    unharmed_with_changes(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let types: Vec<Value> =
+            (0..1_000).map(|number| json!({ "name": format!("name.{number}"), "description": "" })).collect();
+        let import = json!({ "eventTypes": types });
+        hostile.operator.client.post("/api/v1/environment/import", &import).await.expect(204);
+        let mut attack = JoinSet::new();
+        thousand_names(&hostile, &mut attack).await;
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_customers_thousand_names_that_nobody_has_defined() {
+    unharmed_with_changes(server(), async |server| {
+        let mut attack = JoinSet::new();
+        thousand_names(&Hostile::on(server).await, &mut attack).await;
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_operators_sessions_that_end_over_hundreds_of_connections() {
+    unharmed_with_changes(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let sessions: Vec<String> = (0..120).map(|number| format!("s{number}")).collect();
+        let body = json!({ "sessionIds": sessions });
+        let mut attack = JoinSet::new();
+        for _ in 0..20 {
+            let client = hostile.operator.client.clone();
+            let app = App::create(client.clone()).await;
+            let path = format!("/api/v1/auth/app/{}/expire-all", app.id);
+            for _ in 0..20 {
+                let (client, path, body) = (client.clone(), path.clone(), body.clone());
+                attack.spawn(async move {
+                    loop {
+                        let _ = client.request(Method::POST, &path).json(&body).try_send().await;
+                    }
+                });
+            }
+        }
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn exports_that_are_too_large_again_and_again() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let schema = json!({ "1": { "type": "object", "description": "x".repeat(900_000) } });
+        for number in 0..100 {
+            let kind = json!({ "name": format!("t.{number}"), "description": "", "schemas": schema });
+            hostile.operator.client.post("/api/v1/event-type", &kind).await.expect(201);
+        }
+        let mut attack = JoinSet::new();
+        for _ in 0..64 {
+            let client = hostile.operator.client.clone();
+            attack.spawn(async move {
+                loop {
+                    let _ = client.request(Method::POST, "/api/v1/environment/export").try_send().await;
+                    sleep(Duration::from_millis(5)).await;
                 }
             });
         }

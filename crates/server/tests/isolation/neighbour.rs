@@ -2,7 +2,8 @@
 //!
 //! It sends at a steady rate, whatever becomes of earlier messages, first alone and then beside the attack, on the same
 //! server. Judged are the 99th percentiles of accepting and of accept to arrival, as a ratio to the same figures alone: at
-//! most twice as long, plus 20 ms. A machine that is busy with something else spoils a round, so a second and a third are
+//! most twice as long, plus 20 ms. [`unharmed_with_changes`] judges what its operator changes, and asks of the server's health, in
+//! the same way. A machine that is busy with something else spoils a round, so a second and a third are
 //! measured before harm is proclaimed: harm by the attack is there in every round, because the attack goes on. And if the
 //! machine has become slower since, so would be whoever is alone: that is measured again then, on a server of its own.
 //! `POSTRIDER_ISOLATION_ROUNDS` measures that many rounds whatever the first one says, and judges their median.
@@ -37,6 +38,15 @@ static TURN: Mutex<()> = Mutex::const_new(());
 struct Neighbour {
     app: App,
     receiver: Receiver,
+    habits: Habits,
+}
+
+/// What the healthy tenant does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Habits {
+    Sends,
+    /// With each message, an application is created, and somebody asks whether the server is well.
+    SendsAndChanges,
 }
 
 /// Latencies of one round.
@@ -44,24 +54,45 @@ struct Neighbour {
 struct Figures {
     accept_p99: Duration,
     arrival_p99: Duration,
+    /// Nothing, if nothing is changed.
+    change_p99: Duration,
+    health_p99: Duration,
 }
 
 impl Figures {
     fn are_near(&self, alone: &Self) -> bool {
-        let near = |now: Duration, then: Duration| now <= then * FACTOR + ALLOWANCE;
-        near(self.accept_p99, alone.accept_p99) && near(self.arrival_p99, alone.arrival_p99)
+        let near = |(now, then): (Duration, Duration)| now <= then * FACTOR + ALLOWANCE;
+        self.all().into_iter().zip(alone.all()).all(near)
     }
 
     fn or_slower(self, other: &Self) -> Self {
-        Self { accept_p99: self.accept_p99.max(other.accept_p99), arrival_p99: self.arrival_p99.max(other.arrival_p99) }
+        Self {
+            accept_p99: self.accept_p99.max(other.accept_p99),
+            arrival_p99: self.arrival_p99.max(other.arrival_p99),
+            change_p99: self.change_p99.max(other.change_p99),
+            health_p99: self.health_p99.max(other.health_p99),
+        }
+    }
+
+    fn all(&self) -> [Duration; 4] {
+        [self.accept_p99, self.arrival_p99, self.change_p99, self.health_p99]
     }
 }
 
 impl Neighbour {
-    async fn of(server: &TestServer) -> Self {
+    async fn of(server: &TestServer, habits: Habits) -> Self {
         let (app, receiver) = (server.app().await, Receiver::ok().await);
         app.endpoint(&receiver.url()).await;
-        Self { app, receiver }
+        Self { app, receiver, habits }
+    }
+
+    /// How long a change takes, and an answer of the health check.
+    async fn change(app: App) -> [Duration; 2] {
+        let began = Instant::now();
+        app.client.post("/api/v1/app", &json!({ "name": "neighbour" })).await.expect(201);
+        let changed = Instant::now();
+        app.client.get("/api/v1/health").await.expect(204);
+        [changed - began, changed.elapsed()]
     }
 
     /// Sends one round, and waits until all of it has arrived.
@@ -69,8 +100,12 @@ impl Neighbour {
         let before = self.receiver.requests().len();
         let mut ticks = interval(EVERY);
         let mut callers = JoinSet::new();
+        let mut changes = JoinSet::new();
         for number in 0..MESSAGES {
             ticks.tick().await;
+            if self.habits == Habits::SendsAndChanges {
+                changes.spawn(Self::change(self.app.clone()));
+            }
             let app = self.app.clone();
             callers.spawn(async move {
                 let began = Instant::now();
@@ -79,6 +114,7 @@ impl Neighbour {
             });
         }
         let sent = wait::within("the healthy tenant's messages to be accepted", callers.join_all()).await;
+        let changed = wait::within("changes and checks beside them", changes.join_all()).await;
         let all = self.receiver.wait_for(before + MESSAGES).await;
         let arrived =
             |id: &str| all[before..].iter().find(|request| request.id() == Some(id)).map(|request| request.at);
@@ -89,13 +125,16 @@ impl Neighbour {
         Figures {
             accept_p99: percentile_99(sent.iter().map(|(.., took)| *took).collect()),
             arrival_p99: percentile_99(arrivals.collect()),
+            change_p99: percentile_99(changed.iter().map(|[change, _]| *change).collect()),
+            health_p99: percentile_99(changed.iter().map(|[_, health]| *health).collect()),
         }
     }
 }
 
 fn percentile_99(mut of: Vec<Duration>) -> Duration {
     of.sort_unstable();
-    of[(of.len() * 99).div_ceil(100) - 1]
+    let place = (of.len() * 99).div_ceil(100);
+    place.checked_sub(1).map_or(Duration::ZERO, |place| of[place])
 }
 
 /// Where attackers and their receivers run: on a thread of their own, so that their work does not stand in front of the
@@ -132,13 +171,29 @@ impl Drop for Elsewhere {
 ///
 /// # Panics
 /// If the healthy tenant is harmed in every round, or memory exceeds what the server states of its settings, or it ends.
-#[expect(clippy::print_stdout, reason = "the figures are for whoever runs it with --nocapture")]
 pub(crate) async fn unharmed(server: TestServerBuilder, attack: impl AsyncFnOnce(&TestServer) -> JoinSet<()>) {
+    judge(server, Habits::Sends, attack).await;
+}
+
+/// As [`unharmed`], of a tenant whose operator changes something with each message, and asks whether the server is well, which it
+/// must always be.
+///
+/// # Panics
+/// As [`unharmed`], and if the server says that it is not well.
+pub(crate) async fn unharmed_with_changes(
+    server: TestServerBuilder,
+    attack: impl AsyncFnOnce(&TestServer) -> JoinSet<()>,
+) {
+    judge(server, Habits::SendsAndChanges, attack).await;
+}
+
+#[expect(clippy::print_stdout, reason = "the figures are for whoever runs it with --nocapture")]
+async fn judge(server: TestServerBuilder, habits: Habits, attack: impl AsyncFnOnce(&TestServer) -> JoinSet<()>) {
     let _turn = TURN.lock().await;
     let calm = server.clone();
     let mut server = server.start().await;
     let memory_bytes = server.stated_memory_bytes().await;
-    let neighbour = Neighbour::of(&server).await;
+    let neighbour = Neighbour::of(&server, habits).await;
     neighbour.round().await;
     let alone = neighbour.round().await;
     let elsewhere = Elsewhere::start();
@@ -156,7 +211,7 @@ pub(crate) async fn unharmed(server: TestServerBuilder, attack: impl AsyncFnOnce
     assert!(server.terminate().await.success(), "the server ends in order after the attack");
     let alone = match beside.iter().any(|figures| figures.are_near(&alone)) {
         true => alone,
-        false => alone.or_slower(&again_alone(calm).await),
+        false => alone.or_slower(&again_alone(calm, habits).await),
     };
     beside.sort_unstable_by_key(|figures| figures.arrival_p99);
     let judged = beside[if asked.is_some() { beside.len() / 2 } else { 0 }];
@@ -174,9 +229,9 @@ pub(crate) async fn unharmed(server: TestServerBuilder, attack: impl AsyncFnOnce
 }
 
 /// What the healthy tenant has on a server that nobody attacks, now.
-async fn again_alone(server: TestServerBuilder) -> Figures {
+async fn again_alone(server: TestServerBuilder, habits: Habits) -> Figures {
     let server = server.start().await;
-    let neighbour = Neighbour::of(&server).await;
+    let neighbour = Neighbour::of(&server, habits).await;
     neighbour.round().await;
     neighbour.round().await
 }
