@@ -112,9 +112,10 @@ impl<'a, C: Command> Inbox<'a, C> {
                 return Some(wish);
             }
             let is_light = !self.urgent.is_empty() || !self.own.line.is_empty() || !self.asked.line.is_empty();
-            if !self.large.is_empty() && !(is_light && self.is_large) {
+            let is_turn_of_large = !is_light || !self.is_large;
+            if is_turn_of_large && let Some(large) = self.large.pop() {
                 self.is_large = true;
-                return self.large.pop();
+                return Some(large);
             }
             self.is_large = false;
             self.own.begin();

@@ -153,13 +153,15 @@ impl Failure {
     }
 }
 
+/// Carries a write out; without a transaction it is not carried out, and who asked is told why.
+type Write = Box<dyn FnOnce(Option<&Tx<'_>>) -> Done + Send>;
+
 /// Any other write.
 struct Other {
     whose: Whose,
     /// The rows it writes, about.
     rows: usize,
-    /// Without a transaction it is not carried out, and who asked is told why.
-    write: Box<dyn FnOnce(Option<&Tx<'_>>) -> Done + Send>,
+    write: Write,
 }
 
 enum Job {
