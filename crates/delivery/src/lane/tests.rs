@@ -597,6 +597,36 @@ fn what_does_not_fit_is_read_when_there_is_memory_for_it_and_not_before() {
 }
 
 #[test]
+fn while_memory_is_short_a_lane_takes_what_its_message_needs_and_no_more() {
+    let budgets = with_memory(4_000_000);
+    // All of what is for small messages is taken; as much again may be overdrawn, a message for each lane.
+    budgets.memory.of(1).charge(1_000_000);
+    let new = || Waiting { lane: open_lane(&budgets, None), payload: 1_000, delivered: None, look_at: NOW };
+    let mut lanes: Vec<_> = (0..100).map(|_| new()).collect();
+    for waiting in &lanes {
+        waiting.lane.state.lock().wake();
+    }
+    // All of them are on their way to the store at once.
+    let (mut loads, mut now) = (Vec::new(), NOW);
+    for _ in 0..10 {
+        for (place, waiting) in lanes.iter_mut().enumerate() {
+            let mut state = waiting.lane.state.lock();
+            match state.next_step(now, &budgets) {
+                Step::Load(load) if load.max_bytes >= 1_000 => loads.push(place),
+                Step::Load(load) => {
+                    let beyond = DueSlice { due: Vec::new(), too_large: Some(1_000) };
+                    assert!(state.loaded(beyond, load, MessageKey(1), &budgets).is_empty());
+                }
+                Step::WaitUntil(at) => state.timer_done(at),
+                _ => {}
+            }
+        }
+        now = now.saturating_add(Duration::from_secs(1));
+    }
+    assert_eq!(loads.len(), 100, "nobody is refused what is his");
+}
+
+#[test]
 fn two_lanes_of_a_throttled_application_never_sleep_and_lose_no_permit() {
     let budgets = budgets();
     let lanes = [open_lane(&budgets, Some(10)), open_lane(&budgets, Some(10))];
