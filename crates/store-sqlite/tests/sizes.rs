@@ -2,13 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::event_type::{EventType, Schemas};
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
-use postrider_store::{EventTypeFilter, EventTypes as _, Store as _};
+use postrider_store::{EndpointKey, EventTypeFilter, EventTypes as _, Store as _, Work as _};
 use postrider_store_sqlite::{Ownership, SqliteStore};
 
 const PAGE: usize = 4_096;
@@ -28,7 +29,7 @@ fn large(name: &str) -> EventType {
     }
 }
 
-/// Overwrites the pages on which nothing is but part of a schema; returns how many those are.
+/// Overwrites the pages on which nothing is but part of a text of x; returns how many those are.
 fn spoil(database: &Path) -> usize {
     let mut file = std::fs::read(database).unwrap();
     let mut spoiled = 0;
@@ -64,5 +65,28 @@ async fn event_types_that_are_too_large_for_one_answer_are_refused_without_being
     assert!(matches!(ask(&everything, 2_000_000).await, Ok(None)));
     assert!(matches!(ask(&public, 0).await, Ok(Some(()))), "none of them is public");
     assert!(ask(&everything, 3_000_000).await.is_err(), "those pages cannot be read");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_payload_that_does_not_fit_into_what_is_loaded_is_not_read() {
+    const BYTES: usize = 900_000;
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("a.db");
+    SqliteStore::open(&database, Ownership::Owner).unwrap().close().await;
+    let connection = rusqlite::Connection::open(&database).unwrap();
+    connection
+        .execute("INSERT INTO payload (message_no, body) VALUES (7, CAST(?1 AS BLOB))", ["x".repeat(BYTES)])
+        .unwrap();
+    let pending = "INSERT INTO delivery (endpoint_no, due_at, message_no, made, trigger) VALUES (1, 5, 7, 0, 0)";
+    connection.execute(pending, []).unwrap();
+    connection.close().unwrap();
+    assert!(spoil(&database) > 200);
+
+    let store = SqliteStore::open(&database, Ownership::Owner).unwrap();
+    let load = async |max_bytes| store.due(EndpointKey(1), Timestamp::MAX, None, HashSet::new(), 10, max_bytes).await;
+    let slice = load(BYTES - 1).await.unwrap();
+    assert_eq!((slice.due.len(), slice.too_large), (0, Some(BYTES)));
+    assert!(load(BYTES).await.is_err(), "those pages cannot be read");
     store.close().await;
 }
