@@ -21,7 +21,9 @@ use postrider_domain::ids::ApplicationId;
 use postrider_domain::memory::Part;
 use postrider_ingest::LimitOptions;
 use postrider_ingest::budget::{Budget, Held, Refused, Share};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::at_work::AtWork;
 use crate::auth::Principal;
 use crate::error::{ApiError, Result};
 use crate::router::Shared;
@@ -100,6 +102,7 @@ pub(crate) struct Budgets {
     requests: Arc<Budget<Party>>,
     uploads: Arc<Budget<Party>>,
     answers: Arc<Budget<Party>>,
+    at_work: AtWork,
     /// Deadlines of bodies.
     pub(crate) stall: Duration,
     pub(crate) timeout: Duration,
@@ -113,6 +116,7 @@ impl Budgets {
             requests: Budget::new(connections.saturating_mul(2)),
             uploads: Budget::new(options.request_bytes),
             answers: Budget::new(options.response_bytes),
+            at_work: AtWork::default(),
             stall: options.body_stall.0,
             timeout: options.body_timeout.0,
         }
@@ -123,12 +127,16 @@ impl Budgets {
 pub(crate) struct Account {
     pub(crate) budgets: Arc<Budgets>,
     shares: OnceLock<Shares>,
+    /// The places of the application whose token it is.
+    line: OnceLock<Arc<Semaphore>>,
     held: Mutex<Holdings>,
 }
 
 #[derive(Default)]
 struct Holdings {
     place: Option<Held<Party>>,
+    /// The request is worked on.
+    work: Option<OwnedSemaphorePermit>,
     upload: Option<Held<Party>>,
     answer: Option<Held<Party>>,
 }
@@ -139,10 +147,11 @@ pub(crate) struct IsList;
 
 impl Account {
     pub(crate) fn new(budgets: Arc<Budgets>) -> Arc<Self> {
-        Arc::new(Self { budgets, shares: OnceLock::new(), held: Mutex::default() })
+        Arc::new(Self { budgets, shares: OnceLock::new(), line: OnceLock::new(), held: Mutex::default() })
     }
 
-    /// Names the caller, who gets one place among the requests under way, and if it asks for a list, room for a page.
+    /// Names the caller, who gets one place among the requests under way, and if it asks for a list, room for a page. The token
+    /// of an application waits until it is the request's turn to be worked on.
     pub(crate) async fn open(&self, principal: &Principal, is_list: bool) -> Result<()> {
         let shares = shares(principal);
         if self.shares.set(Arc::clone(&shares)).is_err() {
@@ -152,7 +161,29 @@ impl Account {
         let place =
             self.budgets.requests.try_take(&shares, 1).map_err(|refused| over(refused, "requests under way"))?;
         self.held.lock().place = Some(place);
+        if let Principal::Application { application, .. } = principal {
+            let _ = self.line.set(self.budgets.at_work.line(*application));
+            self.begin_work().await?;
+        }
         if is_list { self.reserve(LIST_BYTES).await } else { Ok(()) }
+    }
+
+    /// Waits until it is the request's turn to be worked on.
+    pub(crate) async fn begin_work(&self) -> Result<()> {
+        let Some(line) = self.line.get() else { return Ok(()) };
+        if self.held.lock().work.is_some() {
+            return Ok(());
+        }
+        let place = tokio::time::timeout(PATIENCE, Arc::clone(line).acquire_owned()).await;
+        let place = place.ok().and_then(std::result::Result::ok);
+        let place = place.ok_or_else(|| over(Refused::Share, "requests that are worked on"))?;
+        self.held.lock().work = Some(place);
+        Ok(())
+    }
+
+    /// The request waits for bytes: others may be worked on meanwhile.
+    pub(crate) fn pause_work(&self) {
+        self.held.lock().work = None;
     }
 
     /// Makes whoever reads what an environment has published pay for it together.
@@ -209,6 +240,7 @@ impl Account {
     /// more, nor is the body of the request. An answer to a change is sent in any case: what was done is done. It is paid
     /// from what the request was charged, as far as that goes.
     pub(crate) fn seal(&self, body: Bytes, is_change: bool) -> Result<Body> {
+        self.pause_work();
         let (Some(shares), false) = (self.shares.get(), body.is_empty()) else { return Ok(Body::from(body)) };
         let (upload, room) = {
             let mut held = self.held.lock();
@@ -279,8 +311,49 @@ pub(crate) fn retry_after(response: &mut Response) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt as _;
     use postrider_domain::ids::{Id as _, Ksuid};
     use postrider_domain::time::Timestamp;
+
+    use crate::at_work::MAX_AT_WORK;
+
+    fn token(seconds: u64) -> Principal {
+        let at = Timestamp::EPOCH.saturating_add(Duration::from_secs(2_000_000_000 + seconds));
+        Principal::Application {
+            environment: EnvironmentId::default_environment(),
+            application: ApplicationId::from_ksuid(Ksuid::floor(at)),
+            feature_flags: Vec::new(),
+            rights: crate::auth::Rights::ALL,
+        }
+    }
+
+    #[tokio::test]
+    async fn so_many_requests_of_an_applications_tokens_are_worked_on_and_those_of_others_do_not_wait() {
+        let budgets = Arc::new(Budgets::new(&LimitOptions::default(), 1_000));
+        let open = async |seconds| {
+            let account = Account::new(Arc::clone(&budgets));
+            account.open(&token(seconds), false).await.map(|()| account)
+        };
+        let mut at_work = Vec::new();
+        for _ in 0..MAX_AT_WORK {
+            at_work.push(open(1).now_or_never().expect("there is a place").unwrap());
+        }
+        assert!(open(1).now_or_never().is_none(), "one more waits");
+        assert!(open(2).now_or_never().is_some(), "another application's does not");
+        let line = budgets.at_work.line(match token(1) {
+            Principal::Application { application, .. } => application,
+            Principal::Environment(_) => unreachable!(),
+        });
+        // Who waits for his body, or has his answer, lets others work.
+        at_work[0].pause_work();
+        assert_eq!(line.available_permits(), 1);
+        let another = open(1).now_or_never().expect("there is a place").unwrap();
+        assert!(at_work[0].begin_work().now_or_never().is_none(), "and waits for his turn");
+        let _ = another.seal(Bytes::from_static(b"{}"), true);
+        assert!(at_work[0].begin_work().now_or_never().is_some());
+        drop((at_work, another));
+        assert_eq!(line.available_permits(), MAX_AT_WORK);
+    }
 
     #[test]
     fn the_shares_of_requests_are_what_is_said_of_them() {

@@ -144,8 +144,11 @@ impl Incoming {
             self.account.charge(announced.lower() as usize).await?;
         }
         let timeout = self.account.budgets.timeout;
+        self.account.pause_work();
         let read = self.read_rest(first, limit, announced.exact().is_none());
-        tokio::time::timeout(timeout, read).await.unwrap_or_else(|_| Err(too_slow(timeout)))
+        let read = tokio::time::timeout(timeout, read).await.unwrap_or_else(|_| Err(too_slow(timeout)))?;
+        self.account.begin_work().await?;
+        Ok(read)
     }
 
     /// The next piece of a body that is read as it comes; `None` at its end. It is not charged yet.

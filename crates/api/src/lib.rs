@@ -9,6 +9,7 @@
 mod access;
 mod account;
 mod answer;
+mod at_work;
 mod auth;
 mod body;
 mod cors;

@@ -6,6 +6,7 @@ use postrider_domain::limits::Limit;
 pub fn limits() -> Vec<Limit> {
     [
         crate::idempotency::limits(),
+        crate::at_work::limits(),
         crate::json::limits(),
         crate::rules::limits(),
         crate::typos::limits(),
