@@ -3,8 +3,8 @@
 //! A request takes a stream of a connection that has one left for its application, and room for its body. Beyond that another
 //! connection is opened, up to a bound; beyond that the request waits for a stream, which is no failure of the receiver's and
 //! not part of the attempt. An application that has no request under way at the origin may always open a connection, so
-//! nobody is kept out by what others have there. (There are no more of those than requests of others under way, which are
-//! what fills its former ones.)
+//! nobody is kept out by what others have there. (If it has as many as it may already, an idle one of them is closed for it; so
+//! it has no more beyond those than others have requests under way on them.)
 //!
 //! A connection whose receiver has not read what it was sent gets no new requests meanwhile, so that its last one ends some
 //! time; if the window is not back then, it is closed.

@@ -177,7 +177,8 @@ impl Turns {
     fn advanced(&mut self, task: TaskId, advanced: Advanced, now: Timestamp) {
         self.troubles.remove(&task);
         if let Some(wait) = advanced.wait {
-            let not_before = now.saturating_add(wait.min(LONGEST_WAIT));
+            // Where there is room for one message at a time, to look for it each time would cost more than to send it.
+            let not_before = now.saturating_add(wait.max(AFTER_FAILURE).min(LONGEST_WAIT));
             self.troubles.insert(task, Trouble { tries: 0, not_before });
         }
     }
@@ -210,6 +211,23 @@ mod tests {
         assert_eq!(rounds(), [task(1, 1, 10).id, task(2, 3, 50).id]);
         assert_eq!(rounds(), [task(1, 2, 40).id, task(2, 3, 50).id]);
         assert_eq!(rounds(), [task(1, 1, 11).id, task(2, 3, 50).id]);
+    }
+
+    #[test]
+    fn a_task_that_has_to_wait_is_put_off_and_the_others_go_on() {
+        let running = [task(1, 1, 10), task(1, 1, 11)];
+        let mut turns = Turns::default();
+        let status = postrider_domain::task::TaskStatus::Running;
+        for (wait, at) in [(Duration::ZERO, AFTER_FAILURE), (Duration::from_secs(86_400), LONGEST_WAIT)] {
+            turns.advanced(running[0].id, Advanced { status, wait: Some(wait) }, Timestamp::EPOCH);
+            for _ in 0..3 {
+                assert_eq!(turns.next(&running, Timestamp::EPOCH), [running[1].id]);
+            }
+            let later = Timestamp::EPOCH.saturating_add(at);
+            assert!((0..2).any(|_| turns.next(&running, later) == [running[0].id]));
+        }
+        turns.advanced(running[0].id, Advanced { status, wait: None }, Timestamp::EPOCH);
+        assert!((0..2).any(|_| turns.next(&running, Timestamp::EPOCH) == [running[0].id]));
     }
 
     #[test]
