@@ -54,7 +54,7 @@ async fn no_file_of_the_store_can_be_read_by_others_and_loose_ones_are_tightened
     std::fs::set_permissions(&database, std::fs::Permissions::from_mode(0o664)).unwrap();
     server.start().await;
     assert_eq!(mode(&database), 0o600);
-    assert!(server.log().contains("could be read or written by others (mode 0664)"), "{}", server.log());
+    server.logged("could be read or written by others (mode 0664)").await;
 }
 
 #[tokio::test]
@@ -77,8 +77,8 @@ async fn a_database_that_is_deleted_or_replaced_turns_health_red_and_nothing_mor
         .await;
         let what = if replace { "was replaced by another file" } else { "was deleted or moved away" };
         let line = format!("{} {what}", database.display());
-        wait::until("the log to say so", async || server.log().contains(&line).then_some(())).await;
-        assert!(server.log().contains("ERROR"), "{}", server.log());
+        let said = server.logged(&line).await;
+        assert!(said.contains("ERROR"), "{said}");
         // Back in its place it is as good as ever.
         std::fs::rename(&aside, &database).unwrap();
         app.client.post(&app.path("/msg"), &message()).await.expect(202);
@@ -91,8 +91,7 @@ async fn a_write_ahead_log_that_is_deleted_is_noticed_like_the_database() {
     let app = server.app().await;
     let path = server.folder().join("postrider.db-wal");
     std::fs::remove_file(&path).unwrap();
-    wait::until("the log to say so", async || server.log().contains("postrider.db-wal was deleted").then_some(()))
-        .await;
+    server.logged("postrider.db-wal was deleted").await;
     app.client.post(&app.path("/msg"), &message()).await.expect(503);
 }
 
@@ -168,7 +167,8 @@ async fn a_store_whose_files_are_cut_accepts_nothing_more_says_why_and_starts_ag
         .await;
         let named = format!("postrider.db{suffix} was cut to {left} bytes");
         assert!(health.text().contains(&named), "{}", health.text());
-        assert!(server.log().contains(&named) && server.log().contains("ERROR"), "{}", server.log());
+        let said = server.logged(&named).await;
+        assert!(said.contains("ERROR"), "{said}");
         server.terminate().await;
         if suffix == "-wal" {
             server.start().await;
@@ -255,7 +255,7 @@ async fn a_copy_of_the_database_of_a_quiet_server_alone_is_complete() {
 async fn a_start_that_makes_a_store_says_so_with_its_path_and_a_later_one_does_not() {
     let mut server = server().start().await;
     let line = format!("made a new, empty store, because there was none path={}", database(&server).display());
-    wait::until("the log to say so", async || server.log().contains(&line).then_some(())).await;
+    server.logged(&line).await;
     server.terminate().await;
     server.start().await;
     assert_eq!(server.log().matches("made a new, empty store").count(), 1);

@@ -183,10 +183,7 @@ async fn an_operator_who_can_not_be_told_keeps_no_other_from_being_told() {
     assert_eq!(database.execute(&waiting, []).unwrap(), 300);
     drop(database);
     server.start().await;
-    wait::until("a notice that can't be sent", async || {
-        server.log().contains("failed to send operational webhooks to an operator").then_some(())
-    })
-    .await;
+    server.logged("failed to send operational webhooks to an operator").await;
     let app = server.app().await;
     let receiver = Receiver::ok().await;
     let endpoint = app.endpoint(&receiver.url()).await;

@@ -248,7 +248,7 @@ async fn a_process_that_the_host_ends_is_trouble_of_the_server_and_not_of_the_pa
         () = short_of_memory => unreachable!("it goes on"),
     };
     assert_eq!(refused.headers["retry-after"], "1", "{}", refused.text());
-    assert!(server.log().contains("there is no process that compares payloads with schemas"));
+    server.logged("there is no process that compares payloads with schemas").await;
     // Nothing of it stays.
     send(&app, "product", "{}").await.expect(202);
 }

@@ -41,8 +41,7 @@ async fn an_endpoint_that_is_gone_says_so_wherever_it_is_asked() {
     let shown = until(&app, &path, "a disabled endpoint", |shown| shown["disabled"] == true).await;
     assert_eq!(shown["disabledReason"], "gone");
     assert!(shown["disabledSince"].as_str().unwrap() >= shown["createdAt"].as_str().unwrap());
-    let log = server.log();
-    let line = log.lines().find(|line| line.contains("an endpoint was disabled")).expect("the log says so");
+    let line = server.logged("an endpoint was disabled").await;
     assert!(line.contains("WARN") && line.contains(&endpoint) && line.contains("gone"), "{line}");
 
     // What is asked for by hand will not be sent, and the answer says so.

@@ -217,10 +217,7 @@ async fn a_task_that_can_not_go_on_is_given_up_with_its_error_and_one_that_fails
     assert_eq!(given_up["status"], "failed");
     let error = given_up["data"]["error"].as_str().unwrap();
     assert!(error.contains("parameters"), "{error}");
-    wait::until("a step that fails", async || {
-        server.log().contains("failed to take a background task further").then_some(())
-    })
-    .await;
+    server.logged("failed to take a background task further").await;
     for (app, endpoint) in [stranger(&server, &failing).await, {
         let endpoint = app.endpoint(&failing.url()).await;
         app.send("a", &json!({})).await;

@@ -359,7 +359,17 @@ impl TestServer {
         self.folder.path()
     }
 
-    /// What the process printed until now.
+    /// The first line that says this, once the process has printed it: what it prints comes through a pipe, and so it
+    /// may be read after an answer that was sent later.
+    pub async fn logged(&self, what: &str) -> String {
+        wait::until(&format!("the log to say {what:?}"), async || {
+            self.log().lines().find(|line| line.contains(what)).map(ToOwned::to_owned)
+        })
+        .await
+    }
+
+    /// What the process printed until now, as far as it was read: for texts of failures, and to count what was waited
+    /// for.
     pub fn log(&self) -> String {
         self.log.to_string()
     }
