@@ -19,6 +19,7 @@ const PROTECTION: [(HeaderName, HeaderValue); 5] = [
 
 /// Adds what an answer does not have yet.
 pub(crate) fn protect(headers: &mut HeaderMap) {
+    headers.reserve(PROTECTION.len());
     for (name, value) in PROTECTION {
         headers.entry(name).or_insert(value);
     }

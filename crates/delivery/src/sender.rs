@@ -89,7 +89,19 @@ pub struct Prepared {
 /// What whoever sends one message after another keeps between them: the connection, if it is not one that all share.
 /// Dropping it closes the connection; [`Sender::release`] leaves it to others.
 #[derive(Default)]
-pub struct Slot(Option<(Arc<Origin>, Single)>);
+pub struct Slot(Option<Kept>);
+
+/// The connection of a slot.
+struct Kept {
+    origin: Arc<Origin>,
+    single: Single,
+    /// When its last response was over.
+    since: Timestamp,
+}
+
+/// A connection is not looked at again if its last response was over so short ago: what the receiver says or does right after it
+/// comes after a look as well as before.
+const FRESH: Duration = Duration::from_millis(1);
 
 /// What a request is made over.
 enum Link {
@@ -191,13 +203,17 @@ impl Sender {
             }
             Err(refused) => refused.clone().into(),
         };
-        Sent { outcome, duration: self.clock.now().since(started) }
+        let now = self.clock.now();
+        if let Some(kept) = &mut slot.0 {
+            kept.since = now;
+        }
+        Sent { outcome, duration: now.since(started) }
     }
 
     /// Takes back what a slot holds, so that others can use it.
     pub fn release(&self, slot: Slot) {
-        if let Some((origin, connection)) = slot.0 {
-            self.pool.put(&origin, connection, self.clock.now());
+        if let Some(Kept { origin, single, .. }) = slot.0 {
+            self.pool.put(&origin, single, self.clock.now());
         }
     }
 
@@ -267,7 +283,7 @@ impl Sender {
     /// the pool. Waits if there is none that can be used, and no more may be opened.
     async fn way(&self, attempt: &Attempt<'_>, slot: &mut Slot) -> Result<Way, Trouble> {
         let origin = &attempt.to.origin;
-        if let Some(own) = self.own(origin, slot) {
+        if let Some(own) = self.own(attempt, slot) {
             return Ok(Way::Used(Link::Single(own)));
         }
         let mut waits = 0;
@@ -290,13 +306,16 @@ impl Sender {
     }
 
     /// The connection that the slot has kept, if it is one to the origin and not too old. Whether it is still open is looked at
-    /// right before the request is written.
-    fn own(&self, origin: &Arc<Origin>, slot: &mut Slot) -> Option<Single> {
-        let now = self.clock.now();
-        let (kept, single) = slot.0.take()?;
-        if kept != *origin {
-            self.pool.put(&kept, single, now);
+    /// right before the request is written, unless it was in use a moment ago.
+    fn own(&self, attempt: &Attempt<'_>, slot: &mut Slot) -> Option<Single> {
+        let now = attempt.started;
+        let Kept { origin, mut single, since } = slot.0.take()?;
+        if origin != attempt.to.origin {
+            self.pool.put(&origin, single, now);
             return None;
+        }
+        if now.since(since) < FRESH {
+            single.connection.keep_fresh();
         }
         (now < single.until).then_some(single)
     }
@@ -313,8 +332,8 @@ impl Sender {
                 tried.settle_on(single.address);
                 let request = to.http1(&message.id, payload, wall, *started);
                 let reusable = single.connection.exchange(request, stage, wall).await?;
-                if reusable && self.clock.now() < single.until {
-                    slot.0 = Some((Arc::clone(&to.origin), single));
+                if reusable {
+                    slot.0 = Some(Kept { origin: Arc::clone(&to.origin), single, since: *started });
                 }
             }
             Link::Shared(mut stream) => {

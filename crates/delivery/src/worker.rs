@@ -27,7 +27,7 @@ pub(crate) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, delivery: Held, re
         let attempt = attempt(&shared, &lane, delivery.clone(), &ready, &mut slot);
         if AssertUnwindSafe(attempt).catch_unwind().await.is_err() {
             // The delivery is in the store, and its endpoint comes back to it after a pause.
-            tracing::error!(message = %delivery.message.id, endpoint = %ready.target.endpoint.id, "an attempt failed unexpectedly");
+            tracing::error!(message_id = %delivery.message.id, endpoint = %ready.target.endpoint.id, "an attempt failed unexpectedly");
             let now = shared.clock.now();
             lane.state.lock().failed_unexpectedly(Some(&delivery), now, &shared.budgets);
             break;
@@ -51,14 +51,14 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
     let sending = shared.carrier.send(&ready.target, &ready.prepared, &delivery.message, slot);
     // A bug in sending must cost one attempt, not the delivery.
     let sent = AssertUnwindSafe(sending).catch_unwind().await.unwrap_or_else(|_| {
-        tracing::error!(message = %delivery.message.id, endpoint = %ready.target.endpoint.id, "sending failed unexpectedly");
+        tracing::error!(message_id = %delivery.message.id, endpoint = %ready.target.endpoint.id, "sending failed unexpectedly");
         let detail = "the request could not be made because of an internal error".to_owned();
         Sent { outcome: Outcome::Failed { kind: Failure::Protocol, detail }, duration: std::time::Duration::ZERO }
     });
     let now = shared.clock.now();
     if let Outcome::Failed { kind: Failure::Local, detail } = &sent.outcome {
-        let (message, endpoint) = (&delivery.message.id, &ready.target.endpoint.id);
-        tracing::warn!(%message, %endpoint, detail, "failed to make an attempt; it is made later, and not counted");
+        let (message_id, endpoint) = (&delivery.message.id, &ready.target.endpoint.id);
+        tracing::warn!(%message_id, %endpoint, detail, "failed to make an attempt; it is made later, and not counted");
         return lane.state.lock().put_back(delivery, now, &shared.budgets);
     }
     let silent = lane.state.lock().pace.is_silent();
@@ -121,17 +121,21 @@ fn response(outcome: Outcome) -> Bytes {
     }
 }
 
-/// One line where the outcome is decided; a success is only worth one to those who look closely.
+/// One line where the outcome is decided; a success is only worth one to those who look closely. (The name `message` is that of
+/// the line's text.)
 fn log(delivery: &Held, ready: &Ready, sent: &Sent, next: &Next) {
-    let (message, endpoint, attempt) =
+    let (message_id, endpoint, attempt) =
         (&delivery.message.id, &ready.target.endpoint.id, delivery.made.saturating_add(1));
-    let status = status_code(&sent.outcome);
+    let (status, reason) = match &sent.outcome {
+        Outcome::Answered { status, .. } => (*status, None),
+        Outcome::Failed { detail, .. } => (0, Some(detail.as_str())),
+    };
     match next {
-        Next::Succeeded => tracing::debug!(%message, %endpoint, attempt, status, "delivered"),
+        Next::Succeeded => tracing::debug!(%message_id, %endpoint, attempt, status, "delivered"),
         Next::Waiting(at) => {
-            tracing::debug!(%message, %endpoint, attempt, status, next_attempt_at = %at, "attempt failed");
+            tracing::debug!(%message_id, %endpoint, attempt, status, reason, next_attempt_at = %at, "attempt failed");
         }
-        Next::Exhausted => tracing::info!(%message, %endpoint, attempt, status, "attempts exhausted"),
-        Next::Canceled => tracing::info!(%message, %endpoint, attempt, status, "delivery canceled"),
+        Next::Exhausted => tracing::info!(%message_id, %endpoint, attempt, status, reason, "attempts exhausted"),
+        Next::Canceled => tracing::info!(%message_id, %endpoint, attempt, status, reason, "delivery canceled"),
     }
 }

@@ -33,7 +33,12 @@ pub struct SystemClock {
     anchor: Instant,
     /// Wall microseconds at `anchor`; moves only forward.
     anchor_wall_micros: AtomicI64,
+    /// When the system clock was compared last, in microseconds since `anchor`.
+    compared_at_micros: AtomicI64,
 }
+
+/// [`Clock::now`] is asked for many times for each message, and compares the system clock so often at most.
+const COMPARE_MICROS: i64 = 10_000;
 
 /// A system clock that is further ahead than this was set, or the machine slept: follow it. NTP's slew stays below.
 const FOLLOW_AHEAD_MICROS: i64 = 2_000_000;
@@ -48,7 +53,8 @@ impl Default for SystemClock {
 impl SystemClock {
     /// Anchors the scheduling clock at the present.
     pub fn new() -> Self {
-        Self { anchor: Instant::now(), anchor_wall_micros: AtomicI64::new(Self::system_micros()) }
+        let wall = Self::system_micros();
+        Self { anchor: Instant::now(), anchor_wall_micros: AtomicI64::new(wall), compared_at_micros: AtomicI64::new(0) }
     }
 
     fn system_micros() -> i64 {
@@ -73,7 +79,12 @@ impl SystemClock {
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let anchor = self.anchor_wall_micros.load(Ordering::Relaxed);
-        let (now, new_anchor) = Self::steady(anchor, self.elapsed_micros(), Self::system_micros());
+        let elapsed = self.elapsed_micros();
+        if elapsed - self.compared_at_micros.load(Ordering::Relaxed) < COMPARE_MICROS {
+            return Timestamp::from_micros(anchor.saturating_add(elapsed));
+        }
+        self.compared_at_micros.store(elapsed, Ordering::Relaxed);
+        let (now, new_anchor) = Self::steady(anchor, elapsed, Self::system_micros());
         if new_anchor > anchor {
             self.anchor_wall_micros.fetch_max(new_anchor, Ordering::Relaxed);
         }

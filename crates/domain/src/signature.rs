@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 
 crate::limits! {
     in "Secrets";
-    /// Old secrets that sign beside the current one (rest-contract §9.4)
+    /// Old secrets that sign beside the current one
     pub const MAX_OLD_KEYS: usize = 10, "secrets", beyond "400";
     /// A symmetric secret, without its prefix and decoded
     pub const MAX_SECRET_BYTES: usize = 75, "bytes", beyond "422";

@@ -178,7 +178,7 @@ fn warn(entry: &Entry, environment: &EnvironmentId, message: &Message, violation
         tracing::warn!(
             %environment,
             event_type = %message.event_type,
-            message = %message.id,
+            message_id = %message.id,
             violations = violations.len(),
             "messages do not match the schema of their event type; they are accepted all the same"
         );

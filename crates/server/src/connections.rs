@@ -2,11 +2,15 @@
 //! too many. What was idle for longest goes first; a connection with a request under way is never closed for another.
 
 use std::collections::{BTreeSet, HashMap};
+use std::future::poll_fn;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 
+use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
+use slab::Slab;
 use tokio::sync::Notify;
 
 postrider_domain::limits! {
@@ -30,38 +34,65 @@ pub(crate) struct Connections {
     state: Mutex<State>,
     most: usize,
     most_per_address: usize,
+    /// Told when the last one is gone.
+    gone: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    /// Numbers connections, and instants at which one became idle: both only go up.
+    /// Numbers instants at which a connection became idle, and only goes up.
     next: u64,
-    all: HashMap<u64, Entry>,
+    all: Slab<Entry>,
     /// Idle ones by the instant, then the connection.
-    idle: BTreeSet<(u64, u64)>,
-    by_address: HashMap<IpAddr, ByAddress>,
+    idle: BTreeSet<(u64, usize)>,
+    addresses: Slab<Address>,
+    by_address: HashMap<IpAddr, usize>,
     /// Those that are not about to be closed.
     count: usize,
 }
 
-#[derive(Default)]
-struct ByAddress {
+/// What comes from one address.
+struct Address {
+    address: IpAddr,
+    /// As [`State::count`].
     count: usize,
-    idle: BTreeSet<(u64, u64)>,
+    /// As [`State::idle`].
+    idle: BTreeSet<(u64, usize)>,
+    /// All of them, those that are about to be closed, too.
+    places: usize,
 }
 
 struct Entry {
-    address: IpAddr,
+    /// Where in [`State::addresses`].
+    address: usize,
     idle_since: Option<u64>,
-    closing: bool,
-    close: Arc<Notify>,
+    sign: Arc<Sign>,
+}
+
+/// What a connection is told. It looks at it whenever it is polled, which is several times for a request.
+#[derive(Default)]
+struct Sign {
+    /// It goes for the sake of another. It was idle when that was decided, and does not count any more.
+    closing: AtomicBool,
+    /// The server ends.
+    ending: AtomicBool,
+    waker: AtomicWaker,
+}
+
+/// Why a connection is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// For the sake of another, for which there is no place otherwise.
+    Close,
+    /// Because the server ends.
+    End,
 }
 
 /// A connection's place; given up when it is dropped.
 pub(crate) struct Place {
     connections: Arc<Connections>,
-    number: u64,
-    close: Arc<Notify>,
+    number: usize,
+    sign: Arc<Sign>,
     requests: AtomicUsize,
 }
 
@@ -71,30 +102,24 @@ pub(crate) struct Busy(Arc<Place>);
 impl Connections {
     pub(crate) fn new(most: u32, most_per_address: u32) -> Arc<Self> {
         let (most, most_per_address) = (most.max(1) as usize, most_per_address.max(1) as usize);
-        Arc::new(Self { state: Mutex::default(), most, most_per_address })
+        Arc::new(Self { state: Mutex::default(), most, most_per_address, gone: Notify::new() })
     }
 
     /// A place for a new connection, for which an idle one may be closed; `None` if all are busy.
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let address = network(address);
         let mut state = self.state.lock();
-        let of_address = state.by_address.get(&address).map_or(0, |of| of.count);
-        if of_address >= self.most_per_address {
-            let oldest = state.by_address.get(&address).and_then(|of| of.idle.first().copied());
+        let known = state.by_address.get(&address).map(|at| &state.addresses[*at]);
+        if let Some(known) = known.filter(|known| known.count >= self.most_per_address) {
+            let oldest = known.idle.first().copied();
             state.close(oldest?);
         } else if state.count >= self.most {
             let oldest = state.idle.first().copied();
             state.close(oldest?);
         }
-        let number = state.next;
-        let close = Arc::new(Notify::new());
-        state.next += 1;
-        state.count += 1;
-        state.by_address.entry(address).or_default().count += 1;
-        state.all.insert(number, Entry { address, idle_since: None, closing: false, close: Arc::clone(&close) });
-        state.rest(number);
+        let (number, sign) = state.insert(address);
         drop(state);
-        Some(Place { connections: Arc::clone(self), number, close, requests: AtomicUsize::new(0) })
+        Some(Place { connections: Arc::clone(self), number, sign, requests: AtomicUsize::new(0) })
     }
 
     /// Closes the connection that was idle for longest, to free what it takes.
@@ -104,49 +129,101 @@ impl Connections {
             state.close(oldest);
         }
     }
+
+    /// Tells all connections that the server ends, and waits until they are gone. There must be no new ones.
+    pub(crate) async fn end(&self) {
+        for (_, entry) in &self.state.lock().all {
+            entry.sign.end();
+        }
+        while !self.state.lock().all.is_empty() {
+            self.gone.notified().await;
+        }
+    }
 }
 
 impl State {
+    /// Counts a new connection, which is idle.
+    fn insert(&mut self, address: IpAddr) -> (usize, Arc<Sign>) {
+        let addresses = &mut self.addresses;
+        let unknown = || addresses.insert(Address { address, count: 0, idle: BTreeSet::new(), places: 0 });
+        let at = *self.by_address.entry(address).or_insert_with(unknown);
+        self.addresses[at].count += 1;
+        self.addresses[at].places += 1;
+        self.count += 1;
+        let sign = Arc::new(Sign::default());
+        let number = self.all.insert(Entry { address: at, idle_since: None, sign: Arc::clone(&sign) });
+        self.rest(number);
+        (number, sign)
+    }
+
     /// A connection has nothing to do from now on.
-    fn rest(&mut self, number: u64) {
+    fn rest(&mut self, number: usize) {
+        let entry = &mut self.all[number];
+        if entry.sign.is_closing() {
+            return;
+        }
         let since = self.next;
         self.next += 1;
-        let Some(entry) = self.all.get_mut(&number).filter(|entry| !entry.closing) else { return };
         entry.idle_since = Some(since);
         self.idle.insert((since, number));
-        if let Some(of) = self.by_address.get_mut(&entry.address) {
-            of.idle.insert((since, number));
-        }
+        self.addresses[entry.address].idle.insert((since, number));
     }
 
     /// A connection has something to do.
-    fn work(&mut self, number: u64) {
-        let Some(entry) = self.all.get_mut(&number) else { return };
-        let Some(since) = entry.idle_since.take() else { return };
-        self.idle.remove(&(since, number));
-        if let Some(of) = self.by_address.get_mut(&entry.address) {
-            of.idle.remove(&(since, number));
+    fn work(&mut self, number: usize) {
+        let entry = &mut self.all[number];
+        if let Some(since) = entry.idle_since.take() {
+            self.idle.remove(&(since, number));
+            self.addresses[entry.address].idle.remove(&(since, number));
         }
     }
 
     /// Tells a connection to close. It does not count any more: it is about to be gone.
-    fn close(&mut self, (_, number): (u64, u64)) {
+    fn close(&mut self, (_, number): (u64, usize)) {
         self.work(number);
-        let Some(entry) = self.all.get_mut(&number) else { return };
-        entry.closing = true;
-        entry.close.notify_one();
-        let address = entry.address;
-        self.uncount(address);
+        let entry = &self.all[number];
+        entry.sign.close();
+        self.uncount(entry.address);
     }
 
-    fn uncount(&mut self, address: IpAddr) {
+    fn uncount(&mut self, address: usize) {
         self.count -= 1;
-        if let Some(of) = self.by_address.get_mut(&address) {
-            of.count -= 1;
-            if of.count == 0 {
-                self.by_address.remove(&address);
-            }
+        self.addresses[address].count -= 1;
+    }
+
+    /// A connection is gone.
+    fn remove(&mut self, number: usize) {
+        self.work(number);
+        let entry = self.all.remove(number);
+        if !entry.sign.is_closing() {
+            self.uncount(entry.address);
         }
+        let known = &mut self.addresses[entry.address];
+        known.places -= 1;
+        if known.places == 0 {
+            let address = self.addresses.remove(entry.address).address;
+            self.by_address.remove(&address);
+        }
+    }
+}
+
+impl Sign {
+    fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    fn end(&self) {
+        self.ending.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    fn told(&self) -> Option<Told> {
+        if self.ending.load(Ordering::Acquire) { Some(Told::End) } else { self.is_closing().then_some(Told::Close) }
     }
 }
 
@@ -158,9 +235,17 @@ impl Place {
         Busy(Arc::clone(self))
     }
 
-    /// Waits until the connection is to be closed for the sake of another.
-    pub(crate) async fn closed(&self) {
-        self.close.notified().await;
+    /// Waits until the connection is told to end.
+    pub(crate) async fn told(&self) -> Told {
+        poll_fn(|cx| {
+            if let Some(told) = self.sign.told() {
+                return Poll::Ready(told);
+            }
+            self.sign.waker.register(cx.waker());
+            // It may have been told in between.
+            self.sign.told().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
     }
 
     /// Whether a request is under way: also one that came when the connection was about to be closed.
@@ -168,9 +253,9 @@ impl Place {
         self.requests.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether the connection is to be closed. It was idle when that was decided.
+    /// Whether the connection is to be closed for the sake of another. It was idle when that was decided.
     pub(crate) fn is_closing(&self) -> bool {
-        self.connections.state.lock().all.get(&self.number).is_some_and(|entry| entry.closing)
+        self.sign.is_closing()
     }
 }
 
@@ -184,11 +269,9 @@ impl Drop for Busy {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.connections.state.lock();
-        state.work(self.number);
-        if let Some(entry) = state.all.remove(&self.number)
-            && !entry.closing
-        {
-            state.uncount(entry.address);
+        state.remove(self.number);
+        if state.all.is_empty() {
+            self.connections.gone.notify_one();
         }
     }
 }
@@ -214,7 +297,7 @@ mod tests {
     }
 
     fn is_closed(place: &Place) -> bool {
-        place.closed().now_or_never().is_some()
+        place.told().now_or_never() == Some(Told::Close)
     }
 
     #[test]
@@ -265,5 +348,20 @@ mod tests {
         drop((other, mine));
         let state = connections.state.lock();
         assert!(state.all.is_empty() && state.idle.is_empty() && state.by_address.is_empty());
+        assert!(state.addresses.is_empty() && state.count == 0);
+    }
+
+    #[tokio::test]
+    async fn all_are_told_that_the_server_ends_and_waited_for() {
+        let connections = Connections::new(3, 3);
+        let (first, second) = (admit(&connections, HERE), admit(&connections, THERE));
+        let busy = second.work();
+        let mut end = std::pin::pin!(connections.end());
+        assert!(end.as_mut().now_or_never().is_none());
+        assert_eq!((first.told().await, second.told().await), (Told::End, Told::End));
+        drop(first);
+        assert!(end.as_mut().now_or_never().is_none());
+        drop((busy, second));
+        end.await;
     }
 }

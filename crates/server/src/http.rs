@@ -13,14 +13,13 @@ use http::{HeaderValue, header};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use postrider_api::Api;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use crate::config::ServerOptions;
-use crate::connections::{Busy, Connections, MAX_HEAD_BYTES, Place};
+use crate::connections::{Busy, Connections, MAX_HEAD_BYTES, Place, Told};
 use crate::patient::Patient;
 
 /// The pause when no connection can be accepted, mostly because no file descriptor is free.
@@ -59,13 +58,12 @@ struct Shared {
     api: Api,
     bounds: Bounds,
     connections: Arc<Connections>,
-    ending: GracefulShutdown,
 }
 
 /// Serves until `stop` completes, then ends the connections in order. How long they may take is the caller's to bound.
 pub(crate) async fn serve(listener: TcpListener, api: Api, bounds: Bounds, stop: impl Future<Output = ()>) {
     let connections = Connections::new(bounds.most, bounds.most_per_address);
-    let shared = Shared { api, bounds, connections, ending: GracefulShutdown::new() };
+    let shared = Shared { api, bounds, connections };
     let mut stop = std::pin::pin!(stop);
     loop {
         let accepted = tokio::select! {
@@ -82,7 +80,7 @@ pub(crate) async fn serve(listener: TcpListener, api: Api, bounds: Bounds, stop:
         }
     }
     drop(listener);
-    shared.ending.shutdown().await;
+    shared.connections.end().await;
 }
 
 impl Shared {
@@ -121,31 +119,40 @@ impl Shared {
             .header_read_timeout(self.bounds.idle)
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(Patient::new(stream, self.bounds.write)), service);
-        let connection = self.ending.watch(connection);
         let head = self.bounds.head;
         tokio::spawn(async move {
             let mut connection = std::pin::pin!(connection);
-            let too_slow = async {
+            let mut too_slow = std::pin::pin!(async {
                 if tokio::time::timeout(head, first.notified()).await.is_ok() {
                     std::future::pending::<()>().await;
                 }
-            };
-            let is_closed = async {
-                place.closed().await;
-                if place.is_busy() {
-                    // It is answered, and then the connection ends by itself.
-                    std::future::pending::<()>().await;
+            });
+            let mut told = None;
+            loop {
+                tokio::select! {
+                    // What has come is read first: no request is begun and then dropped.
+                    biased;
+                    ended = &mut connection => {
+                        if let Err(error) = ended {
+                            // Clients come and go; nothing was lost that they were told is safe.
+                            tracing::debug!(%error, "a connection ended early");
+                        }
+                        break;
+                    }
+                    () = &mut too_slow => {
+                        tracing::debug!("a connection was closed, because no request came");
+                        break;
+                    }
+                    what = place.told(), if told.is_none() => {
+                        told = Some(what);
+                        if what == Told::Close && !place.is_busy() {
+                            tracing::debug!("an idle connection was closed for the sake of another");
+                            break;
+                        }
+                        // A request under way is answered, and then the connection ends by itself.
+                        connection.as_mut().graceful_shutdown();
+                    }
                 }
-            };
-            tokio::select! {
-                // What has come is read first: no request is begun and then dropped.
-                biased;
-                ended = &mut connection => if let Err(error) = ended {
-                    // Clients come and go; nothing was lost that they were told is safe.
-                    tracing::debug!(%error, "a connection ended early");
-                },
-                () = too_slow => tracing::debug!("a connection was closed, because no request came"),
-                () = is_closed => tracing::debug!("an idle connection was closed for the sake of another"),
             }
         });
     }

@@ -170,6 +170,7 @@ impl Server {
             for (_, agent) in self.agents {
                 agent.abort();
             }
+            self.api.key_usage().flush().await;
             self.store.close().await;
         };
         if timeout(phases.drain + phases.close, rest).await.is_err() {

@@ -7,7 +7,9 @@ use serde_json::Value;
 /// Runs `postrider bench` to its end.
 fn bench(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
-    command.env_remove("CLICOLOR_FORCE").env_remove("POSTRIDER_TOKEN");
+    command.env_remove("CLICOLOR_FORCE");
+    // As whoever follows the guides has it; a private server makes its own.
+    command.env("POSTRIDER_TOKEN", "sk_of_another_server");
     command.arg("bench").args(arguments).output().expect("the program starts")
 }
 

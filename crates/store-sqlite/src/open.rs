@@ -30,9 +30,13 @@ const WRITERS: u64 = 2;
 /// The page cache of a connection that reads.
 const READER_CACHE_KIB: u64 = 4_096;
 
+/// What every connection keeps for small objects (SQLite's lookaside, 400 pieces of 1,200 bytes: `.cargo/config.toml`).
+const LOOKASIDE_KIB: u64 = 469;
+
 /// What the store takes in memory at most. Beside it, two bytes for each idempotency key that is remembered.
 pub fn memory() -> Vec<Part> {
-    let caches = WRITERS * WRITER_CACHE_KIB + (READERS + LISTS) as u64 * READER_CACHE_KIB;
+    let readers = (READERS + LISTS) as u64;
+    let caches = WRITERS * WRITER_CACHE_KIB + readers * READER_CACHE_KIB + (WRITERS + readers) * LOOKASIDE_KIB;
     vec![
         Part::fixed("caches of the store", caches * KIB),
         // Of messages and of attempts.

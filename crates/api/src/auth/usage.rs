@@ -1,4 +1,4 @@
-//! When API keys were last used: collected in memory, written to the store once a minute.
+//! When API keys were last used: collected in memory, written to the store once a minute and when the server ends.
 //!
 //! Nothing depends on it but people who look at their keys, so what a crash loses is not missed.
 
@@ -55,7 +55,7 @@ impl KeyUsage {
     }
 
     /// Writes down what was noted since the last time. If the store fails, it is tried again next time.
-    async fn flush(&self) {
+    pub async fn flush(&self) {
         let uses = self.log.take();
         if uses.is_empty() {
             return;

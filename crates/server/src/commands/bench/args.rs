@@ -42,9 +42,8 @@ pub(crate) struct Args {
     /// The server to measure, e.g. http://127.0.0.1:8071 [default: a private one]
     #[arg(long, value_name = "URL", help_heading = "Server")]
     pub(super) url: Option<String>,
-    /// A key or token of that server that may create applications
-    #[arg(long, value_name = "TOKEN", requires = "url", env = "POSTRIDER_TOKEN", hide_env_values = true)]
-    #[arg(help_heading = "Server")]
+    /// A key or token of that server that may create applications [default: POSTRIDER_TOKEN of the environment]
+    #[arg(long, value_name = "TOKEN", requires = "url", help_heading = "Server")]
     pub(super) token: Option<String>,
     /// That server's JWT secret, to make a token with
     #[arg(long, value_name = "SECRET", requires = "url", conflicts_with = "token", help_heading = "Server")]
@@ -158,6 +157,10 @@ impl Args {
         ensure!(
             self.subject == Subject::Server || (self.hang.is_none() && self.dead_backlog.is_none()),
             "the relay stores nothing: --hang and --dead-backlog measure a server"
+        );
+        ensure!(
+            self.subject == Subject::Server || self.url.is_none(),
+            "the relay is a process of the benchmark's own: there is no --url to measure"
         );
         Ok(())
     }

@@ -54,7 +54,8 @@ impl Lab {
         let args = &self.args;
         if let Some(url) = &args.url {
             let (address, host) = control::locate(url).await?;
-            let token = args.token.clone().or_else(|| args.jwt_secret.as_deref().map(token::organization));
+            let signed = || args.jwt_secret.as_deref().map(token::organization);
+            let token = args.token.clone().or_else(signed).or_else(|| std::env::var("POSTRIDER_TOKEN").ok());
             let authorization = token.as_deref().map(bearer).transpose()?;
             let target = Target { name: url.clone(), address, host, authorization, pid: args.pid };
             return Ok(Subject { target, private: None });
