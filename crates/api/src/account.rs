@@ -5,6 +5,15 @@
 //!
 //! An account is opened with the request, named when its caller is known, and closed with the last byte of its answer.
 //! What is not named costs nothing: bodies are read, and lists made, for known callers only.
+//!
+//! **In which order a request waits.** Who waits keeps what he has from others, so he has nothing that they need at once:
+//!
+//! 1. room, for the bytes of the body ([`Account::charge`]) and of the answer ([`Account::reserve_list`], [`Account::reserve_whole`]):
+//!    it depends on what clients send and read, and may take as long as they like;
+//! 2. a turn, to have something large read or written (`large.rs`): that depends on what is done in others' turns. Whoever has
+//!    one waits neither for room nor for a place; it ends with the reading or writing;
+//! 3. a place to be worked on ([`Account::begin_work`]). Waiting for room, for bytes or for a turn lets it go, and who waited begins
+//!    again.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -150,8 +159,8 @@ impl Account {
         Arc::new(Self { budgets, shares: OnceLock::new(), line: OnceLock::new(), held: Mutex::default() })
     }
 
-    /// Names the caller, who gets one place among the requests under way, and if it asks for a list, room for a page. The token
-    /// of an application waits until it is the request's turn to be worked on.
+    /// Names the caller, who gets one place among the requests under way, and if it asks for a list, room for a page. Then the token
+    /// of an application waits until there is a place to be worked on.
     pub(crate) async fn open(&self, principal: &Principal, is_list: bool) -> Result<()> {
         let shares = shares(principal);
         if self.shares.set(Arc::clone(&shares)).is_err() {
@@ -163,12 +172,14 @@ impl Account {
         self.held.lock().place = Some(place);
         if let Principal::Application { application, .. } = principal {
             let _ = self.line.set(self.budgets.at_work.line(*application));
-            self.begin_work().await?;
         }
-        if is_list { self.reserve(LIST_BYTES).await } else { Ok(()) }
+        if is_list {
+            self.reserve_list().await?;
+        }
+        self.begin_work().await
     }
 
-    /// Waits until it is the request's turn to be worked on.
+    /// Waits for a place to be worked on. To be called with what else the request needs, and without a turn.
     pub(crate) async fn begin_work(&self) -> Result<()> {
         let Some(line) = self.line.get() else { return Ok(()) };
         if self.held.lock().work.is_some() {
@@ -181,7 +192,7 @@ impl Account {
         Ok(())
     }
 
-    /// The request waits for bytes: others may be worked on meanwhile.
+    /// The request waits for something else: others may be worked on meanwhile.
     pub(crate) fn pause_work(&self) {
         self.held.lock().work = None;
     }
@@ -203,12 +214,19 @@ impl Account {
         })
     }
 
-    /// Makes room for all event types of an environment: the rows, and the answer that is made of them.
+    /// Makes room for a page.
+    async fn reserve_list(&self) -> Result<()> {
+        self.reserve(LIST_BYTES).await
+    }
+
+    /// Makes room for all event types of an environment: the rows, and the answer that is made of them. To be called without a
+    /// turn; work on the request pauses.
     pub(crate) async fn reserve_whole(&self) -> Result<()> {
         self.reserve(2 * WHOLE_BYTES).await
     }
 
     async fn reserve(&self, bytes: u64) -> Result<()> {
+        self.pause_work();
         let Some(shares) = self.shares.get() else { return Ok(()) };
         let room = self.budgets.answers.take(shares, bytes, PATIENCE).await;
         let room = room.map_err(|refused| over(refused, "answers that are not read yet"))?;
@@ -216,8 +234,9 @@ impl Account {
         Ok(())
     }
 
-    /// Charges bytes of a body that were read, or are about to be.
+    /// Charges bytes of a body that were read, or are about to be. To be called without a turn; work on the request pauses.
     pub(crate) async fn charge(&self, bytes: usize) -> Result<()> {
+        self.pause_work();
         let Some(shares) = self.shares.get() else { return Ok(()) };
         let mut upload = self.held.lock().upload.take();
         let amount = (bytes as u64).saturating_mul(BODY_FACTOR);

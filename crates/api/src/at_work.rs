@@ -1,7 +1,9 @@
 //! How many requests of one application's tokens are worked on at a time: what each of them looks up and decodes takes its time, and
-//! while hundreds do so at once, whoever comes then stands behind all of them. The others wait in the order in which they came.
+//! while hundreds do so at once, whoever comes then stands behind all of them. The others stand in line.
 //!
-//! Who waits for bytes, of his body or for his answer to be read, is not worked on.
+//! Who waits for bytes of his body, for room for it or for the answer, for a turn to have it read, or for his answer to be read, is not
+//! worked on, and has no place: whatever clients send and read, places are free as soon as what is done for others is done. Who
+//! waited so stands in line again, at its end. In which order a request waits for what, `account.rs` says.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};

@@ -120,7 +120,8 @@ impl FromRequest<Shared> for Incoming {
 }
 
 impl Incoming {
-    /// Reads a whole body of at most [`MAX_BODY_BYTES`]. One that came in one piece is not copied.
+    /// Reads a whole body of at most [`MAX_BODY_BYTES`]. One that came in one piece is not copied. The request is not worked on
+    /// from then on, until what was read is decoded ([`crate::large::read`]).
     pub(crate) async fn read(self) -> Result<Bytes> {
         self.read_up_to(MAX_BODY_BYTES).await
     }
@@ -140,15 +141,13 @@ impl Incoming {
         if self.body.is_end_stream() {
             return Ok(first);
         }
+        self.account.pause_work();
         if announced.exact().is_some() {
             self.account.charge(announced.lower() as usize).await?;
         }
         let timeout = self.account.budgets.timeout;
-        self.account.pause_work();
         let read = self.read_rest(first, limit, announced.exact().is_none());
-        let read = tokio::time::timeout(timeout, read).await.unwrap_or_else(|_| Err(too_slow(timeout)))?;
-        self.account.begin_work().await?;
-        Ok(read)
+        tokio::time::timeout(timeout, read).await.unwrap_or_else(|_| Err(too_slow(timeout)))
     }
 
     /// The next piece of a body that is read as it comes; `None` at its end. It is not charged yet.
@@ -159,7 +158,7 @@ impl Incoming {
     }
 
     /// What it is charged to.
-    pub(crate) fn account(&self) -> &Account {
+    pub(crate) fn account(&self) -> &Arc<Account> {
         &self.account
     }
 

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use axum::extract::{FromRequest, Request};
 use schemars::JsonSchema;
@@ -41,15 +42,10 @@ impl<T: DeserializeOwned + JsonSchema + Send + 'static> FromRequest<Shared> for 
     async fn from_request(mut request: Request, state: &Shared) -> Result<Self> {
         let warnings = request.extensions_mut().remove::<Warnings>();
         let body = Incoming::from_request(request, state).await?;
-        let environment = body.account().environment().cloned();
+        let account = Arc::clone(body.account());
         let bytes = body.read().await?;
-        match environment {
-            Some(environment) => {
-                let length = bytes.len();
-                large::read(state, &environment, length, move || Self::decode(&bytes, warnings)).await?
-            }
-            None => Self::decode(&bytes, warnings),
-        }
+        let length = bytes.len();
+        large::read(state, &account, length, move || Self::decode(&bytes, warnings)).await?
     }
 }
 

@@ -4,9 +4,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use postrider_domain::application::EnvironmentId;
 use tokio::sync::oneshot;
 
+use crate::account::Account;
 use crate::error::{ApiError, Result};
 use crate::router::Shared;
 
@@ -56,23 +56,29 @@ fn stand_back() {
     }
 }
 
-/// Reads what came of an environment in a body of so many bytes, when it is its turn if they are many.
+/// Reads what came in a body of so many bytes: when it is the turn of whose it is, if they are many. Whoever waits for that is not
+/// worked on, and is when it is read.
 ///
 /// The turn stays with the thread until it is done, also if whoever sent the body has gone.
 pub(crate) async fn read<T: Send + 'static>(
     state: &Shared,
-    environment: &EnvironmentId,
+    account: &Account,
     bytes: usize,
     read: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T> {
-    if bytes <= AT_ONCE_BYTES {
+    let of = account.environment().filter(|_| bytes > AT_ONCE_BYTES);
+    let Some(environment) = of else {
+        account.begin_work().await?;
         return Ok(read());
-    }
+    };
+    account.pause_work();
     let turn = state.intake.reading_turn(environment).await?;
     let read = move || {
         let read = read();
         drop(turn);
         read
     };
-    state.workers.run(read).await
+    let read = state.workers.run(read).await?;
+    account.begin_work().await?;
+    Ok(read)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes, BytesMut};
 use postrider_domain::message::MAX_BODY_BYTES;
 
+use crate::account::Account;
 use crate::body::Incoming;
 use crate::error::Result;
 
@@ -48,6 +49,11 @@ impl Lines {
     /// The lines of a body of which the first piece was read, and charged, already.
     pub(crate) fn new(first: Bytes, body: Incoming) -> Self {
         Self { body, buffer: BytesMut::from(first), searched: 0, skipping: false, ended: false }
+    }
+
+    /// What they are charged to.
+    pub(crate) fn account(&self) -> &Account {
+        self.body.account()
     }
 
     /// The next lines, at most `limit`; none at the end. What was handed out before counts as done with.

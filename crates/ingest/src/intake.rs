@@ -70,7 +70,8 @@ impl Intake {
         Self { store, clock, entropy, routes, rules, batcher, readings, task: Mutex::new(Some(task)), sweeper }
     }
 
-    /// Waits until an environment may have another large body read.
+    /// Waits until an environment may have another large body read. Whoever has the turn waits for nothing that depends on what
+    /// clients send or read: others could wait for it as long.
     pub async fn reading_turn(&self, environment: &EnvironmentId) -> Result<Turn, SubmitError> {
         let tenant = Tenant { environment: environment.clone(), application: None };
         let turn = tokio::time::timeout(Duration::from_secs(MAX_WAIT_SECONDS), self.readings.take(tenant)).await;

@@ -9,6 +9,7 @@ use postrider_domain::time::Timestamp;
 use postrider_testkit::raw::RawConnection;
 use postrider_testkit::{App, Receiver, TestServer, TestServerBuilder, wait};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 const MIB: usize = 1024 * 1024;
 
@@ -137,6 +138,119 @@ async fn answers_that_nobody_reads_hold_bounded_memory_and_others_get_their_list
     }
     let grown = server.memory_bytes().saturating_sub(before) as usize;
     assert!(grown < 100 * MIB, "{} MiB", grown / MIB);
+}
+
+/// The same request over so many connections, of whose answers no more is read than that they begin.
+struct Unread(Vec<JoinHandle<RawConnection>>);
+
+impl Unread {
+    fn send(server: &TestServer, request: &[u8], count: usize) -> Self {
+        let one = |_| {
+            let (address, request) = (server.address(), request.to_vec());
+            tokio::spawn(async move {
+                let mut connection = RawConnection::open(address).await;
+                connection.write(&request).await.unwrap();
+                connection.answer_begins().await.unwrap();
+                connection
+            })
+        };
+        Self((0..count).map(one).collect())
+    }
+
+    /// Returns when the first answer has begun. The others wait for room.
+    async fn of(server: &TestServer, request: &[u8], count: usize) -> Self {
+        let unread = Self::send(server, request, count);
+        wait::until("an answer", async || (unread.without_answer() < count).then_some(())).await;
+        unread
+    }
+
+    fn without_answer(&self) -> usize {
+        self.0.iter().filter(|one| !one.is_finished()).count()
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Event types of megabytes, in the catalogue of the server's own environment.
+async fn publish_megabytes(server: &TestServer) {
+    let client = server.client();
+    client.patch("/api/v1/environment/settings", &json!({ "publicCatalogue": true })).await.expect(200);
+    for number in 0..7 {
+        let schema = json!({ "title": "x".repeat(900_000) });
+        let body = json!({ "name": format!("large.{number}"), "description": "", "schemas": { "1": schema } });
+        client.post("/api/v1/event-type", &body).await.expect(201);
+    }
+}
+
+#[tokio::test]
+async fn whoever_waits_for_room_for_a_large_answer_keeps_nobodys_large_body_waiting() {
+    let server = server().start().await;
+    publish_megabytes(&server).await;
+    let claims = postrider_testkit::token::environment_claims("org_neighbour");
+    let neighbour = App::create(server.client_with(Some(server.sign(&claims)))).await;
+    let large = json!({ "x": "x".repeat(100_000) });
+    let catalogue = format!("GET /api/v1/catalogue/{} HTTP/1.1\r\nhost: x\r\n\r\n", server.org()).into_bytes();
+    let export = head("POST", "/api/v1/environment/export", &server.token(), "content-length: 0\r\n");
+    for (request, most) in [(catalogue, 1), (export, 2)] {
+        let unread = Unread::of(&server, &request, 8).await;
+        for _ in 0..20 {
+            neighbour.send("a", &large).await;
+        }
+        assert!(unread.without_answer() >= 8 - most, "{} wait", unread.without_answer());
+    }
+}
+
+#[tokio::test]
+async fn an_import_that_is_only_tried_and_waits_for_room_keeps_no_import_waiting() {
+    let server = server().start().await;
+    publish_megabytes(&server).await;
+    let export = head("POST", "/api/v1/environment/export", &server.token(), "content-length: 0\r\n");
+    let exports = Unread::of(&server, &export, 8).await;
+    let body = json!({ "spec": { "openapi": "3.1.0" }, "replaceAll": true, "dryRun": true }).to_string();
+    let length = format!("content-length: {}\r\n", body.len());
+    let mut tried = head("POST", "/api/v1/event-type/import/openapi", &server.token(), &length);
+    tried.extend_from_slice(body.as_bytes());
+    let tried = Unread::send(&server, &tried, 4);
+    for number in 0..20 {
+        let import = json!({ "eventTypes": [{ "name": format!("small.{number}"), "description": "" }] });
+        server.client().post("/api/v1/environment/import", &import).await.expect(204);
+    }
+    assert_eq!(tried.without_answer(), 4);
+    drop(exports);
+}
+
+#[tokio::test]
+async fn whoever_waits_for_room_for_a_list_is_not_worked_on() {
+    let server = server().start().await;
+    let app = app_with_large_messages(&server).await;
+    let endpoint = app.path(&format!("/endpoint/{}", app.endpoint("https://example.com/").await));
+    let token = server.application_token(&app.id);
+    let unread = Unread::of(&server, &head("GET", &app.path("/msg"), &token, ""), 80).await;
+    let customer = server.client_with(Some(token));
+    for _ in 0..20 {
+        customer.get(&endpoint).await.expect(200);
+    }
+    assert!(unread.without_answer() >= 70, "{} wait", unread.without_answer());
+}
+
+#[tokio::test]
+async fn whoever_waits_for_room_for_a_body_is_not_worked_on() {
+    let server = server().start().await;
+    let app = server.app().await;
+    let endpoint = app.path(&format!("/endpoint/{}", app.endpoint("https://example.com/").await));
+    let token = server.application_token(&app.id);
+    // Who has room is told to go on with his body.
+    let more = format!("content-length: {MIB}\r\nexpect: 100-continue\r\n");
+    let unread = Unread::of(&server, &head("POST", &app.path("/endpoint"), &token, &more), 80).await;
+    let customer = server.client_with(Some(token));
+    for _ in 0..20 {
+        customer.get(&endpoint).await.expect(200);
+    }
+    assert!(unread.without_answer() >= 70, "{} wait", unread.without_answer());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

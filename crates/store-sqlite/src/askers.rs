@@ -21,6 +21,13 @@ pub(crate) enum Whose {
     Message(MessageKey),
 }
 
+impl Whose {
+    /// Whether a caller asked, who may go before it is done.
+    pub(crate) fn is_a_callers(&self) -> bool {
+        !matches!(self, Self::Process | Self::Engine(_))
+    }
+}
+
 impl From<&EnvironmentId> for Whose {
     fn from(environment: &EnvironmentId) -> Self {
         Self::Environment(environment.clone())
@@ -71,9 +78,8 @@ pub(crate) fn asker(connection: &Connection, whose: &Whose) -> Asker {
         Whose::Endpoint(key) | Whose::Engine(key) => look_up(connection, ENDPOINT_SQL, [key.0]),
         Whose::Message(key) => look_up(connection, MESSAGE_SQL, [key.0]),
     };
-    let is_process = matches!(whose, Whose::Process | Whose::Engine(_));
     // What is wrong is found when the write is carried out.
-    Asker { is_process, ..found.ok().flatten().unwrap_or_default() }
+    Asker { is_process: !whose.is_a_callers(), ..found.ok().flatten().unwrap_or_default() }
 }
 
 fn look_up(connection: &Connection, sql: &str, named: impl Params) -> rusqlite::Result<Option<Asker>> {

@@ -9,6 +9,9 @@
 //! ones every other turn. In each line, those take turns whose the writes are, by environment and within one by application, with
 //! one write each; so whatever somebody asks for, one write of anybody else waits for about one transaction. What is of one caller
 //! comes as it came.
+//!
+//! What its caller has withdrawn before it was begun (he hung up, so what bounds his requests does not count it any more) has no turn,
+//! and does not stay: when much has come, lines are gone through.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -21,6 +24,9 @@ use crate::turns::{Line, Turns};
 /// Rows of small writes in a transaction: of the process's, and as many of callers'. What has more rows is large.
 const OTHER_ROWS: usize = 256;
 
+/// Lines are gone through for what was withdrawn when so many writes have come, or as many as they had left.
+const FIRST_CLEANING: usize = 1_024;
+
 /// What somebody asks the writer.
 pub(crate) trait Command {
     /// What is known of it, if it is something to write.
@@ -28,6 +34,9 @@ pub(crate) trait Command {
 
     /// Whether it is the last.
     fn is_last(&self) -> bool;
+
+    /// Whether whoever asked still wants it.
+    fn is_wanted(&self) -> bool;
 }
 
 /// What waits, by environment and application.
@@ -47,6 +56,8 @@ pub(crate) struct Inbox<'a, C> {
     asked: Small<C>,
     /// The process's and the callers' take turns.
     large: Turns<bool, Askers<C>>,
+    /// So many other writes come until lines are gone through.
+    clean_in: usize,
     /// The last command, or the end of the queue, has come.
     is_over: bool,
     /// The transaction began with a large one.
@@ -74,10 +85,12 @@ impl<C: Command> Small<C> {
     fn begin(&mut self) {
         self.room = OTHER_ROWS;
         self.is_first = self.is_due;
+        self.line.skip(&C::is_wanted);
         self.is_due = !self.line.is_empty();
     }
 
     fn next(&mut self) -> Option<C> {
+        self.line.skip(&C::is_wanted);
         let rows = self.line.first()?.about()?.rows;
         self.room = self.room.checked_sub(rows)?;
         self.is_due = false;
@@ -99,6 +112,7 @@ impl<'a, C: Command> Inbox<'a, C> {
             own: Small::default(),
             asked: Small::default(),
             large: Turns::default(),
+            clean_in: FIRST_CLEANING,
             is_over: false,
             is_large: false,
         }
@@ -111,6 +125,7 @@ impl<'a, C: Command> Inbox<'a, C> {
             if let Some(wish) = self.wishes.pop_front() {
                 return Some(wish);
             }
+            self.skip_withdrawn();
             let is_light = !self.urgent.is_empty() || !self.own.line.is_empty() || !self.asked.line.is_empty();
             let is_turn_of_large = !is_light || !self.is_large;
             if is_turn_of_large && let Some(large) = self.large.pop() {
@@ -195,6 +210,9 @@ impl<'a, C: Command> Inbox<'a, C> {
     }
 
     fn sort_other(&mut self, command: C, is_small: bool) {
+        if !command.is_wanted() {
+            return;
+        }
         let Asker { is_process, environment, application } = (self.asker)(&command);
         let askers = match (is_small, is_process) {
             (true, true) => &mut self.own.line,
@@ -202,11 +220,23 @@ impl<'a, C: Command> Inbox<'a, C> {
             (false, _) => self.large.of(is_process),
         };
         askers.of(environment).of(application).push_back(command);
+        self.clean_in -= 1;
+        if self.clean_in == 0 {
+            let [own, asked] = [&mut self.own, &mut self.asked].map(|small| small.line.retain(&C::is_wanted));
+            self.clean_in = (own + asked + self.large.retain(&C::is_wanted)).max(FIRST_CLEANING);
+        }
+    }
+
+    fn skip_withdrawn(&mut self) {
+        self.own.line.skip(&C::is_wanted);
+        self.asked.line.skip(&C::is_wanted);
+        self.large.skip(&C::is_wanted);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::sync::mpsc::{self, Sender};
 
     use super::*;
@@ -214,15 +244,22 @@ mod tests {
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Asked {
         Write(Kind, usize, Asker),
+        /// With a number: those below [`WITHDRAWN`] are withdrawn.
+        Numbered(usize, Asker),
         Wish,
         Last,
     }
-    use Asked::{Last, Wish, Write};
+    use Asked::{Last, Numbered, Wish, Write};
+
+    thread_local! {
+        static WITHDRAWN: Cell<usize> = const { Cell::new(0) };
+    }
 
     impl Command for Asked {
         fn about(&self) -> Option<Waiting> {
             match self {
                 Write(kind, rows, _) => Some(Waiting { kind: *kind, rows: *rows }),
+                Numbered(..) => Some(Waiting { kind: Kind::Other, rows: 141 }),
                 Wish | Last => None,
             }
         }
@@ -230,11 +267,15 @@ mod tests {
         fn is_last(&self) -> bool {
             *self == Last
         }
+
+        fn is_wanted(&self) -> bool {
+            !matches!(self, Numbered(number, _) if *number < WITHDRAWN.get())
+        }
     }
 
     fn asker(of: &Asked) -> Asker {
         match of {
-            Write(.., asker) => *asker,
+            Write(.., asker) | Numbered(_, asker) => *asker,
             Wish | Last => PROCESS,
         }
     }
@@ -342,6 +383,39 @@ mod tests {
             assert!(place_behind_a_thousand(&[LARGE], last) <= 1, "{last:?}");
             assert!(place_behind_a_thousand(&[NAMES, LARGE], last) <= 3, "{last:?}");
         }
+    }
+
+    const CUSTOMER: Asker = Asker { is_process: false, environment: 1, application: 1 };
+
+    #[test]
+    fn nobody_waits_behind_what_was_withdrawn() {
+        let (commands, mut inbox) = inbox();
+        commands.send(ACCEPT).unwrap();
+        for number in 0..1_000 {
+            commands.send(Numbered(number, CUSTOMER)).unwrap();
+        }
+        let others = [of(1, 1, 16), of(2, 1, 16), of(1, 2, 16)];
+        others.iter().for_each(|other| commands.send(*other).unwrap());
+        drop(commands);
+        assert_eq!(inbox.first(), Some(ACCEPT));
+        WITHDRAWN.set(1_000);
+        let came: Vec<Asked> = std::iter::from_fn(|| inbox.next()).collect();
+        assert_eq!((came.as_slice(), inbox.first()), (others.as_slice(), None));
+    }
+
+    #[test]
+    fn lines_do_not_grow_by_what_was_withdrawn() {
+        let (commands, mut inbox) = inbox();
+        commands.send(of(1, 1, 16)).unwrap();
+        for number in 0..20_000 {
+            commands.send(Numbered(number, CUSTOMER)).unwrap();
+            inbox.sort_all();
+            // A hundred at a time are still waited for.
+            WITHDRAWN.set(number.saturating_sub(100));
+            assert!(inbox.asked.line.of(1).of(1).len() <= 2 * FIRST_CLEANING);
+        }
+        assert_eq!(inbox.first(), Some(of(1, 1, 16)), "what is still wanted stays");
+        assert_eq!(inbox.next(), Some(Numbered(19_899, CUSTOMER)));
     }
 
     #[test]

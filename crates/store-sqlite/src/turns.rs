@@ -14,6 +14,12 @@ pub(crate) trait Line: Default {
     fn first(&self) -> Option<&Self::Item>;
 
     fn pop(&mut self) -> Option<Self::Item>;
+
+    /// Leaves what is not wanted out, as far as it comes before the first that is: it has no turn, and takes none.
+    fn skip(&mut self, is_wanted: &impl Fn(&Self::Item) -> bool);
+
+    /// Leaves out everything that is not wanted, and says how much is left.
+    fn retain(&mut self, is_wanted: &impl Fn(&Self::Item) -> bool) -> usize;
 }
 
 impl<T> Line for VecDeque<T> {
@@ -29,6 +35,19 @@ impl<T> Line for VecDeque<T> {
 
     fn pop(&mut self) -> Option<T> {
         self.pop_front()
+    }
+
+    fn skip(&mut self, is_wanted: &impl Fn(&T) -> bool) {
+        while self.front().is_some_and(|first| !is_wanted(first)) {
+            self.pop_front();
+        }
+    }
+
+    fn retain(&mut self, is_wanted: &impl Fn(&T) -> bool) -> usize {
+        Self::retain(self, is_wanted);
+        // What much waited in once does not stay as large for that.
+        self.shrink_to(2 * self.len());
+        self.len()
     }
 }
 
@@ -79,6 +98,30 @@ impl<K: Copy + Eq + Hash, L: Line> Line for Turns<K, L> {
         }
         first
     }
+
+    fn skip(&mut self, is_wanted: &impl Fn(&L::Item) -> bool) {
+        while let Some(whose) = self.order.front() {
+            if let Some(line) = self.lines.get_mut(whose) {
+                line.skip(is_wanted);
+                if !line.is_empty() {
+                    return;
+                }
+            }
+            self.lines.remove(whose);
+            self.order.pop_front();
+        }
+    }
+
+    fn retain(&mut self, is_wanted: &impl Fn(&L::Item) -> bool) -> usize {
+        let mut left = 0;
+        self.lines.retain(|_, line| {
+            let of_this = line.retain(is_wanted);
+            left += of_this;
+            of_this > 0
+        });
+        self.order.retain(|whose| self.lines.contains_key(whose));
+        left
+    }
 }
 
 #[cfg(test)]
@@ -97,5 +140,30 @@ mod tests {
         let order: Vec<u32> = std::iter::from_fn(|| turns.pop()).collect();
         assert_eq!(order, [11, 31, 21, 32, 12, 13]);
         assert!(turns.is_empty() && turns.first().is_none() && turns.lines.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_left_out_and_takes_nobodys_turn() {
+        let all = [('a', 1, 10), ('a', 1, 11), ('a', 2, 20), ('b', 1, 30), ('b', 1, 31), ('c', 1, 40), ('a', 1, 13)];
+        let turns = || {
+            let mut turns = Turns::<char, Turns<u8, VecDeque<u32>>>::default();
+            all.iter()
+                .for_each(|(environment, application, item)| turns.of(*environment).of(*application).push_back(*item));
+            turns
+        };
+        let is_odd = |item: &u32| item % 2 == 1;
+        let mut skipped = turns();
+        let order: Vec<u32> = std::iter::from_fn(|| {
+            skipped.skip(&is_odd);
+            skipped.pop()
+        })
+        .collect();
+        assert_eq!(order, [11, 31, 13]);
+        assert!(skipped.is_empty() && skipped.lines.is_empty());
+        let mut retained = turns();
+        assert_eq!(retained.retain(&is_odd), 3);
+        assert_eq!((retained.order.len(), retained.lines.len()), (2, 2));
+        assert_eq!(std::iter::from_fn(|| retained.pop()).collect::<Vec<_>>(), [11, 31, 13]);
+        assert_eq!(retained.retain(&is_odd), 0);
     }
 }

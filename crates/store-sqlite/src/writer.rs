@@ -16,7 +16,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -156,12 +156,41 @@ impl Failure {
 /// Carries a write out; without a transaction it is not carried out, and who asked is told why.
 type Write = Box<dyn FnOnce(Option<&Tx<'_>>) -> Done + Send>;
 
+/// A write, until it is begun or withdrawn. It is the writer's, and ends with it: whoever waits hears of that.
+struct Asked(Arc<Mutex<Option<Write>>>);
+
+impl Asked {
+    fn new(write: Write) -> Self {
+        Self(Arc::new(Mutex::new(Some(write))))
+    }
+
+    fn is_there(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
+    fn take(&self) -> Option<Write> {
+        self.0.lock().take()
+    }
+}
+
+/// Held by a caller as long as he waits: if he goes before his write is begun, it and all that it holds are gone, wherever it is.
+struct Waits(Weak<Mutex<Option<Write>>>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        if let Some(asked) = self.0.upgrade() {
+            let withdrawn = asked.lock().take();
+            drop(withdrawn);
+        }
+    }
+}
+
 /// Any other write.
 struct Other {
     whose: Whose,
     /// The rows it writes, about.
     rows: usize,
-    write: Write,
+    write: Asked,
 }
 
 enum Job {
@@ -203,6 +232,13 @@ impl inbox::Command for Command {
 
     fn is_last(&self) -> bool {
         matches!(self, Self::Close)
+    }
+
+    fn is_wanted(&self) -> bool {
+        match self {
+            Self::Run(Job::Other(other)) => other.write.is_there(),
+            Self::Run(_) | Self::ResetWal(_) | Self::Close => true,
+        }
     }
 }
 
@@ -294,8 +330,9 @@ impl Writer {
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Runs `write`, which writes a few rows, when it is the turn of whose it is. It is carried out even if the caller no longer
-    /// waits.
+    /// Runs `write`, which writes a few rows, when it is the turn of whose it is. Once it is begun it is carried out even if the
+    /// caller no longer waits, and what the process writes is in any case. What a caller asks for is withdrawn if he goes before:
+    /// he is the only one who was to hear of it, and whatever bounds his requests ends with them.
     pub(crate) async fn run<T, E, F>(&self, whose: impl Into<Whose>, write: F) -> Result<T, E>
     where
         T: Send + 'static,
@@ -360,6 +397,8 @@ impl Writer {
                 let _ = reply.send(result);
             })
         });
+        let write = Asked::new(write);
+        let _waits = whose.is_a_callers().then(|| Waits(Arc::downgrade(&write.0)));
         self.send(Job::Other(Other { whose, rows, write }))?;
         answer.await.map_err(|_| E::from(StoreError::Unavailable("the write was not carried out".to_owned())))?
     }
@@ -596,7 +635,8 @@ impl Loop<'_> {
             Job::Other(other) => {
                 // It may change routes, of which the hot statements remember versions for the length of a group.
                 self.hot.begin();
-                let done = (other.write)(Some(tx));
+                let Some(write) = other.write.take() else { return (Box::new(|_| ()), None) };
+                let done = write(Some(tx));
                 for place in tx.moved.take() {
                     self.hot.forget_place(place);
                 }
@@ -728,7 +768,9 @@ fn refusal(job: Job) -> Done {
             let _ = reply.send(vec![Err(AcceptError::Store(error(failed))); batch.len()]);
         }),
         Job::Settle(settling) => Box::new(move |failed| drop(settling.reply.send(Err(error(failed))))),
-        Job::Other(other) => (other.write)(None),
+        Job::Other(other) => {
+            other.write.take().map_or_else(|| Box::new(|_: Option<&Failure>| ()) as Done, |write| write(None))
+        }
     }
 }
 
@@ -783,7 +825,9 @@ fn about(job: &Job) -> Waiting {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Waker};
 
     use postrider_store::{MessageKey, Observer};
 
@@ -811,6 +855,74 @@ mod tests {
         let checkpointer = std::thread::spawn(move || is_done.recv());
         run(Loop { connection: &connection, hot, observers: &observers, files: None, aside: None }, queue);
         assert!(checkpointer.join().unwrap().is_err());
+    }
+
+    /// Whether a write is asked for, and is not done yet.
+    fn waits(write: &mut Pin<Box<impl Future<Output = Result<(), StoreError>>>>) -> bool {
+        write.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    #[tokio::test]
+    async fn a_write_whose_caller_has_gone_is_let_go_of_at_once_unless_it_is_begun_or_the_processs_own() {
+        let writer = Writer::start(crate::plans::database(), None, Arc::default()).expect("a thread");
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let note = |what: &'static str| {
+            let done = Arc::clone(&done);
+            move || done.lock().push(what)
+        };
+        let customer = || Whose::from(postrider_store::ApplicationKey(1));
+        let (begun, is_begun) = mpsc::channel();
+        let (go_on, goes_on) = mpsc::channel::<()>();
+        let noted = note("begun");
+        let mut first = Box::pin(writer.run(customer(), move |_| {
+            assert!(begun.send(()).is_ok() && goes_on.recv().is_ok());
+            noted();
+            Ok::<_, Abort<StoreError>>(())
+        }));
+        assert!(waits(&mut first));
+        assert!(is_begun.recv().is_ok());
+        let write = |whose: Whose, noted: Box<dyn Fn() + Send>| {
+            Box::pin(writer.run(whose, move |_| {
+                noted();
+                Ok::<_, Abort<StoreError>>(())
+            }))
+        };
+        let held = Arc::strong_count(&done);
+        let mut given_up = write(customer(), Box::new(note("given up")));
+        assert!(waits(&mut given_up));
+        drop(given_up);
+        assert_eq!(Arc::strong_count(&done), held, "what it held is gone while the writer is at something else");
+        for whose in [Whose::Process, Whose::Engine(EndpointKey(1))] {
+            let mut own = write(whose, Box::new(note("own")));
+            assert!(waits(&mut own));
+        }
+        let mut wanted = write(customer(), Box::new(note("wanted")));
+        assert!(waits(&mut wanted));
+        drop(first);
+        assert!(go_on.send(()).is_ok());
+        assert!(wanted.await.is_ok());
+        writer.close().await;
+        assert_eq!(*done.lock(), ["begun", "own", "own", "wanted"]);
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_for_a_write_that_the_writer_does_not_come_to_is_told_when_it_ends() {
+        let writer = Writer::start(crate::plans::database(), None, Arc::default()).expect("a thread");
+        let (go_on, goes_on) = mpsc::channel::<()>();
+        let mut first = Box::pin(writer.run(Whose::Process, move |_| {
+            assert!(goes_on.recv().is_ok());
+            Ok::<_, Abort<StoreError>>(())
+        }));
+        assert!(waits(&mut first));
+        assert!(writer.commands.send(Command::Close).is_ok());
+        let customer = Whose::from(postrider_store::ApplicationKey(1));
+        let mut late = Box::pin(writer.run(customer, |_| Ok::<_, Abort<StoreError>>(())));
+        assert!(waits(&mut late));
+        assert!(go_on.send(()).is_ok());
+        assert!(first.await.is_ok());
+        let told = tokio::time::timeout(Duration::from_secs(60), late).await;
+        assert!(matches!(told, Ok(Err(StoreError::Unavailable(_)))), "{told:?}");
+        writer.close().await;
     }
 
     #[tokio::test]

@@ -4,8 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
 
 use postrider_domain::application::{Application, EnvironmentId};
 use postrider_domain::delivery::{Hold, HoldReason};
@@ -85,7 +87,7 @@ impl World {
     }
 }
 
-/// Has `attack` going on [`MANY`] times, and says for each other write how many of those had come before it.
+/// Has `attack` going on [`MANY`] times, and says for each other write how many of those came between asking for it and its end.
 async fn beside<A: Future<Output = ()> + Send + 'static>(
     world: &World,
     attack: impl Fn(usize) -> A,
@@ -105,8 +107,9 @@ async fn beside<A: Future<Output = ()> + Send + 'static>(
     let mut other = |what: &'static str, write: Box<dyn Future<Output = ()> + Send + Unpin>| {
         let done = Arc::clone(&done);
         tasks.spawn(async move {
+            let before = done.load(Ordering::SeqCst);
             write.await;
-            Some((what, done.load(Ordering::SeqCst)))
+            Some((what, done.load(Ordering::SeqCst) - before))
         });
     };
     let store = || Arc::clone(&world.store);
@@ -172,4 +175,39 @@ async fn an_operators_hundred_sessions_many_times_delay_others_by_a_few_of_them(
         })
     })
     .await;
+}
+
+/// Whether something is asked for, and waits.
+fn is_asked<T>(write: &mut Pin<Box<dyn Future<Output = T> + Send + '_>>) -> bool {
+    write.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
+}
+
+/// How many requests of a caller are given up before they were begun.
+const GIVEN_UP: usize = 1_000;
+
+#[tokio::test]
+async fn what_a_caller_asks_for_and_gives_up_before_it_is_begun_is_not_carried_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db");
+    let world =
+        World { store: Arc::new(SqliteStore::open(&path, Ownership::Owner).unwrap()), entropy: SeededEntropy::new(1) };
+    let hostile = world.tenant("org_hostile").await;
+    let (store, application, id) = (&world.store, hostile.application, &hostile.endpoint_id);
+    // While somebody else writes, nothing is begun.
+    let guest = rusqlite::Connection::open(&path).unwrap();
+    guest.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let names: Vec<_> = (0..1_000).map(|number| EventTypeName::from_trusted(format!("name.{number}"))).collect();
+    let patch = EndpointPatch { event_types: Some(Some(names)), ..EndpointPatch::default() };
+    for _ in 0..GIVEN_UP {
+        let mut change = store.update_endpoint(application, id, patch.clone(), NOW);
+        assert!(is_asked(&mut change));
+    }
+    let patch = EndpointPatch { description: Some("new".to_owned()), ..EndpointPatch::default() };
+    let mut change = store.update_endpoint(application, id, patch, NOW);
+    assert!(is_asked(&mut change));
+    guest.execute_batch("ROLLBACK").unwrap();
+    change.await.unwrap();
+    let endpoint = store.endpoint(application, id).await.unwrap().unwrap().value;
+    assert_eq!((endpoint.event_types, endpoint.description.as_str()), (None, "new"));
+    world.store.close().await;
 }

@@ -55,6 +55,17 @@ impl RawConnection {
         wait::within("an answer of the server", self.read()).await
     }
 
+    /// Waits until an answer has begun to come, and leaves what follows where it is.
+    ///
+    /// # Errors
+    /// If the connection was reset.
+    pub async fn answer_begins(&mut self) -> std::io::Result<()> {
+        if self.unread.is_empty() {
+            self.fill().await?;
+        }
+        Ok(())
+    }
+
     async fn read(&mut self) -> std::io::Result<Option<RawAnswer>> {
         let head_end = loop {
             if let Some(at) = self.unread.windows(4).position(|four| four == b"\r\n\r\n") {

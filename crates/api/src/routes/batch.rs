@@ -5,6 +5,7 @@
 //! same reason, the request as a whole fails, so that a client tries it again.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -68,9 +69,10 @@ pub(super) async fn create(
     if is_lines(&headers, &first) {
         return Stream { state, batch, lines: Lines::new(first, body), taken: 0 }.answer().await;
     }
+    let account = Arc::clone(body.account());
     let body = body.read_after(first, MAX_ARRAY_BYTES).await?;
-    let (environment, bytes) = (batch.environment.clone(), body.len());
-    let items = large::read(&state, &environment, bytes, move || batch.read_array(&body)).await??;
+    let bytes = body.len();
+    let items = large::read(&state, &account, bytes, move || batch.read_array(&body)).await??;
     let results = submit(&state, items).await?;
     Ok(answer::raw_json(StatusCode::ACCEPTED, write_array(results)))
 }
@@ -168,7 +170,7 @@ impl Stream {
             Line::TooLong => Err(ApiError::payload_too_large()),
         };
         let read_all = move || lines.into_iter().enumerate().map(read).collect();
-        let items = large::read(&self.state, &self.batch.environment, bytes, read_all).await?;
+        let items = large::read(&self.state, self.lines.account(), bytes, read_all).await?;
         let results = submit(&self.state, items).await?;
         let mut out = Vec::with_capacity(results.len() * 128);
         for (place, result) in results.into_iter().enumerate() {

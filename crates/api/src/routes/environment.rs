@@ -175,21 +175,21 @@ fn imported(_: &Vec<EventTypeName>) -> StoredAnswer {
 }
 
 /// All event types that a filter lets through, by name; 413, without reading them, if they are larger than what could be imported.
+///
+/// There must be room for them ([`Account::reserve_whole`]).
 pub(super) async fn all_event_types(
-    account: &Account,
     store: &dyn Store,
     environment: &EnvironmentId,
     filter: &EventTypeFilter,
 ) -> Result<Vec<EventType>> {
-    account.reserve_whole().await?;
     store.all_event_types(environment, filter, WHOLE_BYTES).await?.ok_or_else(|| {
         let detail = "The event types are larger than an import may be: read them page by page.";
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail)
     })
 }
 
-/// Writes what `write` makes of [`all_event_types`]. As what is large is read, so it is written: an environment's in turn, and
-/// by threads that give way.
+/// Writes what `write` makes of all event types that a filter lets through. As what is large is read, so it is written: an
+/// environment's in turn, and by threads that give way. It is a turn only once there is room: until then others have theirs.
 pub(super) async fn write_all<T: Send + 'static>(
     account: Arc<Account>,
     state: &router::State,
@@ -197,8 +197,9 @@ pub(super) async fn write_all<T: Send + 'static>(
     filter: &EventTypeFilter,
     write: impl FnOnce(&[EventType]) -> T + Send + 'static,
 ) -> Result<T> {
+    account.reserve_whole().await?;
     let turn = state.intake.reading_turn(environment).await?;
-    let event_types = all_event_types(&account, state.store.as_ref(), environment, filter).await?;
+    let event_types = all_event_types(state.store.as_ref(), environment, filter).await?;
     let write = move || write(&event_types);
     state.workers.run(kept_meanwhile((turn, account), write)).await.map(|(written, _)| written)
 }

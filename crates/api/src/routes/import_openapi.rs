@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use postrider_domain::names::EventTypeName;
+use postrider_ingest::Turn;
 use postrider_store::{EventTypeFilter, Import};
 
 use crate::access::Operator;
@@ -52,7 +53,7 @@ pub(super) async fn import(
     schemas::check(&state, &operator.environment, read.schemas()).await?;
     let (dry_run, import) = (read.dry_run, read.into_import());
     if dry_run {
-        return try_out(&account, &operator, &state, &import).await;
+        return try_out(&account, &operator, &state, &import, turn).await;
     }
     let imported = |names: &Vec<EventTypeName>| answer::to_store(StatusCode::OK, &ImportOut::done(names));
     let import = Import { most: state.limits.event_types_per_environment, ..import };
@@ -61,7 +62,13 @@ pub(super) async fn import(
 }
 
 /// Says what an import would do.
-async fn try_out(account: &Account, operator: &Operator, state: &Shared, import: &Import) -> Result<Response> {
+async fn try_out(
+    account: &Account,
+    operator: &Operator,
+    state: &Shared,
+    import: &Import,
+    turn: Turn,
+) -> Result<Response> {
     let mut to_modify = Vec::new();
     let mut modified = Vec::new();
     for imported in &import.event_types {
@@ -71,10 +78,13 @@ async fn try_out(account: &Account, operator: &Operator, state: &Shared, import:
             to_modify.push(&imported.new);
         }
     }
+    // There may be no room for what follows until clients have read their answers.
+    drop(turn);
     if import.archive_others {
         let named: HashSet<_> = import.event_types.iter().map(|imported| &imported.new.name).collect();
-        let active =
-            all_event_types(account, state.store.as_ref(), &operator.environment, &EventTypeFilter::default()).await?;
+        account.reserve_whole().await?;
+        let filter = EventTypeFilter::default();
+        let active = all_event_types(state.store.as_ref(), &operator.environment, &filter).await?;
         modified.extend(active.into_iter().map(|one| one.name).filter(|name| !named.contains(name)));
     }
     modified.sort();

@@ -1,5 +1,7 @@
 //! Messages of an application (rest-contract §8).
 
+use std::sync::Arc;
+
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
@@ -131,10 +133,11 @@ pub(super) async fn create(
     body: Incoming,
 ) -> Result<Response> {
     let application = addressee(params.text("app_id")?)?;
+    let account = Arc::clone(body.account());
     let body = body.read().await?;
     let (environment, once, length) = (operator.environment.clone(), operator.once.map(|keyed| keyed.key), body.len());
     let read = move || message::read(&body, environment, application, once, &warnings);
-    let message::Read { submission, is_object } = large::read(&state, &operator.environment, length, read).await??;
+    let message::Read { submission, is_object } = large::read(&state, &account, length, read).await??;
     let submitted = state.intake.submit(submission).await?;
     let message = &submitted.message;
     let mut response = if submitted.replayed || !is_object || !submitted.warnings.is_empty() {

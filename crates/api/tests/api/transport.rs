@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use hyper_util::rt::TokioIo;
+use postrider_domain::application::EnvironmentId;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::world::{Extras, ORG, World, org_token};
+use crate::world::{Extras, ORG, World, app_token, org_token};
 
 #[tokio::test]
 async fn a_slash_at_the_end_changes_nothing() {
@@ -128,4 +131,34 @@ async fn a_client_that_uploads_too_much_can_read_its_answer() {
     assert!(answer.contains("HTTP/1.1 204 "), "the connection is of use still: {answer}");
     let answer = upload(&world, &head("wrong"), len).await;
     assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("HTTP/1.1 204 "), "{answer}");
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_turn_to_have_a_large_body_read_is_not_worked_on() {
+    let world = World::new();
+    let app = world.app("shop").await;
+    let path = format!("/app/{app}/endpoint/{}", world.endpoint(&app, "main").await);
+    let token = app_token(&app, &[]);
+    // Others have all the turns.
+    let turn_of = |number: usize| {
+        let other = EnvironmentId::parse(&format!("org_{number}")).unwrap();
+        let intake = world.intake.clone();
+        async move { intake.reading_turn(&other).await.unwrap() }
+    };
+    let turns: Vec<_> = (0..).map_while(|number| turn_of(number).now_or_never()).collect();
+    assert!(!turns.is_empty());
+    let body = json!({ "description": "x".repeat(100_000) });
+    let waiting = join_all((0..100).map(|_| world.send_as(&token, "PATCH", &path, Some(&body))));
+    let small = async {
+        for _ in 0..50 {
+            world.send_as(&token, "GET", &path, None).await.expect(200);
+        }
+    };
+    tokio::select! {
+        _ = waiting => panic!("none of them has a turn"),
+        () = small => {}
+    }
+    drop(turns);
+    world.send_as(&token, "PATCH", &path, Some(&body)).await.invalid();
+    world.close().await;
 }

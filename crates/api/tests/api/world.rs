@@ -121,7 +121,7 @@ pub(crate) struct World {
     pub(crate) api: Api,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<ManualClock>,
-    intake: Arc<Intake>,
+    pub(crate) intake: Arc<Intake>,
     _folder: tempfile::TempDir,
 }
 

@@ -229,7 +229,8 @@ impl Judges {
         }
     }
 
-    /// Waits until an environment may read another import: one of each at a time, and a few in all.
+    /// Waits until an environment may read another import: one of each at a time, and a few in all. Whoever has the turn waits for
+    /// nothing that depends on what clients send or read.
     pub async fn import_turn(&self, environment: &EnvironmentId) -> Result<Turn, CheckError> {
         let tenant = Tenant { environment: environment.clone(), application: None };
         let turn = tokio::time::timeout(Duration::from_secs(MAX_WAIT_SECONDS), self.imports.take(tenant)).await;
