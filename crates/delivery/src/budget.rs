@@ -121,6 +121,7 @@ struct Shares {
     /// So many requests a lane may make at a time, as long as it leaves twice as many permits as it has: if there are few
     /// permits in all, a fraction of them would be less than one.
     few: u32,
+    total: u32,
     free: u32,
     held: HashMap<Option<ApplicationKey>, u32, foldhash::fast::RandomState>,
 }
@@ -134,7 +135,8 @@ impl Permits {
 
     pub(crate) fn new(total: u32) -> Self {
         let few = if total < Self::FEW_PERMITS { (total / 2).min(4) } else { 0 };
-        Self(Mutex::new(Shares { few, free: total.max(1), held: HashMap::default() }))
+        let total = total.max(1);
+        Self(Mutex::new(Shares { few, total, free: total, held: HashMap::default() }))
     }
 
     /// A permit for a lane to open; false if none is free, or the application has its share.
@@ -164,6 +166,12 @@ impl Permits {
     /// Whether any is free. If none is, nobody need be asked whether it has its share.
     pub(crate) fn any_free(&self) -> bool {
         self.0.lock().free > 0
+    }
+
+    /// Whether half of them or more are free.
+    pub(crate) fn has_plenty(&self) -> bool {
+        let shares = self.0.lock();
+        shares.free >= shares.total.div_ceil(2)
     }
 
     /// Whether what this one holds is missing elsewhere: nothing is free, or it has its share.

@@ -31,6 +31,7 @@ use crate::limits::MAX_REMEMBERED;
 use crate::options::DeliveryOptions;
 use crate::pace::Pace;
 use crate::rate::RateBook;
+use crate::reads::Reads;
 use crate::sender::{Carrier, Sender};
 use crate::settler::{self, Settler, Unsettled};
 use crate::turns::Turns;
@@ -196,6 +197,7 @@ pub(crate) struct Shared {
     pub(crate) settler: Settler,
     pub(crate) kept: KeptAnswers,
     pub(crate) waker: Waker,
+    reads: Arc<Reads>,
     shards: Vec<Mutex<Shard>>,
     /// The newest message that was handed over by its accept commit, or was there at start.
     dispatched: AtomicI64,
@@ -256,6 +258,7 @@ impl Engine {
             settler: Settler::default(),
             kept: KeptAnswers::new(options.kept_responses_per_day),
             waker: Waker::new(),
+            reads: Reads::new(),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             dispatched: AtomicI64::new(newest.map_or(0, |newest| newest.0)),
             erased: ErasedAhead::default(),
@@ -400,7 +403,10 @@ impl Shared {
             let (shard, now) = (self.shard(target.key).lock(), self.clock.now());
             (shard.is_on_hold(target.key, now), shard.changed_lately(now))
         };
-        let waits = on_hold || self.budgets.turns.any();
+        // Where hardly anything is free, those who came before go first.
+        let turns = &self.budgets.turns;
+        let is_crowded = turns.any() && (turns.has(target.key) || !self.budgets.permits.has_plenty());
+        let waits = on_hold || is_crowded;
         if waits || !self.budgets.permits.open(of) {
             return false;
         }
@@ -583,8 +589,14 @@ impl Shared {
     }
 
     async fn read_target(self: Arc<Self>, lane: Arc<Lane>) {
-        let asks = lane.state.lock().doubts_hold();
-        match self.target_and_hold(lane.key, asks).await {
+        let (of, asks) = {
+            let state = lane.state.lock();
+            (state.application(), state.doubts_hold())
+        };
+        let turn = self.reads.turn(of).await;
+        let read = self.target_and_hold(lane.key, asks).await;
+        drop(turn);
+        match read {
             Ok(Some((target, hold))) => {
                 let ready = self.prepare(&Arc::new(target));
                 let mut state = lane.state.lock();
@@ -659,8 +671,12 @@ impl Shared {
     }
 
     async fn load(self: Arc<Self>, lane: Arc<Lane>, load: Load) {
+        let of = lane.state.lock().application();
+        let turn = self.reads.turn(of).await;
         let held = lane.state.lock().held_keys(&load);
-        match self.store.due(lane.key, load.now, load.after, held, load.limit, load.max_bytes).await {
+        let found = self.store.due(lane.key, load.now, load.after, held, load.limit, load.max_bytes).await;
+        drop(turn);
+        match found {
             Ok(found) => {
                 let dispatched = MessageKey(self.dispatched.load(Ordering::SeqCst));
                 let empty = lane.state.lock().loaded(found, load, dispatched, &self.budgets);

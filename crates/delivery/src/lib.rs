@@ -23,6 +23,7 @@ mod ours;
 mod pace;
 mod pool;
 mod rate;
+mod reads;
 pub mod request;
 pub mod resolve;
 mod response;

@@ -2,7 +2,7 @@
 
 use postrider_domain::limits::Limit;
 
-pub(crate) use lanes::{MAX_HELD, MAX_REMEMBERED, MAX_WAITING_FOR_A_LANE};
+pub(crate) use lanes::{MAX_HELD, MAX_REMEMBERED, MAX_WAITING_FOR_A_LANE, READS_AT_A_TIME};
 pub use responses::{MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_INTERIM};
 
 /// Every bound of this crate.
@@ -45,6 +45,8 @@ mod lanes {
         pub(crate) const MAX_HELD: usize = 2_048, "deliveries", beyond "they wait in the store";
         /// Endpoints that wait in memory for a lane
         pub(crate) const MAX_WAITING_FOR_A_LANE: usize = 65_536, "endpoints", beyond "they wait in the store";
+        /// Reads of the store for endpoints at a time; applications take turns
+        pub(crate) const READS_AT_A_TIME: usize = 3, "reads", beyond "endpoints wait for their turn";
         /// Endpoints with a learned pace or a hold that are remembered without a lane, in each of 64 parts
         pub(crate) const MAX_REMEMBERED: usize = 4_096, "endpoints", beyond "their pace is learned again, and the store is asked for holds";
     }

@@ -40,6 +40,11 @@ pub trait Carrier: Send + Sync + 'static {
     /// Prepares an endpoint: once per version of it.
     fn prepare(&self, target: &Target) -> Arc<Prepared>;
 
+    /// Itself, if it is a [`Sender`], which can be asked without allocating a future for each attempt.
+    fn as_sender(&self) -> Option<&Sender> {
+        None
+    }
+
     /// Makes one attempt at `target`, from which `to` was prepared. Dropping the future ends the request.
     async fn send(&self, target: &Target, to: &Prepared, message: &Message, slot: &mut Slot) -> Sent;
 
@@ -54,6 +59,10 @@ pub trait Carrier: Send + Sync + 'static {
 impl Carrier for Sender {
     fn prepare(&self, target: &Target) -> Arc<Prepared> {
         Self::prepare(self, target)
+    }
+
+    fn as_sender(&self) -> Option<&Sender> {
+        Some(self)
     }
 
     async fn send(&self, _: &Target, to: &Prepared, message: &Message, slot: &mut Slot) -> Sent {

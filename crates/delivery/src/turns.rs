@@ -37,6 +37,11 @@ impl Turns {
         self.count.load(Ordering::Relaxed) > 0
     }
 
+    /// Whether this one waits.
+    pub(crate) fn has(&self, endpoint: EndpointKey) -> bool {
+        self.queues.lock().endpoints.contains(&endpoint)
+    }
+
     /// Whether there is room for those who wait in the store. The last places are for endpoints that messages come to: whoever
     /// takes more out of the store only puts it back.
     pub(crate) fn has_room(&self) -> bool {

@@ -48,7 +48,12 @@ pub(crate) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, delivery: Held, re
 async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: &Ready, slot: &mut Slot) {
     let started_at = shared.clock.now();
     let id = AttemptId::new(started_at, shared.entropy.as_ref());
-    let sending = shared.carrier.send(&ready.target, &ready.prepared, &delivery.message, slot);
+    let sending = async {
+        match shared.carrier.as_sender() {
+            Some(sender) => sender.send(&ready.prepared, &delivery.message, slot).await,
+            None => shared.carrier.send(&ready.target, &ready.prepared, &delivery.message, slot).await,
+        }
+    };
     // A bug in sending must cost one attempt, not the delivery.
     let sent = AssertUnwindSafe(sending).catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!(message_id = %delivery.message.id, endpoint = %ready.target.endpoint.id, "sending failed unexpectedly");

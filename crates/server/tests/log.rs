@@ -75,6 +75,29 @@ async fn a_log_that_could_not_be_written_for_a_while_says_how_many_lines_are_mis
     }
 }
 
+#[tokio::test]
+async fn a_line_in_json_has_each_key_once_and_says_why_there_was_no_response() {
+    // Whoever reads a key that is there twice gets either of its values.
+    #[derive(serde::Deserialize)]
+    struct Line {
+        message: String,
+        message_id: Option<String>,
+        reason: Option<String>,
+    }
+
+    let schedule = [("delivery.retry_schedule", "[]"), ("log.format", "json"), ("log.level", "debug")];
+    let server = schedule.into_iter().fold(server(), |server, (name, value)| server.set(name, value)).start().await;
+    let app = server.app().await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    app.endpoint(&format!("http://{nobody}/")).await;
+    let message = app.send("a", &json!({})).await;
+    let line = server.logged("attempts exhausted").await;
+    let line: Line = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    assert_eq!((&*line.message, line.message_id), ("attempts exhausted", Some(message)));
+    let reason = line.reason.expect("there is one");
+    assert!(reason.contains("refused"), "{reason}");
+}
+
 /// What was written beyond the part of the file that was skipped.
 fn end_of(path: &std::path::Path) -> String {
     use std::io::{Read as _, Seek as _, SeekFrom};

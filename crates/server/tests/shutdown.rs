@@ -17,6 +17,26 @@ async fn stopped_listening(server: &TestServer) {
     wait::until("the server to stop listening", async || TcpStream::connect(server.address()).await.err()).await;
 }
 
+#[tokio::test]
+async fn when_a_key_was_last_used_is_known_after_a_shutdown() {
+    let mut server = server().start().await;
+    let (url, folder) = (format!("sqlite://{}", server.store_path().display()), server.folder().to_owned());
+    let key = async |arguments: &[&str]| {
+        let settings = [("POSTRIDER_STORE__URL", url.as_str())];
+        let program = env!("CARGO_BIN_EXE_postrider");
+        let arguments = [&["key"], arguments, &["--json"]].concat();
+        let finished = postrider_testkit::process::run(program, &arguments, &settings, &folder).await;
+        assert!(finished.status.success(), "{}", finished.stderr);
+        serde_json::from_str::<serde_json::Value>(&finished.stdout).unwrap()
+    };
+    let made = key(&["create"]).await;
+    let text = made["key"].as_str().unwrap().to_owned();
+    server.client_with(Some(text)).get("/api/v1/app").await.expect(200);
+    assert_eq!(server.terminate().await.code(), Some(0));
+    let listed = key(&["list"]).await;
+    assert!(listed[0]["lastUsedAt"].is_string(), "{listed}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn terminated_under_load_it_exits_0_loses_nothing_and_repeats_nothing() {
     let ledger = Ledger::new();

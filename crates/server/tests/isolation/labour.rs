@@ -89,6 +89,21 @@ async fn batches_to_many_endpoints() {
 }
 
 #[tokio::test]
+async fn messages_to_many_endpoints_that_refuse_connections() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        for number in 0..1_000 {
+            // Nobody may listen on this port but the system, and it does not.
+            hostile.tenant.endpoint(&format!("http://127.0.0.1:1/{number}")).await;
+        }
+        let mut attack = JoinSet::new();
+        repeat(&mut attack, &hostile.operator, 1, &Method::POST, "/msg", &message());
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn large_messages_to_many_endpoints_that_hang() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;

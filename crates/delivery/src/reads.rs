@@ -1,0 +1,166 @@
+//! Turns at reading from the store: what the engine reads for lanes, a few at a time.
+//!
+//! Applications take turns, and an application's lanes in the order in which they came. So one with a thousand endpoints that
+//! all come due at once keeps the others waiting for one read of its own, not for a thousand, and never leaves the store's
+//! readers to nobody else.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use postrider_store::ApplicationKey;
+use tokio::sync::oneshot;
+
+use crate::limits::READS_AT_A_TIME;
+
+/// Who reads, and who waits for it.
+#[derive(Debug)]
+pub(crate) struct Reads(Mutex<Queues>);
+
+#[derive(Debug)]
+struct Queues {
+    free: usize,
+    /// Of those that wait: as many as there are lanes, at most.
+    of: HashMap<Option<ApplicationKey>, VecDeque<oneshot::Sender<Turn>>>,
+    /// Whose turn it is next; each application that waits is in it once.
+    order: VecDeque<Option<ApplicationKey>>,
+}
+
+/// Leave to read, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn(Option<Arc<Reads>>);
+
+impl Reads {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Queues { free: READS_AT_A_TIME, of: HashMap::new(), order: VecDeque::new() })))
+    }
+
+    /// Waits for a turn.
+    pub(crate) async fn turn(self: &Arc<Self>, of: Option<ApplicationKey>) -> Turn {
+        let waits = {
+            let mut queues = self.0.lock();
+            if queues.free > 0 {
+                queues.free -= 1;
+                return Turn(Some(Arc::clone(self)));
+            }
+            let (let_in, waits) = oneshot::channel();
+            queues.push(of, let_in);
+            waits
+        };
+        // Nobody drops the other end but who gave the turn.
+        waits.await.unwrap_or(Turn(None))
+    }
+}
+
+impl Queues {
+    fn push(&mut self, of: Option<ApplicationKey>, let_in: oneshot::Sender<Turn>) {
+        let queue = self.of.entry(of).or_default();
+        if queue.is_empty() {
+            self.order.push_back(of);
+        }
+        queue.push_back(let_in);
+    }
+
+    fn pop(&mut self) -> Option<oneshot::Sender<Turn>> {
+        let of = self.order.pop_front()?;
+        let queue = self.of.get_mut(&of)?;
+        let next = queue.pop_front();
+        if queue.is_empty() {
+            self.of.remove(&of);
+        } else {
+            self.order.push_back(of);
+        }
+        next
+    }
+}
+
+impl Drop for Turn {
+    /// Hands it on to whoever is next.
+    fn drop(&mut self) {
+        let Some(reads) = self.0.take() else { return };
+        loop {
+            let next = {
+                let mut queues = reads.0.lock();
+                let next = queues.pop();
+                if next.is_none() {
+                    queues.free += 1;
+                }
+                next
+            };
+            let Some(next) = next else { return };
+            match next.send(Turn(Some(Arc::clone(&reads)))) {
+                Ok(()) => return,
+                // That one has stopped waiting. Outside the lock, and not dropped: dropping would come back here.
+                Err(mut refused) => drop(refused.0.take()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn of(number: i64) -> Option<ApplicationKey> {
+        Some(ApplicationKey(number))
+    }
+
+    #[tokio::test]
+    async fn applications_take_turns_and_their_lanes_come_in_order() {
+        let reads = Reads::new();
+        let mut busy = Vec::new();
+        for _ in 0..READS_AT_A_TIME {
+            busy.push(reads.turn(of(1)).now_or_never().expect("there is room"));
+        }
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut waiting = tokio::task::JoinSet::new();
+        for (number, application) in [1, 1, 1, 2, 3, 1].into_iter().enumerate() {
+            let (reads, order) = (Arc::clone(&reads), Arc::clone(&order));
+            waiting.spawn(async move {
+                let turn = reads.turn(of(application)).await;
+                order.lock().push(number);
+                drop(turn);
+            });
+            tokio::task::yield_now().await;
+        }
+        drop(busy.pop());
+        waiting.join_all().await;
+        assert_eq!(*order.lock(), [0, 3, 4, 1, 2, 5]);
+        drop(busy);
+        let queues = reads.0.lock();
+        assert!(queues.free == READS_AT_A_TIME && queues.of.is_empty() && queues.order.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_nobody_waits_for_any_more_goes_to_the_next() {
+        let reads = Reads::new();
+        let mut busy = Vec::new();
+        for _ in 0..READS_AT_A_TIME {
+            busy.push(reads.turn(of(1)).await);
+        }
+        let mut gone = Box::pin(reads.turn(of(1)));
+        assert!(gone.as_mut().now_or_never().is_none());
+        let reached = Arc::new(AtomicUsize::new(0));
+        let next = {
+            let (reads, reached) = (Arc::clone(&reads), Arc::clone(&reached));
+            tokio::spawn(async move {
+                let _turn = reads.turn(of(2)).await;
+                reached.fetch_add(1, Ordering::SeqCst);
+            })
+        };
+        tokio::task::yield_now().await;
+        drop(gone);
+        // One that is dropped when it was let in already hands its turn on, too.
+        let mut late = Box::pin(reads.turn(of(3)));
+        assert!(late.as_mut().now_or_never().is_none());
+        busy.clear();
+        drop(late);
+        next.await.unwrap();
+        assert_eq!(reached.load(Ordering::SeqCst), 1);
+        assert_eq!(reads.0.lock().free, READS_AT_A_TIME);
+    }
+}
