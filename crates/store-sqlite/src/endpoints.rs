@@ -27,24 +27,46 @@ use crate::range::{NO_LIMIT, Range};
 use crate::retention::DELETED_KEPT;
 use crate::rows::{ENDPOINT_COLUMNS, decode_endpoint, decode_keys, encode_keys};
 use crate::work::{lift_hold, look_again};
-use crate::writer::{Abort, FEW_ROWS, News, Place, Tx, taken};
+use crate::writer::{Abort, FEW_ROWS, News, Place, Tx, rows_of, taken};
 
-/// How many rows a change of an endpoint that is there counts as: the names of event types may be a quarter of a megabyte.
+/// How many rows what a change of an endpoint brings counts as: the names of event types may be a quarter of a megabyte. What
+/// is there is written again with it: see [`stored`].
 fn weight(patch: &EndpointPatch) -> usize {
-    FEW_ROWS + rows_of(patch.event_types.as_ref().and_then(Option::as_deref))
+    let description = patch.description.as_ref().map_or(0, String::len);
+    FEW_ROWS + rows_of(description + bytes_of(patch.event_types.as_ref().and_then(Option::as_deref)))
 }
 
-/// How many rows a new endpoint counts as; `copies` is how often its event types are written.
+/// How many rows a new endpoint counts as; `copies` is how often it is written.
 fn weight_of_new(endpoint: &Endpoint, copies: usize) -> usize {
-    FEW_ROWS + copies * rows_of(endpoint.event_types.as_deref())
+    let bytes = endpoint.description.len() + bytes_of(endpoint.event_types.as_deref());
+    FEW_ROWS + copies * rows_of(bytes)
 }
 
-fn rows_of(types: Option<&[EventTypeName]>) -> usize {
-    types.map_or(0, <[_]>::len) / TYPES_IN_A_ROW
+/// What the names of event types take in their column, about.
+fn bytes_of(types: Option<&[EventTypeName]>) -> usize {
+    types.into_iter().flatten().map(|name| name.as_str().len() + QUOTES).sum()
 }
 
-/// Event types that count as much as a row.
-const TYPES_IN_A_ROW: usize = 8;
+/// What goes round a text in a list.
+const QUOTES: usize = 3;
+
+/// The bytes of an endpoint's row. Lengths are in the beginning of a row, so no text is read.
+const BYTES: &str =
+    "octet_length(description) + coalesce(octet_length(event_types), 0) + coalesce(octet_length(channels), 0)
+     + octet_length(metadata) + octet_length(headers) + octet_length(signing_keys)";
+
+/// How many rows an endpoint counts as that is read and written again; none if it is not there.
+fn stored(connection: &Connection, application: ApplicationKey, id: &IdOrUid<EndpointId>) -> Result<usize, SqlError> {
+    let bytes = find_columns(connection, application, id, BYTES, |row| Ok(row.get(0)?))?;
+    Ok(bytes.map_or(0, rows_of))
+}
+
+/// The same of an endpoint that is known.
+fn stored_of(connection: &Connection, endpoint: EndpointKey) -> Result<usize, SqlError> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {BYTES} FROM endpoint WHERE no = ?"))?;
+    let bytes: Option<usize> = statement.query_row([endpoint.0], |row| row.get(0)).optional()?;
+    Ok(bytes.map_or(0, rows_of))
+}
 
 #[async_trait]
 impl Endpoints for SqliteStore {
@@ -100,9 +122,10 @@ impl Endpoints for SqliteStore {
         patch: EndpointPatch,
         now: Timestamp,
     ) -> Result<Endpoint, WriteError> {
-        let id = id.clone();
+        let (id, same) = (id.clone(), id.clone());
+        let stored = move |connection: &Connection| stored(connection, application, &same);
         self.writer
-            .run_rows(application, weight(&patch), move |tx| {
+            .run_over(application, weight(&patch), stored, move |tx| {
                 let found = find(tx, application, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 change(tx, found, patch, now)
             })
@@ -117,11 +140,12 @@ impl Endpoints for SqliteStore {
         otherwise: NewEndpoint,
         now: Timestamp,
     ) -> Result<Upserted<Endpoint>, WriteError> {
-        let id = id.clone();
+        let (id, same) = (id.clone(), id.clone());
+        let stored = move |connection: &Connection| stored(connection, application, &same);
         // Either is written.
         let rows = weight(&patch).max(weight_of_new(&otherwise.endpoint, 1));
         self.writer
-            .run_rows(application, rows, move |tx| match find(tx, application, &id)? {
+            .run_over(application, rows, stored, move |tx| match find(tx, application, &id)? {
                 Some(found) => change(tx, found, patch, now).map(Upserted::Updated),
                 None => insert(tx, application, otherwise).map(Upserted::Created),
             })
@@ -134,9 +158,10 @@ impl Endpoints for SqliteStore {
         id: &IdOrUid<EndpointId>,
         now: Timestamp,
     ) -> Result<(), WriteError> {
-        let id = id.clone();
+        let (id, same) = (id.clone(), id.clone());
+        let stored = move |connection: &Connection| stored(connection, application, &same);
         self.writer
-            .run(application, move |tx| {
+            .run_over(application, FEW_ROWS, stored, move |tx| {
                 let key = find_key(tx, application, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 tx.prepare_cached(DELETE_SQL)?.execute(params![now.as_micros(), key.0])?;
                 tx.prepare_cached(FORGET_SETTINGS_SQL)?.execute([key.0])?;
@@ -159,8 +184,9 @@ impl Endpoints for SqliteStore {
         now: Timestamp,
         once: Option<Once<Secret>>,
     ) -> Result<Written<Secret>, RotateError> {
+        let stored = move |connection: &Connection| stored_of(connection, endpoint);
         self.writer
-            .run(endpoint, move |tx| {
+            .run_over(endpoint, FEW_ROWS, stored, move |tx| {
                 let subject = Subject::endpoint(endpoint);
                 if let Some(answer) = idempotency::replay(tx, once.as_ref(), subject)? {
                     return Ok(Written::Replayed(answer));
@@ -183,8 +209,9 @@ impl Endpoints for SqliteStore {
     }
 
     async fn set_headers(&self, endpoint: EndpointKey, headers: Headers) -> Result<(), WriteError> {
+        let stored = move |connection: &Connection| stored_of(connection, endpoint);
         self.writer
-            .run(endpoint, move |tx| {
+            .run_over(endpoint, FEW_ROWS, stored, move |tx| {
                 read_headers(tx, endpoint)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 Ok(write_headers(tx, endpoint, &headers)?)
             })
@@ -192,8 +219,9 @@ impl Endpoints for SqliteStore {
     }
 
     async fn merge_headers(&self, endpoint: EndpointKey, changes: HeaderChanges) -> Result<(), ChangeHeadersError> {
+        let stored = move |connection: &Connection| stored_of(connection, endpoint);
         self.writer
-            .run(endpoint, move |tx| {
+            .run_over(endpoint, FEW_ROWS, stored, move |tx| {
                 let headers = read_headers(tx, endpoint)?.ok_or(Abort::Refused(WriteError::NotFound.into()))?;
                 let headers = headers.changed(changes).map_err(|error| Abort::Refused(error.into()))?;
                 Ok(write_headers(tx, endpoint, &headers)?)
@@ -446,12 +474,24 @@ mod tests {
     use crate::plans::plan;
 
     #[test]
-    fn a_change_is_weighed_by_the_event_types_that_it_writes() {
-        let types = |count: usize| Some(vec![EventTypeName::from_trusted("a".to_owned()); count]);
+    fn a_change_is_weighed_by_the_texts_that_it_brings() {
+        let types = |bytes: usize| Some(vec![EventTypeName::from_trusted("a".repeat(bytes)); 1_000]);
         let patch = |event_types| EndpointPatch { event_types: Some(event_types), ..EndpointPatch::default() };
         assert_eq!([weight(&EndpointPatch::default()), weight(&patch(None))], [FEW_ROWS; 2]);
-        assert_eq!(weight(&patch(types(1_000))), FEW_ROWS + 1_000 / TYPES_IN_A_ROW);
-        assert_eq!(rows_of(types(1_000).as_deref()), 1_000 / TYPES_IN_A_ROW);
+        assert_eq!([weight(&patch(types(1))), weight(&patch(types(256)))], [FEW_ROWS + 1, FEW_ROWS + 126]);
+    }
+
+    #[test]
+    fn an_endpoint_is_weighed_without_reading_its_texts() {
+        let connection = crate::plans::database();
+        let mut statement = connection.prepare(&format!("EXPLAIN SELECT {BYTES} FROM endpoint WHERE no = 1")).unwrap();
+        let ops: Vec<(String, i64)> = statement
+            .query_map([], |row| Ok((row.get("opcode")?, row.get("p5")?)))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        let lengths = ops.iter().filter(|(op, _)| op == "Column").map(|(_, flags)| flags & 0xc0);
+        assert!(lengths.clone().count() == 6 && lengths.clone().all(|flags| flags != 0), "{ops:?}");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! against, and the accept commit refuses routes of an older version. While an environment has no rules, its event types
 //! change without it, so nobody's routes are loaded again for nothing.
 
+use std::collections::VecDeque;
+
 use async_trait::async_trait;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::environment::{
@@ -25,25 +27,27 @@ use crate::idempotency::Subject;
 use crate::writer::{Abort, FEW_ROWS, Tx};
 use crate::{event_types, idempotency};
 
-/// How many rows an imported event type counts as: it is looked for, and written with its schemas.
+/// How many rows what an import brings of an event type counts as: it is looked for, and written with its schemas.
 pub(crate) fn weight(imported: &ImportedEventType) -> usize {
-    2 + event_types::rows_of(imported.new.schemas.as_ref())
+    2 + event_types::rows_of_schemas(imported.new.schemas.as_ref())
 }
 
 /// What an import does to one event type.
 enum Entry {
     /// It is added, or made as it should be.
     Bring(Box<ImportedEventType>),
-    /// It is archived, if it is there and is not. Its row has so many bytes of schemas, which are written again.
-    Archive { name: String, schema_bytes: usize },
+    /// It is archived, if it is there and is not.
+    Archive(String),
 }
 
 impl Entry {
-    fn rows(&self) -> usize {
-        match self {
-            Self::Bring(imported) => weight(imported),
-            Self::Archive { schema_bytes, .. } => 2 + schema_bytes / event_types::BYTES_IN_A_ROW,
-        }
+    /// How many rows it counts as: what it brings, and what is there, which is written again.
+    fn rows(&self, connection: &Connection, environment: &EnvironmentId) -> Result<usize, SqlError> {
+        let (brought, name) = match self {
+            Self::Bring(imported) => (weight(imported), imported.new.name.as_str()),
+            Self::Archive(name) => (2, name.as_str()),
+        };
+        Ok(brought + event_types::stored(connection, environment, name)?)
     }
 
     fn carry_out(
@@ -55,7 +59,7 @@ impl Entry {
     ) -> Result<Option<EventTypeName>, Abort<WriteError>> {
         match self {
             Self::Bring(imported) => add_or_change(tx, environment, room, *imported, now),
-            Self::Archive { name, .. } => archive(tx, environment, &name, now),
+            Self::Archive(name) => archive(tx, environment, &name, now),
         }
     }
 }
@@ -94,26 +98,20 @@ impl Environments for SqliteStore {
         };
         let plan = {
             let environment = environment.clone();
-            self.readers.run(move |connection| Plan::of(connection, &environment, import)).await?
+            self.lists.run(move |connection| Plan::of(connection, &environment, import)).await?
         };
-        let Plan { steps, settings, most, fits } = plan;
+        let Plan { mut entries, mut rows, settings, most, fits } = plan;
         if !fits {
             return Err(WriteError::Full { of: Capped::EventTypes, most });
         }
         let whose = Whose::from(&environment);
         let mut changed = Vec::new();
-        for step in steps {
+        while !entries.is_empty() {
             let environment = environment.clone();
-            let rows = step.iter().map(Entry::rows).sum();
-            let take = move |tx: &Tx<'_>| {
-                let mut room = event_types::Room::of(tx, &environment, most)?;
-                let mut changed = Vec::new();
-                for entry in step {
-                    changed.extend(entry.carry_out(tx, &environment, &mut room, now)?);
-                }
-                Ok(changed)
-            };
-            changed.append(&mut self.writer.run_rows(whose.clone(), rows, take).await?);
+            let take = move |tx: &Tx<'_>| step(tx, &environment, entries, rows, (most, now));
+            let taken = self.writer.run_rows(whose.clone(), rows, take).await?;
+            changed.extend(taken.changed);
+            (entries, rows) = (taken.left, taken.rows);
         }
         changed.sort();
         // The answer names what has changed.
@@ -146,10 +144,62 @@ impl SqliteStore {
 /// Rows of one step of an import. Others write in between.
 const STEP_ROWS: usize = 256;
 
-/// What an import has to do, found out without keeping anybody from writing.
+/// How many rows the first step of these counts as. One that has more by itself is a step of its own.
+fn rows_of_step(
+    connection: &Connection,
+    environment: &EnvironmentId,
+    entries: &VecDeque<Entry>,
+) -> Result<usize, SqlError> {
+    let mut rows = 0;
+    for entry in entries {
+        let more = entry.rows(connection, environment)?;
+        if rows > 0 && rows + more > STEP_ROWS {
+            break;
+        }
+        rows += more;
+    }
+    Ok(rows)
+}
+
+/// What became of a step of an import.
+struct Taken {
+    changed: Vec<EventTypeName>,
+    left: VecDeque<Entry>,
+    /// How many rows the first step of what is left counts as.
+    rows: usize,
+}
+
+/// Carries out as much as so many rows are enough for: what is there may have become larger since they were counted.
+fn step(
+    tx: &Tx<'_>,
+    environment: &EnvironmentId,
+    mut left: VecDeque<Entry>,
+    mut rows: usize,
+    (most, now): (u64, Timestamp),
+) -> Result<Taken, Abort<WriteError>> {
+    let mut room = event_types::Room::of(tx, environment, most)?;
+    let mut changed = Vec::new();
+    while let Some(entry) = left.pop_front() {
+        match rows.checked_sub(entry.rows(tx, environment)?) {
+            Some(rest) => rows = rest,
+            None => {
+                left.push_front(entry);
+                break;
+            }
+        }
+        changed.extend(entry.carry_out(tx, environment, &mut room, now)?);
+    }
+    let rows = rows_of_step(tx, environment, &left)?;
+    Ok(Taken { changed, left, rows })
+}
+
+/// What an import has to do, found out without keeping anybody from writing, and without reading schemas that need not be
+/// compared.
 struct Plan {
-    /// What is not as it should be, in steps.
-    steps: Vec<Vec<Entry>>,
+    /// What is not as it should be.
+    entries: VecDeque<Entry>,
+    /// How many rows the first step counts as.
+    rows: usize,
     settings: EnvironmentSettingsPatch,
     most: u64,
     /// Whether there is room for what is new.
@@ -164,30 +214,21 @@ impl Plan {
             true => all_but(connection, environment, &event_types)?,
             false => Vec::new(),
         };
-        let (mut entries, mut added) = (Vec::with_capacity(event_types.len() + archived.len()), 0_u64);
+        let (mut entries, mut added) = (VecDeque::with_capacity(event_types.len() + archived.len()), 0_u64);
         for imported in event_types {
-            match event_types::find(connection, environment, imported.new.name.as_str())? {
-                Some(found) if !found.is_changed_by(&imported.patch) => continue,
+            match event_types::find_plain(connection, environment, imported.new.name.as_str())? {
+                Some(found) if !event_types::is_changed_by(connection, environment, &found, &imported.patch)? => {
+                    continue;
+                }
                 Some(_) => {}
                 None => added += 1,
             }
-            entries.push(Entry::Bring(Box::new(imported)));
+            entries.push_back(Entry::Bring(Box::new(imported)));
         }
         entries.extend(archived);
-        let (mut steps, mut rows) = (vec![Vec::new()], 0);
-        for entry in entries {
-            let more = entry.rows();
-            if rows > 0 && rows + more > STEP_ROWS {
-                steps.push(Vec::new());
-                rows = 0;
-            }
-            rows += more;
-            if let Some(step) = steps.last_mut() {
-                step.push(entry);
-            }
-        }
+        let rows = rows_of_step(connection, environment, &entries)?;
         let fits = added == 0 || added <= event_types::Room::of(connection, environment, most)?.left();
-        Ok(Self { steps, settings, most, fits })
+        Ok(Self { entries, rows, settings, most, fits })
     }
 }
 
@@ -277,9 +318,9 @@ fn add_or_change(
     now: Timestamp,
 ) -> Result<Option<EventTypeName>, Abort<WriteError>> {
     let ImportedEventType { new, patch } = imported;
-    match event_types::find(tx, environment, new.name.as_str())? {
-        Some(found) if !found.is_changed_by(&patch) => return Ok(None),
-        Some(found) => drop(event_types::change(tx, environment, found, patch, now)?),
+    match event_types::find_plain(tx, environment, new.name.as_str())? {
+        Some(found) if !event_types::is_changed_by(tx, environment, &found, &patch)? => return Ok(None),
+        Some(found) => event_types::change_plain(tx, environment, found, patch, now)?,
         None => event_types::insert(tx, environment, room, &new)?,
     }
     Ok(Some(new.name))
@@ -293,9 +334,11 @@ fn archive(
     now: Timestamp,
 ) -> Result<Option<EventTypeName>, Abort<WriteError>> {
     let patch = EventTypePatch { archived: Some(true), ..EventTypePatch::default() };
-    match event_types::find(tx, environment, name)? {
-        Some(found) if found.is_changed_by(&patch) => {
-            Ok(Some(event_types::change(tx, environment, found, patch, now)?.name))
+    match event_types::find_plain(tx, environment, name)? {
+        Some(found) if !found.archived => {
+            let name = found.name.clone();
+            event_types::change_plain(tx, environment, found, patch, now)?;
+            Ok(Some(name))
         }
         _ => Ok(None),
     }
@@ -309,12 +352,9 @@ fn all_but(
 ) -> Result<Vec<Entry>, SqlError> {
     let kept: std::collections::HashSet<_> = kept.iter().map(|imported| imported.new.name.as_str()).collect();
     let mut statement = connection.prepare_cached(
-        "SELECT name, coalesce(octet_length(schemas), 0) FROM event_type
+        "SELECT name FROM event_type
          WHERE environment_no = (SELECT no FROM environment WHERE id = ?) AND NOT archived",
     )?;
-    let active = all(statement.query([environment.as_str()])?, |row| {
-        Ok(Entry::Archive { name: row.get(0)?, schema_bytes: row.get(1)? })
-    })?;
-    let is_other = |entry: &Entry| matches!(entry, Entry::Archive { name, .. } if !kept.contains(name.as_str()));
-    Ok(active.into_iter().filter(is_other).collect())
+    let active: Vec<String> = all(statement.query([environment.as_str()])?, |row| Ok(row.get(0)?))?;
+    Ok(active.into_iter().filter(|name| !kept.contains(name.as_str())).map(Entry::Archive).collect())
 }

@@ -8,7 +8,7 @@ use postrider_domain::time::Timestamp;
 use postrider_store::{
     Capped, EventTypeFilter, EventTypes, Listed, Once, Scan, StoreError, Upserted, WriteError, Written,
 };
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
 use crate::applications::environment_number;
@@ -18,24 +18,38 @@ use crate::environments::rules_changed;
 use crate::idempotency::{self, Subject};
 use crate::inserts::json_list;
 use crate::range::{NO_LIMIT, Range};
-use crate::writer::{Abort, FEW_ROWS, Tx, taken};
+use crate::writer::{Abort, FEW_ROWS, Tx, rows_of, taken};
 
-/// Bytes of schemas that count as much as a row.
-pub(crate) const BYTES_IN_A_ROW: usize = 2_048;
-
-/// How many rows schemas count as: those of an event type may be megabytes.
-pub(crate) fn rows_of(schemas: Option<&Schemas>) -> usize {
-    schemas.into_iter().flat_map(Schemas::values).map(|schema| schema.get().len()).sum::<usize>() / BYTES_IN_A_ROW
+/// How many rows schemas count as: those of an event type may be a megabyte.
+pub(crate) fn rows_of_schemas(schemas: Option<&Schemas>) -> usize {
+    rows_of(schemas.into_iter().flat_map(Schemas::values).map(|schema| schema.get().len()).sum())
 }
 
-/// How many rows a change counts as.
+/// How many rows what a change brings counts as. What is there is written again with it: see [`stored`].
 fn weight(patch: &EventTypePatch) -> usize {
-    FEW_ROWS + rows_of(patch.schemas.as_ref().and_then(Option::as_ref))
+    FEW_ROWS + rows_of_schemas(patch.schemas.as_ref().and_then(Option::as_ref))
 }
 
 /// How many rows a new event type counts as; `copies` is how often its schemas are written.
 fn weight_of_new(event_type: &EventType, copies: usize) -> usize {
-    FEW_ROWS + copies * rows_of(event_type.schemas.as_ref())
+    FEW_ROWS + copies * rows_of_schemas(event_type.schemas.as_ref())
+}
+
+/// How many rows an event type counts as that is read and written again; none if it is not there.
+pub(crate) fn stored(connection: &Connection, environment: &EnvironmentId, name: &str) -> Result<usize, SqlError> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT octet_length(description) + coalesce(octet_length(schemas), 0) FROM event_type WHERE {THIS}"
+    ))?;
+    let bytes: Option<usize> = statement.query_row(params![environment.as_str(), name], |row| row.get(0)).optional()?;
+    Ok(bytes.map_or(0, rows_of))
+}
+
+fn weighed(
+    environment: &EnvironmentId,
+    name: &str,
+) -> impl Fn(&Connection) -> Result<usize, SqlError> + Send + 'static {
+    let (environment, name) = (environment.clone(), name.to_owned());
+    move |connection| stored(connection, &environment, &name)
 }
 
 #[async_trait]
@@ -50,8 +64,10 @@ impl EventTypes for SqliteStore {
         let environment = environment.clone();
         // Beside its row there is the answer, with the schemas again.
         let copies = if once.is_some() { 2 } else { 1 };
+        // In the place of one that is archived.
+        let stored = weighed(&environment, event_type.name.as_str());
         self.writer
-            .run_rows(Whose::from(&environment), weight_of_new(&event_type, copies), move |tx| {
+            .run_over(Whose::from(&environment), weight_of_new(&event_type, copies), stored, move |tx| {
                 if let Some(answer) = idempotency::replay(tx, once.as_ref(), Subject::ENVIRONMENT)? {
                     return Ok(Written::Replayed(answer));
                 }
@@ -120,7 +136,7 @@ impl EventTypes for SqliteStore {
     ) -> Result<EventType, WriteError> {
         let (environment, name) = (environment.clone(), name.to_owned());
         self.writer
-            .run_rows(Whose::from(&environment), weight(&patch), move |tx| {
+            .run_over(Whose::from(&environment), weight(&patch), weighed(&environment, &name), move |tx| {
                 let found = find(tx, &environment, &name)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 change(tx, &environment, found, patch, now)
             })
@@ -140,7 +156,7 @@ impl EventTypes for SqliteStore {
         // Either is written.
         let rows = weight(&patch).max(weight_of_new(&otherwise, 1));
         self.writer
-            .run_rows(Whose::from(&environment), rows, move |tx| {
+            .run_over(Whose::from(&environment), rows, weighed(&environment, &name), move |tx| {
                 if let Some(found) = find(tx, &environment, &name)? {
                     return change(tx, &environment, found, patch, now).map(Upserted::Updated);
                 }
@@ -159,7 +175,7 @@ impl EventTypes for SqliteStore {
     ) -> Result<(), WriteError> {
         let (environment, name) = (environment.clone(), name.to_owned());
         self.writer
-            .run(Whose::from(&environment), move |tx| {
+            .run_over(Whose::from(&environment), FEW_ROWS, weighed(&environment, &name), move |tx| {
                 if expunge {
                     let removed = tx
                         .prepare_cached(&format!("DELETE FROM event_type WHERE {THIS}"))?
@@ -170,10 +186,10 @@ impl EventTypes for SqliteStore {
                     rules_changed(tx, &environment)?;
                     return Ok(());
                 }
-                let found = find(tx, &environment, &name)?.ok_or(Abort::Refused(WriteError::NotFound))?;
+                let found = find_plain(tx, &environment, &name)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 if !found.archived {
                     let archive = EventTypePatch { archived: Some(true), ..EventTypePatch::default() };
-                    change(tx, &environment, found, archive, now)?;
+                    change_plain(tx, &environment, found, archive, now)?;
                 }
                 Ok(())
             })
@@ -210,6 +226,46 @@ pub(crate) fn find(
     let mut statement =
         connection.prepare_cached(&format!("SELECT {COLUMNS}, schemas FROM event_type WHERE {THIS}"))?;
     first(statement.query(params![environment.as_str(), name])?, decode)
+}
+
+/// The same without its schemas, which are not read.
+pub(crate) fn find_plain(
+    connection: &Connection,
+    environment: &EnvironmentId,
+    name: &str,
+) -> Result<Option<EventType>, SqlError> {
+    let mut statement =
+        connection.prepare_cached(&format!("SELECT {COLUMNS}, NULL AS schemas FROM event_type WHERE {THIS}"))?;
+    first(statement.query(params![environment.as_str(), name])?, decode)
+}
+
+/// Whether a patch would change anything of an event type that was found without its schemas. Schemas are compared, if it has
+/// any, as the texts that they are stored as, and read only if they are of the same length.
+pub(crate) fn is_changed_by(
+    connection: &Connection,
+    environment: &EnvironmentId,
+    found: &EventType,
+    patch: &EventTypePatch,
+) -> Result<bool, SqlError> {
+    let EventTypePatch { description, archived, deprecated, schemas, feature_flag, group_name } = patch;
+    let schemas_differ = || {
+        let Some(schemas) = schemas else { return Ok(false) };
+        let schemas = schemas.as_ref().map(encode_json).transpose()?;
+        let mut statement = connection.prepare_cached(&format!(
+            "SELECT iif(octet_length(schemas) IS octet_length(?3), schemas IS NOT ?3, true) FROM event_type WHERE {THIS}"
+        ))?;
+        let named = params![environment.as_str(), found.name.as_str(), schemas];
+        Ok::<_, SqlError>(statement.query_row(named, |row| row.get(0))?)
+    };
+    let plain = EventTypePatch {
+        description: description.clone(),
+        archived: *archived,
+        deprecated: *deprecated,
+        schemas: None,
+        feature_flag: feature_flag.clone(),
+        group_name: group_name.clone(),
+    };
+    Ok(found.is_changed_by(&plain) || schemas_differ()?)
 }
 
 /// What a filter lets through: of environment ?1, archived ones if ?2, with these flags if ?3 is not NULL. Flags lie behind schemas,
@@ -358,11 +414,35 @@ pub(crate) fn change(
     Ok(event_type)
 }
 
+/// Changes an event type that was found without its schemas, which stay as they are unless the patch has others.
+pub(crate) fn change_plain(
+    tx: &Tx<'_>,
+    environment: &EnvironmentId,
+    mut event_type: EventType,
+    patch: EventTypePatch,
+    now: Timestamp,
+) -> Result<(), SqlError> {
+    let has_schemas = patch.schemas.is_some();
+    patch.apply(&mut event_type);
+    event_type.updated_at = now;
+    overwrite(tx, environment, &event_type, has_schemas)
+}
+
 /// Overwrites an event type that is there, except its name and its date of creation.
 fn write(tx: &Tx<'_>, environment: &EnvironmentId, event_type: &EventType) -> Result<(), SqlError> {
+    overwrite(tx, environment, event_type, true)
+}
+
+fn overwrite(
+    tx: &Tx<'_>,
+    environment: &EnvironmentId,
+    event_type: &EventType,
+    has_schemas: bool,
+) -> Result<(), SqlError> {
     rules_changed(tx, environment)?;
     tx.prepare_cached(&format!(
-        "UPDATE event_type SET description = ?3, archived = ?4, deprecated = ?5, schemas = ?6, feature_flag = ?7,
+        "UPDATE event_type SET description = ?3, archived = ?4, deprecated = ?5, 
+                               schemas = CASE WHEN ?10 THEN ?6 ELSE schemas END, feature_flag = ?7,
                                group_name = ?8, updated_at = ?9
          WHERE {THIS}"
     ))?
@@ -376,6 +456,7 @@ fn write(tx: &Tx<'_>, environment: &EnvironmentId, event_type: &EventType) -> Re
         event_type.feature_flag,
         event_type.group_name,
         event_type.updated_at.as_micros(),
+        has_schemas,
     ])?;
     Ok(())
 }

@@ -43,6 +43,17 @@ use crate::lock::OwnerLock;
 /// What an ordinary write counts as.
 pub(crate) const FEW_ROWS: usize = 16;
 
+/// How many rows of what is stored an ordinary write reads and overwrites; they count as part of it.
+const FEW_OVERWRITTEN: usize = FEW_ROWS / 2;
+
+/// Bytes that count as much as a row.
+const BYTES_IN_A_ROW: usize = 2_048;
+
+/// How many rows so many bytes count as.
+pub(crate) fn rows_of(bytes: usize) -> usize {
+    bytes / BYTES_IN_A_ROW
+}
+
 /// How long results wait for company. Long against the pause between two batches of accepts under load, short against
 /// anything a person could notice.
 const SETTLE_PATIENCE: Duration = Duration::from_millis(1);
@@ -360,6 +371,40 @@ impl Writer {
         F: FnOnce(&Tx<'_>) -> Result<T, Abort<E>> + Send + 'static,
     {
         self.put(whose.into(), rows, false, write).await
+    }
+
+    /// As [`Writer::run_rows`], for what also reads or overwrites what is stored: SQLite writes all of a row that becomes longer or
+    /// shorter, whatever changes in it. `stored` finds out how many rows that counts as, without reading it. If they are many,
+    /// nothing is written yet: the write comes again, weighed by them, and again if they are more by then.
+    pub(crate) async fn run_over<T, E, S, F>(
+        &self,
+        whose: impl Into<Whose>,
+        rows: usize,
+        stored: S,
+        write: F,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        S: Fn(&Connection) -> Result<usize, SqlError> + Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, Abort<E>> + Send + 'static,
+    {
+        let whose = whose.into();
+        let (mut what, mut expected, mut weight) = ((stored, write), FEW_OVERWRITTEN, rows);
+        loop {
+            let attempt = move |tx: &Tx<'_>| {
+                let (stored, write) = what;
+                let overwritten = stored(tx)?;
+                if overwritten > expected {
+                    return Ok(Err((overwritten, (stored, write))));
+                }
+                write(tx).map(Ok)
+            };
+            match self.run_rows(whose.clone(), weight, attempt).await? {
+                Ok(written) => return Ok(written),
+                Err((overwritten, again)) => (what, expected, weight) = (again, overwritten, rows + overwritten),
+            }
+        }
     }
 
     async fn put<T, E, F>(&self, whose: Whose, rows: usize, unsure_will_do: bool, write: F) -> Result<T, E>

@@ -1,0 +1,229 @@
+//! No commit that callers ask for writes much more than a few of their rows, whatever is stored in those rows: others wait for each
+//! commit. Judged by the WAL, which has every page of every commit while somebody reads an old version of the store.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use postrider_domain::application::{Application, EnvironmentId, Metadata};
+use postrider_domain::endpoint::{Endpoint, EndpointPatch, EndpointUrl, Headers};
+use postrider_domain::entropy::SeededEntropy;
+use postrider_domain::event_type::{EventType, EventTypePatch, Schemas};
+use postrider_domain::ids::{ApplicationId, EndpointId};
+use postrider_domain::names::{EventTypeName, IdOrUid};
+use postrider_domain::signature::{Secret, SecretKind};
+use postrider_domain::time::Timestamp;
+use postrider_store::{
+    ApplicationKey, Applications as _, Endpoints as _, Environments as _, EventTypes as _, Import, ImportedEventType,
+    NewEndpoint, Store as _,
+};
+use postrider_store_sqlite::{Ownership, SqliteStore};
+use rusqlite::Connection;
+use tokio::task::JoinSet;
+
+const NOW: Timestamp = Timestamp::from_micros(1_767_323_045_000_000);
+
+/// A commit has 256 rows of what callers ask for, of 2 KiB; or what is asked for is one large row, of 1 MiB here. Beside that there
+/// are pages of trees.
+const MOST_PAGES: usize = 256 + 128;
+
+/// How many are asked for at a time.
+const AT_ONCE: usize = 24;
+
+/// The pages of each commit in the WAL.
+fn commits(database: &Path) -> Vec<usize> {
+    let wal = std::fs::read(database.with_extension("db-wal")).unwrap();
+    let (mut commits, mut pages) = (Vec::new(), 0);
+    for frame in wal[32..].chunks_exact(24 + 4_096) {
+        // What is left of an earlier round of the file has other salts.
+        if frame[8..16] != wal[16..24] {
+            break;
+        }
+        pages += 1;
+        if frame[4..8] != [0; 4] {
+            commits.push(pages);
+            pages = 0;
+        }
+    }
+    commits
+}
+
+/// A store in a folder of its own.
+struct Stored {
+    store: Arc<SqliteStore>,
+    database: PathBuf,
+    reader: Connection,
+    _folder: tempfile::TempDir,
+}
+
+impl Stored {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("a.db");
+        let store = Arc::new(SqliteStore::open(&database, Ownership::Owner).unwrap());
+        Self { store, reader: Connection::open(&database).unwrap(), database, _folder: folder }
+    }
+
+    /// From now on, all that is committed stays in the WAL.
+    fn watch(&self) {
+        self.reader.execute_batch("BEGIN; SELECT count(*) FROM application").unwrap();
+    }
+
+    /// Asks for all of these at once.
+    async fn at_once<F: Future<Output = ()> + Send + 'static>(&self, ask: impl Fn(Arc<SqliteStore>, usize) -> F) {
+        let mut asked = JoinSet::new();
+        for number in 0..AT_ONCE {
+            asked.spawn(ask(Arc::clone(&self.store), number));
+        }
+        asked.join_all().await;
+    }
+
+    async fn assert_commits_are_small(self, after: &str) {
+        let commits = commits(&self.database);
+        assert!(commits.len() > 1 && commits.iter().all(|pages| *pages <= MOST_PAGES), "{after}: {commits:?}");
+        self.store.close().await;
+    }
+}
+
+async fn application(store: &SqliteStore) -> ApplicationKey {
+    let id = ApplicationId::new(NOW, &SeededEntropy::new(1));
+    let application = Application {
+        id,
+        uid: None,
+        name: "a".to_owned(),
+        throttle_rate: None,
+        metadata: Metadata::new(),
+        created_at: NOW,
+        updated_at: NOW,
+    };
+    let environment = EnvironmentId::default_environment();
+    store.create_application(&environment, application, None).await.unwrap();
+    store.application(&environment, &IdOrUid::Id(id)).await.unwrap().unwrap().key
+}
+
+/// An endpoint that names as many event types as one may, with names as long as they may be.
+fn endpoint(id: EndpointId) -> NewEndpoint {
+    let name = |number| EventTypeName::from_trusted(format!("{number:0>256}"));
+    let endpoint = Endpoint {
+        id,
+        uid: None,
+        url: EndpointUrl::from_trusted("https://example.com/".to_owned()),
+        description: String::new(),
+        version: 1,
+        disabled: false,
+        disablement: None,
+        event_types: Some((0..1_000).map(name).collect()),
+        channels: None,
+        throttle_rate: None,
+        metadata: Metadata::new(),
+        created_at: NOW,
+        updated_at: NOW,
+    };
+    NewEndpoint {
+        endpoint,
+        secret: Secret::generate(SecretKind::default(), &SeededEntropy::new(2)),
+        headers: Headers::default(),
+        most: u64::MAX,
+    }
+}
+
+/// An event type with as much of schemas as one may have.
+fn event_type(number: usize) -> EventType {
+    let schema = serde_json::value::to_raw_value(&"x".repeat((1 << 20) - 2)).unwrap();
+    EventType {
+        name: name(number),
+        description: String::new(),
+        archived: false,
+        deprecated: false,
+        schemas: Some(Schemas::from([("1".to_owned(), schema)])),
+        feature_flag: None,
+        group_name: None,
+        created_at: NOW,
+        updated_at: NOW,
+    }
+}
+
+fn name(number: usize) -> EventTypeName {
+    EventTypeName::from_trusted(format!("kind.{number:03}"))
+}
+
+async fn with_event_types() -> Stored {
+    let stored = Stored::new();
+    for number in 0..AT_ONCE {
+        let environment = EnvironmentId::default_environment();
+        stored.store.create_event_type(&environment, u64::MAX, event_type(number), None).await.unwrap();
+    }
+    stored.watch();
+    stored
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_changes_of_large_endpoints_do_not_go_into_one_commit() {
+    let stored = Stored::new();
+    let application = application(&stored.store).await;
+    let entropy = SeededEntropy::new(3);
+    let ids: Vec<_> = (0..AT_ONCE).map(|_| EndpointId::new(NOW, &entropy)).collect();
+    for id in &ids {
+        stored.store.create_endpoint(application, endpoint(*id), None).await.unwrap();
+    }
+    stored.watch();
+    stored
+        .at_once(|store, number| {
+            let id = IdOrUid::Id(ids[number]);
+            async move {
+                let patch = EndpointPatch { description: Some("other".to_owned()), ..EndpointPatch::default() };
+                let changed = store.update_endpoint(application, &id, patch, NOW).await.unwrap();
+                assert_eq!((changed.description.as_str(), changed.event_types.unwrap().len()), ("other", 1_000));
+            }
+        })
+        .await;
+    stored
+        .at_once(|store, number| {
+            let id = IdOrUid::Id(ids[number]);
+            async move {
+                let key = store.endpoint(application, &id).await.unwrap().unwrap().key;
+                let mut headers = Headers::new();
+                headers.insert("A", "b");
+                store.set_headers(key, headers).await.unwrap();
+            }
+        })
+        .await;
+    stored.assert_commits_are_small("descriptions and headers").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_changes_of_large_event_types_do_not_go_into_one_commit() {
+    let stored = with_event_types().await;
+    stored
+        .at_once(|store, number| async move {
+            let patch = EventTypePatch { description: Some("other".to_owned()), ..EventTypePatch::default() };
+            let environment = EnvironmentId::default_environment();
+            let changed = store.update_event_type(&environment, name(number).as_str(), patch, NOW).await.unwrap();
+            assert_eq!((changed.description.as_str(), changed.schemas.unwrap().len()), ("other", 1));
+        })
+        .await;
+    stored.assert_commits_are_small("descriptions").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_is_weighed_by_what_it_overwrites() {
+    let stored = with_event_types().await;
+    let environment = EnvironmentId::default_environment();
+    let without_schemas = |number| {
+        let new = EventType { schemas: None, description: "other".to_owned(), ..event_type(number) };
+        let patch = EventTypePatch { description: Some("other".to_owned()), ..EventTypePatch::default() };
+        ImportedEventType { new, patch }
+    };
+    // The others are archived.
+    let event_types = (0..AT_ONCE / 2).map(without_schemas).collect();
+    let import = Import { event_types, archive_others: true, ..Import::default() };
+    stored.store.import(&environment, import, NOW, None).await.unwrap();
+    for number in 0..AT_ONCE {
+        let found = stored.store.event_type(&environment, name(number).as_str()).await.unwrap().unwrap();
+        assert_eq!(found.archived, number >= AT_ONCE / 2);
+        assert_eq!(found.description == "other", !found.archived);
+        assert_eq!(found.schemas.unwrap()["1"].get(), event_type(number).schemas.unwrap()["1"].get());
+    }
+    stored.assert_commits_are_small("an import").await;
+}
