@@ -60,10 +60,12 @@ impl Allowance {
         Ok(Self { whole_at: Timestamp::from_micros(whole_at) })
     }
 
-    /// The same, if `leaving` is there afterwards, for somebody else.
-    pub fn spend_leaving(self, amount: u64, leaving: u64, per_day: u64, now: Timestamp) -> Result<Self, Duration> {
-        self.spend(amount.saturating_add(leaving), per_day, now)?;
-        self.spend(amount, per_day, now)
+    /// The most that can be used at once.
+    pub fn left(self, per_day: u64, now: Timestamp) -> u64 {
+        let latest = now.as_micros().saturating_add(DAY_MICROS);
+        let room = latest - self.used_until(now).max(now.as_micros());
+        let left = u128::from(per_day) * u128::try_from(room).unwrap_or_default() / DAY.as_micros();
+        u64::try_from(left).unwrap_or(per_day)
     }
 }
 
@@ -101,6 +103,16 @@ mod tests {
                 let (used, most) = (used as f64, per_day as f64 * days);
                 prop_assert!(used <= most + 0.001, "{} of {}", used, most);
             }
+        }
+
+        #[test]
+        fn what_is_left_can_be_used_and_no_more(per_day in 1u64..1_000_000, used in 0u64..1_000_000, pause in 0u64..90_000_000) {
+            let spent = Allowance::WHOLE.spend(used.min(per_day), per_day, START).unwrap();
+            let now = START.saturating_add(Duration::from_millis(pause));
+            let left = spent.left(per_day, now);
+            prop_assert!(left <= per_day);
+            prop_assert!(spent.spend(left, per_day, now).is_ok());
+            prop_assert!(left == per_day || spent.spend(left + 1, per_day, now).is_err());
         }
 
         #[test]
@@ -145,16 +157,6 @@ mod tests {
         let spent = Allowance::WHOLE.spend(1_000, 1_000, START).unwrap();
         assert_eq!(spent.spend(0, 1_000, START), Ok(spent));
         assert!(spent.spend(0, 0, START).is_ok());
-    }
-
-    #[test]
-    fn what_is_to_be_left_is_left_however_often_somebody_tries() {
-        let mut allowance = Allowance::WHOLE;
-        let mut used = 0;
-        while let Ok(next) = allowance.spend_leaving(1, 100, 1_000, START) {
-            (allowance, used) = (next, used + 1);
-        }
-        assert_eq!((used, left(allowance, 1_000, START)), (900, 100));
     }
 
     #[test]

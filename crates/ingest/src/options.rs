@@ -32,8 +32,8 @@ postrider_domain::options! {
         /// The most event types of an environment.
         #[within(1, 1_000_000)]
         pub event_types_per_environment: u64 = 10_000,
-        /// The most attempts that the callers of one application may ask for in a day, by `resend`, `recover` and replays: so many at
-        /// once, and as many again over each day. What is logged of each stays for `retention.history`.
+        /// The most attempts that the callers of one application may ask for in a day by `resend`, and as many by tasks (`recover` and
+        /// replays): so many at once, and as many again over each day. What is logged of each stays for `retention.history`.
         #[within(1, 1_000_000_000)]
         pub asked_per_day: u64 = ASKED_PER_DAY,
     }

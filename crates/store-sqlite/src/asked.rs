@@ -10,40 +10,58 @@ use rusqlite::{Connection, params};
 
 use crate::decode::{Columns, SqlError, first};
 
-/// Who asks.
+/// Who asks. Each has an allowance of its own: whoever takes one attempt as soon as it is there would leave nothing to whoever
+/// needs several at a time, and a task that takes whatever is there would leave nothing to whoever asks now and then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asker {
-    /// Whoever has one message sent again. He leaves a tenth of the day's to tasks: they ask for more at a time, and would never
-    /// find it while somebody takes one as soon as it is there.
+    /// Whoever has one message sent again.
     Call,
-    /// A step of a task.
+    /// Tasks.
     Task,
 }
 
-/// Notes that so many attempts were asked for; or notes nothing, and says how long it takes until there is room for them.
+impl Asker {
+    fn column(self) -> &'static str {
+        match self {
+            Self::Call => "whole_at",
+            Self::Task => "tasks_whole_at",
+        }
+    }
+}
+
+/// What was asked for.
+pub(crate) fn found(connection: &Connection, application: ApplicationKey, asker: Asker) -> Result<Allowance, SqlError> {
+    let column = asker.column();
+    let mut statement = connection.prepare_cached(&format!("SELECT {column} FROM asked WHERE application_no = ?"))?;
+    let found = first(statement.query([application.0])?, |row| Columns::new(row, "asked").instant(column))?;
+    Ok(found.map_or(Allowance::WHOLE, Allowance::whole_at))
+}
+
+/// Notes that so many attempts were asked for, and returns what is left; or notes nothing, and says how long it takes until there
+/// is room for them.
 pub(crate) fn spend(
     connection: &Connection,
     application: ApplicationKey,
     (asker, attempts): (Asker, u64),
     per_day: u64,
     now: Timestamp,
-) -> Result<Result<(), Duration>, SqlError> {
-    if attempts == 0 {
-        return Ok(Ok(()));
-    }
-    let mut statement = connection.prepare_cached("SELECT whole_at FROM asked WHERE application_no = ?")?;
-    let found = first(statement.query([application.0])?, |row| Columns::new(row, "asked").instant("whole_at"))?;
-    let before = found.map_or(Allowance::WHOLE, Allowance::whole_at);
-    let leaving = if asker == Asker::Call { per_day / 10 } else { 0 };
-    let after = match before.spend_leaving(attempts, leaving, per_day, now) {
+) -> Result<Result<Allowance, Duration>, SqlError> {
+    let before = found(connection, application, asker)?;
+    let after = match before.spend(attempts, per_day, now) {
+        Ok(after) if attempts == 0 => return Ok(Ok(after)),
         Ok(after) => after,
         Err(wait) => return Ok(Err(wait)),
     };
+    let column = asker.column();
+    let other = match asker {
+        Asker::Call => Asker::Task.column(),
+        Asker::Task => Asker::Call.column(),
+    };
     connection
-        .prepare_cached(
-            "INSERT INTO asked (application_no, whole_at) VALUES (?, ?)
-             ON CONFLICT DO UPDATE SET whole_at = excluded.whole_at",
-        )?
+        .prepare_cached(&format!(
+            "INSERT INTO asked (application_no, {column}, {other}) VALUES (?, ?, 0)
+             ON CONFLICT DO UPDATE SET {column} = excluded.{column}"
+        ))?
         .execute(params![application.0, after.until().as_micros()])?;
-    Ok(Ok(()))
+    Ok(Ok(after))
 }

@@ -35,7 +35,7 @@ pub(crate) fn missing(path: &Path, pages: u64) -> std::io::Result<Option<String>
     }))
 }
 
-/// The pages of which a WAL has a version that belongs to it; of one that there is not, none.
+/// The pages of which a WAL has a version that was committed; of one that there is not, none.
 fn pages_in_wal(path: &Path) -> std::io::Result<HashSet<u64>> {
     let wal = match File::open(path) {
         Ok(wal) => wal,
@@ -43,7 +43,7 @@ fn pages_in_wal(path: &Path) -> std::io::Result<HashSet<u64>> {
         Err(error) => return Err(error),
     };
     let mut head = [0; WAL_HEAD];
-    let mut pages = HashSet::new();
+    let (mut pages, mut uncommitted) = (HashSet::new(), Vec::new());
     let mut at = WAL_HEAD as u64;
     if wal.read_exact_at(&mut head, 0).is_err() {
         return Ok(pages);
@@ -54,7 +54,11 @@ fn pages_in_wal(path: &Path) -> std::io::Result<HashSet<u64>> {
         if frame[8..16] != head[16..24] {
             break;
         }
-        pages.insert(u64::from(u32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]])));
+        uncommitted.push(u64::from(u32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]])));
+        // The last frame of a commit says how many pages the database has. What follows no commit is as if it were not there.
+        if frame[4..8] != [0; 4] {
+            pages.extend(uncommitted.drain(..));
+        }
         at += FRAME_HEAD as u64 + PAGE_BYTES;
     }
     Ok(pages)
@@ -64,16 +68,23 @@ fn pages_in_wal(path: &Path) -> std::io::Result<HashSet<u64>> {
 mod tests {
     use super::*;
 
-    /// A database of so many pages in a sparse file, and a WAL with these pages, of which the last one is of an earlier round.
+    /// A database of so many pages in a sparse file, and a WAL with these pages, each of which is a commit, of which the last one is
+    /// of an earlier round.
     fn store(in_file: u64, in_wal: &[u32]) -> (tempfile::TempDir, std::path::PathBuf) {
+        let frames: Vec<_> = in_wal.iter().map(|page| (*page, 99)).collect();
+        store_of_frames(in_file, &frames)
+    }
+
+    /// The same with what the frames say of commits.
+    fn store_of_frames(in_file: u64, in_wal: &[(u32, u32)]) -> (tempfile::TempDir, std::path::PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("postrider.db");
         File::create(&path).unwrap().set_len(in_file * PAGE_BYTES).unwrap();
         let mut wal = vec![0; WAL_HEAD];
         wal[16..24].copy_from_slice(b"thissalt");
-        for (place, page) in in_wal.iter().enumerate() {
+        for (place, (page, commit)) in in_wal.iter().enumerate() {
             wal.extend(page.to_be_bytes());
-            wal.extend([0; 4]);
+            wal.extend(commit.to_be_bytes());
             wal.extend(if place + 1 < in_wal.len() { b"thissalt" } else { b"formerly" });
             wal.resize(wal.len() + 8 + 4_096, 0);
         }
@@ -89,6 +100,13 @@ mod tests {
         assert!(missing(&path, 13).unwrap().unwrap().contains("1 of its pages"));
         std::fs::remove_file(beside(&path, "-wal")).unwrap();
         assert!(missing(&path, 12).unwrap().unwrap().contains("cut to 40960 bytes: 2 of its pages"));
+    }
+
+    #[test]
+    fn what_was_not_committed_is_missing() {
+        let (_folder, path) = store_of_frames(10, &[(11, 0), (12, 12), (13, 0), (14, 0), (1, 99)]);
+        assert_eq!(missing(&path, 12).unwrap(), None);
+        assert!(missing(&path, 14).unwrap().unwrap().contains("2 of its pages"));
     }
 
     #[test]

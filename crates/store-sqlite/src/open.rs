@@ -207,7 +207,8 @@ impl SqliteStore {
         }
     }
 
-    /// The same store, where an application's callers may ask for so many attempts in a day, instead of [`ASKED_PER_DAY`].
+    /// The same store, where an application's callers may ask for so many attempts in a day, and its tasks for as many, instead of
+    /// [`ASKED_PER_DAY`].
     #[must_use]
     pub fn asked_at_most(self, per_day: u64) -> Self {
         Self { asked_per_day: per_day, ..self }

@@ -34,16 +34,16 @@ postrider_domain::limits! {
     pub const MAX_MANUAL_OF_ENDPOINT: usize = 10_000, "deliveries", beyond "429 for `resend` and for whatever sends messages again";
     /// Attempts to send one message to one endpoint, with deliveries that wait because somebody asked for them
     pub const MAX_ATTEMPTS_OF_MESSAGE: usize = 200, "attempts", beyond "400 `limit_reached` for `resend`; whatever else sends messages again leaves this one out";
-    /// Attempts that the callers of one application may ask for in a day
-    setting "limits.asked_per_day", beyond "429 `too_many_asked_for` for `resend`, which leaves a tenth of them to tasks; tasks wait";
+    /// Attempts that the callers of one application may ask for in a day by `resend`, and as many by tasks
+    setting "limits.asked_per_day", beyond "429 `too_many_asked_for` for `resend`; tasks wait, and take turns";
     /// What a delivery by the schedule counts as among the attempts that were asked for (`limits.asked_per_day`)
     pub const ASKED_BY_SCHEDULE: u64 = 10, "attempts", beyond "however many it takes";
     /// Notices to one operator that wait to be sent
     pub const MAX_NOTICES: usize = 10_000, "notices", beyond "a notice is dropped, and the log says so";
 }
 
-/// How many attempts an application's callers may ask for in a day, if nobody says otherwise: by `resend`, and by tasks that
-/// send messages again.
+/// How many attempts an application's callers may ask for in a day, if nobody says otherwise: so many by `resend`, and as many by
+/// tasks that send messages again.
 pub const ASKED_PER_DAY: u64 = 1_000_000;
 
 /// A range of time.
@@ -232,7 +232,8 @@ pub trait Tasks {
     async fn running_tasks(&self, limit: usize) -> Result<Vec<RunningTask>, StoreError>;
 
     /// Takes a task one step further; a step looks at about `rows` rows. Returns how far the task is then. One that is not
-    /// running stays as it is, and one that there is not counts as finished. One that has to wait says so in its data.
+    /// running stays as it is, and one that there is not counts as finished. One that has to wait says so in its data,
+    /// and stays as it is until it need not; tasks of an application that wait go on in turn, whoever has waited for longest first.
     async fn advance_task(&self, id: TaskId, rows: usize, now: Timestamp) -> Result<Advanced, StoreError>;
 
     /// Gives up a task that is running; its data says why.

@@ -2,9 +2,10 @@
 //! tasks in turn, so that nobody's tasks wait for all of somebody else's.
 //!
 //! A step is followed by a pause as long as itself, so tasks never have more than half of the store's attention, and
-//! less when it is busy. A task whose application has asked for as many attempts as it may in a day waits until it may ask for
-//! more. Everything is in the store: whoever starts this agent goes on where the last one was. A task whose
-//! step fails waits longer and longer, while the others go on, and is given up after a while, with its error.
+//! less when it is busy. Where an application's tasks have asked for as many attempts as they may in a day, a task waits until
+//! they may ask for more, and looks once for each wait. Everything is in the store: whoever starts this agent goes on where the last
+//! one was. A task whose step fails waits longer and longer, while the others go on, and is given up after a while, with its
+//! error.
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;

@@ -228,7 +228,7 @@ impl From<ResendError> for ApiError {
             ResendError::TooMany => Self::too_many_deliveries(),
             ResendError::Spent { per_day, wait } => {
                 let detail = format!(
-                    "{per_day} attempts of the application were asked for within a day, which is as many as may be \
+                    "{per_day} attempts of the application were asked for one by one within a day, which is as many as may be \
                      (limits.asked_per_day)."
                 );
                 Self::Later { code: "too_many_asked_for", detail: detail.into(), wait }

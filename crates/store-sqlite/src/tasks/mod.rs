@@ -35,7 +35,7 @@ use crate::idempotency::{self, Subject};
 use crate::messages;
 use crate::range::{self, NO_LIMIT, Range};
 use crate::work::is_full_of_manual;
-use crate::writer::{Abort, News, Tx};
+use crate::writer::{Abort, FEW_ROWS, News, Tx, rows_of};
 
 #[async_trait]
 impl Tasks for SqliteStore {
@@ -107,22 +107,15 @@ impl Tasks for SqliteStore {
     }
 
     async fn advance_task(&self, id: TaskId, rows: usize, now: Timestamp) -> Result<Advanced, StoreError> {
-        let (per_day, mut rows) = (self.asked_per_day, rows);
-        loop {
-            let read = self.lists.run(move |connection| read_step(connection, id, rows)).await?;
-            let (step, slice) = match read {
-                Read::Slice { step, slice } => (step, slice),
-                Read::Ended(status) => return Ok(Advanced { status, wait: None }),
-            };
-            let is_least = rows <= 1;
-            let room = Room { per_day, is_least };
-            let write = move |tx: &Tx<'_>| Ok::<_, Abort<StoreError>>(write_step(tx, id, step, slice, room, now)?);
-            let advanced = self.writer.run(Whose::Process, write).await?;
-            if advanced.wait.is_none() || is_least {
-                return Ok(advanced);
+        let (per_day, bounds) = (self.asked_per_day, Bounds { rows, per_day: self.asked_per_day, now });
+        match self.lists.run(move |connection| read_step(connection, id, bounds)).await? {
+            Read::Ended(status) => Ok(Advanced { status, wait: None }),
+            Read::Waits(wait) => Ok(Advanced { status: TaskStatus::Running, wait: Some(wait) }),
+            Read::Slice { step, slice, rows } => {
+                let write =
+                    move |tx: &Tx<'_>| Ok::<_, Abort<StoreError>>(write_step(tx, id, step, slice, per_day, now)?);
+                self.writer.run_rows(Whose::Process, rows, write).await
             }
-            // Fewer messages may be asked for already.
-            rows /= 2;
         }
     }
 
@@ -375,15 +368,27 @@ fn about(job: &Job) -> Subject {
     }
 }
 
+/// How far a step goes.
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// About how many rows it looks at.
+    rows: usize,
+    /// How many attempts tasks of an application may ask for in a day.
+    per_day: u64,
+    now: Timestamp,
+}
+
 /// A task as a step finds it.
 struct Stage {
+    id: Ksuid,
     environment_no: i64,
     created_at: Timestamp,
     /// How far it is, in words of the kind of task; null at first.
     cursor: Value,
     data: Map<String, Value>,
-    /// About how many rows the step may look at.
-    rows: usize,
+    /// Since when it has waited for what its application may ask for, if it waits.
+    waits_since: Option<Timestamp>,
+    bounds: Bounds,
 }
 
 /// What a step comes to.
@@ -393,6 +398,8 @@ struct Slice {
     data: Map<String, Value>,
     ended: bool,
     effects: Effects,
+    /// Nothing is to be written: it waits where it waited before, for so long.
+    waits_as_before: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -400,21 +407,56 @@ enum Effects {
     #[default]
     None,
     /// Deliveries to an endpoint, if it is there and not disabled.
-    Deliver { endpoint: EndpointKey, how: replay::How, messages: Vec<MessageKey> },
+    Deliver { endpoint: EndpointKey, how: replay::How, messages: Vec<MessageKey>, then: Then },
     /// Payloads to erase.
     Erase(Vec<MessageKey>),
 }
 
+/// What comes after the deliveries of a step.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// The next step.
+    GoesOn,
+    /// More than may be asked for: it waits.
+    Waits {
+        /// If it has waited already and these deliveries are none, since when.
+        since: Option<Timestamp>,
+    },
+}
+
+/// What a delivery counts as that is added: its row and those of indexes, and what is counted of its message.
+const ROWS_OF_DELIVERY: usize = 2;
+
+impl Slice {
+    /// How many rows it counts as.
+    fn rows(&self) -> Result<usize, SqlError> {
+        let effects = match &self.effects {
+            Effects::None => 0,
+            Effects::Deliver { messages, .. } => ROWS_OF_DELIVERY * messages.len(),
+            Effects::Erase(messages) => messages.len(),
+        };
+        Ok(FEW_ROWS + rows_of(encode_json(&self.data)?.len()) + effects)
+    }
+}
+
 enum Read {
-    Slice { step: i64, slice: Slice },
+    Slice {
+        step: i64,
+        slice: Slice,
+        /// How many rows it counts as.
+        rows: usize,
+    },
+    /// It waits as it did before, for so long. There is nothing to write.
+    Waits(Duration),
     Ended(TaskStatus),
 }
 
-fn read_step(connection: &Connection, id: TaskId, rows: usize) -> Result<Read, SqlError> {
+fn read_step(connection: &Connection, id: TaskId, bounds: Bounds) -> Result<Read, SqlError> {
     // The place and what it points to in one snapshot.
     let snapshot = connection.unchecked_transaction()?;
     let mut statement = snapshot.prepare_cached(
-        "SELECT id, environment_no, kind, status, parameters, step, cursor, data, created_at FROM task WHERE id = ?",
+        "SELECT id, environment_no, kind, status, parameters, step, cursor, data, created_at, updated_at FROM task
+         WHERE id = ?",
     )?;
     let found = first(statement.query([id.ksuid().as_bytes()])?, |row| {
         let columns = Columns::new(row, "task");
@@ -425,12 +467,16 @@ fn read_step(connection: &Connection, id: TaskId, rows: usize) -> Result<Read, S
         }
         let kind = kind(&columns)?;
         let job = columns.json::<Parameters>("parameters")?.job(kind);
+        let data: Map<String, Value> = columns.json("data")?;
+        let updated_at = columns.instant("updated_at")?;
         let stage = Stage {
+            id: id.ksuid(),
             environment_no: columns.get("environment_no")?,
             created_at: columns.instant("created_at")?,
             cursor: columns.maybe_json("cursor")?.unwrap_or(Value::Null),
-            data: columns.json("data")?,
-            rows,
+            waits_since: data.contains_key(WAITING).then_some(updated_at),
+            data,
+            bounds,
         };
         let job = job.ok_or_else(|| columns.inconsistent("parameters", &"a member is missing"))?;
         Ok(Ok((columns.get("step")?, job, stage)))
@@ -450,19 +496,31 @@ fn read_step(connection: &Connection, id: TaskId, rows: usize) -> Result<Read, S
         }
         Job::AggregateEventTypes => usage::event_types(&snapshot, stage)?,
     };
-    Ok(Read::Slice { step, slice })
+    if let Some(wait) = slice.waits_as_before {
+        return Ok(Read::Waits(wait));
+    }
+    Ok(Read::Slice { step, rows: slice.rows()?, slice })
 }
 
-/// What a step may ask for.
-#[derive(Clone, Copy)]
-struct Room {
-    /// Attempts in a day, of its application.
-    per_day: u64,
-    /// It looks at one row: if that is too much, the task waits.
-    is_least: bool,
+/// Tasks of application ?1 that wait until more may be asked for, and have since before ?3, if that is not NULL; without task ?2.
+/// What the data of one is may be what is wrong with it.
+const WAIT_BEFORE_SQL: &str = "SELECT 1 FROM task
+     WHERE status = 'running' AND environment_no = (SELECT environment_no FROM application WHERE no = ?1)
+         AND application_no = ?1 AND id <> ?2 AND (?3 IS NULL OR (updated_at, id) < (?3, ?2))
+         AND CASE WHEN json_valid(data) THEN data ->> 'waiting' END IS NOT NULL";
+
+impl Stage {
+    /// Whether other tasks of the application have waited for longer: what may be asked for is theirs, one after the other. Or
+    /// whoever needs one attempt would take each as it comes, and whoever needs ten never find them.
+    fn stands_in_line(&self, connection: &Connection, application: ApplicationKey) -> Result<bool, SqlError> {
+        let mut statement = connection.prepare_cached(WAIT_BEFORE_SQL)?;
+        let since = self.waits_since.map(Timestamp::as_micros);
+        Ok(statement.exists(params![application.0, self.id.as_bytes(), since])?)
+    }
 }
 
-/// In the data of a task that waits until its application's callers may ask for more.
+/// In the data of a task that waits until its application's tasks may ask for more; its row is not changed meanwhile, so it says
+/// since when.
 const WAITING: &str = "waiting";
 
 fn write_step(
@@ -470,11 +528,12 @@ fn write_step(
     id: TaskId,
     step: i64,
     slice: Slice,
-    room: Room,
+    per_day: u64,
     now: Timestamp,
 ) -> Result<Advanced, SqlError> {
-    let Slice { cursor, mut data, mut ended, effects } = slice;
+    let Slice { cursor, mut data, mut ended, effects, .. } = slice;
     let id = id.ksuid();
+    let (mut wait, mut updated_at) = (None, now);
     let mut current = tx.prepare_cached("SELECT 1 FROM task WHERE id = ? AND step = ? AND status = 'running'")?;
     if !current.exists(params![id.as_bytes(), step])? {
         // Somebody else took this step, or ended the task. The next look will tell.
@@ -483,17 +542,21 @@ fn write_step(
     data.remove(WAITING);
     match effects {
         Effects::None => {}
-        Effects::Deliver { endpoint, how, messages } => {
+        Effects::Deliver { endpoint, how, messages, then } => {
             // Looked at again here: it may have changed since the slice was read.
             if let Some(reason) = replay::refusal(tx, endpoint)? {
                 data.insert("stopped".to_owned(), reason.into());
                 ended = true;
             } else {
-                match replay::deliver(tx, endpoint, how, messages, room.per_day, now)? {
-                    Ok(added) => {
+                match replay::deliver(tx, endpoint, how, messages, per_day, now)? {
+                    Ok((added, until_more)) => {
                         count(&mut data, "messages", added);
+                        if let Then::Waits { since } = then {
+                            data.insert(WAITING.to_owned(), "limits.asked_per_day".into());
+                            (wait, updated_at) = (Some(until_more), since.unwrap_or(now));
+                        }
                     }
-                    Err(wait) if room.is_least => return wait_for_more(tx, id, data, wait, now),
+                    // Somebody else has asked for it since the slice was read. The step is taken anew, from the same place.
                     Err(wait) => return Ok(Advanced { status: TaskStatus::Running, wait: Some(wait) }),
                 }
             }
@@ -515,26 +578,9 @@ fn write_step(
         status.as_str(),
         encode_json(&cursor)?,
         encode_json(&data)?,
-        now.as_micros()
+        updated_at.as_micros()
     ])?;
-    Ok(Advanced { status, wait: None })
-}
-
-/// Has the task say that it waits. The step is taken anew afterwards, from the same place.
-fn wait_for_more(
-    tx: &Tx<'_>,
-    id: Ksuid,
-    mut data: Map<String, Value>,
-    wait: Duration,
-    now: Timestamp,
-) -> Result<Advanced, SqlError> {
-    data.insert(WAITING.to_owned(), "limits.asked_per_day".into());
-    tx.prepare_cached("UPDATE task SET data = ?, updated_at = ? WHERE id = ?")?.execute(params![
-        encode_json(&data)?,
-        now.as_micros(),
-        id.as_bytes()
-    ])?;
-    Ok(Advanced { status: TaskStatus::Running, wait: Some(wait) })
+    Ok(Advanced { status, wait })
 }
 
 fn give_up(tx: &Tx<'_>, id: TaskId, problem: String, now: Timestamp) -> Result<(), SqlError> {
@@ -591,11 +637,29 @@ mod tests {
                 "task USING INDEX task_by_id (environment_no=? AND id>? AND id<?)",
             );
         }
-        for (sql, index) in [(RUNNING_SQL, "task_turn"), (COUNT_SQL, "task_turn"), (REPLAYING_SQL, "task_at_endpoint")]
-        {
+        for (sql, index) in [
+            (RUNNING_SQL, "task_turn"),
+            (COUNT_SQL, "task_turn"),
+            (WAIT_BEFORE_SQL, "task_turn (environment_no=? AND application_no=?"),
+            (REPLAYING_SQL, "task_at_endpoint"),
+        ] {
             let plan = crate::plans::plan(sql);
             assert!(plan.iter().any(|step| step.contains(index)), "{plan:#?}");
         }
+    }
+
+    #[test]
+    fn a_step_is_weighed_by_what_it_sends_or_erases() {
+        let messages: Vec<_> = (0..500).map(MessageKey).collect();
+        let rows = |effects| Slice { effects, ..Slice::default() }.rows().unwrap();
+        let how = replay::How::ByTheSchedule;
+        let deliver = |messages| Effects::Deliver { endpoint: EndpointKey(1), how, messages, then: Then::GoesOn };
+        assert_eq!([rows(Effects::None), rows(deliver(Vec::new()))], [FEW_ROWS; 2]);
+        assert_eq!(rows(deliver(messages.clone())), FEW_ROWS + 1_000);
+        assert_eq!(rows(Effects::Erase(messages)), FEW_ROWS + 500);
+        // What is counted by name is written again with each step.
+        let data = Map::from_iter([("a".to_owned(), "a".repeat(1 << 20).into())]);
+        assert_eq!(Slice { data, ..Slice::default() }.rows().unwrap(), FEW_ROWS + 512);
     }
 
     #[test]

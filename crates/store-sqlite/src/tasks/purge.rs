@@ -23,7 +23,7 @@ pub(super) fn purge(connection: &Connection, mut stage: Stage, application: Appl
         application.0,
         after(&stage.cursor, Ksuid::floor(Timestamp::EPOCH)),
         end(stage.created_at).as_bytes(),
-        range::limit(stage.rows)
+        range::limit(stage.bounds.rows)
     ])?;
     let (mut messages, mut bytes, mut seen, mut cursor) = (Vec::new(), 0, 0, stage.cursor);
     while let Some(row) = rows.next()? {
@@ -35,12 +35,18 @@ pub(super) fn purge(connection: &Connection, mut stage: Stage, application: Appl
         }
         if bytes >= MAX_BYTES {
             // There may be more.
-            seen = stage.rows;
+            seen = stage.bounds.rows;
             break;
         }
     }
     count(&mut stage.data, "messages", 0);
-    Ok(Slice { cursor, data: stage.data, ended: seen < stage.rows, effects: Effects::Erase(messages) })
+    Ok(Slice {
+        cursor,
+        data: stage.data,
+        ended: seen < stage.bounds.rows,
+        effects: Effects::Erase(messages),
+        ..Slice::default()
+    })
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use postrider_store::{
 use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 use serde_json::{Map, Value};
 
-use super::{Effects, Slice, Stage, after, count, end, place};
+use super::{Bounds, Effects, Slice, Stage, Then, after, count, end, place};
 use crate::asked::{self, Asker};
 use crate::decode::{Columns, SqlError, first};
 use crate::hot::SCHEDULED_LATER;
@@ -32,6 +32,16 @@ pub(super) enum How {
     Manually,
     /// As if they had been sent there when they were accepted.
     ByTheSchedule,
+}
+
+impl How {
+    /// What a message counts as among those that may be asked for; never more than there is in a day.
+    fn attempts(self, per_day: u64) -> u64 {
+        match self {
+            Self::Manually => 1,
+            Self::ByTheSchedule => ASKED_BY_SCHEDULE.min(per_day),
+        }
+    }
 }
 
 /// The failed attempts of a time that are the first ones of their messages, and whose messages have no successful one.
@@ -54,41 +64,109 @@ pub(super) fn recover(
     endpoint: EndpointKey,
     span: Span,
 ) -> Result<Slice, SqlError> {
+    let share = Share::of(connection, &stage, endpoint, How::Manually)?;
     let first = Ksuid::floor(span.since);
     let mut statement = connection.prepare_cached(RECOVER_SQL)?;
     let mut rows = statement.query(named_params! {
         ":endpoint": endpoint.0, ":since": span.since.as_micros(), ":until": span.until.as_micros(),
         ":first": first.as_bytes(), ":from": after(&stage.cursor, first), ":end": end(span.until).as_bytes(),
-        ":rows": range::limit(stage.rows),
+        ":rows": range::limit(stage.bounds.rows),
     })?;
     let before = count(&mut stage.data, "messages", 0);
     let most = MAX_RECOVERED.saturating_sub(usize::try_from(before).unwrap_or(usize::MAX));
-    let (mut messages, mut seen, mut cursor) = (Vec::new(), 0, stage.cursor);
+    let mut walk = Walk::default();
     while let Some(row) = rows.next()? {
-        if messages.len() == most {
+        if walk.messages.len() == most || !walk.take(row.get(0)?, row.get(1)?, row.get(2)?, &share) {
             break;
         }
-        seen += 1;
-        cursor = place(&row.get::<_, [u8; 20]>(0)?);
-        if row.get(2)? {
-            messages.push(MessageKey(row.get(1)?));
-        }
     }
-    let ended = seen < stage.rows;
-    Ok(delivering(endpoint, How::Manually, messages, cursor, stage.data, ended))
+    Ok(walk.slice(stage, endpoint, How::Manually, &share))
 }
 
-fn delivering(
-    endpoint: EndpointKey,
-    how: How,
+/// The most messages that one step sends: their deliveries and what belongs to them are in one commit, to which others' messages do not
+/// go, so it is as large as commits of messages may be.
+const MAX_SENT_IN_STEP: u64 = 240;
+
+/// How many messages a step may send.
+struct Share {
+    messages: usize,
+    /// What it would need more for has to wait so long, if not only for the next step.
+    wait: Option<Duration>,
+}
+
+impl Share {
+    /// What the tasks of the endpoint's application may ask for, if it is this one's turn.
+    fn of(connection: &Connection, stage: &Stage, endpoint: EndpointKey, how: How) -> Result<Self, SqlError> {
+        let Bounds { per_day, now, .. } = stage.bounds;
+        let Some(application) = application_of(connection, endpoint)? else {
+            return Ok(Self { messages: 0, wait: None });
+        };
+        let (each, allowance) = (how.attempts(per_day), asked::found(connection, application, Asker::Task)?);
+        let left = match stage.stands_in_line(connection, application)? {
+            true => 0,
+            false => allowance.left(per_day, now) / each.max(1),
+        };
+        if left >= MAX_SENT_IN_STEP {
+            return Ok(Self { messages: count_of(MAX_SENT_IN_STEP), wait: None });
+        }
+        let wait = allowance.spend(each, per_day, now).err().unwrap_or_default();
+        Ok(Self { messages: count_of(left), wait: Some(wait) })
+    }
+}
+
+fn count_of(few: u64) -> usize {
+    usize::try_from(few).unwrap_or(usize::MAX)
+}
+
+/// What a step has walked over.
+#[derive(Default)]
+struct Walk {
     messages: Vec<MessageKey>,
-    cursor: Value,
-    mut data: Map<String, Value>,
-    ended: bool,
-) -> Slice {
-    // Shown even if it stays 0.
+    seen: usize,
+    /// The last row, unless it is the one before the first.
+    last: Option<Value>,
+    /// There is a message to send that is one too many.
+    is_cut: bool,
+}
+
+impl Walk {
+    /// Goes over a row, with its message if that is chosen; false if the step ends before it.
+    fn take(&mut self, id: [u8; 20], message: i64, chosen: bool, share: &Share) -> bool {
+        if chosen && self.messages.len() >= share.messages {
+            self.is_cut = true;
+            return false;
+        }
+        if chosen {
+            self.messages.push(MessageKey(message));
+        }
+        self.seen += 1;
+        self.last = Some(place(&id));
+        true
+    }
+
+    fn slice(self, stage: Stage, endpoint: EndpointKey, how: How, share: &Share) -> Slice {
+        let Self { messages, seen, last, is_cut } = self;
+        let wait = share.wait.filter(|_| is_cut);
+        let since = stage.waits_since.filter(|_| messages.is_empty());
+        Slice {
+            waits_as_before: wait.filter(|_| since.is_some() && last.is_none()),
+            ended: !is_cut && seen < stage.bounds.rows,
+            cursor: last.unwrap_or(stage.cursor),
+            data: with_count(stage.data),
+            effects: Effects::Deliver {
+                endpoint,
+                how,
+                messages,
+                then: if wait.is_some() { Then::Waits { since } } else { Then::GoesOn },
+            },
+        }
+    }
+}
+
+/// Shown even if it stays 0.
+fn with_count(mut data: Map<String, Value>) -> Map<String, Value> {
     count(&mut data, "messages", 0);
-    Slice { cursor, data, ended, effects: Effects::Deliver { endpoint, how, messages } }
+    data
 }
 
 /// Messages of a time. Whether one was attempted at an endpoint, or is pending there without an attempt, is looked up.
@@ -119,25 +197,24 @@ pub(super) fn missing(
     span: Span,
 ) -> Result<Slice, SqlError> {
     let Some((application, wants)) = target(connection, endpoint)? else { return Ok(nothing(stage, endpoint)) };
+    let share = Share::of(connection, &stage, endpoint, How::ByTheSchedule)?;
     let mut statement = connection.prepare_cached(&walk_sql())?;
     let mut rows = statement.query(named_params! {
         ":endpoint": endpoint.0, ":application": application.0,
         ":since": span.since.as_micros(), ":until": span.until.as_micros(),
         ":from": after(&stage.cursor, Ksuid::floor(span.since)), ":end": end(span.until).as_bytes(),
-        ":rows": range::limit(stage.rows),
+        ":rows": range::limit(stage.bounds.rows),
     })?;
-    let (mut messages, mut seen, mut cursor) = (Vec::new(), 0, stage.cursor);
+    let mut walk = Walk::default();
     while let Some(row) = rows.next()? {
-        seen += 1;
-        cursor = place(&row.get::<_, [u8; 20]>("id")?);
         let message = decode_message(row)?;
         let wanted = wants.wants(&message.value.event_type, message.value.channels.as_deref());
-        if wanted && row.get("has_payload")? && !row.get::<_, bool>("known")? {
-            messages.push(message.key);
+        let chosen = wanted && row.get("has_payload")? && !row.get::<_, bool>("known")?;
+        if !walk.take(row.get("id")?, message.key.0, chosen, &share) {
+            break;
         }
     }
-    let ended = seen < stage.rows;
-    Ok(delivering(endpoint, How::ByTheSchedule, messages, cursor, stage.data, ended))
+    Ok(walk.slice(stage, endpoint, How::ByTheSchedule, &share))
 }
 
 /// Messages of a time with a payload, and the last attempt to send them to an endpoint.
@@ -172,6 +249,7 @@ pub(super) fn again(
     filter: &ReplayFilter,
 ) -> Result<Slice, SqlError> {
     let Some((application, _)) = target(connection, endpoint)? else { return Ok(nothing(stage, endpoint)) };
+    let share = Share::of(connection, &stage, endpoint, How::Manually)?;
     let (succeeded, waiting) = match filter.outcome {
         None => (None, None),
         Some(Outcome::Succeeded) => (Some(true), None),
@@ -187,23 +265,21 @@ pub(super) fn again(
         ":channel": filter.channel.as_ref().map(|channel| channel.as_str()),
         ":tag": filter.tag.as_ref().map(|tag| tag.as_str()),
         ":succeeded": succeeded, ":waiting": waiting, ":class": filter.status_code_class,
-        ":rows": range::limit(stage.rows),
+        ":rows": range::limit(stage.bounds.rows),
     })?;
-    let (mut messages, mut seen, mut cursor) = (Vec::new(), 0, stage.cursor);
+    let mut walk = Walk::default();
     while let Some(row) = rows.next()? {
-        seen += 1;
-        cursor = place(&row.get::<_, [u8; 20]>(0)?);
-        if row.get(2)? {
-            messages.push(MessageKey(row.get(1)?));
+        if !walk.take(row.get(0)?, row.get(1)?, row.get(2)?, &share) {
+            break;
         }
     }
-    let ended = seen < stage.rows;
-    Ok(delivering(endpoint, How::Manually, messages, cursor, stage.data, ended))
+    Ok(walk.slice(stage, endpoint, How::Manually, &share))
 }
 
 /// The end of a task whose endpoint takes nothing. Why is looked up when that is written.
 fn nothing(stage: Stage, endpoint: EndpointKey) -> Slice {
-    delivering(endpoint, How::Manually, Vec::new(), stage.cursor, stage.data, true)
+    let effects = Effects::Deliver { endpoint, how: How::Manually, messages: Vec::new(), then: Then::GoesOn };
+    Slice { cursor: stage.cursor, data: with_count(stage.data), ended: true, effects, ..Slice::default() }
 }
 
 /// What an endpoint of an application that is there is meets.
@@ -236,9 +312,14 @@ pub(super) fn refusal(connection: &Connection, endpoint: EndpointKey) -> Result<
     })
 }
 
-/// Adds deliveries, and tells observers; returns how many. Messages that were attempted too often are left out. If the
-/// application's callers asked for so many attempts that these are too many, nothing is added, and the time after which they
-/// are not is returned.
+fn application_of(connection: &Connection, endpoint: EndpointKey) -> Result<Option<ApplicationKey>, SqlError> {
+    let mut statement = connection.prepare_cached("SELECT application_no FROM endpoint WHERE no = ?")?;
+    Ok(statement.query_row([endpoint.0], |row| row.get(0).map(ApplicationKey)).optional()?)
+}
+
+/// Adds deliveries, and tells observers; returns how many, and how long it takes until there may be another one. Messages that were
+/// attempted too often are left out. If the application's tasks asked for so many attempts that these are too many, nothing is
+/// added, and the time after which they are not is returned.
 pub(super) fn deliver(
     tx: &Tx<'_>,
     endpoint: EndpointKey,
@@ -246,25 +327,16 @@ pub(super) fn deliver(
     mut messages: Vec<MessageKey>,
     per_day: u64,
     now: Timestamp,
-) -> Result<Result<usize, Duration>, SqlError> {
-    let each = match how {
-        How::Manually => {
-            messages = unworn(tx, endpoint, messages)?;
-            1
-        }
-        How::ByTheSchedule => ASKED_BY_SCHEDULE,
+) -> Result<Result<(usize, Duration), Duration>, SqlError> {
+    if matches!(how, How::Manually) {
+        messages = unworn(tx, endpoint, messages)?;
+    }
+    let Some(application) = application_of(tx, endpoint)? else { return Ok(Ok((0, Duration::ZERO))) };
+    let each = how.attempts(per_day);
+    let left = match asked::spend(tx, application, (Asker::Task, each * messages.len() as u64), per_day, now)? {
+        Ok(left) => left,
+        Err(wait) => return Ok(Err(wait)),
     };
-    let application = tx
-        .prepare_cached("SELECT application_no FROM endpoint WHERE no = ?")?
-        .query_row([endpoint.0], |row| row.get(0).map(ApplicationKey))?;
-    let attempts = each * messages.len() as u64;
-    if messages.len() > 1 && attempts > per_day {
-        // More than there ever is; a smaller step is tried at once.
-        return Ok(Err(Duration::ZERO));
-    }
-    if let Err(wait) = asked::spend(tx, application, (Asker::Task, attempts), per_day, now)? {
-        return Ok(Err(wait));
-    }
     // Due when it would have been: whoever looks for it, a second replay as well, knows where it is.
     let mut scheduled = tx.prepare_cached(
         "INSERT OR IGNORE INTO delivery (endpoint_no, due_at, message_no, made, trigger)
@@ -283,7 +355,7 @@ pub(super) fn deliver(
         lower_wake(tx, endpoint, now)?;
         tx.tell(News::WorkAdded(endpoint));
     }
-    Ok(Ok(messages.len()))
+    Ok(Ok((messages.len(), left.spend(each, per_day, now).err().unwrap_or_default())))
 }
 
 /// Those that were not attempted too often yet.

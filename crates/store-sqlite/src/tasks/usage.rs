@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Effects, Slice, Stage, after, count, end, place};
+use super::{Slice, Stage, after, count, end, place};
 use crate::decode::SqlError;
 use crate::range;
 
@@ -37,7 +37,7 @@ impl Progress {
     fn slice(&self, data: Map<String, Value>, ended: bool) -> Result<Slice, SqlError> {
         let cursor = serde_json::to_value(self)
             .map_err(|error| SqlError::Driver(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))?;
-        Ok(Slice { cursor, data, ended, effects: Effects::None })
+        Ok(Slice { cursor, data, ended, ..Slice::default() })
     }
 
     /// Begins the next application, if there is one; returns its id and uid.
@@ -101,14 +101,14 @@ pub(super) fn applications(
     chosen: Option<&[ApplicationKey]>,
     span: Span,
 ) -> Result<Slice, SqlError> {
-    let Stage { environment_no, mut data, rows, cursor, .. } = stage;
+    let Stage { environment_no, mut data, bounds, cursor, .. } = stage;
     let mut progress = Progress::of(cursor);
     let mut list = match data.remove("applications") {
         Some(Value::Array(list)) => list,
         _ => Vec::new(),
     };
     let (first, end) = (Ksuid::floor(span.since), end(span.until));
-    let mut left = rows.saturating_mul(ROWS_FACTOR);
+    let mut left = bounds.rows.saturating_mul(ROWS_FACTOR);
     let mut ended = false;
     while left > 0 && !ended {
         let Some(application) = progress.no else {
@@ -175,14 +175,14 @@ const TYPES_SQL: &str = "SELECT id, event_type FROM message
      WHERE application_no = ? AND id >= ? AND id < ? ORDER BY id LIMIT ?";
 
 pub(super) fn event_types(connection: &Connection, stage: Stage) -> Result<Slice, SqlError> {
-    let Stage { environment_no, mut data, rows, cursor, created_at, .. } = stage;
+    let Stage { environment_no, mut data, bounds, cursor, created_at, .. } = stage;
     let mut progress = Progress::of(cursor);
     let mut types = match data.remove("eventTypes") {
         Some(Value::Object(types)) => types,
         _ => Map::new(),
     };
     let end = end(created_at);
-    let mut left = rows;
+    let mut left = bounds.rows;
     let mut ended = false;
     while left > 0 && !ended {
         let Some(application) = progress.no else {

@@ -318,6 +318,8 @@ macro_rules! conformance_cases {
                 so_many_attempts_are_asked_for_in_a_day_and_no_more,
                 a_task_that_would_send_more_than_a_days_worth_goes_on_when_it_may,
                 whoever_asks_again_and_again_leaves_something_to_a_task,
+                a_task_that_takes_all_it_may_leaves_something_to_whoever_asks_for_one_message,
+                each_task_that_waits_gets_its_turn,
             }
             idempotency {
                 an_application_is_created_once,

@@ -223,9 +223,14 @@ pub(super) async fn a_task_that_would_send_more_than_a_days_worth_goes_on_when_i
         assert_eq!(serde_json::Value::Object(data().await), said);
         assert_eq!(world.due(&endpoint, FAR).await.len(), 4);
     }
-    // It goes on by as much as there is.
+    // While it waits, a look writes nothing.
+    let second = Duration::from_secs(1);
+    let waits = step(created_at.saturating_add(second)).await;
+    assert_eq!(waits, Advanced { status: TaskStatus::Running, wait: Some(DAY / 4 - second) });
+    assert_eq!(world.store().task(&environment(), recover).await.unwrap().unwrap().updated_at, created_at);
+    // It goes on by as much as there is, and knows by the same look how long it waits for more.
     let sooner = created_at.saturating_add(DAY / 4);
-    assert_eq!(step(sooner).await, Advanced { status: TaskStatus::Running, wait: None });
+    assert_eq!(step(sooner).await, Advanced { status: TaskStatus::Running, wait: Some(DAY / 4) });
     assert_eq!(world.due(&endpoint, FAR).await.len(), 5);
     let later = created_at.saturating_add(DAY / 2);
     while step(later).await.status == TaskStatus::Running {}
@@ -271,9 +276,70 @@ pub(super) async fn whoever_asks_again_and_again_leaves_something_to_a_task<H: H
         let resent = world.store().resend(endpoint.key, asked_for.key, start, None).await;
         refused += usize::from(matches!(resent, Err(ResendError::Spent { .. })));
     }
-    assert_eq!(refused, 100 - 16, "a tenth is left");
+    assert_eq!(refused, 100 - (20 - missed.len()), "tasks have as much of their own");
     let advanced = world.store().advance_task(task, 100, start).await.unwrap();
     assert_eq!(advanced.wait, None);
     let due = world.due(&endpoint, FAR).await;
     assert!(missed.iter().all(|key| due.iter().any(|due| due.key.message == *key)), "{due:?}");
+}
+
+/// Adds messages that failed for good at an endpoint.
+async fn failed<H: Harness>(world: &World<H>, app: &App, endpoint: &Ep, count: usize) -> Vec<MessageKey> {
+    let mut failed = Vec::new();
+    for _ in 0..count {
+        failed.push(world.message(app, &[endpoint]).await.key);
+        let due = world.only_due(endpoint).await;
+        world.settle(world.settlement(endpoint, &due, Next::Exhausted)).await;
+    }
+    failed
+}
+
+pub(super) async fn a_task_that_takes_all_it_may_leaves_something_to_whoever_asks_for_one_message<H: Harness>(
+    world: &mut World<H>,
+) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    let messages = failed(world, &app, &endpoint, 9).await;
+    world.reopen_where_may_be_asked_for(3).await;
+    let start = world.tick();
+    let job = Job::Recover { endpoint: endpoint.key, span: Span { since: Timestamp::EPOCH, until: FAR } };
+    let new = NewTask { id: world.task_id(start), environment: environment(), job, created_at: start };
+    let task = done(world.store().create_task(new, None).await.unwrap()).id;
+    // It takes each attempt as soon as it is there.
+    for third in 0..4 {
+        let now = start.saturating_add(DAY / 3 * third);
+        let advanced = world.store().advance_task(task, 100, now).await.unwrap();
+        assert_eq!(advanced, Advanced { status: TaskStatus::Running, wait: Some(DAY / 3) });
+        let resent = world.store().resend(endpoint.key, messages[8], now, None).await;
+        assert!(matches!(resent, Ok(Written::Done(Resent::Due))), "{resent:?}");
+    }
+    assert_eq!(world.due(&endpoint, FAR).await.len(), 3 + 3 + 4);
+}
+
+pub(super) async fn each_task_that_waits_gets_its_turn<H: Harness>(world: &mut World<H>) {
+    const PER_DAY: u32 = 20;
+    let app = world.application().await;
+    let (one, other) = (world.endpoint(&app).await, world.endpoint(&app).await);
+    failed(world, &app, &one, 60).await;
+    world.reopen_where_may_be_asked_for(PER_DAY.into()).await;
+    let (start, span) = (world.tick(), Span { since: Timestamp::EPOCH, until: FAR });
+    let add = async |job| {
+        let new = NewTask { id: world.task_id(start), environment: environment(), job, created_at: start };
+        done(world.store().create_task(new, None).await.unwrap()).id
+    };
+    let sent =
+        async |id| world.store().task(&environment(), id).await.unwrap().unwrap().data["messages"].as_u64().unwrap();
+    // The one asks for an attempt at a time, the other for ten.
+    let again = add(Job::BulkReplay { endpoint: one.key, span, filter: ReplayFilter::default() }).await;
+    let missing = add(Job::Replay { endpoint: other.key, span }).await;
+    for twentieth in 0..2 * PER_DAY {
+        let mut now = start.saturating_add(DAY / PER_DAY * twentieth);
+        for task in [again, missing] {
+            now = now.saturating_add(Duration::from_micros(1));
+            let advanced = world.store().advance_task(task, 100, now).await.unwrap();
+            assert!(advanced.wait.is_some(), "{advanced:?}");
+        }
+    }
+    // A day's worth was there at once; what came back was taken in turns, of one attempt and of ten.
+    assert_eq!((sent(again).await, sent(missing).await), (20 + 4, 3));
 }
