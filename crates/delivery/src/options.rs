@@ -59,12 +59,12 @@ impl<'de> serde::Deserialize<'de> for Ports {
         #[derive(serde::Deserialize)]
         #[serde(untagged)]
         enum Item {
-            Port(u16),
+            Port(i64),
             Text(String),
         }
 
         #[derive(serde::Deserialize)]
-        #[serde(untagged)]
+        #[serde(untagged, expecting = "write ports and ranges of ports, as in [8080, \"6000-6063\"]")]
         enum Given {
             List(Vec<Item>),
             Text(String),

@@ -26,7 +26,7 @@ const MAX_ROWS: usize = 512;
 
 /// What an endpoint's first result in a batch costs beside its rows: they lie on pages of its own, which others in the batch
 /// have no use for.
-const ENDPOINT_ROWS: usize = 3;
+const ENDPOINT_ROWS: usize = 6;
 
 /// So many results of one application are taken in a turn.
 const TURN: usize = 8;

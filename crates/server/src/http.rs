@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::{HeaderValue, header};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use postrider_api::Api;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -115,11 +115,10 @@ impl Shared {
             })
         };
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.bounds.idle)
+            .header_read_timeout(None)
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(Patient::new(stream, self.bounds.write)), service);
-        let head = self.bounds.head;
+        let (head, idle) = (self.bounds.head, self.bounds.idle);
         tokio::spawn(async move {
             let mut connection = std::pin::pin!(connection);
             let mut too_slow = std::pin::pin!(async {
@@ -127,6 +126,7 @@ impl Shared {
                     std::future::pending::<()>().await;
                 }
             });
+            let mut idle_for_long = std::pin::pin!(place.idle_for(idle));
             let mut told = None;
             loop {
                 tokio::select! {
@@ -141,6 +141,10 @@ impl Shared {
                     }
                     () = &mut too_slow => {
                         tracing::debug!("a connection was closed, because no request came");
+                        break;
+                    }
+                    () = &mut idle_for_long => {
+                        tracing::debug!("a connection was closed, because no further request came");
                         break;
                     }
                     what = place.told(), if told.is_none() => {

@@ -308,8 +308,17 @@ fn check_type(setting: &Setting, value: &Value) -> Result<(), String> {
         Ok(_) => Ok(()),
         Err(_) if setting.is_secret() => Err("is no secret that can be used".to_owned()),
         // Only the first line is for people; the path that follows is said already.
-        Err(error) => Err(format!("is wrong: {}", error.message())),
+        Err(error) => Err(format!("is wrong: {}", in_plain_words(error.message()))),
     }
+}
+
+/// What the reader of a file says, without the names that types have in Rust.
+fn in_plain_words(message: &str) -> String {
+    let mut plain = message.replace("expected a boolean", "expected true or false");
+    for number in ["usize", "u64", "u32", "u16", "u8", "i64", "f64"] {
+        plain = plain.replace(&format!("expected {number}"), "expected a number");
+    }
+    plain
 }
 
 fn put(table: &mut Table, setting: &Setting, value: Value) {

@@ -276,6 +276,14 @@ fn ports_are_numbers_and_ranges_in_a_list_or_as_text() {
     assert_eq!(from_file.0.len(), 2);
     assert!(from_text("25,6000-6063") == from_file && from_text("[25, \"6000-6063\"]") == from_file);
     names(&problem("", &[("POSTRIDER_DELIVERY__ALLOW_PORTS", "25,")]), &["POSTRIDER_DELIVERY__ALLOW_PORTS", "blank"]);
+    names(&problem("[delivery]\nallow_ports = [70000]", &[]), &["allow_ports", "'70000'", "neither a port"]);
+    names(&problem("[delivery]\nallow_ports = true", &[]), &["allow_ports", "[8080, \"6000-6063\"]"]);
+}
+
+#[test]
+fn what_is_of_the_wrong_kind_is_said_without_names_of_types() {
+    names(&problem("[schemas]\nprocesses = true", &[]), &["schemas.processes", "expected a number"]);
+    names(&problem("[auth]\nallow_short_secret = \"maybe\"", &[]), &["allow_short_secret", "expected true or false"]);
 }
 
 #[test]
