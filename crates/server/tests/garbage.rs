@@ -23,7 +23,7 @@ const TEXTS: [&str; 4] = ["CAST(x'ff' AS TEXT)", "''", "'{'", "x'ff00'"];
 const BLOBS: [&str; 4] = ["x''", "'garbage'", "x'ff'", "zeroblob(40)"];
 
 /// The rows of each table that are the victim's: application :app, endpoint :ep.
-const VICTIMS: [(&str, &str); 29] = [
+const VICTIMS: [(&str, &str); 30] = [
     ("environment", "id = 'org_victim'"),
     ("application", "no = :app"),
     ("endpoint", "no = :ep"),
@@ -52,6 +52,7 @@ const VICTIMS: [(&str, &str); 29] = [
     ("key_bucket", "1"),
     ("held_message", "1"),
     ("endpoint_hold", "endpoint_no = :ep"),
+    ("endpoint_fact", "endpoint_no = :ep"),
     ("asked", "application_no = :app"),
 ];
 
@@ -74,8 +75,9 @@ const ROWS: &str = "
     INSERT OR IGNORE INTO key_run VALUES (0, 1);
     INSERT OR IGNORE INTO key_bucket VALUES (0, zeroblob(24));
     INSERT OR IGNORE INTO held_message VALUES (1);
-    INSERT INTO asked VALUES (:app, 1);
+    INSERT INTO asked VALUES (:app, 1, 1);
     INSERT OR REPLACE INTO endpoint_hold VALUES (:ep, 9000000000000000, 'pause');
+    INSERT OR REPLACE INTO endpoint_fact VALUES (:ep, 1, 'gone', 1);
 ";
 
 fn server(folder: &Path) -> TestServerBuilder {

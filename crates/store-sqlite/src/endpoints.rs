@@ -19,6 +19,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use crate::SqliteStore;
 use crate::applications::NEXT_VERSION;
 use crate::decode::{Columns, SqlError, encode_json, first, listed};
+use crate::hot::DISABLED_SQL;
 use crate::idempotency::{self, Subject};
 use crate::inserts::json_list;
 use crate::limits::MAX_DELETED_ENDPOINTS;
@@ -358,9 +359,8 @@ fn insert(tx: &Tx<'_>, application: ApplicationKey, new: NewEndpoint) -> Result<
     let number = tx
         .prepare_cached(
             "INSERT INTO endpoint (application_no, id, uid, url, description, version, disabled, event_types, channels,
-                                   throttle_rate, metadata, headers, signing_keys, created_at, updated_at, disabled_reason,
-                                   disabled_since)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                   throttle_rate, metadata, headers, signing_keys, created_at, updated_at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .insert(params![
             application.0,
@@ -378,13 +378,20 @@ fn insert(tx: &Tx<'_>, application: ApplicationKey, new: NewEndpoint) -> Result<
             encode_keys(&SigningKeys::new(secret))?,
             endpoint.created_at.as_micros(),
             endpoint.updated_at.as_micros(),
-            endpoint.disablement.map(|disablement| disablement.reason.as_str()),
-            endpoint.disablement.map(|disablement| disablement.since.as_micros()),
         ])
         .map_err(taken)?;
+    if let Some(disablement) = endpoint.disablement {
+        note_disabled(tx, EndpointKey(number), disablement)?;
+    }
     changed(tx, EndpointKey(number))?;
     outbox::report_endpoint(tx, EndpointKey(number), NoticeKind::EndpointCreated)?;
     Ok(endpoint)
+}
+
+fn note_disabled(tx: &Tx<'_>, endpoint: EndpointKey, disablement: Disablement) -> Result<(), SqlError> {
+    let Disablement { reason, since } = disablement;
+    tx.prepare_cached(DISABLED_SQL)?.execute(params![endpoint.0, reason.as_str(), since.as_micros()])?;
+    Ok(())
 }
 
 /// Refuses another endpoint of an application of which too many were deleted of late: their rows are there for a while.
@@ -411,12 +418,9 @@ fn change(
     let (was_disabled, former_url) = (endpoint.disabled, endpoint.url.clone());
     patch.apply(&mut endpoint, now);
     endpoint.updated_at = now;
-    let enabled = was_disabled && !endpoint.disabled;
     tx.prepare_cached(
         "UPDATE endpoint SET uid = ?2, url = ?3, description = ?4, version = ?5, disabled = ?6, event_types = ?7,
-                             channels = ?8, throttle_rate = ?9, metadata = ?10, updated_at = ?11,
-                             failing_since = CASE WHEN ?12 THEN NULL ELSE failing_since END,
-                             disabled_reason = ?13, disabled_since = ?14
+                             channels = ?8, throttle_rate = ?9, metadata = ?10, updated_at = ?11
          WHERE no = ?1",
     )?
     .execute(params![
@@ -431,11 +435,15 @@ fn change(
         endpoint.throttle_rate,
         encode_json(&endpoint.metadata)?,
         now.as_micros(),
-        enabled,
-        endpoint.disablement.map(|disablement| disablement.reason.as_str()),
-        endpoint.disablement.map(|disablement| disablement.since.as_micros()),
     ])
     .map_err(taken)?;
+    if was_disabled && !endpoint.disabled {
+        // It begins anew.
+        tx.prepare_cached("DELETE FROM endpoint_fact WHERE endpoint_no = ?")?.execute([key.0])?;
+    }
+    if let Some(disablement) = endpoint.disablement.filter(|_| !was_disabled) {
+        note_disabled(tx, key, disablement)?;
+    }
     if endpoint.url != former_url {
         tx.prepare_cached("UPDATE endpoint_url SET retired_at = ? WHERE endpoint_no = ? AND retired_at IS NULL")?
             .execute(params![now.as_micros(), key.0])?;

@@ -70,6 +70,7 @@ struct Changes<'c> {
     enabled: Statement<'c>,
     failing_since: Statement<'c>,
     disable: Statement<'c>,
+    disabled: Statement<'c>,
     bump_version: Statement<'c>,
     scheduled_due: Statement<'c>,
 }
@@ -78,7 +79,7 @@ impl<'c> Hot<'c> {
     pub(crate) fn prepare(connection: &'c Connection) -> Result<Self, SqlError> {
         let prepare = |sql: &str| connection.prepare(sql);
         let failing = connection
-            .prepare("SELECT no FROM endpoint WHERE failing_since IS NOT NULL")?
+            .prepare("SELECT endpoint_no FROM endpoint_fact WHERE failing_since IS NOT NULL")?
             .query_map([], |row| row.get(0).map(EndpointKey))?
             .collect::<Result<_, _>>()?;
         let next = next_number(connection)?;
@@ -427,7 +428,8 @@ impl<'c> Hot<'c> {
         at: Timestamp,
         tx: &Tx<'_>,
     ) -> Result<(), SqlError> {
-        self.change.disable.execute(params![endpoint.0, reason.as_str(), at.as_micros()])?;
+        self.change.disable.execute([endpoint.0])?;
+        self.change.disabled.execute(params![endpoint.0, reason.as_str(), at.as_micros()])?;
         self.versions.clear();
         self.change.bump_version.execute([endpoint.0])?;
         outbox::report_disabled(tx, endpoint, at)?;
@@ -473,15 +475,26 @@ const SCHEDULED_DUE_SQL: &str = "SELECT CASE WHEN last.id IS NULL THEN coalesce(
      ) AS last ON last.message_no = message.no
      WHERE message.no = ?1";
 
+/// Notes why and since when an endpoint is disabled.
+pub(crate) const DISABLED_SQL: &str = "INSERT INTO endpoint_fact (endpoint_no, disabled_reason, disabled_since)
+     VALUES (?1, ?2, ?3)
+     ON CONFLICT DO UPDATE SET disabled_reason = excluded.disabled_reason, disabled_since = excluded.disabled_since";
+
 impl<'c> Changes<'c> {
     fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Self {
-            recovered: connection.prepare("UPDATE endpoint SET failing_since = NULL WHERE no = ?")?,
-            enabled: connection
-                .prepare("SELECT failing_since FROM endpoint WHERE no = ? AND NOT disabled AND deleted_at IS NULL")?,
-            failing_since: connection.prepare("UPDATE endpoint SET failing_since = ?2 WHERE no = ?1")?,
-            disable: connection
-                .prepare("UPDATE endpoint SET disabled = 1, disabled_reason = ?2, disabled_since = ?3 WHERE no = ?1")?,
+            recovered: connection.prepare("UPDATE endpoint_fact SET failing_since = NULL WHERE endpoint_no = ?")?,
+            enabled: connection.prepare(
+                "SELECT failing_since FROM endpoint LEFT JOIN endpoint_fact ON endpoint_no = no
+                 WHERE no = ? AND NOT disabled AND deleted_at IS NULL",
+            )?,
+            failing_since: connection.prepare(
+                "INSERT INTO endpoint_fact (endpoint_no, failing_since) VALUES (?1, ?2)
+                 ON CONFLICT DO UPDATE SET failing_since = excluded.failing_since",
+            )?,
+            // As long as it was: of a row of many pages only the first is written.
+            disable: connection.prepare("UPDATE endpoint SET disabled = 1 WHERE no = ?")?,
+            disabled: connection.prepare(DISABLED_SQL)?,
             bump_version: connection.prepare(&format!(
                 "UPDATE application SET version = {NEXT_VERSION}
                  WHERE no = (SELECT application_no FROM endpoint WHERE no = ?)"

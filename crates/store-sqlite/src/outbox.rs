@@ -73,6 +73,7 @@ const REPORTED_SQL: &str =
          disabled_reason, disabled_since
      FROM endpoint JOIN application ON application.no = application_no
          JOIN environment ON environment.no = environment_no
+         LEFT JOIN endpoint_fact ON endpoint_no = endpoint.no
      WHERE endpoint.no = ?1 AND environment.id <> ?2 AND EXISTS (
          SELECT 1 FROM application AS told
          WHERE told.environment_no = (SELECT no FROM environment WHERE id = ?2)

@@ -523,6 +523,7 @@ fn remove_rows(tx: &Tx<'_>, application: Option<i64>, endpoints: &[i64]) -> Resu
             ("stream_reader", "endpoint_no"),
             ("wake", "endpoint_no"),
             ("endpoint_hold", "endpoint_no"),
+            ("endpoint_fact", "endpoint_no"),
             ("endpoint_url", "endpoint_no"),
             ("endpoint", "no"),
         ] {

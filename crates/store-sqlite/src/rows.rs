@@ -46,7 +46,9 @@ pub(crate) fn decode_message(row: &Row<'_>) -> Result<Stored<MessageKey, Message
 
 /// What [`decode_endpoint`] reads.
 pub(crate) const ENDPOINT_COLUMNS: &str = "endpoint.no, endpoint.id, endpoint.uid, url, description, endpoint.version,
-     disabled, disabled_reason, disabled_since, event_types, channels, endpoint.throttle_rate, endpoint.metadata, endpoint.created_at, endpoint.updated_at";
+     disabled,
+     (SELECT disabled_reason FROM endpoint_fact WHERE endpoint_no = endpoint.no) AS disabled_reason,
+     (SELECT disabled_since FROM endpoint_fact WHERE endpoint_no = endpoint.no) AS disabled_since, event_types, channels, endpoint.throttle_rate, endpoint.metadata, endpoint.created_at, endpoint.updated_at";
 
 /// Reads an endpoint from a row with [`ENDPOINT_COLUMNS`].
 pub(crate) fn decode_endpoint(row: &Row<'_>) -> Result<Stored<EndpointKey, Endpoint>, SqlError> {

@@ -320,6 +320,7 @@ impl Work for SqliteStore {
                 let mut statement = tx.prepare_cached(
                     "SELECT endpoint.no, application_no, disabled, disabled_reason, disabled_since
                      FROM endpoint JOIN application ON application.no = application_no
+                         LEFT JOIN endpoint_fact ON endpoint_no = endpoint.no
                      WHERE endpoint.no = ? AND endpoint.deleted_at IS NULL AND application.deleted_at IS NULL",
                 )?;
                 let found = first(statement.query([endpoint.0])?, |row| {
@@ -376,7 +377,9 @@ impl Work for SqliteStore {
     async fn health(&self, endpoint: EndpointKey) -> Result<Option<Health>, StoreError> {
         self.readers
             .run_own(move |connection| {
-                let mut statement = connection.prepare_cached("SELECT no, failing_since FROM endpoint WHERE no = ?")?;
+                let mut statement = connection.prepare_cached(
+                    "SELECT no, failing_since FROM endpoint LEFT JOIN endpoint_fact ON endpoint_no = no WHERE no = ?",
+                )?;
                 first(statement.query([endpoint.0])?, |row| {
                     Ok(Health { failing_since: Columns::new(row, "endpoint").maybe_instant("failing_since")? })
                 })

@@ -5,18 +5,23 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use postrider_domain::application::{Application, EnvironmentId, Metadata};
+use postrider_domain::attempt::Trigger;
+use postrider_domain::delivery::{Against, DisableReason, EndpointFact, Next};
 use postrider_domain::endpoint::{Endpoint, EndpointPatch, EndpointUrl, Headers};
 use postrider_domain::entropy::SeededEntropy;
 use postrider_domain::event_type::{EventType, EventTypePatch, Schemas};
-use postrider_domain::ids::{ApplicationId, EndpointId};
+use postrider_domain::ids::{ApplicationId, EndpointId, MessageId};
+use postrider_domain::message::Message;
 use postrider_domain::names::{EventTypeName, IdOrUid};
 use postrider_domain::signature::{Secret, SecretKind};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, Applications as _, Endpoints as _, Environments as _, EventTypes as _, Import, ImportedEventType,
-    NewEndpoint, Store as _,
+    Accepted, ApplicationKey, Applications as _, DeliveryKey, EndpointKey, Endpoints as _, Environments as _,
+    EventTypes as _, Import, ImportedEventType, NewEndpoint, NewMessage, Settlement, Store as _, Work as _,
 };
 use postrider_store_sqlite::{Ownership, SqliteStore};
 use rusqlite::Connection;
@@ -226,4 +231,70 @@ async fn an_import_is_weighed_by_what_it_overwrites() {
         assert_eq!(found.schemas.unwrap()["1"].get(), event_type(number).schemas.unwrap()["1"].get());
     }
     stored.assert_commits_are_small("an import").await;
+}
+
+/// What an engine says of these endpoints, in one batch.
+async fn settle(
+    store: &SqliteStore,
+    endpoints: &[EndpointKey],
+    entropy: &SeededEntropy,
+    next: Next,
+    against: Option<Against>,
+) {
+    let id = IdOrUid::Id(ApplicationId::new(NOW, &SeededEntropy::new(1)));
+    let routes = store.routes(&EnvironmentId::default_environment(), &id).await.unwrap().unwrap();
+    let (application, version) = (routes.application, routes.version);
+    let message = Message {
+        id: MessageId::new(NOW, entropy),
+        event_id: None,
+        event_type: EventTypeName::from_trusted("a".to_owned()),
+        channels: None,
+        payload: Some(Bytes::from_static(b"{}")),
+        tags: None,
+        deliver_at: None,
+        expires_at: None,
+        created_at: NOW,
+    };
+    let (message, idempotency) = (Arc::new(message), None);
+    let new = NewMessage { application, version, message, endpoints: endpoints.to_vec(), idempotency };
+    let accepted = store.accept(vec![new]).await;
+    let [Ok(Accepted::New(message))] = accepted[..] else { panic!("{accepted:?}") };
+    let settlement = |endpoint: &EndpointKey| Settlement {
+        endpoint: *endpoint,
+        delivery: DeliveryKey { due_at: NOW, message },
+        made: 0,
+        trigger: Trigger::Scheduled,
+        attempt: None,
+        next,
+        against: against.map(|kind| EndpointFact { at: NOW, kind }),
+        notice: None,
+        origin: None,
+    };
+    assert!(store.settle(endpoints.iter().map(settlement).collect()).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_found_out_about_large_endpoints_leaves_their_rows_alone() {
+    let stored = Stored::new();
+    let (application, entropy) = (application(&stored.store).await, SeededEntropy::new(3));
+    let mut keys = Vec::new();
+    for _ in 0..AT_ONCE {
+        let id = EndpointId::new(NOW, &entropy);
+        stored.store.create_endpoint(application, endpoint(id), None).await.unwrap();
+        keys.push(stored.store.endpoint(application, &IdOrUid::Id(id)).await.unwrap().unwrap().key);
+    }
+    stored.watch();
+    let store = &stored.store;
+    let is_failing = async || store.health(keys[0]).await.unwrap().unwrap().failing_since.is_some();
+    let failing = Against::Failing { disable_after: Duration::from_secs(1) };
+    settle(store, &keys, &entropy, Next::Exhausted, Some(failing)).await;
+    assert!(is_failing().await);
+    settle(store, &keys, &entropy, Next::Succeeded, None).await;
+    assert!(!is_failing().await);
+    settle(store, &keys, &entropy, Next::Canceled, Some(Against::Gone)).await;
+    for key in &keys {
+        let endpoint = &store.target(*key).await.unwrap().unwrap().endpoint;
+        assert_eq!(endpoint.disablement.unwrap().reason, DisableReason::Gone);
+    }
+    stored.assert_commits_are_small("facts").await;
 }
