@@ -405,7 +405,7 @@ impl Shared {
         };
         // Where hardly anything is free, those who came before go first.
         let turns = &self.budgets.turns;
-        let is_crowded = turns.any() && (turns.has(target.key) || !self.budgets.permits.has_plenty());
+        let is_crowded = turns.any() && (turns.has(target.key, of) || !self.budgets.permits.has_plenty());
         let waits = on_hold || is_crowded;
         if waits || !self.budgets.permits.open(of) {
             return false;
@@ -811,16 +811,16 @@ impl Dispatch for Handle {
 }
 
 impl Observer for Handle {
-    fn endpoint_changed(&self, endpoint: EndpointKey) {
+    fn endpoint_changed(&self, endpoint: EndpointKey, of: Option<ApplicationKey>) {
         self.guarded("noting a change of an endpoint", |shared| {
             shared.shard(endpoint).lock().changed_at = Some(shared.clock.now());
             // A lane is wanted even if there is none: if the endpoint was disabled, what it has pending is to be canceled.
-            shared.bring_up_now(std::iter::once((endpoint, None)), State::mark_stale);
+            shared.bring_up_now(std::iter::once((endpoint, of)), State::mark_stale);
         });
     }
 
-    fn work_added(&self, endpoint: EndpointKey) {
-        self.guarded("noting work for an endpoint", |shared| shared.bring_up(std::iter::once((endpoint, None))));
+    fn work_added(&self, endpoint: EndpointKey, of: Option<ApplicationKey>) {
+        self.guarded("noting work for an endpoint", |shared| shared.bring_up(std::iter::once((endpoint, of))));
     }
 
     fn messages_expunged(&self, messages: &[MessageKey]) {

@@ -1,8 +1,8 @@
 //! A connection that carries one request at a time, over HTTP/1.1.
 //!
 //! The task that sends reads and writes itself: there is no task per connection, and nothing reads from a connection that
-//! waits. Before a connection is used again, [`Transport::is_quiet`] looks at it, unless its last response was over a
-//! moment ago: a receiver that has closed it, or has said anything that nobody asked for, gets the request over a new one. What remains is a response that is forged while the
+//! waits. Before a connection is used again, [`Transport::is_quiet`] looks at it: a receiver that has closed it, or has said
+//! anything that nobody asked for, gets the request over a new one. What remains is a response that is forged while the
 //! request is on its way: HTTP/1.1 has nothing to tell it by (docs/sending.md).
 //!
 //! The request is written while the response is read, because a receiver may respond before it has read everything.
@@ -41,7 +41,7 @@ pub(crate) struct Http1 {
     transport: Transport,
     /// It has carried a request.
     used: bool,
-    /// It was looked at since the last request: whoever took it from the pool has just done so. Or that was just over.
+    /// It was looked at since the last request: whoever took it from the pool has just done so.
     looked: bool,
 }
 
@@ -68,11 +68,6 @@ impl Http1 {
     pub(crate) fn is_open(&mut self) -> bool {
         self.looked = self.transport.is_quiet();
         self.looked
-    }
-
-    /// It has just ended a request in order, and is used for the next one at once.
-    pub(crate) fn keep_fresh(&mut self) {
-        self.looked = true;
     }
 
     /// Makes a request. The response is in `stage`; `Ok` says whether the connection can be used again.

@@ -1,8 +1,8 @@
 //! Turns at reading from the store: what the engine reads for lanes, a few at a time.
 //!
 //! Applications take turns, and an application's lanes in the order in which they came. So one with a thousand endpoints that
-//! all come due at once keeps the others waiting for one read of its own, not for a thousand, and never leaves the store's
-//! readers to nobody else.
+//! all come due at once keeps the others waiting for one read of its own, not for a thousand; and whoever else reads (a health
+//! check) stands behind as many as there are turns, not behind them all.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -98,19 +98,7 @@ pub struct Prepared {
 /// What whoever sends one message after another keeps between them: the connection, if it is not one that all share.
 /// Dropping it closes the connection; [`Sender::release`] leaves it to others.
 #[derive(Default)]
-pub struct Slot(Option<Kept>);
-
-/// The connection of a slot.
-struct Kept {
-    origin: Arc<Origin>,
-    single: Single,
-    /// When its last response was over.
-    since: Timestamp,
-}
-
-/// A connection is not looked at again if its last response was over so short ago: what the receiver says or does right after it
-/// comes after a look as well as before.
-const FRESH: Duration = Duration::from_millis(1);
+pub struct Slot(Option<(Arc<Origin>, Single)>);
 
 /// What a request is made over.
 enum Link {
@@ -212,16 +200,12 @@ impl Sender {
             }
             Err(refused) => refused.clone().into(),
         };
-        let now = self.clock.now();
-        if let Some(kept) = &mut slot.0 {
-            kept.since = now;
-        }
-        Sent { outcome, duration: now.since(started) }
+        Sent { outcome, duration: self.clock.now().since(started) }
     }
 
     /// Takes back what a slot holds, so that others can use it.
     pub fn release(&self, slot: Slot) {
-        if let Some(Kept { origin, single, .. }) = slot.0 {
+        if let Some((origin, single)) = slot.0 {
             self.pool.put(&origin, single, self.clock.now());
         }
     }
@@ -262,8 +246,11 @@ impl Sender {
         let making = match way {
             Way::New(making) => making,
             Way::Used(link) => {
+                let is_single = matches!(link, Link::Single(_));
                 match self.exchange(attempt, link, slot).await {
                     Err(broken) if broken.unheard => {}
+                    // That is said of the time in which nothing came, while the request was on its way (RFC 9110, section 15.5.9).
+                    Ok(Outcome::Answered { status: 408, .. }) if is_single && slot.0.is_none() => {}
                     other => return other.map_err(|broken| broken.trouble),
                 }
                 attempt.stage.resolving();
@@ -315,16 +302,13 @@ impl Sender {
     }
 
     /// The connection that the slot has kept, if it is one to the origin and not too old. Whether it is still open is looked at
-    /// right before the request is written, unless it was in use a moment ago.
+    /// right before the request is written.
     fn own(&self, attempt: &Attempt<'_>, slot: &mut Slot) -> Option<Single> {
         let now = attempt.started;
-        let Kept { origin, mut single, since } = slot.0.take()?;
+        let (origin, single) = slot.0.take()?;
         if origin != attempt.to.origin {
             self.pool.put(&origin, single, now);
             return None;
-        }
-        if now.since(since) < FRESH {
-            single.connection.keep_fresh();
         }
         (now < single.until).then_some(single)
     }
@@ -342,7 +326,7 @@ impl Sender {
                 let request = to.http1(&message.id, payload, wall, *started);
                 let reusable = single.connection.exchange(request, stage, wall).await?;
                 if reusable {
-                    slot.0 = Some(Kept { origin: Arc::clone(&to.origin), single, since: *started });
+                    slot.0 = Some((Arc::clone(&to.origin), single));
                 }
             }
             Link::Shared(mut stream) => {

@@ -37,9 +37,10 @@ impl Turns {
         self.count.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether this one waits.
-    pub(crate) fn has(&self, endpoint: EndpointKey) -> bool {
-        self.queues.lock().endpoints.contains(&endpoint)
+    /// Whether this endpoint waits, or another of the same application does.
+    pub(crate) fn has(&self, endpoint: EndpointKey, of: Option<ApplicationKey>) -> bool {
+        let queues = self.queues.lock();
+        queues.of.contains_key(&of) || queues.endpoints.contains(&endpoint)
     }
 
     /// Whether there is room for those who wait in the store. The last places are for endpoints that messages come to: whoever

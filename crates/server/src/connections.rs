@@ -5,15 +5,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
-use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use slab::Slab;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
 
 postrider_domain::limits! {
     in "Connections of callers";
@@ -96,10 +94,6 @@ pub(crate) struct Place {
     number: usize,
     sign: Arc<Sign>,
     requests: AtomicUsize,
-    /// When it was admitted.
-    since: Instant,
-    /// When its last request was over, in milliseconds after that.
-    rested_at: AtomicU64,
 }
 
 /// A request under way on a connection.
@@ -125,8 +119,7 @@ impl Connections {
         }
         let (number, sign) = state.insert(address);
         drop(state);
-        let (requests, rested_at) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Some(Place { connections: Arc::clone(self), number, sign, requests, since: Instant::now(), rested_at })
+        Some(Place { connections: Arc::clone(self), number, sign, requests: AtomicUsize::new(0) })
     }
 
     /// Closes the connection that was idle for longest, to free what it takes.
@@ -255,20 +248,6 @@ impl Place {
         .await
     }
 
-    /// Waits until no request has been under way for so long. A timer for the connection looks at when it last was: one for each
-    /// request would cost more.
-    pub(crate) async fn idle_for(&self, long: Duration) {
-        loop {
-            let now = Instant::now();
-            let rested_at = self.since + Duration::from_millis(self.rested_at.load(Ordering::Relaxed));
-            let until = if self.is_busy() { now + long } else { rested_at + long };
-            if until <= now {
-                return;
-            }
-            sleep_until(until).await;
-        }
-    }
-
     /// Whether a request is under way: also one that came when the connection was about to be closed.
     pub(crate) fn is_busy(&self) -> bool {
         self.requests.load(Ordering::Relaxed) > 0
@@ -282,8 +261,6 @@ impl Place {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let rested_at = self.0.since.elapsed().as_millis();
-        self.0.rested_at.store(u64::try_from(rested_at).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
         self.0.connections.state.lock().rest(self.0.number);
     }
@@ -372,24 +349,6 @@ mod tests {
         let state = connections.state.lock();
         assert!(state.all.is_empty() && state.idle.is_empty() && state.by_address.is_empty());
         assert!(state.addresses.is_empty() && state.count == 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_is_idle_for_long_when_its_last_request_was_over_so_long_ago() {
-        let long = Duration::from_secs(10);
-        let connections = Connections::new(1, 1);
-        let place = admit(&connections, HERE);
-        let mut idle = std::pin::pin!(place.idle_for(long));
-        let mut is_idle_after = async |seconds| {
-            tokio::time::sleep(Duration::from_secs(seconds)).await;
-            idle.as_mut().now_or_never().is_some()
-        };
-        assert!(!is_idle_after(9).await);
-        let busy = place.work();
-        assert!(!is_idle_after(30).await);
-        drop(busy);
-        assert!(!is_idle_after(9).await);
-        assert!(is_idle_after(3).await);
     }
 
     #[tokio::test]

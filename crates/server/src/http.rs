@@ -6,13 +6,16 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderValue, header};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use postrider_api::Api;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -105,7 +108,7 @@ impl Shared {
                 let (api, busy) = (api.clone(), place.work());
                 let place = Arc::clone(&place);
                 async move {
-                    let mut answer = api.respond(request).await.map(|body| Answer { body, _busy: busy });
+                    let mut answer = api.respond(request).await.map(|body| Answer { body, busy: Arc::new(busy) });
                     if place.is_closing() {
                         // The request came in the instant in which the connection was chosen.
                         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -115,10 +118,11 @@ impl Shared {
             })
         };
         let connection = http1::Builder::new()
-            .header_read_timeout(None)
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.bounds.idle)
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(Patient::new(stream, self.bounds.write)), service);
-        let (head, idle) = (self.bounds.head, self.bounds.idle);
+        let head = self.bounds.head;
         tokio::spawn(async move {
             let mut connection = std::pin::pin!(connection);
             let mut too_slow = std::pin::pin!(async {
@@ -126,7 +130,6 @@ impl Shared {
                     std::future::pending::<()>().await;
                 }
             });
-            let mut idle_for_long = std::pin::pin!(place.idle_for(idle));
             let mut told = None;
             loop {
                 tokio::select! {
@@ -141,10 +144,6 @@ impl Shared {
                     }
                     () = &mut too_slow => {
                         tracing::debug!("a connection was closed, because no request came");
-                        break;
-                    }
-                    () = &mut idle_for_long => {
-                        tracing::debug!("a connection was closed, because no further request came");
                         break;
                     }
                     what = place.told(), if told.is_none() => {
@@ -172,21 +171,46 @@ async fn refuse(mut stream: TcpStream) {
     let _ = tokio::time::timeout(ACCEPT_PAUSE, told).await;
 }
 
-/// The body of an answer. Until its end the connection is busy.
+/// The body of an answer. Until its last byte is written the connection is busy: what hyper has taken it may have to keep for as
+/// long as the client takes to read it.
 struct Answer<B> {
     body: B,
-    _busy: Busy,
+    busy: Arc<Busy>,
 }
 
-impl<B: http_body::Body + Unpin> http_body::Body for Answer<B> {
-    type Data = B::Data;
+/// A piece of a body that keeps its connection busy until it is written.
+struct Unwritten {
+    bytes: Bytes,
+    _busy: Arc<Busy>,
+}
+
+impl AsRef<[u8]> for Unwritten {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// A piece no longer than this is in the socket's buffer at once.
+const SHORT_BYTES: usize = 4 * 1024;
+
+impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Answer<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
-        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, B::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let busy = &self.busy;
+        polled.map_ok(|frame| {
+            frame.map_data(|bytes| {
+                if bytes.len() <= SHORT_BYTES {
+                    return bytes;
+                }
+                Bytes::from_owner(Unwritten { bytes, _busy: Arc::clone(busy) })
+            })
+        })
     }
 
     fn is_end_stream(&self) -> bool {

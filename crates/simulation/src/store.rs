@@ -14,7 +14,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use postrider_domain::clock::Clock;
 use postrider_store::{
-    AcceptError, Accepted, EndpointKey, MessageKey, NewMessage, Observer, Settlement, Store, StoreError, Unstorable,
+    AcceptError, Accepted, ApplicationKey, EndpointKey, MessageKey, NewMessage, Observer, Settlement, Store,
+    StoreError, Unstorable,
 };
 use tokio::runtime::Handle;
 
@@ -225,12 +226,12 @@ impl Relay {
 }
 
 impl Observer for Relay {
-    fn endpoint_changed(&self, endpoint: EndpointKey) {
-        self.tell(move |observer| observer.endpoint_changed(endpoint));
+    fn endpoint_changed(&self, endpoint: EndpointKey, application: Option<ApplicationKey>) {
+        self.tell(move |observer| observer.endpoint_changed(endpoint, application));
     }
 
-    fn work_added(&self, endpoint: EndpointKey) {
-        self.tell(move |observer| observer.work_added(endpoint));
+    fn work_added(&self, endpoint: EndpointKey, application: Option<ApplicationKey>) {
+        self.tell(move |observer| observer.work_added(endpoint, application));
     }
 
     fn messages_expunged(&self, messages: &[MessageKey]) {

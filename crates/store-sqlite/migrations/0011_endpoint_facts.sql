@@ -1,5 +1,5 @@
 -- What the engine finds out about an endpoint, in a row of its own: SQLite writes all of a row that becomes longer or shorter,
--- and an endpoint's own may have a quarter of a megabyte. Endpoints that do well, and are not disabled, have none.
+-- and an endpoint's own may have a quarter of a megabyte. Endpoints that never failed, and are not disabled, have none.
 CREATE TABLE endpoint_fact (
     endpoint_no     INTEGER PRIMARY KEY,
     -- When a delivery was first exhausted with no success since; NULL if none was.

@@ -17,7 +17,7 @@ use crate::decode::{Columns, SqlError, encode_json, first, listed};
 use crate::idempotency::{self, Subject};
 use crate::range::{NO_LIMIT, Range};
 use crate::work::{lift_hold, look_again};
-use crate::writer::{Abort, News, Tx, taken};
+use crate::writer::{Abort, FEW_ROWS, News, Tx, taken};
 
 #[async_trait]
 impl Applications for SqliteStore {
@@ -86,8 +86,9 @@ impl Applications for SqliteStore {
         now: Timestamp,
     ) -> Result<Application, WriteError> {
         let (environment, id) = (environment.clone(), id.clone());
+        let stored = endpoints_of(&environment, &id);
         self.writer
-            .run(Whose::from(&environment), move |tx| {
+            .run_over(Whose::from(&environment), FEW_ROWS, stored, move |tx| {
                 let found = find(tx, &environment, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 change(tx, found, patch, now)
             })
@@ -103,8 +104,9 @@ impl Applications for SqliteStore {
         now: Timestamp,
     ) -> Result<Upserted<Application>, WriteError> {
         let (environment, id) = (environment.clone(), id.clone());
+        let stored = endpoints_of(&environment, &id);
         self.writer
-            .run(Whose::from(&environment), move |tx| {
+            .run_over(Whose::from(&environment), FEW_ROWS, stored, move |tx| {
                 if let Some(found) = find(tx, &environment, &id)? {
                     return change(tx, found, patch, now).map(Upserted::Updated);
                 }
@@ -121,8 +123,9 @@ impl Applications for SqliteStore {
         now: Timestamp,
     ) -> Result<(), WriteError> {
         let (environment, id) = (environment.clone(), id.clone());
+        let stored = endpoints_of(&environment, &id);
         self.writer
-            .run(Whose::from(&environment), move |tx| {
+            .run_over(Whose::from(&environment), FEW_ROWS, stored, move |tx| {
                 let key = find_key(tx, &environment, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 let sql = format!("UPDATE application SET deleted_at = ?2, version = {NEXT_VERSION} WHERE no = ?1");
                 tx.prepare_cached(&sql)?.execute(params![key.0, now.as_micros()])?;
@@ -259,6 +262,20 @@ fn change(
     Ok(application)
 }
 
+/// What a change of an application counts as beside its own row: each of its endpoints may have to be looked at anew.
+fn endpoints_of(
+    environment: &EnvironmentId,
+    id: &IdOrUid<ApplicationId>,
+) -> impl Fn(&Connection) -> Result<usize, SqlError> + Send + 'static {
+    let (environment, id) = (environment.clone(), id.clone());
+    move |connection| {
+        let Some(key) = find_key(connection, &environment, &id)? else { return Ok(0) };
+        let count = "SELECT count(*) FROM endpoint WHERE application_no = ? AND deleted_at IS NULL";
+        let count: i64 = connection.prepare_cached(count)?.query_row([key.0], |row| row.get(0))?;
+        Ok(usize::try_from(count).unwrap_or(usize::MAX))
+    }
+}
+
 /// Has what is pending at all endpoints of an application looked at anew, and tells observers that they changed. `ended`: they
 /// want nothing any more, so nothing holds them back.
 fn tell_endpoints(tx: &Tx<'_>, application: ApplicationKey, ended: bool) -> Result<(), SqlError> {
@@ -270,7 +287,7 @@ fn tell_endpoints(tx: &Tx<'_>, application: ApplicationKey, ended: bool) -> Resu
             lift_hold(tx, endpoint, None)?;
         }
         look_again(tx, endpoint)?;
-        tx.tell(News::EndpointChanged(endpoint));
+        tx.tell(News::EndpointChanged(endpoint, Some(application)));
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ use crate::outbox;
 use crate::range::{NO_LIMIT, Range};
 use crate::retention::DELETED_KEPT;
 use crate::rows::{ENDPOINT_COLUMNS, decode_endpoint, decode_keys, encode_keys};
-use crate::work::{lift_hold, look_again};
+use crate::work::{application_of, lift_hold, look_again};
 use crate::writer::{Abort, FEW_ROWS, News, Place, Tx, rows_of, taken};
 
 /// How many rows what a change of an endpoint brings counts as: the names of event types may be a quarter of a megabyte. What
@@ -472,7 +472,7 @@ fn changed(tx: &Tx<'_>, endpoint: EndpointKey) -> Result<(), SqlError> {
     ))?
     .execute([endpoint.0])?;
     look_again(tx, endpoint)?;
-    tx.tell(News::EndpointChanged(endpoint));
+    tx.tell(News::EndpointChanged(endpoint, application_of(tx, endpoint)?));
     Ok(())
 }
 

@@ -23,7 +23,7 @@ use crate::inserts::{AttemptRow, DeliveryRow, MessageRow, PayloadRow};
 use crate::keys::{Keys, RUN_KEYS};
 use crate::outbox;
 use crate::rows::{MESSAGE_COLUMNS, PAYLOAD, decode_message};
-use crate::work::{LOWER_WAKE_SQL, lift_hold, look_again};
+use crate::work::{LOWER_WAKE_SQL, application_of, lift_hold, look_again};
 use crate::writer::{News, Place, Tx};
 
 /// How many message numbers are reserved at a time. A crash skips what was left of them, which costs nothing.
@@ -435,7 +435,7 @@ impl<'c> Hot<'c> {
         outbox::report_disabled(tx, endpoint, at)?;
         lift_hold(tx, endpoint, None)?;
         look_again(tx, endpoint)?;
-        tx.tell(News::EndpointChanged(endpoint));
+        tx.tell(News::EndpointChanged(endpoint, application_of(tx, endpoint)?));
         tx.tell(News::EndpointDisabled(endpoint, reason));
         Ok(())
     }

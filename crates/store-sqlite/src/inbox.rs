@@ -138,6 +138,10 @@ impl<'a, C: Command> Inbox<'a, C> {
             if let Some(command) = self.more() {
                 return Some(command);
             }
+            // What was small has been withdrawn since it was looked at: then it is the turn of what is large.
+            if !self.large.is_empty() {
+                continue;
+            }
             if self.is_over {
                 return None;
             }
@@ -253,6 +257,8 @@ mod tests {
 
     thread_local! {
         static WITHDRAWN: Cell<usize> = const { Cell::new(0) };
+        /// So many times more it is found to be wanted.
+        static WANTED_LOOKS: Cell<usize> = const { Cell::new(usize::MAX) };
     }
 
     impl Command for Asked {
@@ -269,7 +275,10 @@ mod tests {
         }
 
         fn is_wanted(&self) -> bool {
-            !matches!(self, Numbered(number, _) if *number < WITHDRAWN.get())
+            let Numbered(number, _) = self else { return true };
+            let looks = WANTED_LOOKS.get();
+            WANTED_LOOKS.set(looks.saturating_sub(1));
+            looks > 0 && *number >= WITHDRAWN.get()
         }
     }
 
@@ -401,6 +410,20 @@ mod tests {
         WITHDRAWN.set(1_000);
         let came: Vec<Asked> = std::iter::from_fn(|| inbox.next()).collect();
         assert_eq!((came.as_slice(), inbox.first()), (others.as_slice(), None));
+    }
+
+    #[test]
+    fn a_large_one_gets_its_turn_when_what_was_before_it_is_withdrawn_at_the_last_moment() {
+        let (commands, mut inbox) = inbox();
+        commands.send(LARGE).unwrap();
+        assert_eq!(inbox.first(), Some(LARGE));
+        for command in [Numbered(0, CUSTOMER), LARGE] {
+            commands.send(command).unwrap();
+        }
+        drop(commands);
+        // It is wanted when it comes, and when it is looked whose turn it is, and then no more.
+        WANTED_LOOKS.set(2);
+        assert_eq!((inbox.first(), inbox.first()), (Some(LARGE), None));
     }
 
     #[test]

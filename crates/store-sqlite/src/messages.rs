@@ -5,7 +5,7 @@ use postrider_domain::ids::{Id as _, Ksuid, MessageId};
 use postrider_domain::message::Message;
 use postrider_domain::names::{EventTypeName, IdOrUid};
 use postrider_store::{ApplicationKey, Listed, MessageFilter, MessageKey, Messages, Scan, StoreError, Stored};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
 use crate::blocks::MESSAGES;
@@ -14,8 +14,9 @@ use crate::inserts::json_list;
 use crate::postings::{Gathered, List, Named};
 use crate::range::Range;
 use crate::rows::{MESSAGE_COLUMNS, PAYLOAD, decode_message};
+use crate::tasks::MAX_BYTES_ERASED;
 use crate::terms::{About, Wanted};
-use crate::writer::{Abort, News, Tx};
+use crate::writer::{Abort, FEW_ROWS, News, Tx, rows_of};
 
 #[async_trait]
 impl Messages for SqliteStore {
@@ -52,13 +53,25 @@ impl Messages for SqliteStore {
         application: ApplicationKey,
         ids: Vec<IdOrUid<MessageId>>,
     ) -> Result<Vec<bool>, StoreError> {
-        self.writer
-            .run(application, move |tx| {
-                let keys = ids.iter().map(|id| find_key(tx, application, id)).collect::<Result<Vec<_>, SqlError>>()?;
-                erase(tx, keys.iter().copied().flatten().collect())?;
-                Ok::<_, Abort<StoreError>>(keys.iter().map(Option::is_some).collect())
-            })
-            .await
+        let found = self
+            .readers
+            .run(move |connection| ids.iter().map(|id| find_payload(connection, application, id)).collect())
+            .await?;
+        let found: Vec<Option<(MessageKey, usize)>> = found;
+        let (mut keys, mut bytes) = (Vec::new(), 0);
+        let mut left = found.iter().flatten().peekable();
+        while let Some((key, length)) = left.next() {
+            keys.push(*key);
+            bytes += length;
+            // SQLite reads a payload to its end to free its pages, and others wait for that.
+            if bytes as i64 >= MAX_BYTES_ERASED || left.peek().is_none() {
+                let (slice, rows) = (std::mem::take(&mut keys), FEW_ROWS + rows_of(std::mem::take(&mut bytes)));
+                self.writer
+                    .run_rows(application, rows, move |tx| erase(tx, slice).map_err(Abort::<StoreError>::from))
+                    .await?;
+            }
+        }
+        Ok(found.iter().map(Option::is_some).collect())
     }
 }
 
@@ -79,6 +92,18 @@ pub(crate) fn quoted(name: Option<&impl std::fmt::Display>) -> Option<String> {
 /// A filter's list of types, for [`FILTER`].
 pub(crate) fn types(names: Option<&Vec<EventTypeName>>) -> Option<String> {
     names.map(|names| json_list(names.iter().map(EventTypeName::as_str)))
+}
+
+/// A message, and the bytes of its payload.
+fn find_payload(
+    connection: &Connection,
+    application: ApplicationKey,
+    id: &IdOrUid<MessageId>,
+) -> Result<Option<(MessageKey, usize)>, SqlError> {
+    let Some(key) = find_key(connection, application, id)? else { return Ok(None) };
+    let mut length = connection.prepare_cached("SELECT octet_length(body) FROM payload WHERE message_no = ?")?;
+    let length: Option<usize> = length.query_row([key.0], |row| row.get(0)).optional()?;
+    Ok(Some((key, length.unwrap_or(0))))
 }
 
 /// Erases payloads, and tells observers.

@@ -25,7 +25,7 @@ use crate::SqliteStore;
 use crate::askers::Whose;
 use crate::blocks::Id;
 use crate::decode::{SqlError, readable};
-use crate::history::{self, Removal, TRIED_OF_MESSAGE_SQL};
+use crate::history::{self, Removal};
 use crate::limits::MAX_NOTICES;
 use crate::messages::erase;
 use crate::range;
@@ -211,10 +211,16 @@ const OLD_SQL: &str = "SELECT no, created_at, deliver_at,
          (SELECT length(body) FROM payload WHERE payload.message_no = message.no) AS bytes
      FROM message WHERE no >= ? AND no <= ? ORDER BY no LIMIT ?";
 
+/// So many bytes of responses are removed in one transaction, or those of one attempt: to find an attempt, SQLite reads the
+/// long rows beside it to their ends.
+const MAX_RESPONSES: i64 = 512 * 1024;
+
 /// A message that is to be removed, or as many of its attempts as fit into a slice.
 struct Chosen {
     message: i64,
     attempts: Vec<(i64, Id)>,
+    /// The bytes of their responses.
+    responses: i64,
     whole: bool,
 }
 
@@ -312,7 +318,7 @@ fn look_through(
 fn choose(connection: &Connection, mut walk: Walk, until: i64, ahead: i64, rows: usize) -> Result<Step, SqlError> {
     let mut old = connection.prepare_cached(OLD_SQL)?;
     let mut found = old.query(params![walk.next, walk.until, range::limit(rows)])?;
-    let (mut chosen, mut seen, mut left, mut bytes, mut cut) = (Vec::new(), 0, rows, 0, false);
+    let (mut chosen, mut seen, mut left, mut bytes, mut cut) = (Vec::<Chosen>::new(), 0, rows, 0, false);
     while let Some(row) = found.next()? {
         seen += 1;
         let (message, created_at): (i64, i64) = (row.get(0)?, row.get(1)?);
@@ -321,7 +327,7 @@ fn choose(connection: &Connection, mut walk: Walk, until: i64, ahead: i64, rows:
         if !is_young && !walk.held.contains(&message) {
             let next = choose_one(connection, message, rows)?;
             let size = next.attempts.len() + 1;
-            if (size > left || bytes >= MAX_BYTES_ERASED) && !chosen.is_empty() {
+            if (size > left || bytes >= MAX_BYTES_ERASED || !next.fits_beside(&chosen)) && !chosen.is_empty() {
                 cut = true;
                 break;
             }
@@ -338,21 +344,33 @@ fn choose(connection: &Connection, mut walk: Walk, until: i64, ahead: i64, rows:
     Ok(Step { chosen, walk, ended: !cut && seen < rows })
 }
 
-/// A message with its attempts, at most `rows` of them.
+const RESPONSES_SQL: &str = "SELECT endpoint_no, id, coalesce(octet_length(response), 0)
+     FROM attempt INDEXED BY attempt_by_message WHERE message_no = ?";
+
+/// A message with its attempts, at most `rows` of them, and not many of those with long responses.
 fn choose_one(connection: &Connection, message: i64, rows: usize) -> Result<Chosen, SqlError> {
-    let mut attempts = connection.prepare_cached(TRIED_OF_MESSAGE_SQL)?;
+    let mut attempts = connection.prepare_cached(RESPONSES_SQL)?;
     let mut found = attempts.query([message])?;
-    let mut chosen = Chosen { message, attempts: Vec::new(), whole: true };
+    let mut chosen = Chosen { message, attempts: Vec::new(), responses: 0, whole: true };
     while let Some(row) = found.next()? {
-        if chosen.attempts.len() == rows {
+        if chosen.attempts.len() == rows || chosen.responses >= MAX_RESPONSES {
             chosen.whole = false;
             break;
         }
         // One that makes no sense stays until its endpoint goes.
         let attempt = || Ok((row.get(0)?, row.get(1)?));
         chosen.attempts.extend(readable(attempt())?);
+        chosen.responses += row.get::<_, i64>(2)?;
     }
     Ok(chosen)
+}
+
+impl Chosen {
+    /// Whether its responses may be removed in the transaction of those of `others`.
+    fn fits_beside(&self, others: &[Self]) -> bool {
+        let before: i64 = others.iter().map(|other| other.responses).sum();
+        before == 0 || before + self.responses <= MAX_RESPONSES
+    }
 }
 
 /// Removes what was chosen, except what is to be delivered again; returns how many messages that were.
@@ -469,11 +487,11 @@ fn erasure_of(connection: &Connection, at: &mut Erasing, rows: usize) -> Result<
     }
     let mut messages = connection.prepare_cached(MESSAGES_SQL)?;
     let mut found = messages.query(params![at.application, limit])?;
-    let (mut chosen, mut left) = (Vec::new(), rows);
+    let (mut chosen, mut left) = (Vec::<Chosen>::new(), rows);
     while let Some(row) = found.next()? {
         let next = choose_one(connection, row.get(0)?, rows)?;
         let size = next.attempts.len() + 1;
-        if size > left && !chosen.is_empty() {
+        if (size > left || !next.fits_beside(&chosen)) && !chosen.is_empty() {
             break;
         }
         left = left.saturating_sub(size);
@@ -658,6 +676,33 @@ mod tests {
         let plan = plan(CURSOR_SQL);
         let walked = "SEARCH payload USING INTEGER PRIMARY KEY (rowid>?)".to_owned();
         assert!(plan.contains(&walked) && !plan.iter().any(|step| step.contains("TEMP")), "{plan:#?}");
+    }
+
+    #[test]
+    fn of_long_responses_few_are_removed_at_a_time() {
+        const LONG: i64 = 20_000;
+        let connection = crate::plans::database();
+        let insert = "INSERT INTO message (no, application_no, id, event_type, created_at)
+             VALUES (?1, 1, ?2, 'a', 5)";
+        let attempt =
+            "INSERT INTO attempt (endpoint_no, id, message_no, url_no, number, trigger, started_at, duration_ms,
+                 succeeded, status_code, response)
+             VALUES (1, ?1, ?2, 1, 1, 0, 5, 1, 0, 500, zeroblob(?3))";
+        let mut number = 0_u32;
+        for (message, attempts, bytes) in [(1, 100, LONG), (2, 5, LONG), (3, 20, 0), (4, 5, LONG)] {
+            connection.execute(insert, params![message, [message as u8; 20]]).unwrap();
+            for _ in 0..attempts {
+                number += 1;
+                let id = [&[0; 16], &number.to_be_bytes()[..]].concat();
+                connection.execute(attempt, params![id, message, bytes]).unwrap();
+            }
+        }
+        let first = choose_one(&connection, 1, 250).unwrap();
+        assert!(!first.whole && first.responses >= MAX_RESPONSES && first.responses < MAX_RESPONSES + LONG);
+        let rest = [2, 3, 4].map(|message| choose_one(&connection, message, 250).unwrap());
+        assert!(rest.iter().all(|chosen| chosen.whole));
+        assert!(rest[0].fits_beside(&rest[1..]) && rest[0].fits_beside(&[]));
+        assert!(!rest[0].fits_beside(&[choose_one(&connection, 1, 250).unwrap()]));
     }
 
     #[test]

@@ -343,7 +343,7 @@ impl Work for SqliteStore {
                         return Err(Abort::Refused(ResendError::Spent { per_day, wait }));
                     }
                     add_manual(tx, endpoint, message, now)?;
-                    tx.tell(News::WorkAdded(endpoint));
+                    tx.tell(News::WorkAdded(endpoint, Some(application)));
                 }
                 idempotency::remember(tx, once, subject, &resent, now)?;
                 Ok(Written::Done(resent))
@@ -501,6 +501,15 @@ pub(crate) fn lift_hold(
 /// Retries of endpoint ?1 that are due at ?2 or later.
 const PUT_OFF_SQL: &str = "SELECT endpoint_no, due_at, message_no, made, trigger FROM delivery
      WHERE endpoint_no = ?1 AND due_at >= ?2 AND made > 0 ORDER BY due_at, message_no LIMIT ?3";
+
+/// Whose endpoint it is.
+pub(crate) fn application_of(
+    connection: &Connection,
+    endpoint: EndpointKey,
+) -> Result<Option<ApplicationKey>, SqlError> {
+    let mut statement = connection.prepare_cached("SELECT application_no FROM endpoint WHERE no = ?")?;
+    Ok(statement.query_row([endpoint.0], |row| row.get(0).map(ApplicationKey)).optional()?)
+}
 
 /// Puts the endpoint into the index of wakes as early as something of it is due, or leaves it there earlier; at the end of
 /// what holds it back, if that is later. To be called in the transaction that changes it.

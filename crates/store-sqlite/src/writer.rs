@@ -24,8 +24,8 @@ use parking_lot::Mutex;
 use postrider_domain::delivery::DisableReason;
 use postrider_domain::ids::{ApplicationId, EndpointId, Id as _, Ksuid};
 use postrider_store::{
-    AcceptError, Accepted, EndpointKey, MessageKey, NewMessage, Observers, Settlement, StoreError, Unstorable,
-    WriteError,
+    AcceptError, Accepted, ApplicationKey, EndpointKey, MessageKey, NewMessage, Observers, Settlement, StoreError,
+    Unstorable, WriteError,
 };
 use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
 use rusqlite::{Connection, ErrorCode};
@@ -61,9 +61,9 @@ const SETTLE_PATIENCE: Duration = Duration::from_millis(1);
 /// What a job tells observers after its commit.
 #[derive(Debug)]
 pub(crate) enum News {
-    EndpointChanged(EndpointKey),
+    EndpointChanged(EndpointKey, Option<ApplicationKey>),
     EndpointDisabled(EndpointKey, DisableReason),
-    WorkAdded(EndpointKey),
+    WorkAdded(EndpointKey, Option<ApplicationKey>),
     MessagesExpunged(Vec<MessageKey>),
     NoticeAdded,
     TaskAdded,
@@ -729,8 +729,8 @@ impl Loop<'_> {
                 _ => {}
             }
             self.observers.tell(|observer| match &item {
-                News::EndpointChanged(endpoint) => observer.endpoint_changed(*endpoint),
-                News::WorkAdded(endpoint) => observer.work_added(*endpoint),
+                News::EndpointChanged(endpoint, of) => observer.endpoint_changed(*endpoint, *of),
+                News::WorkAdded(endpoint, of) => observer.work_added(*endpoint, *of),
                 News::MessagesExpunged(messages) => observer.messages_expunged(messages),
                 News::NoticeAdded => observer.notice_added(),
                 News::TaskAdded => observer.task_added(),
@@ -882,8 +882,8 @@ mod tests {
     struct Counter(AtomicUsize);
 
     impl Observer for Counter {
-        fn endpoint_changed(&self, _: EndpointKey) {}
-        fn work_added(&self, _: EndpointKey) {
+        fn endpoint_changed(&self, _: EndpointKey, _: Option<ApplicationKey>) {}
+        fn work_added(&self, _: EndpointKey, _: Option<ApplicationKey>) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
         fn messages_expunged(&self, _: &[MessageKey]) {}
@@ -976,12 +976,12 @@ mod tests {
         observers.add(Arc::clone(&counter) as Arc<dyn Observer>);
         let writer = Writer::start(crate::plans::database(), None, observers).expect("a thread");
         let refused = writer.run(Whose::Process, |tx| {
-            tx.tell(News::WorkAdded(EndpointKey(1)));
+            tx.tell(News::WorkAdded(EndpointKey(1), None));
             Err::<(), _>(Abort::Refused(StoreError::Closed))
         });
         assert!(refused.await.is_err());
         let done = writer.run(Whose::Process, |tx| {
-            tx.tell(News::WorkAdded(EndpointKey(2)));
+            tx.tell(News::WorkAdded(EndpointKey(2), None));
             Ok::<_, Abort<StoreError>>(())
         });
         assert!(done.await.is_ok());

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use postrider_domain::message::Message;
 
-use crate::{EndpointKey, MessageKey, Target};
+use crate::{ApplicationKey, EndpointKey, MessageKey, Target};
 
 /// Is told of changes, after their commit and before the writer's caller hears of it. Must return at once.
 pub trait Observer: Send + Sync {
-    /// An endpoint (its URL, keys, headers, limits, disabled flag) changed, or it was deleted.
-    fn endpoint_changed(&self, endpoint: EndpointKey);
-    /// Deliveries were added for an endpoint by something other than accept.
-    fn work_added(&self, endpoint: EndpointKey);
+    /// An endpoint (its URL, keys, headers, limits, disabled flag) changed, or it was deleted. `application`: whose it is, so that
+    /// applications take turns at what follows.
+    fn endpoint_changed(&self, endpoint: EndpointKey, application: Option<ApplicationKey>);
+    /// Deliveries were added for an endpoint of `application` by something other than accept.
+    fn work_added(&self, endpoint: EndpointKey, application: Option<ApplicationKey>);
     /// The payloads of messages were erased: copies of them are not to be sent.
     fn messages_expunged(&self, messages: &[MessageKey]);
     /// A notice was added to the outbox.

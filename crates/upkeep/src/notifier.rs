@@ -18,7 +18,7 @@ use postrider_domain::clock::Clock;
 use postrider_domain::names::{IdOrUid, Uid};
 use postrider_domain::time::Timestamp;
 use postrider_ingest::{Intake, Submission, SubmitError};
-use postrider_store::{EndpointKey, IdempotencyKey, MessageKey, Notice, Observer, Store, StoreError};
+use postrider_store::{ApplicationKey, EndpointKey, IdempotencyKey, MessageKey, Notice, Observer, Store, StoreError};
 use ring::digest::{Context, SHA256};
 use tokio::sync::Notify;
 
@@ -46,8 +46,8 @@ pub struct Notifier {
 struct Filled(Notify);
 
 impl Observer for Filled {
-    fn endpoint_changed(&self, _: EndpointKey) {}
-    fn work_added(&self, _: EndpointKey) {}
+    fn endpoint_changed(&self, _: EndpointKey, _: Option<ApplicationKey>) {}
+    fn work_added(&self, _: EndpointKey, _: Option<ApplicationKey>) {}
     fn messages_expunged(&self, _: &[MessageKey]) {}
 
     fn notice_added(&self) {

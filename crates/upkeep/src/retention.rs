@@ -11,7 +11,7 @@ use std::time::Duration;
 use postrider_domain::clock::Clock;
 use postrider_domain::settings::Span;
 use postrider_domain::time::Timestamp;
-use postrider_store::{EndpointKey, MessageKey, Observer, Store, StoreError, Swept};
+use postrider_store::{ApplicationKey, EndpointKey, MessageKey, Observer, Store, StoreError, Swept};
 use tokio::sync::{Mutex, Notify};
 
 use crate::pause::{sleep, sleep_or};
@@ -78,8 +78,8 @@ pub struct Sweeper {
 struct Deleted(Notify);
 
 impl Observer for Deleted {
-    fn endpoint_changed(&self, _: EndpointKey) {}
-    fn work_added(&self, _: EndpointKey) {}
+    fn endpoint_changed(&self, _: EndpointKey, _: Option<ApplicationKey>) {}
+    fn work_added(&self, _: EndpointKey, _: Option<ApplicationKey>) {}
     fn messages_expunged(&self, _: &[MessageKey]) {}
 
     fn application_deleted(&self) {

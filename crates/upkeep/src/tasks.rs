@@ -48,8 +48,8 @@ pub struct TaskRunner {
 struct Added(Notify);
 
 impl Observer for Added {
-    fn endpoint_changed(&self, _: EndpointKey) {}
-    fn work_added(&self, _: EndpointKey) {}
+    fn endpoint_changed(&self, _: EndpointKey, _: Option<ApplicationKey>) {}
+    fn work_added(&self, _: EndpointKey, _: Option<ApplicationKey>) {}
     fn messages_expunged(&self, _: &[MessageKey]) {}
 
     fn task_added(&self) {

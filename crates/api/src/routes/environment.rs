@@ -199,7 +199,14 @@ pub(super) async fn write_all<T: Send + 'static>(
 ) -> Result<T> {
     account.reserve_whole().await?;
     let turn = state.intake.reading_turn(environment).await?;
-    let event_types = all_event_types(state.store.as_ref(), environment, filter).await?;
+    let (store, environment, filter) = (Arc::clone(&state.store), environment.clone(), filter.clone());
+    // The store reads to the end, whoever has hung up: so long it is somebody's turn, and counts as their memory.
+    let reading = tokio::spawn(async move {
+        let read = all_event_types(store.as_ref(), &environment, &filter).await;
+        (read, turn, account)
+    });
+    let (read, turn, account) = reading.await.map_err(|_| ApiError::internal())?;
+    let event_types = read?;
     let write = move || write(&event_types);
     state.workers.run(kept_meanwhile((turn, account), write)).await.map(|(written, _)| written)
 }

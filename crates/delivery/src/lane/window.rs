@@ -86,7 +86,7 @@ impl Load {
 #[derive(Default)]
 pub(super) struct Meanwhile {
     /// Keys that stopped being held.
-    settled: Vec<DeliveryKey>,
+    settled: HashSet<DeliveryKey>,
     /// Messages whose payloads were erased.
     erased: HashSet<MessageKey>,
     /// Messages that a hand has delivered: what the schedule had for them is over.
@@ -154,7 +154,7 @@ impl State {
             self.held_bytes[usize::from(bytes > SMALL_BYTES)] -= bytes;
             budgets.memory.of(bytes).give_back(bytes);
             if self.busy == Some(Busy::Load) {
-                self.meanwhile.settled.push(delivery.key);
+                self.meanwhile.settled.insert(delivery.key);
             }
         }
     }

@@ -249,6 +249,28 @@ async fn what_a_receiver_says_unasked_while_a_connection_waits_is_not_taken_for_
 }
 
 #[tokio::test]
+async fn a_408_of_a_connection_that_waited_is_not_taken_for_the_answer_and_another_one_is() {
+    const TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    for (of_new_ones, expected) in [(OK, (200, &b"ok"[..])), (TIMEOUT, (408, &b""[..]))] {
+        let receiver = Receiver::start(move |mut stream, number| async move {
+            if number > 0 {
+                return answer_all(stream, of_new_ones).await;
+            }
+            for answer in [OK, TIMEOUT] {
+                read_request(&mut stream).await.unwrap();
+                stream.write_all(answer).await.unwrap();
+            }
+        })
+        .await;
+        let client = Client::local();
+        let mut slot = Slot::default();
+        assert_eq!(answered(&client.send_with(&receiver.url(), &mut slot).await), (200, &b"ok"[..]));
+        assert_eq!(answered(&client.send_with(&receiver.url(), &mut slot).await), expected);
+        assert_eq!(receiver.connections(), 2, "it is tried again once");
+    }
+}
+
+#[tokio::test]
 async fn interim_answers_are_passed_over() {
     let answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n\
         HTTP/1.1 201 Created\r\ncontent-length: 4\r\n\r\ndone";

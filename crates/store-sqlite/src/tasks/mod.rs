@@ -496,7 +496,12 @@ fn read_step(connection: &Connection, id: TaskId, bounds: Bounds) -> Result<Read
         }
         Job::AggregateEventTypes => usage::event_types(&snapshot, stage)?,
     };
-    if let Some(wait) = slice.waits_as_before {
+    // Nothing is waited for at an endpoint that takes nothing any more: the step ends the task.
+    let is_refused = match &slice.effects {
+        Effects::Deliver { endpoint, .. } => replay::refusal(&snapshot, *endpoint)?.is_some(),
+        _ => false,
+    };
+    if let Some(wait) = slice.waits_as_before.filter(|_| !is_refused) {
         return Ok(Read::Waits(wait));
     }
     Ok(Read::Slice { step, rows: slice.rows()?, slice })

@@ -22,7 +22,7 @@ use crate::hot::SCHEDULED_LATER;
 use crate::inserts::json_list;
 use crate::range;
 use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, decode_endpoint, decode_message};
-use crate::work::{add_manual, hold, is_worn, lower_wake};
+use crate::work::{add_manual, application_of, hold, is_worn, lower_wake};
 use crate::writer::{News, Tx};
 
 /// How messages are sent again.
@@ -312,11 +312,6 @@ pub(super) fn refusal(connection: &Connection, endpoint: EndpointKey) -> Result<
     })
 }
 
-fn application_of(connection: &Connection, endpoint: EndpointKey) -> Result<Option<ApplicationKey>, SqlError> {
-    let mut statement = connection.prepare_cached("SELECT application_no FROM endpoint WHERE no = ?")?;
-    Ok(statement.query_row([endpoint.0], |row| row.get(0).map(ApplicationKey)).optional()?)
-}
-
 /// Adds deliveries, and tells observers; returns how many, and how long it takes until there may be another one. Messages that were
 /// attempted too often are left out. If the application's tasks asked for so many attempts that these are too many, nothing is
 /// added, and the time after which they are not is returned.
@@ -353,7 +348,7 @@ pub(super) fn deliver(
     }
     if !messages.is_empty() {
         lower_wake(tx, endpoint, now)?;
-        tx.tell(News::WorkAdded(endpoint));
+        tx.tell(News::WorkAdded(endpoint, application_of(tx, endpoint)?));
     }
     Ok(Ok((messages.len(), left.spend(each, per_day, now).err().unwrap_or_default())))
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::{EndpointKey, MessageKey, Observer, Store};
+use crate::{ApplicationKey, EndpointKey, MessageKey, Observer, Store};
 
 /// Remembers what it is told.
 #[derive(Default)]
@@ -31,11 +31,11 @@ impl Recorder {
 }
 
 impl Observer for Recorder {
-    fn endpoint_changed(&self, endpoint: EndpointKey) {
+    fn endpoint_changed(&self, endpoint: EndpointKey, _: Option<ApplicationKey>) {
         self.0.lock().unwrap().push(News::Changed(endpoint));
     }
 
-    fn work_added(&self, endpoint: EndpointKey) {
+    fn work_added(&self, endpoint: EndpointKey, _: Option<ApplicationKey>) {
         self.0.lock().unwrap().push(News::WorkAdded(endpoint));
     }
 
