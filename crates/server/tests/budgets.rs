@@ -328,6 +328,23 @@ async fn connections_of_one_address_are_limited_among_themselves() {
 }
 
 #[tokio::test]
+async fn a_connection_whose_answer_is_still_being_read_is_not_closed_for_another() {
+    let server = server().set("server.max_connections_per_address", "4").start().await;
+    publish_megabytes(&server).await;
+    let mut slow = RawConnection::open(server.address()).await;
+    slow.write(&head("POST", "/api/v1/environment/export", &server.token(), "content-length: 0\r\n")).await.unwrap();
+    slow.answer_begins().await.unwrap();
+    // More than there may be: of those that wait, one after the other is closed.
+    let mut others = Vec::new();
+    for _ in 0..8 {
+        others.push(RawConnection::open(server.address()).await);
+        server.client().get("/api/v1/health/ping").await.expect(204);
+    }
+    let answer = slow.read_answer().await.unwrap().unwrap();
+    assert!(answer.status == 200 && answer.body.len() > 6_000_000, "{}", answer.body.len());
+}
+
+#[tokio::test]
 async fn what_is_closed_for_a_new_connection_never_was_a_request_under_way() {
     let server = server().set("server.max_connections_per_address", "1").start().await;
     let (address, token) = (server.address(), server.token());
