@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, ErrorCode};
@@ -24,16 +24,9 @@ use crate::files::Files;
 /// The stack of a thread of the store, whatever `RUST_MIN_STACK` says.
 pub(crate) const STACK_BYTES: usize = 2 * 1024 * 1024;
 
-/// At least so much of the WAL is copied at a time, 2 MiB. Pages that many commits write are copied once for each slice, so
-/// slices are longer on a disk that is quick. But while one is flushed, commits wait for the disk: a few milliseconds each
-/// time are better than a tenth of a second now and then.
+/// So much of the WAL is copied at a time, 2 MiB. While more is flushed to the disk in one go, commits wait for it: a few
+/// milliseconds each time are better than a tenth of a second now and then.
 const SLICE_PAGES: u64 = 512;
-
-/// And at most so much, 8 MiB.
-const LONGEST_SLICE_PAGES: u64 = 2_048;
-
-/// A slice is to take no longer than this to copy and flush.
-const SLICE_TIME: Duration = Duration::from_millis(8);
 
 /// The WAL is started anew when it is so long, 32 MiB, and nearly everything is copied: short enough to read quickly at the
 /// next start.
@@ -64,6 +57,7 @@ pub(crate) struct Checkpointer {
 }
 
 /// What the writer's hook tells the thread.
+#[derive(Default)]
 struct Signs {
     /// Counts commits.
     commits: AtomicU64,
@@ -71,19 +65,6 @@ struct Signs {
     rests: AtomicBool,
     /// How long the WAL was when it was last copied, in pages.
     copied_at: AtomicU64,
-    /// How long a slice is, in pages.
-    slice: AtomicU64,
-}
-
-impl Default for Signs {
-    fn default() -> Self {
-        Self {
-            commits: AtomicU64::default(),
-            rests: AtomicBool::default(),
-            copied_at: AtomicU64::default(),
-            slice: AtomicU64::new(SLICE_PAGES),
-        }
-    }
 }
 
 impl Signs {
@@ -98,16 +79,8 @@ impl Signs {
         let copied_at = self.copied_at.load(Ordering::Relaxed);
         // Shorter: it was started anew.
         let more = if pages < copied_at { pages } else { pages - copied_at };
-        more >= self.slice.load(Ordering::Relaxed)
+        more >= SLICE_PAGES
     }
-}
-
-/// How long the next slice is to be, in pages, when one of so many took so long. It grows slowly: how quick a disk is shows when
-/// it has something to do.
-fn next_slice(pages: u64, took: Duration) -> u64 {
-    let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
-    let fits = pages.saturating_mul(SLICE_TIME.as_micros() as u64) / micros;
-    fits.min(pages.saturating_mul(2)).clamp(SLICE_PAGES, LONGEST_SLICE_PAGES)
 }
 
 /// What came of copying.
@@ -224,10 +197,6 @@ impl<F: Fn(u64) -> bool> Watch<F> {
     }
 
     /// Copies; true if the WAL should be started anew. Rests if nothing can be done.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "how quick the disk is, is a fact of the machine; nothing else follows from it"
-    )]
     fn copy(&mut self) -> bool {
         if self.files.problem(&self.own).is_some() {
             // What is wrong must not get into the database.
@@ -235,7 +204,6 @@ impl<F: Fn(u64) -> bool> Watch<F> {
         }
         // What is committed meanwhile may be copied or not.
         let commits = self.signs.commits.load(Ordering::Relaxed);
-        let begun = Instant::now();
         let copied = copy(&self.own).unwrap_or_else(|error| {
             // A full disk, for instance. The data is safe in the WAL.
             tracing::warn!(%error, "a checkpoint failed; it is tried again");
@@ -243,8 +211,6 @@ impl<F: Fn(u64) -> bool> Watch<F> {
             None
         });
         if let Some(copied) = copied {
-            let pages = copied.pages.checked_sub(self.reached).unwrap_or(copied.pages);
-            self.signs.slice.store(next_slice(pages, begun.elapsed()), Ordering::Relaxed);
             self.signs.copied_at.store(copied.of, Ordering::Relaxed);
             let is_further = copied.pages != self.reached;
             self.reached = copied.pages;
@@ -331,18 +297,6 @@ mod tests {
         assert!(!signs.committed(SLICE_PAGES - 1) && signs.committed(SLICE_PAGES));
         signs.rests.store(true, Ordering::Relaxed);
         assert!(!signs.committed(SLICE_PAGES));
-    }
-
-    #[test]
-    fn a_slice_is_as_long_as_the_disk_is_quick_within_bounds() {
-        let slow = SLICE_TIME * 4;
-        assert_eq!(next_slice(SLICE_PAGES, SLICE_TIME), SLICE_PAGES);
-        assert_eq!(next_slice(SLICE_PAGES, slow), SLICE_PAGES);
-        assert_eq!(next_slice(SLICE_PAGES, Duration::ZERO), 2 * SLICE_PAGES);
-        assert_eq!(next_slice(LONGEST_SLICE_PAGES, Duration::ZERO), LONGEST_SLICE_PAGES);
-        assert_eq!(next_slice(LONGEST_SLICE_PAGES, slow), LONGEST_SLICE_PAGES / 4);
-        assert_eq!([next_slice(0, slow), next_slice(u64::MAX, Duration::MAX)], [SLICE_PAGES; 2]);
-        assert_eq!(next_slice(u64::MAX, SLICE_TIME), LONGEST_SLICE_PAGES);
     }
 
     #[test]

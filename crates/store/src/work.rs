@@ -224,9 +224,11 @@ impl Settlement {
     /// About what it costs to store it, in rows: so that no commit takes long, whatever is in it.
     pub fn rows(&self) -> usize {
         let Some(attempt) = &self.attempt else { return 1 };
+        // What is tried again is moved to its new instant, for which its endpoint is looked at.
+        let moves = if matches!(self.next, Next::Waiting(_)) { 2 } else { 0 };
         // The lists of attempts have the names, and those of messages once more by endpoint.
         let names = self.origin.as_ref().map_or(0, |origin| 2 * names_in_rows(&origin.message));
-        1 + attempt.response.len() / ROW_BYTES + names
+        1 + moves + attempt.response.len() / ROW_BYTES + names
     }
 }
 

@@ -93,8 +93,7 @@ async fn messages_to_many_endpoints_that_refuse_connections() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
         for number in 0..1_000 {
-            // Nobody may listen on this port but the system, and it does not.
-            hostile.tenant.endpoint(&format!("http://127.0.0.1:1/{number}")).await;
+            hostile.tenant.endpoint(&format!("http://127.0.0.1:1025/{number}")).await;
         }
         let mut attack = JoinSet::new();
         repeat(&mut attack, &hostile.operator, 1, &Method::POST, "/msg", &message());
