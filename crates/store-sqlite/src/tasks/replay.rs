@@ -348,7 +348,7 @@ pub(super) fn deliver(
     }
     if !messages.is_empty() {
         lower_wake(tx, endpoint, now)?;
-        tx.tell(News::WorkAdded(endpoint, application_of(tx, endpoint)?));
+        tx.tell(News::WorkAdded(endpoint, Some(application)));
     }
     Ok(Ok((messages.len(), left.spend(each, per_day, now).err().unwrap_or_default())))
 }
