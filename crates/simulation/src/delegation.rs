@@ -133,14 +133,14 @@ delegate! {
 delegate! {
     Messages
     message(application: ApplicationKey, id: &IdOrUid<MessageId>) -> Result<Option<Stored<MessageKey, Message>>, StoreError>;
-    messages(application: ApplicationKey, filter: &MessageFilter, scan: Scan<Ksuid>) -> Result<Listed<Message>, StoreError>;
+    messages(application: ApplicationKey, filter: &MessageFilter, scan: Scan<Ksuid>) -> Result<Walked<Message>, StoreError>;
     expunge_message(message: MessageKey) -> Result<(), StoreError>;
     expunge_messages(application: ApplicationKey, ids: Vec<IdOrUid<MessageId>>) -> Result<Vec<bool>, StoreError>;
 }
 
 delegate! {
     Attempts
-    attempts_by_endpoint(endpoint: EndpointKey, filter: &AttemptFilter, scan: Scan<Ksuid>) -> Result<Listed<Attempt>, StoreError>;
+    attempts_by_endpoint(endpoint: EndpointKey, filter: &AttemptFilter, scan: Scan<Ksuid>) -> Result<Walked<Attempt>, StoreError>;
     attempts_by_message(message: MessageKey, endpoint: Option<EndpointKey>, filter: &AttemptFilter, scan: Scan<Ksuid>) -> Result<Listed<Attempt>, StoreError>;
     attempt(application: ApplicationKey, message: MessageKey, id: AttemptId) -> Result<Option<Attempt>, StoreError>;
     expunge_attempt(message: MessageKey, id: AttemptId) -> Result<(), WriteError>;

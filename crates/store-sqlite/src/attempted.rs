@@ -180,12 +180,12 @@ fn list(
         }
         Ok(())
     };
-    let (terms, named) = asked(endpoint, filter);
-    List { log: MESSAGES, owner: application.0, range: &range }.gather_some(connection, terms, named, read)
+    let (clauses, named) = asked(endpoint, filter);
+    List { log: MESSAGES, owner: application.0, range: &range }.gather(connection, clauses, named, read)
 }
 
 /// Where to look for what a filter lets through.
-fn asked(endpoint: EndpointKey, filter: &AttemptedFilter) -> (Vec<Term>, Named) {
+fn asked(endpoint: EndpointKey, filter: &AttemptedFilter) -> (Vec<Vec<Term>>, Named) {
     let (about, named) = match filter.standing {
         None => (vec![About::Attempted(endpoint, true), About::Attempted(endpoint, false)], Named::Blocks),
         Some(Standing::Delivered) => (vec![About::Attempted(endpoint, true)], Named::Blocks),
@@ -195,7 +195,7 @@ fn asked(endpoint: EndpointKey, filter: &AttemptedFilter) -> (Vec<Term>, Named) 
     };
     let AttemptedFilter { event_types, channel, tag, .. } = filter;
     let wanted = Wanted { event_types: event_types.as_deref(), channel: channel.as_ref(), tag: tag.as_ref() };
-    (about.into_iter().flat_map(|about| wanted.terms(about)).collect(), named)
+    (wanted.clauses(&about), named)
 }
 
 /// The endpoints to which message ?1 was attempted, with ids in [?2, ?3).

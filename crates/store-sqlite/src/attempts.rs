@@ -6,7 +6,7 @@ use postrider_domain::attempt::{Attempt, Trigger};
 use postrider_domain::endpoint_url::without_credentials;
 use postrider_domain::ids::{AttemptId, Id as _, Ksuid};
 use postrider_store::{
-    ApplicationKey, AttemptFilter, AttemptStats, Attempts, EndpointKey, Listed, MessageKey, Scan, StoreError,
+    ApplicationKey, AttemptFilter, AttemptStats, Attempts, EndpointKey, Listed, MessageKey, Scan, StoreError, Walked,
     WriteError,
 };
 use rusqlite::{Connection, Row, params};
@@ -28,7 +28,7 @@ impl Attempts for SqliteStore {
         endpoint: EndpointKey,
         filter: &AttemptFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Listed<Attempt>, StoreError> {
+    ) -> Result<Walked<Attempt>, StoreError> {
         let filter = filter.clone();
         self.lists.run_at_once(move |connection| list(connection, None, Some(endpoint), &filter, scan)).await
     }
@@ -41,7 +41,9 @@ impl Attempts for SqliteStore {
         scan: Scan<Ksuid>,
     ) -> Result<Listed<Attempt>, StoreError> {
         let filter = filter.clone();
-        self.lists.run_at_once(move |connection| list(connection, Some(message), endpoint, &filter, scan)).await
+        self.lists
+            .run_at_once(move |connection| Ok(list(connection, Some(message), endpoint, &filter, scan)?.listed))
+            .await
     }
 
     async fn attempt(
@@ -157,7 +159,7 @@ fn list(
     endpoint: Option<EndpointKey>,
     filter: &AttemptFilter,
     scan: Scan<Ksuid>,
-) -> Result<Listed<Attempt>, SqlError> {
+) -> Result<Walked<Attempt>, SqlError> {
     let range = Range::of_ids(scan);
     let sql = match (message, endpoint) {
         (None, _) => list_sql(OF_ENDPOINT, range.order),
@@ -191,8 +193,8 @@ fn list(
         return list.walk(read);
     }
     let outcomes = outcomes(*succeeded, *status_code_class);
-    let terms = outcomes.iter().flat_map(|outcome| wanted.terms(About::Attempt(*outcome))).collect();
-    list.gather(connection, terms, Named::Blocks, read)
+    let outcomes: Vec<About> = outcomes.into_iter().map(About::Attempt).collect();
+    list.gather(connection, wanted.clauses(&outcomes), Named::Blocks, read)
 }
 
 /// The outcomes that a filter lets through. Attempts succeed with one class of status codes, and no other.

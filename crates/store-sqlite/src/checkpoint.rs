@@ -38,6 +38,10 @@ const FEW_PAGES: u64 = 64;
 /// When the WAL is so long, 64 MiB, it is started anew however much is left to copy, and short readers are waited for.
 const LONG_PAGES: u64 = 2 * RESTART_PAGES;
 
+/// The file keeps so much of its length when it is started anew, 128 MiB. Cutting it off takes a disk tens of milliseconds,
+/// for which everybody waits, so what a load needs each time is kept; only what a reader made of it is given back.
+pub(crate) const KEPT_BYTES: u64 = 2 * LONG_PAGES * 4_096;
+
 /// For so long.
 const PATIENCE: Duration = Duration::from_millis(20);
 

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use postrider_domain::ids::{Id as _, Ksuid, MessageId};
 use postrider_domain::message::Message;
 use postrider_domain::names::{EventTypeName, IdOrUid};
-use postrider_store::{ApplicationKey, Listed, MessageFilter, MessageKey, Messages, Scan, StoreError, Stored};
+use postrider_store::{ApplicationKey, MessageFilter, MessageKey, Messages, Scan, StoreError, Stored, Walked};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
@@ -34,7 +34,7 @@ impl Messages for SqliteStore {
         application: ApplicationKey,
         filter: &MessageFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Listed<Message>, StoreError> {
+    ) -> Result<Walked<Message>, StoreError> {
         let filter = filter.clone();
         self.lists.run_at_once(move |connection| list(connection, application, &filter, scan)).await
     }
@@ -169,7 +169,7 @@ fn list(
     application: ApplicationKey,
     filter: &MessageFilter,
     scan: Scan<Ksuid>,
-) -> Result<Listed<Message>, SqlError> {
+) -> Result<Walked<Message>, SqlError> {
     let range = Range::of_ids(scan);
     let (types, channel, tag) =
         (types(filter.event_types.as_ref()), quoted(filter.channel.as_ref()), quoted(filter.tag.as_ref()));
@@ -186,7 +186,7 @@ fn list(
     if wanted.is_all() {
         return list.walk(read);
     }
-    list.gather(connection, wanted.terms(About::Message).collect(), Named::Blocks, read)
+    list.gather(connection, wanted.clauses(&[About::Message]), Named::Blocks, read)
 }
 
 /// A message, and how many bytes its payload has.

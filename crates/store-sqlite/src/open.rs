@@ -11,6 +11,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, OpenFlags};
 
+use crate::checkpoint::KEPT_BYTES;
 use crate::files::Files;
 use crate::lock::OwnerLock;
 use crate::readers::Readers;
@@ -313,7 +314,7 @@ pub(crate) fn connect(path: &Path) -> Result<Connection, OpenError> {
              PRAGMA foreign_keys = OFF;
              PRAGMA temp_store = MEMORY;
              PRAGMA cache_size = -{WRITER_CACHE_KIB};
-             PRAGMA journal_size_limit = 67108864;
+             PRAGMA journal_size_limit = {KEPT_BYTES};
              PRAGMA wal_autocheckpoint = 0;",
         ))
         .map_err(database)?;

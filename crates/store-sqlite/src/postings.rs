@@ -1,16 +1,19 @@
 //! Reading a filtered list by its postings: only blocks that have something for it (`blocks` says what is promised).
 //!
-//! A filter is a union of terms. The postings of each are read in the list's order, a chunk at a time, and merged; the rows
-//! of each block that comes up are compared with the filter itself, until the page is full. So a page costs as many blocks
-//! as it has rows, at worst, and one look-up for each term of which there is nothing.
+//! A filter is a conjunction of clauses, each a union of terms. The postings of each term are read in the list's order, a chunk
+//! at a time, and merged into those of the clause; where those of all clauses meet, the rows of the block are compared with the
+//! filter itself, until the page is full. With one clause a page costs as many blocks as it has rows, at worst, and one look-up
+//! for each term of which there is nothing. Clauses that seldom meet may be long in vain: each time that one has to follow
+//! another, and the rows of each block that had nothing, are counted as rows that were looked at, and the page ends early
+//! ([`PAGE_ROWS`]).
 
 use std::collections::VecDeque;
 
 use postrider_domain::ids::Ksuid;
 use postrider_store::{Listed, PAGE_BYTES, PAGE_ROWS, Walked};
-use rusqlite::{Connection, Row, Rows, Statement, params};
+use rusqlite::{Connection, Row, Rows, params};
 
-use crate::blocks::{IS_ID, Id, Log, covering_sql, following_sql};
+use crate::blocks::{BLOCK_ROWS, IS_ID, Id, Log, covering_sql, following_sql};
 use crate::decode::{SqlError, readable};
 use crate::range::Range;
 use crate::terms::{BLOCK, Term};
@@ -33,7 +36,7 @@ pub(crate) struct Gathered<T> {
     limit: usize,
     bytes: usize,
     left_out: bool,
-    /// Rows that were looked at one by one.
+    /// Rows that were looked at in vain.
     looked_at: usize,
     reached: Option<Id>,
 }
@@ -84,7 +87,12 @@ impl<T> Gathered<T> {
 
     /// Notes that this row was looked at; says whether more may be, unless the page is full.
     pub(crate) fn look(&mut self, at: Id) -> bool {
-        self.looked_at += 1;
+        self.look_at_some(1, at)
+    }
+
+    /// The same for some rows, of which the walk meets this one last.
+    fn look_at_some(&mut self, rows: usize, at: Id) -> bool {
+        self.looked_at += rows;
         if self.looked_at >= PAGE_ROWS && !self.is_full() {
             self.found.cut = true;
             self.reached = Some(at);
@@ -112,34 +120,25 @@ impl List<'_> {
     pub(crate) fn walk<T>(
         &self,
         mut read: impl FnMut(&[u8], &[u8], &mut Gathered<T>) -> Result<(), SqlError>,
-    ) -> Result<Listed<T>, SqlError> {
+    ) -> Result<Walked<T>, SqlError> {
         let mut page = Gathered::new(self.range.limit);
         read(&self.range.low, &self.range.high, &mut page)?;
-        Ok(page.finish().listed)
+        Ok(page.finish())
     }
 
-    /// Gathers rows in the list's order. `read` adds to a page the rows with ids in `[low, high)` that meet the filter, whose
-    /// terms these are.
+    /// Gathers rows in the list's order. `read` adds to a page the rows with ids in `[low, high)` that meet the filter, which has
+    /// these clauses. It may say what it looks at ([`Gathered::look`]); the page may end early.
     pub(crate) fn gather<T>(
         &self,
         connection: &Connection,
-        terms: Vec<Term>,
-        named: Named,
-        read: impl FnMut(&[u8], &[u8], &mut Gathered<T>) -> Result<(), SqlError>,
-    ) -> Result<Listed<T>, SqlError> {
-        Ok(self.gather_some(connection, terms, named, read)?.listed)
-    }
-
-    /// The same where `read` says what it looks at ([`Gathered::look`]), so that the page may end early.
-    pub(crate) fn gather_some<T>(
-        &self,
-        connection: &Connection,
-        mut terms: Vec<Term>,
+        mut clauses: Vec<Vec<Term>>,
         named: Named,
         mut read: impl FnMut(&[u8], &[u8], &mut Gathered<T>) -> Result<(), SqlError>,
     ) -> Result<Walked<T>, SqlError> {
-        terms.sort_unstable();
-        terms.dedup();
+        for terms in &mut clauses {
+            terms.sort_unstable();
+            terms.dedup();
+        }
         let Range { low, high, limit, .. } = self.range;
         let mut page = Gathered::new(*limit);
         if low >= high {
@@ -153,7 +152,7 @@ impl List<'_> {
             read(low, &first, &mut page)?;
         }
         if first < *high && !page.is_full() {
-            self.gather_posted(connection, &terms, named, &first, &mut page, &mut read)?;
+            self.gather_posted(connection, &clauses, named, &first, &mut page, &mut read)?;
         }
         if !ascending && *low < first && !page.is_full() {
             read(low, &first, &mut page)?;
@@ -171,7 +170,7 @@ impl List<'_> {
     fn gather_posted<T>(
         &self,
         connection: &Connection,
-        terms: &[Term],
+        clauses: &[Vec<Term>],
         named: Named,
         low: &[u8],
         page: &mut Gathered<T>,
@@ -188,8 +187,8 @@ impl List<'_> {
             }
         };
         let mut following = connection.prepare_cached(&following_sql(self.log))?;
-        let mut merge = Merge::start(self, connection, terms, &floor)?;
-        while let Some(start) = merge.next()? {
+        let mut meeting = Meeting::start(self, connection, clauses, &floor)?;
+        while let Some(start) = meeting.next(page)? {
             let end = match named {
                 Named::Rows => [start.as_slice(), &[0]].concat(),
                 Named::Blocks => {
@@ -197,7 +196,12 @@ impl List<'_> {
                     end.map_or_else(|| high.to_vec(), |end| end.to_vec())
                 }
             };
+            let before = (page.found.rows.len(), page.looked_at);
             read(low.max(&start), high.min(&end), page)?;
+            let is_in_vain = before == (page.found.rows.len(), page.looked_at);
+            if is_in_vain && named == Named::Blocks {
+                page.look_at_some(BLOCK_ROWS, start);
+            }
             if page.is_full() {
                 break;
             }
@@ -206,11 +210,57 @@ impl List<'_> {
     }
 }
 
-/// Postings of several terms, merged in the list's order.
-struct Merge<'a, 'c> {
-    chunk: rusqlite::CachedStatement<'c>,
-    list: &'a List<'a>,
+/// Postings of several clauses: where all of them are.
+struct Meeting<'c> {
+    chunks: Chunks<'c>,
+    clauses: Vec<Merge>,
+}
+
+impl<'c> Meeting<'c> {
+    fn start(
+        list: &List<'_>,
+        connection: &'c Connection,
+        clauses: &[Vec<Term>],
+        floor: &[u8],
+    ) -> Result<Self, SqlError> {
+        let statement = connection.prepare_cached(&chunk_sql(list.log, list.range.order))?;
+        let chunks = Chunks { statement, owner: list.owner, ascending: list.range.is_ascending() };
+        let clauses = clauses.iter().map(|terms| Merge::start(terms, floor, &list.range.high)).collect();
+        Ok(Self { chunks, clauses })
+    }
+
+    /// The next start in the list's order that all clauses have, each once; `None` also if the page ends before there is one.
+    fn next<T>(&mut self, page: &mut Gathered<T>) -> Result<Option<Id>, SqlError> {
+        let Some(first) = self.clauses.first_mut() else { return Ok(None) };
+        let Some(mut wanted) = first.front(&mut self.chunks)? else { return Ok(None) };
+        let (mut place, mut agreed) = (0, 1);
+        while agreed < self.clauses.len() {
+            place = (place + 1) % self.clauses.len();
+            let Some(front) = self.clauses[place].follow(&mut self.chunks, wanted)? else { return Ok(None) };
+            if front == wanted {
+                agreed += 1;
+            } else if page.look(wanted) {
+                (wanted, agreed) = (front, 1);
+            } else {
+                return Ok(None);
+            }
+        }
+        for clause in &mut self.clauses {
+            clause.pass(&wanted);
+        }
+        Ok(Some(wanted))
+    }
+}
+
+/// Reads chunks of one owner's postings in a list's order.
+struct Chunks<'c> {
+    statement: rusqlite::CachedStatement<'c>,
+    owner: i64,
     ascending: bool,
+}
+
+/// Postings of several terms, merged in the list's order.
+struct Merge {
     cursors: Vec<Cursor>,
 }
 
@@ -222,52 +272,83 @@ struct Cursor {
     rest: Option<(Vec<u8>, Vec<u8>)>,
 }
 
-impl<'a, 'c> Merge<'a, 'c> {
-    fn start(list: &'a List<'a>, connection: &'c Connection, terms: &[Term], floor: &[u8]) -> Result<Self, SqlError> {
-        let chunk = connection.prepare_cached(&chunk_sql(list.log, list.range.order))?;
-        let cursor = |term: &Term| Cursor {
-            term: *term,
-            ahead: VecDeque::new(),
-            rest: Some((floor.to_vec(), list.range.high.clone())),
-        };
-        let cursors = terms.iter().map(cursor).collect();
-        Ok(Self { chunk, list, ascending: list.range.is_ascending(), cursors })
+impl Merge {
+    fn start(terms: &[Term], floor: &[u8], high: &[u8]) -> Self {
+        let cursor =
+            |term: &Term| Cursor { term: *term, ahead: VecDeque::new(), rest: Some((floor.to_vec(), high.to_vec())) };
+        Self { cursors: terms.iter().map(cursor).collect() }
     }
 
-    /// The next start in the list's order, each once.
-    fn next(&mut self) -> Result<Option<Id>, SqlError> {
+    /// The next start.
+    fn front(&mut self, chunks: &mut Chunks<'_>) -> Result<Option<Id>, SqlError> {
         let mut next: Option<Id> = None;
         for cursor in &mut self.cursors {
-            cursor.fill(&mut self.chunk, self.list.owner, self.ascending)?;
+            cursor.fill(chunks)?;
             let Some(&front) = cursor.ahead.front() else { continue };
-            if next.is_none_or(|next| if self.ascending { front < next } else { front > next }) {
+            if next.is_none_or(|next| chunks.is_before(&front, &next)) {
                 next = Some(front);
-            }
-        }
-        if let Some(next) = next {
-            for cursor in self.cursors.iter_mut().filter(|cursor| cursor.ahead.front() == Some(&next)) {
-                cursor.ahead.pop_front();
             }
         }
         self.cursors.retain(|cursor| cursor.rest.is_some() || !cursor.ahead.is_empty());
         Ok(next)
     }
+
+    /// The next start that is not before this one in the list's order.
+    fn follow(&mut self, chunks: &mut Chunks<'_>, at: Id) -> Result<Option<Id>, SqlError> {
+        for cursor in &mut self.cursors {
+            cursor.leave_out(chunks, &at);
+        }
+        self.front(chunks)
+    }
+
+    /// Goes on behind the next start, which is this one.
+    fn pass(&mut self, start: &Id) {
+        for cursor in self.cursors.iter_mut().filter(|cursor| cursor.ahead.front() == Some(start)) {
+            cursor.ahead.pop_front();
+        }
+    }
 }
 
 impl Cursor {
-    fn fill(&mut self, chunk: &mut Statement<'_>, owner: i64, ascending: bool) -> Result<(), SqlError> {
+    fn fill(&mut self, chunks: &mut Chunks<'_>) -> Result<(), SqlError> {
         if !self.ahead.is_empty() {
             return Ok(());
         }
         let Some((low, high)) = self.rest.take() else { return Ok(()) };
-        let mut rows = chunk.query(params![owner, self.term, low, high])?;
+        let mut rows = chunks.statement.query(params![chunks.owner, self.term, low, high])?;
         while let Some(row) = rows.next()? {
             self.ahead.push_back(row.get(0)?);
         }
         if let Some(last) = self.ahead.back().filter(|_| self.ahead.len() == CHUNK) {
-            self.rest = Some(if ascending { ([last.as_slice(), &[0]].concat(), high) } else { (low, last.to_vec()) });
+            let (low, high) =
+                if chunks.ascending { ([last.as_slice(), &[0]].concat(), high) } else { (low, last.to_vec()) };
+            self.rest = Some((low, high));
         }
         Ok(())
+    }
+
+    /// What is before this start in the list's order is not read any more.
+    fn leave_out(&mut self, chunks: &Chunks<'_>, at: &Id) {
+        while self.ahead.front().is_some_and(|front| chunks.is_before(front, at)) {
+            self.ahead.pop_front();
+        }
+        let Some((low, high)) = self.rest.as_mut().filter(|_| self.ahead.is_empty()) else { return };
+        if chunks.ascending {
+            if low.as_slice() < at.as_slice() {
+                *low = at.to_vec();
+            }
+        } else {
+            let behind = [at.as_slice(), &[0]].concat();
+            if *high > behind {
+                *high = behind;
+            }
+        }
+    }
+}
+
+impl Chunks<'_> {
+    fn is_before(&self, one: &Id, other: &Id) -> bool {
+        if self.ascending { one < other } else { one > other }
     }
 }
 
@@ -282,9 +363,94 @@ fn chunk_sql(log: Log, order: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Bound;
+
+    use postrider_store::{Direction, Scan};
+
     use super::*;
     use crate::blocks::{ATTEMPTS, MESSAGES};
+    use crate::migrate::MIGRATIONS;
     use crate::plans::assert_walks;
+
+    const ONE: Term = 7;
+    const OTHER: Term = 8;
+
+    fn id(number: u32) -> Id {
+        let mut id = [0; 20];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        id
+    }
+
+    /// So many blocks with these terms each.
+    fn posted(blocks: u32, has: impl Fn(u32, Term) -> bool) -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        for migration in MIGRATIONS {
+            connection.execute_batch(migration).unwrap();
+        }
+        connection.execute_batch("BEGIN").unwrap();
+        let mut post = connection.prepare("INSERT INTO message_posting VALUES (1, ?, ?)").unwrap();
+        for block in 0..blocks {
+            for term in [BLOCK, ONE, OTHER] {
+                if term == BLOCK || has(block, term) {
+                    post.execute(params![term, id(block)]).unwrap();
+                }
+            }
+        }
+        drop(post);
+        connection.execute_batch("COMMIT").unwrap();
+        connection
+    }
+
+    /// The blocks that are read for a page on from there, and where it ended.
+    fn page(connection: &Connection, direction: Direction, from: Option<Ksuid>) -> (Vec<Id>, Option<Ksuid>) {
+        let mut scan = Scan::all(direction, 50);
+        let end = if direction == Direction::Ascending { &mut scan.lower } else { &mut scan.upper };
+        *end = from.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = Range::of_ids(scan);
+        let list = List { log: MESSAGES, owner: 1, range: &range };
+        let mut read = Vec::new();
+        let clauses = vec![vec![ONE], vec![OTHER]];
+        let walked = list.gather(connection, clauses, Named::Blocks, |low, _, page: &mut Gathered<()>| {
+            // What comes before the first block is read, too, and has nothing.
+            if let Ok(start) = low.try_into() {
+                read.push(start);
+                page.push((), 0);
+            }
+            Ok(())
+        });
+        let walked = walked.unwrap();
+        assert_eq!(walked.listed.cut, walked.reached.is_some());
+        (read, walked.reached)
+    }
+
+    /// The blocks that are read for all pages, and how many pages there are.
+    fn pages(connection: &Connection, direction: Direction) -> (Vec<Id>, usize) {
+        let (mut read, mut reached) = page(connection, direction, None);
+        let mut count = 1;
+        while reached.is_some() {
+            let (more, next) = page(connection, direction, reached);
+            assert_ne!(next, reached, "the next page goes on");
+            read.extend(more);
+            (reached, count) = (next, count + 1);
+        }
+        (read, count)
+    }
+
+    #[test]
+    fn names_that_hardly_ever_come_together_end_a_page_and_the_next_goes_on() {
+        let both = [10, 5_000];
+        let connection = posted(6_000, |block, term| both.contains(&block) || (block % 2 == 0) == (term == ONE));
+        assert_eq!(pages(&connection, Direction::Ascending), (vec![id(10), id(5_000)], 3));
+        assert_eq!(pages(&connection, Direction::Descending), (vec![id(5_000), id(10)], 3));
+    }
+
+    #[test]
+    fn a_name_that_is_rare_leads_past_what_the_other_has() {
+        let connection = posted(6_000, |block, term| term == ONE || block % 1_500 == 700);
+        let rare = [700, 2_200, 3_700, 5_200].map(id);
+        assert_eq!(pages(&connection, Direction::Ascending), (rare.to_vec(), 1));
+        assert_eq!(pages(&connection, Direction::Descending), (rare.into_iter().rev().collect(), 1));
+    }
 
     #[test]
     fn postings_are_read_in_their_order() {

@@ -1,11 +1,12 @@
 //! Terms: what a filter can ask for, as numbers. A block of a log has a posting for every term that some row of it meets.
 //!
 //! A term is a 64-bit hash (FNV-1a) that never changes, because it is stored. Two terms with the same hash only lead to
-//! blocks in vain: every row is compared with the filter itself. Each combination of a filter's parts has a term of its
-//! own, so a list is a union of terms and never an intersection, which could run through everything and find nothing.
+//! blocks in vain: every row is compared with the filter itself. Each name that a message has is a term, and no combination of
+//! names is: those of a message with five channels and ten tags are 17, and not 132. So whoever asks for a type, a channel and
+//! a tag is shown where the postings of all three meet (`postings`).
 //!
-//! A further part of a message by which lists are filtered takes its place beside type, channel and tag in [`Wanted::terms`]
-//! and [`Subject::spread`].
+//! A further part of a message by which lists are filtered takes its place beside type, channel and tag in [`Name`],
+//! [`Wanted::clauses`] and [`Subject::spread`].
 
 use postrider_domain::message::Message;
 use postrider_domain::names::{Channel, EventTypeName, Tag};
@@ -46,6 +47,16 @@ pub(crate) const fn class_of(status_code: u16) -> u16 {
 
 /// The only class in which attempts succeed.
 pub(crate) const SUCCESS: u16 = 200;
+
+/// What a term asks of the names of a message.
+#[derive(Debug, Clone, Copy)]
+enum Name<'a> {
+    /// Nothing.
+    Any,
+    EventType(&'a EventTypeName),
+    Channel(&'a Channel),
+    Tag(&'a Tag),
+}
 
 #[derive(Clone, Copy)]
 struct Hash(u64);
@@ -93,7 +104,18 @@ impl About {
 
     /// The term that asks for nothing else.
     pub(crate) fn any(self) -> Term {
-        self.hash().name(None).name(None).name(None).term()
+        self.term(Name::Any)
+    }
+
+    fn term(self, name: Name<'_>) -> Term {
+        let (event_type, channel, tag) = match name {
+            Name::Any => (None, None, None),
+            Name::EventType(event_type) => (Some(event_type.as_str()), None, None),
+            Name::Channel(channel) => (None, Some(channel.as_str()), None),
+            Name::Tag(tag) => (None, None, Some(tag.as_str())),
+        };
+        // In this order they have been stored since there are postings.
+        self.hash().name(event_type).name(channel).name(tag).term()
     }
 }
 
@@ -111,12 +133,19 @@ impl Wanted<'_> {
         self.event_types.is_none() && self.channel.is_none() && self.tag.is_none()
     }
 
-    /// The terms about this whose union is what the filter lets through.
-    pub(crate) fn terms(&self, about: About) -> impl Iterator<Item = Term> {
-        let (channel, tag) = (self.channel.map(Channel::as_str), self.tag.map(Tag::as_str));
-        let term = move |kind: Option<&str>| about.hash().name(kind).name(channel).name(tag).term();
-        let any = self.event_types.is_none().then(|| term(None));
-        any.into_iter().chain(self.event_types.unwrap_or_default().iter().map(move |kind| term(Some(kind.as_str()))))
+    /// Terms that every row which the filter lets through meets, if it is about one of these: one of each clause. One clause
+    /// says exactly what is let through; where there are more, a block may meet them all with different rows.
+    pub(crate) fn clauses(&self, abouts: &[About]) -> Vec<Vec<Term>> {
+        let types = self.event_types.map(|types| types.iter().map(Name::EventType).collect());
+        let (channel, tag) = (self.channel.map(Name::Channel), self.tag.map(Name::Tag));
+        let named = [types, channel.map(|name| vec![name]), tag.map(|name| vec![name])];
+        let mut asked: Vec<Vec<Name<'_>>> = named.into_iter().flatten().collect();
+        if asked.is_empty() {
+            asked.push(vec![Name::Any]);
+        }
+        let terms =
+            |names: Vec<Name<'_>>| abouts.iter().flat_map(|about| names.iter().map(|name| about.term(*name))).collect();
+        asked.into_iter().map(terms).collect()
     }
 }
 
@@ -139,19 +168,13 @@ impl<'a> Subject<'a> {
 
     /// Every term about this that the subject meets.
     pub(crate) fn spread(self, about: About, terms: &mut Vec<Term>) {
-        let first = terms.len();
-        for kind in [None, Some(self.event_type.as_str())] {
-            let kind = about.hash().name(kind);
-            for channel in std::iter::once(None).chain(self.channels.iter().map(|channel| Some(channel.as_str()))) {
-                let channel = kind.name(channel);
-                terms.push(channel.name(None).term());
-                terms.extend(self.tags.iter().map(|tag| channel.name(Some(tag.as_str())).term()));
-            }
-        }
         // A list of messages that asks for nothing needs no postings.
-        if about == About::Message {
-            terms.swap_remove(first);
+        if about != About::Message {
+            terms.push(about.any());
         }
+        terms.push(about.term(Name::EventType(self.event_type)));
+        terms.extend(self.channels.iter().map(|channel| about.term(Name::Channel(channel))));
+        terms.extend(self.tags.iter().map(|tag| about.term(Name::Tag(tag))));
     }
 }
 
@@ -169,29 +192,42 @@ mod tests {
         let mut terms = Vec::new();
         Subject { event_type: &names[0], channels: &channels, tags: &tags }.spread(about, &mut terms);
         let posted: HashSet<Term> = terms.iter().copied().collect();
-        assert_eq!((posted.len(), terms.len()), (12, 12));
+        assert_eq!((posted.len(), terms.len()), (5, 5));
         let mut asked = HashSet::new();
         for event_types in [None, Some(&names[..1])] {
             for channel in [None, Some(&channels[0]), Some(&channels[1])] {
                 for tag in [None, Some(&tags[0])] {
-                    asked.extend(Wanted { event_types, channel, tag }.terms(about));
+                    let clauses = Wanted { event_types, channel, tag }.clauses(&[about]);
+                    let parts = [event_types.is_some(), channel.is_some(), tag.is_some()];
+                    assert_eq!(clauses.len(), parts.into_iter().filter(|part| *part).count().max(1));
+                    asked.extend(clauses.into_iter().flatten());
                 }
             }
         }
         assert_eq!(asked, posted);
         let other = Wanted { event_types: Some(&names[1..]), channel: Some(&channels[0]), tag: None };
-        assert!(other.terms(about).all(|term| !posted.contains(&term)));
+        assert!(other.clauses(&[about])[0].iter().all(|term| !posted.contains(term)));
+    }
+
+    #[test]
+    fn a_clause_is_about_any_of_several_things() {
+        let names = ["a", "b"].map(|name| EventTypeName::parse(name).unwrap());
+        let tag = Tag::parse("x").unwrap();
+        let wanted = Wanted { event_types: Some(&names), channel: None, tag: Some(&tag) };
+        let abouts = [About::Attempt(Outcome::Failed), About::Attempt(Outcome::Class(200))];
+        assert_eq!(wanted.clauses(&abouts).iter().map(Vec::len).collect::<Vec<_>>(), [4, 2]);
+        assert_eq!(wanted.clauses(&[]), vec![Vec::<Term>::new(); 2], "nothing meets it");
     }
 
     #[test]
     fn terms_never_change_because_they_are_stored() {
         let kinds = [EventTypeName::parse("invoice.paid").unwrap()];
         let typed = Wanted { event_types: Some(&kinds), channel: None, tag: None };
-        assert_eq!(typed.terms(About::Message).collect::<Vec<_>>(), [-4_663_699_177_153_970_189]);
+        assert_eq!(typed.clauses(&[About::Message]), [[-4_663_699_177_153_970_189]]);
         let channel = Channel::parse("x").unwrap();
         let sent = Wanted { event_types: None, channel: Some(&channel), tag: None };
         let waiting = About::Standing(EndpointKey(7), Standing::Waiting);
-        assert_eq!(sent.terms(waiting).collect::<Vec<_>>(), [791_719_415_970_945_335]);
+        assert_eq!(sent.clauses(&[waiting]), [[791_719_415_970_945_335]]);
         assert_eq!(About::Attempt(Outcome::Failed).any(), 902_302_645_486_234_867);
     }
 }

@@ -16,7 +16,7 @@ use postrider_domain::endpoint::{Endpoint, EndpointUrl, Headers};
 use postrider_domain::entropy::SeededEntropy;
 use postrider_domain::ids::{ApplicationId, AttemptId, EndpointId, MessageId};
 use postrider_domain::message::Message;
-use postrider_domain::names::{EventTypeName, IdOrUid};
+use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Tag};
 use postrider_domain::signature::{Secret, SecretKind};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
@@ -85,14 +85,18 @@ impl World {
 
     /// Accepts messages of one type, 5 ms apart.
     async fn accept(&self, count: u64) -> Vec<Sent> {
+        self.accept_named(count, None, None).await
+    }
+
+    async fn accept_named(&self, count: u64, channels: Option<Vec<Channel>>, tags: Option<Vec<Tag>>) -> Vec<Sent> {
         let message = |number: u64| {
             let at = START.saturating_add(Duration::from_millis(5 * number));
             Arc::new(Message {
                 id: MessageId::new(at, &self.entropy),
                 event_id: None,
                 event_type: EventTypeName::parse("invoice.paid").unwrap(),
-                channels: None,
-                tags: None,
+                channels: channels.clone(),
+                tags: tags.clone(),
                 deliver_at: None,
                 expires_at: None,
                 payload: Some(Bytes::from_static(b"{}")),
@@ -156,6 +160,24 @@ async fn sixteen_messages_of_one_kind_cost_seven_inserts() {
     assert_eq!(world.count("SELECT count(*) FROM message_posting"), 400);
     assert_eq!(world.count("SELECT count(*) FROM attempt_posting"), 300);
     assert_eq!(world.count("SELECT sum(succeeded) FROM attempt_tally"), 1_024);
+    world.store.close().await;
+}
+
+#[tokio::test]
+async fn each_name_of_a_message_is_posted_and_no_combination_of_names() {
+    let world = World::new().await;
+    let channels = (0..5).map(|number| Channel::parse(&format!("c{number}")).unwrap()).collect();
+    let tags = (0..10).map(|number| Tag::parse(&format!("t{number}")).unwrap()).collect();
+    let sent = world.accept_named(1, Some(channels), Some(tags)).await;
+    // The block, its type, and the names.
+    assert_eq!(world.count("SELECT count(*) FROM message_posting"), 2 + 15);
+    let later = START.saturating_add(Duration::from_secs(60));
+    let failed = world.settlement(&sent[0], sent[0].message.created_at, 0, Next::Waiting(later));
+    world.store.settle(vec![failed]).await.unwrap();
+    // Of the block that it failed at the endpoint, and of the message that it waits: each for any type, too.
+    assert_eq!(world.count("SELECT count(*) FROM message_posting"), 2 + 15 + 2 * 17);
+    // The block, how it ended, and that it failed.
+    assert_eq!(world.count("SELECT count(*) FROM attempt_posting"), 1 + 2 * 17);
     world.store.close().await;
 }
 

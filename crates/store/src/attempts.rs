@@ -5,7 +5,7 @@ use postrider_domain::attempt::Attempt;
 use postrider_domain::ids::{AttemptId, Ksuid};
 use postrider_domain::names::{Channel, EventTypeName, Tag};
 
-use crate::{ApplicationKey, EndpointKey, Listed, MessageKey, Scan, StoreError, WriteError};
+use crate::{ApplicationKey, EndpointKey, Listed, MessageKey, Scan, StoreError, Walked, WriteError};
 
 /// Which attempts a list shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,14 +38,15 @@ pub struct AttemptStats {
 /// Operations on the log of attempts.
 #[async_trait]
 pub trait Attempts {
-    /// A page of the attempts to an endpoint, by id. Stops early after [`crate::PAGE_BYTES`] of answers. However few attempts
-    /// the filter lets through, the time is that of a page, not of the list.
+    /// A page of the attempts to an endpoint, by id. Stops early after [`crate::PAGE_BYTES`] of answers, and after
+    /// [`crate::PAGE_ROWS`]: no index says where several names come together. However few attempts the filter lets through, the
+    /// time is that of a page, not of the list.
     async fn attempts_by_endpoint(
         &self,
         endpoint: EndpointKey,
         filter: &AttemptFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Listed<Attempt>, StoreError>;
+    ) -> Result<Walked<Attempt>, StoreError>;
 
     /// A page of the attempts for a message, by id; to one endpoint only if `endpoint` names it. Stops early like the other.
     async fn attempts_by_message(

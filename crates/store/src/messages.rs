@@ -5,7 +5,7 @@ use postrider_domain::ids::{Ksuid, MessageId};
 use postrider_domain::message::Message;
 use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Tag};
 
-use crate::{ApplicationKey, Listed, Scan, StoreError, Stored};
+use crate::{ApplicationKey, Scan, StoreError, Stored, Walked};
 
 /// The engine's handle of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,14 +34,15 @@ pub trait Messages {
         id: &IdOrUid<MessageId>,
     ) -> Result<Option<Stored<MessageKey, Message>>, StoreError>;
 
-    /// A page of messages, by id. Stops early after [`crate::PAGE_BYTES`] of payload. However few messages the filter lets
-    /// through, the time is that of a page, not of the list.
+    /// A page of messages, by id. Stops early after [`crate::PAGE_BYTES`] of payload, and after [`crate::PAGE_ROWS`]: no index
+    /// says where several names come together. However few messages the filter lets through, the time is that of a page, not of
+    /// the list.
     async fn messages(
         &self,
         application: ApplicationKey,
         filter: &MessageFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Listed<Message>, StoreError>;
+    ) -> Result<Walked<Message>, StoreError>;
 
     /// Erases the payload; what is still to be delivered of it is not. Told to observers. Repeating it does no harm.
     async fn expunge_message(&self, message: MessageKey) -> Result<(), StoreError>;

@@ -78,13 +78,9 @@ pub struct NewMessage {
 /// Bytes of a payload that cost as much as a row.
 const ROW_BYTES: usize = 2_048;
 
-/// What lists by type, channel and tag cost of a message that has none of its names in common with others, in rows: each
-/// combination of them is one.
+/// What lists by type, channel and tag cost of a message that has none of its names in common with others, in rows: each is one.
 fn names_in_rows(message: &Message) -> usize {
-    let or_any = |count: Option<usize>| 1 + count.unwrap_or(0);
-    let combinations = or_any(message.channels.as_ref().map(|names| names.len()))
-        * or_any(message.tags.as_ref().map(|names| names.len()));
-    combinations - 1
+    message.channels.as_ref().map_or(0, |names| names.len()) + message.tags.as_ref().map_or(0, |names| names.len())
 }
 
 impl NewMessage {
@@ -226,8 +222,9 @@ impl Settlement {
         let Some(attempt) = &self.attempt else { return 1 };
         // What is tried again is moved to its new instant, for which its endpoint is looked at.
         let moves = if matches!(self.next, Next::Waiting(_)) { 2 } else { 0 };
-        // The lists of attempts have the names, and those of messages once more by endpoint.
-        let names = self.origin.as_ref().map_or(0, |origin| 2 * names_in_rows(&origin.message));
+        // The lists of attempts have the names, and those of messages once more by endpoint; each twice if it failed.
+        let lists = if attempt.succeeded { 2 } else { 4 };
+        let names = self.origin.as_ref().map_or(0, |origin| lists * names_in_rows(&origin.message));
         1 + moves + attempt.response.len() / ROW_BYTES + names
     }
 }

@@ -5,7 +5,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
 use postrider_domain::attempt::Attempt;
-use postrider_domain::ids::{AttemptId, EndpointId};
+use postrider_domain::ids::{AttemptId, EndpointId, Id as _, Ksuid};
 use postrider_domain::names::IdOrUid;
 use postrider_store::{AttemptFilter, EndpointKey, MessageKey, ResendError, Resent, StoredAnswer};
 
@@ -110,8 +110,10 @@ impl FromQuery for ListQuery {
     }
 }
 
-fn answer_page(page: &Page<Attempt>, with_content: bool) -> Response {
-    page.answer(
+fn answer_page(page: &Page<Attempt>, reached: Option<Ksuid>, reversed: bool, with_content: bool) -> Response {
+    page.answer_walked(
+        reached.map(|id| AttemptId::from_ksuid(id).to_string()),
+        reversed,
         |attempt| attempt.id.to_string(),
         |attempt| AttemptOut::new(attempt, with_content).with_message(attempt),
     )
@@ -125,11 +127,11 @@ pub(super) async fn list_by_endpoint(
     let ListQuery { timed, filter, is_empty, .. } = query;
     let endpoint = tenant.endpoint(&state).await?;
     if is_empty {
-        return Ok(answer_page(&Page::empty(), false));
+        return Ok(answer_page(&Page::empty(), None, false, false));
     }
     let walk = timed.walk(state.clock.now());
-    let page = walk.listed(state.store.attempts_by_endpoint(endpoint.key, &filter, walk.scan.clone()).await?);
-    Ok(answer_page(&page, filter.with_response))
+    let walked = state.store.attempts_by_endpoint(endpoint.key, &filter, walk.scan.clone()).await?;
+    Ok(answer_page(&walk.listed(walked.listed), walked.reached, walk.reversed, filter.with_response))
 }
 
 pub(super) async fn list_by_message(
@@ -167,11 +169,11 @@ async fn message_page(
 ) -> Result<Response> {
     let ListQuery { timed, filter, is_empty, .. } = query;
     if is_empty {
-        return Ok(answer_page(&Page::empty(), false));
+        return Ok(answer_page(&Page::empty(), None, false, false));
     }
     let walk = timed.walk(state.clock.now());
     let rows = state.store.attempts_by_message(message, endpoint, &filter, walk.scan.clone()).await?;
-    Ok(answer_page(&walk.listed(rows), filter.with_response))
+    Ok(answer_page(&walk.listed(rows), None, walk.reversed, filter.with_response))
 }
 
 pub(super) struct MessageQuery {

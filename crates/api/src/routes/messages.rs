@@ -6,7 +6,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderName, StatusCode};
-use postrider_domain::ids::{ApplicationId, MessageId};
+use postrider_domain::ids::{ApplicationId, Id as _, MessageId};
 use postrider_domain::names::{IdOrUid, Uid};
 use postrider_ingest::SubmitError;
 use postrider_store::MessageFilter;
@@ -111,8 +111,13 @@ pub(super) async fn list(
 ) -> Result<Response> {
     let ListQuery { timed, filter } = query;
     let walk = timed.walk(state.clock.now());
-    let page = walk.listed(state.store.messages(tenant.application.key, &filter, walk.scan.clone()).await?);
-    Ok(page.answer(|message| message.id.to_string(), |message| MessageOut::new(message, filter.with_payload)))
+    let walked = state.store.messages(tenant.application.key, &filter, walk.scan.clone()).await?;
+    Ok(walk.listed(walked.listed).answer_walked(
+        walked.reached.map(|id| MessageId::from_ksuid(id).to_string()),
+        walk.reversed,
+        |message| message.id.to_string(),
+        |message| MessageOut::new(message, filter.with_payload),
+    ))
 }
 
 pub(super) async fn read(

@@ -203,6 +203,40 @@ async fn tags_and_a_time_of_delivery_are_shown_and_tags_filter_lists() {
 }
 
 #[tokio::test]
+async fn where_names_seldom_come_together_is_found_page_by_page() {
+    let world = World::new();
+    world.app("shop").await;
+    world.endpoint("shop", "e").await;
+    let named =
+        |tags: Value, channels: Value| json!({ "eventType": "a", "payload": {}, "tags": tags, "channels": channels });
+    let both = id(&world.post("/app/shop/msg", named(json!(["x"]), json!(["y"]))).await.expect(202));
+    let mut made = vec![both.clone()];
+    while made.len() < postrider_store::PAGE_ROWS + 100 {
+        let pairs = (0..20).flat_map(|_| [named(json!(["x"]), Value::Null), named(Value::Null, json!(["y"]))]);
+        let batch = world.post("/app/shop/msg/batch", json!(pairs.collect::<Vec<_>>())).await.expect(202);
+        made.extend(ids(&batch));
+        // What several commits make within one instant makes long blocks.
+        world.clock.advance(Duration::from_millis(100));
+    }
+    world.attempts_that_wait("shop", "e", &made, world.clock.now().saturating_add(Duration::from_secs(3_600))).await;
+    for list in ["msg", "attempt/endpoint/e"] {
+        let (mut query, mut pages) = (String::new(), Vec::new());
+        while pages.last().is_none_or(|page: &Value| page["done"] == false) {
+            let page = world.get(&format!("/app/shop/{list}?tag=x&channel=y{query}")).await.expect(200);
+            query = format!("&iterator={}", page["iterator"].as_str().unwrap());
+            pages.push(page);
+        }
+        let found: Vec<&Value> = pages.iter().flat_map(|page| page["data"].as_array().unwrap()).collect();
+        assert_eq!((found.len(), pages.len()), (1, 2), "{list}");
+        assert!([&found[0]["id"], &found[0]["msgId"]].contains(&&json!(both)), "{list}: {found:?}");
+        // And back: nothing is left out, and nothing is there.
+        let back = pages[1]["prevIterator"].as_str().unwrap();
+        let back = world.get(&format!("/app/shop/{list}?tag=x&channel=y&iterator={back}")).await.expect(200);
+        assert_eq!((ids(&back).len(), &back["done"]), (0, &json!(false)), "{list}");
+    }
+}
+
+#[tokio::test]
 async fn a_delivery_after_the_payload_is_gone_is_refused() {
     let world = World::new();
     world.app("shop").await;

@@ -27,7 +27,7 @@ pub(super) fn under(mut new: NewMessage, key: IdempotencyKey) -> NewMessage {
 /// How many messages an application has.
 pub(super) async fn count<H: Harness>(world: &World<H>, app: &App) -> usize {
     let page = Scan::all(Direction::Ascending, 1_000);
-    world.store().messages(app.key, &MessageFilter::default(), page).await.unwrap().rows.len()
+    world.store().messages(app.key, &MessageFilter::default(), page).await.unwrap().listed.rows.len()
 }
 
 pub(super) fn assert_new(result: &Result<Accepted, AcceptError>) {

@@ -72,7 +72,7 @@ fn full() -> AttemptFilter {
 
 async fn by_endpoint<H: Harness>(world: &World<H>, key: EndpointKey, filter: AttemptFilter) -> Vec<Attempt> {
     let page = Scan::all(Direction::Ascending, 100);
-    world.store().attempts_by_endpoint(key, &filter, page).await.unwrap().rows
+    world.store().attempts_by_endpoint(key, &filter, page).await.unwrap().listed.rows
 }
 
 async fn by_message<H: Harness>(
@@ -304,7 +304,7 @@ pub(super) async fn attempts_outlive_their_endpoint<H: Harness>(world: &World<H>
     store.delete_endpoint(app.key, &by_id(endpoint.value.id), world.tick()).await.unwrap();
     assert_eq!(by_message(world, message.key, None, full()).await, std::slice::from_ref(&attempt));
     let page = Scan { lower: Bound::Included(attempt.id.ksuid()), ..Scan::all(Direction::Descending, 10) };
-    let listed = store.attempts_by_endpoint(endpoint.key, &full(), page).await.unwrap().rows;
+    let listed = store.attempts_by_endpoint(endpoint.key, &full(), page).await.unwrap().listed.rows;
     assert_eq!(listed, std::slice::from_ref(&attempt));
     assert_eq!(store.attempt(app.key, message.key, attempt.id).await.unwrap(), Some(with_message(attempt, &message)));
 }

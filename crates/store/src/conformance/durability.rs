@@ -27,7 +27,7 @@ pub(super) async fn everything_survives_a_restart<H: Harness>(world: &mut World<
     let version = world.routes(&app).await.version;
     let page = || Scan::all(Direction::Ascending, 10);
     let filter = AttemptFilter { with_response: true, ..AttemptFilter::default() };
-    let attempts = world.store().attempts_by_endpoint(endpoint.key, &filter, page()).await.unwrap();
+    let attempts = world.store().attempts_by_endpoint(endpoint.key, &filter, page()).await.unwrap().listed;
 
     world.reopen().await;
     let store = world.store();
@@ -39,7 +39,7 @@ pub(super) async fn everything_survives_a_restart<H: Harness>(world: &mut World<
     assert!(store.event_type(&environment(), "a").await.unwrap().is_some());
     let read = store.message(app.key, &by_id(message.value.id)).await.unwrap().unwrap();
     assert_eq!((read.key, &read.value), (message.key, message.value.as_ref()));
-    assert_eq!(store.attempts_by_endpoint(endpoint.key, &filter, page()).await.unwrap(), attempts);
+    assert_eq!(store.attempts_by_endpoint(endpoint.key, &filter, page()).await.unwrap().listed, attempts);
     assert_eq!(world.routes(&app).await.version, version);
     let health = store.health(endpoint.key).await.unwrap().unwrap();
     assert_eq!(health.failing_since, Some(message.value.created_at));

@@ -54,7 +54,7 @@ pub(super) async fn another_applications_messages_are_not_found<H: Harness>(worl
 }
 
 async fn list<H: Harness>(world: &World<H>, app: &App, filter: MessageFilter, limit: usize) -> Vec<Message> {
-    world.store().messages(app.key, &filter, Scan::all(Direction::Ascending, limit)).await.unwrap().rows
+    world.store().messages(app.key, &filter, Scan::all(Direction::Ascending, limit)).await.unwrap().listed.rows
 }
 
 /// Messages of three types on several channels, without their payloads, oldest first.

@@ -133,7 +133,7 @@ pub(super) async fn pages_of_messages_visit_each_once<H: Harness>(world: &World<
         keys.push(world.message(&app, &[]).await.value.id.ksuid());
     }
     walk(&keys, async |scan| {
-        let listed = store.messages(app.key, &MessageFilter::default(), scan).await.unwrap().rows;
+        let listed = store.messages(app.key, &MessageFilter::default(), scan).await.unwrap().listed.rows;
         listed.iter().map(|message| message.id.ksuid()).collect()
     })
     .await;
@@ -154,7 +154,7 @@ pub(super) async fn pages_of_attempts_visit_each_once<H: Harness>(world: &World<
     everywhere.truncate(COUNT);
     let filter = AttemptFilter::default();
     walk(&here, async |scan| {
-        let listed = store.attempts_by_endpoint(endpoint.key, &filter, scan).await.unwrap().rows;
+        let listed = store.attempts_by_endpoint(endpoint.key, &filter, scan).await.unwrap().listed.rows;
         listed.iter().map(|attempt| attempt.id.ksuid()).collect()
     })
     .await;
@@ -196,8 +196,9 @@ pub(super) async fn no_limit_is_too_large_and_none_too_small<H: Harness>(world: 
             want
         );
         assert_eq!(store.endpoints(app.key, page()).await.unwrap().rows.len(), want);
-        assert_eq!(store.messages(app.key, &MessageFilter::default(), page()).await.unwrap().rows.len(), want);
-        let attempts = store.attempts_by_endpoint(endpoint.key, &AttemptFilter::default(), page()).await.unwrap().rows;
+        assert_eq!(store.messages(app.key, &MessageFilter::default(), page()).await.unwrap().listed.rows.len(), want);
+        let attempts =
+            store.attempts_by_endpoint(endpoint.key, &AttemptFilter::default(), page()).await.unwrap().listed.rows;
         assert_eq!(attempts.len(), want);
         let page = Scan::all(Direction::Descending, limit);
         let types = store.event_types(&environment(), &EventTypeFilter::default(), page).await.unwrap().rows;

@@ -150,7 +150,7 @@ async fn is_there<H: Harness>(world: &World<H>, app: &App, message: &Msg) -> boo
 
 async fn attempts<H: Harness>(world: &World<H>, endpoint: &Ep) -> usize {
     let all = Scan::all(Direction::Ascending, 1_000);
-    world.store().attempts_by_endpoint(endpoint.key, &AttemptFilter::default(), all).await.unwrap().rows.len()
+    world.store().attempts_by_endpoint(endpoint.key, &AttemptFilter::default(), all).await.unwrap().listed.rows.len()
 }
 
 /// Attempts everything that is pending at an endpoint, once.
@@ -183,7 +183,7 @@ pub(super) async fn messages_go_with_their_attempts_in_slices_of_any_size<H: Har
                 assert_eq!(is_there(world, &app, message).await, place >= 40 - left);
             }
             let all = Scan::all(Direction::Descending, 100);
-            let listed = world.store().messages(app.key, &MessageFilter::default(), all).await.unwrap();
+            let listed = world.store().messages(app.key, &MessageFilter::default(), all).await.unwrap().listed;
             assert_eq!(listed.rows.len(), left);
             for endpoint in &endpoints {
                 assert_eq!(attempts(world, endpoint).await, left);
@@ -276,7 +276,10 @@ pub(super) async fn what_belongs_to_a_deleted_application_is_erased_and_nothing_
     assert!(world.store().target(endpoint.key).await.unwrap().is_none());
     assert_eq!(world.store().holds().await.unwrap(), [], "nothing brings up an endpoint that is not there");
     let all = Scan::all(Direction::Ascending, 100);
-    assert_eq!(world.store().messages(other.key, &MessageFilter::default(), all.clone()).await.unwrap().rows.len(), 20);
+    assert_eq!(
+        world.store().messages(other.key, &MessageFilter::default(), all.clone()).await.unwrap().listed.rows.len(),
+        20
+    );
     assert_eq!(attempts(world, &others).await, 20);
     let left = world.store().attempts_by_message(messages[0].key, None, &AttemptFilter::default(), all).await.unwrap();
     assert!(left.rows.is_empty());
@@ -323,7 +326,7 @@ pub(super) async fn urls_go_when_no_attempt_names_them_also_those_of_living_endp
         let urls = async || {
             let page = Scan::all(Direction::Ascending, 100);
             let filter = AttemptFilter::default();
-            let attempts = world.store().attempts_by_endpoint(endpoint.key, &filter, page).await.unwrap();
+            let attempts = world.store().attempts_by_endpoint(endpoint.key, &filter, page).await.unwrap().listed;
             attempts.rows.into_iter().map(|attempt| attempt.url).collect::<Vec<_>>()
         };
         let mut sent = Vec::new();

@@ -348,7 +348,7 @@ pub(super) async fn what_is_due_later_than_any_wait_is_due_now_except_what_was_s
         assert_eq!(world.due(&endpoint, instant(at)).await.len(), due, "at {at}");
     }
     let all = Scan::all(Direction::Ascending, 10);
-    let log = world.store().attempts_by_endpoint(endpoint.key, &AttemptFilter::default(), all).await.unwrap();
+    let log = world.store().attempts_by_endpoint(endpoint.key, &AttemptFilter::default(), all).await.unwrap().listed;
     let next: Vec<_> = log.rows.iter().map(|attempt| attempt.next_attempt_at).collect();
     assert_eq!(next, [Some(instant(50)), Some(instant(0))]);
 }
