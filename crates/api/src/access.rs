@@ -2,7 +2,7 @@
 //!
 //! [`Operator`] operations belong to the environment: an application's token gets 403. Operations of an application take the
 //! operator, or a token of that very application; for any other it does not exist. What can be read by both shows an
-//! application's token only what its feature flags allow.
+//! application's token only what its feature flags allow; the other event types do not exist for it, whatever it names them in.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -131,6 +131,8 @@ pub(crate) struct Tenant<N = ByMethod> {
     pub(crate) application: Stored<ApplicationKey, Application>,
     /// The environment that it belongs to.
     pub(crate) environment: EnvironmentId,
+    /// `Some`: sees only event types that have no flag or one of these. To it, there are no others.
+    pub(crate) feature_flags: Option<Vec<String>>,
     /// The idempotency key of the request.
     pub(crate) once: Option<Keyed>,
     params: Params,
@@ -163,7 +165,8 @@ impl<N: Need> FromRequestParts<Shared> for Tenant<N> {
         }
         let owner = own.map_or_else(|| Owner::Operator(environment.clone()), |_| Owner::Application(application.key));
         let once = idempotency::key(parts, &caller, owner)?;
-        Ok(Self { application, environment: environment.clone(), once, params, need: PhantomData })
+        let feature_flags = caller.principal.feature_flags().map(<[String]>::to_vec);
+        Ok(Self { application, environment: environment.clone(), feature_flags, once, params, need: PhantomData })
     }
 }
 
@@ -185,7 +188,7 @@ impl<N> Tenant<N> {
             }
         };
         let once = idempotency::key(parts, caller, Owner::Operator(of.clone()))?;
-        Ok(Self { application, environment, once, params, need: PhantomData })
+        Ok(Self { application, environment, feature_flags: None, once, params, need: PhantomData })
     }
 
     /// The other parameters of the path.
@@ -220,15 +223,12 @@ impl FromRequestParts<Shared> for Reader {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self> {
-        Ok(match &identify(parts, state).await?.principal {
-            Principal::Environment(environment) => {
-                Self { environment: environment.clone(), feature_flags: None, application: None }
-            }
-            Principal::Application { environment, application, feature_flags, .. } => Self {
-                environment: environment.clone(),
-                feature_flags: Some(feature_flags.clone()),
-                application: Some(*application),
-            },
-        })
+        let principal = &identify(parts, state).await?.principal;
+        let (environment, application) = match principal {
+            Principal::Environment(environment) => (environment, None),
+            Principal::Application { environment, application, .. } => (environment, Some(*application)),
+        };
+        let feature_flags = principal.feature_flags().map(<[String]>::to_vec);
+        Ok(Self { environment: environment.clone(), feature_flags, application })
     }
 }

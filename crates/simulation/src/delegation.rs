@@ -117,7 +117,7 @@ delegate! {
     event_type(environment: &EnvironmentId, name: &str) -> Result<Option<EventType>, StoreError>;
     event_types(environment: &EnvironmentId, filter: &EventTypeFilter, scan: Scan<String>) -> Result<Listed<EventType>, StoreError>;
     all_event_types(environment: &EnvironmentId, filter: &EventTypeFilter, most: u64) -> Result<Option<Vec<EventType>>, StoreError>;
-    missing_event_types(environment: &EnvironmentId, names: &[EventTypeName]) -> Result<Vec<EventTypeName>, StoreError>;
+    missing_event_types(environment: &EnvironmentId, names: &[EventTypeName], feature_flags: Option<&[String]>) -> Result<Vec<EventTypeName>, StoreError>;
     update_event_type(environment: &EnvironmentId, name: &str, patch: EventTypePatch, now: Timestamp) -> Result<EventType, WriteError>;
     upsert_event_type(environment: &EnvironmentId, most: u64, name: &str, patch: EventTypePatch, otherwise: EventType, now: Timestamp) -> Result<Upserted<EventType>, WriteError>;
     delete_event_type(environment: &EnvironmentId, name: &str, expunge: bool, now: Timestamp) -> Result<(), WriteError>;

@@ -108,20 +108,14 @@ impl EventTypes for SqliteStore {
         &self,
         environment: &EnvironmentId,
         names: &[EventTypeName],
+        feature_flags: Option<&[String]>,
     ) -> Result<Vec<EventTypeName>, StoreError> {
         let (environment, wanted) = (environment.clone(), json_list(names.iter().map(EventTypeName::as_str)));
+        let flags = feature_flags.map(|flags| json_list(flags.iter().map(String::as_str)));
         self.lists
             .run(move |connection| {
-                let mut statement = connection.prepare_cached(
-                    "SELECT wanted.value FROM json_each(?2) AS wanted
-                     WHERE NOT EXISTS (
-                         SELECT 1 FROM event_type
-                         WHERE environment_no = (SELECT no FROM environment WHERE id = ?1)
-                             AND name = wanted.value AND NOT archived
-                     )
-                     ORDER BY wanted.key",
-                )?;
-                let rows = statement.query(params![environment.as_str(), wanted])?;
+                let mut statement = connection.prepare_cached(&missing_sql())?;
+                let rows = statement.query(params![environment.as_str(), false, flags, wanted])?;
                 all(rows, |row| Ok(EventTypeName::from_trusted(row.get(0)?)))
             })
             .await
@@ -274,6 +268,15 @@ const FILTERED: &str = "environment_no = (SELECT no FROM environment WHERE id = 
      AND (?3 IS NULL OR feature_flag IS NULL
           OR (?3 <> '[]' AND feature_flag IN (SELECT value FROM json_each(?3))))";
 
+/// Which names of the list ?4 are not those of an event type that a filter lets through.
+fn missing_sql() -> String {
+    format!(
+        "SELECT wanted.value FROM json_each(?4) AS wanted
+         WHERE NOT EXISTS (SELECT 1 FROM event_type WHERE {FILTERED} AND name = wanted.value)
+         ORDER BY wanted.key"
+    )
+}
+
 /// How many bytes the texts have, with schemas if ?4. Lengths are in the beginning of a row, so no text is read.
 const BYTES: &str = "coalesce(sum(
          octet_length(name) + octet_length(description) + coalesce(octet_length(feature_flag), 0)
@@ -309,19 +312,16 @@ fn list(
     let Range { low, high, order, limit } = Range::of_names(scan);
     let flags = filter.feature_flags.as_ref().map(encode_json).transpose()?;
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS}, CASE WHEN ?5 THEN schemas END AS schemas FROM event_type
-         WHERE environment_no = (SELECT no FROM environment WHERE id = ?1) AND name >= ?2 AND name < ?3
-             AND (?4 OR NOT archived)
-             AND (?6 IS NULL OR feature_flag IS NULL OR feature_flag IN (SELECT value FROM json_each(?6)))
-         ORDER BY name {order} LIMIT ?7"
+        "SELECT {COLUMNS}, CASE WHEN ?4 THEN schemas END AS schemas FROM event_type
+         WHERE {FILTERED} AND name >= ?5 AND name < ?6 ORDER BY name {order} LIMIT ?7"
     ))?;
     let rows = statement.query(params![
         environment.as_str(),
+        filter.include_archived,
+        flags,
+        filter.with_schemas,
         low,
         high,
-        filter.include_archived,
-        filter.with_schemas,
-        flags,
         NO_LIMIT
     ])?;
     listed(rows, limit, decode)
@@ -467,13 +467,20 @@ mod tests {
 
     use super::*;
     use crate::environments;
-    use crate::plans::assert_walks;
+    use crate::plans::{assert_walks, plan};
 
     #[test]
     fn all_event_types_of_an_environment_are_read_in_the_order_of_their_index() {
         let index = "event_type USING INDEX sqlite_autoindex_event_type_1 (environment_no=?)";
         assert_walks(&format!("SELECT {COLUMNS}, ?4 FROM event_type WHERE {FILTERED} ORDER BY name"), index);
         assert_walks(&format!("SELECT {BYTES} FROM event_type WHERE {FILTERED}"), index);
+    }
+
+    #[test]
+    fn each_name_that_is_asked_for_is_looked_up() {
+        let step = "SEARCH event_type USING INDEX sqlite_autoindex_event_type_1 (environment_no=? AND name=?)";
+        let plan = plan(&missing_sql());
+        assert!(plan.contains(&step.to_owned()), "{plan:#?}");
     }
 
     #[test]

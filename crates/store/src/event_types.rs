@@ -53,11 +53,13 @@ pub trait EventTypes {
         most: u64,
     ) -> Result<Option<Vec<EventType>>, StoreError>;
 
-    /// Those of `names` that are not the name of an active event type, in the order given.
+    /// Those of `names` that are not the name of an active event type which `feature_flags` let see, in the order given. What they
+    /// let see is the same as in [`EventTypeFilter::feature_flags`].
     async fn missing_event_types(
         &self,
         environment: &EnvironmentId,
         names: &[EventTypeName],
+        feature_flags: Option<&[String]>,
     ) -> Result<Vec<EventTypeName>, StoreError>;
 
     /// Changes an event type and its date of change.

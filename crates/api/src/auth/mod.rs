@@ -69,6 +69,16 @@ pub(crate) enum Principal {
     },
 }
 
+impl Principal {
+    /// `Some`: sees only event types that have no flag or one of these.
+    pub(crate) fn feature_flags(&self) -> Option<&[String]> {
+        match self {
+            Self::Environment(_) => None,
+            Self::Application { feature_flags, .. } => Some(feature_flags),
+        }
+    }
+}
+
 /// A token to make for an application.
 pub(crate) struct NewToken {
     /// The environment that it belongs to.

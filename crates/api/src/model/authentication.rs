@@ -43,7 +43,7 @@ postrider_domain::limits! {
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "AppPortalAccessIn")]
 pub(crate) struct PortalAccessIn {
-    /// The flagged event types that the token shows.
+    /// The flagged event types that the token shows. To it, there are no others.
     #[schemars(with = "Option<Vec<EventTypeName>>", length(max = MAX_FEATURE_FLAGS))]
     feature_flags: Option<Vec<String>>,
     /// The application, to be made if the path names none. Its uid must be what the path names.

@@ -123,7 +123,8 @@ impl From<Option<u16>> for ApplicationRateOut {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EventTypesIn {
-    /// The event types that it wants, which must exist; null is all. `filterTypes` is an older name.
+    /// The event types that it wants, which must exist unless it has them already; null is all. `filterTypes` is an
+    /// older name.
     #[serde(default, deserialize_with = "event_types", alias = "filterTypes")]
     #[schemars(with = "Option<Vec<EventTypeName>>", length(min = 1, max = MAX_ENDPOINT_EVENT_TYPES))]
     pub(crate) event_types: Option<Vec<String>>,
@@ -133,7 +134,8 @@ pub(crate) struct EventTypesIn {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EventTypesPatch {
-    /// The event types that it wants, which must exist; null is all. `filterTypes` is an older name.
+    /// The event types that it wants, which must exist unless it has them already; null is all. `filterTypes` is an
+    /// older name.
     #[serde(default, deserialize_with = "event_types_patch", alias = "filterTypes")]
     #[schemars(with = "Option<Vec<EventTypeName>>", length(min = 1, max = MAX_ENDPOINT_EVENT_TYPES))]
     pub(crate) event_types: Option<Option<Vec<String>>>,

@@ -1,14 +1,14 @@
 //! Endpoints of an application (rest-contract §7), and how their attempts ended (§9.6).
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use postrider_domain::application::EnvironmentId;
 use postrider_domain::endpoint::Endpoint;
 use postrider_domain::ids::{EndpointId, Ksuid};
-use postrider_domain::names::EventTypeName;
+use postrider_domain::names::{EventTypeName, IdOrUid};
 use postrider_domain::signature::Secret;
 use postrider_domain::time::Timestamp;
 use postrider_store::{Direction, NewEndpoint, StoredAnswer, Upserted};
@@ -128,19 +128,37 @@ fn created(endpoint: &Endpoint) -> StoredAnswer {
     answer::to_store(StatusCode::CREATED, &EndpointOut::from(endpoint))
 }
 
-/// Refuses a filter for event types that nobody has defined or that are archived.
+/// Refuses a filter for event types that nobody has defined, that are archived, or that the caller may not see, all in the same words.
+/// What the endpoint that is changed asks for already may stay, whatever became of it: what was read can be written back, and a
+/// customer need not give up what the operator chose for him, or what was hidden since.
 async fn event_types_exist(
     state: &router::State,
-    environment: &EnvironmentId,
+    tenant: &Tenant,
+    changed: Option<&IdOrUid<EndpointId>>,
     wanted: Option<&[EventTypeName]>,
 ) -> Result<()> {
     let Some(wanted) = wanted else { return Ok(()) };
-    let missing = state.store.missing_event_types(environment, wanted).await?;
+    let flags = tenant.feature_flags.as_deref();
+    let mut missing = state.store.missing_event_types(&tenant.environment, wanted, flags).await?;
+    if let Some(endpoint) = changed.filter(|_| !missing.is_empty()) {
+        let asked = asked_for(state, tenant, endpoint).await?;
+        missing.retain(|name| !asked.contains(name));
+    }
     if missing.is_empty() {
         return Ok(());
     }
     let missing = missing.iter().map(EventTypeName::as_str).collect::<Vec<_>>().join(", ");
     Err(ApiError::invalid(&["body", "eventTypes"], format!("these event types do not exist: {missing}")))
+}
+
+/// The event types that an endpoint asks for by name; none if it is not there.
+async fn asked_for(
+    state: &router::State,
+    tenant: &Tenant,
+    endpoint: &IdOrUid<EndpointId>,
+) -> Result<HashSet<EventTypeName>> {
+    let endpoint = state.store.endpoint(tenant.application.key, endpoint).await?;
+    Ok(endpoint.and_then(|endpoint| endpoint.value.event_types).into_iter().flatten().collect())
 }
 
 fn new_endpoint(state: &router::State, parts: EndpointParts, now: Timestamp) -> NewEndpoint {
@@ -164,7 +182,7 @@ pub(super) async fn create(
     JsonBody(body): JsonBody<EndpointIn>,
 ) -> Result<Response> {
     let parts = body.checked(&state)?;
-    event_types_exist(&state, &tenant.environment, parts.event_types()).await?;
+    event_types_exist(&state, &tenant, None, parts.event_types()).await?;
     let now = state.clock.now();
     let new = new_endpoint(&state, parts, now);
     let once = idempotency::once(tenant.once, now, created);
@@ -182,8 +200,8 @@ pub(super) async fn replace(
     JsonBody(body): JsonBody<EndpointUpdateIn>,
 ) -> Result<Response> {
     let parts = body.checked(&state)?;
-    event_types_exist(&state, &tenant.environment, parts.event_types()).await?;
     let id = tenant.params().id_or_uid(ID)?;
+    event_types_exist(&state, &tenant, Some(&id), parts.event_types()).await?;
     let now = state.clock.now();
     let patch = parts.replacement();
     let otherwise = new_endpoint(&state, parts, now);
@@ -199,8 +217,8 @@ pub(super) async fn change(
     JsonBody(body): JsonBody<EndpointPatchIn>,
 ) -> Result<Response> {
     let patch = body.checked(&state)?;
-    event_types_exist(&state, &tenant.environment, wanted_types(&patch)).await?;
     let id = tenant.params().id_or_uid(ID)?;
+    event_types_exist(&state, &tenant, Some(&id), wanted_types(&patch)).await?;
     let now = state.clock.now();
     Ok(show(StatusCode::OK, &state.store.update_endpoint(tenant.application.key, &id, patch, now).await?))
 }

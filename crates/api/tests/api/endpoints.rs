@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::world::{Extras, ORG, World, id, org_token};
+use crate::world::{Extras, ORG, World, app_token, id, org_token};
 
 const HMAC: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -125,6 +125,72 @@ async fn event_types_of_a_filter_must_exist() {
         let answer = world.send(method, path, body.clone()).await;
         assert_eq!(answer.invalid(), ["body.eventTypes"]);
         assert!(answer.text.contains("gone, never"), "{}", answer.text);
+    }
+}
+
+/// Three event types that an endpoint asks for and nobody new may: one is archived, one is removed, one is shown to nobody
+/// without its flag. Gives the operator's token and one of the endpoint's customer.
+async fn overtaken(world: &World) -> [String; 2] {
+    let app = world.app("shop").await;
+    for name in ["open", "archived", "expunged", "hidden"] {
+        world.post("/event-type", json!({ "name": name, "description": "" })).await.expect(201);
+    }
+    let body =
+        json!({ "url": "https://a.test/", "uid": "e", "eventTypes": ["open", "archived", "expunged", "hidden"] });
+    world.post("/app/shop/endpoint", body).await.expect(201);
+    world.delete("/event-type/archived").await.expect(204);
+    world.delete("/event-type/expunged?expunge=true").await.expect(204);
+    world.send("PATCH", "/event-type/hidden", json!({ "featureFlag": "beta" })).await.expect(200);
+    [org_token(ORG), app_token(&app, &["other"])]
+}
+
+#[tokio::test]
+async fn what_an_endpoint_asks_for_may_stay_whatever_became_of_the_event_types() {
+    for caller in 0..2 {
+        let world = World::new();
+        let token = &overtaken(&world).await[caller];
+        let send = async |method: &str, event_types: &Value| {
+            let body = json!({ "url": "https://b.test/", "uid": "e", "eventTypes": event_types });
+            world.send_as(token, method, "/app/shop/endpoint/e", Some(&body)).await
+        };
+        let all = json!(["open", "archived", "expunged", "hidden"]);
+        let shown = world.send_as(token, "GET", "/app/shop/endpoint/e", None).await.expect(200);
+        assert_eq!(shown["eventTypes"], all);
+        for method in ["PUT", "PATCH"] {
+            for asked in [&all, &json!(["hidden", "expunged", "open", "archived"])] {
+                assert_eq!(&send(method, asked).await.expect(200)["eventTypes"], asked, "{method}");
+            }
+        }
+        // Less of it may stay, too. What is gone does not come back.
+        send("PATCH", &json!(["archived", "hidden"])).await.expect(200);
+        for method in ["PUT", "PATCH"] {
+            let refused = send(method, &all).await;
+            assert_eq!(refused.invalid(), ["body.eventTypes"]);
+            assert!(refused.text.ends_with(": expunged\",\"type\":\"value_error\"}]}"), "{}", refused.text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_one_endpoint_asks_for_is_no_other_endpoints() {
+    let world = World::new();
+    let [operator, customer] = overtaken(&world).await;
+    world.endpoint("shop", "all").await;
+    for (token, may) in [(&customer, false), (&operator, true)] {
+        for (method, path) in [
+            ("POST", "/app/shop/endpoint"),
+            ("PUT", "/app/shop/endpoint/nowhere"),
+            ("PATCH", "/app/shop/endpoint/all"),
+            // Takes its uid away, too.
+            ("PUT", "/app/shop/endpoint/all"),
+        ] {
+            let body = json!({ "url": "https://b.test/", "eventTypes": ["open", "hidden"] });
+            let answer = world.send_as(token, method, path, Some(&body)).await;
+            assert_eq!((answer.status.is_success(), answer.status == 422), (may, !may), "{method} {path}: {answer:?}");
+            let body = json!({ "url": "https://b.test/", "eventTypes": ["archived"] });
+            let answer = world.send_as(token, method, path, Some(&body)).await;
+            assert_eq!(answer.invalid(), ["body.eventTypes"], "{method} {path}");
+        }
     }
 }
 

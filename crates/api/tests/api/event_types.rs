@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::world::{World, app_token, ids};
+use crate::world::{Answer, World, app_token, ids};
 
 #[tokio::test]
 async fn an_event_type_is_shown_as_it_was_made() {
@@ -109,4 +109,74 @@ async fn an_application_sees_only_what_its_flags_allow() {
     for (name, status) in [("open", 200), ("beta", 200), ("gamma", 404)] {
         world.send_as(&token, "GET", &format!("/event-type/{name}"), None).await.expect(status);
     }
+}
+
+/// What an answer says, whichever name was asked for. Ids and dates of what was made say nothing about the name.
+fn said(answer: &Answer, name: &str) -> (u16, Value) {
+    let body = if answer.status.is_success() { answer.json()["data"].clone() } else { answer.json() };
+    let body = body.to_string().replace(name, "NAME");
+    (answer.status.as_u16(), serde_json::from_str(&body).unwrap())
+}
+
+#[tokio::test]
+async fn an_event_type_that_a_token_may_not_see_is_to_it_as_one_that_does_not_exist() {
+    let world = World::new();
+    let app = world.app("shop").await;
+    for (name, flag, archived) in [("gamma", "gamma", false), ("delta", "delta", true), ("beta", "beta", false)] {
+        let body = json!({ "name": name, "description": "", "featureFlag": flag, "archived": archived });
+        world.post("/event-type", body).await.expect(201);
+    }
+    for name in ["gamma", "delta", "never"] {
+        world.endpoint("shop", name).await;
+    }
+    let message = world.message("shop", "another").await;
+    let requests = |name: &str| {
+        let (app, own) = ("/app/shop", format!("/app/shop/endpoint/{name}"));
+        let wanted = |member: &str| json!({ "url": "https://a.test/", member: ["beta", name] });
+        vec![
+            ("POST", format!("{app}/endpoint"), wanted("eventTypes")),
+            ("POST", format!("{app}/endpoint"), wanted("filterTypes")),
+            ("PUT", own.clone(), wanted("filterTypes")),
+            ("PUT", format!("{app}/endpoint/nowhere"), wanted("eventTypes")),
+            ("PATCH", own.clone(), wanted("filterTypes")),
+            ("PATCH", own.clone(), wanted("eventTypes")),
+            ("PATCH", format!("{app}/endpoint/nowhere"), wanted("eventTypes")),
+            ("POST", format!("{own}/bulk-replay"), json!({ "since": "2026-01-01T00:00:00Z", "eventTypes": [name] })),
+            ("POST", format!("{own}/send-example"), json!({ "eventType": name })),
+            ("POST", format!("{app}/msg"), json!({ "eventType": name, "payload": {} })),
+            ("POST", format!("{app}/msg/precheck/active"), json!({ "eventType": name })),
+            ("GET", format!("/event-type/{name}"), Value::Null),
+            ("PATCH", format!("/event-type/{name}"), json!({})),
+            ("GET", "/event-type?include_archived=true&with_content=true".to_owned(), Value::Null),
+            ("GET", format!("{app}/msg?event_types={name}"), Value::Null),
+            ("GET", format!("{app}/attempt/msg/{message}?event_types={name}"), Value::Null),
+            ("GET", format!("{app}/attempt/endpoint/{name}?event_types={name}"), Value::Null),
+            ("GET", format!("{own}/msg?event_types={name}"), Value::Null),
+            ("GET", format!("{app}/poller/{name}?event_type={name}"), Value::Null),
+            ("GET", format!("{app}/poller/{name}/consumer/c?event_type={name}"), Value::Null),
+        ]
+    };
+    let token = app_token(&app, &["beta", "other"]);
+    let ask = async |name: &str| {
+        let mut answers = Vec::new();
+        for (method, path, body) in requests(name) {
+            let body = (!body.is_null()).then_some(&body);
+            answers.push((
+                method,
+                path.replace(name, "NAME"),
+                said(&world.send_as(&token, method, &path, body).await, name),
+            ));
+        }
+        answers
+    };
+    let want = ask("never").await;
+    assert_eq!(want.iter().map(|(.., (status, _))| *status).filter(|status| *status == 422).count(), 7, "{want:#?}");
+    for hidden in ["gamma", "delta"] {
+        for (got, want) in ask(hidden).await.into_iter().zip(&want) {
+            assert_eq!(&got, want, "{hidden}");
+        }
+    }
+    // Who sees it may ask for it.
+    let wanted = json!({ "url": "https://a.test/", "eventTypes": ["beta"] });
+    world.send_as(&token, "POST", "/app/shop/endpoint", Some(&wanted)).await.expect(201);
 }

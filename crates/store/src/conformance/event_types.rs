@@ -2,6 +2,7 @@
 
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::event_type::{EventType, EventTypePatch, Schemas};
+use postrider_domain::names::EventTypeName;
 
 use super::Harness;
 use super::world::{World, done, environment, other_environment, type_name};
@@ -125,12 +126,31 @@ pub(super) async fn missing_names_are_told_in_the_order_given<H: Harness>(world:
     }
     store.delete_event_type(&environment(), "b", false, world.tick()).await.unwrap();
     let wanted: Vec<_> = ["z", "a", "b", "A", "y"].map(type_name).into();
-    let missing = store.missing_event_types(&environment(), &wanted).await.unwrap();
+    let missing = store.missing_event_types(&environment(), &wanted, None).await.unwrap();
     assert_eq!(missing, ["z", "b", "A", "y"].map(type_name), "an archived type is missing");
-    assert_eq!(store.missing_event_types(&environment(), &[type_name("a")]).await.unwrap(), []);
-    assert_eq!(store.missing_event_types(&environment(), &[]).await.unwrap(), []);
-    let elsewhere = store.missing_event_types(&other_environment(), &[type_name("a")]).await.unwrap();
+    assert_eq!(store.missing_event_types(&environment(), &[type_name("a")], None).await.unwrap(), []);
+    assert_eq!(store.missing_event_types(&environment(), &[], None).await.unwrap(), []);
+    let elsewhere = store.missing_event_types(&other_environment(), &[type_name("a")], None).await.unwrap();
     assert_eq!(elsewhere, [type_name("a")]);
+}
+
+pub(super) async fn names_behind_flags_are_missing_to_those_without<H: Harness>(world: &World<H>) {
+    let store = world.store();
+    for (name, flag) in [("open", None), ("beta", Some("beta")), ("gamma", Some("gamma")), ("old", Some("beta"))] {
+        add(world, EventType { feature_flag: flag.map(str::to_owned), ..world.new_event_type(name) }).await;
+    }
+    store.delete_event_type(&environment(), "old", false, world.tick()).await.unwrap();
+    let wanted: Vec<_> = ["gamma", "open", "never", "beta", "old"].map(type_name).into();
+    for (flags, want) in [
+        (None, &["never", "old"][..]),
+        (Some(&[][..]), &["gamma", "never", "beta", "old"]),
+        (Some(&["beta", "other"]), &["gamma", "never", "old"]),
+        (Some(&["gamma", "beta"]), &["never", "old"]),
+    ] {
+        let own = flags.map(|flags: &[&str]| flags.iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>());
+        let missing = store.missing_event_types(&environment(), &wanted, own.as_deref()).await.unwrap();
+        assert_eq!(missing.iter().map(EventTypeName::as_str).collect::<Vec<_>>(), want, "{flags:?}");
+    }
 }
 
 pub(super) async fn a_patch_changes_only_what_it_names<H: Harness>(world: &World<H>) {

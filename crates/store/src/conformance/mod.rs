@@ -162,6 +162,7 @@ macro_rules! conformance_cases {
                 environments_do_not_see_each_other,
                 a_list_is_ordered_bytewise_and_filtered,
                 missing_names_are_told_in_the_order_given,
+                names_behind_flags_are_missing_to_those_without,
                 all_of_them_are_read_at_once_unless_they_are_too_large,
                 a_patch_changes_only_what_it_names,
                 an_upsert_changes_what_is_there_and_adds_what_is_not,
