@@ -53,7 +53,7 @@ pub(crate) enum Rejected {
     UnknownKey,
     /// It was good once, or will be.
     Expired,
-    /// Its session, or all tokens of its application, were ended.
+    /// Its session, or all tokens of its application, were ended, or there is no such application any more.
     Ended,
     /// It looks like a signed token, but not one of this server's.
     NotSigned,
@@ -70,7 +70,7 @@ impl Rejected {
             Self::Malformed => "the token is malformed: it is neither an API key (pk_…) nor a signed token",
             Self::UnknownKey => "the API key is unknown, or was revoked",
             Self::Expired => "the token has expired, or is not valid yet",
-            Self::Ended => "the token was ended before its time",
+            Self::Ended => "the token was ended before its time, or its application was deleted",
             Self::NotSigned => "the token is not signed with a secret of this server, or not with HS256",
             Self::Secret => "this is the secret that tokens are signed with: sign a token with it, and send that",
         }

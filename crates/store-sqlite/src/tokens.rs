@@ -78,27 +78,27 @@ impl Tokens for SqliteStore {
         let token = token.clone();
         self.readers
             .run(move |connection| {
-                let expired = connection
-                    .prepare_cached(
-                        "SELECT 1 FROM token_expiry
-                         WHERE application_no = (SELECT application.no FROM application
-                                                 JOIN environment ON environment.no = environment_no
-                                                 WHERE environment.id = ?1 AND application.id = ?2)
-                             AND session IN (?3, ?4) AND issued_before > ?5 AND refused_from <= ?6",
-                    )?
-                    .exists(params![
-                        token.environment.as_str(),
-                        token.application.ksuid().as_bytes(),
-                        ALL_SESSIONS,
-                        token.session,
-                        token.issued_at.as_micros(),
-                        now.as_micros(),
-                    ])?;
-                Ok(expired)
+                let is_good = connection.prepare_cached(GOOD_SQL)?.exists(params![
+                    token.environment.as_str(),
+                    token.application.ksuid().as_bytes(),
+                    ALL_SESSIONS,
+                    token.session,
+                    token.issued_at.as_micros(),
+                    now.as_micros(),
+                ])?;
+                Ok(!is_good)
             })
             .await
     }
 }
+
+/// Finds the application of a token that is good: one that is there, and has no rule that ends the token.
+const GOOD_SQL: &str = "SELECT 1 FROM application
+     WHERE environment_no = (SELECT no FROM environment WHERE id = ?1) AND id = ?2 AND deleted_at IS NULL
+         AND NOT EXISTS (
+             SELECT 1 FROM token_expiry
+             WHERE application_no = application.no AND session IN (?3, ?4) AND issued_before > ?5 AND refused_from <= ?6
+         )";
 
 /// Adds a rule, in the place of those that say less.
 fn add_rule(tx: &Tx<'_>, application: ApplicationKey, session: &str, before: i64, from: i64) -> Result<(), SqlError> {
@@ -142,4 +142,16 @@ fn check_rules(tx: &Tx<'_>, application: ApplicationKey) -> Result<(), Abort<Wri
         return Err(Abort::Refused(WriteError::Full { of: Capped::TokenRules, most: MAX_TOKEN_RULES as u64 }));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plans::assert_walks;
+
+    #[test]
+    fn a_token_is_judged_without_reading_all_applications_or_all_rules() {
+        assert_walks(GOOD_SQL, "application USING INDEX application_by_id (environment_no=? AND id=?)");
+        assert_walks(GOOD_SQL, "token_expiry USING PRIMARY KEY (application_no=? AND session=? AND issued_before>?)");
+    }
 }

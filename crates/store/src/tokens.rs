@@ -1,7 +1,7 @@
 //! Tokens of applications: the secret that signs those made here, and which ones were ended before their time.
 //!
 //! Tokens themselves are not kept. One is ended by a rule: tokens of an application (or only those of a session) that were
-//! issued before an instant stop working at another.
+//! issued before an instant stop working at another. All of an application's end when it is deleted.
 
 use async_trait::async_trait;
 use postrider_domain::application::EnvironmentId;
@@ -55,6 +55,6 @@ pub trait Tokens {
         now: Timestamp,
     ) -> Result<Written<()>, WriteError>;
 
-    /// Whether a token has been ended at `now`.
+    /// Whether a token is no good at `now`: it was ended, or its application is not there, or not there any more.
     async fn token_is_expired(&self, token: &IssuedToken, now: Timestamp) -> Result<bool, StoreError>;
 }

@@ -3,7 +3,7 @@
 //! Verified tokens are cached, so that a request costs one hash lookup. The cache is a hint only: a signed token is
 //! compared with the clock each time, and an API key is read from the store again after a second, so that one that was
 //! revoked by another process stops working within about that time. Whether an application's token was ended before its
-//! time is asked of the store with each request.
+//! time, or with the application, is asked of the store with each request.
 //!
 //! Tokens of applications are also made here (rest-contract §4.1): signed with the configured secret, or with one that the
 //! store made for itself. The latter is good for tokens of applications only.
@@ -104,7 +104,7 @@ pub(crate) struct Caller {
     pub(crate) principal: Principal,
     /// SHA-256 of the token: tells callers apart without keeping what they said.
     pub(crate) fingerprint: [u8; 32],
-    /// What it takes to find out whether the token was ended; only those of applications can be.
+    /// What it takes to find out whether the token was ended, or its application; only those of applications can be.
     issued: Option<IssuedToken>,
     proof: Proof,
 }

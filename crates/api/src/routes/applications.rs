@@ -71,7 +71,7 @@ pub(super) fn routes() -> Routes {
             "/app/{app_id}",
             delete,
             Operation::new("v1.application.delete", "Delete an application")
-                .description("Its endpoints and messages go with it, and what is not delivered yet is dropped.")
+                .description("Its endpoints, messages and tokens go with it, and what is not delivered yet is dropped.")
                 .returns_nothing(StatusCode::NO_CONTENT, "It is gone."),
         )
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::world::{Extras, ORG, World, org_token};
+use crate::world::{Extras, ORG, World, app_token, org_token};
 
 /// Makes a token for an application.
 async fn token(world: &World, app: &str, body: Value) -> String {
@@ -124,6 +124,43 @@ async fn all_tokens_of_an_application_can_be_ended() {
     assert!(works(&new, "shop").await && works(&of_other, "other").await);
     assert_eq!(status(&world, &old, "GET", "/event-type").await, 401);
     world.post("/auth/app/nowhere/expire-all", json!({})).await.refused(404, "not_found");
+}
+
+#[tokio::test]
+async fn the_tokens_of_an_application_end_with_it() {
+    let world = World::new();
+    let app = world.app("shop").await;
+    world.app("other").await;
+    world.post("/event-type", json!({ "name": "a", "description": "" })).await.expect(201);
+    let tokens = [token(&world, "shop", json!({ "sessionId": "s" })).await, app_token(&app, &[])];
+    let of_other = token(&world, "other", json!({})).await;
+    let requests = [
+        ("GET", "/event-type", 200),
+        ("GET", "/event-type/a", 200),
+        ("GET", "/auth/whoami", 200),
+        ("GET", "/app/shop", 200),
+        ("POST", "/app/shop/endpoint", 201),
+    ];
+    for token in &tokens {
+        for (method, path, good) in requests {
+            assert_eq!(status(&world, token, method, path).await, good, "{method} {path}");
+        }
+    }
+    world.delete("/app/shop").await.expect(204);
+    // Another one of that name is not the one that they were made for.
+    for named_anew in [false, true] {
+        for token in &tokens {
+            for (method, path, _) in requests.into_iter().chain([("GET", "/app", 403)]) {
+                assert_eq!(status(&world, token, method, path).await, 401, "{method} {path}, {named_anew}");
+            }
+        }
+        if !named_anew {
+            world.app("shop").await;
+        }
+    }
+    let new = token(&world, "shop", json!({})).await;
+    assert_eq!(status(&world, &new, "GET", "/app/shop").await, 200);
+    assert_eq!(status(&world, &of_other, "GET", "/event-type").await, 200);
 }
 
 #[tokio::test]

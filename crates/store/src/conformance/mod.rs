@@ -216,6 +216,7 @@ macro_rules! conformance_cases {
                 the_secret_is_the_first_one_offered,
                 tokens_issued_earlier_are_refused_from_then_on,
                 only_tokens_of_the_named_sessions_are_ended,
+                tokens_are_good_as_long_as_there_is_their_application,
                 ending_tokens_is_carried_out_once,
                 ending_tokens_again_and_again_refuses_what_each_of_them_said,
                 so_many_sessions_are_ended_and_no_more_until_all_are,

@@ -3,7 +3,7 @@
 use postrider_domain::time::Timestamp;
 
 use super::Harness;
-use super::world::{App, FAR, World, after, done, environment, once, other_environment, stored_answer};
+use super::world::{App, FAR, World, after, by_id, done, environment, once, other_environment, stored_answer};
 use crate::{Capped, IssuedToken, MAX_TOKEN_RULES, TokenExpiry, WriteError, Written};
 
 fn token(app: &App, session: Option<&str>, issued_at: Timestamp) -> IssuedToken {
@@ -31,7 +31,6 @@ pub(super) async fn tokens_issued_earlier_are_refused_from_then_on<H: Harness>(w
         (token(&app, None, now), after(now, 60), false),
         (token(&app, None, later), after(now, 60), false),
         (token(&other, None, old), after(now, 60), false),
-        (IssuedToken { environment: other_environment(), ..token(&app, None, old) }, after(now, 60), false),
     ] {
         assert_eq!(store.token_is_expired(&token, at).await.unwrap(), want, "{token:?}");
     }
@@ -53,6 +52,25 @@ pub(super) async fn only_tokens_of_the_named_sessions_are_ended<H: Harness>(worl
     for (session, want) in [(Some("a"), true), (Some("b"), true), (Some("c"), false), (None, false)] {
         let token = token(&app, session, world_start());
         assert_eq!(store.token_is_expired(&token, now).await.unwrap(), want, "{session:?}");
+    }
+}
+
+pub(super) async fn tokens_are_good_as_long_as_there_is_their_application<H: Harness>(world: &World<H>) {
+    let (store, app, other) = (world.store(), world.application().await, world.application().await);
+    let elsewhere = IssuedToken { environment: other_environment(), ..token(&app, None, FAR) };
+    let mut issued = [None, Some("s")].map(|session| token(&app, session, FAR));
+    for token in &issued {
+        assert!(!store.token_is_expired(token, world.tick()).await.unwrap(), "{token:?}");
+    }
+    assert!(
+        store.token_is_expired(&elsewhere, world.tick()).await.unwrap(),
+        "no environment has another's application"
+    );
+    store.delete_application(&environment(), &by_id(app.value.id), world.tick()).await.unwrap();
+    for token in &mut issued {
+        assert!(store.token_is_expired(token, world.tick()).await.unwrap(), "{token:?}");
+        token.application = other.value.id;
+        assert!(!store.token_is_expired(token, world.tick()).await.unwrap(), "{token:?}");
     }
 }
 
