@@ -73,6 +73,18 @@ impl Hash {
         self.bytes(name.unwrap_or_default().as_bytes()).bytes(&[0])
     }
 
+    /// The term of what was added, with a name.
+    fn of(self, name: Name<'_>) -> Term {
+        let (event_type, channel, tag) = match name {
+            Name::Any => (None, None, None),
+            Name::EventType(event_type) => (Some(event_type.as_str()), None, None),
+            Name::Channel(channel) => (None, Some(channel.as_str()), None),
+            Name::Tag(tag) => (None, None, Some(tag.as_str())),
+        };
+        // In this order they have been stored since there are postings.
+        self.name(event_type).name(channel).name(tag).term()
+    }
+
     fn term(self) -> Term {
         match self.0.cast_signed() {
             BLOCK => 1,
@@ -104,18 +116,7 @@ impl About {
 
     /// The term that asks for nothing else.
     pub(crate) fn any(self) -> Term {
-        self.term(Name::Any)
-    }
-
-    fn term(self, name: Name<'_>) -> Term {
-        let (event_type, channel, tag) = match name {
-            Name::Any => (None, None, None),
-            Name::EventType(event_type) => (Some(event_type.as_str()), None, None),
-            Name::Channel(channel) => (None, Some(channel.as_str()), None),
-            Name::Tag(tag) => (None, None, Some(tag.as_str())),
-        };
-        // In this order they have been stored since there are postings.
-        self.hash().name(event_type).name(channel).name(tag).term()
+        self.hash().of(Name::Any)
     }
 }
 
@@ -143,8 +144,9 @@ impl Wanted<'_> {
         if asked.is_empty() {
             asked.push(vec![Name::Any]);
         }
-        let terms =
-            |names: Vec<Name<'_>>| abouts.iter().flat_map(|about| names.iter().map(|name| about.term(*name))).collect();
+        let terms = |names: Vec<Name<'_>>| {
+            abouts.iter().flat_map(|about| names.iter().map(|name| about.hash().of(*name))).collect()
+        };
         asked.into_iter().map(terms).collect()
     }
 }
@@ -168,13 +170,14 @@ impl<'a> Subject<'a> {
 
     /// Every term about this that the subject meets.
     pub(crate) fn spread(self, about: About, terms: &mut Vec<Term>) {
+        let hash = about.hash();
         // A list of messages that asks for nothing needs no postings.
         if about != About::Message {
-            terms.push(about.any());
+            terms.push(hash.of(Name::Any));
         }
-        terms.push(about.term(Name::EventType(self.event_type)));
-        terms.extend(self.channels.iter().map(|channel| about.term(Name::Channel(channel))));
-        terms.extend(self.tags.iter().map(|tag| about.term(Name::Tag(tag))));
+        terms.push(hash.of(Name::EventType(self.event_type)));
+        terms.extend(self.channels.iter().map(|channel| hash.of(Name::Channel(channel))));
+        terms.extend(self.tags.iter().map(|tag| hash.of(Name::Tag(tag))));
     }
 }
 
