@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_testkit::{Receiver, Reply, TestServer, TestServerBuilder};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -90,6 +90,38 @@ async fn a_wait_of_a_day_that_is_asked_for() {
 #[tokio::test]
 async fn nothing_but_errors() {
     does_no_harm(Reply::status(500).body("e".repeat(60_000))).await;
+}
+
+/// A thousand messages, each with names of its own and names that all have.
+fn batch_with_names(batch: usize) -> Value {
+    let message = |number: usize| {
+        let own = |kind: &str| format!("{kind}-{batch}-{number}");
+        json!({
+            "eventType": "user.created",
+            "payload": { "text": "x".repeat(200) },
+            "tags": [own("order"), own("customer"), "shop", format!("region-{}", number % 10)],
+            "channels": [own("project"), "all"],
+        })
+    };
+    (0..1_000).map(message).collect()
+}
+
+#[tokio::test]
+async fn nothing_but_errors_for_batches_with_names_to_many_endpoints() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let failing = Box::leak(Box::new(Receiver::builder(|_| Reply::status(500)).forgetful().start().await));
+        for number in 0..16 {
+            hostile.tenant.endpoint(&failing.at(&number.to_string())).await;
+        }
+        for batch in 0..3 {
+            let path = hostile.operator.path("/msg/batch");
+            hostile.operator.client.post(&path, &batch_with_names(batch)).await.expect(202);
+        }
+        // 48,000 deliveries, each of which fails and is tried again.
+        JoinSet::new()
+    })
+    .await;
 }
 
 /// A receiver on its own listener that answers each request with `head` once, and with `filler` for as long as it is read.
