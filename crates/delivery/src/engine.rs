@@ -359,28 +359,30 @@ impl Shared {
     }
 
     /// Opens a lane with a permit of `of` that was taken, runs `change` on it, and pumps it. If one is open by now, that is
-    /// used.
+    /// used. `change` is told whether what comes with a message may be older than a change of the endpoint: of one that is
+    /// told later, the lane hears.
     fn open<T>(
         self: &Arc<Self>,
         endpoint: EndpointKey,
         of: Option<ApplicationKey>,
-        change: impl FnOnce(&mut State) -> T,
+        change: impl FnOnce(&mut State, bool) -> T,
     ) -> T {
         let (lane, result) = {
-            let mut shard = self.shard(endpoint).lock();
+            let (mut shard, now) = (self.shard(endpoint).lock(), self.clock.now());
+            let changed = shard.changed_lately(now);
             let found = shard.open(endpoint).cloned();
             match found.as_ref().map(|lane| (lane, lane.state.lock())) {
                 Some((lane, mut state)) if !state.is_closed() => {
                     self.budgets.permits.give_back(of);
-                    let result = change(&mut state);
+                    let result = change(&mut state, changed);
                     (Arc::clone(lane), result)
                 }
                 closed => {
                     drop(closed);
-                    let (pace, doubts_hold) = shard.recall(endpoint, self.clock.now());
+                    let (pace, doubts_hold) = shard.recall(endpoint, now);
                     let pace = pace.unwrap_or_else(|| Pace::new(self.options.concurrency));
                     let lane = Arc::new(Lane::new(endpoint, of, pace, doubts_hold));
-                    let result = change(&mut lane.state.lock());
+                    let result = change(&mut lane.state.lock(), changed);
                     shard.lanes.insert(endpoint, Arc::clone(&lane));
                     (lane, result)
                 }
@@ -399,10 +401,7 @@ impl Shared {
             return taken;
         }
         let of = Some(target.application);
-        let (on_hold, changed) = {
-            let (shard, now) = (self.shard(target.key).lock(), self.clock.now());
-            (shard.is_on_hold(target.key, now), shard.changed_lately(now))
-        };
+        let on_hold = self.shard(target.key).lock().is_on_hold(target.key, self.clock.now());
         // Where hardly anything is free, those who came before go first.
         let turns = &self.budgets.turns;
         let is_crowded = turns.any() && (turns.has(target.key, of) || !self.budgets.permits.has_plenty());
@@ -411,7 +410,7 @@ impl Shared {
             return false;
         }
         let ready = self.prepare(target);
-        self.open(target.key, of, |state| {
+        self.open(target.key, of, |state, changed| {
             // Otherwise the lane reads it.
             if state.needs_target() && !changed && !state.doubts_hold() {
                 state.set_ready(ready, &self.budgets);
@@ -453,7 +452,7 @@ impl Shared {
             let next = self.budgets.turns.next(|of| self.budgets.permits.open(of));
             let Some((endpoint, of)) = next else { return };
             // If a lane was opened meanwhile, it may not know of a change for which this one waited.
-            self.open(endpoint, of, State::mark_stale);
+            self.open(endpoint, of, |state, _| state.mark_stale());
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,13 +10,26 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use postrider_delivery::resolve::{Resolve, ResolveError};
 use postrider_delivery::sender::{Carrier, Prepared, Sender, Sent, Slot};
+use postrider_domain::attempt::MAX_KEPT_ANSWER_BYTES;
 use postrider_domain::clock::Clock;
 use postrider_domain::delivery::{Failure, Outcome};
 use postrider_domain::message::Message;
+use postrider_domain::time::Timestamp;
 use postrider_store::{EndpointKey, Target};
 
-use crate::book::{Book, Seen};
+use crate::book::{Book, Departure, Seen};
 use crate::dice::Dice;
+use crate::promises::Broken;
+use crate::{dispatch, promises};
+
+/// A request that has begun arrives within this time.
+pub(crate) const ON_ITS_WAY: Duration = Duration::from_millis(20);
+
+/// What a receiver that asks to wait asks for at most.
+const ASKED: [Duration; 3] = [Duration::from_secs(4), Duration::from_secs(40), Duration::from_secs(7_200)];
+
+/// As much of an answer as is kept.
+static LONG_ANSWER: [u8; MAX_KEPT_ANSWER_BYTES] = [b'a'; MAX_KEPT_ANSWER_BYTES];
 
 /// How long a request is waited for.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,6 +38,7 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manner {
     Answers,
+    AnswersAtLength,
     IsSlow,
     Hangs,
     Fails,
@@ -35,8 +50,9 @@ pub(crate) enum Manner {
 }
 
 impl Manner {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Answers,
+        Self::AnswersAtLength,
         Self::IsSlow,
         Self::Hangs,
         Self::Fails,
@@ -71,7 +87,7 @@ impl Receivers {
 
     fn manner(&self, endpoint: EndpointKey) -> Manner {
         let manner = self.manners.lock().get(&endpoint).copied().unwrap_or(Manner::Answers);
-        if manner == Manner::DoesThisAndThat { *self.dice.one(&Manner::ALL[..6]) } else { manner }
+        if manner == Manner::DoesThisAndThat { *self.dice.one(&Manner::ALL[..7]) } else { manner }
     }
 }
 
@@ -80,6 +96,9 @@ pub(crate) struct Courier {
     pub(crate) receivers: Arc<Receivers>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) life: usize,
+    /// The most requests that may be under way.
+    pub(crate) most: usize,
+    pub(crate) under_way: AtomicUsize,
     /// Prepares endpoints as the real one does, and sends nothing.
     pub(crate) sender: Sender,
 }
@@ -87,12 +106,18 @@ pub(crate) struct Courier {
 #[async_trait]
 impl Carrier for Courier {
     fn prepare(&self, target: &Target) -> Arc<Prepared> {
+        dispatch::may_stop();
         self.sender.prepare(target)
     }
 
     async fn send(&self, target: &Target, _: &Prepared, message: &Message, _: &mut Slot) -> Sent {
         let started = self.clock.now();
-        let outcome = self.exchange(target, message).await;
+        let under_way = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+        if under_way > self.most {
+            self.receivers.book.note(|events| events.breaks(Broken::TooManyRequests { under_way, most: self.most }));
+        }
+        let outcome = self.exchange(target, message, started).await;
+        self.under_way.fetch_sub(1, Ordering::SeqCst);
         Sent { outcome, duration: self.clock.now().since(started) }
     }
 
@@ -102,21 +127,24 @@ impl Carrier for Courier {
 }
 
 impl Courier {
-    async fn exchange(&self, target: &Target, message: &Message) -> Outcome {
+    async fn exchange(&self, target: &Target, message: &Message, begun: Timestamp) -> Outcome {
         let (receivers, endpoint) = (&self.receivers, target.key);
         let manner = receivers.manner(endpoint);
+        let id = message.id.to_string();
+        let departs = Departure { at: begun, life: self.life, endpoint };
+        receivers.book.note(|events| {
+            events.departures.push(departs);
+            promises::judge_departure(events, departs, target, &id);
+        });
         if manner == Manner::CannotBeReachedFromHere {
             return failed(Failure::Local, "no open files are left");
         }
         // On its way.
-        tokio::time::sleep(receivers.dice.time(Duration::from_millis(20))).await;
-        let (id, at) = (message.id.to_string(), self.clock.now());
+        tokio::time::sleep(receivers.dice.time(ON_ITS_WAY)).await;
+        let at = self.clock.now();
         receivers.book.note(|events| {
             let Some(key) = events.keys.get(&id).copied() else { return };
-            events.seen.entry(endpoint).or_default().push(Seen { at, life: self.life, message: key });
-            if manner == Manner::IsGone {
-                events.shut.insert(endpoint);
-            }
+            events.seen.entry(endpoint).or_default().push(Seen { begun, at, message: key });
         });
         receivers.book.line(at, || format!("endpoint {} sees {id}: {manner:?}", endpoint.0));
         match manner {
@@ -130,8 +158,17 @@ impl Courier {
         match manner {
             Manner::Fails => answered(500, None),
             Manner::AsksForLess => answered(503, None),
-            Manner::AsksToWait => answered(429, Some(receivers.dice.time(Duration::from_secs(40)))),
+            Manner::AsksToWait => answered(429, Some(receivers.dice.time(*receivers.dice.one(&ASKED)))),
             Manner::IsGone => answered(410, None),
+            Manner::AnswersAtLength => {
+                let body = Bytes::from_static(&LONG_ANSWER);
+                receivers.book.note(|events| {
+                    if let Some(key) = events.keys.get(&id) {
+                        events.unsettled.insert((endpoint, *key), body.len() as u64);
+                    }
+                });
+                Outcome::Answered { status: 200, retry_after: None, body }
+            }
             _ => answered(204, None),
         }
     }

@@ -65,11 +65,23 @@ delegate! {
         async fn settle(&self, batch: Vec<Settlement>) -> Result<Vec<Unstorable>, StoreError> {
             self.settle_noted(batch).await
         }
+
+        async fn due(
+            &self,
+            endpoint: EndpointKey,
+            now: Timestamp,
+            after: Option<DeliveryKey>,
+            held: HashSet<DeliveryKey>,
+            limit: usize,
+            max_bytes: usize,
+        ) -> Result<DueSlice, StoreError> {
+            self.note_load(endpoint).await;
+            self.call("due", self.below.due(endpoint, now, after, held, limit, max_bytes)).await
+        }
     }
     routes(environment: &EnvironmentId, application: &IdOrUid<ApplicationId>) -> Result<Option<Routes>, StoreError>;
     target(endpoint: EndpointKey) -> Result<Option<Target>, StoreError>;
     accepted_under(application: ApplicationKey, key: IdempotencyKey, not_before: Timestamp) -> Result<Option<Message>, StoreError>;
-    due(endpoint: EndpointKey, now: Timestamp, after: Option<DeliveryKey>, held: HashSet<DeliveryKey>, limit: usize, max_bytes: usize) -> Result<DueSlice, StoreError>;
     take_wakes(now: Timestamp, limit: usize) -> Result<Wakes, StoreError>;
     park(endpoint: EndpointKey, after: Timestamp) -> Result<Option<Timestamp>, StoreError>;
     hold(endpoint: EndpointKey, hold: Hold) -> Result<(), StoreError>;

@@ -13,9 +13,14 @@ mod carrier;
 mod clock;
 mod delegation;
 mod dice;
+mod dispatch;
+mod health;
+mod image;
 mod life;
+mod people;
 mod promises;
 mod store;
+mod watch;
 mod world;
 
 pub use promises::Broken;

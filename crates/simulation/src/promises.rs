@@ -1,22 +1,18 @@
 //! What is promised, held against what happened.
 
-use std::time::Duration;
-
 use postrider_delivery::Usage;
 use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::Next;
 use postrider_domain::time::Timestamp;
-use postrider_store::EndpointKey;
+use postrider_store::{EndpointKey, Target};
 
-use crate::book::{At, Events, Seen, Settled};
+use crate::book::{At, Departure, Events, Limited, Seen, Settled};
+use crate::carrier::ON_ITS_WAY;
 use crate::store::at_once;
 use crate::world::{Report, World};
 
 /// The most attempts by the schedule: the first, and one after each wait.
 const ATTEMPTS: usize = 4;
-
-/// Over any stretch of this length, an endpoint with a rate sees at most what it allows, and what a full bucket holds.
-const STRETCH: Duration = Duration::from_secs(10);
 
 /// A promise that was not kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +21,11 @@ pub enum Broken {
     NotQuiet,
     /// Somebody was told that a message was accepted, and no commit has it.
     Lost(String),
+    /// Two messages were accepted under one idempotency key.
+    AcceptedTwice {
+        /// Both.
+        messages: [i64; 2],
+    },
     /// A delivery was neither made nor given up for a cause that is known, and nothing waits.
     Asleep {
         /// The endpoint.
@@ -32,7 +33,7 @@ pub enum Broken {
         /// The message.
         message: i64,
     },
-    /// It was canceled, and nobody had erased it, and its endpoint was never shut.
+    /// It was canceled, and nobody had erased it, and its endpoint was not shut after it was accepted.
     CanceledForNothing {
         /// The endpoint.
         endpoint: i64,
@@ -48,7 +49,14 @@ pub enum Broken {
         /// How many attempts were stored.
         attempts: usize,
     },
-    /// It was sent again although its success was stored, and nobody had asked for that.
+    /// It was tried again before the instant that was stored for that.
+    TooEarly {
+        /// The endpoint.
+        endpoint: i64,
+        /// The message.
+        message: i64,
+    },
+    /// It was sent again although its end was stored, and nobody had asked for that.
     SentAgain {
         /// The endpoint.
         endpoint: i64,
@@ -62,24 +70,47 @@ pub enum Broken {
         /// The message.
         message: i64,
     },
-    /// An endpoint got more than its rate allows.
-    TooFast {
-        /// The endpoint.
-        endpoint: i64,
-        /// How many requests within ten seconds.
-        requests: usize,
+    /// A request was made to an endpoint as it had been before a change that the process had been told of.
+    Outdated(i64),
+    /// An endpoint, or an application, got more than its rate allows.
+    TooFast(String),
+    /// More requests were under way than there may be.
+    TooManyRequests {
+        /// How many there were.
+        under_way: usize,
+        /// How many there may be.
+        most: usize,
     },
+    /// More memory was taken than there may be.
+    TooMuchMemory,
+    /// Less memory was counted than was taken.
+    Uncounted,
     /// When nothing was under way any more, something was still counted as taken.
     Leaked(Usage),
-    /// An endpoint is disabled, and nothing is stored that says why.
+    /// The store was asked for the same again and again, and nothing came of it.
+    Spins(&'static str),
+    /// A message to an endpoint at which nothing else waited was not sent for long, because of others.
+    Starved,
+    /// An endpoint is disabled, and it had worked, or had not failed for long enough; or nothing is stored that says why.
     DisabledForNothing(i64),
+    /// An endpoint failed for long, and is not disabled.
+    NotDisabled(i64),
+}
+
+impl Broken {
+    /// Its name.
+    pub fn name(&self) -> String {
+        let shown = format!("{self:?}");
+        shown.split(|letter: char| !letter.is_alphanumeric()).next().unwrap_or_default().to_owned()
+    }
 }
 
 /// Holds everything that was promised against what happened.
 pub(crate) fn judge(world: &World, quiet: bool) -> Report {
     let disabled = disabled_for_nothing(world);
     world.book.note(|events| {
-        let mut broken = disabled;
+        let mut broken = std::mem::take(&mut events.broken);
+        broken.extend(disabled);
         if quiet {
             broken.extend(events.accepted.keys().filter_map(|at| fate(events, *at)));
             let idle = |usage: &Usage| usage.requests == 0 && usage.memory_bytes == 0 && usage.permits == 0;
@@ -89,7 +120,13 @@ pub(crate) fn judge(world: &World, quiet: bool) -> Report {
         }
         broken.extend(events.acked.iter().filter(|id| !events.keys.contains_key(*id)).cloned().map(Broken::Lost));
         broken.extend(events.seen.iter().flat_map(|(endpoint, seen)| requests(events, *endpoint, seen)));
-        broken.extend(events.rates.iter().filter_map(|(endpoint, rate)| too_fast(events, *endpoint, *rate)));
+        broken.extend(
+            events
+                .rates
+                .keys()
+                .filter(|whose| is_too_fast(events, **whose))
+                .map(|whose| Broken::TooFast(format!("{whose:?}"))),
+        );
         Report {
             deliveries: events.accepted.len(),
             requests: events.seen.values().map(Vec::len).sum(),
@@ -104,7 +141,8 @@ fn fate(events: &Events, at: At) -> Option<Broken> {
     let (endpoint, message) = (at.0.0, at.1.0);
     let none = Vec::new();
     let settled = events.settled.get(&at).unwrap_or(&none);
-    let (shut, erased) = (events.shut.contains(&at.0), events.erasing.contains(&at.1));
+    let accepted = events.accepted.get(&at).copied().unwrap_or_default();
+    let (shut, erased) = (events.was_shut_since(at.0, accepted), events.erasing.contains(&at.1));
     let scheduled = |settled: &&Settled| settled.attempted && settled.trigger == Trigger::Scheduled;
     let attempts = settled.iter().filter(scheduled).count();
     let exhausted = settled.iter().any(|settled| settled.next == Next::Exhausted);
@@ -115,7 +153,7 @@ fn fate(events: &Events, at: At) -> Option<Broken> {
     if !replayed && (attempts > ATTEMPTS || (exhausted && attempts < ATTEMPTS)) {
         return Some(Broken::OtherThanTheSchedule { endpoint, message, attempts });
     }
-    if exhausted || shut || is_disabled_in_store(events, at.0) {
+    if exhausted || shut || events.disabled_with_cause.contains(&at.0) {
         return None;
     }
     match settled.last().map(|settled| settled.next) {
@@ -125,9 +163,29 @@ fn fate(events: &Events, at: At) -> Option<Broken> {
     }
 }
 
-/// What it was disabled for is stored, which is looked at by itself.
-fn is_disabled_in_store(events: &Events, endpoint: EndpointKey) -> bool {
-    events.failed_for_long.contains(&endpoint)
+/// Looks at a request that leaves.
+pub(crate) fn judge_departure(events: &mut Events, departs: Departure, target: &Target, id: &str) {
+    let endpoint = departs.endpoint;
+    events.progress(endpoint);
+    let is_outdated = events
+        .present
+        .get(&endpoint)
+        .is_some_and(|present| present.told.is_some_and(|told| told < departs.at) && !is_same(&present.target, target));
+    if is_outdated {
+        events.breaks(Broken::Outdated(endpoint.0));
+    }
+    let Some(message) = events.keys.get(id).copied() else { return };
+    let at = (endpoint, message);
+    let waits = events.waits.get(&at).is_some_and(|until| departs.at < *until);
+    if waits && !events.asked_again.contains_key(&at) && !events.replayed.contains_key(&endpoint) {
+        events.breaks(Broken::TooEarly { endpoint: endpoint.0, message: message.0 });
+    }
+}
+
+/// Whether requests would be the same.
+pub(crate) fn is_same(one: &Target, other: &Target) -> bool {
+    let (a, b) = (&one.endpoint, &other.endpoint);
+    a.url == b.url && a.disabled == b.disabled && one.headers == other.headers && one.keys == other.keys
 }
 
 /// What is wrong with the requests that an endpoint saw.
@@ -139,7 +197,7 @@ fn requests(events: &Events, endpoint: EndpointKey, seen: &[Seen]) -> Vec<Broken
         let (endpoint, message) = (endpoint.0, seen.message.0);
         if events.erased.get(&seen.message).is_some_and(|erased| ON_ITS_WAY < seen.at.since(*erased)) {
             Some(Broken::SentErased { endpoint, message })
-        } else if events.known_successes.get(&at).is_some_and(|stored| *stored < seen.at) && !asked {
+        } else if events.known_ends.get(&at).is_some_and(|stored| *stored < seen.begun) && !asked {
             Some(Broken::SentAgain { endpoint, message })
         } else {
             None
@@ -148,35 +206,58 @@ fn requests(events: &Events, endpoint: EndpointKey, seen: &[Seen]) -> Vec<Broken
     seen.iter().filter_map(look).collect()
 }
 
-/// A request that had begun when its payload was erased arrives within this time.
-const ON_ITS_WAY: Duration = Duration::from_millis(20);
+/// A message's worth of a rate, and what is lost in rounding.
+const MESSAGE: i64 = 1_000_000;
+const ROUNDING: i64 = 1_000;
 
-fn too_fast(events: &Events, endpoint: EndpointKey, rate: u16) -> Option<Broken> {
-    let seen = events.seen.get(&endpoint)?;
-    // What a full bucket holds, and what was late on its way at the beginning of the stretch.
-    let allowed = usize::from(rate) * STRETCH.as_secs() as usize + 1 + usize::from(rate);
-    for (from, first) in seen.iter().enumerate() {
-        // A process that starts anew starts with full buckets.
-        let within = |seen: &&Seen| seen.life == first.life && seen.at.since(first.at) < STRETCH;
-        let requests = seen[from..].iter().take_while(within).count();
-        if requests > allowed {
-            return Some(Broken::TooFast { endpoint: endpoint.0, requests });
+/// Whether more left than a bucket allows that holds a tenth of a second's worth, and at least one. A process that starts anew
+/// starts with a full one; and as long as it lives it may not have heard of a change.
+fn is_too_fast(events: &Events, whose: Limited) -> bool {
+    let Some(rates) = events.rates.get(&whose) else { return false };
+    let is_of = |departs: &&Departure| match whose {
+        Limited::Endpoint(endpoint) => departs.endpoint == endpoint,
+        Limited::Application(application) => events.applications.get(&departs.endpoint) == Some(&application),
+    };
+    let (mut tokens, mut last) = (0, None::<Departure>);
+    for departs in events.departures.iter().filter(is_of) {
+        let Some(rate) = highest(rates, departs.life) else {
+            last = None;
+            continue;
+        };
+        let capacity = (rate * MESSAGE / 10).max(MESSAGE);
+        tokens = match last.filter(|last| last.life == departs.life) {
+            Some(last) => {
+                let micros = i64::try_from(departs.at.since(last.at).as_micros()).unwrap_or(i64::MAX).min(10_000_000);
+                (tokens + micros * rate).min(capacity)
+            }
+            None => capacity,
+        } - MESSAGE;
+        if tokens < -ROUNDING {
+            return true;
         }
+        last = Some(*departs);
     }
-    None
+    false
 }
 
-/// Looks at every endpoint that is disabled, and notes those that failed for long.
+/// The highest rate that was in force in a life; none if there was no limit for a while.
+fn highest(rates: &[(usize, Option<u16>)], life: usize) -> Option<i64> {
+    let before = rates.iter().rev().find(|(since, _)| *since < life);
+    let within = rates.iter().filter(|(since, _)| *since == life);
+    within.chain(before).map(|(_, rate)| rate.map(i64::from)).collect::<Option<Vec<_>>>()?.into_iter().max()
+}
+
+/// Looks at every endpoint that is disabled, and notes those of which it is stored why.
 fn disabled_for_nothing(world: &World) -> Vec<Broken> {
     let mut broken = Vec::new();
-    for home in &world.homes {
+    for home in world.homes() {
         let Ok(Some(target)) = at_once(world.store.target(home.endpoint)) else { continue };
         // What was deleted counts as disabled, and needs no cause.
         if !target.endpoint.disabled || world.book.note(|events| events.deleted.contains(&home.endpoint)) {
             continue;
         }
         if target.endpoint.disablement.is_some() {
-            world.book.note(|events| events.failed_for_long.insert(home.endpoint));
+            world.book.note(|events| events.disabled_with_cause.insert(home.endpoint));
         } else {
             broken.push(Broken::DisabledForNothing(home.endpoint.0));
         }

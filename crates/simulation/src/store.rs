@@ -4,23 +4,31 @@
 //! the order in which calls take effect is the seed's to choose, and every other thing that happens between two of them is
 //! something that can happen on a machine.
 
+use std::collections::{BTreeSet, HashSet};
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use postrider_delivery::Engine;
+use postrider_domain::attempt::Trigger;
 use postrider_domain::clock::Clock;
+use postrider_domain::delivery::{Against, Next};
+use postrider_domain::time::Timestamp;
 use postrider_store::{
-    AcceptError, Accepted, ApplicationKey, EndpointKey, MessageKey, NewMessage, Observer, Settlement, Store,
-    StoreError, Unstorable,
+    AcceptError, Accepted, ApplicationKey, DeliveryKey, EndpointKey, MessageKey, NewMessage, Observer, Settlement,
+    Store, StoreError, Target, Unstorable,
 };
 use tokio::runtime::Handle;
 
-use crate::book::{Book, Settled};
+use crate::book::{Book, Events, Present, Settled};
 use crate::dice::Dice;
+use crate::health::Health;
+use crate::promises::{Broken, is_same};
+use crate::watch::Watch;
 
 /// What the way to the store is like.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +37,8 @@ pub(crate) struct Weather {
     pub(crate) slow: Duration,
     /// How often a call is refused, and nothing came of it.
     pub(crate) refuses: f64,
+    /// The disk is full: what writes is refused.
+    pub(crate) full: bool,
     /// How often what was accepted is in doubt after its commit.
     pub(crate) doubts: f64,
     /// How often a hint is lost.
@@ -41,14 +51,22 @@ pub(crate) struct Weather {
 
 impl Weather {
     /// Everything works.
-    pub(crate) const CALM: Self =
-        Self { slow: Duration::from_micros(100), refuses: 0.0, doubts: 0.0, lost: 0.0, late: 0.0, doubled: 0.0 };
+    pub(crate) const CALM: Self = Self {
+        slow: Duration::from_micros(100),
+        refuses: 0.0,
+        full: false,
+        doubts: 0.0,
+        lost: 0.0,
+        late: 0.0,
+        doubled: 0.0,
+    };
 
     pub(crate) fn drawn(dice: &Dice) -> Self {
         let slow = *dice.one(&[0, 1, 20, 200, 2_000]);
         Self {
             slow: Duration::from_millis(slow),
             refuses: *dice.one(&[0.0, 0.0, 0.01, 0.1, 0.3]),
+            full: dice.happens(0.1),
             doubts: *dice.one(&[0.0, 0.0, 0.2]),
             lost: *dice.one(&[0.0, 0.1, 1.0]),
             late: *dice.one(&[0.0, 0.2]),
@@ -68,7 +86,28 @@ pub(crate) struct Stormy {
     pub(crate) dice: Arc<Dice>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) book: Arc<Book>,
+    pub(crate) watch: Watch,
+    /// The engine that it is the store of, from when there is one.
+    pub(crate) engine: Mutex<Weak<Engine>>,
 }
+
+/// Calls that write nothing.
+const READS: [&str; 11] = [
+    "due",
+    "target",
+    "routes",
+    "holds",
+    "hold_of",
+    "health",
+    "backlog",
+    "newest_message",
+    "accepted_under",
+    "running_tasks",
+    "notices",
+];
+
+/// More than any payload here.
+const ANY_BYTES: usize = 1 << 30;
 
 impl Stormy {
     pub(crate) fn weather(&self) -> Weather {
@@ -89,7 +128,16 @@ impl Stormy {
         call: impl Future<Output = Result<T, E>> + Send,
     ) -> Result<T, E> {
         self.wait().await;
-        if self.dice.happens(self.weather().refuses) {
+        if let Some(engine) = self.engine.lock().upgrade() {
+            self.watch.look(&self.book, engine.usage());
+        }
+        if self.watch.spins(what, self.clock.now()) {
+            self.book.note(|events| events.breaks(Broken::Spins(what)));
+            // So that it comes to an end.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let weather = self.weather();
+        if self.dice.happens(weather.refuses) || (weather.full && !READS.contains(&what)) {
             self.book.line(self.clock.now(), || format!("the store refuses {what}"));
             return Err(StoreError::Unavailable("bad weather".to_owned()).into());
         }
@@ -102,16 +150,23 @@ impl Stormy {
     /// As [`postrider_store::Work::accept`].
     pub(crate) async fn accept_noted(&self, batch: Vec<NewMessage>) -> Vec<Result<Accepted, AcceptError>> {
         let count = batch.len();
-        let notes: Vec<_> = batch.iter().map(|new| (new.message.id.to_string(), new.endpoints.clone())).collect();
+        let notes: Vec<_> = batch
+            .iter()
+            .map(|new| (new.message.id.to_string(), new.endpoints.clone(), new.idempotency.map(|(key, _)| key)))
+            .collect();
         let call = async {
             let mut results = self.below.accept(batch).await;
             let now = self.clock.now();
             self.book.note(|events| {
-                for ((id, endpoints), result) in notes.iter().zip(&results) {
-                    let Ok(Accepted::New(key)) = result else { continue };
-                    events.keys.insert(id.clone(), *key);
-                    events.accepted.extend(endpoints.iter().map(|endpoint| ((*endpoint, *key), now)));
-                    events.trace.push(format!("{now} {id} is message {} for {endpoints:?}", key.0));
+                for ((id, endpoints, key), result) in notes.iter().zip(&results) {
+                    let Ok(Accepted::New(message)) = result else { continue };
+                    let turn = events.turn();
+                    events.keys.insert(id.clone(), *message);
+                    events.accepted.extend(endpoints.iter().map(|endpoint| ((*endpoint, *message), turn)));
+                    events.trace.push(format!("{now} {id} is message {} for {endpoints:?}", message.0));
+                    if let Some(key) = key {
+                        events.accepted_under(*key, *message);
+                    }
                 }
             });
             if self.dice.happens(self.weather().doubts) {
@@ -125,35 +180,165 @@ impl Stormy {
 
     /// As [`postrider_store::Work::settle`].
     pub(crate) async fn settle_noted(&self, batch: Vec<Settlement>) -> Result<Vec<Unstorable>, StoreError> {
-        let notes: Vec<_> = batch
-            .iter()
-            .map(|item| {
-                let succeeded = item.attempt.as_ref().is_some_and(|attempt| attempt.succeeded);
-                let (trigger, attempted, next) = (item.trigger, item.attempt.is_some(), item.next);
-                let settled = Settled { trigger, attempted, succeeded, next };
-                ((item.endpoint, item.delivery.message), settled)
-            })
-            .collect();
+        let items = batch.clone();
         let call = async {
+            let waited = self.which_wait(&items).await;
+            self.book.note(|events| items.iter().for_each(|item| events.forget_told(item.endpoint)));
             let unstorable = self.below.settle(batch).await?;
             let now = self.clock.now();
             self.book.note(|events| {
-                for (at, settled) in &notes {
-                    events.settled.entry(*at).or_default().push(*settled);
-                    let ((endpoint, message), next) = (at, settled.next);
-                    events.trace.push(format!("{now} endpoint {}, message {}: {next:?}", endpoint.0, message.0));
+                for (item, waited) in items.iter().zip(&waited) {
+                    note_settled(events, item, *waited);
+                    let (endpoint, message, next) = (item.endpoint.0, item.delivery.message.0, item.next);
+                    events.trace.push(format!("{now} endpoint {endpoint}, message {message}: {next:?}"));
                 }
             });
+            self.compare_health(&items).await;
             Ok::<_, StoreError>(unstorable)
         };
         let unstorable = self.call("settle", call).await?;
         let now = self.clock.now();
         self.book.note(|events| {
-            for (at, _) in notes.iter().filter(|(_, settled)| settled.succeeded) {
-                events.known_successes.entry(*at).or_insert(now);
+            for item in &items {
+                let is_end = match item.next {
+                    Next::Succeeded => true,
+                    Next::Exhausted | Next::Canceled => item.trigger == Trigger::Scheduled,
+                    Next::Waiting(_) => false,
+                };
+                if is_end {
+                    events.known_ends.entry((item.endpoint, item.delivery.message)).or_insert(now);
+                }
             }
         });
         Ok(unstorable)
+    }
+
+    /// Of results that say something of their endpoint: whether the store still waits for them.
+    async fn which_wait(&self, items: &[Settlement]) -> Vec<bool> {
+        let (mut waited, mut ended) = (Vec::new(), BTreeSet::new());
+        for item in items {
+            let at = (item.endpoint, item.delivery.message);
+            let is_over = item.trigger == Trigger::Scheduled && ended.contains(&at);
+            let says = item.next == Next::Succeeded || item.against.is_some();
+            let waits = says && !is_over && self.waits(item).await;
+            if waits && item.trigger == Trigger::Manual && item.next == Next::Succeeded {
+                ended.insert(at);
+            }
+            waited.push(waits);
+        }
+        waited
+    }
+
+    async fn waits(&self, item: &Settlement) -> bool {
+        let DeliveryKey { due_at, message } = item.delivery;
+        let before = DeliveryKey { due_at, message: MessageKey(message.0 - 1) };
+        let found = self.below.due(item.endpoint, due_at, Some(before), HashSet::new(), 1, ANY_BYTES).await;
+        found.is_ok_and(|found| found.due.first().is_some_and(|due| due.key == item.delivery))
+    }
+
+    /// Looks whether those endpoints are disabled that must be, and no others.
+    async fn compare_health(&self, items: &[Settlement]) {
+        let endpoints: BTreeSet<_> =
+            items.iter().filter(|item| item.against.is_some()).map(|item| item.endpoint).collect();
+        for endpoint in endpoints {
+            let Ok(Some(target)) = self.below.target(endpoint).await else { continue };
+            self.book.note(|events| {
+                if events.deleted.contains(&endpoint) {
+                    return;
+                }
+                let must_be = events.health.get(&endpoint) == Some(&Health::Disabled);
+                match (target.endpoint.disabled, must_be) {
+                    (true, false) => events.breaks(Broken::DisabledForNothing(endpoint.0)),
+                    (false, true) => events.breaks(Broken::NotDisabled(endpoint.0)),
+                    _ => {}
+                }
+                if target.endpoint.disabled {
+                    events.health.insert(endpoint, Health::Disabled);
+                    events.opens(endpoint, false);
+                } else if must_be {
+                    events.health.insert(endpoint, Health::Well);
+                }
+                events.is_now(target);
+            });
+        }
+    }
+
+    /// Makes a change of an endpoint, and notes what it is like after it.
+    pub(crate) async fn change<T: Send, E: From<StoreError> + Send>(
+        &self,
+        what: &'static str,
+        endpoint: EndpointKey,
+        change: impl Future<Output = Result<T, E>> + Send,
+    ) -> Result<T, E> {
+        let call = async {
+            self.book.note(|events| events.forget_told(endpoint));
+            let result = change.await;
+            if let Ok(Some(target)) = self.below.target(endpoint).await {
+                self.book.note(|events| {
+                    let (is, was) = (target.endpoint.disabled, events.health.get(&endpoint) == Some(&Health::Disabled));
+                    if is != was {
+                        events.health.insert(endpoint, if is { Health::Disabled } else { Health::Well });
+                        events.opens(endpoint, !is);
+                    }
+                    events.is_now(target);
+                    // What it asked for is over: it may be another receiver now.
+                    events.waits.retain(|(whose, _), _| *whose != endpoint);
+                });
+            }
+            result
+        };
+        self.call(what, call).await
+    }
+}
+
+impl Events {
+    /// From now on it is the next hint that counts.
+    fn forget_told(&mut self, endpoint: EndpointKey) {
+        self.told.remove(&endpoint);
+    }
+
+    /// The engine has heard of a change of an endpoint, the last one or an earlier one.
+    fn is_told(&mut self, endpoint: EndpointKey, now: Timestamp) {
+        self.progress(endpoint);
+        self.told.insert(endpoint, now);
+        if let Some(present) = self.present.get_mut(&endpoint) {
+            present.told = Some(now);
+        }
+    }
+
+    /// An endpoint was changed, or looked at.
+    pub(crate) fn is_now(&mut self, target: Target) {
+        let endpoint = target.key;
+        let changed = self.present.get(&endpoint).is_none_or(|present| !is_same(&present.target, &target));
+        if changed {
+            let told = self.told.get(&endpoint).copied();
+            self.present.insert(endpoint, Present { target: Arc::new(target), told });
+        }
+    }
+}
+
+fn note_settled(events: &mut Events, item: &Settlement, waited: bool) {
+    let (endpoint, at) = (item.endpoint, (item.endpoint, item.delivery.message));
+    let succeeded = item.attempt.as_ref().is_some_and(|attempt| attempt.succeeded);
+    let (trigger, attempted, next) = (item.trigger, item.attempt.is_some(), item.next);
+    events.settled.entry(at).or_default().push(Settled { trigger, attempted, succeeded, next });
+    events.progress(endpoint);
+    if attempted {
+        events.unsettled.remove(&at);
+    }
+    match next {
+        Next::Waiting(until) => drop(events.waits.insert(at, until)),
+        _ => drop(events.waits.remove(&at)),
+    }
+    let health = events.health.entry(endpoint).or_insert(Health::Well);
+    if waited && succeeded {
+        *health = health.succeeded();
+    }
+    if let Some(fact) = item.against.filter(|_| waited) {
+        *health = match fact.kind {
+            Against::Gone => Health::Disabled,
+            Against::Failing { disable_after } => health.failed(fact.at, disable_after),
+        };
     }
 }
 
@@ -175,7 +360,7 @@ pub(crate) struct Relay(Mutex<Option<Arc<Listening>>>);
 struct Listening {
     observers: Mutex<Vec<Arc<dyn Observer>>>,
     runtime: Handle,
-    store: std::sync::Weak<Stormy>,
+    store: Weak<Stormy>,
 }
 
 impl Relay {
@@ -196,9 +381,11 @@ impl Relay {
         }
     }
 
-    fn tell(&self, hint: impl Fn(&dyn Observer) + Clone + Send + 'static) {
+    fn tell(&self, of: Option<EndpointKey>, hint: impl Fn(&dyn Observer) + Clone + Send + 'static) {
         let Some(listening) = self.0.lock().clone() else { return };
         let Some(store) = listening.store.upgrade() else { return };
+        // The store tells on a thread of its own, where it would be another time.
+        let _runtime = listening.runtime.enter();
         let (weather, dice) = (store.weather(), &store.dice);
         if dice.happens(weather.lost) {
             return;
@@ -207,6 +394,9 @@ impl Relay {
             let observers = listening.observers.lock().clone();
             for observer in observers {
                 hint(observer.as_ref());
+            }
+            if let (Some(endpoint), Some(store)) = (of, listening.store.upgrade()) {
+                store.book.note(|events| events.is_told(endpoint, store.clock.now()));
             }
         };
         let again = dice.happens(weather.doubled);
@@ -227,16 +417,17 @@ impl Relay {
 
 impl Observer for Relay {
     fn endpoint_changed(&self, endpoint: EndpointKey, application: Option<ApplicationKey>) {
-        self.tell(move |observer| observer.endpoint_changed(endpoint, application));
+        self.tell(Some(endpoint), move |observer| observer.endpoint_changed(endpoint, application));
     }
 
     fn work_added(&self, endpoint: EndpointKey, application: Option<ApplicationKey>) {
-        self.tell(move |observer| observer.work_added(endpoint, application));
+        self.tell(None, move |observer| observer.work_added(endpoint, application));
     }
 
     fn messages_expunged(&self, messages: &[MessageKey]) {
         // Not a hint only: it is what takes payloads out of memory. Within a process it is a call, which is not lost.
         let Some(listening) = self.0.lock().clone() else { return };
+        let _runtime = listening.runtime.enter();
         let observers = listening.observers.lock().clone();
         for observer in observers {
             observer.messages_expunged(messages);
@@ -244,7 +435,7 @@ impl Observer for Relay {
     }
 
     fn task_added(&self) {
-        self.tell(|observer| observer.task_added());
+        self.tell(None, |observer| observer.task_added());
     }
 }
 
@@ -258,7 +449,8 @@ pub(crate) fn at_once<T>(call: impl Future<Output = T>) -> T {
     }
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);
-    let mut call = pin!(call);
+    // There is no scheduler here to which it could give way.
+    let mut call = pin!(tokio::task::unconstrained(call));
     loop {
         if let Poll::Ready(result) = call.as_mut().poll(&mut context) {
             return result;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use postrider_delivery::options::DeliveryOptions;
 use postrider_domain::application::{Application, EnvironmentId};
 use postrider_domain::endpoint::{Endpoint, EndpointUrl, Headers};
@@ -15,9 +16,10 @@ use postrider_domain::time::Timestamp;
 use postrider_store::{ApplicationKey, EndpointKey, NewEndpoint, Store};
 use postrider_store_sqlite::{Ownership, SqliteStore};
 
-use crate::book::Book;
+use crate::book::{Book, Limited};
 use crate::carrier::{Receivers, TIMEOUT};
 use crate::dice::Dice;
+use crate::image::{self, Beginning};
 use crate::life::Life;
 use crate::promises::{self, Broken};
 use crate::store::{Relay, Stormy, at_once};
@@ -27,6 +29,12 @@ const BEGIN: Timestamp = Timestamp::from_micros(1_767_323_045_000_000);
 
 /// How many lives it has at most before it is calmed.
 const LIVES: usize = 3;
+
+/// How often the last process goes on when the world is calmed, so that nothing is put right by a start.
+const STAYS: f64 = 0.5;
+
+/// Threads that read the store; calls come one after the other.
+const READING_THREADS: usize = 2;
 
 /// Deliveries of an endpoint that are counted.
 const MANY: usize = 10_000;
@@ -44,6 +52,8 @@ pub(crate) struct Place {
 pub(crate) struct World {
     pub(crate) environment: EnvironmentId,
     pub(crate) homes: Vec<Place>,
+    /// Who came later.
+    newcomers: Mutex<Vec<Place>>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) relay: Arc<Relay>,
     pub(crate) receivers: Arc<Receivers>,
@@ -73,29 +83,37 @@ pub fn run(seed: u64, folder: &std::path::Path) -> Report {
     let dice = Arc::new(Dice::new(seed, 0));
     let book = Arc::new(Book::default());
     let world = Arc::new(within_runtime(async { World::made(&dice, &book, folder) }));
-    let mut options = options(&dice);
+    let options = options(&dice);
     let mut now = BEGIN;
     let lives = 1 + dice.below(LIVES);
-    for number in 0..lives {
-        let (options, world) = (options.clone(), Arc::clone(&world));
-        now = within_runtime(async move {
-            match Life::begin(world, number, now, options).await {
-                Ok(life) => life.pass().await,
+    // The last one is calmed, or another one after it.
+    let stays = dice.happens(STAYS);
+    let mut quiet = None;
+    for number in 0..=lives {
+        let (mut options, world) = (options.clone(), Arc::clone(&world));
+        let (is_last, is_calmed) = (number == lives, number + usize::from(stays) == lives);
+        if is_last && stays {
+            break;
+        }
+        if is_calmed {
+            // A queue that is too short would only make it long.
+            options.max_in_flight = options.max_in_flight.max(2);
+        }
+        (now, quiet) = within_runtime(async move {
+            let life = match Life::begin(world, number, now, options).await {
+                Ok(life) => Arc::new(life),
                 Err(error) => unreachable!("the store works at a start: {error}"),
+            };
+            if !is_last {
+                life.pass().await;
             }
+            let quiet = if is_calmed { Some(life.calm().await) } else { None };
+            (life.end().await, quiet)
         });
         // The machine needs a while to start again.
         now = now.saturating_add(dice.time(Duration::from_secs(20)));
     }
-    // A queue that is too short for the last life would only make it long.
-    options.max_in_flight = options.max_in_flight.max(4);
-    let last = Arc::clone(&world);
-    let quiet = within_runtime(async move {
-        match Life::begin(last, lives, now, options).await {
-            Ok(life) => life.calm().await,
-            Err(error) => unreachable!("the store works at a start: {error}"),
-        }
-    });
+    let quiet = quiet.unwrap_or_default();
     within_runtime(async {
         let report = promises::judge(&world, quiet);
         at_once(world.store.close());
@@ -108,7 +126,7 @@ fn within_runtime<T>(life: impl Future<Output = T>) -> T {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     // What threads of the store hand in comes after what is there already: in which turn it would come otherwise depends on
     // how often the runtime looked while it had nothing to do.
-    builder.enable_time().start_paused(true).global_queue_interval(u32::MAX);
+    builder.enable_time().start_paused(true).global_queue_interval(u32::MAX).max_blocking_threads(READING_THREADS);
     let runtime = builder.build();
     let runtime = runtime.unwrap_or_else(|error| unreachable!("a runtime without sockets can be built: {error}"));
     runtime.block_on(life)
@@ -118,7 +136,7 @@ fn options(dice: &Dice) -> DeliveryOptions {
     let mut options = DeliveryOptions::default();
     let waits = [1, 4, 20].map(Duration::from_secs);
     options.retry_schedule = RetrySchedule::try_new(waits.to_vec()).unwrap_or_default();
-    options.retry_after_max.0 = Duration::from_secs(30);
+    options.retry_after_max.0 = Duration::from_secs(*dice.one(&[30, 30, 3_600]));
     options.request_timeout.0 = TIMEOUT;
     options.disable_after.0 = Duration::from_secs(*dice.one(&[10, 60, 600]));
     options.concurrency = *dice.one(&[1, 2, 8]);
@@ -130,7 +148,11 @@ fn options(dice: &Dice) -> DeliveryOptions {
 
 impl World {
     fn made(dice: &Arc<Dice>, book: &Arc<Book>, folder: &std::path::Path) -> Self {
-        let opened = SqliteStore::open(&folder.join("postrider.db"), Ownership::Owner);
+        let path = folder.join("postrider.db");
+        let beginning = if dice.happens(0.1) { Beginning::NearlyARun } else { Beginning::Empty };
+        let copied = image::copy(beginning, &path);
+        assert!(copied.is_ok(), "a file in {}: {copied:?}", folder.display());
+        let opened = SqliteStore::open(&path, Ownership::Owner);
         let store: Arc<dyn Store> = match opened {
             Ok(store) => Arc::new(store),
             Err(error) => panic!("a store in {}: {error}", folder.display()),
@@ -140,36 +162,72 @@ impl World {
         let environment = EnvironmentId::parse("org_sim").unwrap_or_else(|| unreachable!("it is a name"));
         let mut homes = Vec::new();
         for _ in 0..1 + dice.below(2) {
-            let application = application(dice);
-            let application_id = application.id;
-            let made = at_once(store.create_application(&environment, application, None));
-            assert!(made.is_ok(), "an application can be made: {made:?}");
-            let found = at_once(store.application(&environment, &IdOrUid::Id(application_id))).ok().flatten();
-            let Some(application) = found.map(|found| found.key) else { unreachable!("it was made") };
-            for _ in 0..1 + dice.below(3) {
-                homes.push(home(dice, book, store.as_ref(), application, application_id));
+            let (application, application_id) = make_application(dice, book, store.as_ref(), &environment, BEGIN);
+            for _ in 0..1 + dice.below(*dice.one(&[3, 3, 8])) {
+                let rate = dice.happens(0.2).then(|| 1 + dice.below(5) as u16);
+                homes.push(home(dice, book, store.as_ref(), application, application_id, rate, BEGIN));
             }
         }
         let receivers = Arc::new(Receivers::new(Arc::clone(dice), Arc::clone(book)));
-        Self { environment, homes, store, relay, receivers, book: Arc::clone(book), dice: Arc::clone(dice) }
+        let (book, dice, newcomers) = (Arc::clone(book), Arc::clone(dice), Mutex::default());
+        Self { environment, homes, newcomers, store, relay, receivers, book, dice }
     }
 
-    /// Whether nothing waits to be delivered.
+    /// All endpoints.
+    pub(crate) fn homes(&self) -> Vec<Place> {
+        self.homes.iter().chain(self.newcomers.lock().iter()).copied().collect()
+    }
+
+    /// One more application, with one endpoint.
+    pub(crate) fn newcomer(&self, now: Timestamp) -> Place {
+        let (dice, book, store) = (&self.dice, &self.book, self.store.as_ref());
+        let (application, application_id) = make_application(dice, book, store, &self.environment, now);
+        let place = home(dice, book, store, application, application_id, None, now);
+        self.newcomers.lock().push(place);
+        place
+    }
+
+    /// What somebody may allow.
+    pub(crate) fn some_rate(&self) -> Option<u16> {
+        *self.dice.one(&[None, Some(1), Some(1), Some(2), Some(5), Some(30)])
+    }
+
+    /// Whether nothing waits to be delivered, nor will by itself.
     pub(crate) fn is_quiet(&self, store: &Stormy) -> bool {
-        self.homes.iter().all(|home| at_once(store.below.backlog(home.endpoint, MANY)).is_ok_and(|count| count == 0))
+        if at_once(store.below.running_tasks(1)).is_ok_and(|tasks| !tasks.is_empty()) {
+            return false;
+        }
+        self.homes().iter().all(|home| at_once(store.below.backlog(home.endpoint, MANY)).is_ok_and(|count| count == 0))
     }
 }
 
-fn application(dice: &Dice) -> Application {
-    Application {
-        id: ApplicationId::new(BEGIN, dice),
+/// An application; one in a few has a rate, unless it comes later.
+fn make_application(
+    dice: &Dice,
+    book: &Book,
+    store: &dyn Store,
+    environment: &EnvironmentId,
+    now: Timestamp,
+) -> (ApplicationKey, ApplicationId) {
+    let throttle_rate = (now == BEGIN && dice.happens(0.15)).then(|| 1 + dice.below(5) as u16);
+    let id = ApplicationId::new(now, dice);
+    let application = Application {
+        id,
         uid: None,
         name: "simulated".to_owned(),
-        throttle_rate: None,
+        throttle_rate,
         metadata: BTreeMap::new(),
-        created_at: BEGIN,
-        updated_at: BEGIN,
+        created_at: now,
+        updated_at: now,
+    };
+    let made = at_once(store.create_application(environment, application, None));
+    assert!(made.is_ok(), "an application can be made: {made:?}");
+    let found = at_once(store.application(environment, &IdOrUid::Id(id))).ok().flatten();
+    let Some(key) = found.map(|found| found.key) else { unreachable!("it was made") };
+    if throttle_rate.is_some() {
+        book.note(|events| events.rates.insert(Limited::Application(key), vec![(0, throttle_rate)]));
     }
+    (key, id)
 }
 
 fn home(
@@ -178,9 +236,10 @@ fn home(
     store: &dyn Store,
     application: ApplicationKey,
     application_id: ApplicationId,
+    throttle_rate: Option<u16>,
+    now: Timestamp,
 ) -> Place {
-    let throttle_rate = dice.happens(0.2).then(|| 1 + dice.below(5) as u16);
-    let endpoint_id = EndpointId::new(BEGIN, dice);
+    let endpoint_id = EndpointId::new(now, dice);
     let endpoint = Endpoint {
         id: endpoint_id,
         uid: None,
@@ -193,8 +252,8 @@ fn home(
         channels: None,
         throttle_rate,
         metadata: BTreeMap::new(),
-        created_at: BEGIN,
-        updated_at: BEGIN,
+        created_at: now,
+        updated_at: now,
     };
     let secret = Secret::generate(SecretKind::Hmac256, dice);
     let new = NewEndpoint { endpoint, secret, headers: Headers::new(), most: u64::MAX };
@@ -202,8 +261,15 @@ fn home(
     assert!(made.is_ok(), "an endpoint can be made: {made:?}");
     let found = at_once(store.endpoint(application, &IdOrUid::Id(endpoint_id))).ok().flatten();
     let Some(endpoint) = found.map(|found| found.key) else { unreachable!("it was made") };
-    if let Some(rate) = throttle_rate {
-        book.note(|events| events.rates.insert(endpoint, rate));
-    }
+    let target = at_once(store.target(endpoint)).ok().flatten();
+    book.note(|events| {
+        events.applications.insert(endpoint, application);
+        if throttle_rate.is_some() {
+            events.rates.insert(Limited::Endpoint(endpoint), vec![(0, throttle_rate)]);
+        }
+        if let Some(target) = target {
+            events.is_now(target);
+        }
+    });
     Place { application, application_id, endpoint, endpoint_id }
 }

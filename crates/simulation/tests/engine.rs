@@ -1,14 +1,26 @@
 //! Seeds of the simulation.
 //!
-//! `POSTRIDER_SIMULATION_SEEDS` says how many are run (300 if it does not), `POSTRIDER_SIMULATION_SEED` runs that one and
-//! prints what happened.
+//! `POSTRIDER_SIMULATION_SEEDS` says how many are run (300 if it does not), `POSTRIDER_SIMULATION_FIRST` with which they begin,
+//! and `POSTRIDER_SIMULATION_SEED` runs that one and prints what happened. `POSTRIDER_SIMULATION_EXPECT` names a promise that
+//! must be broken by one of the seeds: that is for sources with a fault (`scripts/test faults`).
 
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use postrider_simulation::{Report, run};
+use parking_lot::Mutex;
+use postrider_simulation::{Broken, Report, run};
 
 const SEEDS: u64 = 300;
+
+/// A seed takes less than a second. One that takes longer than this hangs.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether one hangs.
+const LOOK: Duration = Duration::from_millis(200);
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|value| value.parse().ok())
@@ -21,9 +33,112 @@ fn report(seed: u64) -> Report {
     run(seed, folder.path())
 }
 
-fn assert_kept(seed: u64, report: &Report) {
-    let broken = &report.broken;
-    assert!(broken.is_empty(), "seed {seed}: {broken:?}; POSTRIDER_SIMULATION_SEED={seed} shows what happened");
+/// What is wrong with a seed, by the names of promises, and in words.
+struct Failure {
+    seed: u64,
+    names: Vec<String>,
+    words: String,
+}
+
+impl Failure {
+    fn of(seed: u64, broken: &[Broken]) -> Option<Self> {
+        let names = broken.iter().map(Broken::name).collect();
+        (!broken.is_empty()).then(|| Self { seed, names, words: format!("{broken:?}") })
+    }
+
+    fn other(seed: u64, name: &str) -> Self {
+        Self { seed, names: vec![name.to_owned()], words: name.to_owned() }
+    }
+
+    fn shown(&self) -> String {
+        let Self { seed, words, .. } = self;
+        format!("seed {seed}: {words}; POSTRIDER_SIMULATION_SEED={seed} shows what happened")
+    }
+}
+
+/// Seeds that are run on every core, until one fails.
+struct Seeds {
+    next: AtomicU64,
+    end: u64,
+    /// The seeds that are running, and for how many looks.
+    running: Mutex<BTreeMap<u64, u32>>,
+    failure: Mutex<Option<Failure>>,
+    done: AtomicBool,
+    deliveries: AtomicU64,
+    requests: AtomicU64,
+}
+
+impl Seeds {
+    fn new(first: u64, count: u64) -> Self {
+        let (running, failure, done) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        let (next, deliveries, requests) = (AtomicU64::new(first), AtomicU64::default(), AtomicU64::default());
+        Self { next, end: first + count, running, failure, done, deliveries, requests }
+    }
+
+    fn run(&self) {
+        let workers = std::thread::available_parallelism().map_or(2, usize::from);
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.watch());
+            let workers: Vec<_> = (0..workers).map(|_| scope.spawn(|| self.work())).collect();
+            for worker in workers {
+                worker.join().expect("what a seed does is caught");
+            }
+            self.done.store(true, Ordering::SeqCst);
+        });
+    }
+
+    fn work(&self) {
+        while self.failure.lock().is_none() {
+            let seed = self.next.fetch_add(1, Ordering::Relaxed);
+            if seed >= self.end {
+                return;
+            }
+            self.running.lock().insert(seed, 0);
+            let result = catch_unwind(AssertUnwindSafe(|| report(seed)));
+            self.running.lock().remove(&seed);
+            let failure = match result {
+                Ok(report) => {
+                    self.deliveries.fetch_add(report.deliveries as u64, Ordering::Relaxed);
+                    self.requests.fetch_add(report.requests as u64, Ordering::Relaxed);
+                    Failure::of(seed, &report.broken)
+                }
+                Err(_) => Some(Failure::other(seed, "Panicked")),
+            };
+            if let Some(failure) = failure {
+                self.failure.lock().get_or_insert(failure);
+            }
+        }
+    }
+
+    /// A seed that hangs keeps its thread: the process ends with it.
+    fn watch(&self) {
+        while !self.done.load(Ordering::SeqCst) {
+            std::thread::sleep(LOOK);
+            let hanging = {
+                let mut running = self.running.lock();
+                running.values_mut().for_each(|looks| *looks += 1);
+                running.iter().find(|(_, looks)| LOOK * **looks > LONGEST).map(|(seed, _)| *seed)
+            };
+            if let Some(seed) = hanging {
+                let found = judge(Some(&Failure::other(seed, "Hangs")), self.end);
+                let (Ok(words) | Err(words)) = &found;
+                // The process ends: if nobody reads it, the code says it.
+                let _ = writeln!(std::io::stdout(), "{words}");
+                std::process::exit(i32::from(found.is_err()));
+            }
+        }
+    }
+}
+
+/// Whether the seeds came to what they should have come to.
+fn judge(failure: Option<&Failure>, seeds: u64) -> Result<String, String> {
+    match (std::env::var("POSTRIDER_SIMULATION_EXPECT").ok().filter(|name| !name.is_empty()), failure) {
+        (None, None) => Ok("nothing was broken".to_owned()),
+        (None, Some(failure)) => Err(failure.shown()),
+        (Some(expected), None) => Err(format!("none of {seeds} seeds broke {expected}")),
+        (Some(expected), Some(failure)) if failure.names.contains(&expected) => Ok(failure.shown()),
+        (Some(expected), Some(failure)) => Err(format!("expected {expected}, but {}", failure.shown())),
+    }
 }
 
 #[test]
@@ -31,29 +146,17 @@ fn what_is_promised_holds_for_every_seed() {
     if let Some(seed) = number("POSTRIDER_SIMULATION_SEED") {
         let report = report(seed);
         println!("{}", report.trace.join("\n"));
-        return assert_kept(seed, &report);
+        return assert!(report.broken.is_empty(), "seed {seed}: {:?}", report.broken);
     }
-    let seeds = number("POSTRIDER_SIMULATION_SEEDS").unwrap_or(SEEDS);
-    let next = AtomicU64::new(0);
-    let (deliveries, requests) = (AtomicU64::new(0), AtomicU64::new(0));
-    let run_some = || {
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds {
-                return;
-            }
-            let report = report(seed);
-            deliveries.fetch_add(report.deliveries as u64, Ordering::Relaxed);
-            requests.fetch_add(report.requests as u64, Ordering::Relaxed);
-            assert_kept(seed, &report);
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
-            scope.spawn(run_some);
-        }
-    });
-    println!("{seeds} seeds: {deliveries:?} deliveries, {requests:?} requests");
+    let count = number("POSTRIDER_SIMULATION_SEEDS").unwrap_or(SEEDS);
+    let seeds = Seeds::new(number("POSTRIDER_SIMULATION_FIRST").unwrap_or(0), count);
+    seeds.run();
+    let failure = seeds.failure.lock();
+    match judge(failure.as_ref(), count) {
+        Ok(found) => println!("{found}"),
+        Err(problem) => panic!("{problem}"),
+    }
+    println!("{count} seeds: {:?} deliveries, {:?} requests", seeds.deliveries, seeds.requests);
 }
 
 #[test]

@@ -127,6 +127,18 @@ fn what_is_still_to_be_offered_is_not_left_behind() {
 }
 
 #[test]
+fn what_is_still_on_its_way_is_not_loaded_again_and_again() {
+    let (budgets, lane) = (budgets(), open_lane(&budgets(), None));
+    let mut state = lane.state.lock();
+    state.wake();
+    let stored = Stored((1..=8).collect());
+    assert_eq!(stored.load(&mut state, &budgets, 0), (None, vec![]));
+    assert!(matches!(state.next_step(NOW, &budgets), Step::WaitUntil(at) if at > NOW));
+    state.timer = None;
+    assert!(matches!(state.next_step(after(20), &budgets), Step::Load(_)), "it is looked for again all the same");
+}
+
+#[test]
 fn a_backlog_without_an_end_does_not_hide_what_came_late() {
     let (budgets, lane) = (budgets(), new_lane());
     let (mut state, mut stored) = (lane.state.lock(), Stored((1..=1_000).collect()));

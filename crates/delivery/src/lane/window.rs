@@ -44,6 +44,9 @@ pub(super) struct Reserved {
 pub(super) const FIRST_HUNGER: Duration = Duration::from_millis(50);
 const LAST_HUNGER: Duration = Duration::from_secs(1);
 
+/// The wait before a load is repeated that found nothing but what is still on its way through memory.
+const ON_ITS_WAY_PAUSE: Duration = Duration::from_millis(20);
+
 /// Messages, by number.
 pub(crate) type Messages = HashSet<MessageKey, foldhash::fast::RandomState>;
 
@@ -243,7 +246,7 @@ impl State {
         let ended = load.was_the_last(&found);
         self.more |= !ended || load.after.is_some();
         self.needs = found.too_large;
-        let (mut place, mut passed_over) = (load.after, false);
+        let (mut place, mut passed_over, mut useful) = (load.after, false, false);
         for mut due in found.due {
             let key = due.key;
             if meanwhile.erased.contains(&key.message) {
@@ -254,6 +257,7 @@ impl State {
                 passed_over = true;
                 continue;
             }
+            useful = true;
             let has_ended = meanwhile.has_ended(&due);
             self.more |= has_ended && due.trigger == Trigger::Scheduled && !meanwhile.settled.contains(&key);
             let is_over = self.held.contains(&key) || has_ended;
@@ -266,6 +270,10 @@ impl State {
             }
         }
         self.place = place.filter(|_| !ended);
+        if passed_over && !useful && self.more {
+            // The next load would find the same, and the next, until they are handed over.
+            self.retry_store_at = Some(load.now.saturating_add(ON_ITS_WAY_PAUSE));
+        }
         empty
     }
 
