@@ -3,7 +3,8 @@
 //! What must hold afterwards is what `blocks` and `tally` promise. A block of which rows go keeps the terms that one of the
 //! rows left meets; a block without rows goes itself, and what comes late in its place belongs to the block before it. Counts
 //! are those of the attempts that are stored. Nothing is left over: the terms to take back are those of the rows that go. (Rows
-//! that make no sense have no terms: they go without a trace, or stay, and stop nothing.)
+//! that make no sense have no terms: they go without a trace, or stay, and stop nothing. What a version before this one posted for
+//! combinations of names stays until its owner goes.)
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -4,8 +4,8 @@
 //! at a time, and merged into those of the clause; where those of all clauses meet, the rows of the block are compared with the
 //! filter itself, until the page is full. With one clause a page costs as many blocks as it has rows, at worst, and one look-up
 //! for each term of which there is nothing. Clauses that seldom meet may be long in vain: each time that one has to follow
-//! another, and the rows of each block that had nothing, are counted as rows that were looked at, and the page ends early
-//! ([`PAGE_ROWS`]).
+//! another counts as many rows as look-ups, each block that had nothing as [`BLOCK_ROWS`], and after [`PAGE_ROWS`] the page ends
+//! early. (A block of which the clock was ahead when it began is longer; it is read in one go.)
 
 use std::collections::VecDeque;
 
@@ -18,8 +18,17 @@ use crate::decode::{SqlError, readable};
 use crate::range::Range;
 use crate::terms::{BLOCK, Term};
 
-/// How many postings of a term are read at a time.
+/// How many postings of a term are read at a time, at most.
 const CHUNK: usize = 32;
+
+/// How many are read where another clause led; twice as many each time from there on.
+const FIRST_CHUNK: usize = 2;
+
+/// To compare with so many names more costs as much as to look at a row.
+const NAMES_OF_ROW: usize = 64;
+
+/// A clause of more terms is not looked for beside another one: to compare the rows of a block costs less than so many look-ups.
+const MAX_SOUGHT: usize = 16;
 
 /// What postings of the terms name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +45,12 @@ pub(crate) struct Gathered<T> {
     limit: usize,
     bytes: usize,
     left_out: bool,
-    /// Rows that were looked at in vain.
+    /// Rows that were looked at in vain, and what else cost as much.
     looked_at: usize,
+    /// The page ends when it is so many.
+    most: usize,
+    /// So much each read costs, because of the names with which it compares.
+    each: usize,
     reached: Option<Id>,
 }
 
@@ -45,7 +58,7 @@ impl<T> Gathered<T> {
     pub(crate) fn new(limit: i64) -> Self {
         let limit = usize::try_from(limit).unwrap_or_default();
         let found = Listed { rows: Vec::new(), cut: false };
-        Self { found, limit, bytes: 0, left_out: false, looked_at: 0, reached: None }
+        Self { found, limit, bytes: 0, left_out: false, looked_at: 0, most: PAGE_ROWS, each: 0, reached: None }
     }
 
     fn is_full(&self) -> bool {
@@ -87,17 +100,26 @@ impl<T> Gathered<T> {
 
     /// Notes that this row was looked at; says whether more may be, unless the page is full.
     pub(crate) fn look(&mut self, at: Id) -> bool {
-        self.look_at_some(1, at)
+        self.look_in_vain(1, at, &[])
     }
 
-    /// The same for some rows, of which the walk meets this one last.
-    fn look_at_some(&mut self, rows: usize, at: Id) -> bool {
-        self.looked_at += rows;
-        if self.looked_at >= PAGE_ROWS && !self.is_full() {
-            self.found.cut = true;
+    /// The same for so many rows, of which the walk meets the one with this id last. A list from or to `low` does not end before
+    /// that: a block that covers it begins there, and is the first or the last one.
+    fn look_in_vain(&mut self, rows: usize, at: Id, low: &[u8]) -> bool {
+        if low > at.as_slice() {
+            self.looked_at += rows;
+        } else if self.spend(rows) {
             self.reached = Some(at);
         }
         !self.is_full()
+    }
+
+    /// Notes what cost as much as looking at so many rows, up to the row that was pushed last; says whether the page ends with it.
+    fn spend(&mut self, rows: usize) -> bool {
+        self.looked_at += rows;
+        let ends = self.looked_at >= self.most && !self.is_full();
+        self.found.cut |= ends;
+        ends
     }
 
     /// The page. Where rows were left out, there may be more than the query was asked for.
@@ -131,16 +153,24 @@ impl List<'_> {
     pub(crate) fn gather<T>(
         &self,
         connection: &Connection,
-        mut clauses: Vec<Vec<Term>>,
+        clauses: Vec<Vec<Term>>,
+        named: Named,
+        read: impl FnMut(&[u8], &[u8], &mut Gathered<T>) -> Result<(), SqlError>,
+    ) -> Result<Walked<T>, SqlError> {
+        self.gather_into(Gathered::new(self.range.limit), connection, clauses, named, read)
+    }
+
+    fn gather_into<T>(
+        &self,
+        mut page: Gathered<T>,
+        connection: &Connection,
+        clauses: Vec<Vec<Term>>,
         named: Named,
         mut read: impl FnMut(&[u8], &[u8], &mut Gathered<T>) -> Result<(), SqlError>,
     ) -> Result<Walked<T>, SqlError> {
-        for terms in &mut clauses {
-            terms.sort_unstable();
-            terms.dedup();
-        }
-        let Range { low, high, limit, .. } = self.range;
-        let mut page = Gathered::new(*limit);
+        page.each = clauses.iter().map(Vec::len).sum::<usize>() / NAMES_OF_ROW;
+        let clauses = sought(clauses);
+        let Range { low, high, .. } = self.range;
         if low >= high {
             return Ok(page.finish());
         }
@@ -188,7 +218,7 @@ impl List<'_> {
         };
         let mut following = connection.prepare_cached(&following_sql(self.log))?;
         let mut meeting = Meeting::start(self, connection, clauses, &floor)?;
-        while let Some(start) = meeting.next(page)? {
+        while let Some(start) = meeting.next(page, low)? {
             let end = match named {
                 Named::Rows => [start.as_slice(), &[0]].concat(),
                 Named::Blocks => {
@@ -196,11 +226,15 @@ impl List<'_> {
                     end.map_or_else(|| high.to_vec(), |end| end.to_vec())
                 }
             };
-            let before = (page.found.rows.len(), page.looked_at);
+            let (found, looked_at) = (page.found.rows.len(), page.looked_at);
             read(low.max(&start), high.min(&end), page)?;
-            let is_in_vain = before == (page.found.rows.len(), page.looked_at);
-            if is_in_vain && named == Named::Blocks {
-                page.look_at_some(BLOCK_ROWS, start);
+            let cost = meeting.cost() + page.each;
+            if page.found.rows.len() > found {
+                page.spend(cost);
+            } else {
+                // What `read` itself looked at counts already.
+                let rows = if named == Named::Blocks { BLOCK_ROWS } else { 1 };
+                page.look_in_vain(cost + rows.saturating_sub(page.looked_at - looked_at), start, low);
             }
             if page.is_full() {
                 break;
@@ -224,25 +258,33 @@ impl<'c> Meeting<'c> {
         floor: &[u8],
     ) -> Result<Self, SqlError> {
         let statement = connection.prepare_cached(&chunk_sql(list.log, list.range.order))?;
-        let chunks = Chunks { statement, owner: list.owner, ascending: list.range.is_ascending() };
+        let chunks = Chunks { statement, owner: list.owner, ascending: list.range.is_ascending(), count: 0 };
         let clauses = clauses.iter().map(|terms| Merge::start(terms, floor, &list.range.high)).collect();
         Ok(Self { chunks, clauses })
     }
 
-    /// The next start in the list's order that all clauses have, each once; `None` also if the page ends before there is one.
-    fn next<T>(&mut self, page: &mut Gathered<T>) -> Result<Option<Id>, SqlError> {
+    /// The next start in the list's order that all clauses have, each once; `None` also if the page ends before there is one. The
+    /// list goes from or to `low`.
+    fn next<T>(&mut self, page: &mut Gathered<T>, low: &[u8]) -> Result<Option<Id>, SqlError> {
         let Some(first) = self.clauses.first_mut() else { return Ok(None) };
         let Some(mut wanted) = first.front(&mut self.chunks)? else { return Ok(None) };
-        let (mut place, mut agreed) = (0, 1);
+        // What one clause has costs what is shown of it; what it costs to follow is counted.
+        self.chunks.count = 0;
+        let mut place = 0;
+        let mut agreed = 1;
         while agreed < self.clauses.len() {
             place = (place + 1) % self.clauses.len();
             let Some(front) = self.clauses[place].follow(&mut self.chunks, wanted)? else { return Ok(None) };
             if front == wanted {
                 agreed += 1;
-            } else if page.look(wanted) {
-                (wanted, agreed) = (front, 1);
             } else {
-                return Ok(None);
+                // Whatever is up to here was seen: this clause has nothing before `front`.
+                let cost = self.cost();
+                if !page.look_in_vain(cost.max(1), wanted, low) {
+                    return Ok(None);
+                }
+                wanted = front;
+                agreed = 1;
             }
         }
         for clause in &mut self.clauses {
@@ -250,6 +292,23 @@ impl<'c> Meeting<'c> {
         }
         Ok(Some(wanted))
     }
+
+    /// How many look-ups it has cost to follow since this was asked last.
+    fn cost(&mut self) -> usize {
+        std::mem::take(&mut self.chunks.count)
+    }
+}
+
+/// The clauses that are looked for, those of few terms first: they lead.
+fn sought(mut clauses: Vec<Vec<Term>>) -> Vec<Vec<Term>> {
+    for terms in &mut clauses {
+        terms.sort_unstable();
+        terms.dedup();
+    }
+    clauses.sort_by_key(Vec::len);
+    let few = clauses.iter().filter(|terms| terms.len() <= MAX_SOUGHT).count();
+    clauses.truncate(few.max(1));
+    clauses
 }
 
 /// Reads chunks of one owner's postings in a list's order.
@@ -257,6 +316,8 @@ struct Chunks<'c> {
     statement: rusqlite::CachedStatement<'c>,
     owner: i64,
     ascending: bool,
+    /// How many were read.
+    count: usize,
 }
 
 /// Postings of several terms, merged in the list's order.
@@ -268,14 +329,20 @@ struct Merge {
 struct Cursor {
     term: Term,
     ahead: VecDeque<Id>,
+    /// How many postings are read next.
+    chunk: usize,
     /// What is not read yet lies in here; `None` if there is no more.
     rest: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Merge {
     fn start(terms: &[Term], floor: &[u8], high: &[u8]) -> Self {
-        let cursor =
-            |term: &Term| Cursor { term: *term, ahead: VecDeque::new(), rest: Some((floor.to_vec(), high.to_vec())) };
+        let cursor = |term: &Term| Cursor {
+            term: *term,
+            ahead: VecDeque::new(),
+            chunk: CHUNK,
+            rest: Some((floor.to_vec(), high.to_vec())),
+        };
         Self { cursors: terms.iter().map(cursor).collect() }
     }
 
@@ -315,11 +382,15 @@ impl Cursor {
             return Ok(());
         }
         let Some((low, high)) = self.rest.take() else { return Ok(()) };
-        let mut rows = chunks.statement.query(params![chunks.owner, self.term, low, high])?;
+        let wanted = self.chunk;
+        self.chunk = (2 * wanted).min(CHUNK);
+        chunks.count += 1;
+        let mut rows =
+            chunks.statement.query(params![chunks.owner, self.term, low, high, crate::range::limit(wanted)])?;
         while let Some(row) = rows.next()? {
             self.ahead.push_back(row.get(0)?);
         }
-        if let Some(last) = self.ahead.back().filter(|_| self.ahead.len() == CHUNK) {
+        if let Some(last) = self.ahead.back().filter(|_| self.ahead.len() == wanted) {
             let (low, high) =
                 if chunks.ascending { ([last.as_slice(), &[0]].concat(), high) } else { (low, last.to_vec()) };
             self.rest = Some((low, high));
@@ -333,6 +404,7 @@ impl Cursor {
             self.ahead.pop_front();
         }
         let Some((low, high)) = self.rest.as_mut().filter(|_| self.ahead.is_empty()) else { return };
+        self.chunk = FIRST_CHUNK;
         if chunks.ascending {
             if low.as_slice() < at.as_slice() {
                 *low = at.to_vec();
@@ -352,12 +424,12 @@ impl Chunks<'_> {
     }
 }
 
-/// A chunk of the postings of owner ?1 for term ?2 that begin in [?3, ?4).
+/// A chunk of ?5 postings of owner ?1 for term ?2 that begin in [?3, ?4).
 fn chunk_sql(log: Log, order: &str) -> String {
     let Log { postings, owner, .. } = log;
     format!(
         "SELECT start FROM {postings} WHERE {owner} = ? AND term = ? AND start >= ? AND start < ? AND {IS_ID}
-         ORDER BY start {order} LIMIT {CHUNK}"
+         ORDER BY start {order} LIMIT ?"
     )
 }
 
@@ -366,90 +438,197 @@ mod tests {
     use std::ops::Bound;
 
     use postrider_store::{Direction, Scan};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::blocks::{ATTEMPTS, MESSAGES};
     use crate::migrate::MIGRATIONS;
     use crate::plans::assert_walks;
 
-    const ONE: Term = 7;
-    const OTHER: Term = 8;
+    /// A row: the terms that it meets, and whether a block begins with it.
+    type Entry = (Vec<Term>, bool);
 
-    fn id(number: u32) -> Id {
+    fn id(number: usize) -> Id {
         let mut id = [0; 20];
-        id[..4].copy_from_slice(&number.to_be_bytes());
+        id[..8].copy_from_slice(&number.to_be_bytes());
         id
     }
 
-    /// So many blocks with these terms each.
-    fn posted(blocks: u32, has: impl Fn(u32, Term) -> bool) -> Connection {
-        let connection = Connection::open_in_memory().unwrap();
-        for migration in MIGRATIONS {
-            connection.execute_batch(migration).unwrap();
-        }
-        connection.execute_batch("BEGIN").unwrap();
-        let mut post = connection.prepare("INSERT INTO message_posting VALUES (1, ?, ?)").unwrap();
-        for block in 0..blocks {
-            for term in [BLOCK, ONE, OTHER] {
-                if term == BLOCK || has(block, term) {
-                    post.execute(params![term, id(block)]).unwrap();
+    fn number(id: &[u8]) -> usize {
+        usize::from_be_bytes(id[..8].try_into().unwrap())
+    }
+
+    /// A log whose n-th row has the id n.
+    struct World {
+        connection: Connection,
+        entries: Vec<Entry>,
+    }
+
+    impl World {
+        fn new(entries: Vec<Entry>) -> Self {
+            let connection = Connection::open_in_memory().unwrap();
+            for migration in MIGRATIONS {
+                connection.execute_batch(migration).unwrap();
+            }
+            connection.execute_batch("BEGIN").unwrap();
+            let mut post = connection.prepare("INSERT OR IGNORE INTO message_posting VALUES (1, ?, ?)").unwrap();
+            let mut block = None;
+            for (place, (terms, begins)) in entries.iter().enumerate() {
+                if *begins {
+                    block = Some(id(place));
+                }
+                // What lies before the first block has no postings.
+                let Some(block) = block else { continue };
+                for term in std::iter::once(&BLOCK).chain(terms) {
+                    post.execute(params![term, block]).unwrap();
                 }
             }
+            drop(post);
+            connection.execute_batch("COMMIT").unwrap();
+            Self { connection, entries }
         }
-        drop(post);
-        connection.execute_batch("COMMIT").unwrap();
-        connection
-    }
 
-    /// The blocks that are read for a page on from there, and where it ended.
-    fn page(connection: &Connection, direction: Direction, from: Option<Ksuid>) -> (Vec<Id>, Option<Ksuid>) {
-        let mut scan = Scan::all(direction, 50);
-        let end = if direction == Direction::Ascending { &mut scan.lower } else { &mut scan.upper };
-        *end = from.map_or(Bound::Unbounded, Bound::Excluded);
-        let range = Range::of_ids(scan);
-        let list = List { log: MESSAGES, owner: 1, range: &range };
-        let mut read = Vec::new();
-        let clauses = vec![vec![ONE], vec![OTHER]];
-        let walked = list.gather(connection, clauses, Named::Blocks, |low, _, page: &mut Gathered<()>| {
-            // What comes before the first block is read, too, and has nothing.
-            if let Ok(start) = low.try_into() {
-                read.push(start);
-                page.push((), 0);
+        fn meets(&self, place: usize, clauses: &[Vec<Term>]) -> bool {
+            clauses.iter().all(|terms| terms.iter().any(|term| self.entries[place].0.contains(term)))
+        }
+
+        /// A page that ends when it has looked at `most` rows: what it has, and where the next one goes on.
+        fn page(&self, clauses: &[Vec<Term>], scan: &Scan<Ksuid>, most: usize) -> (Vec<usize>, Option<Ksuid>) {
+            let range = Range::of_ids(scan.clone());
+            let list = List { log: MESSAGES, owner: 1, range: &range };
+            let mut shown = Vec::new();
+            let read = |low: &[u8], high: &[u8], page: &mut Gathered<()>| {
+                let inside = |place: &usize| (low..high).contains(&id(*place).as_slice());
+                let mut places: Vec<usize> = (0..self.entries.len()).filter(inside).collect();
+                if !range.is_ascending() {
+                    places.reverse();
+                }
+                for place in places.into_iter().filter(|place| self.meets(*place, clauses)) {
+                    shown.push(place);
+                    if !page.push((), 0) {
+                        break;
+                    }
+                }
+                Ok(())
+            };
+            let page = Gathered { most, ..Gathered::new(range.limit) };
+            let walked = list.gather_into(page, &self.connection, clauses.to_vec(), Named::Blocks, read).unwrap();
+            let is_over = !walked.listed.cut && shown.len() < scan.limit;
+            let last = shown.last().map(|place| Ksuid::from_bytes(id(*place)));
+            (shown, walked.reached.or(last).filter(|_| !is_over))
+        }
+
+        /// All pages, one after the other: what they have, and how many there are.
+        fn pages(&self, clauses: &[Vec<Term>], scan: &Scan<Ksuid>, most: usize) -> (Vec<usize>, usize) {
+            let mut scan = scan.clone();
+            let (mut shown, mut count) = (Vec::new(), 0);
+            loop {
+                let (more, next) = self.page(clauses, &scan, most);
+                shown.extend(more);
+                count += 1;
+                let Some(next) = next else { return (shown, count) };
+                let place = number(next.as_bytes());
+                let (end, goes_on) = match scan.direction {
+                    Direction::Ascending => (&mut scan.lower, place >= count - 1),
+                    Direction::Descending => (&mut scan.upper, place + count <= self.entries.len()),
+                };
+                assert!(goes_on, "each page goes on");
+                *end = Bound::Excluded(next);
             }
-            Ok(())
-        });
-        let walked = walked.unwrap();
-        assert_eq!(walked.listed.cut, walked.reached.is_some());
-        (read, walked.reached)
+        }
+
+        /// The same from either end.
+        fn both_ways(&self, clauses: &[Vec<Term>], limit: usize, most: usize) -> [(Vec<usize>, usize); 2] {
+            [Direction::Ascending, Direction::Descending]
+                .map(|direction| self.pages(clauses, &Scan::all(direction, limit), most))
+        }
     }
 
-    /// The blocks that are read for all pages, and how many pages there are.
-    fn pages(connection: &Connection, direction: Direction) -> (Vec<Id>, usize) {
-        let (mut read, mut reached) = page(connection, direction, None);
-        let mut count = 1;
-        while reached.is_some() {
-            let (more, next) = page(connection, direction, reached);
-            assert_ne!(next, reached, "the next page goes on");
-            read.extend(more);
-            (reached, count) = (next, count + 1);
-        }
-        (read, count)
+    /// So many blocks of one row.
+    fn blocks(count: usize, terms: impl Fn(usize) -> Vec<Term>) -> World {
+        World::new((0..count).map(|place| (terms(place), true)).collect())
     }
 
     #[test]
     fn names_that_hardly_ever_come_together_end_a_page_and_the_next_goes_on() {
-        let both = [10, 5_000];
-        let connection = posted(6_000, |block, term| both.contains(&block) || (block % 2 == 0) == (term == ONE));
-        assert_eq!(pages(&connection, Direction::Ascending), (vec![id(10), id(5_000)], 3));
-        assert_eq!(pages(&connection, Direction::Descending), (vec![id(5_000), id(10)], 3));
+        let world = blocks(6_000, |place| match place {
+            10 | 5_000 => vec![7, 8],
+            _ if place % 2 == 0 => vec![7],
+            _ => vec![8],
+        });
+        let [forth, back] = world.both_ways(&[vec![7], vec![8]], 50, 2_000);
+        assert_eq!(forth, (vec![10, 5_000], 3));
+        assert_eq!(back, (vec![5_000, 10], 3));
+    }
+
+    #[test]
+    fn names_that_are_in_every_block_but_in_no_row_end_a_page_too() {
+        let entry = |place: usize| (vec![if place % 2 == 0 { 7 } else { 8 }], place % BLOCK_ROWS == 0);
+        let world = World::new((0..8_000).map(entry).collect());
+        for (shown, pages) in world.both_ways(&[vec![7], vec![8]], 50, 2_000) {
+            assert_eq!((shown, pages), (vec![], 5));
+        }
     }
 
     #[test]
     fn a_name_that_is_rare_leads_past_what_the_other_has() {
-        let connection = posted(6_000, |block, term| term == ONE || block % 1_500 == 700);
-        let rare = [700, 2_200, 3_700, 5_200].map(id);
-        assert_eq!(pages(&connection, Direction::Ascending), (rare.to_vec(), 1));
-        assert_eq!(pages(&connection, Direction::Descending), (rare.into_iter().rev().collect(), 1));
+        let world = blocks(6_000, |place| if place % 1_500 == 700 { vec![7, 8] } else { vec![7] });
+        let rare = vec![700, 2_200, 3_700, 5_200];
+        // Twenty look-ups are enough, and all chunks of the frequent one would be 188.
+        let [forth, back] = world.both_ways(&[vec![7], vec![8]], 50, 20);
+        assert_eq!(forth, (rare.clone(), 1));
+        assert_eq!(back, (rare.into_iter().rev().collect(), 1));
+    }
+
+    #[test]
+    fn many_types_beside_a_name_are_compared_and_not_looked_for() {
+        let types: Vec<Term> = (100..600).collect();
+        let world = blocks(6_000, |place| {
+            let kind = 100 + Term::try_from(place % 500).unwrap();
+            if place % 100 == 0 { vec![kind, 8] } else { vec![kind] }
+        });
+        // To compare with 501 names costs 7 for each of 60 blocks; to look for each type in each of them would be 30,000.
+        for (shown, pages) in world.both_ways(&[types, vec![8]], 100, 600) {
+            assert_eq!((shown.len(), pages), (60, 1));
+        }
+    }
+
+    #[test]
+    fn rows_that_a_posting_names_in_vain_end_a_page() {
+        // As those of another name with the same hash would.
+        let connection = blocks(3_000, |_| vec![7]).connection;
+        let range = Range::of_ids(Scan::all(Direction::Ascending, 50));
+        let list = List { log: MESSAGES, owner: 1, range: &range };
+        let mut count = 0;
+        let nothing = |low: &[u8], _: &[u8], _: &mut Gathered<()>| {
+            count += usize::from(!low.is_empty());
+            Ok(())
+        };
+        let walked = list.gather(&connection, vec![vec![7]], Named::Rows, nothing).unwrap();
+        assert_eq!((count, walked.reached), (PAGE_ROWS, Some(Ksuid::from_bytes(id(PAGE_ROWS - 1)))));
+    }
+
+    proptest! {
+        #[test]
+        fn pages_have_each_row_that_meets_all_clauses_once_and_in_order(
+            entries in vec((vec(1..6_i64, 0..3), prop::bool::weighted(0.3)), 0..120),
+            clauses in vec(vec(1..6_i64, 0..4), 1..4),
+            (limit, most) in (1..6_usize, 1..60_usize),
+            (from, to) in (0..130_usize, 0..130_usize),
+        ) {
+            let world = World::new(entries);
+            for direction in [Direction::Ascending, Direction::Descending] {
+                let (lower, upper) = (Ksuid::from_bytes(id(from)), Ksuid::from_bytes(id(to)));
+                let scan = Scan { lower: Bound::Included(lower), upper: Bound::Excluded(upper), direction, limit };
+                let mut want: Vec<usize> =
+                    (from..to.min(world.entries.len())).filter(|place| world.meets(*place, &clauses)).collect();
+                if direction == Direction::Descending {
+                    want.reverse();
+                }
+                prop_assert_eq!(world.pages(&clauses, &scan, most).0, want);
+            }
+        }
     }
 
     #[test]

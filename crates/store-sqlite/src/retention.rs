@@ -23,7 +23,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
 use crate::askers::Whose;
-use crate::blocks::Id;
+use crate::blocks::{ATTEMPTS, Id, Log, MESSAGES};
 use crate::decode::{SqlError, readable};
 use crate::history::{self, Removal};
 use crate::limits::MAX_NOTICES;
@@ -221,6 +221,8 @@ struct Chosen {
     attempts: Vec<(i64, Id)>,
     /// The bytes of their responses.
     responses: i64,
+    /// What it costs to remove it, in rows: postings of names are some.
+    rows: usize,
     whole: bool,
 }
 
@@ -326,7 +328,7 @@ fn choose(connection: &Connection, mut walk: Walk, until: i64, ahead: i64, rows:
         let is_young = (created_at > until && created_at <= ahead) || deliver_at.is_some_and(|at| at > until);
         if !is_young && !walk.held.contains(&message) {
             let next = choose_one(connection, message, rows)?;
-            let size = next.attempts.len() + 1;
+            let size = next.rows;
             if (size > left || bytes >= MAX_BYTES_ERASED || !next.fits_beside(&chosen)) && !chosen.is_empty() {
                 cut = true;
                 break;
@@ -347,19 +349,30 @@ fn choose(connection: &Connection, mut walk: Walk, until: i64, ahead: i64, rows:
 const RESPONSES_SQL: &str = "SELECT endpoint_no, id, coalesce(octet_length(response), 0)
      FROM attempt INDEXED BY attempt_by_message WHERE message_no = ?";
 
-/// A message with its attempts, at most `rows` of them, and not many of those with long responses.
+const NAMES_SQL: &str = "SELECT coalesce(json_array_length(channels), 0) + coalesce(json_array_length(tags), 0)
+     FROM message WHERE no = ?";
+
+/// Of how many lists by name an attempt is removed, at most: by how it ended, and once more if it failed; and its message by what
+/// was attempted, and by how it stands.
+const LISTS: usize = 4;
+
+/// A message with its attempts, at most `rows` rows and postings of names, and not many of those with long responses.
 fn choose_one(connection: &Connection, message: i64, rows: usize) -> Result<Chosen, SqlError> {
+    let names = connection.prepare_cached(NAMES_SQL)?.query_row([message], |row| row.get(0));
+    // One that makes no sense has no postings.
+    let names: usize = readable(names.map_err(SqlError::from))?.unwrap_or(0);
     let mut attempts = connection.prepare_cached(RESPONSES_SQL)?;
     let mut found = attempts.query([message])?;
-    let mut chosen = Chosen { message, attempts: Vec::new(), responses: 0, whole: true };
+    let mut chosen = Chosen { message, attempts: Vec::new(), responses: 0, rows: 1 + names, whole: true };
     while let Some(row) = found.next()? {
-        if chosen.attempts.len() == rows || chosen.responses >= MAX_RESPONSES {
+        if (chosen.rows > rows && !chosen.attempts.is_empty()) || chosen.responses >= MAX_RESPONSES {
             chosen.whole = false;
             break;
         }
         // One that makes no sense stays until its endpoint goes.
         let attempt = || Ok((row.get(0)?, row.get(1)?));
         chosen.attempts.extend(readable(attempt())?);
+        chosen.rows += 1 + LISTS * names;
         chosen.responses += row.get::<_, i64>(2)?;
     }
     Ok(chosen)
@@ -394,6 +407,8 @@ enum Erasure {
     Deliveries(Vec<(i64, i64, i64)>),
     Payloads(Vec<MessageKey>),
     Messages(Vec<Chosen>),
+    /// So many postings of an owner of whom nothing is left that they could be of. Stores of before have terms of combinations.
+    Postings(Log, i64, usize),
     /// Whatever refers to an application or its endpoints, or to an endpoint, by number; and then they themselves.
     Rows {
         application: Option<i64>,
@@ -447,16 +462,45 @@ fn next_erasure(
                 .query_map(params![application, range::limit(few)], |row| row.get(0))?
                 .collect::<Result<_, _>>()?;
             let application = (endpoints.len() < few).then_some(application);
-            return Ok((at, Some(Erasure::Rows { application, endpoints })));
+            let messages = application.map(|application| (MESSAGES, application));
+            let owners = endpoints.iter().map(|endpoint| (ATTEMPTS, *endpoint)).chain(messages);
+            let left = left_postings(connection, owners, rows)?;
+            return Ok((at, Some(left.unwrap_or(Erasure::Rows { application, endpoints }))));
         }
         at = Erasing { application: application + 1, erased: None };
     }
     let mut forgotten = connection.prepare_cached(FORGOTTEN_SQL)?;
     let endpoints: Vec<i64> =
         forgotten.query_map(params![before, range::limit(few)], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    let erasure = (!endpoints.is_empty()).then_some(Erasure::Rows { application: None, endpoints });
+    let left = left_postings(connection, endpoints.iter().map(|endpoint| (ATTEMPTS, *endpoint)), rows)?;
+    let erasure = left.or_else(|| (!endpoints.is_empty()).then_some(Erasure::Rows { application: None, endpoints }));
     // The next look begins anew.
     Ok((if erasure.is_some() { at } else { Erasing::default() }, erasure))
+}
+
+/// The first of the owners who has postings.
+fn left_postings(
+    connection: &Connection,
+    owners: impl Iterator<Item = (Log, i64)>,
+    rows: usize,
+) -> Result<Option<Erasure>, SqlError> {
+    for (log, owner) in owners {
+        let Log { postings, owner: column, .. } = log;
+        let mut any = connection.prepare_cached(&format!("SELECT 1 FROM {postings} WHERE {column} = ?"))?;
+        if any.exists([owner])? {
+            return Ok(Some(Erasure::Postings(log, owner, rows)));
+        }
+    }
+    Ok(None)
+}
+
+/// Removes ?2 postings of owner ?1.
+fn fewer_postings_sql(log: Log) -> String {
+    let Log { postings, owner, .. } = log;
+    format!(
+        "DELETE FROM {postings} WHERE {owner} = ?1
+             AND (term, start) IN (SELECT term, start FROM {postings} WHERE {owner} = ?1 LIMIT ?2)"
+    )
 }
 
 /// What is left of an application: deliveries, then payloads, then messages with their attempts.
@@ -490,7 +534,7 @@ fn erasure_of(connection: &Connection, at: &mut Erasing, rows: usize) -> Result<
     let (mut chosen, mut left) = (Vec::<Chosen>::new(), rows);
     while let Some(row) = found.next()? {
         let next = choose_one(connection, row.get(0)?, rows)?;
-        let size = next.attempts.len() + 1;
+        let size = next.rows;
         if (size > left || !next.fits_beside(&chosen)) && !chosen.is_empty() {
             break;
         }
@@ -525,6 +569,10 @@ impl Erasure {
                 let removal = removal(&chosen, |_| false);
                 history::remove(tx, &removal)?;
                 Ok(removal.messages.len())
+            }
+            Self::Postings(log, owner, rows) => {
+                tx.prepare_cached(&fewer_postings_sql(log))?.execute(params![owner, range::limit(rows)])?;
+                Ok(0)
             }
             Self::Rows { application, endpoints } => remove_rows(tx, application, &endpoints),
         }

@@ -9,7 +9,7 @@ use postrider_store::{
     ApplicationKey, Capped, EndpointKey, LATEST_COMMIT, MAX_CONSUMERS, MessageKey, StoreError, StreamFilter,
     StreamPosition, StreamSlice, Streams, WriteError,
 };
-use rusqlite::{Connection, OptionalExtension as _, Rows, params};
+use rusqlite::{Connection, OptionalExtension as _, Rows, Statement, params};
 
 use crate::SqliteStore;
 use crate::decode::{SqlError, readable};
@@ -17,7 +17,7 @@ use crate::rows::{MESSAGE_COLUMNS, PAYLOAD, decode_message};
 use crate::writer::{Abort, Tx};
 
 /// The most messages that one read looks at.
-const MAX_LOOKED_AT: usize = 5_000;
+const MAX_LOOKED_AT: usize = 1_000;
 
 /// A read ends when it has about so many bytes of payload.
 const MAX_BYTES: usize = 8 * 1024 * 1024;
@@ -113,18 +113,23 @@ fn note(
 }
 
 /// What came late, in the order in which it came: (application, from, to, newest seen, limit).
-const LATE_SQL: &str = "SELECT {COLUMNS}, {PAYLOAD} AS payload FROM message
+const LATE_SQL: &str = "SELECT {COLUMNS}, NULL AS payload FROM message
      WHERE no IN (SELECT no FROM message INDEXED BY message_by_id
                   WHERE application_no = ?1 AND id > ?2 AND id <= ?3 AND no > ?4
                   ORDER BY no LIMIT ?5)
      ORDER BY no";
 
 /// What follows, in the order of ids: (application, after, limit).
-const NEXT_SQL: &str = "SELECT {COLUMNS}, {PAYLOAD} AS payload FROM message
+const NEXT_SQL: &str = "SELECT {COLUMNS}, NULL AS payload FROM message
      WHERE application_no = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
 
 fn columns(sql: &str) -> String {
-    sql.replace("{COLUMNS}", MESSAGE_COLUMNS).replace("{PAYLOAD}", PAYLOAD)
+    sql.replace("{COLUMNS}", MESSAGE_COLUMNS)
+}
+
+/// The payload of a message that is taken: what filters leave out is not read.
+fn payload_sql() -> String {
+    format!("SELECT {PAYLOAD} FROM message WHERE no = ?")
 }
 
 /// What a read has gathered.
@@ -144,6 +149,7 @@ impl Gathered<'_> {
     /// Takes rows until it is full, and moves the position along; false if rows may be left.
     fn take(
         &mut self,
+        payload: &mut Statement<'_>,
         mut rows: Rows<'_>,
         step: impl Fn(&mut StreamPosition, MessageKey, Ksuid),
     ) -> Result<bool, SqlError> {
@@ -158,8 +164,10 @@ impl Gathered<'_> {
             };
             step(&mut self.slice.position, message.key, message.value.id.ksuid());
             self.looked_at += 1;
-            let value = message.value;
+            let mut value = message.value;
             if self.filters.iter().all(|filter| filter.passes(&value.event_type, value.channels.as_deref())) {
+                let body: Option<Vec<u8>> = payload.query_row([message.key.0], |row| row.get(0))?;
+                value.payload = body.map(bytes::Bytes::from);
                 self.bytes += value.payload.as_ref().map_or(0, bytes::Bytes::len);
                 self.slice.messages.push(value);
             }
@@ -179,18 +187,19 @@ fn read(
     let newest: i64 = snapshot.query_row("SELECT coalesce(max(no), 0) FROM message", [], |row| row.get(0))?;
     let slice = StreamSlice { messages: Vec::new(), position: from, done: false };
     let mut gathered = Gathered { slice, filters, limit, looked_at: 0, bytes: 0 };
+    let mut payload = snapshot.prepare_cached(&payload_sql())?;
     let most = i64::try_from(MAX_LOOKED_AT + 1).unwrap_or(i64::MAX);
     if let Some(seen) = from.seen.filter(|seen| seen.0 < newest) {
         let since = Ksuid::floor(from.after.timestamp().saturating_sub(LATEST_COMMIT));
         let mut late = snapshot.prepare_cached(&columns(LATE_SQL))?;
         let rows = late.query(params![application.0, since.as_bytes(), from.after.as_bytes(), seen.0, most])?;
-        if !gathered.take(rows, |position, key, _| position.seen = Some(key))? {
+        if !gathered.take(&mut payload, rows, |position, key, _| position.seen = Some(key))? {
             return Ok(gathered.slice);
         }
     }
     let mut next = snapshot.prepare_cached(&columns(NEXT_SQL))?;
     let rows = next.query(params![application.0, from.after.as_bytes(), most])?;
-    gathered.slice.done = gathered.take(rows, |position, _, id| position.after = id)?;
+    gathered.slice.done = gathered.take(&mut payload, rows, |position, _, id| position.after = id)?;
     // Nothing at or below `after` is left that this snapshot holds.
     gathered.slice.position.seen = Some(MessageKey(newest));
     Ok(gathered.slice)

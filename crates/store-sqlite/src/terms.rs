@@ -134,8 +134,8 @@ impl Wanted<'_> {
         self.event_types.is_none() && self.channel.is_none() && self.tag.is_none()
     }
 
-    /// Terms that every row which the filter lets through meets, if it is about one of these: one of each clause. One clause
-    /// says exactly what is let through; where there are more, a block may meet them all with different rows.
+    /// Terms that every row which the filter lets through meets, if it is about one of these: one of each clause. Where
+    /// there is more than one, a block may meet them all with different rows.
     pub(crate) fn clauses(&self, abouts: &[About]) -> Vec<Vec<Term>> {
         let types = self.event_types.map(|types| types.iter().map(Name::EventType).collect());
         let (channel, tag) = (self.channel.map(Name::Channel), self.tag.map(Name::Tag));

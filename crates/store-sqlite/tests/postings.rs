@@ -21,7 +21,7 @@ use postrider_domain::signature::{Secret, SecretKind};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
     Accepted, Applications as _, AttemptRecord, DeliveryKey, EndpointKey, Endpoints as _, MessageKey, NewEndpoint,
-    NewMessage, Origin, Routes, Settlement, Store as _, Work as _,
+    NewMessage, Origin, Retention as _, Routes, Settlement, Store as _, Work as _,
 };
 use postrider_store_sqlite::{Ownership, SqliteStore};
 
@@ -32,6 +32,7 @@ struct World {
     path: PathBuf,
     store: SqliteStore,
     entropy: SeededEntropy,
+    id: IdOrUid<ApplicationId>,
     routes: Routes,
     endpoint: EndpointKey,
 }
@@ -80,7 +81,7 @@ impl World {
         store.create_endpoint(application, new, None).await.unwrap();
         let routes = store.routes(&environment, &IdOrUid::Id(id)).await.unwrap().unwrap();
         let endpoint = routes.targets[0].key;
-        Self { _folder: folder, path, store, entropy, routes, endpoint }
+        Self { _folder: folder, path, store, entropy, id: IdOrUid::Id(id), routes, endpoint }
     }
 
     /// Accepts messages of one type, 5 ms apart.
@@ -199,5 +200,36 @@ async fn only_messages_that_failed_or_wait_have_postings_of_their_own() {
     assert_eq!(world.count(OF_MESSAGES), 4, "one waiting, one failed");
     settle(2, later, 1, Next::Succeeded).await;
     assert_eq!(world.count(OF_MESSAGES), 2, "one failed");
+    world.store.close().await;
+}
+
+#[tokio::test]
+async fn what_nobody_reads_any_more_goes_with_its_owner_and_little_at_a_time() {
+    const ROWS: usize = 7;
+    let world = World::new().await;
+    // A version before this one posted combinations of names.
+    let connection = rusqlite::Connection::open(&world.path).unwrap();
+    for (postings, owner) in [("message_posting", world.routes.application.0), ("attempt_posting", world.endpoint.0)] {
+        let mut post = connection.prepare(&format!("INSERT INTO {postings} VALUES (?, ?, zeroblob(20))")).unwrap();
+        for term in 1..=100 {
+            post.execute([owner, term]).unwrap();
+        }
+    }
+    world.store.delete_application(&EnvironmentId::default_environment(), &world.id, START).await.unwrap();
+    let later = START.saturating_add(Duration::from_secs(365 * 86_400));
+    let postings = || {
+        let count = |table: &str| world.count(&format!("SELECT count(*) FROM {table}"));
+        usize::try_from(count("message_posting") + count("attempt_posting")).unwrap()
+    };
+    let mut left = postings();
+    loop {
+        let more = world.store.erase_deleted(later, ROWS).await.unwrap().more;
+        assert!(left - postings() <= ROWS, "{left}");
+        left = postings();
+        if !more {
+            break;
+        }
+    }
+    assert_eq!((left, world.count("SELECT count(*) FROM application")), (0, 0));
     world.store.close().await;
 }

@@ -24,6 +24,9 @@ const WRITE_BYTES: usize = 256 * 1024;
 /// The longest WAL: 64 MiB, and the commits that came while it was looked at.
 const LONGEST_BYTES: u64 = 80 * 1024 * 1024;
 
+/// The file keeps so much of its length when it is started anew.
+const KEPT_BYTES: u64 = 128 * 1024 * 1024;
+
 /// Writes so much.
 async fn write(store: &SqliteStore, entropy: &SeededEntropy, bytes: usize) {
     for _ in 0..bytes / WRITE_BYTES {
@@ -76,7 +79,7 @@ async fn the_wal_becomes_short_again_when_whoever_read_it_is_done() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("a.db");
     let (store, entropy) = (SqliteStore::open(&database, Ownership::Owner).unwrap(), SeededEntropy::new(1));
-    let much = usize::try_from(LONGEST_BYTES).unwrap();
+    let much = usize::try_from(KEPT_BYTES).unwrap();
     let reader = rusqlite::Connection::open(&database).unwrap();
     reader.execute_batch("BEGIN; SELECT count(*) FROM application").unwrap();
     write(&store, &entropy, much * 5 / 4).await;
@@ -89,6 +92,30 @@ async fn the_wal_becomes_short_again_when_whoever_read_it_is_done() {
         written += WRITE_BYTES;
     }
     assert!(used(&database) <= LONGEST_BYTES, "{} after {written} more", used(&database));
+    // The next commit gives back what the reader made of it.
+    write(&store, &entropy, WRITE_BYTES).await;
+    assert!(length(&database) <= KEPT_BYTES, "{}", length(&database));
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wal_is_not_cut_each_time_that_it_is_started_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("a.db");
+    let (store, entropy) = (SqliteStore::open(&database, Ownership::Owner).unwrap(), SeededEntropy::new(1));
+    let longer = usize::try_from(LONGEST_BYTES).unwrap();
+    let reader = rusqlite::Connection::open(&database).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM application").unwrap();
+    write(&store, &entropy, longer).await;
+    reader.execute_batch("COMMIT").unwrap();
+    let before = length(&database);
+    assert!((LONGEST_BYTES..KEPT_BYTES).contains(&before), "{before}");
+    let mut written = 0;
+    while used(&database) > LONGEST_BYTES && written < 100 * longer {
+        write(&store, &entropy, WRITE_BYTES).await;
+        written += WRITE_BYTES;
+    }
+    assert!(length(&database) >= before, "{} after {written} more", length(&database));
     store.close().await;
 }
 

@@ -48,7 +48,8 @@ pub trait Attempts {
         scan: Scan<Ksuid>,
     ) -> Result<Walked<Attempt>, StoreError>;
 
-    /// A page of the attempts for a message, by id; to one endpoint only if `endpoint` names it. Stops early like the other.
+    /// A page of the attempts for a message, by id; to one endpoint only if `endpoint` names it. Stops early after
+    /// [`crate::PAGE_BYTES`] of answers.
     async fn attempts_by_message(
         &self,
         message: MessageKey,

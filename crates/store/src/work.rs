@@ -222,8 +222,9 @@ impl Settlement {
         let Some(attempt) = &self.attempt else { return 1 };
         // What is tried again is moved to its new instant, for which its endpoint is looked at.
         let moves = if matches!(self.next, Next::Waiting(_)) { 2 } else { 0 };
-        // The lists of attempts have the names, and those of messages once more by endpoint; each twice if it failed.
-        let lists = if attempt.succeeded { 2 } else { 4 };
+        // Its attempts are listed by each name, and by it once more if they failed; so are messages by whether one succeeded or
+        // failed at the endpoint, and, unless the first did, by how they stand with it.
+        let lists = if attempt.succeeded { 2 + usize::from(self.made > 0) } else { 4 };
         let names = self.origin.as_ref().map_or(0, |origin| lists * names_in_rows(&origin.message));
         1 + moves + attempt.response.len() / ROW_BYTES + names
     }

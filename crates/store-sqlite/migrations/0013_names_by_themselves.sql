@@ -1,0 +1,3 @@
+-- Postings are of single names from here on, where they were of combinations of type, channel and tag, too. Nothing has to be
+-- changed for that: what asks for a single name finds what was posted before. But a version that asks for combinations would not
+-- find what is posted from now on, so it must not open the store.
