@@ -784,6 +784,7 @@ impl Dispatch for Handle {
         let mut not_taken: Vec<(EndpointKey, Option<ApplicationKey>)> = Vec::new();
         for fresh in &batch {
             for target in &fresh.targets {
+                shared.carrier.between_messages();
                 let (key, of) = (target.key, Some(target.application));
                 if let Some(at) = fresh.message.deliver_at {
                     self.guarded("noting a message for later", |shared| shared.later(key, of, at));

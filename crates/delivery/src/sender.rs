@@ -53,6 +53,10 @@ pub trait Carrier: Send + Sync + 'static {
 
     /// Closes connections that nobody has used for a while.
     fn close_idle(&self);
+
+    /// Between two messages that are handed over, on the thread that does it, while nothing is locked. The simulation, which has one
+    /// thread, lets others go on here, as they do on a machine.
+    fn between_messages(&self) {}
 }
 
 #[async_trait]

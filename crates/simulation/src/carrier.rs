@@ -124,6 +124,10 @@ impl Carrier for Courier {
     fn release(&self, _: Slot) {}
 
     fn close_idle(&self) {}
+
+    fn between_messages(&self) {
+        dispatch::may_stop();
+    }
 }
 
 impl Courier {

@@ -2,7 +2,8 @@
 //!
 //! On a machine with several cores the engine's tasks run while a batch is handed over. Here there is one thread, and handing
 //! over is no task: nothing would ever come between two messages of a batch. So it gets a thread of its own, and that one and the
-//! simulated machine take turns: it stops where the engine prepares an endpoint, time goes by, and it goes on. Only one of
+//! simulated machine take turns: now and then it stops between two messages, or where the engine prepares an endpoint, time
+//! goes by, and it goes on. Only one of
 //! the two ever runs, so a seed still decides everything.
 
 use std::cell::RefCell;
@@ -19,8 +20,9 @@ use crate::dice::Dice;
 /// The longest pause between two steps.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// How often there is one.
-const PAUSES: f64 = 0.5;
+/// How often there is one, and how many there are in a batch at most: the engine relies on it that no batch takes long.
+const PAUSES: f64 = 0.15;
+const MOST_PAUSES: usize = 8;
 
 thread_local! {
     /// Of a thread that hands over: how it stops.
@@ -28,16 +30,20 @@ thread_local! {
 }
 
 struct Stop {
+    dice: Arc<Dice>,
+    left: usize,
     stopped: SyncSender<()>,
     go_on: Receiver<()>,
 }
 
 /// Stops here for a while, if this thread hands messages over. The caller must not hold a lock.
 pub(crate) fn may_stop() {
-    STOP.with_borrow(|stop| {
-        if let Some(stop) = stop {
-            // An error is the end of the simulated machine.
-            let _ = stop.stopped.send(()).and_then(|()| stop.go_on.recv().map_err(|_| std::sync::mpsc::SendError(())));
+    STOP.with_borrow_mut(|stop| {
+        let Some(stop) = stop.as_mut().filter(|stop| stop.left > 0 && stop.dice.happens(PAUSES)) else { return };
+        stop.left -= 1;
+        // An error is the end of the simulated machine.
+        if stop.stopped.send(()).is_ok() {
+            let _ = stop.go_on.recv();
         }
     });
 }
@@ -50,11 +56,9 @@ impl Stepwise {
         let (sender, mut batches) = unbounded_channel();
         tokio::spawn(async move {
             while let Some(batch) = batches.recv().await {
-                let mut steps = Steps::begin(Arc::clone(&to), batch);
+                let mut steps = Steps::begin(Arc::clone(&to), Arc::clone(&dice), batch);
                 while steps.go_on() {
-                    if dice.happens(PAUSES) {
-                        tokio::time::sleep(dice.time(PAUSE)).await;
-                    }
+                    tokio::time::sleep(dice.time(PAUSE)).await;
                 }
             }
         });
@@ -77,14 +81,14 @@ struct Steps {
 }
 
 impl Steps {
-    fn begin(to: Arc<dyn Dispatch>, batch: Vec<Fresh>) -> Self {
+    fn begin(to: Arc<dyn Dispatch>, dice: Arc<Dice>, batch: Vec<Fresh>) -> Self {
         let (stopped, has_stopped) = sync_channel(0);
         let (go_on, goes_on) = sync_channel::<()>(0);
         let runtime = Handle::current();
         let thread = std::thread::spawn(move || {
             let _runtime = runtime.enter();
             if goes_on.recv().is_ok() {
-                STOP.set(Some(Stop { stopped, go_on: goes_on }));
+                STOP.set(Some(Stop { dice, left: MOST_PAUSES, stopped, go_on: goes_on }));
                 to.dispatch(batch);
                 STOP.set(None);
             }

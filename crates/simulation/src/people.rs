@@ -109,7 +109,7 @@ impl Life {
         let later = dice.happens(0.1).then(|| self.clock.now().saturating_add(dice.time(Duration::from_secs(60))));
         let size = match dice.below(40) {
             0 => dice.below(LARGEST),
-            1..=4 => dice.below(300_000),
+            1 | 2 => dice.below(300_000),
             _ => dice.below(100),
         };
         let mut payload = vec![b'1'; 1 + size];

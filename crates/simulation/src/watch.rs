@@ -14,6 +14,9 @@ use crate::people::LARGEST;
 use crate::promises::Broken;
 use crate::store::Stormy;
 
+/// What the last small message may take beyond what there is, and what messages take beside their payloads.
+const SMALL: usize = 32 * 1024;
+
 /// So many calls of one kind at one instant are too many.
 const CALLS: usize = 3_000;
 
@@ -42,7 +45,7 @@ impl Watch {
                 events.breaks(Broken::Uncounted);
             }
             // Overdrawn by as much again; the last message of each kind may go beyond that, and answers are only counted.
-            if usage.memory_bytes > self.memory * 2 + 2 * LARGEST as i64 + answers {
+            if usage.memory_bytes > self.memory * 2 + (LARGEST + SMALL) as i64 + answers {
                 events.breaks(Broken::TooMuchMemory);
             }
         });
