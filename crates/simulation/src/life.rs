@@ -16,7 +16,7 @@ use postrider_store::{Store, StoreError};
 use postrider_upkeep::TaskRunner;
 use tokio::task::JoinSet;
 
-use crate::carrier::{Courier, NoNames};
+use crate::carrier::{Courier, Manner, NoNames};
 use crate::clock::VirtualClock;
 use crate::dispatch::Stepwise;
 use crate::promises::Broken;
@@ -35,6 +35,9 @@ const CALMING: Duration = Duration::from_secs(3 * 3_600);
 
 /// How often messages are handed over in steps.
 const STEPWISE: f64 = 0.3;
+
+/// In which endpoints that are sent something have asked to be left alone.
+const LONG_ENOUGH_TO_ASK: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether a newcomer got a message.
 const LOOK_FOR_NEWCOMER: Duration = Duration::from_millis(500);
@@ -166,8 +169,24 @@ impl Life {
         self.world.is_quiet(&self.store) && self.engine.usage().requests == 0
     }
 
+    /// All endpoints are sent something, and ask to be left alone.
+    async fn have_all_ask_to_wait(&self) {
+        for home in &self.world.homes {
+            self.world.receivers.set(home.endpoint, Manner::AsksToWait);
+        }
+        for home in &self.world.homes {
+            let submission = Submission { deliver_at: None, ..self.submission(home) };
+            // It may be refused: some fail in the store.
+            let _ = self.intake.submit(submission).await;
+        }
+        tokio::time::sleep(LONG_ENOUGH_TO_ASK).await;
+    }
+
     /// The store works, and receivers are as they are: somebody new has an endpoint made, and sends a message.
     async fn look_for_a_newcomer(&self) {
+        if self.world.dice.happens(0.5) {
+            self.have_all_ask_to_wait().await;
+        }
         let home = self.world.newcomer(self.clock.now());
         self.line(|| format!("endpoint {} is new", home.endpoint.0));
         let submission = Submission { deliver_at: None, ..self.submission(&home) };
