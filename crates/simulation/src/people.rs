@@ -114,7 +114,7 @@ impl Life {
         };
         let mut payload = vec![b'1'; 1 + size];
         if dice.happens(0.03) {
-            payload[0] = *dice.one(&[image::FAILS, image::ROLLS_BACK, image::FAILS_RUN]);
+            payload[0] = *dice.one(&[image::FAILS, image::ROLLS_BACK]);
         }
         let key = dice.happens(0.2).then(|| {
             let (application, number) = (home.application.0.to_be_bytes(), dice.below(KEYS).to_be_bytes());
@@ -123,6 +123,9 @@ impl Life {
             key[8..].copy_from_slice(&number);
             IdempotencyKey(key)
         });
+        if key.is_some() && dice.happens(self.world.failing_runs) {
+            payload[0] = image::FAILS_RUN;
+        }
         Submission {
             environment: self.world.environment.clone(),
             application: IdOrUid::Id(home.application_id),

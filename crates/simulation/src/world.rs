@@ -52,6 +52,8 @@ pub(crate) struct Place {
 pub(crate) struct World {
     pub(crate) environment: EnvironmentId,
     pub(crate) homes: Vec<Place>,
+    /// How often a run of keys fails that is made with a message under a key.
+    pub(crate) failing_runs: f64,
     /// Who came later.
     newcomers: Mutex<Vec<Place>>,
     pub(crate) store: Arc<dyn Store>,
@@ -170,7 +172,8 @@ impl World {
         }
         let receivers = Arc::new(Receivers::new(Arc::clone(dice), Arc::clone(book)));
         let (book, dice, newcomers) = (Arc::clone(book), Arc::clone(dice), Mutex::default());
-        Self { environment, homes, newcomers, store, relay, receivers, book, dice }
+        let failing_runs = if beginning == Beginning::NearlyARun { 0.3 } else { 0.0 };
+        Self { environment, homes, failing_runs, newcomers, store, relay, receivers, book, dice }
     }
 
     /// All endpoints.
