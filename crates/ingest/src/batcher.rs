@@ -423,7 +423,7 @@ mod tests {
             let waiting = Waiting::One { new, targets, reply: oneshot::channel().0 };
             batcher.push(&environment("org_a"), ApplicationKey(1), waiting).await.unwrap();
         }
-        assert_eq!(taken(&batcher).iter().map(Vec::len).collect::<Vec<_>>(), [5, 5, 5, 5]);
+        assert_eq!(taken(&batcher).iter().map(Vec::len).collect::<Vec<_>>(), [10, 10]);
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -554,7 +554,7 @@ mod tests {
     fn names_that_hardly_ever_come_together_end_a_page_and_the_next_goes_on() {
         let world = blocks(6_000, |place| match place {
             10 | 5_000 => vec![7, 8],
-            _ if place % 2 == 0 => vec![7],
+            _ if place.is_multiple_of(2) => vec![7],
             _ => vec![8],
         });
         let [forth, back] = world.both_ways(&[vec![7], vec![8]], 50, 2_000);
@@ -564,7 +564,8 @@ mod tests {
 
     #[test]
     fn names_that_are_in_every_block_but_in_no_row_end_a_page_too() {
-        let entry = |place: usize| (vec![if place % 2 == 0 { 7 } else { 8 }], place % BLOCK_ROWS == 0);
+        let entry =
+            |place: usize| (vec![if place.is_multiple_of(2) { 7 } else { 8 }], place.is_multiple_of(BLOCK_ROWS));
         let world = World::new((0..8_000).map(entry).collect());
         for (shown, pages) in world.both_ways(&[vec![7], vec![8]], 50, 2_000) {
             assert_eq!((shown, pages), (vec![], 5));
@@ -586,7 +587,7 @@ mod tests {
         let types: Vec<Term> = (100..600).collect();
         let world = blocks(6_000, |place| {
             let kind = 100 + Term::try_from(place % 500).unwrap();
-            if place % 100 == 0 { vec![kind, 8] } else { vec![kind] }
+            if place.is_multiple_of(100) { vec![kind, 8] } else { vec![kind] }
         });
         // To compare with 501 names costs 7 for each of 60 blocks; to look for each type in each of them would be 30,000.
         for (shown, pages) in world.both_ways(&[types, vec![8]], 100, 600) {

@@ -754,6 +754,30 @@ mod tests {
     }
 
     #[test]
+    fn of_a_message_with_many_names_few_attempts_are_removed_at_a_time() {
+        let connection = crate::plans::database();
+        let insert = "INSERT INTO message (no, application_no, id, event_type, channels, tags, created_at)
+             VALUES (?1, 1, ?2, 'a', ?3, ?4, 5)";
+        let names = |count: usize| serde_json::to_string(&vec!["a"; count]).unwrap();
+        let attempt =
+            "INSERT INTO attempt (endpoint_no, id, message_no, url_no, number, trigger, started_at, duration_ms,
+                 succeeded, status_code)
+             VALUES (1, ?1, ?2, 1, 1, 0, 5, 1, 0, 500)";
+        for (message, channels, tags) in [(1, 5, 10), (2, 0, 0)] {
+            let id = [u8::try_from(message).unwrap(); 20];
+            connection.execute(insert, params![message, id, names(channels), names(tags)]).unwrap();
+            for number in 0..100_u32 {
+                let id = [&id[..16], &number.to_be_bytes()[..]].concat();
+                connection.execute(attempt, params![id, message]).unwrap();
+            }
+        }
+        let rows = 250;
+        let [named, plain] = [1, 2].map(|message| choose_one(&connection, message, rows).unwrap());
+        assert!(!named.whole && named.rows > rows && named.rows <= rows + 1 + LISTS * 15, "{}", named.rows);
+        assert_eq!((named.attempts.len(), plain.whole, plain.attempts.len()), (4, true, 100));
+    }
+
+    #[test]
     fn a_store_that_had_payloads_in_its_messages_keeps_them() {
         let connection = Connection::open_in_memory().unwrap();
         let (before, after) = crate::migrate::MIGRATIONS.split_at(2);

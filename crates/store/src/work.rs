@@ -226,7 +226,9 @@ impl Settlement {
         // failed at the endpoint, and, unless the first did, by how they stand with it.
         let lists = if attempt.succeeded { 2 + usize::from(self.made > 0) } else { 4 };
         let names = self.origin.as_ref().map_or(0, |origin| lists * names_in_rows(&origin.message));
-        1 + moves + attempt.response.len() / ROW_BYTES + names
+        // How the message stood is looked up, and how it stands now is posted by message, which has nothing in common with others.
+        let stands = if attempt.succeeded && self.made == 0 { 0 } else { 4 };
+        1 + moves + stands + attempt.response.len() / ROW_BYTES + names
     }
 }
 
