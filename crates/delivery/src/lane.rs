@@ -31,7 +31,7 @@ use crate::pace::Pace;
 use crate::rate::{Limited, Limits, RateBook};
 use crate::sender::Prepared;
 use crate::turns::Turns;
-use window::{FIRST_HUNGER, Meanwhile};
+use window::{FIRST_HUNGER, FIRST_ON_ITS_WAY, Meanwhile};
 pub(crate) use window::{Held, Load, Messages};
 
 /// A wait that is not worth closing the lane for, unless others wait for one.
@@ -111,6 +111,8 @@ pub(crate) struct State {
     /// Memory was refused, and nothing more is loaded before this instant.
     hungry: Option<Timestamp>,
     hunger: Duration,
+    /// How long the lane waits after the next load that finds only what is still on its way.
+    on_its_way: Duration,
     /// The payload's bytes of the next one in the store, if it did not fit when it was come across.
     needs: Option<usize>,
     /// What was taken for the load under way.
@@ -181,6 +183,7 @@ impl Lane {
             needs: None,
             reserved: None,
             hunger: FIRST_HUNGER,
+            on_its_way: FIRST_ON_ITS_WAY,
             application,
             turn: Turn::Preparing,
             in_excess: false,

@@ -136,6 +136,9 @@ fn what_is_still_on_its_way_is_not_loaded_again_and_again() {
     assert!(matches!(state.next_step(NOW, &budgets), Step::WaitUntil(at) if at > NOW));
     state.timer = None;
     assert!(matches!(state.next_step(after(20), &budgets), Step::Load(_)), "it is looked for again all the same");
+    state.busy = None;
+    assert_eq!(stored.load(&mut state, &budgets, 0), (None, vec![]));
+    assert!(matches!(state.next_step(after(39), &budgets), Step::WaitUntil(_)), "twice as long");
 }
 
 #[test]

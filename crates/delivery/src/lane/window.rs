@@ -44,8 +44,9 @@ pub(super) struct Reserved {
 pub(super) const FIRST_HUNGER: Duration = Duration::from_millis(50);
 const LAST_HUNGER: Duration = Duration::from_secs(1);
 
-/// The wait before a load is repeated that found nothing but what is still on its way through memory.
-const ON_ITS_WAY_PAUSE: Duration = Duration::from_millis(20);
+/// The wait before a load is repeated that found nothing but what is still on its way through memory; twice as long each time.
+pub(super) const FIRST_ON_ITS_WAY: Duration = Duration::from_millis(20);
+const LAST_ON_ITS_WAY: Duration = Duration::from_millis(160);
 
 /// Messages, by number.
 pub(crate) type Messages = HashSet<MessageKey, foldhash::fast::RandomState>;
@@ -272,7 +273,10 @@ impl State {
         self.place = place.filter(|_| !ended);
         if passed_over && !useful && self.more {
             // The next load would find the same, and the next, until they are handed over.
-            self.retry_store_at = Some(load.now.saturating_add(ON_ITS_WAY_PAUSE));
+            self.retry_store_at = Some(load.now.saturating_add(self.on_its_way));
+            self.on_its_way = (self.on_its_way * 2).min(LAST_ON_ITS_WAY);
+        } else if useful {
+            self.on_its_way = FIRST_ON_ITS_WAY;
         }
         empty
     }
