@@ -219,7 +219,7 @@ impl Filling {
             attempt: Some(AttemptRecord {
                 id: AttemptId::new(started_at, &OsEntropy),
                 started_at,
-                url: "http://127.0.0.1:9/".into(),
+                url: "http://127.0.0.1:1025/".into(),
                 succeeded: status_code == 200,
                 status_code,
                 response: Bytes::from_static(b"ok"),

@@ -73,7 +73,7 @@ pub(super) async fn run(args: &Args, rows: u64) -> anyhow::Result<Outcome> {
     let application = create(&target, "/api/v1/app", json!({ "name": "postrider bench" })).await?;
     let endpoints = format!("/api/v1/app/{application}/endpoint");
     // Nothing is sent: what waits is due in a month, and nobody listens there.
-    let endpoint = json!({ "url": "http://127.0.0.1:9/", "version": 1 });
+    let endpoint = json!({ "url": "http://127.0.0.1:1025/", "version": 1 });
     let busy = create(&target, &endpoints, endpoint.clone()).await?;
     let idle = create(&target, &endpoints, endpoint).await?;
     server.stop().await?;
