@@ -93,3 +93,13 @@ fn what_makes_no_sense_is_refused_with_a_reason() {
         assert!(error.contains(reason), "{arguments:?}: {error}");
     }
 }
+
+#[test]
+fn a_filled_store_is_asked_for_its_lists() {
+    let output = bench(&["--lists", "100", "--json"]);
+    let (printed, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{errors}");
+    for list in ["messages", "attempted messages", "attempts by endpoint", "destinations", "statistics"] {
+        assert!(printed.contains(list), "{list}: {printed}");
+    }
+}
