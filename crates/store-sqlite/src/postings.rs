@@ -443,8 +443,7 @@ mod tests {
 
     use super::*;
     use crate::blocks::{ATTEMPTS, MESSAGES};
-    use crate::migrate::MIGRATIONS;
-    use crate::plans::assert_walks;
+    use crate::plans::{assert_walks, database};
 
     /// A row: the terms that it meets, and whether a block begins with it.
     type Entry = (Vec<Term>, bool);
@@ -467,10 +466,7 @@ mod tests {
 
     impl World {
         fn new(entries: Vec<Entry>) -> Self {
-            let connection = Connection::open_in_memory().unwrap();
-            for migration in MIGRATIONS {
-                connection.execute_batch(migration).unwrap();
-            }
+            let connection = database();
             connection.execute_batch("BEGIN").unwrap();
             let mut post = connection.prepare("INSERT OR IGNORE INTO message_posting VALUES (1, ?, ?)").unwrap();
             let mut block = None;
