@@ -349,7 +349,9 @@ fn choose(connection: &Connection, mut walk: Walk, until: i64, ahead: i64, rows:
 const RESPONSES_SQL: &str = "SELECT endpoint_no, id, coalesce(octet_length(response), 0)
      FROM attempt INDEXED BY attempt_by_message WHERE message_no = ?";
 
-const NAMES_SQL: &str = "SELECT coalesce(json_array_length(channels), 0) + coalesce(json_array_length(tags), 0)
+/// How many names a message has. What makes no sense has none, and stops nothing.
+const NAMES_SQL: &str = "SELECT CASE WHEN json_valid(channels) THEN json_array_length(channels) ELSE 0 END
+         + CASE WHEN json_valid(tags) THEN json_array_length(tags) ELSE 0 END
      FROM message WHERE no = ?";
 
 /// Of how many lists by name an attempt is removed, at most: by how it ended, and once more if it failed; and its message by what
@@ -359,7 +361,6 @@ const LISTS: usize = 4;
 /// A message with its attempts, at most `rows` rows and postings of names, and not many of those with long responses.
 fn choose_one(connection: &Connection, message: i64, rows: usize) -> Result<Chosen, SqlError> {
     let names = connection.prepare_cached(NAMES_SQL)?.query_row([message], |row| row.get(0));
-    // One that makes no sense has no postings.
     let names: usize = readable(names.map_err(SqlError::from))?.unwrap_or(0);
     let mut attempts = connection.prepare_cached(RESPONSES_SQL)?;
     let mut found = attempts.query([message])?;
@@ -775,6 +776,8 @@ mod tests {
         let [named, plain] = [1, 2].map(|message| choose_one(&connection, message, rows).unwrap());
         assert!(!named.whole && named.rows > rows && named.rows <= rows + 1 + LISTS * 15, "{}", named.rows);
         assert_eq!((named.attempts.len(), plain.whole, plain.attempts.len()), (4, true, 100));
+        connection.execute(insert, params![3, [3_u8; 20], "no list", "{"]).unwrap();
+        assert_eq!(choose_one(&connection, 3, rows).unwrap().rows, 1, "what makes no sense stops nothing");
     }
 
     #[test]
