@@ -1,13 +1,15 @@
 //! `postrider bench` from the outside, against the relay: it needs no other server.
 
-use std::process::{Command, Output};
+#[expect(dead_code, reason = "the tests of other commands use the rest")]
+mod support;
+
+use std::process::Output;
 
 use serde_json::Value;
 
 /// Runs `postrider bench` to its end.
 fn bench(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
-    command.env_remove("CLICOLOR_FORCE");
+    let mut command = support::postrider();
     // As whoever follows the guides has it; a private server makes its own.
     command.env("POSTRIDER_TOKEN", "sk_of_another_server");
     command.arg("bench").args(arguments).output().expect("the program starts")
