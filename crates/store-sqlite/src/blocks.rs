@@ -16,6 +16,7 @@ use foldhash::HashMap;
 use rusqlite::{Connection, OptionalExtension as _, Statement, params};
 
 use crate::terms::{BLOCK, Term};
+use crate::writer::Place;
 
 /// How many rows a block has before the next one begins. A list reads up to a block for each row that it shows, and each
 /// block costs an insert for each of its terms.
@@ -65,14 +66,21 @@ pub(crate) struct Log {
     pub(crate) rows: &'static str,
     /// The column of the owner, in both.
     pub(crate) owner: &'static str,
+    /// What the hot path remembers an owner's rows by.
+    pub(crate) place: fn(i64) -> Place,
 }
 
 /// Messages by application.
-pub(crate) const MESSAGES: Log =
-    Log { postings: "message_posting", rows: "message INDEXED BY message_by_id", owner: "application_no" };
+pub(crate) const MESSAGES: Log = Log {
+    postings: "message_posting",
+    rows: "message INDEXED BY message_by_id",
+    owner: "application_no",
+    place: Place::Application,
+};
 
 /// Attempts by endpoint.
-pub(crate) const ATTEMPTS: Log = Log { postings: "attempt_posting", rows: "attempt", owner: "endpoint_no" };
+pub(crate) const ATTEMPTS: Log =
+    Log { postings: "attempt_posting", rows: "attempt", owner: "endpoint_no", place: Place::Endpoint };
 
 /// A block that began while rows were placed.
 pub(crate) struct Begun {
@@ -164,7 +172,7 @@ impl Hasher for Already {
 
 impl<'c> Blocks<'c> {
     pub(crate) fn prepare(connection: &'c Connection, log: Log) -> rusqlite::Result<Self> {
-        let Log { postings, rows, owner } = log;
+        let Log { postings, rows, owner, .. } = log;
         let prepare = |sql: String| connection.prepare(&sql);
         Ok(Self {
             post: prepare(format!("INSERT OR IGNORE INTO {postings} ({owner}, term, start) VALUES (?, ?, ?)"))?,

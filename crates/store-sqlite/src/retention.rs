@@ -327,7 +327,7 @@ fn choose(connection: &Connection, mut walk: Walk, until: i64, ahead: i64, rows:
         let deliver_at: Option<i64> = row.get(2)?;
         let is_young = (created_at > until && created_at <= ahead) || deliver_at.is_some_and(|at| at > until);
         if !is_young && !walk.held.contains(&message) {
-            let next = choose_one(connection, message, rows)?;
+            let next = choose_one(connection, message, names_of(connection, message)?, rows)?;
             let size = next.rows;
             if (size > left || bytes >= MAX_BYTES_ERASED || !next.fits_beside(&chosen)) && !chosen.is_empty() {
                 cut = true;
@@ -358,10 +358,16 @@ const NAMES_SQL: &str = "SELECT CASE WHEN json_valid(channels) THEN json_array_l
 /// was attempted, and by how it stands.
 const LISTS: usize = 4;
 
-/// A message with its attempts, at most `rows` rows and postings of names, and not many of those with long responses.
-fn choose_one(connection: &Connection, message: i64, rows: usize) -> Result<Chosen, SqlError> {
+/// So many names of a message are taken out of lists one by one if nothing of its application is left.
+const NO_NAMES: usize = 0;
+
+fn names_of(connection: &Connection, message: i64) -> Result<usize, SqlError> {
     let names = connection.prepare_cached(NAMES_SQL)?.query_row([message], |row| row.get(0));
-    let names: usize = readable(names.map_err(SqlError::from))?.unwrap_or(0);
+    Ok(readable(names.map_err(SqlError::from))?.unwrap_or(0))
+}
+
+/// A message with its attempts, at most `rows` rows and postings of so many names, and not many of those with long responses.
+fn choose_one(connection: &Connection, message: i64, names: usize, rows: usize) -> Result<Chosen, SqlError> {
     let mut attempts = connection.prepare_cached(RESPONSES_SQL)?;
     let mut found = attempts.query([message])?;
     let mut chosen = Chosen { message, attempts: Vec::new(), responses: 0, rows: 1 + names, whole: true };
@@ -403,13 +409,16 @@ fn remove_chosen(tx: &Tx<'_>, chosen: &[Chosen]) -> Result<usize, SqlError> {
 
 // What was deleted ----------------------------------------------------------------------------------------------------------
 
+/// The key of a posting: its owner, its term, and where it leads.
+type Posting = (i64, i64, Vec<u8>);
+
 /// What is to be erased next.
 enum Erasure {
     Deliveries(Vec<(i64, i64, i64)>),
     Payloads(Vec<MessageKey>),
     Messages(Vec<Chosen>),
-    /// So many postings of an owner of whom nothing is left that they could be of. Stores of before have terms of combinations.
-    Postings(Log, i64, usize),
+    /// Of whom nothing is left that they could be of.
+    Postings(Log, Vec<Posting>),
     /// Whatever refers to an application or its endpoints, or to an endpoint, by number; and then they themselves.
     Rows {
         application: Option<i64>,
@@ -463,48 +472,52 @@ fn next_erasure(
                 .query_map(params![application, range::limit(few)], |row| row.get(0))?
                 .collect::<Result<_, _>>()?;
             let application = (endpoints.len() < few).then_some(application);
-            let messages = application.map(|application| (MESSAGES, application));
-            let owners = endpoints.iter().map(|endpoint| (ATTEMPTS, *endpoint)).chain(messages);
-            let left = left_postings(connection, owners, rows)?;
-            return Ok((at, Some(left.unwrap_or(Erasure::Rows { application, endpoints }))));
+            return Ok((at, Some(Erasure::Rows { application, endpoints })));
         }
         at = Erasing { application: application + 1, erased: None };
     }
     let mut forgotten = connection.prepare_cached(FORGOTTEN_SQL)?;
     let endpoints: Vec<i64> =
         forgotten.query_map(params![before, range::limit(few)], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    let left = left_postings(connection, endpoints.iter().map(|endpoint| (ATTEMPTS, *endpoint)), rows)?;
+    let postings_sql = postings_sql(ATTEMPTS);
+    let mut left = None;
+    for endpoint in &endpoints {
+        left = left_postings(connection, ATTEMPTS, &postings_sql, *endpoint, rows)?;
+        if left.is_some() {
+            break;
+        }
+    }
     let erasure = left.or_else(|| (!endpoints.is_empty()).then_some(Erasure::Rows { application: None, endpoints }));
     // The next look begins anew.
     Ok((if erasure.is_some() { at } else { Erasing::default() }, erasure))
 }
 
-/// The first of the owners who has postings.
+/// Postings of owner ?1, in the order in which they are stored.
+fn postings_sql(log: Log) -> String {
+    let Log { postings, owner, .. } = log;
+    format!("SELECT {owner}, term, start FROM {postings} WHERE {owner} = ?1 ORDER BY term, start LIMIT ?2")
+}
+
+/// Postings of the endpoints of application ?1.
+const POSTINGS_OF_ENDPOINTS_SQL: &str = "SELECT endpoint_no, term, start FROM endpoint
+     CROSS JOIN attempt_posting ON attempt_posting.endpoint_no = endpoint.no WHERE application_no = ?1 LIMIT ?2";
+
+/// The next postings that a statement finds for an owner, or for the application of the owners.
 fn left_postings(
     connection: &Connection,
-    owners: impl Iterator<Item = (Log, i64)>,
+    log: Log,
+    sql: &str,
+    of: i64,
     rows: usize,
 ) -> Result<Option<Erasure>, SqlError> {
-    for (log, owner) in owners {
-        let Log { postings, owner: column, .. } = log;
-        let mut any = connection.prepare_cached(&format!("SELECT 1 FROM {postings} WHERE {column} = ?"))?;
-        if any.exists([owner])? {
-            return Ok(Some(Erasure::Postings(log, owner, rows)));
-        }
-    }
-    Ok(None)
+    let mut left = connection.prepare_cached(sql)?;
+    let left: Vec<Posting> = left
+        .query_map(params![of, range::limit(rows)], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<Result<_, _>>()?;
+    Ok((!left.is_empty()).then_some(Erasure::Postings(log, left)))
 }
 
-/// Removes ?2 postings of owner ?1.
-fn fewer_postings_sql(log: Log) -> String {
-    let Log { postings, owner, .. } = log;
-    format!(
-        "DELETE FROM {postings} WHERE {owner} = ?1
-             AND (term, start) IN (SELECT term, start FROM {postings} WHERE {owner} = ?1 LIMIT ?2)"
-    )
-}
-
-/// What is left of an application: deliveries, then payloads, then messages with their attempts.
+/// What is left of an application: deliveries, then payloads, then messages with their attempts, then postings.
 fn erasure_of(connection: &Connection, at: &mut Erasing, rows: usize) -> Result<Option<Erasure>, SqlError> {
     let limit = range::limit(rows);
     let mut unwanted = connection.prepare_cached(UNWANTED_SQL)?;
@@ -534,7 +547,7 @@ fn erasure_of(connection: &Connection, at: &mut Erasing, rows: usize) -> Result<
     let mut found = messages.query(params![at.application, limit])?;
     let (mut chosen, mut left) = (Vec::<Chosen>::new(), rows);
     while let Some(row) = found.next()? {
-        let next = choose_one(connection, row.get(0)?, rows)?;
+        let next = choose_one(connection, row.get(0)?, NO_NAMES, rows)?;
         let size = next.rows;
         if (size > left || !next.fits_beside(&chosen)) && !chosen.is_empty() {
             break;
@@ -543,10 +556,13 @@ fn erasure_of(connection: &Connection, at: &mut Erasing, rows: usize) -> Result<
         chosen.push(next);
     }
     if !chosen.is_empty() {
-        history::plan(connection, &removal(&chosen, |_| false))?;
         return Ok(Some(Erasure::Messages(chosen)));
     }
-    Ok(None)
+    let of_endpoints = left_postings(connection, ATTEMPTS, POSTINGS_OF_ENDPOINTS_SQL, at.application, rows)?;
+    if of_endpoints.is_some() {
+        return Ok(of_endpoints);
+    }
+    left_postings(connection, MESSAGES, &postings_sql(MESSAGES), at.application, rows)
 }
 
 impl Erasure {
@@ -568,16 +584,31 @@ impl Erasure {
             }
             Self::Messages(chosen) => {
                 let removal = removal(&chosen, |_| false);
-                history::remove(tx, &removal)?;
+                history::remove_rows(tx, &removal)?;
                 Ok(removal.messages.len())
             }
-            Self::Postings(log, owner, rows) => {
-                tx.prepare_cached(&fewer_postings_sql(log))?.execute(params![owner, range::limit(rows)])?;
+            Self::Postings(log, left) => {
+                remove_postings(tx, log, &left)?;
                 Ok(0)
             }
             Self::Rows { application, endpoints } => remove_rows(tx, application, &endpoints),
         }
     }
+}
+
+fn remove_postings(tx: &Tx<'_>, log: Log, left: &[Posting]) -> Result<(), SqlError> {
+    let Log { postings, owner: column, .. } = log;
+    let sql = format!("DELETE FROM {postings} WHERE {column} = ? AND term = ? AND start = ?");
+    let mut remove = tx.prepare_cached(&sql)?;
+    let mut owners = BTreeSet::new();
+    for (owner, term, start) in left {
+        remove.execute(params![owner, term, start])?;
+        owners.insert(*owner);
+    }
+    for owner in owners {
+        tx.moved((log.place)(owner));
+    }
+    Ok(())
 }
 
 /// Removes rows of endpoints, or of an application with its endpoints, of which no message or attempt is left.
@@ -746,12 +777,12 @@ mod tests {
                 connection.execute(attempt, params![id, message, bytes]).unwrap();
             }
         }
-        let first = choose_one(&connection, 1, 250).unwrap();
+        let first = choose_one(&connection, 1, NO_NAMES, 250).unwrap();
         assert!(!first.whole && first.responses >= MAX_RESPONSES && first.responses < MAX_RESPONSES + LONG);
-        let rest = [2, 3, 4].map(|message| choose_one(&connection, message, 250).unwrap());
+        let rest = [2, 3, 4].map(|message| choose_one(&connection, message, NO_NAMES, 250).unwrap());
         assert!(rest.iter().all(|chosen| chosen.whole));
         assert!(rest[0].fits_beside(&rest[1..]) && rest[0].fits_beside(&[]));
-        assert!(!rest[0].fits_beside(&[choose_one(&connection, 1, 250).unwrap()]));
+        assert!(!rest[0].fits_beside(&[choose_one(&connection, 1, NO_NAMES, 250).unwrap()]));
     }
 
     #[test]
@@ -773,11 +804,12 @@ mod tests {
             }
         }
         let rows = 250;
-        let [named, plain] = [1, 2].map(|message| choose_one(&connection, message, rows).unwrap());
+        let choose = |message| choose_one(&connection, message, names_of(&connection, message).unwrap(), rows).unwrap();
+        let [named, plain] = [1, 2].map(choose);
         assert!(!named.whole && named.rows > rows && named.rows <= rows + 1 + LISTS * 15, "{}", named.rows);
         assert_eq!((named.attempts.len(), plain.whole, plain.attempts.len()), (4, true, 100));
         connection.execute(insert, params![3, [3_u8; 20], "no list", "{"]).unwrap();
-        assert_eq!(choose_one(&connection, 3, rows).unwrap().rows, 1, "what makes no sense stops nothing");
+        assert_eq!(choose(3).rows, 1, "what makes no sense stops nothing");
     }
 
     #[test]
@@ -818,8 +850,21 @@ mod tests {
 
     #[test]
     fn nothing_is_looked_for_in_whole_tables() {
-        for sql in [NEXT_DATED_SQL, PENDING_SQL, OLD_SQL, DELETED_SQL, UNWANTED_SQL, PAYLOADS_SQL, MESSAGES_SQL] {
-            let plan = plan(sql);
+        for sql in [
+            NEXT_DATED_SQL,
+            PENDING_SQL,
+            OLD_SQL,
+            DELETED_SQL,
+            UNWANTED_SQL,
+            PAYLOADS_SQL,
+            MESSAGES_SQL,
+            POSTINGS_OF_ENDPOINTS_SQL,
+        ]
+        .map(str::to_owned)
+        .into_iter()
+        .chain([postings_sql(MESSAGES), postings_sql(ATTEMPTS)])
+        {
+            let plan = plan(&sql);
             let costly = |step: &String| step.contains("TEMP B-TREE") || step.starts_with("SCAN");
             assert!(!plan.iter().any(costly), "{sql}: {plan:#?}");
         }

@@ -233,3 +233,26 @@ async fn what_nobody_reads_any_more_goes_with_its_owner_and_little_at_a_time() {
     assert_eq!((left, world.count("SELECT count(*) FROM application")), (0, 0));
     world.store.close().await;
 }
+
+#[tokio::test]
+async fn what_is_deleted_goes_row_by_row_however_many_names_it_has() {
+    const ROWS: usize = 100;
+    let world = World::new().await;
+    let tags: Vec<_> = (0..15).map(|number| Tag::parse(&format!("t{number}")).unwrap()).collect();
+    let sent = world.accept_named(200, None, Some(tags)).await;
+    let later = START.saturating_add(Duration::from_secs(60));
+    let failed = |sent: &Sent| world.settlement(sent, sent.message.created_at, 0, Next::Waiting(later));
+    world.store.settle(sent.iter().map(failed).collect()).await.unwrap();
+    world.store.delete_application(&EnvironmentId::default_environment(), &world.id, START).await.unwrap();
+    let count = |table: &str| usize::try_from(world.count(&format!("SELECT count(*) FROM {table}"))).unwrap();
+    let tables = ["delivery", "payload", "message", "attempt", "message_posting", "attempt_posting"];
+    let rows: usize = tables.into_iter().map(count).sum();
+    let mut slices = 0;
+    while world.store.erase_deleted(later, ROWS).await.unwrap().more {
+        slices += 1;
+    }
+    assert_eq!(tables.map(count), [0; 6], "nothing is left");
+    // One of each kind may be less than full.
+    assert!(slices <= rows / ROWS + tables.len(), "{slices} slices for {rows} rows");
+    world.store.close().await;
+}

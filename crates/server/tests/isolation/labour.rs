@@ -8,6 +8,7 @@ use postrider_domain::clock::{Clock as _, SystemClock};
 use postrider_testkit::{App, Receiver, Reply, TestServer, TestServerBuilder, random};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -342,6 +343,50 @@ async fn applications_with_all_they_have_made_and_deleted_again_and_again() {
             });
         }
         attack
+    })
+    .await;
+}
+
+/// Messages whose names nobody else has.
+fn batch_with_own_names(batch: usize) -> Value {
+    let names = |kind: &str, number: usize, count: usize| -> Vec<String> {
+        (0..count).map(|name| format!("{kind}.{batch}.{number}.{name}")).collect()
+    };
+    let message = |number: usize| {
+        json!({
+            "eventType": format!("kind.{batch}.{number}"),
+            "payload": {},
+            "tags": names("tag", number, 10),
+            "channels": names("channel", number, 5),
+        })
+    };
+    (0..500).map(message).collect()
+}
+
+#[tokio::test]
+async fn an_application_that_is_deleted_when_thousands_of_messages_with_names_failed() {
+    const BATCHES: usize = 5;
+    const ENDPOINTS: usize = 4;
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let (failed, mut failures) = watch::channel(0);
+        let failing = Receiver::builder(move |_| {
+            failed.send_modify(|count| *count += 1);
+            Reply::status(500)
+        });
+        let failing = Box::leak(Box::new(failing.forgetful().start().await));
+        for number in 0..ENDPOINTS {
+            hostile.tenant.endpoint(&failing.at(&number.to_string())).await;
+        }
+        for batch in 0..BATCHES {
+            let path = hostile.operator.path("/msg/batch");
+            hostile.operator.client.post(&path, &batch_with_own_names(batch)).await.expect(202);
+        }
+        failures.wait_for(|count| *count >= 500 * BATCHES * ENDPOINTS).await.expect("the receiver lives on");
+        let app = hostile.operator.path("");
+        hostile.operator.client.request(Method::DELETE, &app).try_send().await.expect("the server answers");
+        // What is left of it goes while others send.
+        JoinSet::new()
     })
     .await;
 }
