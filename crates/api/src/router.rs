@@ -175,7 +175,7 @@ impl Api {
         let is_change = !request.method().is_safe();
         let account = Account::new(Arc::clone(&self.state.budgets));
         let response = match headers::host(&request) {
-            Ok(()) => self.route(request, &account).await,
+            Ok(()) => postrider_store::as_stranger(self.route(request, &account)).await,
             Err(error) => error.into_response(),
         };
         let mut response = seal(response, &account, is_change).await;

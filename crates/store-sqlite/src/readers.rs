@@ -1,23 +1,26 @@
 //! A few connections for reading. Each read runs on a blocking thread with a connection of its own, so a long list never
-//! stops the runtime, and waits its turn when all connections are busy. Of connections that the process reads with, too, callers never
-//! have all: what the engine and the health check read does not wait behind what callers ask for.
+//! stops the runtime, and waits its turn when all connections are busy. Those who ask take turns, by environment and within one by
+//! application: whatever somebody asks for, a read of anybody else waits for about one of his. Of connections that the process reads
+//! with, too, callers never have all: what the engine and the health check read does not wait behind what callers ask for.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use postrider_store::StoreError;
+use postrider_store::{Asker, StoreError};
 use rusqlite::Connection;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::decode::SqlError;
 use crate::files::Files;
+use crate::turns::{Line as _, Turns};
 
 /// The reading side.
 pub(crate) struct Readers {
     idle: Arc<Mutex<Vec<Connection>>>,
     turns: Arc<Semaphore>,
-    /// So many of the turns callers may have at a time.
-    asked: Arc<Semaphore>,
+    /// Of the turns, those that callers may have at a time.
+    asked: Arc<Gate>,
     /// How many there are, idle or not.
     count: u32,
     files: Option<Arc<Files>>,
@@ -27,7 +30,7 @@ impl Readers {
     /// `own` of the connections are always left to the process.
     pub(crate) fn new(connections: Vec<Connection>, own: usize, files: Option<Arc<Files>>) -> Self {
         let turns = Arc::new(Semaphore::new(connections.len()));
-        let asked = Arc::new(Semaphore::new(connections.len().saturating_sub(own)));
+        let asked = Arc::new(Gate::new(connections.len().saturating_sub(own)));
         let count = u32::try_from(connections.len()).unwrap_or(u32::MAX);
         Self { idle: Arc::new(Mutex::new(connections)), turns, asked, count, files }
     }
@@ -38,7 +41,7 @@ impl Readers {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, SqlError> + Send + 'static,
     {
-        let place = Arc::clone(&self.asked).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let place = self.asked.enter(Asker::current()).await.ok_or(StoreError::Closed)?;
         self.run_own(move |connection| {
             let _place = place;
             read(connection)
@@ -106,6 +109,85 @@ impl Readers {
     }
 }
 
+/// Lets so many through at a time; of those who wait, each in his turn.
+struct Gate(Mutex<Waiting>);
+
+struct Waiting {
+    free: usize,
+    /// By environment and application; whoever has gone away has dropped the other end.
+    line: Turns<u64, Turns<u64, VecDeque<oneshot::Sender<Place>>>>,
+    is_closed: bool,
+}
+
+/// A place behind a gate, free again when dropped.
+struct Place(Option<Arc<Gate>>);
+
+impl Gate {
+    fn new(places: usize) -> Self {
+        Self(Mutex::new(Waiting { free: places, line: Turns::default(), is_closed: false }))
+    }
+
+    /// Waits for a place; `None` if the gate is closed.
+    async fn enter(self: &Arc<Self>, asker: Asker) -> Option<Place> {
+        let place = {
+            let mut waiting = self.0.lock();
+            if waiting.is_closed {
+                return None;
+            }
+            if waiting.free > 0 {
+                waiting.free -= 1;
+                return Some(Place(Some(Arc::clone(self))));
+            }
+            let (sender, place) = oneshot::channel();
+            let line = waiting.line.of(asker.environment).of(asker.application);
+            // Those who have gone away take no room for long.
+            line.skip(&|sender: &oneshot::Sender<Place>| !sender.is_closed());
+            line.push_back(sender);
+            place
+        };
+        place.await.ok()
+    }
+
+    /// Gives a place to the next who still waits for it.
+    fn leave(self: Arc<Self>) {
+        let mut place = Place(Some(Arc::clone(&self)));
+        loop {
+            let next = {
+                let mut waiting = self.0.lock();
+                let next = waiting.line.pop();
+                waiting.free += usize::from(next.is_none());
+                next
+            };
+            let Some(next) = next else {
+                place.0 = None;
+                return;
+            };
+            match next.send(place) {
+                Ok(()) => return,
+                Err(back) => place = back,
+            }
+        }
+    }
+
+    /// Nobody enters from now on, and nobody waits.
+    fn close(&self) {
+        let line = {
+            let mut waiting = self.0.lock();
+            waiting.is_closed = true;
+            std::mem::take(&mut waiting.line)
+        };
+        drop(line);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(gate) = self.0.take() {
+            gate.leave();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
@@ -126,7 +208,7 @@ mod tests {
                 readers.run(move |_| Ok(waits.recv().is_err())).await
             });
         }
-        while readers.asked.available_permits() > 0 {
+        while readers.asked.0.lock().free > 0 {
             tokio::task::yield_now().await;
         }
         assert_eq!(readers.run_own(|_| Ok(1)).await.unwrap(), 1);
@@ -136,5 +218,64 @@ mod tests {
         assert!(done.len() == 100 && done.into_iter().all(|result| result.unwrap()));
         readers.close().await;
         assert!(matches!(readers.run(|_| Ok(())).await, Err(StoreError::Closed)));
+    }
+
+    fn asker(environment: u64, application: u64) -> Asker {
+        Asker { environment, application }
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_for_a_read_take_turns() {
+        let gate = Arc::new(Gate::new(1));
+        let held = gate.enter(asker(1, 1)).await.unwrap();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut waiting = tokio::task::JoinSet::new();
+        let many = std::iter::repeat_n(asker(1, 1), 50).chain(std::iter::repeat_n(asker(1, 2), 2));
+        for asker in many.chain([asker(2, 1)]) {
+            let (gate, order) = (Arc::clone(&gate), Arc::clone(&order));
+            waiting.spawn(async move {
+                let _place = gate.enter(asker).await.unwrap();
+                order.lock().push((asker.environment, asker.application));
+            });
+            tokio::task::yield_now().await;
+        }
+        drop(held);
+        waiting.join_all().await;
+        assert_eq!(order.lock()[..5], [(1, 1), (2, 1), (1, 2), (1, 1), (1, 2)]);
+        assert_eq!((order.lock().len(), gate.0.lock().free), (53, 1));
+    }
+
+    #[tokio::test]
+    async fn who_no_longer_waits_takes_no_place_with_him() {
+        let gate = Arc::new(Gate::new(1));
+        let held = gate.enter(asker(1, 1)).await.unwrap();
+        for _ in 0..100 {
+            // Each waits, and goes away.
+            let mut entering = Box::pin(gate.enter(asker(1, 1)));
+            assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(entering.as_mut().poll(cx).is_pending())).await);
+        }
+        let last = tokio::spawn({
+            let gate = Arc::clone(&gate);
+            async move { gate.enter(asker(1, 1)).await.is_some() }
+        });
+        tokio::task::yield_now().await;
+        drop(held);
+        assert!(last.await.unwrap());
+        assert_eq!(gate.0.lock().free, 1);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_behind_a_gate_that_was_closed() {
+        let gate = Arc::new(Gate::new(1));
+        let held = gate.enter(asker(1, 1)).await;
+        let waiting = tokio::spawn({
+            let gate = Arc::clone(&gate);
+            async move { gate.enter(asker(1, 1)).await.is_none() }
+        });
+        tokio::task::yield_now().await;
+        gate.close();
+        assert!(waiting.await.unwrap());
+        drop(held);
+        assert!(gate.enter(asker(1, 1)).await.is_none());
     }
 }

@@ -22,7 +22,7 @@ use postrider_domain::clock::Clock;
 use postrider_domain::entropy::Entropy;
 use postrider_domain::ids::ApplicationId;
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApiKey, IssuedToken, KeyHash, Store, StoreError};
+use postrider_store::{ApiKey, Asker, IssuedToken, KeyHash, Store, StoreError};
 use quick_cache::sync::Cache;
 use ring::digest::{SHA256, digest};
 use tokio::sync::OnceCell;
@@ -70,6 +70,14 @@ pub(crate) enum Principal {
 }
 
 impl Principal {
+    /// On whose behalf the store is asked.
+    fn asker(&self) -> Asker {
+        match self {
+            Self::Environment(environment) => Asker::of(environment, None),
+            Self::Application { environment, application, .. } => Asker::of(environment, Some(*application)),
+        }
+    }
+
     /// `Some`: sees only event types that have no flag or one of these.
     pub(crate) fn feature_flags(&self) -> Option<&[String]> {
         match self {
@@ -120,7 +128,8 @@ enum Proof {
 enum Cached {
     Good(Arc<Caller>),
     Expired,
-    /// Not known, or to be read again.
+    /// To be read again.
+    Stale(Arc<Caller>),
     Unknown,
 }
 
@@ -168,6 +177,7 @@ impl Authenticator {
     pub(crate) async fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>> {
         let token = bearer(headers).map_err(ApiError::Unauthorized)?;
         let caller = self.known(token).await?;
+        caller.principal.asker().named();
         if let Some(issued) = &caller.issued
             && self.store.token_is_expired(issued, self.clock.now()).await?
         {
@@ -181,6 +191,8 @@ impl Authenticator {
         match self.cached(token) {
             Cached::Good(caller) => return Ok(caller),
             Cached::Expired => return Err(ApiError::Unauthorized(Rejected::Expired)),
+            // Does not wait behind strangers.
+            Cached::Stale(caller) => caller.principal.asker().named(),
             Cached::Unknown => {}
         }
         let is_key = token.starts_with(KEY_PREFIX);
@@ -207,7 +219,7 @@ impl Authenticator {
             Proof::Key { expires_at, read_at } => {
                 let now = self.clock.now();
                 if now.since(Timestamp::from_micros(read_at.load(Ordering::Relaxed))) >= KEY_TRUST {
-                    return Cached::Unknown;
+                    return Cached::Stale(caller);
                 }
                 expires_at.is_none_or(|at| now < at)
             }
