@@ -57,10 +57,11 @@ impl FromRequestParts<Shared> for Operator {
 
 impl Operator {
     /// The message that the path names, of the application that it names.
-    pub(crate) async fn message(&self, state: &Shared, params: &Params) -> Result<Stored<MessageKey, Message>> {
+    pub(crate) async fn message(&self, state: &Shared, params: &Params) -> Result<MessageKey> {
         let application = self.application(state, params).await?;
         let id = params.id_or_uid::<MessageId>("msg_id")?;
-        state.store.message(application.key, &id).await?.ok_or_else(|| ApiError::no_such("message"))
+        let found = state.store.message(application.key, &id, false).await?;
+        Ok(found.ok_or_else(|| ApiError::no_such("message"))?.key)
     }
 
     /// The application that the path names.
@@ -203,9 +204,19 @@ impl<N> Tenant<N> {
     }
 
     /// The message that the path names.
-    pub(crate) async fn message(&self, state: &Shared) -> Result<Stored<MessageKey, Message>> {
+    pub(crate) async fn message(&self, state: &Shared) -> Result<MessageKey> {
+        Ok(self.whole_message(state, false).await?.key)
+    }
+
+    /// The same as it is stored. With its payload only once there is room for that in the answer.
+    pub(crate) async fn whole_message(
+        &self,
+        state: &Shared,
+        with_payload: bool,
+    ) -> Result<Stored<MessageKey, Message>> {
         let id = self.params.id_or_uid::<MessageId>("msg_id")?;
-        state.store.message(self.application.key, &id).await?.ok_or_else(|| ApiError::no_such("message"))
+        let found = state.store.message(self.application.key, &id, with_payload).await?;
+        found.ok_or_else(|| ApiError::no_such("message"))
     }
 }
 

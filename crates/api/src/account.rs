@@ -47,7 +47,7 @@ postrider_domain::limits! {
     setting "limits.request_bytes", beyond "waits up to 5 s, then 429 (own share) or 503";
     /// Bytes of answers in memory until they are read
     setting "limits.response_bytes", beyond "waits up to 5 s, then 429 (own share) or 503";
-    /// What a list counts as among the answers, until its page is known
+    /// What a list, a message or an event type counts as among the answers, until what is in it is known
     pub const LIST_BYTES: u64 = 6_291_456, "bytes", beyond "waits up to 5 s, then 429 or 503";
     /// All event types of an environment in one answer (export, catalogue)
     pub const WHOLE_BYTES: u64 = 8_388_608, "bytes of their texts", beyond "413";
@@ -214,8 +214,8 @@ impl Account {
         })
     }
 
-    /// Makes room for a page.
-    async fn reserve_list(&self) -> Result<()> {
+    /// Makes room for a page, or for something else that may be as large. To be called without a turn; work on the request pauses.
+    pub(crate) async fn reserve_list(&self) -> Result<()> {
         self.reserve(LIST_BYTES).await
     }
 

@@ -58,7 +58,7 @@ pub struct NewApplication {
 /// A message that is on disk.
 #[derive(Debug, Clone)]
 pub struct Submitted {
-    /// The message; the first one, if the request is a repetition.
+    /// The message; the first one, without its payload, if the request is a repetition.
     pub message: Arc<Message>,
     /// Whether it had been accepted before under the same key.
     pub replayed: bool,

@@ -144,7 +144,7 @@ delegate! {
 
 delegate! {
     Messages
-    message(application: ApplicationKey, id: &IdOrUid<MessageId>) -> Result<Option<Stored<MessageKey, Message>>, StoreError>;
+    message(application: ApplicationKey, id: &IdOrUid<MessageId>, with_payload: bool) -> Result<Option<Stored<MessageKey, Message>>, StoreError>;
     messages(application: ApplicationKey, filter: &MessageFilter, scan: Scan<Ksuid>) -> Result<Walked<Message>, StoreError>;
     expunge_message(message: MessageKey) -> Result<(), StoreError>;
     expunge_messages(application: ApplicationKey, ids: Vec<IdOrUid<MessageId>>) -> Result<Vec<bool>, StoreError>;

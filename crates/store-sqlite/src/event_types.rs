@@ -81,7 +81,7 @@ impl EventTypes for SqliteStore {
 
     async fn event_type(&self, environment: &EnvironmentId, name: &str) -> Result<Option<EventType>, StoreError> {
         let (environment, name) = (environment.clone(), name.to_owned());
-        self.readers.run(move |connection| find(connection, &environment, &name)).await
+        self.lists.run(move |connection| find(connection, &environment, &name)).await
     }
 
     async fn event_types(

@@ -22,7 +22,7 @@ use crate::indexer::Indexer;
 use crate::inserts::{AttemptRow, DeliveryRow, MessageRow, PayloadRow};
 use crate::keys::{Keys, RUN_KEYS};
 use crate::outbox;
-use crate::rows::{MESSAGE_COLUMNS, PAYLOAD, decode_message};
+use crate::rows::{MESSAGE_COLUMNS, decode_message};
 use crate::work::{LOWER_WAKE_SQL, application_of, lift_hold, look_again};
 use crate::writer::{News, Place, Tx};
 
@@ -98,8 +98,9 @@ impl<'c> Hot<'c> {
                  SELECT ?1, ?2, ?3, ?4, ?5 FROM endpoint JOIN application ON application.no = application_no
                  WHERE endpoint.no = ?1 AND endpoint.deleted_at IS NULL AND application.deleted_at IS NULL",
             )?,
+            // Without the payload: everybody would wait for it.
             message: prepare(&format!(
-                "SELECT {MESSAGE_COLUMNS}, {PAYLOAD} AS payload, application_no FROM message WHERE no = ?"
+                "SELECT {MESSAGE_COLUMNS}, NULL AS payload, application_no FROM message WHERE no = ?"
             ))?,
             delete_delivery: prepare("DELETE FROM delivery WHERE endpoint_no = ? AND due_at = ? AND message_no = ?")?,
             attempts: Bulk::prepare(connection)?,
@@ -267,7 +268,6 @@ impl<'c> Hot<'c> {
             Ok(Some(number)) => {
                 // It may be of this very batch.
                 self.messages.flush()?;
-                self.payloads.flush()?;
                 self.read_known(number, new.application, *not_before)
             }
             Err(error) => Err(error),

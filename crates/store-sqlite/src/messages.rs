@@ -24,9 +24,12 @@ impl Messages for SqliteStore {
         &self,
         application: ApplicationKey,
         id: &IdOrUid<MessageId>,
+        with_payload: bool,
     ) -> Result<Option<Stored<MessageKey, Message>>, StoreError> {
         let id = id.clone();
-        self.readers.run(move |connection| find(connection, application, &id)).await
+        // What is long waits where long reads do.
+        let readers = if with_payload { &self.lists } else { &self.readers };
+        readers.run(move |connection| find(connection, application, &id, with_payload)).await
     }
 
     async fn messages(
@@ -141,13 +144,15 @@ fn find(
     connection: &Connection,
     application: ApplicationKey,
     id: &IdOrUid<MessageId>,
+    with_payload: bool,
 ) -> Result<Option<Stored<MessageKey, Message>>, SqlError> {
+    let payload = if with_payload { PAYLOAD } else { "NULL" };
     let by = match id {
         IdOrUid::Id(_) => "id",
         IdOrUid::Uid(_) => "event_id",
     };
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {MESSAGE_COLUMNS}, {PAYLOAD} AS payload FROM message WHERE application_no = ?1 AND {by} = ?2 AND {LIVE}"
+        "SELECT {MESSAGE_COLUMNS}, {payload} AS payload FROM message WHERE application_no = ?1 AND {by} = ?2 AND {LIVE}"
     ))?;
     let rows = match id {
         IdOrUid::Id(id) => statement.query(params![application.0, id.ksuid().as_bytes()])?,

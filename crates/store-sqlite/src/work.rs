@@ -28,8 +28,7 @@ use crate::decode::{Columns, SqlError, all, first, readable};
 use crate::environments::{RULES_COLUMNS, decode_rules};
 use crate::hot::{SCHEDULED_LATER, delivery_key};
 use crate::rows::{
-    ENDPOINT_COLUMNS, MESSAGE_COLUMNS, MESSAGE_WIDTH, PAYLOAD, TARGET_COLUMNS, decode_disablement, decode_message,
-    decode_target,
+    ENDPOINT_COLUMNS, MESSAGE_COLUMNS, MESSAGE_WIDTH, TARGET_COLUMNS, decode_disablement, decode_message, decode_target,
 };
 use crate::writer::{Abort, FEW_ROWS, News};
 use crate::{asked, idempotency, keys, range};
@@ -73,7 +72,7 @@ impl Work for SqliteStore {
             .run(move |connection| {
                 let Some(number) = keys::find(connection, &key)? else { return Ok(None) };
                 let mut statement = connection.prepare_cached(&format!(
-                    "SELECT {MESSAGE_COLUMNS}, {PAYLOAD} AS payload FROM message
+                    "SELECT {MESSAGE_COLUMNS}, NULL AS payload FROM message
                      WHERE no = ? AND application_no = ? AND created_at >= ?"
                 ))?;
                 let rows = statement.query(params![number, application.0, not_before.as_micros()])?;

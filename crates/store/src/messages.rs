@@ -27,11 +27,13 @@ pub struct MessageFilter {
 /// Operations on messages that were accepted.
 #[async_trait]
 pub trait Messages {
-    /// The message with this id or event id, if the application has one.
+    /// The message with this id or event id, if the application has one; without its payload unless that is asked for, which
+    /// takes as long, and as much memory, as it has bytes.
     async fn message(
         &self,
         application: ApplicationKey,
         id: &IdOrUid<MessageId>,
+        with_payload: bool,
     ) -> Result<Option<Stored<MessageKey, Message>>, StoreError>;
 
     /// A page of messages, by id. Stops early after [`crate::PAGE_BYTES`] of payload, and after [`crate::PAGE_ROWS`]: no index

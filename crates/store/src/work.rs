@@ -97,7 +97,7 @@ pub enum Accepted {
     /// The message and its deliveries are on disk. Each delivery is due at the message's `due_at`; if that lies ahead, its
     /// endpoint is in the index of wakes.
     New(MessageKey),
-    /// It had been accepted before, as this message. Nothing was written.
+    /// It had been accepted before, as this message, which comes without its payload. Nothing was written.
     Replayed(Arc<Message>),
 }
 
@@ -307,7 +307,7 @@ pub trait Work {
     /// written. One result per message, in order. `Ok` is given only when the commit has reached the disk.
     async fn accept(&self, batch: Vec<NewMessage>) -> Vec<Result<Accepted, AcceptError>>;
 
-    /// The message that was accepted for this application under a key that is not older than `not_before`.
+    /// The message that was accepted for this application under a key that is not older than `not_before`, without its payload.
     async fn accepted_under(
         &self,
         application: ApplicationKey,

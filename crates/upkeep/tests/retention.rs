@@ -84,7 +84,7 @@ impl World {
 
     /// Whether the message is there, and its payload.
     async fn look(&self, id: MessageId) -> (bool, bool) {
-        let found = self.store.message(self.routes.application, &IdOrUid::Id(id)).await.expect("the store reads");
+        let found = self.store.message(self.routes.application, &IdOrUid::Id(id), true).await.expect("the store reads");
         (found.is_some(), found.is_some_and(|message| message.value.payload.is_some()))
     }
 

@@ -135,6 +135,6 @@ pub(super) async fn destinations(
     State(state): State<Shared>,
 ) -> Result<Response> {
     let message = tenant.message(&state).await?;
-    let page = walk.listed(state.store.destinations(message.key, walk.scan.clone()).await?);
+    let page = walk.listed(state.store.destinations(message, walk.scan.clone()).await?);
     Ok(page.answer(|destination| destination.endpoint.id.to_string(), DestinationOut::from))
 }

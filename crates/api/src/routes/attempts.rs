@@ -147,7 +147,7 @@ pub(super) async fn list_by_message(
         }
         None => None,
     };
-    message_page(&state, query, message.key, endpoint).await
+    message_page(&state, query, message, endpoint).await
 }
 
 /// An older form of the list by message, with the endpoint in the path.
@@ -158,7 +158,7 @@ pub(super) async fn list_by_message_and_endpoint(
 ) -> Result<Response> {
     let message = tenant.message(&state).await?;
     let endpoint = tenant.endpoint(&state).await?;
-    message_page(&state, query, message.key, Some(endpoint.key)).await
+    message_page(&state, query, message, Some(endpoint.key)).await
 }
 
 async fn message_page(
@@ -193,7 +193,7 @@ pub(super) async fn read(
 ) -> Result<Response> {
     let message = tenant.message(&state).await?;
     let id = tenant.params().id::<AttemptId>("attempt_id")?;
-    let attempt = state.store.attempt(tenant.application.key, message.key, id).await?;
+    let attempt = state.store.attempt(tenant.application.key, message, id).await?;
     let attempt = attempt.ok_or_else(|| ApiError::no_such("attempt"))?;
     let shown = AttemptOut::new(&attempt, true);
     Ok(answer::json(StatusCode::OK, &if query.with_msg { shown.with_message(&attempt) } else { shown }))
@@ -201,7 +201,7 @@ pub(super) async fn read(
 
 pub(super) async fn expunge(operator: Operator, params: Params, State(state): State<Shared>) -> Result<Response> {
     let message = operator.message(&state, &params).await?;
-    state.store.expunge_attempt(message.key, params.id::<AttemptId>("attempt_id")?).await?;
+    state.store.expunge_attempt(message, params.id::<AttemptId>("attempt_id")?).await?;
     Ok(answer::empty(StatusCode::NO_CONTENT))
 }
 
@@ -219,7 +219,7 @@ pub(super) async fn resend(tenant: Tenant<CreateAttempts>, State(state): State<S
     let endpoint = tenant.endpoint(&state).await?;
     let now = state.clock.now();
     let once = idempotency::once(tenant.once, now, resent);
-    let written = state.store.resend(endpoint.key, message.key, now, once).await?;
+    let written = state.store.resend(endpoint.key, message, now, once).await?;
     Ok(answer::written(written, resent))
 }
 

@@ -9,6 +9,7 @@ use postrider_domain::schema::NAME_PATTERN;
 use postrider_store::{Direction, EventTypeFilter, StoredAnswer, Upserted, WriteError};
 
 use crate::access::{Operator, Reader};
+use crate::account::Ledger;
 use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
@@ -142,7 +143,14 @@ pub(super) async fn create(
     }
 }
 
-pub(super) async fn read(reader: Reader, params: Params, State(state): State<Shared>) -> Result<Response> {
+pub(super) async fn read(
+    reader: Reader,
+    params: Params,
+    Ledger(account): Ledger,
+    State(state): State<Shared>,
+) -> Result<Response> {
+    account.reserve_list().await?;
+    account.begin_work().await?;
     let event_type = state.store.event_type(&reader.environment, params.text(NAME)?).await?;
     let sees = |event_type: &EventType| match (&reader.feature_flags, &event_type.feature_flag) {
         (Some(flags), Some(flag)) => flags.contains(flag),

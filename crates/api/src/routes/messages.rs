@@ -6,12 +6,15 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderName, StatusCode};
+use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::{ApplicationId, Id as _, MessageId};
+use postrider_domain::message::Message;
 use postrider_domain::names::{IdOrUid, Uid};
 use postrider_ingest::SubmitError;
 use postrider_store::MessageFilter;
 
 use crate::access::{Operator, Tenant};
+use crate::account::{Account, Ledger};
 use crate::answer;
 use crate::body::Incoming;
 use crate::error::{ApiError, Problem, Result};
@@ -123,9 +126,14 @@ pub(super) async fn list(
 pub(super) async fn read(
     tenant: Tenant,
     Query(query): Query<ContentQuery>,
+    Ledger(account): Ledger,
     State(state): State<Shared>,
 ) -> Result<Response> {
-    let message = tenant.message(&state).await?;
+    if query.with_content {
+        account.reserve_list().await?;
+        account.begin_work().await?;
+    }
+    let message = tenant.whole_message(&state, query.with_content).await?;
     Ok(answer::json(StatusCode::OK, &MessageOut::new(&message.value, query.with_content)))
 }
 
@@ -141,10 +149,16 @@ pub(super) async fn create(
     let account = Arc::clone(body.account());
     let body = body.read().await?;
     let (environment, once, length) = (operator.environment.clone(), operator.once.map(|keyed| keyed.key), body.len());
-    let read = move || message::read(&body, environment, application, once, &warnings);
+    let addressee = application.clone();
+    let read = move || message::read(&body, environment, addressee, once, &warnings);
     let message::Read { submission, is_object } = large::read(&state, &account, length, read).await??;
     let submitted = state.intake.submit(submission).await?;
-    let message = &submitted.message;
+    let replayed = if submitted.replayed && query.with_content {
+        Some(stored(&state, &account, &operator.environment, &application, submitted.message.id).await?)
+    } else {
+        None
+    };
+    let message = replayed.as_ref().unwrap_or(&submitted.message);
     let mut response = if submitted.replayed || !is_object || !submitted.warnings.is_empty() {
         // What was sent before, or was sent raw, has to be looked at before it is shown.
         let warnings = submitted.warnings.into_iter().map(Problem::from).collect();
@@ -158,9 +172,25 @@ pub(super) async fn create(
     Ok(response)
 }
 
+/// What was accepted before, with its payload, for which there has to be room in the answer.
+async fn stored(
+    state: &Shared,
+    account: &Account,
+    environment: &EnvironmentId,
+    application: &IdOrUid<ApplicationId>,
+    message: MessageId,
+) -> Result<Arc<Message>> {
+    account.reserve_list().await?;
+    account.begin_work().await?;
+    let application = state.store.application(environment, application).await?;
+    let application = application.ok_or_else(|| ApiError::no_such("application"))?.key;
+    let found = state.store.message(application, &IdOrUid::Id(message), true).await?;
+    Ok(Arc::new(found.ok_or_else(|| ApiError::no_such("message"))?.value))
+}
+
 pub(super) async fn expunge(operator: Operator, params: Params, State(state): State<Shared>) -> Result<Response> {
     let message = operator.message(&state, &params).await?;
-    state.store.expunge_message(message.key).await?;
+    state.store.expunge_message(message).await?;
     Ok(answer::empty(StatusCode::NO_CONTENT))
 }
 

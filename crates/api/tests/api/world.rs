@@ -372,7 +372,7 @@ impl World {
     ) -> (ApplicationKey, EndpointKey, MessageKey, Timestamp) {
         let app = self.application_key(app).await;
         let endpoint = self.store.endpoint(app, &IdOrUid::parse(endpoint)).await.unwrap().unwrap().key;
-        let message = self.store.message(app, &IdOrUid::parse(message)).await.unwrap().unwrap();
+        let message = self.store.message(app, &IdOrUid::parse(message), false).await.unwrap().unwrap();
         (app, endpoint, message.key, message.value.created_at)
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::Method;
 use postrider_domain::clock::{Clock as _, SystemClock};
-use postrider_testkit::{App, Receiver, Reply, TestServer, TestServerBuilder, random};
+use postrider_testkit::{App, Client, Receiver, Reply, TestServer, TestServerBuilder, random};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
@@ -36,6 +36,71 @@ async fn messages_as_large_as_they_may_be() {
         let large = json!({ "eventType": "user.created", "payload": { "numbers": numbers } });
         let mut attack = JoinSet::new();
         repeat(&mut attack, &hostile.operator, 8, &Method::POST, "/msg", &large);
+        attack
+    })
+    .await;
+}
+
+/// A message of two megabytes.
+fn large_message() -> Value {
+    json!({ "eventType": "user.created", "payload": { "text": "x".repeat(2_000_000) } })
+}
+
+#[tokio::test]
+async fn a_large_message_of_which_little_is_asked_for_over_hundreds_of_connections() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let (client, path) = (&hostile.operator.client, hostile.operator.path("/msg"));
+        let sent = client.post(&path, &large_message()).await.expect(202);
+        let message = sent["id"].as_str().expect("a message has an id");
+        let mut attack = JoinSet::new();
+        for rest in [
+            format!("/msg/{message}?with_content=false"),
+            format!("/msg/{message}/attempt/atmpt_2mNKyQEw7Lzk1xFPCkW9m5l5Jvs"),
+        ] {
+            repeat(&mut attack, &hostile.operator, 150, &Method::GET, &rest, &Value::Null);
+            repeat(&mut attack, &hostile.tenant, 50, &Method::GET, &rest, &Value::Null);
+        }
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_large_message_that_is_asked_for_over_hundreds_of_connections() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let (client, path) = (&hostile.operator.client, hostile.operator.path("/msg"));
+        let sent = client.post(&path, &large_message()).await.expect(202);
+        let rest = format!("/msg/{}", sent["id"].as_str().expect("a message has an id"));
+        let mut attack = JoinSet::new();
+        // Few at a time: what is measured is not how fast the attacker reads.
+        repeat(&mut attack, &hostile.operator, 4, &Method::GET, &rest, &Value::Null);
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_large_message_that_is_repeated_under_its_key_over_hundreds_of_connections() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let path = hostile.operator.path("/msg?with_content=false");
+        let post = move |client: &Client, body: &Value| {
+            client.request(Method::POST, &path).header("idempotency-key", "large").json(body)
+        };
+        let first = post(&hostile.operator.client, &large_message()).try_send().await;
+        assert!(first.is_ok_and(|answer| answer.status == 202));
+        let mut attack = JoinSet::new();
+        for _ in 0..300 {
+            let (client, post) = (hostile.operator.client.clone(), post.clone());
+            attack.spawn(async move {
+                loop {
+                    let _ = post(&client, &message()).try_send().await;
+                    sleep(Duration::from_millis(5)).await;
+                }
+            });
+        }
         attack
     })
     .await;
@@ -148,7 +213,7 @@ async fn changes_of_an_application_with_many_large_endpoints() {
 async fn keys_that_nobody_knows() {
     unharmed(server(), async |server| {
         let mut attack = JoinSet::new();
-        for _ in 0..8 {
+        for _ in 0..200 {
             let server = server.client_with(Some(format!("pk_{}", random::name().repeat(3))));
             attack.spawn(async move {
                 loop {

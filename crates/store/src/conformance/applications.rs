@@ -174,7 +174,7 @@ pub(super) async fn a_deleted_application_and_all_of_it_are_found_no_more<H: Har
     assert_eq!(store.endpoints(app.key, page()).await.unwrap().rows, []);
     assert_eq!(store.headers(endpoint.key).await.unwrap(), None);
     assert_eq!(store.signing_keys(endpoint.key).await.unwrap(), None);
-    assert_eq!(store.message(app.key, &by_id(message.value.id)).await.unwrap(), None);
+    assert_eq!(store.message(app.key, &by_id(message.value.id), true).await.unwrap(), None);
     assert_eq!(store.messages(app.key, &MessageFilter::default(), page()).await.unwrap().listed.rows, []);
     assert!(store.routes(&environment, &id).await.unwrap().is_none());
     let again = store.delete_application(&environment, &id, world.tick()).await;

@@ -16,7 +16,7 @@ pub(super) async fn an_erased_payload_is_gone_and_its_message_stays<H: Harness>(
         store.expunge_message(erased.key).await.unwrap();
         assert_eq!(recorder.take(), [News::Expunged(erased.key)], "also when it is repeated");
     }
-    let read = async |id| store.message(app.key, &by_id(id)).await.unwrap().unwrap().value;
+    let read = async |id| store.message(app.key, &by_id(id), true).await.unwrap().unwrap().value;
     assert_eq!(read(erased.value.id).await.payload, None);
     assert_eq!(read(erased.value.id).await.event_type, erased.value.event_type);
     assert_eq!(read(kept.value.id).await.payload, kept.value.payload);
@@ -38,7 +38,7 @@ pub(super) async fn payloads_are_erased_by_id_and_event_id<H: Harness>(world: &W
     assert_eq!(store.expunge_messages(app.key, ids).await.unwrap(), [true, false, true, false]);
     assert_eq!(recorder.take(), [News::Expunged(one.key), News::Expunged(two.key)]);
     for (message, erased) in [(&one, true), (&two, true), (&kept, false)] {
-        let read = store.message(app.key, &by_id(message.value.id)).await.unwrap().unwrap();
+        let read = store.message(app.key, &by_id(message.value.id), true).await.unwrap().unwrap();
         assert_eq!(read.value.payload.is_none(), erased);
     }
     assert!(store.expunge_messages(app.key, Vec::new()).await.unwrap().is_empty());

@@ -286,7 +286,7 @@ impl<H: Harness> Run<H> {
         let mut places = Vec::new();
         for message in std::mem::take(&mut self.messages) {
             let by_id = super::world::by_id(message.value.id);
-            let is_there = self.world.store().message(self.app.key, &by_id).await.unwrap().is_some();
+            let is_there = self.world.store().message(self.app.key, &by_id, false).await.unwrap().is_some();
             let may_go = message.value.created_at <= until && !pending.contains(&message.key);
             assert!(is_there || may_go, "{message:?} was removed");
             places.push(is_there.then_some(self.messages.len()));

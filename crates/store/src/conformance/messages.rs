@@ -21,11 +21,11 @@ pub(super) async fn a_message_reads_back_as_it_was_accepted<H: Harness>(world: &
     };
     let accepted = world.message_of(&app, &[], message.clone()).await;
     for id in [by_id(message.id), by_uid("evt-1")] {
-        let read = store.message(app.key, &id).await.unwrap().unwrap();
+        let read = store.message(app.key, &id, true).await.unwrap().unwrap();
         assert_eq!((read.key, &read.value), (accepted.key, &message));
     }
     let plain = world.message(&app, &[]).await;
-    let read = store.message(app.key, &by_id(plain.value.id)).await.unwrap().unwrap();
+    let read = store.message(app.key, &by_id(plain.value.id), true).await.unwrap().unwrap();
     assert_eq!(&read.value, plain.value.as_ref());
 }
 
@@ -36,7 +36,7 @@ pub(super) async fn a_payload_comes_back_byte_for_byte<H: Harness>(world: &World
     for payload in payloads {
         let message = Message { payload: Some(payload), ..world.new_message() };
         world.message_of(&app, &[], message.clone()).await;
-        let read = store.message(app.key, &by_id(message.id)).await.unwrap().unwrap();
+        let read = store.message(app.key, &by_id(message.id), true).await.unwrap().unwrap();
         assert!(read.value == message, "{} bytes", message.payload.map_or(0, |payload| payload.len()));
     }
 }
@@ -48,7 +48,7 @@ pub(super) async fn another_applications_messages_are_not_found<H: Harness>(worl
     let id = message.id;
     world.message_of(&theirs, &[], message).await;
     for id in [by_id(id), by_uid("evt"), IdOrUid::Uid("evt\0".into()), by_id(world.new_message().id)] {
-        assert_eq!(store.message(mine.key, &id).await.unwrap(), None);
+        assert_eq!(store.message(mine.key, &id, true).await.unwrap(), None);
     }
     assert_eq!(list(world, &mine, MessageFilter::default(), 10).await, []);
 }

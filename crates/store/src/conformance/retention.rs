@@ -19,7 +19,7 @@ const DAY: u64 = 86_400;
 const KEPT: Duration = Duration::from_secs(90 * DAY);
 
 async fn has_payload<H: Harness>(world: &World<H>, app: &App, message: &Msg) -> bool {
-    world.store().message(app.key, &by_id(message.value.id)).await.unwrap().unwrap().value.payload.is_some()
+    world.store().message(app.key, &by_id(message.value.id), true).await.unwrap().unwrap().value.payload.is_some()
 }
 
 /// Removes everything whose time has come at `now`, in slices of this size; returns how many payloads that were.
@@ -145,7 +145,7 @@ async fn sweep_messages<H: Harness>(world: &World<H>, now: Timestamp, rows: usiz
 }
 
 async fn is_there<H: Harness>(world: &World<H>, app: &App, message: &Msg) -> bool {
-    world.store().message(app.key, &by_id(message.value.id)).await.unwrap().is_some()
+    world.store().message(app.key, &by_id(message.value.id), true).await.unwrap().is_some()
 }
 
 async fn attempts<H: Harness>(world: &World<H>, endpoint: &Ep) -> usize {

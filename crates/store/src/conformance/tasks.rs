@@ -473,7 +473,7 @@ pub(super) async fn purging_erases_every_payload_that_was_there<H: Harness>(worl
     let erased: Vec<_> = [0, 2, 3, 4].map(|nth: usize| News::Expunged(messages[nth].key)).into();
     assert_eq!(recorder.take(), erased);
     let payload = async |app: &App, message: &Msg| {
-        store.message(app.key, &by_id(message.value.id)).await.unwrap().unwrap().value.payload
+        store.message(app.key, &by_id(message.value.id), true).await.unwrap().unwrap().value.payload
     };
     for message in &messages {
         assert_eq!(payload(&app, message).await, None);
