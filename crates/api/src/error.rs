@@ -47,6 +47,8 @@ pub(crate) enum Rejected {
     Missing,
     /// The header is there, but is no `Bearer` token.
     NotBearer,
+    /// It is longer than [`MAX_TOKEN_BYTES`](crate::auth::MAX_TOKEN_BYTES), and was not looked at.
+    TooLong,
     /// It is neither an API key nor a signed token.
     Malformed,
     /// No key of this server, at least not any more.
@@ -67,6 +69,7 @@ impl Rejected {
         match self {
             Self::Missing => "there is no token: send the header 'Authorization: Bearer' with an API key or a token",
             Self::NotBearer => "the header 'Authorization' does not have the form 'Bearer <token>'",
+            Self::TooLong => "the token is longer than those that are taken: 21504 bytes",
             Self::Malformed => "the token is malformed: it is neither an API key (pk_…) nor a signed token",
             Self::UnknownKey => "the API key is unknown, or was revoked",
             Self::Expired => "the token has expired, or is not valid yet",

@@ -5,6 +5,7 @@ use postrider_domain::limits::Limit;
 /// Every limit of this crate.
 pub fn limits() -> Vec<Limit> {
     [
+        crate::auth::limits(),
         crate::idempotency::limits(),
         crate::at_work::limits(),
         crate::json::limits(),

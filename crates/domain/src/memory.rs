@@ -15,7 +15,7 @@ pub struct Part {
     pub bytes: u64,
     /// The setting that bounds it, if one does.
     pub setting: Option<&'static str>,
-    /// Whether it is in processes beside the server's own.
+    /// Whether it is outside the server's own process: in processes beside it, or in the system.
     pub is_apart: bool,
 }
 
@@ -30,7 +30,7 @@ impl Part {
         Self { what, bytes, setting: Some(setting), is_apart: false }
     }
 
-    /// The same, in processes beside the server's own.
+    /// The same, outside the server's own process.
     #[must_use]
     pub const fn apart(self) -> Self {
         Self { is_apart: true, ..self }

@@ -27,6 +27,12 @@ postrider_domain::limits! {
     setting "server.write_timeout", beyond "the connection is cut";
     /// The head of a request, and what is read ahead
     pub(crate) const MAX_HEAD_BYTES: usize = 65_536, "bytes", beyond "431";
+    /// What the system takes of an answer before the client has it, whatever the answer. Linux counts twice as much, for what it adds
+    pub(crate) const SEND_BUFFER_BYTES: u32 = 65_536, "bytes for each connection", beyond "the rest of the answer, and what was asked after it, waits";
+    /// What the system takes of requests before the server reads them, counted in the same way
+    pub(crate) const RECEIVE_BUFFER_BYTES: u32 = 131_072, "bytes for each connection", beyond "the client's write waits";
+    /// What a connection may write before all others that have something to do had their turn
+    pub(crate) const TURN_BYTES: usize = 32_768, "bytes", beyond "it goes on in its next turn";
 }
 
 /// All connections.

@@ -3,9 +3,14 @@
 //! A connection that does not send a request, sends it too slowly, or does not take its answer, is closed. So is the one
 //! that was idle for longest when there are too many (see [`crate::connections`]). One that is idle at shutdown is closed
 //! at once; one with a request under way gets its answer first.
+//!
+//! What a client does not read, and what the server does not read of it, is bounded for each connection in the system's memory,
+//! too; and a connection that has much to write takes turns with the others ([`crate::patient`]).
 
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,15 +23,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use postrider_api::Api;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::Notify;
 
 use crate::config::ServerOptions;
-use crate::connections::{Busy, Connections, MAX_HEAD_BYTES, Place, Told};
-use crate::patient::Patient;
+use crate::connections::{Busy, Connections, MAX_HEAD_BYTES, Place, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, Told};
+use crate::patient::{Patient, Turn};
 
 /// The pause when no connection can be accepted, mostly because no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections that wait to be accepted, as far as the system allows so many.
+const BACKLOG: u32 = 1_024;
 
 /// What is said to whoever comes when all connections are busy.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
@@ -61,6 +69,31 @@ struct Shared {
     api: Api,
     bounds: Bounds,
     connections: Arc<Connections>,
+}
+
+/// Listens on the first address of this name on which that is possible.
+pub(crate) async fn listen(address: &str) -> io::Result<TcpListener> {
+    let mut failure = io::Error::new(io::ErrorKind::InvalidInput, "it is no address");
+    for address in lookup_host(address).await? {
+        match listen_on(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+/// Connections have the buffers that their listener had before the first of them came. Left to itself, the system lets those of
+/// each grow to megabytes, of which nobody here would know.
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A server that is started again right after it ended finds connections that still end.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves until `stop` completes, then ends the connections in order. How long they may take is the caller's to bound.
@@ -117,11 +150,12 @@ impl Shared {
                 }
             })
         };
+        let turn = Turn::default();
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.bounds.idle)
             .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(Patient::new(stream, self.bounds.write)), service);
+            .serve_connection(TokioIo::new(Patient::new(stream, turn.clone(), self.bounds.write)), service);
         let head = self.bounds.head;
         tokio::spawn(async move {
             let mut connection = std::pin::pin!(connection);
@@ -135,7 +169,7 @@ impl Shared {
                 tokio::select! {
                     // What has come is read first: no request is begun and then dropped.
                     biased;
-                    ended = &mut connection => {
+                    ended = poll_fn(|cx| { turn.begin(); connection.as_mut().poll(cx) }) => {
                         if let Err(error) = ended {
                             // Clients come and go; nothing was lost that they were told is safe.
                             tracing::debug!(%error, "a connection ended early");

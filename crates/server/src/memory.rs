@@ -6,18 +6,27 @@
 use postrider_domain::memory::{MIB, Part};
 
 use crate::config::Config;
+use crate::connections::{MAX_HEAD_BYTES, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES};
 use crate::log;
 
 /// The program itself, its threads and what the allocator holds back.
 const PROGRAM: u64 = 48 * MIB;
 /// The head of a request, what is read ahead, and what waits to be written of an answer.
-const CONNECTION: u64 = 2 * crate::connections::MAX_HEAD_BYTES as u64;
+const CONNECTION: u64 = 2 * MAX_HEAD_BYTES as u64;
+/// What the system has of a connection in its own memory: Linux takes twice what it is asked for, for what it adds to the bytes.
+const IN_THE_SYSTEM: u64 = 2 * (SEND_BUFFER_BYTES as u64 + RECEIVE_BUFFER_BYTES as u64);
 
 /// Every part.
 pub(crate) fn parts(config: &Config) -> Vec<Part> {
-    let connections = u64::from(config.server.max_connections) * CONNECTION;
+    let connections = u64::from(config.server.max_connections);
     let own = vec![
-        Part::set("server.max_connections", "connections of callers", connections),
+        Part::set("server.max_connections", "connections of callers", connections * CONNECTION),
+        Part::set(
+            "server.max_connections",
+            "connections of callers, in the system's buffers (if no client reads, and the server does not come to read)",
+            connections * IN_THE_SYSTEM,
+        )
+        .apart(),
         Part::fixed("lines of the log that wait to be written", log::MAX_WAITING_BYTES as u64),
         Part::fixed("the program itself", PROGRAM),
     ];

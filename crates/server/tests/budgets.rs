@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::Method;
@@ -9,6 +10,8 @@ use postrider_domain::time::Timestamp;
 use postrider_testkit::raw::RawConnection;
 use postrider_testkit::{App, Receiver, TestServer, TestServerBuilder, wait};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 
 const MIB: usize = 1024 * 1024;
@@ -121,6 +124,40 @@ async fn a_client_that_does_not_read_its_answers_is_cut_off() {
     let request = head("GET", &app.path("/msg"), &server.token(), "");
     connection.write(&request.repeat(20)).await.unwrap();
     wait::until("the end of the connection", async || connection.write(b"\r\n").await.err()).await;
+}
+
+/// What the system holds of what the server wrote to a client, in bytes, while the connection stands.
+fn held_by_the_system(server: SocketAddr, client: SocketAddr) -> Option<u64> {
+    let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let ports = [server, client].map(|address| format!(":{:04X}", address.port()));
+    let is_it = |line: &&str| {
+        let mut columns = line.split_whitespace().skip(1);
+        ports.iter().all(|port| columns.next().is_some_and(|column| column.ends_with(port)))
+            && columns.next() == Some("01")
+    };
+    let queues = connections.lines().find(is_it)?.split_whitespace().nth(4)?;
+    Some(u64::from_str_radix(queues.split_once(':')?.0, 16).unwrap())
+}
+
+#[tokio::test]
+async fn the_system_holds_bounded_memory_for_a_client_that_does_not_read_whatever_it_asks_for() {
+    let server = server().set("server.write_timeout", "1s").start().await;
+    let app = app_with_large_messages(&server).await;
+    let document = b"GET /api/v1/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".to_vec();
+    for request in [document, head("GET", &app.path("/msg"), &server.token(), "")] {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        let mut stream = socket.connect(server.address()).await.unwrap();
+        stream.write_all(&request.repeat(30)).await.unwrap();
+        let mut most = 0;
+        wait::until("the end of the server's patience", async || {
+            let held = held_by_the_system(server.address(), stream.local_addr().unwrap());
+            most = most.max(held.unwrap_or(0));
+            held.is_none().then_some(())
+        })
+        .await;
+        assert!((1..=128 * 1024).contains(&most), "{most} bytes");
+    }
 }
 
 #[tokio::test]

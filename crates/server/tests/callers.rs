@@ -318,6 +318,27 @@ async fn a_request_without_a_valid_token_is_401() {
 }
 
 #[tokio::test]
+async fn the_longest_token_that_is_made_is_taken_and_one_that_is_longer_than_the_limit_is_told_so() {
+    let server = server().start().await;
+    let app = server.app().await;
+    let wanted = json!({
+        "featureFlags": vec!["f".repeat(256); 50],
+        "capabilities": vec!["ManageTransformations"; 16],
+        "sessionId": "\u{1f}".repeat(256),
+    });
+    let path = format!("/api/v1/auth/app-portal-access/{}", app.id);
+    let token = app.client.post(&path, &wanted).await.expect(200).json()["token"].as_str().unwrap().to_owned();
+    assert!(token.len() > 20_000);
+    let whoami = server.client_with(Some(token)).get("/api/v1/auth/whoami").await.expect(200).json();
+    assert_eq!(whoami["featureFlags"], wanted["featureFlags"]);
+    let mut claims = postrider_testkit::token::environment_claims(server.org());
+    claims["more"] = "x".repeat(21_504).into();
+    let answer = server.client_with(Some(server.sign(&claims))).get("/api/v1/auth/whoami").await;
+    expect_error(&answer, 401, "authentication_failed");
+    assert_eq!(answer.json()["reason"], "the token is longer than those that are taken: 21504 bytes");
+}
+
+#[tokio::test]
 async fn a_token_of_one_application_reaches_only_that_one() {
     let server = server().start().await;
     let (mine, other) = (server.app().await, server.app().await);

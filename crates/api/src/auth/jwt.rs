@@ -20,7 +20,15 @@ pub(super) struct Verifier(hmac::Key);
 pub(super) struct NotSigned;
 
 /// The header of what is signed here.
-const HEADER: &str = r#"{"typ":"JWT","alg":"HS256"}"#;
+pub(super) const HEADER: &str = r#"{"typ":"JWT","alg":"HS256"}"#;
+
+/// The characters of a signature.
+pub(super) const SIGNATURE_CHARS: usize = 43;
+
+/// Whether a token has the header of those that are signed here. Others may have it, too.
+pub(super) fn may_be_made_here(token: &str) -> bool {
+    token.split_once('.').is_some_and(|(header, _)| header == BASE64.encode(HEADER))
+}
 
 #[derive(serde::Deserialize)]
 struct Header {

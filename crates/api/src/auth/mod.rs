@@ -5,6 +5,8 @@
 //! revoked by another process stops working within about that time. Whether an application's token was ended before its
 //! time, or with the application, is asked of the store with each request.
 //!
+//! Whoever sends a token may be anybody: it has a greatest length, and is hashed as seldom as possible.
+//!
 //! Tokens of applications are also made here (rest-contract §4.1): signed with the configured secret, or with one that the
 //! store made for itself. The latter is good for tokens of applications only.
 
@@ -21,6 +23,7 @@ use postrider_domain::application::EnvironmentId;
 use postrider_domain::clock::Clock;
 use postrider_domain::entropy::Entropy;
 use postrider_domain::ids::ApplicationId;
+use postrider_domain::names::MAX_NAME_BYTES;
 use postrider_domain::time::Timestamp;
 use postrider_store::{ApiKey, Asker, IssuedToken, KeyHash, Store, StoreError};
 use quick_cache::sync::Cache;
@@ -28,10 +31,30 @@ use ring::digest::{SHA256, digest};
 use tokio::sync::OnceCell;
 
 use crate::error::{ApiError, Rejected, Result};
+use crate::model::authentication::{MAX_CAPABILITIES, MAX_FEATURE_FLAGS, MAX_SESSION_CHARS};
 use crate::options::AuthOptions;
 pub(crate) use rights::{Capability, Rights};
 pub use usage::KeyUsage;
 use usage::UsageLog;
+
+postrider_domain::limits! {
+    in "Requests";
+    /// A token or an API key: room for every token that the server itself makes
+    pub(crate) const MAX_TOKEN_BYTES: usize = 21_504, "bytes", beyond "401, and `reason` says so";
+}
+
+/// The longest claims of a token that is made here, as JSON: every text in its quotation marks and with a comma, of a session and
+/// an environment every character escaped, and all the rest.
+const MAX_CLAIMS_BYTES: usize = MAX_FEATURE_FLAGS * (MAX_NAME_BYTES + 3)
+    + MAX_CAPABILITIES * (Capability::MAX_BYTES + 3)
+    + MAX_SESSION_CHARS * r"\u0000".len()
+    + 2 * MAX_NAME_BYTES
+    + 512;
+
+const _: () = assert!(
+    (jwt::HEADER.len() + MAX_CLAIMS_BYTES).div_ceil(3) * 4 + jwt::SIGNATURE_CHARS + "..".len() <= MAX_TOKEN_BYTES,
+    "no token that is made here is too long to be taken"
+);
 
 /// What API keys begin with.
 const KEY_PREFIX: &str = "pk_";
@@ -138,6 +161,8 @@ pub(crate) struct Authenticator {
     verifier: Option<jwt::Verifier>,
     /// The hash of the secret, to recognise it where a token should be.
     secret_hash: Option<[u8; 32]>,
+    /// Its length: nothing else is hashed to be compared with it.
+    secret_bytes: usize,
     /// Signs and verifies with the store's own secret, once that was needed.
     own: OnceCell<jwt::Verifier>,
     entropy: Arc<dyn Entropy>,
@@ -159,6 +184,7 @@ impl Authenticator {
         Self {
             verifier,
             secret_hash: options.jwt_secret.as_ref().map(|secret| sha256(secret.reveal())),
+            secret_bytes: options.jwt_secret.as_ref().map_or(0, |secret| secret.reveal().len()),
             own: OnceCell::new(),
             entropy,
             store,
@@ -230,6 +256,8 @@ impl Authenticator {
     async fn by_signature(&self, token: &str) -> Result<Caller> {
         let claims = match self.verifier.as_ref().map(|verifier| verifier.claims(token)) {
             Some(Ok(claims)) => claims,
+            // Not hashed again for a secret that it can't be signed with.
+            _ if !jwt::may_be_made_here(token) => return Err(ApiError::Unauthorized(self.not_signed(token))),
             // The store's own secret speaks for applications only: `org` is what makes a token one of those.
             _ => match self.own().await?.claims(token) {
                 Ok(claims) if claims.org.is_some() => claims,
@@ -254,7 +282,7 @@ impl Authenticator {
 
     /// Why a text is not taken for a signed token.
     fn not_signed(&self, token: &str) -> Rejected {
-        if self.secret_hash.is_some_and(|hash| hash == sha256(token)) {
+        if token.len() == self.secret_bytes && self.secret_hash.is_some_and(|hash| hash == sha256(token)) {
             return Rejected::Secret;
         }
         if token.matches('.').count() == 2 { Rejected::NotSigned } else { Rejected::Malformed }
@@ -325,13 +353,16 @@ impl Authenticator {
     }
 }
 
-/// The token of an `Authorization: Bearer` header; the scheme's case does not matter.
+/// The token of an `Authorization: Bearer` header; the scheme's case does not matter. One that is too long is looked at no further.
 fn bearer(headers: &HeaderMap) -> Result<&str, Rejected> {
     let value = headers.get(header::AUTHORIZATION).ok_or(Rejected::Missing)?;
     let parts = value.to_str().ok().and_then(|text| text.split_once(' '));
     let (scheme, token) = parts.ok_or(Rejected::NotBearer)?;
     let token = token.trim();
-    if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() { Ok(token) } else { Err(Rejected::NotBearer) }
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
+        return Err(Rejected::NotBearer);
+    }
+    if token.len() > MAX_TOKEN_BYTES { Err(Rejected::TooLong) } else { Ok(token) }
 }
 
 fn principal(claims: jwt::Claims) -> Option<Principal> {
@@ -385,6 +416,10 @@ mod tests {
         ] {
             let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
             assert_eq!(bearer(&headers).ok(), token, "{value}");
+        }
+        for (bytes, refused) in [(MAX_TOKEN_BYTES, None), (MAX_TOKEN_BYTES + 1, Some(Rejected::TooLong))] {
+            let value = format!("Bearer {}", "a".repeat(bytes)).parse().unwrap();
+            assert_eq!(bearer(&HeaderMap::from_iter([(header::AUTHORIZATION, value)])).err(), refused, "{bytes}");
         }
         assert_eq!(bearer(&HeaderMap::new()), Err(Rejected::Missing));
     }

@@ -22,6 +22,9 @@ pub(crate) enum Capability {
 }
 
 impl Capability {
+    /// The length of the longest name.
+    pub(super) const MAX_BYTES: usize = "ManageTransformations".len();
+
     const fn bit(self) -> u8 {
         1 << self as u8
     }

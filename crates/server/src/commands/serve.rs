@@ -6,7 +6,6 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use super::dev;
@@ -93,7 +92,7 @@ async fn serve(config: &Config, dev: bool, stdout: &Output) -> anyhow::Result<Ex
     // Before anybody is told that it runs: from then on a signal must end it in order.
     let mut signals = Signals::install()?;
     let address = &config.server.listen;
-    let listener = TcpListener::bind(address).await.map_err(|error| match error.kind() {
+    let listener = http::listen(address).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
             anyhow!("cannot listen on {address}: another program does already; stop it, or choose another address with --listen")
         }

@@ -1,7 +1,7 @@
 //! Nobody harms anybody: endpoints, tenants and receivers that misbehave run beside healthy ones.
 //!
-//! `endpoints` counts: whatever others do, a healthy endpoint gets everything. `tenants`, `receivers` and `secure` measure: while a
-//! hostile tenant or receiver does its worst, a healthy tenant's latency, of accepting and end to end, stays near what it
+//! `endpoints` counts: whatever others do, a healthy endpoint gets everything. `tenants`, `receivers`, `secure` and `strangers`
+//! measure: while a hostile tenant, receiver or anybody without a token does its worst, a healthy tenant's latency, of accepting and end to end, stays near what it
 //! was alone, and the server's memory below what `postrider config check` says of its settings. `neighbour`
 //! says how that is judged, and how a longer run is asked for.
 //!
@@ -16,4 +16,5 @@ mod labour;
 mod neighbour;
 mod receivers;
 mod secure;
+mod strangers;
 mod tenants;

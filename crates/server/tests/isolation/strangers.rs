@@ -1,0 +1,80 @@
+//! Those without a token: whatever anybody can send who reaches the port.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use postrider_testkit::{TestServer, TestServerBuilder};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::hostile::connect_from_elsewhere;
+use crate::neighbour::unharmed;
+
+fn server() -> TestServerBuilder {
+    TestServer::builder(env!("CARGO_BIN_EXE_postrider"))
+}
+
+/// Asks for the largest answer that anybody can have, thirty times over one connection.
+async fn ask_for_documents(address: SocketAddr) -> Option<tokio::net::TcpStream> {
+    let request = "GET /api/v1/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(30);
+    let mut stream = connect_from_elsewhere(address).await?;
+    stream.write_all(request.as_bytes()).await.ok()?;
+    Some(stream)
+}
+
+#[tokio::test]
+async fn documents_that_are_not_read() {
+    unharmed(server(), async |server| {
+        let address = server.address();
+        let mut attack = JoinSet::new();
+        for _ in 0..900 {
+            attack.spawn(async move {
+                let _unread = ask_for_documents(address).await;
+                sleep(Duration::from_secs(600)).await;
+            });
+        }
+        for _ in 0..100 {
+            attack.spawn(async move {
+                loop {
+                    let unread = ask_for_documents(address).await;
+                    sleep(Duration::from_secs(1)).await;
+                    drop(unread);
+                }
+            });
+        }
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tokens_as_long_as_a_head_can_be() {
+    unharmed(server(), async |server| {
+        let address = server.address();
+        let part = |text: &str| BASE64.encode(text);
+        // With the header of those that the server makes, and of a length that is taken, and of one that is not.
+        let mut attack = JoinSet::new();
+        for number in 0..300 {
+            let subject = "x".repeat(if number % 2 == 0 { 15_000 } else { 40_000 });
+            let claims = part(&format!(r#"{{"sub":"{subject}","org":"org_x"}}"#));
+            let header = part(r#"{"typ":"JWT","alg":"HS256"}"#);
+            let token = format!("{header}.{claims}.{}", part(&"x".repeat(32)));
+            let request = format!("GET /api/v1/app HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
+            attack.spawn(async move {
+                let Some(mut stream) = connect_from_elsewhere(address).await else { return };
+                let mut answer = [0; 4_096];
+                while stream.write_all(request.as_bytes()).await.is_ok() {
+                    if !matches!(stream.read(&mut answer).await, Ok(1..)) {
+                        return;
+                    }
+                    sleep(Duration::from_millis(50)).await;
+                }
+            });
+        }
+        attack
+    })
+    .await;
+}
