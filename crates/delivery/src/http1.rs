@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use crate::answer::Stage;
 use crate::connection::{Broken, closed, ended};
+use crate::meter::Credit;
 use crate::response::{Parser, Step};
 use crate::transport::Transport;
 
@@ -79,6 +80,8 @@ impl Http1 {
             return Err(Broken::stale());
         }
         (self.used, self.looked) = (true, false);
+        let meter = self.transport.meter();
+        meter.grant(Credit::OVER_HTTP1);
         let mut exchange = Exchange {
             transport: &mut self.transport,
             request: request.head.chain(request.body),
@@ -87,7 +90,10 @@ impl Http1 {
             heard: false,
             stage,
         };
-        poll_fn(|cx| exchange.poll(cx)).await
+        // An exchange that is dropped takes its connection with it.
+        let result = poll_fn(|cx| exchange.poll(cx)).await;
+        meter.settle(Credit::default());
+        result
     }
 }
 

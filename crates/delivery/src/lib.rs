@@ -6,6 +6,7 @@
 mod addresses;
 mod answer;
 mod budget;
+mod certificates;
 mod connect;
 mod connection;
 pub mod egress;

@@ -16,6 +16,7 @@ pub fn limits() -> Vec<Limit> {
         crate::connect::limits(),
         crate::shared::limits(),
         crate::http2::limits(),
+        crate::certificates::limits(),
         crate::meter::limits(),
         crate::kept::limits(),
     ]

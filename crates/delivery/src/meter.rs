@@ -1,5 +1,5 @@
-//! What a receiver may send over HTTP/2, and what it takes: bytes and frames are counted, and a connection that brings too
-//! much of what is no response is ended.
+//! What a receiver may send, and what it takes: what comes over TLS, and over HTTP/2 bytes and frames, is counted, and a
+//! connection that brings too much of what is no response is ended.
 //!
 //! h2 and hyper take interim responses, SETTINGS, PING, empty frames and the like without limit and without telling: a
 //! receiver could keep a core busy with them, even after its response was given, or fill the memory with heads. So a
@@ -7,6 +7,9 @@
 //! left of its share is taken back ([`Meter::settle`]). A connection that has used its credit up reads nothing more.
 //!
 //! * Bytes are counted as they come off the network, so that TLS records with nothing in them count, too.
+//! * Of TLS, whatever is not HTTP is counted by itself: heads of records, session tickets, changes of keys. A ticket of
+//!   18 bytes costs as much as 2,000 bytes of a response, and TLS takes as many as come. This holds for HTTP/1, too, whose
+//!   parser bounds the rest.
 //! * Frames are counted where they are plain text, by a reader of their nine-byte heads. It also learns from SETTINGS how
 //!   many streams the receiver allows, and from WINDOW_UPDATE and the DATA that is written how much the connection takes,
 //!   which hyper does not tell.
@@ -32,10 +35,19 @@ postrider_domain::limits! {
     pub const MAX_IDLE_FRAMES: i64 = 256, "frames", beyond "the connection is closed";
     /// What a receiver may send while it owes no response
     pub const MAX_IDLE_BYTES: i64 = 65_536, "bytes", beyond "the connection is closed";
+    in "Receivers over TLS";
+    /// What a receiver may send for one request beside what HTTP reads: heads of TLS records, session tickets, changes of keys
+    pub const MAX_OVERHEAD: i64 = 8_192, "bytes", beyond "the connection is closed; a status that is known stands";
+    /// The same, while it owes no response
+    pub const MAX_IDLE_OVERHEAD: i64 = 4_096, "bytes", beyond "the connection is closed";
 }
 
-/// What a receiver may send in a TLS handshake: certificates can be long.
-const HANDSHAKE_BYTES: i64 = 256 * 1024;
+/// What a receiver may send in a TLS handshake: rustls takes messages of up to 64 KiB.
+const HANDSHAKE_BYTES: i64 = 96 * 1024;
+/// The longest TLS record (RFC 5246 §6.2.3): before all of it is here, nobody knows what is in it.
+const RECORD: i64 = 5 + 16_384 + 2_048;
+/// What receivers are taken to send at most before TLS is on: more than comes.
+const UNCOUNTED: i64 = i64::MAX / 2;
 /// What a frame costs that carries nothing of a response.
 const EMPTY_COST: i64 = 8;
 /// What a frame of a head costs, and so many bytes of it: it may be an interim response, and a byte may stand for a field.
@@ -47,18 +59,30 @@ const MAX_WINDOW: i64 = 0x7fff_ffff;
 /// The streams that are taken for allowed before the receiver has said how many (RFC 9113 §6.5.2 recommends at least 100).
 const UNSAID_STREAMS: u32 = 100;
 
+/// The receiver has sent too much.
+#[derive(Debug, thiserror::Error)]
+#[error("the receiver sent too much over TLS that is no response")]
+pub(crate) struct TooMuch;
+
 /// A number of frames and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Credit {
     pub(crate) frames: i64,
     pub(crate) bytes: i64,
+    /// Of the bytes, those that are not HTTP.
+    pub(crate) overhead: i64,
 }
 
 impl Credit {
-    /// What a receiver may send for a request with so many bytes of payload. It acknowledges what it reads of that.
+    /// For a request over HTTP/1, whose bytes its parser bounds.
+    pub(crate) const OVER_HTTP1: Self = Self { frames: 0, bytes: 0, overhead: MAX_OVERHEAD };
+
+    /// What a receiver may send for a request over HTTP/2 with so many bytes of payload. It acknowledges what it reads of
+    /// that, each time in a record.
     pub(crate) fn of_request(payload: usize) -> Self {
         let payload = i64::try_from(payload).unwrap_or(i64::MAX / 2);
-        Self { frames: MAX_FRAMES + payload / 256, bytes: MAX_BYTES + payload / 4 }
+        let overhead = MAX_OVERHEAD + payload / 8;
+        Self { frames: MAX_FRAMES + payload / 256, bytes: MAX_BYTES + payload / 4, overhead }
     }
 }
 
@@ -66,6 +90,7 @@ impl std::ops::AddAssign for Credit {
     fn add_assign(&mut self, other: Self) {
         self.frames += other.frames;
         self.bytes += other.bytes;
+        self.overhead += other.overhead;
     }
 }
 
@@ -73,6 +98,7 @@ impl std::ops::SubAssign for Credit {
     fn sub_assign(&mut self, other: Self) {
         self.frames -= other.frames;
         self.bytes -= other.bytes;
+        self.overhead -= other.overhead;
     }
 }
 
@@ -81,7 +107,9 @@ impl std::ops::SubAssign for Credit {
 pub(crate) struct Meter {
     frames: AtomicI64,
     bytes: AtomicI64,
-    /// Nothing is counted: HTTP/1, whose connections are only read while a response is awaited.
+    /// What may still come that is not HTTP, or of which that is not known yet.
+    overhead: AtomicI64,
+    /// Only what is not HTTP is counted: connections of HTTP/1 are only read while a response is awaited.
     off: AtomicBool,
     streams: AtomicU32,
     /// Bytes of bodies that may be written before the receiver has read some of those that were.
@@ -102,6 +130,7 @@ impl Default for Meter {
         Self {
             frames: AtomicI64::new(MAX_IDLE_FRAMES),
             bytes: AtomicI64::new(HANDSHAKE_BYTES),
+            overhead: AtomicI64::new(UNCOUNTED),
             off: AtomicBool::new(false),
             streams: AtomicU32::new(UNSAID_STREAMS),
             window: AtomicI64::new(FIRST_WINDOW),
@@ -115,24 +144,36 @@ impl Default for Meter {
 }
 
 impl Meter {
-    /// Counts no more.
+    /// Counts no more but what is not HTTP.
     pub(crate) fn turn_off(&self) {
         self.off.store(true, Ordering::Relaxed);
+    }
+
+    /// TLS is on: from here on what is not HTTP is counted.
+    pub(crate) fn secured(&self) {
+        self.overhead.store(RECORD + MAX_IDLE_OVERHEAD, Ordering::Relaxed);
+    }
+
+    /// So many of the bytes that came are HTTP.
+    pub(crate) fn explain(&self, count: usize) {
+        self.overhead.fetch_add(i64::try_from(count).unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Lets the receiver send so much more.
     pub(crate) fn grant(&self, credit: Credit) {
         self.frames.fetch_add(credit.frames, Ordering::Relaxed);
         self.bytes.fetch_add(credit.bytes, Ordering::Relaxed);
+        self.overhead.fetch_add(credit.overhead, Ordering::Relaxed);
     }
 
     /// Takes back what is left of requests that are over. `granted` is what those under way were granted.
     pub(crate) fn settle(&self, granted: Credit) {
         self.frames.fetch_min(MAX_IDLE_FRAMES + granted.frames, Ordering::Relaxed);
         self.bytes.fetch_min(MAX_IDLE_BYTES + granted.bytes, Ordering::Relaxed);
+        self.overhead.fetch_min(RECORD + MAX_IDLE_OVERHEAD + granted.overhead, Ordering::Relaxed);
     }
 
-    /// Whether the receiver has sent too much.
+    /// Whether the receiver has sent too much over HTTP/2.
     pub(crate) fn is_spent(&self) -> bool {
         self.frames.load(Ordering::Relaxed) < 0 || self.bytes.load(Ordering::Relaxed) < 0
     }
@@ -213,18 +254,23 @@ impl Meter {
 
     /// Counts bytes off the network.
     pub(crate) fn count_bytes(&self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(UNCOUNTED);
         if !self.off.load(Ordering::Relaxed) {
-            self.bytes.fetch_sub(i64::try_from(count).unwrap_or(i64::MAX), Ordering::Relaxed);
+            self.bytes.fetch_sub(count, Ordering::Relaxed);
         }
+        self.overhead.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Fails if the receiver has sent too much. Asked before more is read: what has been read may hold a response.
+    /// Fails if the receiver has sent too much over HTTP/2. Asked before more is read: what has been read may hold a
+    /// response.
     pub(crate) fn check(&self) -> io::Result<()> {
-        if self.is_spent() {
-            Err(io::Error::other("the receiver has sent too much that is no response"))
-        } else {
-            Ok(())
-        }
+        if self.is_spent() { Err(io::Error::other(TooMuch)) } else { Ok(()) }
+    }
+
+    /// Fails if the receiver has sent too much. Asked before more is read off the network, when all HTTP that was in what
+    /// came is explained.
+    pub(crate) fn check_wire(&self) -> io::Result<()> {
+        if self.overhead.load(Ordering::Relaxed) < 0 { Err(io::Error::other(TooMuch)) } else { self.check() }
     }
 }
 
@@ -591,7 +637,39 @@ mod tests {
         assert!(meter.check().is_err());
         let meter = Meter::default();
         meter.turn_off();
-        meter.count_bytes(usize::MAX);
-        assert!(meter.check().is_ok());
+        meter.count_bytes(1 << 40);
+        assert!(meter.check_wire().is_ok());
+    }
+
+    /// What can come, in bytes, until it is too much.
+    fn overhead_left(meter: &Meter) -> i64 {
+        let before = meter.overhead.load(Ordering::Relaxed);
+        meter.count_bytes(usize::try_from(before).unwrap());
+        assert!(meter.check_wire().is_ok());
+        meter.count_bytes(1);
+        assert!(meter.check_wire().is_err());
+        meter.explain(usize::try_from(before + 1).unwrap());
+        before
+    }
+
+    #[test]
+    fn what_is_not_http_is_counted_over_tls_for_each_request() {
+        let meter = Meter::default();
+        meter.turn_off();
+        meter.secured();
+        let idle = RECORD + MAX_IDLE_OVERHEAD;
+        assert_eq!(overhead_left(&meter), idle);
+        for _ in 0..3 {
+            meter.grant(Credit::OVER_HTTP1);
+            assert_eq!(overhead_left(&meter), idle + MAX_OVERHEAD);
+            meter.count_bytes(100_000);
+            meter.explain(100_000);
+            meter.settle(Credit::default());
+            assert_eq!(overhead_left(&meter), idle);
+        }
+        meter.grant(Credit::OVER_HTTP1);
+        meter.count_bytes(usize::try_from(2 * MAX_OVERHEAD).unwrap());
+        meter.settle(Credit::default());
+        assert_eq!(overhead_left(&meter), idle - MAX_OVERHEAD, "what was used beyond is not given again");
     }
 }

@@ -18,6 +18,9 @@ use rustls::{
 };
 use rustls_pki_types::{ServerName, UnixTime};
 
+use crate::certificates::{TooManyShown, Verifier};
+use crate::meter::TooMuch;
+
 /// How connections are secured.
 #[derive(Debug, Clone)]
 pub struct Tls {
@@ -46,9 +49,12 @@ pub fn system_config() -> Result<Tls, rustls::Error> {
 pub fn config(roots: RootCertStore) -> Result<Tls, rustls::Error> {
     let has_roots = !roots.is_empty();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = Arc::new(Verifier::new(roots, provider.signature_verification_algorithms));
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
+        // No danger: it checks what rustls checks, with what rustls checks it with, but not without bounds.
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(Arc::new(NoCertificate));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Tls { config: Arc::new(config), has_roots })
@@ -88,6 +94,7 @@ impl Asked {
     pub(crate) fn describe(&self, error: &io::Error) -> Cow<'static, str> {
         let how = match (cause(error), error.kind()) {
             (Some(error), _) => return describe_rustls(error, self.is_true()),
+            (None, _) if is_too_much(error) => "the receiver sent too much during the TLS handshake",
             (None, io::ErrorKind::UnexpectedEof) => "the receiver closed the connection during the TLS handshake",
             (None, io::ErrorKind::ConnectionReset) => "the receiver reset the connection during the TLS handshake",
             (None, _) => "the connection broke during the TLS handshake",
@@ -115,7 +122,14 @@ struct Explained(Cow<'static, str>);
 
 /// What went wrong with TLS after the handshake, for the endpoint's owner; `None` if it was something else.
 pub(crate) fn reason(error: &io::Error) -> Option<Cow<'static, str>> {
+    if is_too_much(error) {
+        return Some(TooMuch.to_string().into());
+    }
     Some(error.get_ref()?.downcast_ref::<Explained>()?.0.clone())
+}
+
+fn is_too_much(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|cause| cause.is::<TooMuch>())
 }
 
 /// What to say if nobody is trusted, instead of blaming the receiver's certificate.
@@ -247,6 +261,7 @@ fn describe_certificate(error: &CertificateError) -> Cow<'static, str> {
             "it is signed with an algorithm that is not supported, such as SHA-1".into()
         }
         E::UnhandledCriticalExtension => "it has a critical extension that is not supported".into(),
+        E::Other(error) if error.0.is::<TooManyShown>() => error.0.to_string().into(),
         E::Other(error) => describe_other(&error.to_string()).into(),
         _ => "it is not usable".into(),
     }

@@ -11,11 +11,11 @@ use std::borrow::Cow;
 use std::io::{self, Read as _};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use rustls::ClientConnection;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
@@ -38,13 +38,20 @@ impl Wire {
         Self { tcp, broken: false, meter: Arc::default() }
     }
 
-    /// Reads what is there, without waiting.
+    /// Reads what is there, without waiting, and counts it.
     fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.meter.check_wire()?;
+        let read = self.look(buffer)?;
+        self.meter.count_bytes(read);
+        Ok(read)
+    }
+
+    fn look(&self, buffer: &mut [u8]) -> io::Result<usize> {
         (&*SockRef::from(&self.tcp)).read(buffer)
     }
 
     fn is_quiet(&self) -> bool {
-        !self.broken && self.read_now(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        !self.broken && self.look(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Takes the result of a write; `dropped` is what to say if the connection is broken.
@@ -61,7 +68,7 @@ impl Wire {
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.meter.check()?;
+        self.meter.check_wire()?;
         let before = buf.filled().len();
         let result = Pin::new(&mut self.tcp).poll_read(cx, buf);
         self.meter.count_bytes(buf.filled().len() - before);
@@ -145,6 +152,7 @@ impl Transport {
 
     /// `asked`: whether the receiver wanted to see a certificate in the handshake.
     pub(crate) fn tls(stream: TlsStream<Wire>, asked: Asked) -> Self {
+        stream.get_ref().0.meter.secured();
         Self { layer: Layer::Tls(Box::new(stream)), asked, fault: Fault::default() }
     }
 
@@ -210,11 +218,21 @@ impl io::Read for Now<'_> {
     }
 }
 
+/// Reads what one record holds, so that all that was read is explained before more comes off the network.
+fn poll_read_tls(stream: &mut TlsStream<Wire>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    let data = ready!(Pin::new(&mut *stream).poll_fill_buf(cx))?;
+    let count = data.len().min(buf.remaining());
+    buf.put_slice(&data[..count]);
+    Pin::new(&mut *stream).consume(count);
+    stream.get_ref().0.meter.explain(count);
+    Poll::Ready(Ok(()))
+}
+
 impl AsyncRead for Transport {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let result = match &mut self.layer {
             Layer::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Layer::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Layer::Tls(stream) => poll_read_tls(stream, cx, buf),
         };
         result.map_err(|error| {
             let error = self.asked.explain(error);

@@ -219,7 +219,7 @@ async fn more_heads_of_interim_responses_than_anybody_needs_are_a_failed_attempt
 }
 
 /// How long this thread was on a processor.
-fn processor_time() -> Duration {
+pub(crate) fn processor_time() -> Duration {
     let schedule = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     Duration::from_nanos(schedule.split(' ').next().unwrap().parse().unwrap())
 }

@@ -4,6 +4,7 @@
 
 mod addresses;
 mod age;
+mod burdens;
 mod dns;
 mod floods;
 mod handshake;

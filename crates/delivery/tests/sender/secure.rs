@@ -53,22 +53,40 @@ impl Authority {
         (params.signed_by(&key, &self.issuer).unwrap().der().clone(), key)
     }
 
+    /// An authority below this one, with its certificate.
+    pub(crate) fn below(&self, name: &str) -> (Issuer<'static, KeyPair>, CertificateDer<'static>) {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let (certificate, key) = self.issue(&params);
+        (Issuer::new(params, key), certificate)
+    }
+
     pub(crate) fn client(&self, timeout: Duration) -> Client {
         Client::new(&options(&["127.0.0.0/8"], timeout), Names::answering(&["127.0.0.1"]), self.roots.clone())
     }
 }
 
 pub(crate) fn acceptor(certificate: CertificateDer<'static>, key: &KeyPair, protocols: &[&str]) -> TlsAcceptor {
+    TlsAcceptor::from(Arc::new(server_config(vec![certificate], key, protocols)))
+}
+
+/// The settings of a receiver that shows these certificates, its own first.
+pub(crate) fn server_config(
+    certificates: Vec<CertificateDer<'static>>,
+    key: &KeyPair,
+    protocols: &[&str],
+) -> ServerConfig {
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
+        .with_single_cert(certificates, key)
         .unwrap();
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-    TlsAcceptor::from(Arc::new(config))
+    config
 }
 
 /// Answers over TLS and HTTP/1.1.
