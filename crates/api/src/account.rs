@@ -266,7 +266,8 @@ impl Account {
             (held.upload.take(), held.answer.take())
         };
         let amount = body.len() as u64;
-        if let Some(mut paid) = upload.or(room).filter(|paid| paid.amount() >= amount) {
+        let larger = upload.into_iter().chain(room).max_by_key(Held::amount);
+        if let Some(mut paid) = larger.filter(|paid| paid.amount() >= amount) {
             paid.shrink_to(amount);
             return Ok(charged(body, paid));
         }
