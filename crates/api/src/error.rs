@@ -254,6 +254,12 @@ impl From<WriteError> for ApiError {
                               the room that there is for yours. Without a key the request is carried out.";
                 Self::Later { code: "too_many_keys", detail: detail.into(), wait }
             }
+            WriteError::ManyUrls { most, wait } => {
+                let detail = format!(
+                    "Each URL to which an attempt was made is kept for as long as the attempt, and those of the application's endpoints                      that were changed within a day take {most} bytes, which is as much as may be."
+                );
+                Self::Later { code: "too_many_urls", detail: detail.into(), wait }
+            }
             WriteError::ManyDeleted { most, wait } => {
                 let detail = format!(
                     "{most} endpoints of the application were deleted within a day, and no more are made before some of them \

@@ -790,7 +790,7 @@ impl Dispatch for Handle {
                     self.guarded("noting a message for later", |shared| shared.later(key, of, at));
                     continue;
                 }
-                let offered = catch_unwind(AssertUnwindSafe(|| shared.offer(fresh, target)));
+                let offered = catch_unwind(AssertUnwindSafe(|| !fresh.unchecked && shared.offer(fresh, target)));
                 if !offered.unwrap_or(false) {
                     not_taken.push((key, of));
                 }

@@ -57,10 +57,23 @@ impl Endpoint {
     pub fn wants(&self, event_type: &EventTypeName, channels: Option<&[Channel]>) -> bool {
         !self.disabled
             && self.event_types.as_ref().is_none_or(|wanted| wanted.contains(event_type))
-            && self
-                .channels
-                .as_ref()
-                .is_none_or(|heard| channels.is_some_and(|sent| sent.iter().any(|channel| heard.contains(channel))))
+            && self.hears(channels)
+    }
+
+    /// Whether what is sent on these channels is for it.
+    pub fn hears(&self, channels: Option<&[Channel]>) -> bool {
+        let is_heard =
+            |heard: &Vec<Channel>| channels.is_some_and(|sent| sent.iter().any(|channel| heard.contains(channel)));
+        self.channels.as_ref().is_none_or(is_heard)
+    }
+
+    /// Whether messages go where they went, and as they went, to the endpoint as it was `before`: it may be described otherwise.
+    pub fn is_routed_as(&self, before: &Self) -> bool {
+        let routed = |endpoint: &Self| (endpoint.disabled, endpoint.throttle_rate);
+        routed(self) == routed(before)
+            && self.url == before.url
+            && self.channels == before.channels
+            && self.event_types == before.event_types
     }
 }
 

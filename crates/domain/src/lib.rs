@@ -14,6 +14,7 @@ pub mod endpoint_url;
 pub mod entropy;
 pub mod environment;
 pub mod event_type;
+pub mod event_type_set;
 pub mod headers;
 pub mod ids;
 pub mod limits;

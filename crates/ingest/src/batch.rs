@@ -12,7 +12,7 @@ use postrider_store::{AcceptError, Accepted, Routes, StoreError};
 use tokio::sync::oneshot;
 
 use crate::batcher::{PART_ROWS, Ready, Waiting};
-use crate::intake::{Draft, Intake, MAX_RELOADS, too_many_changes};
+use crate::intake::{Draft, Intake, MAX_RELOADS, RoutesRead};
 use crate::routes::Name;
 use crate::rules::Verdict;
 use crate::submission::{Submission, SubmitError, Submitted, Violation};
@@ -76,8 +76,9 @@ impl Intake {
                 Err(error) => results[place] = Some(Err(error)),
             }
         }
-        for _ in 0..MAX_RELOADS {
-            pending = self.attempt(pending, &mut known, &mut results).await;
+        for reloads in 0..MAX_RELOADS {
+            let read = RoutesRead::after(reloads);
+            pending = self.attempt(pending, read, &mut known, &mut results).await;
             if pending.is_empty() {
                 break;
             }
@@ -88,7 +89,7 @@ impl Intake {
                 }
             }
         }
-        results.into_iter().map(|result| result.unwrap_or_else(|| Err(too_many_changes()))).collect()
+        results.into_iter().map(|result| result.unwrap_or_else(|| Err(SubmitError::RulesChanging))).collect()
     }
 
     /// Makes the applications that are missing and were brought along. What was wrong with one that was brought along is
@@ -128,13 +129,19 @@ impl Intake {
 
     /// Has everything accepted that can be, in parts of which each is stored by one commit. What was done is in `results`;
     /// what has to be tried again with newer routes is returned.
-    async fn attempt(&self, pending: Vec<Pending>, known: &mut Known, results: &mut Results) -> Vec<Pending> {
+    async fn attempt(
+        &self,
+        pending: Vec<Pending>,
+        read: RoutesRead,
+        known: &mut Known,
+        results: &mut Results,
+    ) -> Vec<Pending> {
         let mut group = Group::default();
         let mut waiting = Vec::with_capacity(pending.len());
         let mut judged = Judged::default();
         for (count, mut item) in pending.into_iter().enumerate() {
             give_way(count).await;
-            match self.prepare(&mut item, known, &mut judged).await {
+            match self.prepare(&mut item, read, known, &mut judged).await {
                 Ok(draft) => {
                     // Fan-outs are made as there is room for them, not all at once.
                     if !group.fits(&item, &draft) {
@@ -175,6 +182,7 @@ impl Intake {
     async fn prepare(
         &self,
         item: &mut Pending,
+        read: RoutesRead,
         known: &mut Known,
         judged: &mut Judged,
     ) -> Result<Ready, Box<Result<Submitted, SubmitError>>> {
@@ -200,7 +208,7 @@ impl Intake {
                 }
             }
         }
-        Ok(item.draft.fan_out(routes))
+        Ok(item.draft.fan_out(routes, read))
     }
 
     /// Queues what is in the group, to be stored by one commit. Once there was no room, nothing more is tried.

@@ -189,9 +189,22 @@ enum Reply {
     Many(oneshot::Sender<Vec<Answer>>, usize),
 }
 
+/// A message with its endpoints, and whether those may have changed since they were read.
+struct FanOut {
+    message: Arc<Message>,
+    targets: Vec<Arc<Target>>,
+    unchecked: bool,
+}
+
+impl FanOut {
+    fn of(new: &NewMessage, targets: Vec<Arc<Target>>) -> Self {
+        Self { message: Arc::clone(&new.message), targets, unchecked: new.rules.is_some() }
+    }
+}
+
 /// A batch that is on its way into the store, or there.
 struct Batch {
-    fan_outs: Vec<(Arc<Message>, Vec<Arc<Target>>)>,
+    fan_outs: Vec<FanOut>,
     replies: Vec<Reply>,
     /// Given back when the batch is done with.
     _places: Vec<Held<Party>>,
@@ -209,14 +222,14 @@ impl Batch {
             held.push(place);
             match waiting {
                 Waiting::One { new, targets, reply } => {
-                    fan_outs.push((Arc::clone(&new.message), targets));
+                    fan_outs.push(FanOut::of(&new, targets));
                     messages.push(new);
                     replies.push(Reply::One(reply));
                 }
                 Waiting::Many { drafts, reply } => {
                     replies.push(Reply::Many(reply, drafts.len()));
                     for (new, targets) in drafts {
-                        fan_outs.push((Arc::clone(&new.message), targets));
+                        fan_outs.push(FanOut::of(&new, targets));
                         messages.push(new);
                     }
                 }
@@ -228,9 +241,9 @@ impl Batch {
     /// Hands over what was accepted, and answers.
     fn finish(self, results: Vec<Answer>, dispatcher: &dyn Dispatch) {
         let mut fresh = Vec::with_capacity(results.len());
-        for ((message, targets), result) in self.fan_outs.into_iter().zip(&results) {
+        for (FanOut { message, targets, unchecked }, result) in self.fan_outs.into_iter().zip(&results) {
             if let Ok(Accepted::New(key)) | Err(AcceptError::Unsure { message: key, .. }) = result {
-                fresh.push(Fresh { key: *key, message, targets });
+                fresh.push(Fresh { key: *key, message, targets, unchecked });
             }
         }
         dispatcher.dispatch(fresh);
@@ -304,8 +317,14 @@ mod tests {
             expires_at: None,
             created_at: Timestamp::EPOCH,
         };
-        let (message, endpoints) = (Arc::new(message), Vec::new());
-        let new = NewMessage { application: ApplicationKey(1), version: 1, message, endpoints, idempotency: None };
+        let new = NewMessage {
+            application: ApplicationKey(1),
+            version: 1,
+            rules: None,
+            message: Arc::new(message),
+            endpoints: Vec::new(),
+            idempotency: None,
+        };
         (new, Vec::new())
     }
 

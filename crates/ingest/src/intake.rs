@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use postrider_domain::application::{Application, EnvironmentId};
 use postrider_domain::clock::Clock;
 use postrider_domain::entropy::Entropy;
+use postrider_domain::event_type_set::EventTypeDigest;
 use postrider_domain::ids::{ApplicationId, MessageId};
 use postrider_domain::message::{MAX_DELAY, Message};
 use postrider_domain::names::{Channel, EventTypeName, IdOrUid};
@@ -31,7 +32,8 @@ use crate::turns::{Crowded, Turn, Turns};
 /// For how long an idempotency key is remembered (rest-contract §13).
 pub(crate) const KEY_LIFETIME: Duration = Duration::from_secs(12 * 3_600);
 
-/// How often routes are loaded anew for one message before it is given up: each time, somebody changed them in between.
+/// How often routes are loaded anew for one message before it is given up: each time, somebody changed its environment's rules
+/// in between. (Whoever changes endpoints keeps no message out: see [`NewMessage::rules`].)
 pub(crate) const MAX_RELOADS: usize = 10;
 
 /// Large bodies that are read at a time: on half of the cores, so that the others are there for whoever sends little.
@@ -90,7 +92,7 @@ impl Intake {
             }
         };
         let draft = self.draft(submission, self.clock.now())?;
-        for _ in 0..MAX_RELOADS {
+        for reloads in 0..MAX_RELOADS {
             let mut warnings = Vec::new();
             if draft.is_judged_by(&routes) {
                 match Box::pin(self.judge(&name, routes, &draft.message)).await? {
@@ -98,7 +100,7 @@ impl Intake {
                     (checked, Verdict::Refused(violations)) => return self.refuse(&checked, &draft, violations).await,
                 }
             }
-            let (new, targets) = draft.fan_out(&routes);
+            let (new, targets) = draft.fan_out(&routes, RoutesRead::after(reloads));
             let endpoints = targets.len();
             match self.accept(&name.0, new, targets).await? {
                 Ok(Accepted::New(_)) => {
@@ -112,7 +114,7 @@ impl Intake {
                 Err(AcceptError::Stale) => routes = self.reload(&name).await?,
             }
         }
-        Err(too_many_changes())
+        Err(SubmitError::RulesChanging)
     }
 
     /// The message of a submission.
@@ -156,12 +158,13 @@ impl Intake {
                 return Ok((routes, verdict));
             }
             let newest = self.reload(name).await?;
-            if newest.version == routes.version {
-                return Ok((routes, verdict));
+            // Endpoints have no say in it.
+            if newest.rules_version == routes.rules_version {
+                return Ok((newest, verdict));
             }
             routes = newest;
         }
-        Err(too_many_changes())
+        Err(SubmitError::RulesChanging)
     }
 
     /// Refuses a message, unless it was accepted before under its key: then the rules have changed since, and whoever
@@ -175,7 +178,7 @@ impl Intake {
         if let Some((key, not_before)) = draft.key
             && let Some(message) = self.store.accepted_under(routes.application, key, not_before).await?
         {
-            let endpoints = draft.fan_out(routes).1.len();
+            let endpoints = draft.targets(routes).count();
             return Ok(Submitted { message: Arc::new(message), replayed: true, warnings: Vec::new(), endpoints });
         }
         Err(SubmitError::Refused(violations))
@@ -219,7 +222,8 @@ impl Intake {
         let name = (environment.clone(), application.clone());
         // Nothing is stored under the version of these routes, so they are read anew.
         let routes = self.routes.reload(self.store.as_ref(), &name).await?.ok_or(SubmitError::ApplicationNotFound)?;
-        Ok(routes.targets.iter().any(|target| target.endpoint.wants(event_type, channels)))
+        let event_type = EventTypeDigest::of(event_type);
+        Ok(routes.targets.iter().any(|target| target.wants(event_type, channels)))
     }
 
     /// Makes the application that was brought along.
@@ -245,9 +249,12 @@ impl Intake {
             Err(WriteError::NotFound) => Err(SubmitError::ApplicationNotFound),
             Err(WriteError::Store(error)) => Err(error.into()),
             // Of applications there may be any number, and this one has no key.
-            Err(error @ (WriteError::Full { .. } | WriteError::KeysFull { .. } | WriteError::ManyDeleted { .. })) => {
-                Err(SubmitError::Unavailable(StoreError::Unavailable(error.to_string())))
-            }
+            Err(
+                error @ (WriteError::Full { .. }
+                | WriteError::KeysFull { .. }
+                | WriteError::ManyDeleted { .. }
+                | WriteError::ManyUrls { .. }),
+            ) => Err(SubmitError::Unavailable(StoreError::Unavailable(error.to_string()))),
         }
     }
 
@@ -269,6 +276,22 @@ impl Intake {
     }
 }
 
+/// When the routes were read by which a message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RoutesRead {
+    /// Perhaps before it came: they must be the newest when it is accepted.
+    AnyTime,
+    /// After it came: whoever was answered before it came is in them.
+    SinceItCame,
+}
+
+impl RoutesRead {
+    /// Those of a message for which they were loaded anew so often.
+    pub(crate) fn after(reloads: usize) -> Self {
+        if reloads == 0 { Self::AnyTime } else { Self::SinceItCame }
+    }
+}
+
 /// A message that is to be stored.
 pub(crate) struct Draft {
     pub(crate) message: Arc<Message>,
@@ -285,18 +308,21 @@ impl Draft {
         !routes.rules.are_none() && self.only.is_none()
     }
 
+    /// The endpoints that want it.
+    fn targets<'a>(&'a self, routes: &'a Routes) -> impl Iterator<Item = &'a Arc<Target>> {
+        let (event_type, channels) = (EventTypeDigest::of(&self.message.event_type), self.message.channels.as_deref());
+        let is_asked = |target: &Target| self.only.is_none_or(|only| only == target.key);
+        routes.targets.iter().filter(move |target| is_asked(target) && target.wants(event_type, channels))
+    }
+
     /// The message with the endpoints that want it, ready to be accepted.
-    pub(crate) fn fan_out(&self, routes: &Routes) -> (NewMessage, Vec<Arc<Target>>) {
-        let message = &self.message;
-        let wants = |target: &&Arc<Target>| {
-            self.only.is_none_or(|only| only == target.key)
-                && target.endpoint.wants(&message.event_type, message.channels.as_deref())
-        };
-        let targets: Vec<_> = routes.targets.iter().filter(wants).cloned().collect();
+    pub(crate) fn fan_out(&self, routes: &Routes, read: RoutesRead) -> (NewMessage, Vec<Arc<Target>>) {
+        let targets: Vec<_> = self.targets(routes).cloned().collect();
         let new = NewMessage {
             application: routes.application,
             version: routes.version,
-            message: Arc::clone(message),
+            rules: (read == RoutesRead::SinceItCame).then_some(routes.rules_version),
+            message: Arc::clone(&self.message),
             endpoints: targets.iter().map(|target| target.key).collect(),
             idempotency: self.key,
         };
@@ -311,9 +337,4 @@ impl From<Turned> for SubmitError {
             Turned::Away(Refused::Full) | Turned::Closed => Self::Overloaded,
         }
     }
-}
-
-pub(crate) fn too_many_changes() -> SubmitError {
-    let problem = "the application's endpoints or rules changed again and again while the message was stored";
-    SubmitError::Unavailable(StoreError::Unavailable(problem.to_owned()))
 }

@@ -35,6 +35,7 @@ pub fn memory(limits: &LimitOptions, schemas: &SchemaOptions) -> Vec<Part> {
     vec![
         Part::set("limits.queue_bytes", "messages that are being accepted", limits.queue_bytes),
         Part::fixed("where messages go, remembered", routes::CAPACITY),
+        Part::fixed("where messages go, being read", routes::BEING_READ),
         Part::fixed("schemas, remembered", rules::CAPACITY),
         Part::set(
             "schemas.memory_bytes",

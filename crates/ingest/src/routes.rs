@@ -5,17 +5,21 @@
 //! message accepted after it.
 //!
 //! An application may have many large endpoints, all of which its own token can make: so what routing does not need of them
-//! is not kept, the cache is one piece, which a large application fits into, and what is not in it is read once for all who
-//! wait for it.
+//! is not read ([`Target`]), the cache is one piece, which a large application fits into, and what is not in it is read once for
+//! all who wait for it. Its token can change them without a pause, too: routes that took long to read are left alone for as
+//! long, so that reading them again and again takes no more than half of one core.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use postrider_domain::application::{EnvironmentId, Metadata};
+use postrider_domain::application::EnvironmentId;
+use postrider_domain::event_type_set::EventTypeSet;
 use postrider_domain::ids::ApplicationId;
-use postrider_domain::names::{Channel, IdOrUid, MAX_NAME_BYTES};
+use postrider_domain::names::{Channel, IdOrUid};
 use postrider_store::{Routes, Store, StoreError, Target};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
+use tokio::time::Instant;
 
 use crate::shared_loads::SharedLoads;
 
@@ -24,6 +28,16 @@ postrider_domain::limits! {
     /// Memory for where messages go, by application
     pub(crate) const CAPACITY: u64 = 67_108_864, "bytes", beyond "what was not used for long is read again when it is needed";
 }
+
+/// Routes of applications that are being read: as many at a time as callers may read from the store, each of a thousand endpoints
+/// that are as large as they may be.
+pub(crate) const BEING_READ: u64 = 2 * 1_000 * MAX_ENDPOINT_BYTES as u64;
+
+/// What an endpoint takes at most, about.
+const MAX_ENDPOINT_BYTES: usize = 42 * 1_024;
+
+/// The longest pause before routes are read again.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// Applications that the cache is made for; it has room for more, or fewer.
 const APPLICATIONS: usize = 1_024;
@@ -34,32 +48,37 @@ const OVERHEAD: usize = 1_024;
 /// Who asked, and by which name.
 pub(crate) type Name = (EnvironmentId, IdOrUid<ApplicationId>);
 
+/// What is remembered of an application.
+#[derive(Clone)]
+struct Known {
+    routes: Arc<Routes>,
+    /// Not read again before this.
+    rests_until: Instant,
+}
+
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<Name, Arc<Routes>> for ByBytes {
-    fn weight(&self, _name: &Name, routes: &Arc<Routes>) -> u64 {
-        (OVERHEAD + routes.targets.iter().map(|target| bytes(target)).sum::<usize>()) as u64
+impl Weighter<Name, Known> for ByBytes {
+    fn weight(&self, _name: &Name, known: &Known) -> u64 {
+        (OVERHEAD + known.routes.targets.iter().map(|target| bytes(target)).sum::<usize>()) as u64
     }
 }
 
 /// About how many bytes an endpoint takes.
 fn bytes(target: &Target) -> usize {
     let endpoint = &target.endpoint;
-    let names = |count: Option<usize>| count.unwrap_or(0) * (size_of::<Channel>() + MAX_NAME_BYTES / 8);
     let headers = target.headers.iter().map(|(name, value)| 64 + name.len() + value.len()).sum::<usize>();
-    let metadata = endpoint.metadata.iter().map(|(name, value)| 64 + name.len() + value.len()).sum::<usize>();
+    let text = |channel: &Channel| size_of::<Channel>() + channel.as_str().len();
     OVERHEAD
-        + endpoint.description.len()
         + endpoint.url.as_str().len() * 2
         + headers
-        + metadata
-        + names(endpoint.event_types.as_ref().map(Vec::len))
-        + names(endpoint.channels.as_ref().map(Vec::len))
+        + target.event_types.as_ref().map_or(0, EventTypeSet::bytes)
+        + endpoint.channels.iter().flatten().map(text).sum::<usize>()
 }
 
 pub(crate) struct RouteCache {
-    cache: Cache<Name, Arc<Routes>, ByBytes, foldhash::fast::RandomState>,
+    cache: Cache<Name, Known, ByBytes, foldhash::fast::RandomState>,
     loads: SharedLoads<Name, Result<Option<Arc<Routes>>, StoreError>>,
 }
 
@@ -79,45 +98,49 @@ impl RouteCache {
 
     /// The routes, from the cache or the store; `None` if there is no such application.
     pub(crate) async fn get(&self, store: &dyn Store, name: &Name) -> Result<Option<Arc<Routes>>, StoreError> {
-        if let Some(routes) = self.cache.get(name) {
-            return Ok(Some(routes));
+        if let Some(known) = self.cache.get(name) {
+            return Ok(Some(known.routes));
         }
         self.reload(store, name).await
     }
 
     /// The routes as they are now.
     pub(crate) async fn reload(&self, store: &dyn Store, name: &Name) -> Result<Option<Arc<Routes>>, StoreError> {
+        let rest = async {
+            if let Some(known) = self.cache.get(name) {
+                tokio::time::sleep_until(known.rests_until).await;
+            }
+        };
         let load = async {
+            let begun = Instant::now();
             let Some(routes) = store.routes(&name.0, &name.1).await? else {
                 self.cache.remove(name);
                 return Ok(None);
             };
-            let routes = Arc::new(without_prose(routes));
-            self.cache.insert(name.clone(), Arc::clone(&routes));
+            let routes = Arc::new(routes);
+            let known = Known { routes: Arc::clone(&routes), rests_until: rests_until(begun, Instant::now()) };
+            self.cache.insert(name.clone(), known);
             Ok(Some(routes))
         };
-        self.loads.get(name, load).await
+        self.loads.get(name, rest, load).await
     }
 }
 
-/// Routes without what is for people.
-fn without_prose(mut routes: Routes) -> Routes {
-    // Nobody else has them yet.
-    for target in routes.targets.iter_mut().filter_map(Arc::get_mut) {
-        target.endpoint.description = String::new();
-        target.endpoint.metadata = Metadata::new();
-    }
-    routes
+/// Until when routes are left alone that were read from `begun` to `ended`.
+fn rests_until(begun: Instant, ended: Instant) -> Instant {
+    ended + ended.saturating_duration_since(begun).min(MAX_PAUSE)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postrider_domain::endpoint::{Endpoint, EndpointUrl};
+    use postrider_domain::application::Metadata;
+    use postrider_domain::endpoint::{Endpoint, EndpointUrl, MAX_ENDPOINT_CHANNELS, MAX_ENDPOINT_EVENT_TYPES};
     use postrider_domain::entropy::SeededEntropy;
     use postrider_domain::environment::MessageRules;
     use postrider_domain::headers::{Headers, MAX_HEADERS_BYTES};
     use postrider_domain::ids::EndpointId;
+    use postrider_domain::names::MAX_NAME_BYTES;
     use postrider_domain::signature::{Secret, SecretKind, SigningKeys};
     use postrider_domain::time::Timestamp;
     use postrider_store::{ApplicationKey, EndpointKey};
@@ -129,14 +152,14 @@ mod tests {
             id: EndpointId::new(Timestamp::EPOCH, &entropy),
             uid: None,
             url: EndpointUrl::from_trusted(format!("http://h/{}", "a".repeat(2_000))),
-            description: "ü".repeat(4_096),
+            description: String::new(),
             version: 1,
             disabled: false,
             disablement: None,
             event_types: None,
-            channels: None,
+            channels: Some(vec![Channel::from_trusted("c".repeat(MAX_NAME_BYTES)); MAX_ENDPOINT_CHANNELS]),
             throttle_rate: None,
-            metadata: Metadata::from([("k".to_owned(), "v".repeat(4_000))]),
+            metadata: Metadata::new(),
             created_at: Timestamp::EPOCH,
             updated_at: Timestamp::EPOCH,
         };
@@ -144,6 +167,7 @@ mod tests {
             key: EndpointKey(1),
             application: ApplicationKey(1),
             endpoint,
+            event_types: Some(EventTypeSet::of_trusted(&vec!["e".into(); MAX_ENDPOINT_EVENT_TYPES])),
             headers: Headers::from([("x-a", "v".repeat(MAX_HEADERS_BYTES - 3))]),
             keys: SigningKeys { current: Secret::generate(SecretKind::Hmac256, &entropy), old: Vec::new() },
             application_rate: None,
@@ -164,8 +188,18 @@ mod tests {
     fn an_application_of_a_thousand_large_endpoints_is_remembered() {
         let cache = RouteCache::new();
         let name = (EnvironmentId::default_environment(), IdOrUid::parse("shop"));
-        cache.cache.insert(name.clone(), Arc::new(without_prose(large(1_000))));
+        let known = Known { routes: Arc::new(large(1_000)), rests_until: Instant::now() };
+        cache.cache.insert(name.clone(), known);
         let kept = cache.cache.get(&name).expect("it is in the cache");
-        assert!(kept.targets.iter().all(|target| bytes(target) < 24 * 1024));
+        assert!(kept.routes.targets.iter().all(|target| bytes(target) < MAX_ENDPOINT_BYTES));
+    }
+
+    #[test]
+    fn routes_rest_for_as_long_as_they_took_to_read_and_no_longer_than_a_second() {
+        let begun = Instant::now();
+        for (took, rest) in [(0, 0), (7, 7), (900, 900), (9_000, 1_000)] {
+            let ended = begun + Duration::from_millis(took);
+            assert_eq!(rests_until(begun, ended), ended + Duration::from_millis(rest));
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! Loading something once for all who want it at the same time.
 //!
 //! Whoever asks gets what a load found that began after he asked, so it is as new as if he had loaded it himself. Of each
-//! name one load is under way at a time: however many ask for what is large, it is read, and in memory, once.
+//! name one load is under way at a time: however many ask for what is large, it is read, and in memory, once. Before it there may
+//! be a pause, in which others join.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -32,8 +33,8 @@ impl<K: Eq + Hash + Clone, V: Clone> SharedLoads<K, V> {
         Self { next: AtomicU64::new(0), under_way: Mutex::default() }
     }
 
-    /// What a load of this name finds that begins from now on.
-    pub(crate) async fn get(&self, name: &K, load: impl Future<Output = V>) -> V {
+    /// What a load of this name finds that begins from now on, `paused` first.
+    pub(crate) async fn get(&self, name: &K, paused: impl Future<Output = ()>, load: impl Future<Output = V>) -> V {
         let asked = self.number();
         let interest = self.interest(name);
         let Some(last) = &interest.last else { return load.await };
@@ -43,6 +44,7 @@ impl<K: Eq + Hash + Clone, V: Clone> SharedLoads<K, V> {
         {
             return found.clone();
         }
+        paused.await;
         let begun = self.number();
         let found = load.await;
         *last = Some((begun, found.clone()));
@@ -74,6 +76,7 @@ mod tests {
     use super::*;
     use futures_util::FutureExt as _;
     use std::cell::Cell;
+    use std::future::ready;
 
     #[tokio::test]
     async fn who_asks_while_a_load_is_under_way_shares_the_next_one() {
@@ -85,11 +88,11 @@ mod tests {
             open.acquire().await.unwrap().forget();
             found
         };
-        let mut first = Box::pin(loads.get(&"a", load()));
+        let mut first = Box::pin(loads.get(&"a", ready(()), load()));
         assert!(first.as_mut().now_or_never().is_none());
-        let mut others: Vec<_> = (0..100).map(|_| Box::pin(loads.get(&"a", load()))).collect();
+        let mut others: Vec<_> = (0..100).map(|_| Box::pin(loads.get(&"a", ready(()), load()))).collect();
         others.iter_mut().for_each(|other| assert!(other.as_mut().now_or_never().is_none()));
-        let mut elsewhere = Box::pin(loads.get(&"b", load()));
+        let mut elsewhere = Box::pin(loads.get(&"b", ready(()), load()));
         assert!(elsewhere.as_mut().now_or_never().is_none(), "it has a load of its own");
         open.add_permits(3);
         assert_eq!(first.await, 1);
@@ -101,11 +104,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_asks_in_the_pause_before_a_load_shares_that_one() {
+        let loads = SharedLoads::<&str, u32>::new();
+        let (count, over) = (Cell::new(0), tokio::sync::Notify::new());
+        let load = || async {
+            count.set(count.get() + 1);
+            count.get()
+        };
+        let mut first = Box::pin(loads.get(&"a", over.notified(), load()));
+        assert!(first.as_mut().now_or_never().is_none());
+        let mut second = Box::pin(loads.get(&"a", ready(()), load()));
+        assert!(second.as_mut().now_or_never().is_none());
+        over.notify_one();
+        assert_eq!((first.await, second.await), (1, 1));
+    }
+
+    #[tokio::test]
     async fn who_gives_up_leaves_nothing_behind_and_the_next_one_loads() {
         let loads = SharedLoads::<&str, u32>::new();
-        let mut stuck = Box::pin(loads.get(&"a", std::future::pending()));
+        let mut stuck = Box::pin(loads.get(&"a", ready(()), std::future::pending()));
         assert!(stuck.as_mut().now_or_never().is_none());
-        let mut next = Box::pin(loads.get(&"a", async { 1 }));
+        let mut next = Box::pin(loads.get(&"a", ready(()), async { 1 }));
         assert!(next.as_mut().now_or_never().is_none());
         drop(stuck);
         assert_eq!(next.await, 1);

@@ -149,6 +149,11 @@ pub enum SubmitError {
     /// More is arriving than is compared with schemas in time. Nothing was accepted.
     #[error("too many messages are being compared with schemas: try again in a moment")]
     NotCompared,
+    /// The rules of the environment changed each time the message was judged by them. Nothing was accepted.
+    #[error(
+        "the environment's rules or event types changed again and again while the message was judged: try again in a moment"
+    )]
+    RulesChanging,
     /// The store failed. Whether the message was accepted is unknown; its key finds out.
     #[error(transparent)]
     Unavailable(#[from] StoreError),

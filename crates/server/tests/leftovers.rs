@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
+use std::time::Duration;
+
 use http::Method;
 use postrider_testkit::{Answer, App, Client, Receiver, Reply, TestServer, wait};
 use serde_json::{Value, json};
@@ -119,6 +121,52 @@ async fn whoever_asked_for_a_days_worth_of_attempts_waits_and_nobody_else() {
     let other = server.app().await;
     let (endpoint, message) = (other.endpoint(&receiver.at("other")).await, other.send("a", &json!({})).await);
     other.client.post(&other.path(&format!("/msg/{message}/endpoint/{endpoint}/resend")), &json!({})).await.expect(202);
+}
+
+#[tokio::test]
+async fn former_urls_that_attempts_name_have_so_many_bytes_in_a_day_and_no_more() {
+    let receiver = Receiver::always(Reply::ok()).await;
+    let mut server = server().await;
+    let (app, customer) = customer(&server).await;
+    let url = |number: u32| receiver.at(&format!("{number}-{}", "u".repeat(1_900)));
+    let endpoint = app.endpoint(&url(0)).await;
+    let message = app.send("a", &json!({})).await;
+    app.logged_attempts(&message, 1).await;
+    let (path, resend) =
+        (app.path(&format!("/endpoint/{endpoint}")), app.path(&format!("/msg/{message}/endpoint/{endpoint}/resend")));
+    customer.patch(&path, &json!({ "url": url(1) })).await.expect(200);
+    // Of almost all that there is for a day somebody has made use.
+    server.terminate().await;
+    let connection = rusqlite::Connection::open(server.store_path()).unwrap();
+    let used: i64 = connection.query_row("SELECT urls_whole_at FROM asked", [], |row| row.get(0)).unwrap();
+    let day = Duration::from_secs(24 * 3_600).as_micros() as i64;
+    let one = day / (8 * 1024 * 1024 / 2_000);
+    connection.execute("UPDATE asked SET urls_whole_at = ?", [used + day - 3 * one]).unwrap();
+    drop(connection);
+    server.start().await;
+    // What no attempt names costs nothing.
+    for number in 2..12 {
+        customer.patch(&path, &json!({ "url": url(number) })).await.expect(200);
+    }
+    let mut statuses = Vec::new();
+    for number in 12..16 {
+        customer.post(&resend, &json!({})).await.expect(202);
+        app.logged_attempts(&message, number - 10).await;
+        let answer = customer.patch(&path, &json!({ "url": url(number as u32) })).await;
+        statuses.push(answer.status);
+        if answer.status == 429 {
+            assert_eq!(answer.json()["code"], "too_many_urls");
+            assert!(answer.headers.contains_key("retry-after"));
+        }
+    }
+    assert!(statuses.starts_with(&[200]) && statuses.ends_with(&[429]), "{statuses:?}");
+    // Whatever else is changed is changed, and so is the URL of another application's endpoint.
+    customer.patch(&path, &json!({ "description": "new" })).await.expect(200);
+    let other = server.app().await;
+    let endpoint = other.endpoint(&url(0)).await;
+    let message = other.send("a", &json!({})).await;
+    other.logged_attempts(&message, 1).await;
+    other.client.patch(&other.path(&format!("/endpoint/{endpoint}")), &json!({ "url": url(1) })).await.expect(200);
 }
 
 #[tokio::test]

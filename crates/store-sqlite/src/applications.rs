@@ -238,13 +238,14 @@ fn change(
     now: Timestamp,
 ) -> Result<Application, Abort<WriteError>> {
     let Stored { key, value: mut application } = found;
-    let former_rate = application.throttle_rate;
+    let before = (application.uid.clone(), application.throttle_rate);
     patch.apply(&mut application);
     application.updated_at = now;
-    // Caches know applications by their uid and hold their rate, so every change counts as one of the routes.
+    // Caches know applications by their uid and hold their rate, so those are a change of the routes.
+    let counts = application.uid != before.0 || application.throttle_rate != before.1;
     tx.prepare_cached(&format!(
         "UPDATE application SET uid = ?2, name = ?3, throttle_rate = ?4, metadata = ?5, updated_at = ?6,
-                                version = {NEXT_VERSION}
+                                version = CASE WHEN ?7 THEN {NEXT_VERSION} ELSE version END
          WHERE no = ?1"
     ))?
     .execute(params![
@@ -254,9 +255,10 @@ fn change(
         application.throttle_rate,
         encode_json(&application.metadata)?,
         now.as_micros(),
+        counts,
     ])
     .map_err(taken)?;
-    if application.throttle_rate != former_rate {
+    if application.throttle_rate != before.1 {
         tell_endpoints(tx, key, false)?;
     }
     Ok(application)

@@ -1,5 +1,6 @@
-//! How much an application's callers may have sent again. What is logged of it stays for `retention.history`, and whoever may ask
-//! for one message may ask for it at endpoints that he makes without end: without a bound, one tenant's token fills the disk.
+//! How much an application's callers may have sent again, and what its endpoints' former URLs may take. What is logged stays for
+//! `retention.history`, with the URL that it went to, and whoever may ask for one message may ask for it at endpoints that he makes,
+//! or at URLs that he changes, without end: without a bound, one tenant's token fills the disk.
 
 use std::time::Duration;
 
@@ -9,59 +10,74 @@ use postrider_store::ApplicationKey;
 use rusqlite::{Connection, params};
 
 use crate::decode::{Columns, SqlError, first};
+use crate::limits::FORMER_URLS_PER_DAY;
 
-/// Who asks. Each has an allowance of its own: whoever takes one attempt as soon as it is there would leave nothing to whoever
+/// What was used for. Each has an allowance of its own: whoever takes one attempt as soon as it is there would leave nothing to whoever
 /// needs several at a time, and a task that takes whatever is there would leave nothing to whoever asks now and then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asker {
-    /// Whoever has one message sent again.
+pub(crate) enum Use {
+    /// Attempts, for whoever has one message sent again.
     Call,
-    /// Tasks.
+    /// Attempts, for tasks.
     Task,
+    /// Bytes, for URLs that are former ones.
+    Urls,
 }
 
-impl Asker {
+impl Use {
     fn column(self) -> &'static str {
         match self {
             Self::Call => "whole_at",
             Self::Task => "tasks_whole_at",
+            Self::Urls => "urls_whole_at",
         }
     }
 }
 
-/// What was asked for.
-pub(crate) fn found(connection: &Connection, application: ApplicationKey, asker: Asker) -> Result<Allowance, SqlError> {
-    let column = asker.column();
+/// What a former URL takes beside its text: its row, and its place in the index.
+const URL_OVERHEAD: u64 = 64;
+
+/// Notes that this URL became a former one that attempts name, or says how long it takes until there is room for it.
+pub(crate) fn keep_url(
+    connection: &Connection,
+    application: ApplicationKey,
+    url: &str,
+    now: Timestamp,
+) -> Result<Result<(), Duration>, SqlError> {
+    let bytes = url.len() as u64 + URL_OVERHEAD;
+    let spent = spend(connection, application, (Use::Urls, bytes), FORMER_URLS_PER_DAY, now)?;
+    Ok(spent.map(|_| ()))
+}
+
+/// What is left, by what was used.
+pub(crate) fn found(connection: &Connection, application: ApplicationKey, used: Use) -> Result<Allowance, SqlError> {
+    let column = used.column();
     let mut statement = connection.prepare_cached(&format!("SELECT {column} FROM asked WHERE application_no = ?"))?;
     let found = first(statement.query([application.0])?, |row| Columns::new(row, "asked").instant(column))?;
     Ok(found.map_or(Allowance::WHOLE, Allowance::whole_at))
 }
 
-/// Notes that so many attempts were asked for, and returns what is left; or notes nothing, and says how long it takes until there
+/// Notes that so much was used, and returns what is left; or notes nothing, and says how long it takes until there
 /// is room for them.
 pub(crate) fn spend(
     connection: &Connection,
     application: ApplicationKey,
-    (asker, attempts): (Asker, u64),
+    (used, amount): (Use, u64),
     per_day: u64,
     now: Timestamp,
 ) -> Result<Result<Allowance, Duration>, SqlError> {
-    let before = found(connection, application, asker)?;
-    let after = match before.spend(attempts, per_day, now) {
-        Ok(after) if attempts == 0 => return Ok(Ok(after)),
+    let before = found(connection, application, used)?;
+    let after = match before.spend(amount, per_day, now) {
+        Ok(after) if amount == 0 => return Ok(Ok(after)),
         Ok(after) => after,
         Err(wait) => return Ok(Err(wait)),
     };
-    let column = asker.column();
-    let other = match asker {
-        Asker::Call => Asker::Task.column(),
-        Asker::Task => Asker::Call.column(),
-    };
+    let column = used.column();
     connection
-        .prepare_cached(&format!(
-            "INSERT INTO asked (application_no, {column}, {other}) VALUES (?, ?, 0)
-             ON CONFLICT DO UPDATE SET {column} = excluded.{column}"
-        ))?
-        .execute(params![application.0, after.until().as_micros()])?;
+        .prepare_cached("INSERT OR IGNORE INTO asked (application_no, whole_at) VALUES (?, 0)")?
+        .execute([application.0])?;
+    connection
+        .prepare_cached(&format!("UPDATE asked SET {column} = ? WHERE application_no = ?"))?
+        .execute(params![after.until().as_micros(), application.0])?;
     Ok(Ok(after))
 }

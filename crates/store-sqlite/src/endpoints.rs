@@ -1,5 +1,5 @@
-//! Endpoints, their secrets and headers. Every write goes through [`changed`], which makes the application's routes newer
-//! and tells observers.
+//! Endpoints, their secrets and headers. Every write goes through [`tell`], which tells observers, and, if routes depend on what
+//! it writes, through [`make_routes_newer`].
 
 use async_trait::async_trait;
 use postrider_domain::delivery::DisableReason;
@@ -18,11 +18,12 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
 use crate::applications::NEXT_VERSION;
+use crate::asked;
 use crate::decode::{Columns, SqlError, encode_json, first, listed};
 use crate::hot::DISABLED_SQL;
 use crate::idempotency::{self, Subject};
 use crate::inserts::json_list;
-use crate::limits::MAX_DELETED_ENDPOINTS;
+use crate::limits::{FORMER_URLS_PER_DAY, MAX_DELETED_ENDPOINTS};
 use crate::outbox;
 use crate::range::{NO_LIMIT, Range};
 use crate::retention::DELETED_KEPT;
@@ -213,8 +214,8 @@ impl Endpoints for SqliteStore {
         let stored = move |connection: &Connection| stored_of(connection, endpoint);
         self.writer
             .run_over(endpoint, FEW_ROWS, stored, move |tx| {
-                read_headers(tx, endpoint)?.ok_or(Abort::Refused(WriteError::NotFound))?;
-                Ok(write_headers(tx, endpoint, &headers)?)
+                let before = read_headers(tx, endpoint)?.ok_or(Abort::Refused(WriteError::NotFound))?;
+                Ok(write_headers(tx, endpoint, &before, &headers)?)
             })
             .await
     }
@@ -224,8 +225,8 @@ impl Endpoints for SqliteStore {
         self.writer
             .run_over(endpoint, FEW_ROWS, stored, move |tx| {
                 let headers = read_headers(tx, endpoint)?.ok_or(Abort::Refused(WriteError::NotFound.into()))?;
-                let headers = headers.changed(changes).map_err(|error| Abort::Refused(error.into()))?;
-                Ok(write_headers(tx, endpoint, &headers)?)
+                let after = headers.changed(changes).map_err(|error| Abort::Refused(error.into()))?;
+                Ok(write_headers(tx, endpoint, &headers, &after)?)
             })
             .await
     }
@@ -300,10 +301,13 @@ fn read_headers(connection: &Connection, endpoint: EndpointKey) -> Result<Option
     first(statement.query([endpoint.0])?, |row: &Row<'_>| Columns::new(row, "endpoint").json("headers"))
 }
 
-fn write_headers(tx: &Tx<'_>, endpoint: EndpointKey, headers: &Headers) -> Result<(), SqlError> {
-    store_headers(tx, endpoint, headers)?;
+fn write_headers(tx: &Tx<'_>, endpoint: EndpointKey, before: &Headers, after: &Headers) -> Result<(), SqlError> {
+    store_headers(tx, endpoint, after)?;
     lift_hold(tx, endpoint, None)?;
-    changed(tx, endpoint)
+    if after != before {
+        make_routes_newer(tx, endpoint)?;
+    }
+    tell(tx, endpoint)
 }
 
 fn store_headers(tx: &Tx<'_>, endpoint: EndpointKey, headers: &Headers) -> Result<(), SqlError> {
@@ -316,26 +320,27 @@ fn store_headers(tx: &Tx<'_>, endpoint: EndpointKey, headers: &Headers) -> Resul
 const AUTHORIZATION: &str = "Authorization";
 
 /// Sets the header `Authorization` of an endpoint, or, if that is not asked for, takes over the credentials that its URL
-/// was stored with: the column will hold them no more.
+/// was stored with: the column will hold them no more. Whether it was set.
 fn authorize(
     tx: &Tx<'_>,
     key: EndpointKey,
     before: &EndpointUrl,
     after: Option<&EndpointUrl>,
     authorization: Option<String>,
-) -> Result<(), SqlError> {
+) -> Result<bool, SqlError> {
     let kept = before.credentials().filter(|_| after.is_none_or(|after| same_origin(before, after)));
     let inherited = kept.map(|credentials| credentials.authorization());
     if authorization.is_none() && inherited.is_none() {
-        return Ok(());
+        return Ok(false);
     }
     let mut headers = read_headers(tx, key)?.unwrap_or_default();
     match (authorization, inherited) {
         (Some(value), _) => headers.insert(AUTHORIZATION, value),
         (None, Some(value)) if headers.get(AUTHORIZATION).is_none() => headers.insert(AUTHORIZATION, value),
-        _ => return Ok(()),
+        _ => return Ok(false),
     }
-    store_headers(tx, key, &headers)
+    store_headers(tx, key, &headers)?;
+    Ok(true)
 }
 
 fn same_origin(a: &EndpointUrl, b: &EndpointUrl) -> bool {
@@ -413,9 +418,8 @@ fn change(
     now: Timestamp,
 ) -> Result<Endpoint, Abort<WriteError>> {
     let Stored { key, value: mut endpoint } = found;
-    let authorized = patch.authorization.is_some();
-    authorize(tx, key, &endpoint.url, patch.url.as_ref(), patch.authorization.take())?;
-    let (was_disabled, former_url) = (endpoint.disabled, endpoint.url.clone());
+    let authorized = authorize(tx, key, &endpoint.url, patch.url.as_ref(), patch.authorization.take())?;
+    let before = endpoint.clone();
     patch.apply(&mut endpoint, now);
     endpoint.updated_at = now;
     tx.prepare_cached(
@@ -437,24 +441,38 @@ fn change(
         now.as_micros(),
     ])
     .map_err(taken)?;
-    if was_disabled && !endpoint.disabled {
+    if before.disabled && !endpoint.disabled {
         // It begins anew.
         tx.prepare_cached("DELETE FROM endpoint_fact WHERE endpoint_no = ?")?.execute([key.0])?;
     }
-    if let Some(disablement) = endpoint.disablement.filter(|_| !was_disabled) {
+    if let Some(disablement) = endpoint.disablement.filter(|_| !before.disabled) {
         note_disabled(tx, key, disablement)?;
     }
-    if endpoint.url != former_url {
-        tx.prepare_cached("UPDATE endpoint_url SET retired_at = ? WHERE endpoint_no = ? AND retired_at IS NULL")?
+    if endpoint.url != before.url {
+        let retired = tx
+            .prepare_cached("UPDATE endpoint_url SET retired_at = ? WHERE endpoint_no = ? AND retired_at IS NULL")?
             .execute(params![now.as_micros(), key.0])?;
+        if retired > 0 {
+            keep_former(tx, key, &before.url, now)?;
+        }
         tx.moved(Place::Endpoint(key.0));
     }
-    if authorized || endpoint.url != former_url || endpoint.disabled != was_disabled {
+    if authorized || endpoint.url != before.url || endpoint.disabled != before.disabled {
         lift_hold(tx, key, Some(now).filter(|_| !endpoint.disabled))?;
     }
-    changed(tx, key)?;
+    if authorized || !endpoint.is_routed_as(&before) {
+        make_routes_newer(tx, key)?;
+    }
+    tell(tx, key)?;
     outbox::report_endpoint(tx, key, NoticeKind::EndpointUpdated)?;
     Ok(endpoint)
+}
+
+/// Finds room for a URL that attempts name and that is a former one from now on.
+fn keep_former(tx: &Tx<'_>, key: EndpointKey, url: &EndpointUrl, now: Timestamp) -> Result<(), Abort<WriteError>> {
+    let Some(application) = application_of(tx, key)? else { return Ok(()) };
+    asked::keep_url(tx, application, url.as_str(), now)?
+        .map_err(|wait| Abort::Refused(WriteError::ManyUrls { most: FORMER_URLS_PER_DAY, wait }))
 }
 
 fn event_types(endpoint: &Endpoint) -> Option<String> {
@@ -465,12 +483,24 @@ fn channels(endpoint: &Endpoint) -> Option<String> {
     endpoint.channels.as_ref().map(|names| json_list(names.iter().map(Channel::as_str)))
 }
 
-/// Makes the application's routes newer, has what is pending looked at anew, and tells observers after the commit.
+/// Makes the application's routes newer, and tells of the change.
 fn changed(tx: &Tx<'_>, endpoint: EndpointKey) -> Result<(), SqlError> {
+    make_routes_newer(tx, endpoint)?;
+    tell(tx, endpoint)
+}
+
+/// Messages that are accepted after the commit are routed by what it made of the endpoint. Only for what routes depend on: they
+/// are read again for it.
+fn make_routes_newer(tx: &Tx<'_>, endpoint: EndpointKey) -> Result<(), SqlError> {
     tx.prepare_cached(&format!(
         "UPDATE application SET version = {NEXT_VERSION} WHERE no = (SELECT application_no FROM endpoint WHERE no = ?)"
     ))?
     .execute([endpoint.0])?;
+    Ok(())
+}
+
+/// Has what is pending looked at anew, and tells observers after the commit.
+fn tell(tx: &Tx<'_>, endpoint: EndpointKey) -> Result<(), SqlError> {
     look_again(tx, endpoint)?;
     tx.tell(News::EndpointChanged(endpoint, application_of(tx, endpoint)?));
     Ok(())

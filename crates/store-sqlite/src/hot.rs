@@ -13,7 +13,7 @@ use postrider_domain::time::Timestamp;
 use postrider_store::{
     AcceptError, Accepted, ApplicationKey, AttemptRecord, DeliveryKey, EndpointKey, MessageKey, NewMessage, Settlement,
 };
-use rusqlite::{Connection, OptionalExtension as _, Statement, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Statement, params};
 
 use crate::applications::{NEXT_VERSION, ROUTES_VERSION};
 use crate::bulk::Bulk;
@@ -58,10 +58,18 @@ pub(crate) struct Hot<'c> {
     failing: HashSet<EndpointKey>,
     /// Those that this transaction found to work again.
     recovered: Vec<EndpointKey>,
-    versions: HashMap<ApplicationKey, Option<i64>>,
+    versions: HashMap<ApplicationKey, Option<Version>>,
     urls: HashMap<EndpointKey, (Arc<str>, i64)>,
     next_message: i64,
     reserved: i64,
+}
+
+/// What is compared of an application's routes.
+#[derive(Debug, Clone, Copy)]
+struct Version {
+    routes: i64,
+    /// The part of it that is the environment's.
+    rules: i64,
 }
 
 /// Statements for what seldom happens at a settle.
@@ -86,7 +94,7 @@ impl<'c> Hot<'c> {
         Ok(Self {
             connection,
             version: prepare(&format!(
-                "SELECT {ROUTES_VERSION} FROM application JOIN environment ON environment.no = environment_no
+                "SELECT {ROUTES_VERSION}, rules_version FROM application JOIN environment ON environment.no = environment_no
                  WHERE application.no = ? AND deleted_at IS NULL"
             ))?,
             event_id_taken: prepare("SELECT 1 FROM message WHERE application_no = ? AND event_id = ?")?,
@@ -183,7 +191,9 @@ impl<'c> Hot<'c> {
     /// Checks come before the first write, so a refusal leaves nothing behind. `Err` is a failure of the whole batch.
     fn accept_one(&mut self, new: &NewMessage) -> Result<Result<Accepted, AcceptError>, SqlError> {
         let application = new.application;
-        if self.current_version(application)? != Some(new.version) {
+        let current = self.current_version(application)?;
+        let is_current = |current: Version| current.routes == new.version || new.rules == Some(current.rules);
+        if !current.is_some_and(is_current) {
             return Ok(Err(AcceptError::Stale));
         }
         // A repeated request finds its own message under its event id, too: its key decides, not the event id.
@@ -240,11 +250,12 @@ impl<'c> Hot<'c> {
             || self.event_id_taken.exists(params![application.0, event_id.as_str()])?)
     }
 
-    fn current_version(&mut self, application: ApplicationKey) -> Result<Option<i64>, SqlError> {
+    fn current_version(&mut self, application: ApplicationKey) -> Result<Option<Version>, SqlError> {
         if let Some(version) = self.versions.get(&application) {
             return Ok(*version);
         }
-        let version = self.version.query_row([application.0], |row| row.get(0)).optional()?;
+        let read = |row: &Row<'_>| Ok(Version { routes: row.get(0)?, rules: row.get(1)? });
+        let version = self.version.query_row([application.0], read).optional()?;
         self.versions.insert(application, version);
         Ok(version)
     }
@@ -536,6 +547,7 @@ mod tests {
         NewMessage {
             application: ApplicationKey(1),
             version: 1,
+            rules: None,
             message: Arc::new(message),
             endpoints: Vec::new(),
             idempotency: Some((IdempotencyKey([7; 16]), Timestamp::EPOCH)),

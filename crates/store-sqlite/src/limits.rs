@@ -7,4 +7,6 @@ postrider_domain::limits! {
     in "Endpoints";
     /// Endpoints of an application that were deleted within a day: a row of each is there for so long
     pub const MAX_DELETED_ENDPOINTS: u64 = 5_000, "endpoints", beyond "no more are made: 429 `too_many_deleted`";
+    /// Former URLs of an application's endpoints that attempts name, in a day: each is kept for as long as those
+    pub const FORMER_URLS_PER_DAY: u64 = 8_388_608, "bytes", beyond "no URL with an attempt is changed: 429 `too_many_urls`";
 }

@@ -3,9 +3,12 @@
 //! What was accepted once can be read for good: rules that callers' values are judged by are not applied here, because
 //! they may have become stricter since.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use postrider_domain::delivery::DisableReason;
 use postrider_domain::endpoint::{Disablement, Endpoint, EndpointUrl, Headers};
+use postrider_domain::event_type_set::EventTypeSet;
 use postrider_domain::message::Message;
 use postrider_domain::names::{Channel, EventTypeName, Tag, Uid};
 use postrider_domain::signature::{OldKey, Secret, SigningKeys};
@@ -53,6 +56,14 @@ pub(crate) const ENDPOINT_COLUMNS: &str = "endpoint.no, endpoint.id, endpoint.ui
 /// Reads an endpoint from a row with [`ENDPOINT_COLUMNS`].
 pub(crate) fn decode_endpoint(row: &Row<'_>) -> Result<Stored<EndpointKey, Endpoint>, SqlError> {
     let columns = Columns::new(row, "endpoint");
+    let event_types = names(columns.maybe_json::<Vec<String>>("event_types")?, EventTypeName::from_trusted);
+    endpoint_of(&columns, event_types)
+}
+
+fn endpoint_of(
+    columns: &Columns<'_, '_>,
+    event_types: Option<Vec<EventTypeName>>,
+) -> Result<Stored<EndpointKey, Endpoint>, SqlError> {
     let value = Endpoint {
         id: columns.id("id")?,
         uid: columns.get::<Option<String>>("uid")?.map(Uid::from_trusted),
@@ -60,8 +71,8 @@ pub(crate) fn decode_endpoint(row: &Row<'_>) -> Result<Stored<EndpointKey, Endpo
         description: columns.get("description")?,
         version: columns.get("version")?,
         disabled: columns.get("disabled")?,
-        disablement: decode_disablement(&columns)?,
-        event_types: names(columns.maybe_json::<Vec<String>>("event_types")?, EventTypeName::from_trusted),
+        disablement: decode_disablement(columns)?,
+        event_types,
         channels: names(columns.maybe_json::<Vec<String>>("channels")?, Channel::from_trusted),
         throttle_rate: columns.get("throttle_rate")?,
         metadata: columns.metadata()?,
@@ -82,20 +93,40 @@ fn names<T>(texts: Option<Vec<String>>, from_trusted: impl Fn(String) -> T) -> O
     texts.map(|texts| texts.into_iter().map(from_trusted).collect())
 }
 
-/// What [`decode_target`] reads, from `endpoint JOIN application`.
-pub(crate) const TARGET_COLUMNS: &str = "headers, signing_keys, application_no,
+/// What [`decode_target`] reads, from `endpoint JOIN application`: of an endpoint nothing that is for people.
+pub(crate) const TARGET_COLUMNS: &str =
+    "endpoint.no, endpoint.id, endpoint.uid, url, '' AS description, endpoint.version,
+     disabled,
+     (SELECT disabled_reason FROM endpoint_fact WHERE endpoint_no = endpoint.no) AS disabled_reason,
+     (SELECT disabled_since FROM endpoint_fact WHERE endpoint_no = endpoint.no) AS disabled_since,
+     event_types, channels, endpoint.throttle_rate, '{}' AS metadata,
+     endpoint.created_at, endpoint.updated_at, headers, signing_keys, application_no,
      application.throttle_rate AS application_rate,
      (endpoint.deleted_at IS NOT NULL OR application.deleted_at IS NOT NULL) AS gone";
 
-/// Reads an endpoint as the sender needs it from a row with [`ENDPOINT_COLUMNS`] and [`TARGET_COLUMNS`].
+/// The names of event types, without a copy of each.
+fn event_type_set(columns: &Columns<'_, '_>) -> Result<Option<EventTypeSet>, SqlError> {
+    #[derive(serde::Deserialize)]
+    #[serde(transparent)]
+    struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+    let Some(text) = columns.get::<Option<String>>("event_types")? else { return Ok(None) };
+    let names: Vec<Name<'_>> =
+        serde_json::from_str(&text).map_err(|error| columns.inconsistent("event_types", &error))?;
+    let names: Vec<_> = names.into_iter().map(|Name(name)| name).collect();
+    Ok(Some(EventTypeSet::of_trusted(&names)))
+}
+
+/// Reads an endpoint as the sender needs it from a row with [`TARGET_COLUMNS`].
 pub(crate) fn decode_target(row: &Row<'_>) -> Result<Target, SqlError> {
     let columns = Columns::new(row, "endpoint");
-    let Stored { key, value: mut endpoint } = decode_endpoint(row)?;
+    let Stored { key, value: mut endpoint } = endpoint_of(&columns, None)?;
     endpoint.disabled |= columns.get::<bool>("gone")?;
     Ok(Target {
         key,
         application: ApplicationKey(columns.get("application_no")?),
         endpoint,
+        event_types: event_type_set(&columns)?,
         headers: columns.json::<Headers>("headers")?,
         keys: decode_keys(&columns)?,
         application_rate: columns.get("application_rate")?,

@@ -22,14 +22,12 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
 use crate::applications::ROUTES_VERSION;
-use crate::asked::Asker;
+use crate::asked::Use;
 use crate::askers::Whose;
 use crate::decode::{Columns, SqlError, all, first, readable};
 use crate::environments::{RULES_COLUMNS, decode_rules};
 use crate::hot::{SCHEDULED_LATER, delivery_key};
-use crate::rows::{
-    ENDPOINT_COLUMNS, MESSAGE_COLUMNS, MESSAGE_WIDTH, TARGET_COLUMNS, decode_disablement, decode_message, decode_target,
-};
+use crate::rows::{MESSAGE_COLUMNS, MESSAGE_WIDTH, TARGET_COLUMNS, decode_disablement, decode_message, decode_target};
 use crate::writer::{Abort, FEW_ROWS, News};
 use crate::{asked, idempotency, keys, range};
 
@@ -48,7 +46,7 @@ impl Work for SqliteStore {
         self.readers
             .run_own(move |connection| {
                 let sql = format!(
-                    "SELECT {ENDPOINT_COLUMNS}, {TARGET_COLUMNS}
+                    "SELECT {TARGET_COLUMNS}
                      FROM endpoint JOIN application ON application.no = application_no WHERE endpoint.no = ?"
                 );
                 let mut statement = connection.prepare_cached(&sql)?;
@@ -338,7 +336,7 @@ impl Work for SqliteStore {
                     if is_full_of_manual(tx, endpoint)? {
                         return Err(Abort::Refused(ResendError::TooMany));
                     }
-                    if let Err(wait) = asked::spend(tx, application, (Asker::Call, 1), per_day, now)? {
+                    if let Err(wait) = asked::spend(tx, application, (Use::Call, 1), per_day, now)? {
                         return Err(Abort::Refused(ResendError::Spent { per_day, wait }));
                     }
                     add_manual(tx, endpoint, message, now)?;
@@ -622,7 +620,7 @@ fn read_routes(
     let (key, id, version) = (ApplicationKey(columns.get("no")?), columns.id("id")?, columns.get("version")?);
     let (rules, rules_version) = (decode_rules(row)?, columns.get("rules_version")?);
     let mut statement = snapshot.prepare_cached(&format!(
-        "SELECT {ENDPOINT_COLUMNS}, {TARGET_COLUMNS} FROM endpoint JOIN application ON application.no = application_no
+        "SELECT {TARGET_COLUMNS} FROM endpoint JOIN application ON application.no = application_no
          WHERE application_no = ? AND endpoint.deleted_at IS NULL ORDER BY endpoint.id"
     ))?;
     let mut rows = statement.query([key.0])?;

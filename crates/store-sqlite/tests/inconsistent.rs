@@ -172,7 +172,6 @@ async fn every_column_of_an_endpoint_is_checked() {
         ("channels", "'{}'"),
         ("version", "70000"),
         ("throttle_rate", "-1"),
-        ("metadata", "'[]'"),
         ("signing_keys", "'{\"current\":\"none\",\"old\":[]}'"),
         ("headers", "'{\"a\":1}'"),
     ] {
@@ -180,6 +179,12 @@ async fn every_column_of_an_endpoint_is_checked() {
         let error = broken.store.target(broken.endpoint).await.unwrap_err();
         assert_inconsistent(&error, &format!("endpoint.{column}, row 1"));
     }
+    // What is for people is not read for sending.
+    let Broken { store, application, endpoint, endpoint_id, .. } =
+        broken_by("UPDATE endpoint SET metadata = '[]'").await;
+    assert!(store.target(endpoint).await.unwrap().is_some());
+    let error = store.endpoint(application, &IdOrUid::Id(endpoint_id)).await.unwrap_err();
+    assert_inconsistent(&error, "endpoint.metadata, row 1");
 }
 
 #[tokio::test]
@@ -192,7 +197,7 @@ async fn an_error_never_quotes_a_secret() {
 
 #[tokio::test]
 async fn a_broken_row_stops_nobody_else() {
-    let broken = broken_by("UPDATE endpoint SET metadata = ''").await;
+    let broken = broken_by("UPDATE endpoint SET channels = ''").await;
     let Broken { store, environment, id, application, endpoint, .. } = &broken;
     assert_eq!(store.endpoints(*application, Scan::all(Direction::Ascending, 10)).await.unwrap().rows, []);
     let routes = store.routes(environment, &IdOrUid::Id(*id)).await.unwrap().unwrap();
@@ -234,6 +239,7 @@ async fn a_result_that_cannot_be_stored_fails_alone() {
     let new = NewMessage {
         application: *application,
         version: routes.version,
+        rules: None,
         message: Arc::new(message),
         endpoints: vec![bad, good],
         idempotency: None,

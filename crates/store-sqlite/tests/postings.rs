@@ -108,6 +108,7 @@ impl World {
         let new = |message: &Arc<Message>| NewMessage {
             application: self.routes.application,
             version: self.routes.version,
+            rules: None,
             message: Arc::clone(message),
             endpoints: vec![self.endpoint],
             idempotency: None,

@@ -134,6 +134,7 @@ impl World {
             let new = |message: &Arc<Message>| NewMessage {
                 application: routes.application,
                 version: routes.version,
+                rules: None,
                 message: Arc::clone(message),
                 endpoints: vec![endpoint],
                 idempotency: None,

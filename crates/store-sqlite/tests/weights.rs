@@ -255,8 +255,8 @@ async fn settle(
         expires_at: None,
         created_at: NOW,
     };
-    let (message, idempotency) = (Arc::new(message), None);
-    let new = NewMessage { application, version, message, endpoints: endpoints.to_vec(), idempotency };
+    let (message, idempotency, rules) = (Arc::new(message), None, None);
+    let new = NewMessage { application, version, rules, message, endpoints: endpoints.to_vec(), idempotency };
     let accepted = store.accept(vec![new]).await;
     let [Ok(Accepted::New(message))] = accepted[..] else { panic!("{accepted:?}") };
     let settlement = |endpoint: &EndpointKey| Settlement {

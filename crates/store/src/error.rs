@@ -52,6 +52,14 @@ pub enum WriteError {
         /// When enough of them will have been kept for their time; `None` if this answer is larger than all of that room.
         wait: Option<Duration>,
     },
+    /// URLs of the application's endpoints that attempts name were changed too often: each is kept for as long as those.
+    #[error("former URLs take {most} bytes of a day, which is as many as may be")]
+    ManyUrls {
+        /// How many bytes they may take in a day.
+        most: u64,
+        /// When there is room for this one.
+        wait: Duration,
+    },
     /// Too many endpoints of the application were deleted of late: what is left of them goes after a while.
     #[error("{most} endpoints were deleted of late, which is as many as may be")]
     ManyDeleted {

@@ -55,6 +55,9 @@ pub struct Fresh {
     pub message: Arc<Message>,
     /// The endpoints it goes to, as the accept commit checked them.
     pub targets: Vec<Arc<Target>>,
+    /// The accept commit did not check them: they may have changed since they were read, so whoever sends to them looks at them
+    /// anew.
+    pub unchecked: bool,
 }
 
 /// Takes over what was accepted.

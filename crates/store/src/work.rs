@@ -15,9 +15,10 @@ use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::{EndpointFact, Hold, Next};
 use postrider_domain::endpoint::{Disablement, Endpoint, Headers, Health};
 use postrider_domain::environment::MessageRules;
+use postrider_domain::event_type_set::{EventTypeDigest, EventTypeSet};
 use postrider_domain::ids::{ApplicationId, AttemptId};
 use postrider_domain::message::Message;
-use postrider_domain::names::IdOrUid;
+use postrider_domain::names::{Channel, IdOrUid};
 use postrider_domain::notice::NoticeKind;
 use postrider_domain::signature::SigningKeys;
 use postrider_domain::time::Timestamp;
@@ -31,14 +32,26 @@ pub struct Target {
     pub key: EndpointKey,
     /// Whose endpoint it is.
     pub application: ApplicationKey,
-    /// The endpoint; `disabled` is also true if it, or its application, was deleted.
+    /// The endpoint, without what is for people: its description and its metadata are empty. `disabled` is also true if it,
+    /// or its application, was deleted. The event types that it asks for are in `event_types` only.
     pub endpoint: Endpoint,
+    /// The event types that it wants; `None` is all.
+    pub event_types: Option<EventTypeSet>,
     /// Its extra headers.
     pub headers: Headers,
     /// Its keys.
     pub keys: SigningKeys,
     /// The limit of its application over all its endpoints, in messages per second.
     pub application_rate: Option<u16>,
+}
+
+impl Target {
+    /// Whether a message of this type on these channels goes to this endpoint (rest-contract §8.1).
+    pub fn wants(&self, event_type: EventTypeDigest, channels: Option<&[Channel]>) -> bool {
+        !self.endpoint.disabled
+            && self.event_types.as_ref().is_none_or(|wanted| wanted.has(event_type))
+            && self.endpoint.hears(channels)
+    }
 }
 
 /// Where the messages of an application go.
@@ -49,7 +62,8 @@ pub struct Routes {
     /// The application's id.
     pub id: ApplicationId,
     /// Grows with every change that could alter where a message goes, how it is sent, or what it must be like: also one
-    /// of the environment's rules, and of its event types while there are rules. Accept refuses an older one.
+    /// of the environment's rules, and of its event types while there are rules. What an endpoint is described by is no such
+    /// change. Accept refuses an older one (see [`NewMessage::rules`]).
     pub version: i64,
     /// What the messages of the environment must be like.
     pub rules: MessageRules,
@@ -67,6 +81,9 @@ pub struct NewMessage {
     pub application: ApplicationKey,
     /// The version of the routes from which `endpoints` was computed.
     pub version: i64,
+    /// The version of their rules, if they were read after the message had come. Then nobody was answered before it came whose
+    /// change they do not know, and it is accepted by them though they are no longer the newest, if the rules are the same.
+    pub rules: Option<i64>,
     /// The message.
     pub message: Arc<Message>,
     /// The endpoints it goes to.
@@ -116,7 +133,7 @@ pub enum AcceptError {
         /// What is wrong.
         error: StoreError,
     },
-    /// The routes changed, or the application is gone: load them again.
+    /// The routes changed, or the rules, if only those count, or the application is gone: load them again.
     #[error("the application's routes are out of date")]
     Stale,
     /// The application has another message with this event id.

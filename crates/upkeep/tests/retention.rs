@@ -74,6 +74,7 @@ impl World {
         let new = NewMessage {
             application: self.routes.application,
             version: self.routes.version,
+            rules: None,
             message,
             endpoints: Vec::new(),
             idempotency: None,

@@ -95,8 +95,8 @@ async fn submit(state: &Shared, items: Vec<Result<Submission>>) -> Result<Vec<Re
         items.into_iter().map(|item| item.map(|submission| submissions.push(submission)).err()).collect();
     let submitted = state.intake.submit_all(submissions).await;
     let is_hopeless = |result: &Result<Submitted, SubmitError>| {
-        use SubmitError::{ApplicationNotFound, Overloaded, TooMany, Unavailable};
-        matches!(result, Err(ApplicationNotFound | Overloaded | TooMany | Unavailable(_)))
+        use SubmitError::{ApplicationNotFound, Overloaded, RulesChanging, TooMany, Unavailable};
+        matches!(result, Err(ApplicationNotFound | Overloaded | RulesChanging | TooMany | Unavailable(_)))
     };
     if flaws.iter().all(Option::is_none) && submitted.iter().all(is_hopeless) {
         if let Some(Err(error)) = submitted.into_iter().next() {

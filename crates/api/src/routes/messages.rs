@@ -236,7 +236,7 @@ impl From<SubmitError> for ApiError {
             SubmitError::Conflict => Self::conflict(),
             SubmitError::DeliverAtTooLate => Self::invalid(&["body", "deliverAt"], error.to_string()),
             SubmitError::TooMany => Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", error.to_string()),
-            SubmitError::Overloaded | SubmitError::NotCompared => {
+            SubmitError::Overloaded | SubmitError::NotCompared | SubmitError::RulesChanging => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", error.to_string())
             }
             SubmitError::Unavailable(error) => error.into(),

@@ -258,6 +258,7 @@ fn ready(application_rate: Option<u16>) -> Arc<Ready> {
         key: EndpointKey(1),
         application: ApplicationKey(1),
         endpoint,
+        event_types: None,
         headers: postrider_domain::endpoint::Headers::default(),
         keys: postrider_domain::signature::SigningKeys::new(secret),
         application_rate,

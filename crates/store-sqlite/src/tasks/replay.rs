@@ -16,7 +16,7 @@ use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 use serde_json::{Map, Value};
 
 use super::{Bounds, Effects, Slice, Stage, Then, after, count, end, place};
-use crate::asked::{self, Asker};
+use crate::asked::{self, Use};
 use crate::decode::{Columns, SqlError, first};
 use crate::hot::SCHEDULED_LATER;
 use crate::inserts::json_list;
@@ -101,7 +101,7 @@ impl Share {
         let Some(application) = application_of(connection, endpoint)? else {
             return Ok(Self { messages: 0, wait: None });
         };
-        let (each, allowance) = (how.attempts(per_day), asked::found(connection, application, Asker::Task)?);
+        let (each, allowance) = (how.attempts(per_day), asked::found(connection, application, Use::Task)?);
         let left = match stage.stands_in_line(connection, application)? {
             true => 0,
             false => allowance.left(per_day, now) / each.max(1),
@@ -328,7 +328,7 @@ pub(super) fn deliver(
     }
     let Some(application) = application_of(tx, endpoint)? else { return Ok(Ok((0, Duration::ZERO))) };
     let each = how.attempts(per_day);
-    let left = match asked::spend(tx, application, (Asker::Task, each * messages.len() as u64), per_day, now)? {
+    let left = match asked::spend(tx, application, (Use::Task, each * messages.len() as u64), per_day, now)? {
         Ok(left) => left,
         Err(wait) => return Ok(Err(wait)),
     };

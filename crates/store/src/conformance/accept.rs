@@ -6,6 +6,7 @@ use std::sync::Arc;
 use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::{Against, EndpointFact, Next};
 use postrider_domain::endpoint::{EndpointPatch, Headers};
+use postrider_domain::environment::{EnvironmentSettingsPatch, UnknownEventTypes};
 use postrider_domain::message::Message;
 use postrider_domain::names::Uid;
 use postrider_domain::time::Timestamp;
@@ -97,13 +98,14 @@ pub(super) async fn routes_that_changed_are_refused<H: Harness>(world: &World<H>
     let mut drafts = vec![("create", draft().await)];
     world.endpoint(&app).await;
     drafts.push(("update", draft().await));
-    store.update_endpoint(app.key, &id, EndpointPatch::default(), world.tick()).await.unwrap();
+    let slower = EndpointPatch { throttle_rate: Some(Some(9)), ..EndpointPatch::default() };
+    store.update_endpoint(app.key, &id, slower, world.tick()).await.unwrap();
     drafts.push(("rotate", draft().await));
     done(store.rotate_secret(endpoint.key, world.secret(), FAR, world.tick(), None).await.unwrap());
     drafts.push(("headers", draft().await));
-    store.set_headers(endpoint.key, Headers::new()).await.unwrap();
+    store.set_headers(endpoint.key, Headers::from([("X-A".to_owned(), "1".to_owned())])).await.unwrap();
     drafts.push(("merged headers", draft().await));
-    store.merge_headers(endpoint.key, BTreeMap::new()).await.unwrap();
+    store.merge_headers(endpoint.key, BTreeMap::from([("X-A".into(), None)])).await.unwrap();
     // What the engine does by itself counts like what a caller does.
     world.message(&app, &[&endpoint]).await;
     let due = world.only_due(&endpoint).await;
@@ -121,6 +123,34 @@ pub(super) async fn routes_that_changed_are_refused<H: Harness>(world: &World<H>
     }
     assert_eq!(count(world, &app).await, before);
     assert_new(&world.accept(world.draft(&app, &[]).await).await);
+}
+
+pub(super) async fn routes_that_were_read_after_a_message_came_need_not_be_the_newest_but_by_the_newest_rules<
+    H: Harness,
+>(
+    world: &World<H>,
+) {
+    let (store, app) = (world.store(), world.application().await);
+    let endpoint = world.endpoint(&app).await;
+    let draft = async |rules: i64| NewMessage { rules: Some(rules), ..world.draft(&app, &[endpoint.key]).await };
+    let before = world.routes(&app).await;
+    let drafts = [draft(before.rules_version).await, draft(before.rules_version).await];
+    store.delete_endpoint(app.key, &by_id(endpoint.value.id), world.tick()).await.unwrap();
+    assert!(world.routes(&app).await.version > before.version);
+    let [by_the_same_rules, by_older_rules] = drafts;
+    assert_new(&world.accept(by_the_same_rules).await);
+    // Whoever sends it looks at its endpoint anew.
+    assert!(store.target(endpoint.key).await.unwrap().unwrap().endpoint.disabled);
+    let strict = EnvironmentSettingsPatch {
+        unknown_event_types: Some(UnknownEventTypes::Reject),
+        ..EnvironmentSettingsPatch::default()
+    };
+    store.update_environment_settings(&environment(), strict, world.tick()).await.unwrap();
+    assert_stale(&world.accept(by_older_rules).await);
+    let newest = draft(world.routes(&app).await.rules_version).await;
+    assert_new(&world.accept(newest.clone()).await);
+    store.delete_application(&environment(), &by_id(app.value.id), world.tick()).await.unwrap();
+    assert_stale(&world.accept(newest).await);
 }
 
 pub(super) async fn the_routes_of_a_deleted_application_are_refused<H: Harness>(world: &World<H>) {

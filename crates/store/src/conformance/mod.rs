@@ -233,7 +233,7 @@ macro_rules! conformance_cases {
                 routes_hold_all_that_the_sender_needs,
                 routes_leave_out_deleted_endpoints_and_keep_disabled_ones,
                 routes_are_found_by_id_and_uid_in_their_environment_only,
-                every_change_makes_routes_newer,
+                a_change_that_they_depend_on_makes_routes_newer_and_no_other,
                 a_target_stays_readable_after_its_endpoint_or_application_is_deleted,
                 an_endpoint_that_never_existed_has_no_target,
             }
@@ -241,6 +241,7 @@ macro_rules! conformance_cases {
                 an_accepted_message_has_its_deliveries_and_its_key,
                 a_message_that_goes_nowhere_is_stored,
                 routes_that_changed_are_refused,
+                routes_that_were_read_after_a_message_came_need_not_be_the_newest_but_by_the_newest_rules,
                 the_routes_of_a_deleted_application_are_refused,
                 an_event_id_is_taken_once_within_and_across_batches,
                 an_event_id_belongs_to_its_application,

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use postrider_domain::application::ApplicationPatch;
-use postrider_domain::endpoint::{EndpointPatch, Headers};
+use postrider_domain::application::{ApplicationPatch, Metadata};
+use postrider_domain::endpoint::{Endpoint, EndpointPatch, EndpointUrl, Headers};
+use postrider_domain::event_type_set::EventTypeDigest;
 
 use super::Harness;
 use super::world::{FAR, World, by_id, by_uid, channel, done, environment, other_environment, type_name, uid_of};
@@ -28,7 +29,14 @@ pub(super) async fn routes_hold_all_that_the_sender_needs<H: Harness>(world: &Wo
     let single = store.target(endpoint.key).await.unwrap().unwrap();
     for target in [routes.targets[0].as_ref(), &single] {
         assert_eq!((target.key, target.application), (endpoint.key, app.key));
-        assert_eq!(target.endpoint, endpoint.value);
+        // What is for people is left out, and of event types there are no texts.
+        let sent = endpoint.value.clone();
+        let sent = Endpoint { description: String::new(), metadata: Metadata::new(), event_types: None, ..sent };
+        assert_eq!(target.endpoint, sent);
+        let wants = |event_type: &str, name: &str| {
+            target.wants(EventTypeDigest::of(&type_name(event_type)), Some(&[channel(name)]))
+        };
+        assert!(wants("a", "c") && !wants("b", "c") && !wants("a", "d"));
         assert_eq!(target.headers, new.headers);
         assert_eq!(target.keys, keys);
         assert_eq!(target.application_rate, Some(50));
@@ -58,44 +66,82 @@ pub(super) async fn routes_are_found_by_id_and_uid_in_their_environment_only<H: 
     assert!(store.routes(&environment(), &by_uid("two")).await.unwrap().is_none());
 }
 
-pub(super) async fn every_change_makes_routes_newer<H: Harness>(world: &World<H>) {
+pub(super) async fn a_change_that_they_depend_on_makes_routes_newer_and_no_other<H: Harness>(world: &World<H>) {
     let (store, app) = (world.store(), world.application().await);
     let version = std::sync::atomic::AtomicI64::new(world.routes(&app).await.version);
-    let newer = async |what: &str| {
+    let check = async |what: &str, newer: bool| {
         let now = world.routes(&app).await.version;
         let before = version.swap(now, std::sync::atomic::Ordering::Relaxed);
-        assert!(now > before, "{what}: {before} to {now}");
+        assert_eq!(now > before, newer, "{what}: {before} to {now}");
     };
+    let newer = async |what: &str| check(what, true).await;
+    let same = async |what: &str| check(what, false).await;
     let endpoint = world.endpoint(&app).await;
     newer("create").await;
     let id = by_id(endpoint.value.id);
     let disable = EndpointPatch { disabled: Some(true), ..EndpointPatch::default() };
     store.update_endpoint(app.key, &id, disable, world.tick()).await.unwrap();
     newer("update").await;
+    for patch in [
+        EndpointPatch { event_types: Some(Some(vec![type_name("a")])), ..EndpointPatch::default() },
+        EndpointPatch { channels: Some(Some(vec![channel("a")])), ..EndpointPatch::default() },
+        EndpointPatch { throttle_rate: Some(Some(7)), ..EndpointPatch::default() },
+        EndpointPatch { url: Some(EndpointUrl::parse("https://other.example/").unwrap()), ..EndpointPatch::default() },
+        EndpointPatch { authorization: Some("Bearer x".to_owned()), ..EndpointPatch::default() },
+    ] {
+        store.update_endpoint(app.key, &id, patch.clone(), world.tick()).await.unwrap();
+        newer(&format!("{patch:?}")).await;
+        store
+            .update_endpoint(app.key, &id, EndpointPatch { authorization: None, ..patch }, world.tick())
+            .await
+            .unwrap();
+        same("what it is already").await;
+    }
+    let described = EndpointPatch {
+        description: Some("new".to_owned()),
+        metadata: Some(Metadata::from([("a".to_owned(), "b".to_owned())])),
+        version: Some(9),
+        ..EndpointPatch::default()
+    };
+    store.update_endpoint(app.key, &id, described.clone(), world.tick()).await.unwrap();
+    same("a description").await;
     let otherwise = world.new_endpoint(None);
-    store.upsert_endpoint(app.key, &id, EndpointPatch::default(), otherwise, world.tick()).await.unwrap();
+    store.upsert_endpoint(app.key, &id, described, otherwise, world.tick()).await.unwrap();
+    same("upsert of a description").await;
+    let enable = EndpointPatch { disabled: Some(false), ..EndpointPatch::default() };
+    store.upsert_endpoint(app.key, &id, enable, world.new_endpoint(None), world.tick()).await.unwrap();
     newer("upsert that changes").await;
     let otherwise = world.new_endpoint(None);
     store.upsert_endpoint(app.key, &by_uid("x"), EndpointPatch::default(), otherwise, world.tick()).await.unwrap();
     newer("upsert that adds").await;
     done(store.rotate_secret(endpoint.key, world.secret(), FAR, world.tick(), None).await.unwrap());
     newer("rotate").await;
-    store.set_headers(endpoint.key, Headers::new()).await.unwrap();
+    store.set_headers(endpoint.key, Headers::from([("X-A".to_owned(), "1".to_owned())])).await.unwrap();
     newer("set headers").await;
     store.merge_headers(endpoint.key, BTreeMap::new()).await.unwrap();
+    same("merge no headers").await;
+    store.merge_headers(endpoint.key, BTreeMap::from([("X-A".into(), None)])).await.unwrap();
     newer("merge headers").await;
     store.delete_endpoint(app.key, &id, world.tick()).await.unwrap();
     newer("delete").await;
     // The rate limit is for every endpoint, and a cache may know the application by its uid.
-    for patch in [
-        ApplicationPatch { throttle_rate: Some(Some(1)), ..ApplicationPatch::default() },
-        ApplicationPatch { uid: Some(Some(uid_of("moved"))), ..ApplicationPatch::default() },
+    for (patch, other) in [
+        (
+            ApplicationPatch { throttle_rate: Some(Some(1)), ..ApplicationPatch::default() },
+            ApplicationPatch { throttle_rate: Some(None), ..ApplicationPatch::default() },
+        ),
+        (
+            ApplicationPatch { uid: Some(Some(uid_of("moved"))), ..ApplicationPatch::default() },
+            ApplicationPatch { uid: Some(None), ..ApplicationPatch::default() },
+        ),
     ] {
-        store.update_application(&environment(), &by_id(app.value.id), patch.clone(), world.tick()).await.unwrap();
-        newer("update of the application").await;
-        let otherwise = world.new_application(None);
         let id = by_id(app.value.id);
-        store.upsert_application(&environment(), &id, patch, otherwise, world.tick()).await.unwrap();
+        store.update_application(&environment(), &id, patch.clone(), world.tick()).await.unwrap();
+        newer("update of the application").await;
+        store.update_application(&environment(), &id, patch, world.tick()).await.unwrap();
+        same("what it is already").await;
+        let otherwise = world.new_application(None);
+        store.upsert_application(&environment(), &id, other, otherwise, world.tick()).await.unwrap();
         newer("upsert of the application").await;
     }
 }

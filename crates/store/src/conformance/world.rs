@@ -184,6 +184,7 @@ impl<H: Harness> World<H> {
         NewMessage {
             application: app.key,
             version,
+            rules: None,
             message: Arc::new(message),
             endpoints: endpoints.to_vec(),
             idempotency: None,

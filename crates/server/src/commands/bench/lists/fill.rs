@@ -192,6 +192,7 @@ impl Filling {
         NewMessage {
             application: self.application,
             version: self.version,
+            rules: None,
             message: Arc::clone(message),
             endpoints: if waits(row) { vec![self.endpoint] } else { Vec::new() },
             idempotency: None,
