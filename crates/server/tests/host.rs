@@ -292,3 +292,74 @@ async fn a_deleted_lock_file_lets_no_second_server_in() {
     let app = first.app().await;
     app.client.post(&app.path("/msg"), &message()).await.expect(202);
 }
+
+/// Serves a store until the process ends by itself, which it is to do at once.
+async fn refused(store: &Path) -> Finished {
+    let url = format!("sqlite://{}", store.display());
+    let settings = [("POSTRIDER_SERVER__LISTEN", "127.0.0.1:0"), ("POSTRIDER_STORE__URL", &*url)];
+    let finished = process::run(PROGRAM, &["serve"], &settings, store.parent().expect("a folder")).await;
+    assert!(!finished.status.success(), "{finished:?}");
+    finished
+}
+
+#[tokio::test]
+async fn a_key_is_not_made_by_another_name_of_a_running_servers_store_which_loses_nothing() {
+    let mut server = server().start().await;
+    let app = server.app().await;
+    app.client.post(&app.path("/msg"), &message()).await.expect(202);
+    let elsewhere = TempDir::new_in(server.folder()).unwrap();
+    let other = elsewhere.path().join("p.db");
+    std::fs::hard_link(database(&server), &other).unwrap();
+    for arguments in [&["create"][..], &["list"], &["revoke", "key_1srOrx2ZWZBpBUvZwXKQmoEYga2"]] {
+        let finished = key(arguments, &other, elsewhere.path()).await;
+        assert!(!finished.status.success(), "{finished:?}");
+        assert!(finished.stderr.contains("by another name"), "{finished:?}");
+    }
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 1, "nothing is left beside it");
+    // By the server's own name it works.
+    assert!(key(&["create"], &database(&server), server.folder()).await.status.success());
+    app.client.post(&app.path("/msg"), &message()).await.expect(202);
+    server.kill().await;
+    for name in [&other, &database(&server)] {
+        assert!(refused(name).await.stderr.contains("has 2 names"));
+    }
+    std::fs::remove_file(&other).unwrap();
+    server.start().await;
+    let found = server.client_with(Some(server.token())).get(&app.path("/msg")).await.expect(200);
+    assert_eq!(found.json()["data"].as_array().map(Vec::len), Some(2), "{}", found.text());
+}
+
+#[tokio::test]
+#[ignore = "needs the right to mount a file system: scripts/test runs it where it can"]
+async fn a_store_that_is_mounted_without_its_folder_is_refused() {
+    let mut server = server().start().await;
+    let elsewhere = TempDir::new_in(server.folder()).unwrap();
+    let other = elsewhere.path().join("p.db");
+    std::fs::write(&other, "").unwrap();
+    let mounted = Mounted::bind(&database(&server), &other);
+    let finished = key(&["create"], &other, elsewhere.path()).await;
+    assert!(finished.stderr.contains("by another name"), "{finished:?}");
+    server.terminate().await;
+    let finished = key(&["create"], &other, elsewhere.path()).await;
+    assert!(finished.stderr.contains("mounted by itself"), "{finished:?}");
+    assert!(refused(&other).await.stderr.contains("mounted by itself"));
+    drop(mounted);
+    server.start().await;
+}
+
+/// A file that is mounted at another place, until this is dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn bind(file: &Path, at: &Path) -> Self {
+        let done = std::process::Command::new("mount").arg("--bind").args([file, at]).status().unwrap();
+        assert!(done.success(), "it may not mount");
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}

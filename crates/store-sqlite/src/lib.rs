@@ -72,7 +72,7 @@ pub struct SqliteStore {
     /// See [`SqliteStore::asked_at_most`].
     asked_per_day: u64,
     /// Let go of last: see `lock`.
-    lock: parking_lot::Mutex<Option<Arc<lock::OwnerLock>>>,
+    lock: parking_lot::Mutex<Option<Arc<lock::Lock>>>,
 }
 
 impl std::fmt::Debug for SqliteStore {

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::checkpoint::KEPT_BYTES;
 use crate::files::Files;
-use crate::lock::OwnerLock;
+use crate::lock::{Lock, LockFile};
 use crate::readers::Readers;
 use crate::writer::{Owned, Writer};
 use crate::{SqliteStore, blocks, cut, files, migrate};
@@ -76,6 +76,36 @@ pub enum OpenError {
         path: PathBuf,
         /// The other's process number, if known.
         owner: String,
+    },
+    /// Its owner has it by another name.
+    #[error(
+        "the store {path} is in use by a postrider that has it by another name, or whose .lock file was deleted: what this command \
+         writes would damage it; give the command the same path as the server (store.url)"
+    )]
+    OtherName {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It can be opened by another name.
+    #[error(
+        "the store {path} has {names} names (hard links), and what was written last is beside one of them only: opened by another \
+         it would be damaged; find them with `find / -xdev -samefile {path}`, keep the one that the server has (with the -wal beside \
+         it, if there is one), and remove the others; to have a copy, make one with cp"
+    )]
+    HardLinked {
+        /// The file.
+        path: PathBuf,
+        /// How many there are.
+        names: u64,
+    },
+    /// It can be opened by another name, outside.
+    #[error(
+        "the store {path} is mounted by itself, without its folder: what is written last is kept beside it (-wal), where it would \
+         not be found from outside, or by the next container; mount the folder instead"
+    )]
+    MountedAlone {
+        /// The file.
+        path: PathBuf,
     },
     /// The path can't be used.
     #[error("cannot open the store {path}: {problem}: check that the folder exists and that this user may write to it")]
@@ -216,9 +246,9 @@ impl SqliteStore {
     }
 
     fn open_as_owner(path: &Path) -> Result<Self, OpenError> {
-        let lock = OwnerLock::take(path)?;
+        let lock = LockFile::take(path)?;
         let is_new = files::prepare(path)?;
-        let lock = Arc::new(lock.with_database(path)?);
+        let lock = Arc::new(Lock::own(path, lock)?);
         // Looked at before anything is written: another program's file must stay as it is.
         let is_empty = migrate::is_empty(&open_file(path)?, path)?;
         files::tighten_all(path);
@@ -230,34 +260,36 @@ impl SqliteStore {
         } else if is_empty {
             tracing::warn!(path = %path.display(), "made a new, empty store of a file that was empty");
         }
-        Self::start(path, connection, Some(lock))
+        Self::start(path, connection, lock, Ownership::Owner)
     }
 
     fn open_as_guest(path: &Path) -> Result<Self, OpenError> {
         if is_absent(path) {
             return Err(OpenError::Absent { path: path.to_owned() });
         }
+        let lock = Arc::new(Lock::visit(path)?);
         if !migrate::is_current(&open_file(path)?, path)? {
             return Err(OpenError::NotMigrated { path: path.to_owned() });
         }
-        Self::start(path, connect(path)?, None)
+        Self::start(path, connect(path)?, lock, Ownership::Guest)
     }
 
-    /// Starts what works on an open store; there is a lock if it is the owner's.
-    fn start(path: &Path, connection: Connection, lock: Option<Arc<OwnerLock>>) -> Result<Self, OpenError> {
-        let owned = lock.as_ref().map(|lock| connect(path).map(|own| (own, Arc::clone(lock)))).transpose()?;
-        let owned = owned.map(|(checkpoints, lock)| {
-            let files = Arc::new(Files::note(path, &connection));
-            Owned { checkpoints, lock, files }
-        });
+    /// Starts what works on an open store.
+    fn start(path: &Path, connection: Connection, lock: Arc<Lock>, ownership: Ownership) -> Result<Self, OpenError> {
+        let owned = match ownership {
+            Ownership::Guest => None,
+            Ownership::Owner => {
+                Some(Owned { checkpoints: connect(path)?, files: Arc::new(Files::note(path, &connection)) })
+            }
+        };
         let readers = |count, own| -> Result<Readers, OpenError> {
             let connections = (0..count).map(|_| connect_reader(path)).collect::<Result<_, _>>()?;
             Ok(Readers::new(connections, own, owned.as_ref().map(|owned| Arc::clone(&owned.files))))
         };
         let (readers, lists) = (readers(READERS, OWN_READERS)?, readers(LISTS, 0)?);
         let observers = Arc::new(Observers::default());
-        let writer =
-            Writer::start(connection, owned, Arc::clone(&observers)).map_err(|error| OpenError::path(path, &error))?;
+        let writer = Writer::start(connection, owned, Some(Arc::clone(&lock)), Arc::clone(&observers))
+            .map_err(|error| OpenError::path(path, &error))?;
         Ok(Self {
             writer,
             readers,
@@ -265,7 +297,7 @@ impl SqliteStore {
             observers,
             progress: tokio::sync::Mutex::default(),
             asked_per_day: ASKED_PER_DAY,
-            lock: Mutex::new(lock),
+            lock: Mutex::new(Some(lock)),
         })
     }
 }

@@ -38,7 +38,7 @@ use crate::files::Files;
 use crate::group::{Filling, Kind, Turn, Waiting};
 use crate::hot::Hot;
 use crate::inbox::{self, Inbox};
-use crate::lock::OwnerLock;
+use crate::lock::Lock;
 
 /// What an ordinary write counts as.
 pub(crate) const FEW_ROWS: usize = 16;
@@ -257,7 +257,6 @@ impl inbox::Command for Command {
 pub(crate) struct Owned {
     /// The connection for checkpoints.
     pub(crate) checkpoints: Connection,
-    pub(crate) lock: Arc<OwnerLock>,
     pub(crate) files: Arc<Files>,
 }
 
@@ -268,15 +267,16 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread. What is the owner's it holds until it ends, so that the next owner finds everything written.
+    /// Starts the thread. It holds the lock until it ends, so that the next owner finds everything written.
     pub(crate) fn start(
         mut connection: Connection,
         owned: Option<Owned>,
+        lock: Option<Arc<Lock>>,
         observers: Arc<Observers>,
     ) -> std::io::Result<Self> {
         let (commands, queue) = mpsc::channel();
         let reset = commands.clone();
-        let (mut checkpointer, mut lock, mut files) = (None, None, None);
+        let (mut checkpointer, mut files) = (None, None);
         if let Some(owned) = owned {
             let reset = move |copied| {
                 let (done, is_done) = mpsc::sync_channel(1);
@@ -286,7 +286,7 @@ impl Writer {
             };
             checkpointer =
                 Some(Checkpointer::start(owned.checkpoints, Arc::clone(&owned.files), &mut connection, reset)?);
-            (lock, files) = (Some(owned.lock), Some(owned.files));
+            files = Some(owned.files);
         }
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).stack_size(STACK_BYTES);
         let thread = thread.spawn(move || {
@@ -909,7 +909,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_write_whose_caller_has_gone_is_let_go_of_at_once_unless_it_is_begun_or_the_processs_own() {
-        let writer = Writer::start(crate::plans::database(), None, Arc::default()).expect("a thread");
+        let writer = Writer::start(crate::plans::database(), None, None, Arc::default()).expect("a thread");
         let done = Arc::new(Mutex::new(Vec::new()));
         let note = |what: &'static str| {
             let done = Arc::clone(&done);
@@ -952,7 +952,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_asks_for_a_write_that_the_writer_does_not_come_to_is_told_when_it_ends() {
-        let writer = Writer::start(crate::plans::database(), None, Arc::default()).expect("a thread");
+        let writer = Writer::start(crate::plans::database(), None, None, Arc::default()).expect("a thread");
         let (go_on, goes_on) = mpsc::channel::<()>();
         let mut first = Box::pin(writer.run(Whose::Process, move |_| {
             assert!(goes_on.recv().is_ok());
@@ -974,7 +974,7 @@ mod tests {
     async fn what_a_write_had_to_tell_is_not_told_if_it_came_to_nothing() {
         let (observers, counter) = (Arc::new(Observers::default()), Arc::new(Counter::default()));
         observers.add(Arc::clone(&counter) as Arc<dyn Observer>);
-        let writer = Writer::start(crate::plans::database(), None, observers).expect("a thread");
+        let writer = Writer::start(crate::plans::database(), None, None, observers).expect("a thread");
         let refused = writer.run(Whose::Process, |tx| {
             tx.tell(News::WorkAdded(EndpointKey(1), None));
             Err::<(), _>(Abort::Refused(StoreError::Closed))

@@ -50,6 +50,54 @@ async fn a_guest_writes_beside_an_owner() {
     owner.close().await;
 }
 
+#[tokio::test]
+async fn by_another_name_than_the_owners_nobody_opens_a_store() {
+    let (folder, path) = folder();
+    let elsewhere = folder.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let other = elsewhere.join("other.db");
+    let owner = SqliteStore::open(&path, Ownership::Owner).unwrap();
+    std::fs::hard_link(&path, &other).unwrap();
+    let error = refused(&other, Ownership::Guest);
+    assert!(matches!(error, OpenError::OtherName { .. }), "{error}");
+    assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 1, "nothing is left beside it");
+    let error = refused(&other, Ownership::Owner);
+    assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+    let guest = SqliteStore::open(&path, Ownership::Guest).unwrap();
+    guest.ping().await.unwrap();
+    guest.close().await;
+    owner.close().await;
+}
+
+#[tokio::test]
+async fn a_store_with_two_names_is_refused_by_either_until_one_is_removed() {
+    let (folder, path) = folder();
+    SqliteStore::open(&path, Ownership::Owner).unwrap().close().await;
+    let other = folder.path().join("other.db");
+    std::fs::hard_link(&path, &other).unwrap();
+    for name in [&path, &other] {
+        for ownership in [Ownership::Owner, Ownership::Guest] {
+            let error = refused(name, ownership);
+            assert!(matches!(error, OpenError::HardLinked { names: 2, .. }), "{error}");
+        }
+        assert!(!name.with_extension("db-wal").exists());
+    }
+    std::fs::remove_file(&other).unwrap();
+    SqliteStore::open(&path, Ownership::Owner).unwrap().close().await;
+}
+
+#[tokio::test]
+async fn an_owner_waits_for_a_guest_that_came_before_it() {
+    let (_folder, path) = folder();
+    SqliteStore::open(&path, Ownership::Owner).unwrap().close().await;
+    let guest = SqliteStore::open(&path, Ownership::Guest).unwrap();
+    let opened = path.clone();
+    let owner = tokio::task::spawn_blocking(move || SqliteStore::open(&opened, Ownership::Owner));
+    guest.ping().await.unwrap();
+    guest.close().await;
+    owner.await.unwrap().unwrap().close().await;
+}
+
 #[test]
 fn a_guest_needs_a_store_that_is_set_up() {
     let (_folder, path) = folder();
