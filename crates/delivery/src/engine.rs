@@ -239,7 +239,7 @@ impl Engine {
         if pulled > 0 {
             tracing::warn!(
                 pulled,
-                "deliveries were due later than any wait can be, because the clock was wrong or waits are shorter now: they are due now"
+                "deliveries were due later than after their waits, because the clock was wrong or waits are shorter now: they wait from now, if at all"
             );
         }
         let endpoints = store.rebuild_wakes().await?;

@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
+use postrider_domain::clock::{Clock as _, SystemClock};
 use postrider_domain::time::Timestamp;
-use postrider_testkit::{App, Receiver, TestServer, TestServerBuilder, wait};
+use postrider_testkit::{App, Receiver, Reply, TestServer, TestServerBuilder, wait};
 use serde_json::{Value, json};
 
 fn server() -> TestServerBuilder {
@@ -99,4 +100,40 @@ async fn a_payload_that_is_kept_no_longer_is_removed() {
     })
     .await;
     assert_eq!(app.attempts(&message).await.len(), 1);
+}
+
+/// Dates all that is stored by a clock that was so far ahead.
+fn put_ahead(server: &TestServer, by: Duration) {
+    let by = i64::try_from(by.as_micros()).unwrap();
+    let database = rusqlite::Connection::open(server.folder().join("postrider.db")).unwrap();
+    database
+        .execute_batch(&format!(
+            "UPDATE message SET created_at = created_at + {by};
+             UPDATE attempt SET started_at = started_at + {by}, next_attempt_at = next_attempt_at + {by};
+             UPDATE delivery SET due_at = due_at + {by} WHERE NOT EXISTS
+                 (SELECT 1 FROM message WHERE no = message_no AND deliver_at = due_at);
+             UPDATE sequence SET next = next + {by} WHERE name IN ('seen', 'shown')"
+        ))
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_clock_three_hours_ahead_put_off_is_sent_after_its_wait_once_it_was_set_right() {
+    let mut server = server().set("delivery.retry_schedule", r#"["10s","1h"]"#).start().await;
+    let app = server.app().await;
+    let receiver = Receiver::sequence([Reply::status(500), Reply::ok()]).await;
+    app.endpoint(&receiver.url()).await;
+    put_off(&app, SystemClock::new().now().saturating_add(Duration::from_secs(86_400))).await;
+    let tried = app.send("tried", &json!({})).await;
+    wait::until("the first attempt to be stored", async || {
+        let attempts = app.client.get(&app.path(&format!("/attempt/msg/{tried}"))).await.json();
+        attempts["data"].as_array().is_some_and(|attempts| attempts.len() == 1).then_some(())
+    })
+    .await;
+    server.kill().await;
+    put_ahead(&server, Duration::from_secs(10_800));
+    server.start().await;
+    let requests = receiver.wait_for(2).await;
+    // And not what is to be delivered tomorrow.
+    assert_eq!(requests.iter().map(|request| request.id()).collect::<Vec<_>>(), [Some(&*tried), Some(&*tried)]);
 }

@@ -4,6 +4,7 @@
 //! numbers of URLs) is only ever what this very thread wrote or read in the database it owns.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use foldhash::{HashMap, HashSet};
 use postrider_domain::attempt::Trigger;
@@ -21,10 +22,10 @@ use crate::decode::{SqlError, readable};
 use crate::indexer::Indexer;
 use crate::inserts::{AttemptRow, DeliveryRow, MessageRow, PayloadRow};
 use crate::keys::{Keys, RUN_KEYS};
-use crate::outbox;
 use crate::rows::{MESSAGE_COLUMNS, decode_message};
 use crate::work::{LOWER_WAKE_SQL, application_of, lift_hold, look_again};
 use crate::writer::{News, Place, Tx};
+use crate::{outbox, set_back};
 
 /// How many message numbers are reserved at a time. A crash skips what was left of them, which costs nothing.
 const RESERVE: i64 = 1 << 20;
@@ -51,6 +52,7 @@ pub(crate) struct Hot<'c> {
     url_number: Statement<'c>,
     insert_url: Statement<'c>,
     reserve: Statement<'c>,
+    note_shown: Statement<'c>,
     change: Changes<'c>,
     indexer: Indexer<'c>,
     keys: Keys<'c>,
@@ -118,6 +120,7 @@ impl<'c> Hot<'c> {
             )?,
             insert_url: prepare("INSERT INTO endpoint_url (endpoint_no, url) VALUES (?, ?)")?,
             reserve: prepare("UPDATE sequence SET next = ? WHERE name = 'message'")?,
+            note_shown: prepare(set_back::NOTE_SQL)?,
             change: Changes::prepare(connection)?,
             indexer: Indexer::prepare(connection)?,
             keys: Keys::prepare(connection, RUN_KEYS)?,
@@ -185,6 +188,7 @@ impl<'c> Hot<'c> {
         self.deliveries.flush()?;
         self.indexer.place_accepted()?;
         self.keys.store()?;
+        self.note_shown(batch.iter().map(|new| new.message.created_at.as_micros()).max())?;
         Ok(results)
     }
 
@@ -313,6 +317,18 @@ impl<'c> Hot<'c> {
         }
         self.attempts.flush()?;
         self.indexer.place_attempted()?;
+        let ended = |attempt: &AttemptRecord| {
+            let duration = Duration::from_millis(attempt.duration_ms.into());
+            attempt.started_at.saturating_add(duration).as_micros()
+        };
+        self.note_shown(batch.iter().filter_map(|settlement| settlement.attempt.as_ref()).map(ended).max())
+    }
+
+    /// Notes the latest time that the clock has shown: see `set_back`.
+    fn note_shown(&mut self, latest: Option<i64>) -> Result<(), SqlError> {
+        if let Some(latest) = latest {
+            self.note_shown.execute([latest])?;
+        }
         Ok(())
     }
 

@@ -44,6 +44,7 @@ mod range;
 mod readers;
 mod retention;
 mod rows;
+mod set_back;
 mod store;
 mod streams;
 mod tally;

@@ -28,10 +28,10 @@ use crate::decode::{SqlError, readable};
 use crate::history::{self, Removal};
 use crate::limits::MAX_NOTICES;
 use crate::messages::erase;
-use crate::range;
 use crate::tasks::MAX_BYTES_ERASED;
 use crate::urls::{self, Former};
 use crate::writer::{Abort, Place, Tx};
+use crate::{range, set_back};
 
 /// What is dated further ahead was dated by a clock that is wrong.
 const AHEAD: Duration = Duration::from_secs(86_400);
@@ -192,6 +192,7 @@ impl Retention for SqliteStore {
         self.writer
             .run(Whose::Process, move |tx| {
                 tx.prepare_cached("UPDATE sequence SET next = ? WHERE name = 'seen'")?.execute([now.as_micros()])?;
+                set_back::note(tx, now)?;
                 Ok::<_, Abort<StoreError>>(())
             })
             .await

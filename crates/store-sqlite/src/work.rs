@@ -29,7 +29,42 @@ use crate::environments::{RULES_COLUMNS, decode_rules};
 use crate::hot::{SCHEDULED_LATER, delivery_key};
 use crate::rows::{MESSAGE_COLUMNS, MESSAGE_WIDTH, TARGET_COLUMNS, decode_disablement, decode_message, decode_target};
 use crate::writer::{Abort, FEW_ROWS, News};
-use crate::{asked, idempotency, keys, range};
+use crate::{asked, idempotency, keys, range, set_back};
+
+impl SqliteStore {
+    /// Has deliveries wait from now that were dated by a clock that was ahead; returns how many there were. See `set_back`.
+    async fn pull_back(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let behind = self.lists.run(move |connection| set_back::behind(connection, now)).await?;
+        if behind.is_zero() {
+            return Ok(0);
+        }
+        let micros = now.as_micros();
+        let (mut mended, mut place) = (0, (i64::MIN, i64::MIN, i64::MIN));
+        loop {
+            let found = self.lists.run(move |connection| set_back::waiting(connection, place, micros)).await?;
+            let count = found.len();
+            place = found.last().map_or(place, set_back::Waiting::place);
+            mended += self
+                .writer
+                .run(Whose::Process, move |tx| {
+                    let mut mended = 0;
+                    for waiting in &found {
+                        // Each at an instant of its own: see `make_due`.
+                        mended += i64::from(waiting.mend(tx, micros + mended)?);
+                    }
+                    if count < MISDATED_ROWS {
+                        set_back::end(tx, micros, behind)?;
+                    }
+                    Ok::<_, Abort<StoreError>>(mended.unsigned_abs())
+                })
+                .await?;
+            if count < MISDATED_ROWS {
+                tracing::info!(?behind, mended, "the clock was set back since the store was used last");
+                return Ok(mended);
+            }
+        }
+    }
+}
 
 #[async_trait]
 impl Work for SqliteStore {
@@ -215,6 +250,7 @@ impl Work for SqliteStore {
                 Ok::<_, Abort<StoreError>>(())
             })
             .await?;
+        let mended = self.pull_back(now).await?;
         let mut pulled = 0;
         loop {
             let found = self.lists.run(move |connection| misdated(connection, latest)).await?;
@@ -230,7 +266,7 @@ impl Work for SqliteStore {
                 .await?;
             pulled += count as u64;
             if count < MISDATED_ROWS {
-                return Ok(pulled);
+                return Ok(mended + pulled);
             }
         }
     }
@@ -453,6 +489,7 @@ pub(crate) fn add_manual(
         due_at += 1;
     }
     hold(connection, message)?;
+    set_back::note(connection, now)?;
     lower_wake(connection, endpoint, now)
 }
 
@@ -528,13 +565,13 @@ pub(crate) fn hold(connection: &Connection, message: MessageKey) -> Result<(), S
 }
 
 /// How many deliveries are made due at a time.
-const MISDATED_ROWS: usize = 1_000;
+pub(crate) const MISDATED_ROWS: usize = 1_000;
 
 /// A delivery that is due too late.
-struct Misdated {
-    endpoint: i64,
-    due_at: i64,
-    message: i64,
+pub(crate) struct Misdated {
+    pub(crate) endpoint: i64,
+    pub(crate) due_at: i64,
+    pub(crate) message: i64,
     made: i64,
     trigger: u8,
 }
@@ -558,7 +595,7 @@ fn misdated(connection: &Connection, latest: i64) -> Result<Vec<Misdated>, SqlEr
     all(rows, decode_misdated)
 }
 
-fn decode_misdated(row: &Row<'_>) -> Result<Misdated, SqlError> {
+pub(crate) fn decode_misdated(row: &Row<'_>) -> Result<Misdated, SqlError> {
     Ok(Misdated {
         endpoint: row.get(0)?,
         due_at: row.get(1)?,
@@ -571,7 +608,7 @@ fn decode_misdated(row: &Row<'_>) -> Result<Misdated, SqlError> {
 /// Makes a delivery due at `due`, or at the next microsecond at which its message is not due there already, and has the log
 /// say so. Whoever makes many due takes another microsecond for each: to look for a free one again and again would take the
 /// square of their number.
-fn make_due(connection: &Connection, row: &Misdated, mut due: i64) -> Result<(), SqlError> {
+pub(crate) fn make_due(connection: &Connection, row: &Misdated, mut due: i64) -> Result<(), SqlError> {
     let Misdated { endpoint, due_at, message, made, trigger } = row;
     connection
         .prepare_cached("DELETE FROM delivery WHERE endpoint_no = ? AND due_at = ? AND message_no = ?")?

@@ -377,9 +377,11 @@ pub trait Work {
     /// end of that.
     async fn wake_later(&self, endpoints: Vec<EndpointKey>, at: Timestamp) -> Result<(), StoreError>;
 
-    /// Makes deliveries due now that are due later than `now` and the longest possible wait: a clock that was wrong put them
-    /// there. What is scheduled for that instant stays. To be called at start, before [`Work::rebuild_wakes`]. Returns how
-    /// many there were.
+    /// Sees to what a clock that was ahead has dated, now that it was set right. Deliveries that were never tried, and are due
+    /// later than `now`, are due now; one of which the last attempt ended later than `now` waits from now for as long as it
+    /// was to wait then; what holds endpoints back moves by what the clock was set back; and what is still due later than
+    /// `now` and the longest possible wait is due now. What is scheduled for its instant stays. To be called at start, before
+    /// [`Work::rebuild_wakes`]. Returns how many deliveries there were.
     async fn pull_in(&self, now: Timestamp, longest: Duration) -> Result<u64, StoreError>;
 
     /// Puts every endpoint with deliveries into the index of wakes; one that is held back at the end of that, also if it

@@ -332,16 +332,17 @@ pub(super) fn deliver(
         Ok(left) => left,
         Err(wait) => return Ok(Err(wait)),
     };
-    // Due when it would have been: whoever looks for it, a second replay as well, knows where it is.
+    // Due when it would have been: whoever looks for it, a second replay as well, knows where it is. A message that a clock dated
+    // that was ahead is due now.
     let mut scheduled = tx.prepare_cached(
         "INSERT OR IGNORE INTO delivery (endpoint_no, due_at, message_no, made, trigger)
-         SELECT ?1, coalesce(deliver_at, created_at), no, 0, ?3 FROM message WHERE no = ?2",
+         SELECT ?1, coalesce(deliver_at, min(created_at, ?4)), no, 0, ?3 FROM message WHERE no = ?2",
     )?;
     for message in &messages {
         match how {
             How::Manually => add_manual(tx, endpoint, *message, now)?,
             How::ByTheSchedule => {
-                scheduled.execute(params![endpoint.0, message.0, SCHEDULED_LATER])?;
+                scheduled.execute(params![endpoint.0, message.0, SCHEDULED_LATER, now.as_micros()])?;
                 hold(tx, *message)?;
             }
         }

@@ -309,6 +309,7 @@ macro_rules! conformance_cases {
                 an_endpoint_that_its_failures_disable_is_looked_at_and_not_held_back,
                 rebuilding_an_empty_store_finds_nothing,
                 what_is_due_later_than_any_wait_is_due_now_except_what_was_scheduled,
+                what_a_clock_dated_that_was_ahead_waits_from_now_when_it_was_set_right,
             }
             resend {
                 a_resend_adds_a_manual_delivery_and_tells_observers,

@@ -352,3 +352,34 @@ pub(super) async fn what_is_due_later_than_any_wait_is_due_now_except_what_was_s
     let next: Vec<_> = log.rows.iter().map(|attempt| attempt.next_attempt_at).collect();
     assert_eq!(next, [Some(instant(50)), Some(instant(0))]);
 }
+
+pub(super) async fn what_a_clock_dated_that_was_ahead_waits_from_now_when_it_was_set_right<H: Harness>(
+    world: &World<H>,
+) {
+    let app = world.application().await;
+    // As it should be: its attempt was made before now.
+    let endpoint = waiting(world, &app, instant(50)).await;
+    // Three hours ahead: an attempt, a message, and what somebody asked for again.
+    let ahead = instant(10_800);
+    let message = world.message(&app, &[&endpoint]).await;
+    let due = world.due(&endpoint, message.value.created_at).await.pop().unwrap();
+    let mut failed = world.settlement(&endpoint, &due, Next::Waiting(after(ahead, 7)));
+    let attempt = failed.attempt.as_mut().unwrap();
+    (attempt.started_at, attempt.duration_ms) = (ahead, 2_000);
+    world.settle(failed).await;
+    let (dated, resent) = (world.new_message(), world.message(&app, &[]).await);
+    world.message_of(&app, &[&endpoint], Message { created_at: ahead, ..dated }).await;
+    world.store().resend(endpoint.key, resent.key, ahead, None).await.unwrap();
+    // Asked for at an instant, by a caller whose clock was right.
+    let scheduled = Message { deliver_at: Some(instant(9_000)), ..world.new_message() };
+    world.message_of(&app, &[&endpoint], scheduled).await;
+    world.store().hold(endpoint.key, Hold { until: after(ahead, 30), reason: HoldReason::Asked }).await.unwrap();
+    let pull_in = async || world.store().pull_in(instant(0), Duration::from_secs(100_000)).await.unwrap();
+    assert_eq!(pull_in().await, 3);
+    assert_eq!(pull_in().await, 0);
+    for (at, due) in [(1, 2), (4, 2), (6, 3), (49, 3), (50, 4), (8_999, 4), (9_000, 5)] {
+        assert_eq!(world.due(&endpoint, after(instant(at), 0)).await.len(), due, "at {at}");
+    }
+    let hold = world.store().hold_of(endpoint.key).await.unwrap().unwrap();
+    assert!(hold.until <= instant(30), "{hold:?}");
+}
