@@ -1,8 +1,8 @@
 //! The egress policy: which targets a delivery may be made to.
 //!
 //! Customers choose the URLs, so a URL may be a way to reach what only this machine can reach: the cloud's metadata
-//! service, a database, the server itself. Every address that is not plainly public is forbidden unless
-//! `delivery.allow_subnets` covers it. The check is made twice: for a literal address when an endpoint is created
+//! service, a database, the server itself. Every address that is not plainly public, or is this machine's own, is forbidden
+//! unless `delivery.allow_subnets` covers it. The check is made twice: for a literal address when an endpoint is created
 //! ([`Policy::check_literal`]), and for every address that is about to be dialled ([`Policy::check`]). The second one is
 //! what counts, because a name may resolve differently at any time.
 //!
@@ -14,6 +14,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use postrider_domain::endpoint::EndpointUrl;
 
 use crate::options::{DeliveryOptions, Ports};
+use crate::own::is_own;
 
 /// Ports that are refused unless `delivery.allow_ports` names them: those of well-known services that are not meant for
 /// HTTP from outside. A request to one is a nuisance or an attack, and what comes of it would tell a tenant which of them
@@ -91,10 +92,10 @@ impl Policy {
             return Ok(());
         }
         match address {
-            IpAddr::V4(address) => forbid(is_reserved_v4(address)),
-            IpAddr::V6(address) => match translated(address) {
+            IpAddr::V4(public) => forbid(is_reserved_v4(public) || is_own(address)),
+            IpAddr::V6(public) => match translated(public) {
                 Some(inside) => self.check(inside.into()),
-                None => forbid(is_reserved_v6(address)),
+                None => forbid(is_reserved_v6(public) || is_own(address)),
             },
         }
     }

@@ -21,6 +21,7 @@ mod memory;
 mod meter;
 pub mod options;
 mod ours;
+mod own;
 mod pace;
 mod pool;
 mod rate;

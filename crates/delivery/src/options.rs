@@ -129,7 +129,7 @@ postrider_domain::options! {
         /// connections that were opened together are not replaced together.
         #[within("100ms", "1d")]
         pub connection_max_age: Span = span("5m"),
-        /// Networks that may be delivered to although they are private, local or reserved.
+        /// Networks that may be delivered to although they are private, local or reserved, or hold addresses of this machine.
         pub allow_subnets: Subnets = Subnets::default(),
         /// Ports of well-known services (22, 25, 6379 and so on: the "bad ports" of the Fetch standard, databases, caches,
         /// queues and remote control) that may be delivered to all the same, e.g. `[25, "6000-6063"]`. All other ports may.

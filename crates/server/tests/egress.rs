@@ -166,6 +166,19 @@ async fn an_address_that_was_allowed_once_is_refused_when_dialled() {
     assert_eq!(receiver.requests().len(), 1);
 }
 
+/// A public address, which the loopback interface must have been given.
+const OWN: &str = "9.9.9.9";
+
+#[tokio::test]
+#[ignore = "needs a network of its own, with 9.9.9.9 at its loopback interface: scripts/test runs it where it can"]
+async fn a_public_address_of_this_machine_is_refused_unless_it_is_allowed() {
+    let url = format!("http://{OWN}:8080/");
+    let server = strict().start().await;
+    expect_refused(&server.app().await, &url).await;
+    let server = self::server().set("delivery.allow_subnets", format!("[\"{OWN}/32\"]")).start().await;
+    server.app().await.endpoint(&url).await;
+}
+
 #[tokio::test]
 async fn an_answer_of_302_or_307_to_a_metadata_address_is_a_failed_attempt_with_that_status() {
     let server = server().start().await;
