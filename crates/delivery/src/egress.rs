@@ -105,6 +105,13 @@ fn forbid(reserved: bool) -> Result<(), Forbidden> {
     if reserved { Err(Forbidden::Address) } else { Ok(()) }
 }
 
+/// Allowed networks that are larger than any private one, and hold much that is none of a receiver's.
+pub fn opened_wide(options: &DeliveryOptions) -> Vec<IpNet> {
+    let largest_private = |network: &IpNet| if matches!(network, IpNet::V4(_)) { 8 } else { 7 };
+    let networks = options.allow_subnets.0.iter().map(unmapped);
+    networks.filter(|network| network.prefix_len() < largest_private(network)).collect()
+}
+
 /// A network of IPv4-mapped addresses as the IPv4 network that it is; any other as it was.
 fn unmapped(network: &IpNet) -> IpNet {
     let IpNet::V6(mapped) = network else { return *network };

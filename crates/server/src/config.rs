@@ -6,6 +6,7 @@
 
 mod load;
 mod rules;
+mod warnings;
 
 use std::path::PathBuf;
 
@@ -20,6 +21,7 @@ use serde::Deserialize;
 pub(crate) use load::{Flag, Loaded, OTHER_VARIABLES, Problems, Valued, is_ours, load, not_utf8};
 pub(crate) use rules::log_filter;
 use rules::{listen_address, log_level, public_url, store_url};
+pub(crate) use warnings::warnings;
 
 fn span(text: &str) -> Span {
     text.parse().unwrap_or(Span(std::time::Duration::ZERO))

@@ -3,7 +3,7 @@
 //! Whoever gives something in memory a bound adds a line where the bound is: each crate has a function `memory` beside
 //! `limits`.
 
-use postrider_domain::memory::{MIB, Part};
+use postrider_domain::memory::{KIB, MIB, Part};
 
 use crate::config::Config;
 use crate::connections::{MAX_HEAD_BYTES, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES};
@@ -40,21 +40,52 @@ pub(crate) fn parts(config: &Config) -> Vec<Part> {
     .concat()
 }
 
+/// Where the system says how much memory there is, and to how much this process is kept.
+const MEMORY: &str = "/proc/meminfo";
+const GROUP: &str = "/proc/self/cgroup";
+const GROUPS: &str = "/sys/fs/cgroup";
+
+/// The memory of the machine or, if that is less, of the container; `None` if the system does not say.
+pub(crate) fn of_machine() -> Option<u64> {
+    let memory = std::fs::read_to_string(MEMORY).ok()?;
+    let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
+    let total = total?.trim().parse::<u64>().ok()?.saturating_mul(KIB);
+    let group = std::fs::read_to_string(GROUP).unwrap_or_default();
+    let group = group.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+    let limits = [format!("{GROUPS}{group}/memory.max"), format!("{GROUPS}/memory/memory.limit_in_bytes")];
+    // Without a limit there is a word in it.
+    let limit = |path: &String| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    limits.iter().filter_map(limit).chain([total]).min()
+}
+
+/// What all parts take at most.
+pub(crate) fn sum(parts: &[Part]) -> u64 {
+    sum_of(&mut parts.iter())
+}
+
+fn sum_of(parts: &mut dyn Iterator<Item = &Part>) -> u64 {
+    parts.fold(0u64, |sum, part| sum.saturating_add(part.bytes))
+}
+
+/// An amount, for people.
+pub(crate) fn shown(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / MIB as f64)
+}
+
 /// The parts and their sum, for people.
 pub(crate) fn as_text(parts: &[Part]) -> String {
-    let sum = |parts: &mut dyn Iterator<Item = &Part>| parts.fold(0u64, |sum, part| sum.saturating_add(part.bytes));
-    let row = |bytes: u64, what: &str, bound: &str| format!("{:>10.1} MiB  {what}{bound}\n", bytes as f64 / MIB as f64);
+    let row = |bytes: u64, what: &str, bound: &str| format!("{:>14}  {what}{bound}\n", shown(bytes));
     let mut text = String::new();
     for part in parts {
         let bound = part.setting.map_or_else(String::new, |setting| format!(" ({setting})"));
         text.push_str(&row(part.bytes, part.what, &bound));
     }
     text.push_str(&row(
-        sum(&mut parts.iter().filter(|part| !part.is_apart)),
+        sum_of(&mut parts.iter().filter(|part| !part.is_apart)),
         "in the server's own process, at most",
         "",
     ));
-    text.push_str(&row(sum(&mut parts.iter()), "in all, at most", ""));
+    text.push_str(&row(sum(parts), "in all, at most", ""));
     text
 }
 

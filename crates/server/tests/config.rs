@@ -188,3 +188,28 @@ async fn a_short_secret_that_the_operator_allows_is_taken() {
     let server = server.start().await;
     server.client().get("/api/v1/health").await.expect(204);
 }
+
+#[test]
+fn check_warns_of_what_can_be_set_and_is_hardly_meant() {
+    let folder = TempDir::new().unwrap();
+    let check = |settings: &[(&str, &str)]| {
+        let output = postrider(&folder, &["config", "check"]).envs(settings.iter().copied()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        text(&output).lines().filter(|line| line.starts_with("Warning: ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let modest = [
+        ("POSTRIDER_DELIVERY__ALLOW_SUBNETS", "10.0.0.0/8,fc00::/7"),
+        ("POSTRIDER_DELIVERY__RETRY_SCHEDULE", "30s,1m"),
+    ];
+    assert_eq!(check(&modest), [] as [String; 0]);
+    for (name, value, said) in [
+        ("POSTRIDER_DELIVERY__ALLOW_SUBNETS", "0.0.0.0/0", "opens all of 0.0.0.0/0"),
+        ("POSTRIDER_DELIVERY__ALLOW_SUBNETS", "::ffff:0:0/96", "opens all of 0.0.0.0/0"),
+        ("POSTRIDER_DELIVERY__ALLOW_SUBNETS", "::/0", "opens all of ::/0"),
+        ("POSTRIDER_DELIVERY__RETRY_SCHEDULE", "0s,0s,0s", "gives up after 4 attempts within 0"),
+        ("POSTRIDER_DELIVERY__MEMORY_BYTES", "1099511627776", "let memory grow to"),
+    ] {
+        let warned = check(&[(name, value)]);
+        assert!(warned.len() == 1 && warned[0].contains(said), "{name}={value}: {warned:?}");
+    }
+}

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use postrider_domain::settings::Setting;
 
 use super::serve::Settings;
-use crate::config::{Loaded, OTHER_VARIABLES, Valued, reference, variable};
+use crate::config::{Loaded, OTHER_VARIABLES, Valued, reference, variable, warnings};
 use crate::{limits, memory, terminal};
 
 /// Arguments of `config`.
@@ -27,7 +27,7 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Check the settings that `serve` would use: a line for each problem, or what they let memory grow to
+    /// Check the settings that `serve` would use: a line for each problem, or what is hardly meant, and what they let memory grow to
     Check {
         #[command(flatten)]
         given: Given,
@@ -92,8 +92,9 @@ impl Given {
 
 fn check(loaded: &Loaded) -> String {
     let set = loaded.values.iter().filter(|valued| valued.source.kind() != "default").count();
+    let warnings: String = warnings(&loaded.config).iter().map(|warning| format!("\nWarning: {warning}.\n")).collect();
     format!(
-        "The settings are right: {set} of {} are set, the others have their defaults.\n\nMemory:\n\n{}",
+        "The settings are right: {set} of {} are set, the others have their defaults.\n{warnings}\nMemory:\n\n{}",
         loaded.values.len(),
         memory::as_text(&memory::parts(&loaded.config))
     )

@@ -1,5 +1,7 @@
 //! What the text of a setting must be, beyond what holds for all of them: an address, a URL, a level.
 
+use std::net::SocketAddr;
+
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
@@ -30,9 +32,17 @@ const MODULES: [&str; 18] = [
 
 /// A host or address with a port.
 pub(super) fn listen_address(text: &str) -> Result<(), String> {
-    let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-    let port = parts.and_then(|(_, port)| port.parse::<u16>().ok());
-    port.map(drop).ok_or_else(|| format!("must be an address and a port, as in 127.0.0.1:8071, not '{text}'"))
+    let has_port = |(host, port): (&str, &str)| is_host_name(host) && port.parse::<u16>().is_ok();
+    if text.parse::<SocketAddr>().is_ok() || text.rsplit_once(':').is_some_and(has_port) {
+        return Ok(());
+    }
+    Err(format!("must be an address and a port, as in 127.0.0.1:8071 or [::1]:8071, not '{text}'"))
+}
+
+/// Whether it can be looked up: what is written in digits and dots would have to be an address.
+fn is_host_name(text: &str) -> bool {
+    let is_name = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    is_name && text.bytes().any(|byte| byte.is_ascii_alphabetic())
 }
 
 /// What ends a URL in texts and pages, and is written with a percent sign in one.

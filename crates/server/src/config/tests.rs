@@ -230,10 +230,23 @@ fn a_public_url_must_be_one_that_links_can_be_made_of() {
 
 #[test]
 fn an_address_to_listen_on_has_a_host_and_a_port() {
-    for address in ["nonsense", "127.0.0.1", "127.0.0.1:70000", ":8071", "localhost:http"] {
+    for address in [
+        "nonsense",
+        "127.0.0.1",
+        "127.0.0.1:70000",
+        ":8071",
+        "localhost:http",
+        "[::1:8071",
+        "::1]:8071",
+        "::1:8071",
+        "[localhost]:8071",
+        "127.0.0.300:8071",
+        "127.0.0.1 :8071",
+        "a/b:8071",
+    ] {
         names(&problem("", &[("POSTRIDER_SERVER__LISTEN", address)]), &["server.listen"]);
     }
-    for address in ["localhost:8071", "[::]:0"] {
+    for address in ["localhost:8071", "[::]:0", "[::1]:8071", "0.0.0.0:8071", "hooks.example.com:80"] {
         config("", &[("POSTRIDER_SERVER__LISTEN", address)]);
     }
 }
