@@ -29,6 +29,7 @@ mod reads;
 pub mod request;
 pub mod resolve;
 mod response;
+mod roots;
 pub mod sender;
 mod settler;
 mod shared;

@@ -32,12 +32,16 @@ pub struct Tls {
 /// The configuration that trusts the system's certificates. Without any, every https endpoint fails, which is worth a
 /// warning but not a refusal to start: there may be none.
 pub fn system_config() -> Result<Tls, rustls::Error> {
-    let found = rustls_native_certs::load_native_certs();
+    let found = crate::roots::load();
     let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(found.certs);
-    if added == 0 {
+    let (added, _) = roots.add_parsable_certificates(found.certificates);
+    if added > 0 {
+        for problem in &found.problems {
+            tracing::warn!("{problem}: the other authorities are trusted, those are not");
+        }
+    } else {
         tracing::warn!(
-            errors = ?found.errors,
+            errors = ?found.problems,
             "no root certificates were found, so no https endpoint can be delivered to: install ca-certificates, or set \
              SSL_CERT_FILE"
         );

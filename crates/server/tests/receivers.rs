@@ -263,6 +263,30 @@ async fn a_good_certificate_is_accepted() {
 }
 
 #[tokio::test]
+async fn a_certificate_file_that_is_a_pipe_or_absent_is_told_and_the_folder_of_certificates_is_used() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    authority.write_pem(folder.path());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let pipe = elsewhere.path().join("pipe.pem");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for (named, problem) in
+        [(&pipe, "it is not a regular file"), (&elsewhere.path().join("absent.pem"), "No such file")]
+    {
+        let server = server()
+            .variable("SSL_CERT_FILE", named.to_str().unwrap())
+            .variable("SSL_CERT_DIR", folder.path().to_str().unwrap())
+            .start()
+            .await;
+        let line = server.logged(&format!("SSL_CERT_FILE names {}", named.display())).await;
+        assert!(line.contains("WARN") && line.contains(problem), "{line}");
+        let app = server.app().await;
+        let receiver = Receiver::builder(|_| Reply::ok()).tls(authority.issue(&["127.0.0.1"])).start().await;
+        expect_answer(&first_attempt(&app, &receiver.url()).await, 200);
+    }
+}
+
+#[tokio::test]
 async fn a_receiver_of_http_2_gets_many_messages_on_few_connections() {
     let authority = Authority::new();
     let folder = tempfile::tempdir().unwrap();
