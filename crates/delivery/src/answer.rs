@@ -23,11 +23,18 @@ use crate::limits::MAX_BODY_BYTES;
 pub(crate) struct Trouble {
     pub(crate) kind: Failure,
     pub(crate) detail: Cow<'static, str>,
+    /// This machine lacks what closing connections would give back.
+    pub(crate) starved: bool,
 }
 
 impl Trouble {
     pub(crate) fn new(kind: Failure, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, detail: detail.into() }
+        Self { kind, detail: detail.into(), starved: false }
+    }
+
+    /// This machine has no more open files, buffers, memory or ports.
+    pub(crate) fn starved(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { starved: true, ..Self::new(Failure::Local, detail) }
     }
 }
 

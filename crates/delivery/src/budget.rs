@@ -144,6 +144,12 @@ impl Permits {
         self.0.lock().take(of)
     }
 
+    /// A permit for an application that may hold so many at most.
+    pub(crate) fn open_within(&self, of: ApplicationKey, most: u32) -> bool {
+        let mut shares = self.0.lock();
+        shares.held.get(&Some(of)).is_none_or(|held| *held < most) && shares.take(Some(of))
+    }
+
     /// One more permit for a lane that makes `requests` at a time.
     pub(crate) fn more(&self, of: Option<ApplicationKey>, requests: u32) -> bool {
         let mut shares = self.0.lock();

@@ -5,18 +5,19 @@
 //! outside and inside is a mistake or an attack. And a connection has a greatest age, after which the name is resolved,
 //! and its addresses checked, again: what was true once is not believed for ever.
 //!
-//! Of several addresses the next one is tried when one fails, in TCP or in TLS, or takes long (RFC 8305 §5).
+//! Of several addresses the next one is tried when one fails, in TCP or in TLS, or takes long (RFC 8305 §5). An attempt has
+//! [`AT_ONCE`] sockets at most: for one more address the oldest is closed.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, select_all};
 use parking_lot::Mutex;
 use postrider_domain::clock::Clock;
 use postrider_domain::delivery::Failure;
@@ -24,7 +25,6 @@ use postrider_domain::time::Timestamp;
 use postrider_store::ApplicationKey;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsConnector;
 
 use crate::addresses::Failed;
@@ -35,6 +35,8 @@ use crate::http2::Http2;
 use crate::options::DeliveryOptions;
 use crate::ours;
 use crate::resolve::{Resolve, ResolveError};
+use crate::share::Shares;
+use crate::sockets;
 use crate::tls::{self, Asked, Tls};
 use crate::transport::{Transport, Wire};
 
@@ -67,10 +69,14 @@ pub(crate) enum Made {
     Http2 { connection: Http2, until: Timestamp },
 }
 
+/// How many addresses an attempt tries at a time. The first has the socket that each request may have; for the second there
+/// is one as long as there are some to spare.
+const AT_ONCE: usize = 2;
+
 postrider_domain::limits! {
     in "Name resolution";
     /// Names that are looked up at a time for one application
-    pub const MAX_LOOK_UPS_OF_APPLICATION: usize = 64, "names", beyond "the delivery waits; no attempt is counted";
+    pub const MAX_LOOK_UPS_OF_APPLICATION: u32 = 64, "names", beyond "the delivery waits; no attempt is counted";
 }
 
 /// How long an address may keep the next one waiting (RFC 8305 §5): until TCP is connected, and until TLS is.
@@ -96,7 +102,8 @@ pub(crate) struct Connector {
     /// Connections made so far: makes their ages differ.
     made: AtomicU32,
     failed: Failed,
-    looking_up: Mutex<HashMap<ApplicationKey, Weak<Semaphore>>>,
+    looking_up: Arc<Shares>,
+    second_addresses: Arc<Shares>,
 }
 
 /// The addresses that an attempt has tried, and that are to be blamed if it comes to nothing.
@@ -125,7 +132,8 @@ impl Connector {
             max_age: options.connection_max_age.0,
             made: AtomicU32::new(0),
             failed: Failed::default(),
-            looking_up: Mutex::default(),
+            looking_up: Shares::new(sockets::look_ups(options.max_in_flight), MAX_LOOK_UPS_OF_APPLICATION),
+            second_addresses: Shares::new(sockets::second_addresses(options.max_in_flight), u32::MAX),
         }
     }
 
@@ -144,7 +152,7 @@ impl Connector {
         let addresses = self.addresses(to, application).await?;
         let until = self.clock.now().saturating_add(self.age());
         stage.connecting();
-        let (transport, address) = self.dial(to, &addresses, stage, tried).await?;
+        let (transport, address) = self.dial(to, &addresses, application, stage, tried).await?;
         tried.settle_on(address);
         if transport.speaks_http2() {
             return Ok(Made::Http2 { connection: Http2::start(transport, address).await?, until });
@@ -188,27 +196,18 @@ impl Connector {
     }
 
     async fn look_up(&self, name: &str, application: ApplicationKey) -> Result<Vec<IpAddr>, Trouble> {
-        let turn = tokio::time::timeout(LOOK_UP_PATIENCE, self.look_up_turn(application)).await;
-        let _turn = turn.ok().flatten().ok_or_else(|| unresolved(ResolveError::Busy))?;
-        self.resolve.resolve(name).await.map_err(|error| {
+        let found = match self.resolve.known(name).await {
+            Some(known) => known,
+            None => {
+                let turn = tokio::time::timeout(LOOK_UP_PATIENCE, self.looking_up.take(application)).await;
+                let _turn = turn.map_err(|_| unresolved(ResolveError::Busy))?;
+                self.resolve.resolve(name).await
+            }
+        };
+        found.map_err(|error| {
             tracing::debug!(host = name, %error, "a host name was not resolved");
             unresolved(error)
         })
-    }
-
-    /// Waits until the application may look another name up.
-    async fn look_up_turn(&self, application: ApplicationKey) -> Option<OwnedSemaphorePermit> {
-        let turns = {
-            let mut all = self.looking_up.lock();
-            let known = all.get(&application).and_then(Weak::upgrade);
-            known.unwrap_or_else(|| {
-                all.retain(|_, turns| turns.strong_count() > 0);
-                let turns = Arc::new(Semaphore::new(MAX_LOOK_UPS_OF_APPLICATION));
-                all.insert(application, Arc::downgrade(&turns));
-                turns
-            })
-        };
-        turns.acquire_owned().await.ok()
     }
 
     fn refuse(&self, to: &Origin, why: Forbidden) -> Trouble {
@@ -221,32 +220,46 @@ impl Connector {
         }
     }
 
-    /// Connects to the first address that can be used. The next one is tried when one fails or takes long.
+    /// Connects to the first address that can be used. The next one is tried when one fails or takes long; beyond
+    /// [`AT_ONCE`], or where there is no second socket to be had, the oldest is given up for it. The last ones have what is left
+    /// of the attempt's time.
     async fn dial(
         &self,
         to: &Origin,
         addresses: &[SocketAddr],
+        application: ApplicationKey,
         stage: &Stage,
         tried: &Tried,
     ) -> Result<(Transport, SocketAddr), Trouble> {
         let connected = AtomicBool::new(false);
         let mut waiting = addresses.iter().copied();
-        let mut trying = FuturesUnordered::new();
+        // The oldest first.
+        let mut trying = VecDeque::with_capacity(AT_ONCE);
+        let mut second = None;
         let mut trouble: Option<Trouble> = None;
         loop {
             if let Some(next) = waiting.next() {
+                if trying.len() == 1 && second.is_none() {
+                    second = self.second_addresses.try_take(application);
+                }
+                let most = if second.is_some() { AT_ONCE } else { 1 };
+                while trying.len() >= most {
+                    trying.pop_front();
+                }
                 tried.add(next);
                 connected.store(false, Ordering::Relaxed);
-                trying.push(self.open(to, next, stage, &connected));
+                trying.push_back(self.open(to, next, stage, &connected).boxed());
+            }
+            if trying.is_empty() {
+                return Err(trouble.unwrap_or_else(|| Trouble::new(Failure::Resolve, UNRESOLVED)));
             }
             tokio::select! {
-                result = trying.next() => match result {
-                    Some(Ok(done)) => {
+                result = first_to_end(&mut trying) => match result {
+                    Ok(done) => {
                         self.blame_all_but(to, done.1, tried);
                         return Ok(done);
                     }
-                    Some(Err(other)) => trouble = Some(more_telling(trouble, other)),
-                    None => return Err(trouble.unwrap_or_else(|| Trouble::new(Failure::Resolve, UNRESOLVED))),
+                    Err(other) => trouble = Some(more_telling(trouble, other)),
                 },
                 () = patience(waiting.len() > 0, &connected) => {}
             }
@@ -311,7 +324,15 @@ fn unresolved(error: ResolveError) -> Trouble {
         E::NoSuchName | E::NoAddress => Trouble::new(Failure::Resolve, UNRESOLVED),
         E::Unanswered => Trouble::new(Failure::Resolve, error.to_string()),
         E::NoNameServer | E::Busy => Trouble::new(Failure::Local, error.to_string()),
+        E::Exhausted => Trouble::starved(error.to_string()),
     }
+}
+
+/// Waits for one of them, and takes it out.
+async fn first_to_end<T>(trying: &mut VecDeque<BoxFuture<'_, T>>) -> T {
+    let (result, place, _) = select_all(trying.iter_mut()).await;
+    drop(trying.remove(place));
+    result
 }
 
 /// Waits as long as the addresses under way may keep the next one waiting.
@@ -341,7 +362,7 @@ fn more_telling(one: Option<Trouble>, other: Trouble) -> Trouble {
 /// Why no connection could be made, for the endpoint's owner.
 fn describe(address: SocketAddr, error: &io::Error) -> Trouble {
     if ours::kept_from(address, error) {
-        return Trouble::new(Failure::Local, format!("a limit of this machine: {error}"));
+        return Trouble::starved(format!("a limit of this machine: {error}"));
     }
     let detail: Cow<'static, str> = match error.kind() {
         io::ErrorKind::ConnectionRefused => "the receiver refused the connection".into(),

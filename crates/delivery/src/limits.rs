@@ -13,6 +13,8 @@ pub fn limits() -> Vec<Limit> {
         crate::pool::limits(),
         crate::addresses::limits(),
         crate::resolve::limits(),
+        crate::dns::limits(),
+        crate::system::limits(),
         crate::connect::limits(),
         crate::shared::limits(),
         crate::http2::limits(),

@@ -4,12 +4,15 @@ use postrider_domain::attempt::MAX_KEPT_ANSWER_BYTES;
 use postrider_domain::memory::{KIB, Part};
 use postrider_store::{ApplicationKey, EndpointKey};
 
+use crate::addresses::MAX_FAILED;
 use crate::budget::OVERDRAFT;
+use crate::dns::{MAX_ANSWER_BYTES, SOCKETS_PER_LOOK_UP};
 use crate::engine::REMEMBERED_BYTES;
 use crate::limits::{MAX_HEAD_BYTES, MAX_WAITING_FOR_A_LANE};
 use crate::options::DeliveryOptions;
-use crate::pool::MAX_IDLE;
 use crate::resolve::{CACHED_MISSES, CACHED_NAMES};
+use crate::sockets;
+use crate::system::{MAX_FILE_BYTES, MAX_LISTED_NAMES};
 
 /// A connection over TLS and HTTP/1: its keys, and what it has of records.
 const HTTP1_BYTES: u64 = 20 * KIB;
@@ -24,8 +27,17 @@ const HEAD_FACTOR: u64 = 4;
 /// A request with its connection, and what is read of its response at most. Over HTTP/1 it takes less.
 const REQUEST_BYTES: u64 = HTTP2_BYTES + HEAD_FACTOR * MAX_HEAD_BYTES as u64 + MAX_KEPT_ANSWER_BYTES as u64;
 
-/// A name with as many addresses as are kept of it.
-const NAME_BYTES: u64 = KIB;
+/// A name with as many addresses as are kept of it: of 255 bytes, twice, with 32 addresses of 17 bytes.
+const NAME_BYTES: u64 = KIB + KIB / 2;
+
+/// A name that is being looked up: its future with the name, and of each family a question, an answer, and what is found in it.
+const LOOK_UP_BYTES: u64 = 4 * KIB + SOCKETS_PER_LOOK_UP as u64 * (MAX_ANSWER_BYTES as u64 + 2 * KIB);
+
+/// What `/etc/hosts` says, while it is read again beside what it said before, with the text, of which what is no UTF-8 takes three times as much.
+const LISTED_BYTES: u64 = 2 * (64 * MAX_LISTED_NAMES as u64 + MAX_FILE_BYTES as u64) + 4 * MAX_FILE_BYTES as u64;
+
+/// An address that has failed, with the name of its host.
+const FAILED_BYTES: u64 = KIB / 2;
 
 /// A place among those who wait for a lane.
 const WAITING_BYTES: u64 = 4 * size_of::<(Option<ApplicationKey>, EndpointKey)>() as u64;
@@ -34,7 +46,8 @@ const WAITING_BYTES: u64 = 4 * size_of::<(Option<ApplicationKey>, EndpointKey)>(
 pub fn memory(options: &DeliveryOptions) -> Vec<Part> {
     let in_flight = u64::from(options.max_in_flight);
     // Of HTTP/1 and of HTTP/2, each.
-    let idle = in_flight.min(MAX_IDLE as u64);
+    let idle = sockets::idle(options.max_in_flight) as u64;
+    let look_ups = u64::from(sockets::look_ups(options.max_in_flight));
     vec![
         Part::set(
             "delivery.memory_bytes",
@@ -45,6 +58,9 @@ pub fn memory(options: &DeliveryOptions) -> Vec<Part> {
         Part::fixed("connections to endpoints kept for the next request", idle * (HTTP1_BYTES + HTTP2_BYTES)),
         Part::fixed("what is remembered of slow endpoints", REMEMBERED_BYTES),
         Part::fixed("endpoints that wait for their turn", MAX_WAITING_FOR_A_LANE as u64 * WAITING_BYTES),
-        Part::fixed("names of hosts", (CACHED_NAMES + CACHED_MISSES as u64) * NAME_BYTES),
+        Part::fixed("names of hosts", (CACHED_NAMES + CACHED_MISSES) as u64 * NAME_BYTES),
+        Part::fixed("names that are being looked up", look_ups * LOOK_UP_BYTES),
+        Part::fixed("what /etc/hosts says", LISTED_BYTES),
+        Part::fixed("addresses of hosts that have failed", MAX_FAILED as u64 * FAILED_BYTES),
     ]
 }

@@ -12,12 +12,13 @@ use parking_lot::Mutex;
 use postrider_domain::time::Timestamp;
 
 use crate::connect::{Origin, Single};
+use crate::sockets;
 
 postrider_domain::limits! {
     in "Connections to receivers";
     /// Idle connections to one origin
     pub const MAX_PER_ORIGIN: usize = 64, "connections", beyond "the one that was idle longest is closed";
-    /// Idle connections in all, of HTTP/1 and HTTP/2 each, or `delivery.max_in_flight` if that is less; each holds a socket, and over TLS about 10 KB of memory with HTTP/1, 80 KB with HTTP/2
+    /// Idle connections in all, of HTTP/1 and HTTP/2 each, or half of `delivery.max_in_flight` if that is less; each holds a socket, and over TLS about 10 KB of memory with HTTP/1, 80 KB with HTTP/2
     pub const MAX_IDLE: usize = 1_024, "connections", beyond "the one that was idle longest is closed";
     /// The age of a connection, after which it gets no more requests
     setting "delivery.connection_max_age", beyond "the next request resolves the name again and opens another";
@@ -48,9 +49,9 @@ struct Waiting {
 }
 
 impl Pool {
-    /// Where at most as many connections wait as there may be requests under way, and no more than [`MAX_IDLE`].
+    /// Where at most half as many connections wait as there may be requests under way, and no more than [`MAX_IDLE`].
     pub(crate) fn new(max_in_flight: u32) -> Self {
-        Self { idle: Mutex::default(), most: MAX_IDLE.min(max_in_flight as usize).max(1) }
+        Self { idle: Mutex::default(), most: sockets::idle(max_in_flight) }
     }
 
     /// A connection to this origin that is open as far as is known.
@@ -229,8 +230,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_wait_than_there_may_be_requests() {
-        let pool = Pool::new(2);
+    async fn no_more_wait_than_half_of_the_requests_that_there_may_be() {
+        let pool = Pool::new(4);
         let (links, _peers) = connections(5).await;
         for (number, link) in links.into_iter().enumerate() {
             pool.put(&origin(number as u16), link, at(0));

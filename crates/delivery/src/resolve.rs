@@ -1,45 +1,38 @@
 //! Resolving host names, behind a trait so that tests decide what a name means.
 //!
-//! Production uses hickory, an asynchronous resolver, and not the system's `getaddrinfo`: that one blocks a thread until
-//! it is done, so a few hundred names of hostile name servers that never answer would occupy every thread there is. Here
-//! such a name costs a future, which ends with the attempts that wait for it, or after `MAX_LOOK_UP`.
+//! Production does not use the system's `getaddrinfo`: that one blocks a thread until it is done, so a few hundred names of
+//! hostile name servers that never answer would occupy every thread there is. Here such a name costs a future, which ends
+//! with the attempts that wait for it, or after `MAX_LOOK_UP`, and [`crate::dns::SOCKETS_PER_LOOK_UP`] sockets meanwhile.
 //!
 //! * **Names are absolute.** A URL names one host, wherever it is read: the search list, `domain` and `ndots` of
 //!   `/etc/resolv.conf` are not used, so no wildcard of a search domain gets what was meant for another host.
 //! * **The system's files are followed**: first `/etc/hosts`, then the name servers of `/etc/resolv.conf`. Both are looked
-//!   at again every second while names are resolved, and read again when they have changed.
+//!   at again every second while names are resolved, and read again when they have changed, by a thread that may wait.
 //! * **One family does not wait for the other** (RFC 8305 §3): once one has addresses, the other gets 50 ms. A server
 //!   that drops AAAA (or A) queries costs that and no more.
 //! * **Bounded**: one look-up per name at a time, however many ask; so many in all; what was not found is remembered for
-//!   some seconds, what was found for its time to live, but not for longer than the connections' age allows.
+//!   some seconds, what was found for its time to live, but not for longer than the connections' age allows. Of a name a
+//!   few addresses are kept, however many it has.
 //!
 //! That answers are remembered weakens nothing: every address is checked whenever it is dialled.
 
-use std::collections::HashMap;
-use std::fs::{File, Metadata};
-use std::io::{self, Read as _};
+use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Either, Shared, WeakShared, select};
-use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
-use hickory_resolver::net::NetError;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::op::Query;
-use hickory_resolver::proto::rr::{Name, RecordType};
-use hickory_resolver::system_conf::parse_resolv_conf;
-use hickory_resolver::{Hosts, TokioResolver};
 use parking_lot::Mutex;
 use postrider_domain::clock::Clock;
 use postrider_domain::time::Timestamp;
 
+use crate::dns::{Family, Found, Name, Servers};
 use crate::options::DeliveryOptions;
-use crate::ours;
+pub use crate::system::Files;
+use crate::system::{Listed, Stamp, plain};
 
 /// A name did not resolve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -56,14 +49,22 @@ pub enum ResolveError {
     /// There is no name server to ask.
     #[error("the host name could not be looked up: no name server is configured")]
     NoNameServer,
-    /// This process has reached a limit of its own.
+    /// As many names are looked up as may be.
     #[error("the host name could not be looked up: too much is under way here")]
     Busy,
+    /// This machine has no more open files, or the like.
+    #[error("the host name could not be looked up: a limit of this machine was reached")]
+    Exhausted,
 }
 
 /// Finds the addresses of a host.
 #[async_trait]
 pub trait Resolve: Send + Sync {
+    /// What is known of a host name without asking anybody; `None` if it has to be looked up.
+    async fn known(&self, _host: &str) -> Option<Result<Vec<IpAddr>, ResolveError>> {
+        None
+    }
+
     /// All addresses of a host name; never an empty list. Called for names only, not for literal addresses. May take as
     /// long as it likes: the caller has a deadline.
     async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError>;
@@ -71,56 +72,38 @@ pub trait Resolve: Send + Sync {
 
 postrider_domain::limits! {
     in "Name resolution";
-    /// Names that are looked up at a time
+    /// Names that are looked up at a time, or a quarter of `delivery.max_in_flight` if that is less; an application leaves as many free as it has
     pub const MAX_LOOK_UPS: usize = 1_024, "names", beyond "the delivery waits; no attempt is counted";
     /// Names whose addresses are remembered, for their time to live, at most half a minute
-    pub const CACHED_NAMES: u64 = 4_096, "names", beyond "the least used is forgotten";
+    pub const CACHED_NAMES: usize = 4_096, "names", beyond "the one that was looked up longest ago is forgotten";
     /// Names that were not found and are remembered for some seconds
     pub const CACHED_MISSES: usize = 4_096, "names", beyond "they are looked up again";
 }
 
-/// No name server is trusted to say for longer than this that a name is, or is not, somewhere.
+/// No name server is trusted to say for longer than this that a name is somewhere.
 const MAX_POSITIVE_TTL: Duration = Duration::from_secs(30);
-const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(10);
 /// A name that was not found is not looked up again for so long.
 const MISS_TTL: Duration = Duration::from_secs(5);
 /// How long the addresses of one family wait for those of the other (RFC 8305 §3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 /// The longest that the look-up of one name takes.
 const MAX_LOOK_UP: Duration = Duration::from_secs(10);
-/// The most that `/etc/resolv.conf` can ask for: how long a query waits, and how often it is repeated.
-const MAX_QUERY_TIMEOUT: Duration = Duration::from_secs(3);
-const MAX_REPEATS: usize = 2;
 /// How often the system's files are looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// More of a file of the system is not read.
-const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 /// That there is no name server is taken for a passing trouble of this machine for so long, and for its configuration
 /// afterwards.
 const NO_SERVER_GRACE: Duration = Duration::from_secs(600);
 
-/// Where the system says how names are resolved.
-#[derive(Debug, Clone)]
-pub struct Files {
-    /// The list of name servers.
-    pub resolv_conf: PathBuf,
-    /// Names that are known without asking.
-    pub hosts: PathBuf,
-    /// The port that name servers are asked at.
-    pub dns_port: u16,
-}
-
-impl Default for Files {
-    fn default() -> Self {
-        Self { resolv_conf: "/etc/resolv.conf".into(), hosts: "/etc/hosts".into(), dns_port: 53 }
-    }
-}
-
 /// The resolver of production.
 pub struct SystemResolver {
-    files: Files,
-    max_ttl: Duration,
     clock: Arc<dyn Clock>,
+    max_ttl: Duration,
+    state: Arc<State>,
+}
+
+/// What a thread works on that reads the system's files.
+struct State {
+    files: Files,
     loaded: Mutex<Loaded>,
     book: Mutex<Book>,
 }
@@ -132,74 +115,106 @@ struct Loaded {
     setup: Arc<Setup>,
 }
 
-/// Tells one version of a file from another.
-type Stamp = (u64, u64, i64, i64, u64);
-
 struct Setup {
-    hosts: Hosts,
-    dns: TokioResolver,
+    listed: Listed,
+    servers: Servers,
     /// Since when there has been no name server.
     without_server: Option<Timestamp>,
 }
 
-type Answer = Result<Arc<[IpAddr]>, ResolveError>;
+type Answer = Result<Arc<Known>, ResolveError>;
 type LookUp = BoxFuture<'static, Answer>;
 
-/// Names that are being looked up, and those that were not found.
+/// The addresses of a name.
+struct Known {
+    addresses: Box<[IpAddr]>,
+    until: Timestamp,
+}
+
+/// Names that are being looked up, those that were found, and those that were not. Each is there as [`plain`] has it.
 #[derive(Default)]
 struct Book {
     under_way: HashMap<String, WeakShared<LookUp>>,
+    found: Remembered,
     misses: HashMap<String, (ResolveError, Timestamp)>,
+}
+
+/// What was found, by name.
+#[derive(Default)]
+struct Remembered {
+    names: HashMap<Arc<str>, (u64, Arc<Known>)>,
+    /// Rises with every look-up: the order of `by_age` is the order of age.
+    next: u64,
+    by_age: BTreeMap<u64, Arc<str>>,
+}
+
+impl Remembered {
+    fn get(&self, name: &str, now: Timestamp) -> Option<&Arc<Known>> {
+        self.names.get(name).map(|(_, known)| known).filter(|known| now < known.until)
+    }
+
+    fn insert(&mut self, name: &str, known: Arc<Known>) {
+        let (name, number): (Arc<str>, u64) = (name.into(), self.next);
+        self.next += 1;
+        self.by_age.insert(number, Arc::clone(&name));
+        if let Some((before, _)) = self.names.insert(name, (number, known)) {
+            self.by_age.remove(&before);
+        }
+        while self.names.len() > CACHED_NAMES {
+            let Some((_, oldest)) = self.by_age.pop_first() else { return };
+            self.names.remove(&oldest);
+        }
+    }
+}
+
+impl Book {
+    /// What is known of a name, if it need not be looked up.
+    fn known(&mut self, name: &str, now: Timestamp) -> Option<Answer> {
+        if let Some(known) = self.found.get(name, now) {
+            return Some(Ok(Arc::clone(known)));
+        }
+        let (error, at) = *self.misses.get(name)?;
+        if now.since(at) < MISS_TTL {
+            return Some(Err(error));
+        }
+        self.misses.remove(name);
+        None
+    }
 }
 
 impl SystemResolver {
     /// A resolver with the system's configuration.
-    pub fn new(options: &DeliveryOptions, clock: Arc<dyn Clock>) -> Result<Self, NetError> {
+    pub fn new(options: &DeliveryOptions, clock: Arc<dyn Clock>) -> io::Result<Self> {
         Self::with_files(options, clock, Files::default())
     }
 
     /// A resolver that is configured by other files.
-    pub fn with_files(options: &DeliveryOptions, clock: Arc<dyn Clock>, files: Files) -> Result<Self, NetError> {
+    pub fn with_files(options: &DeliveryOptions, clock: Arc<dyn Clock>, files: Files) -> io::Result<Self> {
         // Connections leave this much of their age to the answer that they were made by.
         let max_ttl = MAX_POSITIVE_TTL.min(options.connection_max_age.0 / 10);
         let now = clock.now();
         let stamps = files.stamps();
-        let setup = Arc::new(Setup::read(&files, max_ttl, None, now)?);
+        let setup = Arc::new(Setup::read(&files, None, now)?);
         let loaded = Mutex::new(Loaded { looked_at: now, stamps, setup });
-        Ok(Self { files, max_ttl, clock, loaded, book: Mutex::default() })
+        Ok(Self { clock, max_ttl, state: Arc::new(State { files, loaded, book: Mutex::default() }) })
     }
 
-    /// What the system's files say, read again if they have changed.
-    fn setup(&self) -> Arc<Setup> {
+    /// What the system's files say. Whoever is first after a while looks whether they have changed; the others go on with what
+    /// is known.
+    async fn setup(&self) -> Arc<Setup> {
         let now = self.clock.now();
-        let mut loaded = self.loaded.lock();
-        if now.since(loaded.looked_at) >= LOOK_AGAIN {
-            loaded.looked_at = now;
-            let stamps = self.files.stamps();
-            if stamps != loaded.stamps {
-                match Setup::read(&self.files, self.max_ttl, loaded.setup.without_server, now) {
-                    Ok(setup) => {
-                        loaded.setup = Arc::new(setup);
-                        loaded.stamps = stamps;
-                        *self.book.lock() = Book::default();
-                    }
-                    Err(error) => tracing::warn!(%error, "failed to read the configuration of name servers anew"),
-                }
+        if self.state.is_due(now) {
+            let state = Arc::clone(&self.state);
+            if let Err(error) = tokio::task::spawn_blocking(move || state.look_again(now)).await {
+                tracing::warn!(%error, "failed to look at the configuration of name servers");
             }
         }
-        Arc::clone(&loaded.setup)
+        Arc::clone(&self.state.loaded.lock().setup)
     }
 
     /// Joins the look-up of a name, or begins it.
     fn look_up(&self, host: &str, name: Name, setup: Arc<Setup>) -> Result<Shared<LookUp>, ResolveError> {
-        let now = self.clock.now();
-        let mut book = self.book.lock();
-        if let Some((error, at)) = book.misses.get(host) {
-            if now.since(*at) < MISS_TTL {
-                return Err(*error);
-            }
-            book.misses.remove(host);
-        }
+        let mut book = self.state.book.lock();
         if let Some(under_way) = book.under_way.get(host).and_then(WeakShared::upgrade) {
             return Ok(under_way);
         }
@@ -209,9 +224,13 @@ impl SystemResolver {
                 return Err(ResolveError::Busy);
             }
         }
+        let (clock, max_ttl) = (Arc::clone(&self.clock), self.max_ttl);
         let look_up = async move {
-            let found = tokio::time::timeout(MAX_LOOK_UP, ask(&setup.dns, name)).await;
-            found.unwrap_or(Err(ResolveError::Unanswered)).map_err(|error| setup.judge(error, now))
+            let found = tokio::time::timeout(MAX_LOOK_UP, ask(&setup.servers, &name)).await;
+            let now = clock.now();
+            let found = found.unwrap_or(Err(ResolveError::Unanswered)).map_err(|error| setup.judge(error, now))?;
+            let until = now.saturating_add(found.ttl.min(max_ttl));
+            Ok(Arc::new(Known { addresses: found.addresses.into(), until }))
         };
         let look_up = look_up.boxed().shared();
         if let Some(weak) = look_up.downgrade() {
@@ -222,53 +241,65 @@ impl SystemResolver {
 
     /// Notes what came of a look-up.
     fn note(&self, host: &str, answer: &Answer) {
-        let mut book = self.book.lock();
-        book.under_way.remove(host);
-        let Err(error) = answer else { return };
-        if *error == ResolveError::Busy {
+        let now = self.clock.now();
+        let mut book = self.state.book.lock();
+        if book.under_way.remove(host).is_none() {
+            // One of the others who waited for it has noted it.
             return;
         }
-        let now = self.clock.now();
+        let error = match answer {
+            Ok(known) if now >= known.until => return,
+            Ok(known) => return book.found.insert(host, Arc::clone(known)),
+            Err(ResolveError::Busy | ResolveError::Exhausted) => return,
+            Err(error) => *error,
+        };
         if book.misses.len() >= CACHED_MISSES {
             book.misses.retain(|_, (_, at)| now.since(*at) < MISS_TTL);
         }
         if book.misses.len() < CACHED_MISSES {
-            book.misses.insert(host.to_owned(), (*error, now));
+            book.misses.insert(host.to_owned(), (error, now));
         }
     }
 }
 
-impl Files {
-    fn stamps(&self) -> [Option<Stamp>; 2] {
-        [&self.resolv_conf, &self.hosts].map(|path| std::fs::metadata(path).ok().map(|found| stamp(&found)))
+impl State {
+    /// Whether it is time to look at the files; true for one of those who ask.
+    fn is_due(&self, now: Timestamp) -> bool {
+        let mut loaded = self.loaded.lock();
+        let due = now.since(loaded.looked_at) >= LOOK_AGAIN;
+        if due {
+            loaded.looked_at = now;
+        }
+        due
     }
-}
 
-fn stamp(file: &Metadata) -> Stamp {
-    (file.dev(), file.ino(), file.mtime(), file.mtime_nsec(), file.len())
-}
-
-/// The content of a file; nothing if it cannot be read. Fails only if this process can open no file at present.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)) {
-        Err(error) if ours::is_limit(&error) => return Err(error),
-        Err(error) => tracing::debug!(%error, file = %path.display(), "failed to read a file of the system"),
-        Ok(_) => {}
+    /// Reads the files again if they have changed. Waits for the disk.
+    fn look_again(&self, now: Timestamp) {
+        let stamps = self.files.stamps();
+        let without_server = {
+            let loaded = self.loaded.lock();
+            if stamps == loaded.stamps {
+                return;
+            }
+            loaded.setup.without_server
+        };
+        match Setup::read(&self.files, without_server, now) {
+            Ok(setup) => {
+                let mut loaded = self.loaded.lock();
+                loaded.setup = Arc::new(setup);
+                loaded.stamps = stamps;
+                *self.book.lock() = Book::default();
+            }
+            Err(error) => tracing::warn!(%error, "failed to read the configuration of name servers anew"),
+        }
     }
-    Ok(bytes)
 }
 
 impl Setup {
     /// Reads the system's files. `without_server` is since when there has been no name server.
-    fn read(
-        files: &Files,
-        max_ttl: Duration,
-        without_server: Option<Timestamp>,
-        now: Timestamp,
-    ) -> Result<Self, NetError> {
+    fn read(files: &Files, without_server: Option<Timestamp>, now: Timestamp) -> io::Result<Self> {
         let file = files.resolv_conf.display();
-        let configured = name_servers(&files.resolv_conf)?;
+        let configured = files.servers()?;
         let without_server = match &configured {
             Some(_) if without_server.is_some() => {
                 tracing::warn!(%file, "name servers are configured again");
@@ -283,20 +314,24 @@ impl Setup {
                 without_server.or(Some(now))
             }
         };
-        let (servers, options) = configured.unwrap_or_else(|| {
-            // What libc does, too: without a configuration there may be a name server on this machine.
-            (vec![NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into())], ResolverOpts::default())
-        });
-        let dns = resolver(servers, options, files.dns_port, max_ttl)?;
-        Ok(Self { hosts: hosts(&files.hosts)?, dns, without_server })
+        let servers = configured.unwrap_or_else(|| files.own_server());
+        Ok(Self { listed: files.listed()?, servers, without_server })
     }
 
-    /// What the hosts file says.
-    fn in_hosts_file(&self, name: &Name) -> Vec<IpAddr> {
-        let lookup = |kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind));
-        let found = [lookup(RecordType::AAAA), lookup(RecordType::A)];
-        let addresses = found.iter().flatten().flat_map(|found| found.answers());
-        addresses.filter_map(|record| record.data.ip_addr()).collect()
+    /// What is known of a name without any name server.
+    fn addresses(&self, name: &str) -> Option<Result<Vec<IpAddr>, ResolveError>> {
+        let is_below =
+            |domain: &str| name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        let listed = self.listed.addresses(name);
+        if !listed.is_empty() {
+            return Some(Ok(listed));
+        }
+        // RFC 6761 §6.3: always this machine, and never asked of a name server.
+        if is_below("localhost") {
+            return Some(Ok(vec![Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()]));
+        }
+        // RFC 6761 §6.4, RFC 7686: these never are in DNS.
+        ["invalid", "onion"].into_iter().any(is_below).then_some(Err(ResolveError::NoSuchName))
     }
 
     /// An answer that did not come because there is nobody to ask is no fault of the name.
@@ -306,75 +341,34 @@ impl Setup {
     }
 }
 
-/// The name servers and options of a file; `None` if it names none, or is not there. Lines that do not concern this
-/// resolver (the search list) are left out, so that a mistake in them does no harm.
-fn name_servers(path: &Path) -> io::Result<Option<(Vec<NameServerConfig>, ResolverOpts)>> {
-    let text = read(path)?;
-    let text = String::from_utf8_lossy(&text);
-    let concerns = |line: &&str| matches!(line.split_whitespace().next(), Some("nameserver" | "options"));
-    let lines: Vec<&str> = text.lines().filter(concerns).collect();
-    let parsed = parse_resolv_conf(lines.join("\n")).ok();
-    Ok(parsed.map(|(config, options)| (config.name_servers().to_vec(), options)))
-}
-
-fn resolver(
-    mut servers: Vec<NameServerConfig>,
-    options: ResolverOpts,
-    port: u16,
-    max_ttl: Duration,
-) -> Result<TokioResolver, NetError> {
-    for connection in servers.iter_mut().flat_map(|server| &mut server.connections) {
-        connection.port = port;
-    }
-    let config = ResolverConfig::from_parts(None, Vec::new(), servers);
-    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-    *builder.options_mut() = options;
-    let options = builder.options_mut();
-    options.timeout = options.timeout.clamp(Duration::from_secs(1), MAX_QUERY_TIMEOUT);
-    options.attempts = options.attempts.min(MAX_REPEATS);
-    // Looked up here instead: hickory would still ask the name servers for the address family that is not in the file.
-    options.use_hosts_file = ResolveHosts::Never;
-    options.cache_size = CACHED_NAMES;
-    options.positive_max_ttl = Some(max_ttl);
-    options.negative_max_ttl = Some(MAX_NEGATIVE_TTL.min(max_ttl));
-    builder.build()
-}
-
-fn hosts(path: &Path) -> io::Result<Hosts> {
-    // One line that is no text would end the reading of the whole file.
-    let text = read(path)?;
-    let text = String::from_utf8_lossy(&text);
-    let mut hosts = Hosts::default();
-    hosts.read_hosts_conf(text.as_bytes())?;
-    Ok(hosts)
-}
-
 #[async_trait]
 impl Resolve for SystemResolver {
+    async fn known(&self, host: &str) -> Option<Result<Vec<IpAddr>, ResolveError>> {
+        let (host, setup) = (plain(host), self.setup().await);
+        if let Some(addresses) = setup.addresses(&host) {
+            return Some(addresses);
+        }
+        let known = self.state.book.lock().known(&host, self.clock.now())?;
+        Some(known.map(|known| known.addresses.to_vec()))
+    }
+
     async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
-        let Ok(mut name) = Name::from_utf8(host) else { return Err(ResolveError::NoSuchName) };
-        // A name without its last dot would be tried with every domain of the search list first.
-        name.set_fqdn(true);
-        let setup = self.setup();
-        let listed = setup.in_hosts_file(&name);
-        if !listed.is_empty() {
-            return Ok(listed);
+        let Some(name) = Name::parse(host) else { return Err(ResolveError::NoSuchName) };
+        if let Some(known) = self.known(host).await {
+            return known;
         }
-        // RFC 6761 §6.3: always this machine, and never asked of a name server.
-        if name.is_localhost() {
-            return Ok(vec![Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()]);
-        }
-        let look_up = self.look_up(host, name, setup)?;
-        let answer = look_up.await;
-        self.note(host, &answer);
-        answer.map(|found| found.to_vec())
+        let host = plain(host);
+        let setup = Arc::clone(&self.state.loaded.lock().setup);
+        let answer = self.look_up(&host, name, setup)?.await;
+        self.note(&host, &answer);
+        answer.map(|known| known.addresses.to_vec())
     }
 }
 
 /// Asks for both families at once.
-async fn ask(dns: &TokioResolver, name: Name) -> Answer {
-    let v6 = query(dns, name.clone(), RecordType::AAAA).boxed();
-    let v4 = query(dns, name, RecordType::A).boxed();
+async fn ask(servers: &Servers, name: &Name) -> Result<Found, ResolveError> {
+    let v6 = servers.ask(name, Family::V6).boxed();
+    let v4 = servers.ask(name, Family::V4).boxed();
     let (v6, v4) = match select(v6, v4).await {
         Either::Left((v6, v4)) => {
             let v4 = second(v4, v6.is_ok()).await;
@@ -383,17 +377,14 @@ async fn ask(dns: &TokioResolver, name: Name) -> Answer {
         Either::Right((v4, v6)) => (second(v6, v4.is_ok()).await, v4),
     };
     match (v6, v4) {
-        (Ok(v6), Ok(v4)) => Ok([v6, v4].concat().into()),
-        (Ok(found), Err(_)) | (Err(_), Ok(found)) => Ok(found.into()),
+        (Ok(v6), Ok(v4)) => Ok(Found { addresses: [v6.addresses, v4.addresses].concat(), ttl: v6.ttl.min(v4.ttl) }),
+        (Ok(found), Err(_)) | (Err(_), Ok(found)) => Ok(found),
         (Err(v6), Err(v4)) => Err(worse(v6, v4)),
     }
 }
 
 /// Waits for the second family: as long as it takes if the first has nothing.
-async fn second(
-    answer: BoxFuture<'_, Result<Vec<IpAddr>, ResolveError>>,
-    enough: bool,
-) -> Result<Vec<IpAddr>, ResolveError> {
+async fn second(answer: BoxFuture<'_, Result<Found, ResolveError>>, enough: bool) -> Result<Found, ResolveError> {
     if !enough {
         return answer.await;
     }
@@ -403,25 +394,8 @@ async fn second(
 /// Of two failures the one that says less about the name: what was not answered may exist.
 fn worse(one: ResolveError, other: ResolveError) -> ResolveError {
     use ResolveError as E;
-    let order = [E::Busy, E::Unanswered, E::NoAddress, E::NoSuchName];
+    let order = [E::Exhausted, E::Busy, E::Unanswered, E::NoAddress, E::NoSuchName];
     order.into_iter().find(|error| [one, other].contains(error)).unwrap_or(one)
-}
-
-async fn query(dns: &TokioResolver, name: Name, kind: RecordType) -> Result<Vec<IpAddr>, ResolveError> {
-    let found = dns.lookup(name, kind).await.map_err(|error| read_error(&error))?;
-    let addresses: Vec<IpAddr> = found.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
-    if addresses.is_empty() { Err(ResolveError::NoAddress) } else { Ok(addresses) }
-}
-
-fn read_error(error: &NetError) -> ResolveError {
-    tracing::debug!(%error, "a name was not resolved");
-    match error {
-        NetError::Busy => ResolveError::Busy,
-        NetError::Io(error) if ours::is_limit(error) => ResolveError::Busy,
-        _ if error.is_nx_domain() => ResolveError::NoSuchName,
-        _ if error.is_no_records_found() => ResolveError::NoAddress,
-        _ => ResolveError::Unanswered,
-    }
 }
 
 #[cfg(test)]
@@ -448,5 +422,19 @@ mod tests {
         assert_eq!(worse(E::NoSuchName, E::Unanswered), E::Unanswered);
         assert_eq!(worse(E::NoAddress, E::NoSuchName), E::NoAddress);
         assert_eq!(worse(E::NoSuchName, E::NoSuchName), E::NoSuchName);
+    }
+
+    #[test]
+    fn so_many_names_are_remembered_and_the_oldest_is_forgotten_first() {
+        let known = Arc::new(Known { addresses: Box::new([]), until: Timestamp::from_micros(1) });
+        let (mut found, now) = (Remembered::default(), Timestamp::from_micros(0));
+        for number in 0..CACHED_NAMES {
+            found.insert(&format!("name{number}"), Arc::clone(&known));
+        }
+        found.insert("name0", Arc::clone(&known));
+        found.insert("another", Arc::clone(&known));
+        assert_eq!((found.names.len(), found.by_age.len()), (CACHED_NAMES, CACHED_NAMES));
+        assert!(found.get("name0", now).is_some() && found.get("name1", now).is_none());
+        assert!(found.get("name0", known.until).is_none(), "its time is over");
     }
 }

@@ -234,7 +234,7 @@ impl Sender {
         let (connector, origin) = (&self.connector, &attempt.to.origin);
         match &outcome {
             Outcome::Answered { .. } => connector.praise(origin, &attempt.tried),
-            Outcome::Failed { kind: Failure::Local, .. } => self.shed(),
+            Outcome::Failed { kind: Failure::Local, .. } => {}
             Outcome::Failed { .. } => connector.blame(origin, &attempt.tried),
         }
         outcome
@@ -269,7 +269,14 @@ impl Sender {
     async fn connect(&self, attempt: &Attempt<'_>) -> Result<Link, Trouble> {
         let Attempt { application, stage, tried, .. } = attempt;
         let origin = &attempt.to.origin;
-        Ok(match self.connector.connect(origin, *application, stage, tried).await? {
+        let made = self.connector.connect(origin, *application, stage, tried).await;
+        let made = made.inspect_err(|trouble| {
+            if trouble.starved {
+                tracing::warn!(detail = %trouble.detail, "no connection can be opened here; those that nobody uses are closed");
+                self.shed();
+            }
+        })?;
+        Ok(match made {
             Made::Http1(single) => Link::Single(single),
             Made::Http2 { connection, until } => {
                 let opened = Opened { connection, application: *application, until };

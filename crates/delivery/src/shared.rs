@@ -22,7 +22,8 @@ use tokio::sync::Notify;
 
 use crate::connect::Origin;
 use crate::http2::{Http2, Permit, Streams};
-use crate::pool::{IDLE_TIMEOUT, MAX_IDLE};
+use crate::pool::IDLE_TIMEOUT;
+use crate::sockets;
 
 postrider_domain::limits! {
     in "Receivers over HTTP/2";
@@ -96,9 +97,9 @@ struct Member {
 }
 
 impl SharedPool {
-    /// Which closes idle connections beyond as many as there may be requests under way, or [`MAX_IDLE`].
+    /// Which closes idle connections beyond half as many as there may be requests under way, or [`crate::pool::MAX_IDLE`].
     pub(crate) fn new(max_in_flight: u32) -> Self {
-        Self { hosts: Arc::default(), most: MAX_IDLE.min(max_in_flight as usize).max(1) }
+        Self { hosts: Arc::default(), most: sockets::idle(max_in_flight) }
     }
 
     /// What a request with a body of so many bytes is to do. `waited`: it has waited for a stream already.

@@ -63,7 +63,7 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
     let now = shared.clock.now();
     if let Outcome::Failed { kind: Failure::Local, detail } = &sent.outcome {
         let (message_id, endpoint) = (&delivery.message.id, &ready.target.endpoint.id);
-        tracing::warn!(%message_id, %endpoint, detail, "failed to make an attempt; it is made later, and not counted");
+        tracing::debug!(%message_id, %endpoint, detail, "failed to make an attempt; it is made later, and not counted");
         return lane.state.lock().put_back(delivery, now, &shared.budgets);
     }
     let silent = lane.state.lock().pace.is_silent();

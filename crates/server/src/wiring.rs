@@ -33,13 +33,12 @@ const API_PART: u64 = 4;
 const LEAST: u64 = 16;
 
 /// With fewer descriptors than these, beside those of its judges, a server can't do what it is for.
-const LEAST_DESCRIPTORS: u64 = OTHER_DESCRIPTORS + LEAST + LEAST * PER_REQUEST;
+fn least_descriptors() -> u64 {
+    OTHER_DESCRIPTORS + LEAST + postrider_delivery::descriptors(LEAST as u32)
+}
 
 /// A process that compares payloads with schemas costs two pipes and a handle; while it starts, one more pipe.
 const PER_JUDGE: u64 = 5;
-
-/// A request may have two connections under way, while it looks which address of its receiver answers first.
-const PER_REQUEST: u64 = 2;
 
 /// A part that runs by itself, with its name.
 type Agent = (&'static str, JoinHandle<()>);
@@ -212,9 +211,20 @@ struct Descriptors {
 /// deliveries always have what they need; and deliveries get what is left.
 fn descriptor_budget(descriptors: u64, connections: u32, in_flight: u32) -> Descriptors {
     let rest = descriptors.saturating_sub(OTHER_DESCRIPTORS);
-    let fitting = |wanted: u32, most: u64| wanted.min(u32::try_from(most.max(LEAST)).unwrap_or(u32::MAX));
-    let connections = fitting(connections.max(1), rest / API_PART);
-    Descriptors { connections, in_flight: fitting(in_flight, rest.saturating_sub(connections.into()) / PER_REQUEST) }
+    let most = u32::try_from((rest / API_PART).max(LEAST)).unwrap_or(u32::MAX);
+    let connections = connections.max(1).min(most);
+    let rest = rest.saturating_sub(connections.into());
+    Descriptors { connections, in_flight: most_in_flight(rest, in_flight) }
+}
+
+/// The most requests under way, of those that are wanted, for which so many descriptors are enough.
+fn most_in_flight(descriptors: u64, wanted: u32) -> u32 {
+    let (mut fits, mut beyond) = (wanted.min(LEAST as u32), wanted.saturating_add(1));
+    while beyond - fits > 1 {
+        let middle = fits + (beyond - fits) / 2;
+        if postrider_delivery::descriptors(middle) <= descriptors { fits = middle } else { beyond = middle }
+    }
+    fits
 }
 
 /// Raises the limit on open files as far as allowed, and returns it, if there is one.
@@ -229,7 +239,7 @@ fn raise_open_files() -> Option<u64> {
 
 /// Refuses to start where nothing but failures would follow. `judges` is what the processes that compare payloads may take.
 fn check_open_files(most: Option<u64>, judges: u64) -> anyhow::Result<()> {
-    let least = LEAST_DESCRIPTORS + judges;
+    let least = least_descriptors() + judges;
     if let Some(most) = most.filter(|most| *most < least) {
         anyhow::bail!(
             "the limit on open files is {most}, and a server needs {least} or more, {judges} of them for schemas.processes: \
@@ -315,10 +325,10 @@ mod tests {
 
     #[test]
     fn descriptors_are_shared_out_so_that_neither_callers_nor_endpoints_take_those_of_the_others() {
-        for (descriptors, connections, in_flight) in [(1_024, 224, 336), (4_096, 992, 1_488), (65_536, 2_048, 4_096)] {
+        for (descriptors, connections, in_flight) in [(256, 32, 35), (1_024, 224, 245), (20_000, 2_048, 4_096)] {
             let budget = descriptor_budget(descriptors, 2_048, 4_096);
             assert_eq!(budget, Descriptors { connections, in_flight }, "{descriptors}");
-            let most = OTHER_DESCRIPTORS + u64::from(connections) + PER_REQUEST * u64::from(in_flight);
+            let most = OTHER_DESCRIPTORS + u64::from(connections) + postrider_delivery::descriptors(in_flight);
             assert!(most <= descriptors);
         }
         assert_eq!(descriptor_budget(64, 2_048, 4_096), Descriptors { connections: 16, in_flight: 16 });

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_delivery::resolve::{Files, Resolve as _, ResolveError, SystemResolver};
-use tokio::net::UdpSocket;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, UdpSocket};
 
 use crate::support::*;
 
@@ -19,6 +20,8 @@ const V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
 /// What a name server does with a question.
 enum Reply {
     Address(IpAddr),
+    /// So many addresses; none of them fits into a datagram.
+    Addresses(u16),
     NoAddress,
     NoSuchName,
     Refused,
@@ -33,20 +36,45 @@ struct NameServer {
     task: tokio::task::JoinHandle<()>,
 }
 
+/// A port that is free for both.
+async fn listen() -> (TcpListener, UdpSocket) {
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(socket) = UdpSocket::bind(listener.local_addr().unwrap()).await {
+            return (listener, socket);
+        }
+    }
+}
+
 impl NameServer {
-    async fn start(reply: impl Fn(&str, u16) -> Reply + Send + 'static) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    async fn start(reply: impl Fn(&str, u16) -> Reply + Send + Sync + 'static) -> Self {
+        let (listener, socket) = listen().await;
         let port = socket.local_addr().unwrap().port();
         let questions = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&questions);
         let task = tokio::spawn(async move {
             let mut buffer = [0; 1500];
             loop {
-                let (length, peer) = socket.recv_from(&mut buffer).await.unwrap();
-                let (name, kind, end) = question(&buffer[..length]);
-                log.lock().push((name.clone(), kind));
-                if let Some(answer) = answer(&buffer[..end], &reply(&name, kind)) {
-                    socket.send_to(&answer, peer).await.unwrap();
+                tokio::select! {
+                    received = socket.recv_from(&mut buffer) => {
+                        let (length, peer) = received.unwrap();
+                        let (name, kind, end) = question(&buffer[..length]);
+                        log.lock().push((name.clone(), kind));
+                        if let Some(answer) = answer(&buffer[..end], &reply(&name, kind), false) {
+                            socket.send_to(&answer, peer).await.unwrap();
+                        }
+                    }
+                    accepted = listener.accept() => {
+                        let mut stream = accepted.unwrap().0;
+                        let length = usize::from(stream.read_u16().await.unwrap());
+                        stream.read_exact(&mut buffer[..length]).await.unwrap();
+                        let (name, kind, end) = question(&buffer[..length]);
+                        if let Some(answer) = answer(&buffer[..end], &reply(&name, kind), true) {
+                            let frame = [&(answer.len() as u16).to_be_bytes(), answer.as_slice()].concat();
+                            // Whoever asked may have read enough before the end.
+                            let _ = stream.write_all(&frame).await;
+                        }
+                    }
                 }
             }
         });
@@ -79,8 +107,9 @@ fn question(message: &[u8]) -> (String, u16, usize) {
 }
 
 /// The answer to a message that ends with its question.
-fn answer(question: &[u8], reply: &Reply) -> Option<Vec<u8>> {
+fn answer(question: &[u8], reply: &Reply, over_tcp: bool) -> Option<Vec<u8>> {
     let (code, data) = match reply {
+        Reply::Addresses(count) => return Some(long_answer(question, if over_tcp { *count } else { 0 })),
         Reply::Address(IpAddr::V4(address)) => (0, address.octets().to_vec()),
         Reply::Address(IpAddr::V6(address)) => (0, address.octets().to_vec()),
         Reply::NoAddress => (0, Vec::new()),
@@ -95,6 +124,22 @@ fn answer(question: &[u8], reply: &Reply) -> Option<Vec<u8>> {
         message.extend([&[0xc0, 12], kind, &[0, 1, 0, 0, 0, 60, 0, data.len() as u8], &data].concat());
     }
     Some(message)
+}
+
+/// An answer with so many addresses; with none it is one that was cut.
+fn long_answer(question: &[u8], count: u16) -> Vec<u8> {
+    let cut = if count == 0 { 2 } else { 0 };
+    let [high, low] = count.to_be_bytes();
+    let mut message = [&question[..2], &[0x81 | cut, 0x80, 0, 1, high, low, 0, 0, 0, 0], &question[12..]].concat();
+    let kind = &question[question.len() - 4..question.len() - 2];
+    for number in 0..count {
+        let address = match kind {
+            [0, 1] => Ipv4Addr::from(0x0a00_0000 + u32::from(number)).octets().to_vec(),
+            _ => Ipv6Addr::from(u128::from(number)).octets().to_vec(),
+        };
+        message.extend([&[0xc0, 12], kind, &[0, 1, 0, 0, 0, 60, 0, address.len() as u8], &address].concat());
+    }
+    message
 }
 
 /// The system's files of a test.
@@ -277,4 +322,60 @@ async fn names_that_are_never_answered_are_looked_up_in_bounded_number_and_forgo
 async fn what_is_no_name_does_not_exist() {
     let system = System::start(Some(CONF), "", 1);
     assert_eq!(system.resolve(&"a".repeat(300)).await, Err(ResolveError::NoSuchName));
+}
+
+#[tokio::test]
+async fn of_a_name_with_thousands_of_addresses_a_few_of_each_family_are_used() {
+    let server = NameServer::start(|_, kind| Reply::Addresses(if kind == A { 4_000 } else { 2_300 })).await;
+    let system = System::start(Some(CONF), "", server.port);
+    for _ in 0..2 {
+        let addresses = system.resolve("hooks.example").await.unwrap();
+        let v6 = addresses.iter().filter(|address| address.is_ipv6()).count();
+        assert_eq!((v6, addresses.len() - v6), (16, 16));
+        assert!(addresses.contains(&Ipv4Addr::new(10, 0, 0, 0).into()), "they are the first ones");
+    }
+    assert_eq!(server.questions.lock().len(), 2, "they are remembered");
+}
+
+#[tokio::test]
+async fn an_address_that_was_found_is_remembered_for_its_time_to_live_but_not_for_longer_than_half_a_minute() {
+    let server = NameServer::start(both).await;
+    let system = System::start(Some(CONF), "", server.port);
+    for (passed, asked) in [(0, 2), (20, 2), (9, 2), (1, 4)] {
+        system.clock.advance(Duration::from_secs(passed));
+        assert_eq!(system.resolve("hooks.example").await, Ok(vec![V6.into(), V4.into()]));
+        assert_eq!(server.questions.lock().len(), asked, "{passed} s later");
+    }
+}
+
+#[tokio::test]
+async fn a_name_server_that_is_silent_or_fails_leaves_the_turn_to_the_next_which_is_asked_first_from_then_on() {
+    for reply in [|| Reply::Nothing, || Reply::Refused] {
+        let bad = NameServer::start(move |_, _| reply()).await;
+        let good = UdpSocket::bind(("127.0.0.2", bad.port)).await.unwrap();
+        tokio::spawn(async move {
+            let mut buffer = [0; 1500];
+            loop {
+                let (length, peer) = good.recv_from(&mut buffer).await.unwrap();
+                let (name, kind, end) = question(&buffer[..length]);
+                let answer = answer(&buffer[..end], &both(&name, kind), false).unwrap();
+                good.send_to(&answer, peer).await.unwrap();
+            }
+        });
+        let system =
+            System::start(Some("nameserver 127.0.0.1\nnameserver 127.0.0.2\noptions timeout:1\n"), "", bad.port);
+        assert_eq!(system.resolve("one.example").await, Ok(vec![V6.into(), V4.into()]));
+        assert_eq!(system.resolve("two.example").await, Ok(vec![V6.into(), V4.into()]));
+        assert_eq!(bad.names(), ["one.example"]);
+    }
+}
+
+#[tokio::test]
+async fn a_hosts_file_that_is_too_large_is_used_as_far_as_it_is_read() {
+    let server = NameServer::start(|_, _| Reply::NoSuchName).await;
+    let system = System::start(Some(CONF), "", server.port);
+    let filler = format!("# {}\n", "x".repeat(1_000)).repeat(1_100);
+    system.rewrite("hosts", &format!("192.0.2.7 first.example\n{filler}192.0.2.8 last.example\n"));
+    assert_eq!(system.resolve("first.example").await, Ok(vec![V4.into()]));
+    assert_eq!(system.resolve("last.example").await, Err(ResolveError::NoSuchName));
 }
