@@ -17,12 +17,13 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use postrider_domain::delivery::Failure;
 use postrider_domain::time::Timestamp;
 use postrider_store::ApplicationKey;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::answer::{Stage, Trouble};
 use crate::connection::{Broken, describe};
@@ -46,11 +47,15 @@ pub(crate) struct Http2 {
     streams: Arc<Streams>,
     address: SocketAddr,
     fault: Fault,
+    /// Dropped with the last of those who use it.
+    _in_use: Arc<oneshot::Sender<()>>,
 }
 
 /// How often a receiver is asked whether it is still there while it owes responses, and how long it has to say so.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a connection that nobody uses has for its last bytes: a receiver that does not read takes none.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the receiver's settings are waited for, which it should send first.
 const SETTINGS_PATIENCE: Duration = Duration::from_secs(1);
 /// Receivers give a window back when half of it is read: of one that has read everything, at least one in so many bytes is
@@ -98,7 +103,8 @@ pub(crate) struct Permit {
 impl Http2 {
     pub(crate) async fn start(transport: Transport, address: SocketAddr) -> Result<Self, Trouble> {
         let (meter, fault) = (transport.meter(), transport.fault());
-        let (requests, io) = http2::Builder::new(TokioExecutor::new())
+        let (uncut, cut) = watch::channel(());
+        let (requests, io) = http2::Builder::new(UntilCut(cut))
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
@@ -110,15 +116,21 @@ impl Http2 {
             .await
             .map_err(|error| describe(&error))?;
         let ending = Arc::clone(&meter);
+        let (in_use, unused) = oneshot::channel::<()>();
         tokio::spawn(async move {
-            if let Err(error) = io.await {
-                tracing::debug!(%error, "an HTTP/2 connection ended");
+            tokio::select! {
+                ended = io => if let Err(error) = ended {
+                    tracing::debug!(%error, "an HTTP/2 connection ended");
+                },
+                _ = unused => {}
             }
             ending.end();
+            tokio::time::sleep(CLOSING_PATIENCE).await;
+            drop(uncut);
         });
         // Before it is known how many streams there are, nobody can count on one.
         let _ = tokio::time::timeout(SETTINGS_PATIENCE, meter.settled()).await;
-        Ok(Self { requests, streams: Arc::new(Streams::new(meter)), address, fault })
+        Ok(Self { requests, streams: Arc::new(Streams::new(meter)), address, fault, _in_use: Arc::new(in_use) })
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -173,6 +185,27 @@ impl Http2 {
             Some(text) => Broken { trouble: Trouble::new(Failure::Tls, text), ..broken },
             None => broken,
         }
+    }
+}
+
+/// Runs what belongs to one connection until that is cut, which happens when the other end is dropped: hyper would wait for as
+/// long as a receiver does not read.
+#[derive(Clone)]
+struct UntilCut(watch::Receiver<()>);
+
+impl<F> Executor<F> for UntilCut
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, future: F) {
+        let mut cut = self.0.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = future => {}
+                _ = cut.changed() => {}
+            }
+        });
     }
 }
 

@@ -9,6 +9,7 @@ use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{Request, Response};
 use postrider_delivery::sender::{Sent, Slot};
+use postrider_domain::delivery::Failure;
 use postrider_store::ApplicationKey;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -286,4 +287,52 @@ async fn an_idle_connection_whose_receiver_has_read_everything_is_kept() {
         clock.advance(PAUSE);
     }
     assert_eq!(host.receiver.connections(), 1);
+}
+
+#[cfg(target_os = "linux")]
+/// Whether this process has the socket with this port at its end; the system may have it for longer.
+fn is_open(port: u16) -> bool {
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let end = format!(":{port:04X}");
+    table.lines().skip(1).any(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        columns[1].ends_with(&end) && columns[9] != "0"
+    })
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_connection_that_nobody_uses_is_closed_though_its_receiver_does_not_read_what_it_was_sent() {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor("hooks.example", &["h2"]);
+    let (tell, mut told) = watch::channel(0);
+    let receiver = Receiver::start(move |stream, _| {
+        let (acceptor, tell) = (acceptor.clone(), tell.clone());
+        async move {
+            let port = stream.peer_addr().unwrap().port();
+            let stream = acceptor.accept(stream).await.unwrap();
+            let mut server = h2::server::Builder::new();
+            server.initial_window_size(1 << 25).initial_connection_window_size(1 << 25);
+            let mut connection = server.handshake::<_, Bytes>(stream).await.unwrap();
+            let _request = connection.accept().await;
+            if is_open(port) {
+                tell.send(port).unwrap();
+            }
+            std::future::pending::<()>().await;
+        }
+    })
+    .await;
+    let names = Names::answering(&["127.0.0.1"]);
+    let client = Client::new(&options(&["127.0.0.0/8"], Duration::from_secs(2)), names, authority.roots.clone());
+    let url = format!("https://hooks.example:{}/", receiver.address.port());
+    let sent = client.send_message(&url, &message(vec![b'x'; 20 * MEGABYTE]), &mut Slot::default()).await;
+    assert_eq!(failed(&sent).0, Failure::Timeout);
+    let port = *tokio::time::timeout(PATIENCE, told.wait_for(|port| *port > 0)).await.unwrap().unwrap();
+    drop(client);
+    let closed = async {
+        while is_open(port) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, closed).await.unwrap();
 }
