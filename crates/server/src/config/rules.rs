@@ -9,7 +9,7 @@ use url::Url;
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
 /// What modules in `log.level` can begin with: our own crates, and those below them that log.
-const MODULES: [&str; 18] = [
+const MODULES: [&str; 15] = [
     "postrider",
     "postrider_api",
     "postrider_delivery",
@@ -20,9 +20,6 @@ const MODULES: [&str; 18] = [
     "postrider_upkeep",
     "axum",
     "h2",
-    "hickory_net",
-    "hickory_proto",
-    "hickory_resolver",
     "hyper",
     "hyper_util",
     "rustls",
