@@ -30,6 +30,7 @@ use tokio_rustls::TlsConnector;
 use crate::addresses::Failed;
 use crate::answer::{Stage, Trouble};
 use crate::egress::{Forbidden, Policy};
+use crate::handshakes::Handshakes;
 use crate::http1::Http1;
 use crate::http2::Http2;
 use crate::options::DeliveryOptions;
@@ -102,6 +103,7 @@ pub(crate) struct Connector {
     /// Connections made so far: makes their ages differ.
     made: AtomicU32,
     failed: Failed,
+    handshakes: Handshakes,
     looking_up: Arc<Shares>,
     second_addresses: Arc<Shares>,
 }
@@ -132,6 +134,7 @@ impl Connector {
             max_age: options.connection_max_age.0,
             made: AtomicU32::new(0),
             failed: Failed::default(),
+            handshakes: Handshakes::new(),
             looking_up: Shares::new(sockets::look_ups(options.max_in_flight), MAX_LOOK_UPS_OF_APPLICATION),
             second_addresses: Shares::new(sockets::second_addresses(options.max_in_flight), u32::MAX),
         }
@@ -248,7 +251,7 @@ impl Connector {
                 }
                 tried.add(next);
                 connected.store(false, Ordering::Relaxed);
-                trying.push_back(self.open(to, next, stage, &connected).boxed());
+                trying.push_back(self.open(to, application, next, stage, &connected).boxed());
             }
             if trying.is_empty() {
                 return Err(trouble.unwrap_or_else(|| Trouble::new(Failure::Resolve, UNRESOLVED)));
@@ -278,6 +281,7 @@ impl Connector {
     async fn open(
         &self,
         to: &Origin,
+        application: ApplicationKey,
         address: SocketAddr,
         stage: &Stage,
         connected: &AtomicBool,
@@ -293,10 +297,10 @@ impl Connector {
             return Ok((Transport::plain(wire), address));
         }
         stage.securing();
-        Ok((self.secure(to, wire).await?, address))
+        Ok((self.secure(to, application, wire).await?, address))
     }
 
-    async fn secure(&self, to: &Origin, wire: Wire) -> Result<Transport, Trouble> {
+    async fn secure(&self, to: &Origin, application: ApplicationKey, wire: Wire) -> Result<Transport, Trouble> {
         let name = match &to.host {
             url::Host::Ipv4(address) => ServerName::from(IpAddr::from(*address)),
             url::Host::Ipv6(address) => ServerName::from(IpAddr::from(*address)),
@@ -305,7 +309,8 @@ impl Connector {
                 .map_err(|_| Trouble::new(Failure::Tls, "the host name is none that a certificate can have"))?,
         };
         let asked = Asked::default();
-        let stream = asked.watch(self.tls.connect(name, wire)).await;
+        let handshake = asked.watch(self.tls.connect(name, wire));
+        let stream = self.handshakes.make(application, handshake).await;
         let stream = stream.map_err(|error| match error {
             error if !self.has_roots && tls::is_about_issuer(&error) => Trouble::new(Failure::Tls, tls::NO_ROOTS),
             error => Trouble::new(Failure::Tls, asked.describe(&error)),

@@ -12,6 +12,7 @@ mod connection;
 mod dns;
 pub mod egress;
 mod engine;
+mod handshakes;
 mod http1;
 mod http2;
 mod idler;

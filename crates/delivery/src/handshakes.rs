@@ -1,0 +1,125 @@
+//! Whose TLS handshake is computed next.
+//!
+//! A handshake takes a processor for about a millisecond, for two with the worst certificates that a receiver may show, and
+//! hundreds can be ready at a time. If each were computed as soon as it is ready, everybody's requests would wait behind all
+//! of them. So at most half of the processors compute handshakes, and applications take turns: each has one among those that
+//! wait for a processor. Only what is computed takes a turn. To wait for the network takes none, so a receiver that stalls
+//! keeps no other handshake waiting.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Arc, Weak};
+use std::task::Poll;
+
+use parking_lot::Mutex;
+use postrider_store::ApplicationKey;
+use tokio::sync::Semaphore;
+
+postrider_domain::limits! {
+    in "Receivers over TLS";
+    /// One handshake is computed at a time for so many processors of this machine, at least one; applications take turns
+    pub const PROCESSORS_PER_HANDSHAKE: usize = 2, "processors", beyond "handshakes wait";
+}
+
+/// The handshakes of all connections.
+#[derive(Debug)]
+pub(crate) struct Handshakes {
+    processors: Semaphore,
+    /// Of each application that makes handshakes, who of them waits for a processor.
+    turns: Mutex<HashMap<ApplicationKey, Weak<Semaphore>>>,
+}
+
+impl Handshakes {
+    /// For this machine.
+    pub(crate) fn new() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::at_a_time((processors / PROCESSORS_PER_HANDSHAKE).max(1))
+    }
+
+    fn at_a_time(count: usize) -> Self {
+        Self { processors: Semaphore::new(count), turns: Mutex::default() }
+    }
+
+    /// Makes a handshake for an application, each step of it in turn.
+    pub(crate) async fn make<F: Future>(&self, application: ApplicationKey, handshake: F) -> F::Output {
+        let own = self.turns_of(application);
+        let mut handshake = pin!(handshake);
+        loop {
+            {
+                let _turn = own.acquire().await;
+                let _processor = self.processors.acquire().await;
+                if let Poll::Ready(result) = futures_util::poll!(handshake.as_mut()) {
+                    return result;
+                }
+            }
+            woken().await;
+        }
+    }
+
+    fn turns_of(&self, application: ApplicationKey) -> Arc<Semaphore> {
+        let mut all = self.turns.lock();
+        let known = all.get(&application).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            all.retain(|_, turns| turns.strong_count() > 0);
+            let turns = Arc::new(Semaphore::new(1));
+            all.insert(application, Arc::downgrade(&turns));
+            turns
+        })
+    }
+}
+
+/// Waits until the task is woken, by what it has waited for before.
+async fn woken() {
+    let mut waited = false;
+    poll_fn(|_| if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ApplicationKey = ApplicationKey(1);
+    const B: ApplicationKey = ApplicationKey(2);
+
+    #[tokio::test]
+    async fn applications_take_turns_however_many_handshakes_one_has() {
+        let (handshakes, made) = (Arc::new(Handshakes::at_a_time(1)), Arc::new(Mutex::new(Vec::new())));
+        let busy = handshakes.processors.acquire().await.unwrap();
+        let tasks: Vec<_> = [(A, 1), (A, 2), (A, 3), (B, 4)]
+            .into_iter()
+            .map(|(application, number)| {
+                let (handshakes, made) = (Arc::clone(&handshakes), Arc::clone(&made));
+                tokio::spawn(async move { handshakes.make(application, async { made.lock().push(number) }).await })
+            })
+            .collect();
+        // All of them come to wait for the processor, or for their turn to.
+        tokio::task::yield_now().await;
+        drop(busy);
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(*made.lock(), [1, 4, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_waits_for_the_network_keeps_no_other_waiting() {
+        let handshakes = Arc::new(Handshakes::at_a_time(1));
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let (began, begun) = tokio::sync::oneshot::channel();
+        let stalled = Arc::clone(&handshakes);
+        let stalled = tokio::spawn(async move {
+            let handshake = async {
+                began.send(()).unwrap();
+                answered.await.unwrap()
+            };
+            stalled.make(A, handshake).await
+        });
+        begun.await.unwrap();
+        assert_eq!(handshakes.make(A, async { 1 }).await, 1);
+        answer.send(2).unwrap();
+        assert_eq!(stalled.await.unwrap(), 2);
+        drop(handshakes.turns_of(B));
+        assert_eq!(handshakes.turns.lock().len(), 1, "applications that make none are forgotten");
+    }
+}
