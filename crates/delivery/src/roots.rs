@@ -3,7 +3,7 @@
 //! What a variable names and does not hold is told, also if the other one makes up for it: whoever set it expects those
 //! authorities to be trusted. Only a regular file is read, because a pipe would never end.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::path::Path;
 
 use rustls_native_certs::{CertificateResult, load_certs_from_paths, load_native_certs};
@@ -30,13 +30,13 @@ pub(crate) fn load() -> Found {
             let errors = if certs.is_empty() { errors } else { Vec::new() };
             Found { certificates: certs, problems: errors.iter().map(ToString::to_string).collect() }
         }
-        (file, folders) => named(file, folders),
+        (file, folders) => named(file.as_deref(), folders.as_deref()),
     }
 }
 
-fn named(file: Option<OsString>, folders: Option<OsString>) -> Found {
+fn named(file: Option<&OsStr>, folders: Option<&OsStr>) -> Found {
     let mut found = Found::default();
-    if let Some(file) = file.as_ref().map(Path::new) {
+    if let Some(file) = file.map(Path::new) {
         match std::fs::metadata(file) {
             Ok(data) if data.is_file() => found.add(FILE, file, load_certs_from_paths(Some(file), None)),
             Ok(_) => found.fail(FILE, file, "it is not a regular file"),
@@ -44,7 +44,7 @@ fn named(file: Option<OsString>, folders: Option<OsString>) -> Found {
         }
     }
     let folders = folders.unwrap_or_default();
-    for folder in std::env::split_paths(&folders).filter(|folder| !folder.as_os_str().is_empty()) {
+    for folder in std::env::split_paths(folders).filter(|folder| !folder.as_os_str().is_empty()) {
         found.add(FOLDERS, &folder, load_certs_from_paths(None, Some(&folder)));
     }
     found.certificates.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
@@ -78,18 +78,18 @@ mod tests {
         std::fs::write(folder.path().join("root.pem"), certificate).unwrap();
         let empty = folder.path().join("empty.txt");
         std::fs::write(&empty, "nothing").unwrap();
-        let folders = Some(folder.path().as_os_str().to_owned());
+        let folders = Some(folder.path().as_os_str());
         for (file, problem) in [
             (folder.path().join("absent"), "No such file"),
             (empty, "no certificate"),
             (folder.path().into(), "not a regular file"),
         ] {
-            let found = named(Some(file.into()), folders.clone());
+            let found = named(Some(file.as_os_str()), folders);
             assert_eq!(found.certificates.len(), 1);
             assert!(found.problems.len() == 1 && found.problems[0].contains(problem), "{:?}", found.problems);
             assert!(found.problems[0].starts_with("SSL_CERT_FILE names"), "{:?}", found.problems);
         }
-        let right = named(Some(folder.path().join("root.pem").into()), folders);
+        let right = named(Some(folder.path().join("root.pem").as_os_str()), folders);
         assert!(right.certificates.len() == 1 && right.problems.is_empty(), "{:?}", right.problems);
     }
 }

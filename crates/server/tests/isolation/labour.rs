@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::Method;
 use postrider_domain::clock::{Clock as _, SystemClock};
-use postrider_testkit::{App, Client, Receiver, Reply, TestServer, TestServerBuilder, random};
+use postrider_testkit::{Answer, App, Client, Receiver, Reply, TestServer, TestServerBuilder, random};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
@@ -51,7 +51,7 @@ async fn a_large_message_of_which_little_is_asked_for_over_hundreds_of_connectio
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
         let (client, path) = (&hostile.operator.client, hostile.operator.path("/msg"));
-        let sent = client.post(&path, &large_message()).await.expect(202);
+        let sent = client.post(&path, &large_message()).await.expect(202).json();
         let message = sent["id"].as_str().expect("a message has an id");
         let mut attack = JoinSet::new();
         for rest in [
@@ -71,7 +71,7 @@ async fn a_large_message_that_is_asked_for_over_hundreds_of_connections() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
         let (client, path) = (&hostile.operator.client, hostile.operator.path("/msg"));
-        let sent = client.post(&path, &large_message()).await.expect(202);
+        let sent = client.post(&path, &large_message()).await.expect(202).json();
         let rest = format!("/msg/{}", sent["id"].as_str().expect("a message has an id"));
         let mut attack = JoinSet::new();
         // Few at a time: what is measured is not how fast the attacker reads.
@@ -81,22 +81,23 @@ async fn a_large_message_that_is_asked_for_over_hundreds_of_connections() {
     .await;
 }
 
+async fn post_under_key(client: &Client, path: &str, body: &Value) -> Option<Answer> {
+    client.request(Method::POST, path).header("idempotency-key", "large").json(body).try_send().await.ok()
+}
+
 #[tokio::test]
 async fn a_large_message_that_is_repeated_under_its_key_over_hundreds_of_connections() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
         let path = hostile.operator.path("/msg?with_content=false");
-        let post = move |client: &Client, body: &Value| {
-            client.request(Method::POST, &path).header("idempotency-key", "large").json(body)
-        };
-        let first = post(&hostile.operator.client, &large_message()).try_send().await;
-        assert!(first.is_ok_and(|answer| answer.status == 202));
+        let first = post_under_key(&hostile.operator.client, &path, &large_message()).await;
+        assert!(first.is_some_and(|answer| answer.status == 202));
         let mut attack = JoinSet::new();
         for _ in 0..300 {
-            let (client, post) = (hostile.operator.client.clone(), post.clone());
+            let (client, path) = (hostile.operator.client.clone(), path.clone());
             attack.spawn(async move {
                 loop {
-                    let _ = post(&client, &message()).try_send().await;
+                    let _ = post_under_key(&client, &path, &message()).await;
                     sleep(Duration::from_millis(5)).await;
                 }
             });
