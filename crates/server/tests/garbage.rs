@@ -75,7 +75,7 @@ const ROWS: &str = "
     INSERT OR IGNORE INTO key_run VALUES (0, 1);
     INSERT OR IGNORE INTO key_bucket VALUES (0, zeroblob(24));
     INSERT OR IGNORE INTO held_message VALUES (1);
-    INSERT INTO asked VALUES (:app, 1, 1);
+    INSERT INTO asked VALUES (:app, 1, 1, 1);
     INSERT OR REPLACE INTO endpoint_hold VALUES (:ep, 9000000000000000, 'pause');
     INSERT OR REPLACE INTO endpoint_fact VALUES (:ep, 1, 'gone', 1);
 ";

@@ -8,15 +8,15 @@
 use std::time::Duration;
 
 use postrider_domain::time::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, Row, params};
 
-use crate::decode::{SqlError, all};
+use crate::decode::{SqlError, all, readable};
 use crate::range;
 use crate::work::{MISDATED_ROWS, Misdated, decode_misdated, make_due};
 
 /// Notes that the clock shows ?1, if that is a second or more later than what was noted.
 pub(crate) const NOTE_SQL: &str = "INSERT INTO sequence (name, next) VALUES ('shown', ?1)
-     ON CONFLICT DO UPDATE SET next = excluded.next WHERE next < excluded.next - 1000000";
+     ON CONFLICT DO UPDATE SET next = excluded.next WHERE typeof(next) <> 'integer' OR next < excluded.next - 1000000";
 
 /// Notes that the clock shows `now`.
 pub(crate) fn note(connection: &Connection, now: Timestamp) -> Result<(), SqlError> {
@@ -24,18 +24,18 @@ pub(crate) fn note(connection: &Connection, now: Timestamp) -> Result<(), SqlErr
     Ok(())
 }
 
-/// By how much the clock is behind what it has shown; by a store of before this was noted, what messages were dated with.
+/// By how much the clock is behind what it has shown; by a store of before this was noted, what messages were dated with. What makes
+/// no sense says nothing of it.
 pub(crate) fn behind(connection: &Connection, now: Timestamp) -> Result<Duration, SqlError> {
-    let shown: Option<i64> = connection
-        .query_row(
-            "SELECT coalesce(
+    let shown = connection.query_row(
+        "SELECT coalesce(
                  (SELECT next FROM sequence WHERE name = 'shown'),
                  max(coalesce((SELECT next FROM sequence WHERE name = 'seen'), 0),
                      coalesce((SELECT created_at FROM message ORDER BY no DESC LIMIT 1), 0)))",
-            [],
-            |row| row.get(0),
-        )
-        .optional()?;
+        [],
+        |row| row.get(0),
+    );
+    let shown: Option<i64> = readable(shown.map_err(SqlError::from))?;
     Ok(shown.map_or(Duration::ZERO, |shown| Timestamp::from_micros(shown).since(now)))
 }
 
