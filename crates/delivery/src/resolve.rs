@@ -2,7 +2,7 @@
 //!
 //! Production does not use the system's `getaddrinfo`: that one blocks a thread until it is done, so a few hundred names of
 //! hostile name servers that never answer would occupy every thread there is. Here such a name costs a future, which ends
-//! with the attempts that wait for it, or after `MAX_LOOK_UP`, and [`crate::dns::SOCKETS_PER_LOOK_UP`] sockets meanwhile.
+//! with the attempts that wait for it, or after `MAX_LOOK_UP`, and `SOCKETS_PER_LOOK_UP` sockets meanwhile.
 //!
 //! * **Names are absolute.** A URL names one host, wherever it is read: the search list, `domain` and `ndots` of
 //!   `/etc/resolv.conf` are not used, so no wildcard of a search domain gets what was meant for another host.
