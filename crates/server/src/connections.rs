@@ -31,8 +31,12 @@ postrider_domain::limits! {
     pub(crate) const SEND_BUFFER_BYTES: u32 = 65_536, "bytes for each connection", beyond "the rest of the answer, and what was asked after it, waits";
     /// What the system takes of requests before the server reads them, counted in the same way
     pub(crate) const RECEIVE_BUFFER_BYTES: u32 = 131_072, "bytes for each connection", beyond "the client's write waits";
-    /// What a connection may write before all others that have something to do had their turn
-    pub(crate) const TURN_BYTES: usize = 32_768, "bytes", beyond "it goes on in its next turn";
+    /// What a connection writes of an answer at once
+    pub(crate) const SHARE_BYTES: usize = 16_384, "bytes", beyond "the rest waits for turns";
+    /// What it may write in a turn
+    pub(crate) const TURN_BYTES: usize = 32_768, "bytes", beyond "it waits for its next turn";
+    /// Connections that have a turn at the same time
+    pub(crate) const MAX_TURNS: usize = 8, "turns", beyond "others wait in a line, first come, first served";
 }
 
 /// All connections.

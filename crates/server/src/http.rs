@@ -8,7 +8,6 @@
 //! too; and a connection that has much to write takes turns with the others ([`crate::patient`]).
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -28,7 +27,7 @@ use tokio::sync::Notify;
 
 use crate::config::ServerOptions;
 use crate::connections::{Busy, Connections, MAX_HEAD_BYTES, Place, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, Told};
-use crate::patient::{Patient, Turn};
+use crate::patient::{Line, Patient};
 
 /// The pause when no connection can be accepted, mostly because no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -69,6 +68,8 @@ struct Shared {
     api: Api,
     bounds: Bounds,
     connections: Arc<Connections>,
+    /// Where connections wait that have much to write.
+    line: Line,
 }
 
 /// Listens on the first address of this name on which that is possible.
@@ -99,7 +100,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves until `stop` completes, then ends the connections in order. How long they may take is the caller's to bound.
 pub(crate) async fn serve(listener: TcpListener, api: Api, bounds: Bounds, stop: impl Future<Output = ()>) {
     let connections = Connections::new(bounds.most, bounds.most_per_address);
-    let shared = Shared { api, bounds, connections };
+    let shared = Shared { api, bounds, connections, line: Line::default() };
     let mut stop = std::pin::pin!(stop);
     loop {
         let accepted = tokio::select! {
@@ -150,12 +151,11 @@ impl Shared {
                 }
             })
         };
-        let turn = Turn::default();
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.bounds.idle)
             .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(Patient::new(stream, turn.clone(), self.bounds.write)), service);
+            .serve_connection(TokioIo::new(Patient::new(stream, &self.line, self.bounds.write)), service);
         let head = self.bounds.head;
         tokio::spawn(async move {
             let mut connection = std::pin::pin!(connection);
@@ -169,7 +169,7 @@ impl Shared {
                 tokio::select! {
                     // What has come is read first: no request is begun and then dropped.
                     biased;
-                    ended = poll_fn(|cx| { turn.begin(); connection.as_mut().poll(cx) }) => {
+                    ended = connection.as_mut() => {
                         if let Err(error) = ended {
                             // Clients come and go; nothing was lost that they were told is safe.
                             tracing::debug!(%error, "a connection ended early");

@@ -1,76 +1,78 @@
-//! A stream whose writes have a deadline, and take turns with those of others.
+//! A stream whose writes have a deadline, and of which few write much at the same time.
 //!
 //! * hyper waits for ever for a client that does not read its answer, and keeps the answer in memory all the while.
 //! * It writes as much at a time as the system takes: whoever asks for large answers on many connections keeps the threads
-//!   from everybody else. So [`TURN_BYTES`] are written each time that the connection is polled, and no more.
+//!   from everybody else. So a connection writes [`SHARE_BYTES`] as they come, and what is more in turns of [`TURN_BYTES`], for
+//!   which it stands in a [`Line`] with all others that have more. Whoever has a short answer waits for none of them.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
+use tokio_util::sync::PollSemaphore;
 
-use crate::connections::TURN_BYTES;
+use crate::connections::{MAX_TURNS, SHARE_BYTES, TURN_BYTES};
 
 /// The pieces that one write takes: as many as hyper has ready at once.
 const MAX_PIECES: usize = 16;
 
-/// What was written in the turn that a connection has. Clones are the same turn.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Turn(Arc<AtomicUsize>);
+/// Where connections with much to write wait for a turn: first come, first served. Clones are the same line.
+#[derive(Debug, Clone)]
+pub(crate) struct Line(Arc<Semaphore>);
 
-impl Turn {
-    /// The connection is about to be polled, after all others that had something to do.
-    pub(crate) fn begin(&self) {
-        self.0.store(0, Ordering::Relaxed);
-    }
-
-    fn room(&self) -> usize {
-        TURN_BYTES.saturating_sub(self.0.load(Ordering::Relaxed))
-    }
-
-    fn count(&self, written: &Poll<io::Result<usize>>) {
-        if let Poll::Ready(Ok(bytes)) = written {
-            self.0.fetch_add(*bytes, Ordering::Relaxed);
-        }
+impl Default for Line {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_TURNS)))
     }
 }
 
 /// A stream of which a write fails when nothing could be written for a while.
 pub(crate) struct Patient<S> {
     stream: S,
-    turn: Turn,
+    line: PollSemaphore,
+    /// The turn that it has.
+    turn: Option<OwnedSemaphorePermit>,
+    /// What it may write before it needs one, or another one.
+    room: usize,
     patience: Duration,
     /// Runs while a write is stuck.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
-    /// Lets a write wait for `patience`. Who polls says when a `turn` begins.
-    pub(crate) fn new(stream: S, turn: Turn, patience: Duration) -> Self {
-        Self { stream, turn, patience, deadline: None }
+    /// Lets a write wait for `patience` until the client takes something. What it waits in the `line` is not counted.
+    pub(crate) fn new(stream: S, line: &Line, patience: Duration) -> Self {
+        let line = PollSemaphore::new(Arc::clone(&line.0));
+        Self { stream, line, turn: None, room: SHARE_BYTES, patience, deadline: None }
     }
 
-    /// How much may be written now; if that is nothing, the connection is polled again when it is its turn.
-    fn poll_turn(&self, cx: &Context<'_>) -> Poll<usize> {
-        match self.turn.room() {
-            0 => {
+    /// How much may be written now. Between two turns of one connection is everything else that has something to do.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        if self.room == 0 {
+            if self.turn.take().is_some() {
                 cx.waker().wake_by_ref();
-                Poll::Pending
+                return Poll::Pending;
             }
-            room => Poll::Ready(room),
+            self.turn = ready!(self.line.poll_acquire(cx));
+            self.room = TURN_BYTES;
         }
+        Poll::Ready(self.room)
     }
 
-    /// What a write came to, unless it is stuck for too long.
-    fn judge<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
+    /// What a write came to, unless it is stuck for too long. Nobody keeps a turn while the client does not read.
+    fn judge(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = written {
             self.deadline = None;
-            return written;
+            self.room -= written.as_ref().map_or(0, |bytes| self.room.min(*bytes));
+            return Poll::Ready(written);
+        }
+        if self.turn.take().is_some() {
+            self.room = 0;
         }
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(self.patience)));
         match deadline.as_mut().poll(cx) {
@@ -88,9 +90,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let room = ready!(self.poll_turn(cx));
+        let room = ready!(self.poll_room(cx));
         let written = Pin::new(&mut self.stream).poll_write(cx, &bytes[..bytes.len().min(room)]);
-        self.turn.count(&written);
         self.judge(cx, written)
     }
 
@@ -99,10 +100,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let room = ready!(self.poll_turn(cx));
+        let room = ready!(self.poll_room(cx));
         let (pieces, count) = fitting(bytes, room);
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, &pieces[..count]);
-        self.turn.count(&written);
         self.judge(cx, written)
     }
 
@@ -110,7 +110,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         self.stream.is_write_vectored()
     }
 
+    /// hyper asks for this when it has written all that it has: an answer begins with a share again.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        (self.turn, self.room) = (None, SHARE_BYTES);
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -141,47 +143,81 @@ mod tests {
     use std::future::poll_fn;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+    /// What can be written now, in pieces as hyper has them.
+    fn write<S: AsyncWrite + Unpin>(near: &mut Patient<S>, cx: &mut Context<'_>, mut rest: &[u8]) -> usize {
+        let before = rest.len();
+        while !rest.is_empty() {
+            let (head, body) = rest.split_at(rest.len().min(100));
+            let pieces = [head, &[], body].map(io::IoSlice::new);
+            let written = match rest.len() % 2 {
+                0 => Pin::new(&mut *near).poll_write_vectored(cx, &pieces),
+                _ => Pin::new(&mut *near).poll_write(cx, rest),
+            };
+            match written {
+                Poll::Ready(written) => rest = &rest[written.unwrap()..],
+                Poll::Pending => break,
+            }
+        }
+        before - rest.len()
+    }
+
+    fn whole(length: usize) -> Vec<u8> {
+        (0..length).map(|at| (at % 251) as u8).collect()
+    }
+
     #[tokio::test]
-    async fn so_much_is_written_in_a_turn_and_the_rest_in_the_next_ones() {
+    async fn a_share_is_written_at_once_and_the_rest_in_turns() {
         let (near, mut far) = tokio::io::duplex(4 * TURN_BYTES);
-        let turn = Turn::default();
-        let mut near = Patient::new(near, turn.clone(), Duration::from_secs(60));
-        let whole: Vec<u8> = (0..3 * TURN_BYTES + 5).map(|at| (at % 251) as u8).collect();
+        let mut near = Patient::new(near, &Line::default(), Duration::from_secs(60));
+        let whole = whole(SHARE_BYTES + 2 * TURN_BYTES + 5);
         let (mut at, mut turns) = (0, Vec::new());
         while at < whole.len() {
-            turn.begin();
-            let before = at;
-            poll_fn(|cx| {
-                loop {
-                    let rest = &whole[at..];
-                    let (head, body) = rest.split_at(rest.len().min(100));
-                    let pieces = [head, &[], body].map(io::IoSlice::new);
-                    let written = match at % 2 {
-                        0 => Pin::new(&mut near).poll_write_vectored(cx, &pieces),
-                        _ => Pin::new(&mut near).poll_write(cx, rest),
-                    };
-                    match written {
-                        Poll::Ready(written) => at += written.unwrap(),
-                        Poll::Pending => return Poll::Ready(()),
-                    }
-                    if at == whole.len() {
-                        return Poll::Ready(());
-                    }
-                }
-            })
-            .await;
-            turns.push(at - before);
+            let written = poll_fn(|cx| Poll::Ready(write(&mut near, cx, &whole[at..]))).await;
+            at += written;
+            turns.push(written);
         }
-        assert_eq!(turns, [TURN_BYTES, TURN_BYTES, TURN_BYTES, 5]);
+        assert_eq!(turns, [SHARE_BYTES + TURN_BYTES, TURN_BYTES, 5]);
         let mut read = vec![0; whole.len()];
         far.read_exact(&mut read).await.unwrap();
         assert_eq!(read, whole);
     }
 
     #[tokio::test]
+    async fn who_writes_much_waits_for_a_turn_and_who_writes_little_does_not() {
+        let line = Line::default();
+        let whole = whole(SHARE_BYTES + TURN_BYTES + 1);
+        let streams: Vec<_> = (0..MAX_TURNS + 2).map(|_| tokio::io::duplex(2 * TURN_BYTES)).collect();
+        let (mut streams, _far): (Vec<_>, Vec<_>) = streams.into_iter().unzip();
+        let mut little = Patient::new(streams.pop().unwrap(), &line, Duration::from_secs(60));
+        let mut last = Patient::new(streams.pop().unwrap(), &line, Duration::from_secs(60));
+        let turns: Vec<_> = streams.iter().map(|_| line.0.clone().try_acquire_owned().unwrap()).collect();
+        poll_fn(|cx| {
+            assert_eq!(write(&mut last, cx, &whole), SHARE_BYTES, "all turns are taken");
+            assert_eq!(write(&mut little, cx, &whole[..SHARE_BYTES]), SHARE_BYTES);
+            assert!(Pin::new(&mut little).poll_flush(cx).is_ready());
+            assert_eq!(write(&mut little, cx, &whole[..SHARE_BYTES]), SHARE_BYTES, "another short answer");
+            Poll::Ready(())
+        })
+        .await;
+        drop(turns);
+        let written = poll_fn(|cx| Poll::Ready(write(&mut last, cx, &whole[SHARE_BYTES..]))).await;
+        assert_eq!(written, TURN_BYTES);
+    }
+
+    #[tokio::test]
+    async fn whoever_does_not_read_keeps_no_turn() {
+        let line = Line::default();
+        let (near, _far) = tokio::io::duplex(SHARE_BYTES + 10);
+        let mut near = Patient::new(near, &line, Duration::from_secs(60));
+        let whole = whole(SHARE_BYTES + TURN_BYTES);
+        let written = poll_fn(|cx| Poll::Ready(write(&mut near, cx, &whole))).await;
+        assert_eq!((written, line.0.available_permits()), (SHARE_BYTES + 10, MAX_TURNS));
+    }
+
+    #[tokio::test]
     async fn a_write_that_nobody_reads_fails_and_one_that_is_read_does_not() {
         let (near, mut far) = tokio::io::duplex(10);
-        let mut near = Patient::new(near, Turn::default(), Duration::from_millis(50));
+        let mut near = Patient::new(near, &Line::default(), Duration::from_millis(50));
         let mut taken = [0; 30];
         let (written, read) = tokio::join!(near.write_all(&[0; 30]), far.read_exact(&mut taken));
         written.and(read.map(drop)).unwrap();
