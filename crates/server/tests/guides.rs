@@ -51,7 +51,7 @@ fn script(blocks: &[Block], language: &str, file: &str) -> String {
     let mut redirect = ">";
     for block in blocks {
         match &*block.kind {
-            "sh" => script.push_str(&block.text),
+            "sh" | "bash" => script.push_str(&block.text),
             "text" => script.push_str("printf '\\036'\n"),
             kind if kind == language => {
                 let _ = write!(script, "cat {redirect}{file} <<'END OF THE BLOCK'\n{}\nEND OF THE BLOCK\n", block.text);
