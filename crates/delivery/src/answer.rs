@@ -174,6 +174,11 @@ impl Stage {
         self.received.lock()
     }
 
+    /// Whether it is known what came of the attempt, whatever else of the response comes.
+    pub(crate) fn has_status(&self) -> bool {
+        self.received().status().is_some()
+    }
+
     /// What came of the attempt: the response, if its status is known.
     pub(crate) fn take_outcome(&self) -> Option<Outcome> {
         std::mem::take(&mut *self.received()).into_outcome()

@@ -60,7 +60,21 @@ pub(crate) struct Single {
 impl Single {
     /// Whether it can take a request, as far as is known.
     pub(crate) fn is_usable(&mut self, now: Timestamp) -> bool {
-        now < self.until && self.connection.is_open()
+        !self.is_old(now) && self.connection.is_open()
+    }
+
+    /// Whether it has been open for as long as it may. Then it is about to be dropped.
+    pub(crate) fn is_old(&mut self, now: Timestamp) -> bool {
+        let is_old = now >= self.until;
+        if is_old {
+            self.part();
+        }
+        is_old
+    }
+
+    /// It is idle, and is closed in order when it is dropped.
+    pub(crate) fn part(&mut self) {
+        self.connection.part();
     }
 }
 
@@ -366,7 +380,11 @@ fn more_telling(one: Option<Trouble>, other: Trouble) -> Trouble {
 
 /// Why no connection could be made, for the endpoint's owner.
 fn describe(address: SocketAddr, error: &io::Error) -> Trouble {
-    if ours::kept_from(address, error) {
+    if ours::lacks_ports(address, error) {
+        // To close what nobody uses would free none for this address.
+        return Trouble::new(Failure::Local, "all local ports for connections to this address are in use");
+    }
+    if ours::is_limit(error) {
         return Trouble::starved(format!("a limit of this machine: {error}"));
     }
     let detail: Cow<'static, str> = match error.kind() {

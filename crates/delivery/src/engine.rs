@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -61,6 +62,9 @@ const UNREADABLE_PAUSE: Duration = Duration::from_secs(600);
 
 /// When endpoints that found no place among those who wait are looked at again.
 const LATER: Duration = Duration::from_secs(1);
+
+/// Of the time to end, the last one in so many parts is for storing what is known.
+const STORING: u32 = 10;
 
 /// What part of the endpoints has.
 #[derive(Default)]
@@ -305,18 +309,26 @@ impl Engine {
     }
 
     /// Ends in order: starts no more requests, waits for those under way (at most `delivery.drain_timeout`) and for their
-    /// results to be stored. Returns how many requests were left to the next start.
+    /// results to be stored. Shortly before that is over, those of which the status is known end, with that for their result.
+    /// Returns how many requests were left to the next start.
     pub async fn shutdown(&self) -> usize {
         self.shared.stopping.store(true, Ordering::SeqCst);
         let drained = async {
             self.shared.workers_gone().await;
             self.shared.settler.drained().await;
         };
+        let mut drained = pin!(drained);
         let deadline = self.shared.options.drain_timeout.0;
-        if tokio::time::timeout(deadline, drained).await.is_err() {
-            tracing::warn!(
-                "requests are still under way after {deadline:?}; they will be made again at the next start"
-            );
+        let to_store = deadline / STORING;
+        if tokio::time::timeout(deadline - to_store, drained.as_mut()).await.is_err() {
+            if let Some(sender) = self.shared.carrier.as_sender() {
+                sender.end();
+            }
+            if tokio::time::timeout(to_store, drained).await.is_err() {
+                tracing::warn!(
+                    "requests are still under way after {deadline:?}; they will be made again at the next start"
+                );
+            }
         }
         for (_, agent) in &self.agents {
             agent.abort();

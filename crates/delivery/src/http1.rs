@@ -71,6 +71,11 @@ impl Http1 {
         self.looked
     }
 
+    /// It is closed in order when it is dropped.
+    pub(crate) fn part(&mut self) {
+        self.transport.part();
+    }
+
     /// Makes a request. The response is in `stage`; `Ok` says whether the connection can be used again.
     pub(crate) async fn exchange(&mut self, request: Request, stage: &Stage, wall: Timestamp) -> Result<bool, Broken> {
         // Right before the request is written, so that as little as possible can come in between. (To sign what is large takes
@@ -156,6 +161,7 @@ impl<B: Buf> Exchange<'_, B> {
             (true, true) => ended(error, "after interim responses, without a final one"),
             (true, false) => ended(error, "within the status line of its response"),
         };
-        Err(Broken { unheard: !self.heard, trouble })
+        // Whoever sends too much beside responses would send it again.
+        Err(Broken { unheard: !self.heard && !self.transport.meter().has_overrun(), trouble })
     }
 }

@@ -116,15 +116,20 @@ impl Http2 {
             .await
             .map_err(|error| describe(&error))?;
         let ending = Arc::clone(&meter);
-        let (in_use, unused) = oneshot::channel::<()>();
+        let (in_use, mut unused) = oneshot::channel::<()>();
         tokio::spawn(async move {
             tokio::select! {
-                ended = io => if let Err(error) = ended {
-                    tracing::debug!(%error, "an HTTP/2 connection ended");
-                },
-                _ = unused => {}
+                ended = io => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "an HTTP/2 connection ended");
+                    }
+                    ending.end();
+                    // It takes no more requests. Those that it has are answered yet, if that is all that the receiver wanted
+                    // (RFC 9113 §6.8).
+                    let _ = (&mut unused).await;
+                }
+                _ = &mut unused => ending.end(),
             }
-            ending.end();
             tokio::time::sleep(CLOSING_PATIENCE).await;
             drop(uncut);
         });
@@ -182,7 +187,10 @@ impl Http2 {
         }
         let broken = Broken::new(error, was_unheard(error));
         match self.fault.text() {
-            Some(text) => Broken { trouble: Trouble::new(Failure::Tls, text), ..broken },
+            Some(text) => {
+                let unheard = broken.unheard && !self.streams.meter.has_overrun();
+                Broken { unheard, trouble: Trouble::new(Failure::Tls, text) }
+            }
             None => broken,
         }
     }

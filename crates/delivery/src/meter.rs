@@ -178,6 +178,11 @@ impl Meter {
         self.frames.load(Ordering::Relaxed) < 0 || self.bytes.load(Ordering::Relaxed) < 0
     }
 
+    /// Whether the receiver has sent too much that is not HTTP.
+    pub(crate) fn has_overrun(&self) -> bool {
+        self.overhead.load(Ordering::Relaxed) < 0
+    }
+
     /// How many streams the receiver allows at a time.
     pub(crate) fn streams(&self) -> u32 {
         self.streams.load(Ordering::Relaxed)
@@ -270,7 +275,7 @@ impl Meter {
     /// Fails if the receiver has sent too much. Asked before more is read off the network, when all HTTP that was in what
     /// came is explained.
     pub(crate) fn check_wire(&self) -> io::Result<()> {
-        if self.overhead.load(Ordering::Relaxed) < 0 { Err(io::Error::other(TooMuch)) } else { self.check() }
+        if self.has_overrun() { Err(io::Error::other(TooMuch)) } else { self.check() }
     }
 }
 

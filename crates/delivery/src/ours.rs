@@ -17,13 +17,9 @@ pub(crate) fn is_limit(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS)) || error.kind() == io::ErrorKind::OutOfMemory
 }
 
-/// Whether a limit of this machine kept it from connecting to an address.
-pub(crate) fn kept_from(address: SocketAddr, error: &io::Error) -> bool {
-    match error.kind() {
-        // All local ports are taken. A machine without IPv6 says the same.
-        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => has_route(address),
-        _ => is_limit(error),
-    }
+/// Whether all local ports from which an address could be connected to are taken. A machine without IPv6 says the same.
+pub(crate) fn lacks_ports(address: SocketAddr, error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse) && has_route(address)
 }
 
 /// Whether this machine has an address to reach another one from. Nothing is sent.
@@ -42,9 +38,9 @@ mod tests {
     fn limits_of_this_machine_are_told_from_what_a_receiver_does() {
         let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
         for number in [EMFILE, ENFILE, ENOBUFS] {
-            assert!(kept_from(address, &io::Error::from_raw_os_error(number)), "{number}");
+            assert!(is_limit(&io::Error::from_raw_os_error(number)), "{number}");
         }
-        assert!(kept_from(address, &io::ErrorKind::AddrNotAvailable.into()), "all local ports are taken");
+        assert!(lacks_ports(address, &io::ErrorKind::AddrNotAvailable.into()));
         for kind in [
             io::ErrorKind::ConnectionRefused,
             io::ErrorKind::ConnectionReset,
@@ -53,7 +49,7 @@ mod tests {
             io::ErrorKind::NetworkUnreachable,
             io::ErrorKind::PermissionDenied,
         ] {
-            assert!(!kept_from(address, &kind.into()), "{kind}");
+            assert!(!lacks_ports(address, &kind.into()) && !is_limit(&kind.into()), "{kind}");
         }
     }
 }

@@ -128,6 +128,7 @@ impl Idle {
         while self.waiting.first_key_value().is_some_and(|(_, oldest)| now.since(oldest.since) > IDLE_TIMEOUT) {
             expired.extend(self.remove_oldest());
         }
+        expired.iter_mut().for_each(|waiting: &mut Waiting| waiting.connection.part());
         expired
     }
 

@@ -11,10 +11,14 @@
 //! What keeps this machine from making the attempt (no open files, no free stream of a shared connection) is no attempt:
 //! it ends as [`Failure::Local`], and the wait for a stream is not part of the deadline.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use postrider_domain::clock::Clock;
 use postrider_domain::delivery::{Failure, Outcome};
 use postrider_domain::endpoint::{EndpointUrl, Headers};
@@ -22,6 +26,8 @@ use postrider_domain::message::Message;
 use postrider_domain::signature::SigningKeys;
 use postrider_domain::time::Timestamp;
 use postrider_store::{ApplicationKey, Target};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Stage, Trouble};
 use crate::connect::{Connector, Made, Origin, Single, Tried};
@@ -89,6 +95,10 @@ pub struct Sender {
     shared: SharedPool,
     names: SignatureNames,
     timeout: Duration,
+    /// The process is about to end.
+    ending: CancellationToken,
+    /// When it was last told that this machine lacks something.
+    told_at: Mutex<Option<Timestamp>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -117,6 +127,9 @@ enum Way {
     /// Over a new one.
     New(Option<Making>),
 }
+
+/// As long as this machine lacks something, it is told so often: thousands of attempts may find it out within a second.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// How long a request waits for a stream, and how often it looks whether there is one.
 const STREAM_PATIENCE: Duration = Duration::from_secs(5);
@@ -166,6 +179,8 @@ impl Sender {
             shared: SharedPool::new(options.max_in_flight),
             names: options.header_prefix.into(),
             timeout: options.request_timeout.0,
+            ending: CancellationToken::new(),
+            told_at: Mutex::default(),
             clock,
         }
     }
@@ -214,6 +229,31 @@ impl Sender {
         }
     }
 
+    /// The process is about to end. Attempts whose status is known end as they would at their deadline, and so does each that comes to
+    /// know it from here on; nothing else changes.
+    pub(crate) fn end(&self) {
+        self.ending.cancel();
+    }
+
+    /// Waits for an attempt to be made, or until it is known what came of it and nobody can wait for the rest.
+    async fn unless_ended<E>(
+        &self,
+        attempt: &Attempt<'_>,
+        make: impl Future<Output = Result<Outcome, E>>,
+    ) -> Result<Outcome, E> {
+        let (mut make, mut ending) = (pin!(make), pin!(self.ending.cancelled()));
+        poll_fn(|cx| {
+            if let Poll::Ready(made) = make.as_mut().poll(cx) {
+                return Poll::Ready(made);
+            }
+            if attempt.stage.has_status() && ending.as_mut().poll(cx).is_ready() {
+                return attempt.stage.take_outcome().map_or(Poll::Pending, |outcome| Poll::Ready(Ok(outcome)));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Closes connections that have been idle for a minute. Happens by itself when connections are taken and released;
     /// worth calling now and then in case none are.
     pub fn close_idle(&self) {
@@ -227,7 +267,8 @@ impl Sender {
             Ok(way) => way,
             Err(trouble) => return trouble.into(),
         };
-        let outcome = match tokio::time::timeout(self.timeout, self.make(attempt, way, slot)).await {
+        let made = self.unless_ended(attempt, self.make(attempt, way, slot));
+        let outcome = match tokio::time::timeout(self.timeout, made).await {
             Ok(result) => result.unwrap_or_else(Outcome::from),
             Err(_) => attempt.stage.timed_out(self.timeout),
         };
@@ -269,10 +310,11 @@ impl Sender {
     async fn connect(&self, attempt: &Attempt<'_>) -> Result<Link, Trouble> {
         let Attempt { application, stage, tried, .. } = attempt;
         let origin = &attempt.to.origin;
+        self.shared.make_room();
         let made = self.connector.connect(origin, *application, stage, tried).await;
         let made = made.inspect_err(|trouble| {
             if trouble.starved {
-                tracing::warn!(detail = %trouble.detail, "no connection can be opened here; those that nobody uses are closed");
+                self.tell(trouble);
                 self.shed();
             }
         })?;
@@ -286,6 +328,15 @@ impl Sender {
         })
     }
 
+    fn tell(&self, trouble: &Trouble) {
+        let now = self.clock.now();
+        let mut told_at = self.told_at.lock();
+        if told_at.is_none_or(|told_at| now.since(told_at) >= TOLD_EVERY) {
+            *told_at = Some(now);
+            tracing::warn!(detail = %trouble.detail, "no connection can be opened here; those that nobody uses are closed");
+        }
+    }
+
     /// Finds a connection to the origin that has been used before: the slot's own, a stream of a shared one, or one from
     /// the pool. Waits if there is none that can be used, and no more may be opened.
     async fn way(&self, attempt: &Attempt<'_>, slot: &mut Slot) -> Result<Way, Trouble> {
@@ -293,35 +344,41 @@ impl Sender {
         if let Some(own) = self.own(attempt, slot) {
             return Ok(Way::Used(Link::Single(own)));
         }
-        let mut waits = 0;
-        while STREAM_WAIT.saturating_mul(waits) < STREAM_PATIENCE {
+        let began = Instant::now();
+        let (mut first, mut waited) = (None, false);
+        loop {
             let now = self.clock.now();
-            match self.shared.next(origin, attempt.application, attempt.size(), waits > 0, now) {
+            waited |= began.elapsed() >= STREAM_WAIT;
+            match self.shared.next(origin, attempt.application, attempt.size(), waited, now) {
                 Turn::Use(stream) => return Ok(Way::Used(Link::Shared(stream))),
                 Turn::Connect(making) => return Ok(Way::New(Some(making))),
                 Turn::Unknown => {
                     let idle = self.pool.take(origin, now);
                     return Ok(idle.map_or(Way::New(None), |single| Way::Used(Link::Single(single))));
                 }
-                Turn::Wait(freed) => {
-                    let _ = tokio::time::timeout(STREAM_WAIT, freed.notified()).await;
-                    waits += 1;
+                Turn::Wait(_) if began.elapsed() >= STREAM_PATIENCE => return Err(no_stream()),
+                Turn::Wait(wait) if first.is_none() => {
+                    let door = tokio::time::timeout_at(began + STREAM_PATIENCE, wait.door.lock_owned()).await;
+                    first = Some(door.map_err(|_| no_stream())?);
+                }
+                Turn::Wait(wait) => {
+                    let _ = tokio::time::timeout(STREAM_WAIT, wait.freed).await;
+                    waited = true;
                 }
             }
         }
-        Err(Trouble::new(Failure::Local, "all streams of the connections to the receiver's host are in use"))
     }
 
     /// The connection that the slot has kept, if it is one to the origin and not too old. Whether it is still open is looked at
     /// right before the request is written.
     fn own(&self, attempt: &Attempt<'_>, slot: &mut Slot) -> Option<Single> {
         let now = attempt.started;
-        let (origin, single) = slot.0.take()?;
+        let (origin, mut single) = slot.0.take()?;
         if origin != attempt.to.origin {
             self.pool.put(&origin, single, now);
             return None;
         }
-        (now < single.until).then_some(single)
+        (!single.is_old(now)).then_some(single)
     }
 
     /// Makes the request over a connection. If that can be used again, it is in the slot afterwards, or with those that
@@ -348,6 +405,10 @@ impl Sender {
         }
         stage.take_outcome().ok_or_else(Broken::without_response)
     }
+}
+
+fn no_stream() -> Trouble {
+    Trouble::new(Failure::Local, "all streams of the connections to the receiver's host are in use")
 }
 
 impl Prepared {

@@ -172,6 +172,8 @@ async fn commit(shared: &Arc<Shared>, mut batch: Vec<Unsettled>) {
                 for Unstorable { place, error } in unstorable.into_iter().rev() {
                     // Held until the next start, so that it is not sent again and again meanwhile.
                     let unsettled = batch.remove(place);
+                    let answer = unsettled.answer_bytes();
+                    shared.budgets.memory.of(answer).give_back(answer);
                     tracing::error!(%error, endpoint = unsettled.settlement.endpoint.0, "a result cannot be stored");
                 }
                 break;

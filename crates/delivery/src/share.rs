@@ -17,8 +17,16 @@ pub(crate) struct Shares {
     /// One application never has more than these.
     most: u32,
     freed: Notify,
-    doors: Mutex<HashMap<ApplicationKey, Weak<tokio::sync::Mutex<()>>>>,
+    doors: Doors,
 }
+
+/// Where those of one application wait, each behind the one who came before him: what becomes free wakes the first of each, and not
+/// everybody.
+#[derive(Default)]
+pub(crate) struct Doors(Mutex<HashMap<ApplicationKey, Weak<Door>>>);
+
+/// Held by whoever is the first of his application.
+pub(crate) type Door = tokio::sync::Mutex<()>;
 
 /// One of them; dropping it gives it back.
 pub(crate) struct Share {
@@ -28,7 +36,7 @@ pub(crate) struct Share {
 
 impl Shares {
     pub(crate) fn new(total: u32, most: u32) -> Arc<Self> {
-        Arc::new(Self { permits: Permits::new(total), most, freed: Notify::new(), doors: Mutex::default() })
+        Arc::new(Self { permits: Permits::new(total), most, freed: Notify::new(), doors: Doors::default() })
     }
 
     /// One for an application, unless it has its share.
@@ -39,7 +47,7 @@ impl Shares {
 
     /// Waits until the application may have one.
     pub(crate) async fn take(self: &Arc<Self>, application: ApplicationKey) -> Share {
-        let door = self.door(application);
+        let door = self.doors.of(application);
         let _first = door.lock().await;
         loop {
             let freed = self.freed.notified();
@@ -52,9 +60,11 @@ impl Shares {
             freed.await;
         }
     }
+}
 
-    fn door(&self, application: ApplicationKey) -> Arc<tokio::sync::Mutex<()>> {
-        let mut doors = self.doors.lock();
+impl Doors {
+    pub(crate) fn of(&self, application: ApplicationKey) -> Arc<Door> {
+        let mut doors = self.0.lock();
         if let Some(door) = doors.get(&application).and_then(Weak::upgrade) {
             return door;
         }

@@ -19,10 +19,12 @@ use parking_lot::Mutex;
 use postrider_domain::time::Timestamp;
 use postrider_store::ApplicationKey;
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 
 use crate::connect::Origin;
 use crate::http2::{Http2, Permit, Streams};
 use crate::pool::IDLE_TIMEOUT;
+use crate::share::{Door, Doors};
 use crate::sockets;
 
 postrider_domain::limits! {
@@ -44,9 +46,17 @@ pub(crate) enum Turn {
     /// Open another connection.
     Connect(Making),
     /// Wait for a stream, for a moment, and ask again.
-    Wait(Arc<Notify>),
+    Wait(Wait),
     /// The origin is not known to speak HTTP/2.
     Unknown,
+}
+
+/// What to wait for.
+pub(crate) struct Wait {
+    /// Passed by one request of each application at a time, so that a stream that is free wakes few.
+    pub(crate) door: Arc<Door>,
+    /// A stream is free. Nothing is missed that happens after this was made.
+    pub(crate) freed: OwnedNotified,
 }
 
 /// A stream of a connection.
@@ -73,7 +83,7 @@ pub(crate) struct Opened {
 
 pub(crate) struct SharedPool {
     hosts: Arc<Mutex<Hosts>>,
-    /// So many connections stay open before idle ones are closed.
+    /// So many connections stay open that nobody uses.
     most: usize,
 }
 
@@ -85,6 +95,7 @@ struct Host {
     /// Who is opening connections.
     making: Vec<ApplicationKey>,
     freed: Arc<Notify>,
+    doors: Doors,
 }
 
 struct Member {
@@ -122,7 +133,12 @@ impl SharedPool {
             return Turn::Use(Box::new(stream));
         }
         if !host.may_connect(application, waited) {
-            return Turn::Wait(Arc::clone(&host.freed));
+            let freed = Arc::clone(&host.freed).notified_owned();
+            // One may have become free before this was made.
+            return match host.stream(application, size, now) {
+                Some(stream) => Turn::Use(Box::new(stream)),
+                None => Turn::Wait(Wait { door: host.doors.of(application), freed }),
+            };
         }
         host.making.push(application);
         Turn::Connect(Making { hosts: Arc::clone(&self.hosts), origin: Arc::clone(origin), application })
@@ -133,9 +149,6 @@ impl SharedPool {
         let Opened { connection, application, until } = opened;
         let permit = connection.streams().reserve_first(application, size);
         let mut hosts = self.hosts.lock();
-        if hosts.values().map(|host| host.members.len()).sum::<usize>() >= self.most {
-            drop_oldest_idle(&mut hosts);
-        }
         let host = hosts.entry(Arc::clone(origin)).or_default();
         host.tidy(now);
         let own = host.members.iter().filter(|member| member.application == application).count();
@@ -153,12 +166,19 @@ impl SharedPool {
         Use { connection, permit }
     }
 
-    /// Closes what nobody has used for a while.
+    /// Closes what nobody has used for a while, and what is idle beyond the bound.
     pub(crate) fn expire(&self, now: Timestamp) {
-        self.hosts.lock().retain(|_, host| {
+        let mut hosts = self.hosts.lock();
+        hosts.retain(|_, host| {
             host.tidy(now);
             !host.is_empty()
         });
+        close_beyond(self.most, &mut hosts);
+    }
+
+    /// To be called before any other connection is opened: closes those that have been idle for longest, beyond the bound.
+    pub(crate) fn make_room(&self) {
+        close_beyond(self.most, &mut self.hosts.lock());
     }
 
     /// Closes everything that is not in use, to have descriptors again.
@@ -238,10 +258,17 @@ impl Member {
     }
 }
 
-fn drop_oldest_idle(hosts: &mut Hosts) {
-    let idle = hosts.values_mut().flat_map(|host| &mut host.members).filter(|member| member.is_idle());
-    if let Some(oldest) = idle.min_by_key(|member| member.used_at) {
-        oldest.connection = None;
+/// Closes the idle connections that nobody has used for longest, until there are `most` of them.
+fn close_beyond(most: usize, hosts: &mut Hosts) {
+    if hosts.values().map(|host| host.members.len()).sum::<usize>() <= most {
+        return;
+    }
+    let members = hosts.values_mut().flat_map(|host| &mut host.members);
+    let mut idle: Vec<_> = members.filter(|member| member.connection.is_some() && member.is_idle()).collect();
+    let beyond = idle.len().saturating_sub(most);
+    if beyond > 0 {
+        idle.select_nth_unstable_by_key(beyond - 1, |member| member.used_at);
+        idle[..beyond].iter_mut().for_each(|member| member.connection = None);
     }
 }
 

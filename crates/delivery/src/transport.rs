@@ -1,4 +1,4 @@
-//! The byte stream under HTTP: TCP or TLS, with three things that streams do not do by themselves.
+//! The byte stream under HTTP: TCP or TLS, with some things that streams do not do by themselves.
 //!
 //! * A failed write is not the end. A receiver may respond before it has read everything (413, 401) and close; the response
 //!   is then in the receive buffer while writing fails already. So what cannot be written is dropped, and reading tells
@@ -6,12 +6,18 @@
 //! * [`Transport::is_quiet`] says whether the receiver has closed the connection or said anything unasked. It asks the
 //!   kernel, because the runtime may not have heard of it yet.
 //! * What comes off the network is counted ([`Meter`]).
+//! * What TLS has let through is read before it is told what was wrong with that which followed: whether both came at once is
+//!   chance.
+//! * A connection that is not used again is reset, unless the receiver has closed it. Whoever closes first keeps the port for a
+//!   minute, and what was not read for several; a receiver that leaves closing to us would take all ports in a minute, and
+//!   with every connection the kernel would look for a free one. One that was idle is closed in order ([`Transport::part`]).
 
 use std::borrow::Cow;
 use std::io::{self, Read as _};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustls::ClientConnection;
 use socket2::SockRef;
@@ -30,12 +36,23 @@ const MAX_QUIET_READS: usize = 16;
 pub(crate) struct Wire {
     tcp: TcpStream,
     broken: bool,
+    /// The receiver has closed it, or it is closed in order.
+    in_order: bool,
     meter: Arc<Meter>,
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if !self.in_order {
+            // Fails if the connection is gone, and then there is nothing to keep.
+            let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
+        }
+    }
 }
 
 impl Wire {
     pub(crate) fn new(tcp: TcpStream) -> Self {
-        Self { tcp, broken: false, meter: Arc::default() }
+        Self { tcp, broken: false, in_order: false, meter: Arc::default() }
     }
 
     /// Reads what is there, without waiting, and counts it.
@@ -71,7 +88,9 @@ impl AsyncRead for Wire {
         self.meter.check_wire()?;
         let before = buf.filled().len();
         let result = Pin::new(&mut self.tcp).poll_read(cx, buf);
-        self.meter.count_bytes(buf.filled().len() - before);
+        let count = buf.filled().len() - before;
+        self.in_order |= count == 0 && buf.remaining() > 0 && matches!(result, Poll::Ready(Ok(())));
+        self.meter.count_bytes(count);
         result
     }
 }
@@ -125,6 +144,8 @@ pub(crate) struct Transport {
     layer: Layer,
     asked: Asked,
     fault: Fault,
+    /// What reading fails with next.
+    failed: Option<io::Error>,
 }
 
 /// Why TLS failed after the handshake, if it did. hyper tells those who wait for an HTTP/2 response only that the connection
@@ -147,13 +168,13 @@ impl Fault {
 
 impl Transport {
     pub(crate) fn plain(wire: Wire) -> Self {
-        Self { layer: Layer::Plain(wire), asked: Asked::default(), fault: Fault::default() }
+        Self { layer: Layer::Plain(wire), asked: Asked::default(), fault: Fault::default(), failed: None }
     }
 
     /// `asked`: whether the receiver wanted to see a certificate in the handshake.
     pub(crate) fn tls(stream: TlsStream<Wire>, asked: Asked) -> Self {
         stream.get_ref().0.meter.secured();
-        Self { layer: Layer::Tls(Box::new(stream)), asked, fault: Fault::default() }
+        Self { layer: Layer::Tls(Box::new(stream)), asked, fault: Fault::default(), failed: None }
     }
 
     /// Whether it can be used for a request: the receiver has not closed it, and has not said anything since its last
@@ -165,6 +186,14 @@ impl Transport {
                 let (wire, session) = stream.get_mut();
                 is_quiet_within_tls(wire, session)
             }
+        }
+    }
+
+    /// It was idle for long, and is about to be dropped.
+    pub(crate) fn part(&mut self) {
+        match &mut self.layer {
+            Layer::Plain(wire) => wire.in_order = true,
+            Layer::Tls(stream) => stream.get_mut().0.in_order = true,
         }
     }
 
@@ -218,21 +247,51 @@ impl io::Read for Now<'_> {
     }
 }
 
-/// Reads what one record holds, so that all that was read is explained before more comes off the network.
-fn poll_read_tls(stream: &mut TlsStream<Wire>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-    let data = ready!(Pin::new(&mut *stream).poll_fill_buf(cx))?;
-    let count = data.len().min(buf.remaining());
-    buf.put_slice(&data[..count]);
-    Pin::new(&mut *stream).consume(count);
-    stream.get_ref().0.meter.explain(count);
-    Poll::Ready(Ok(()))
+/// Without TLS all that comes is HTTP.
+fn poll_read_plain(wire: &mut Wire, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    let before = buf.filled().len();
+    let result = Pin::new(&mut *wire).poll_read(cx, buf);
+    wire.meter.explain(buf.filled().len() - before);
+    result
+}
+
+/// Reads what one record holds, so that all that was read is explained before more comes off the network. An error comes after
+/// what was good before it.
+fn poll_read_tls(
+    stream: &mut TlsStream<Wire>,
+    failed: &mut Option<io::Error>,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    if failed.is_none() {
+        match Pin::new(&mut *stream).poll_fill_buf(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(data)) => {
+                let count = data.len().min(buf.remaining());
+                buf.put_slice(&data[..count]);
+                Pin::new(&mut *stream).consume(count);
+                stream.get_ref().0.meter.explain(count);
+                return Poll::Ready(Ok(()));
+            }
+            Poll::Ready(Err(error)) => *failed = Some(error),
+        }
+    }
+    let (wire, session) = stream.get_mut();
+    let count = session.reader().read(buf.initialize_unfilled()).unwrap_or(0);
+    buf.advance(count);
+    wire.meter.explain(count);
+    match failed.take_if(|_| count == 0) {
+        Some(error) => Poll::Ready(Err(error)),
+        None => Poll::Ready(Ok(())),
+    }
 }
 
 impl AsyncRead for Transport {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let result = match &mut self.layer {
-            Layer::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Layer::Tls(stream) => poll_read_tls(stream, cx, buf),
+        let this = &mut *self;
+        let result = match &mut this.layer {
+            Layer::Plain(wire) => poll_read_plain(wire, cx, buf),
+            Layer::Tls(stream) => poll_read_tls(stream, &mut this.failed, cx, buf),
         };
         result.map_err(|error| {
             let error = self.asked.explain(error);

@@ -144,6 +144,31 @@ async fn a_drain_that_takes_too_long_is_given_up_and_what_was_under_way_is_sent_
 }
 
 #[tokio::test]
+async fn a_status_that_is_known_when_the_drain_ends_counts_whatever_is_still_to_come() {
+    let mut server = server().set("delivery.drain_timeout", "1s").set("delivery.request_timeout", "10m").start().await;
+    let app = server.app().await;
+    let receiver = Receiver::always(Reply::raw("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome of it")).await;
+    let gone = Receiver::always(Reply::raw("HTTP/1.1 410 Gone\r\n\r\nand no end of it")).await;
+    app.endpoint(&receiver.url()).await;
+    let leaving = app.endpoint(&gone.url()).await;
+    let message = app.send("a", &json!({})).await;
+    receiver.wait_for_id(&message).await;
+    gone.wait_for_id(&message).await;
+    assert_eq!(server.terminate().await.code(), Some(0));
+    server.start().await;
+    let attempts = app.logged_attempts(&message, 2).await;
+    let mut statuses: Vec<_> = attempts.iter().map(|attempt| attempt["responseStatusCode"].as_u64()).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [Some(200), Some(410)]);
+    // The next one goes to the one that is left, and nothing comes before it.
+    let next = app.send("a", &json!({})).await;
+    receiver.wait_for_id(&next).await;
+    assert_eq!((receiver.requests().len(), gone.requests().len()), (2, 1));
+    let left = app.client.get(&app.path(&format!("/endpoint/{leaving}"))).await.expect(200).json();
+    assert_eq!(left["disabled"], true);
+}
+
+#[tokio::test]
 async fn an_idle_server_exits_0_when_asked() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut server = server().start().await;

@@ -152,6 +152,46 @@ async fn session_tickets_without_end_are_a_failed_attempt() {
 }
 
 #[tokio::test]
+async fn a_response_that_came_whole_over_tls_counts_whatever_comes_right_behind_it() {
+    let authority = Authority::new();
+    let h2 = [crate::floods::frame(4, 0, 0, &[]), crate::floods::frame(1, 5, 1, &[0x88])].concat();
+    for (protocol, answer) in [("http/1.1", OK.to_vec()), ("h2", h2)] {
+        for (name, behind) in [
+            ("a record that cannot be decrypted", &b"\x17\x03\x03\x00\x14aaaaaaaaaaaaaaaaaaaa"[..]),
+            ("plain text", b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+            ("an alert that is not encrypted", b"\x15\x03\x03\x00\x02\x02\x14"),
+        ] {
+            let acceptor = authority.acceptor("hooks.example", &[protocol]);
+            let answer = answer.clone();
+            let receiver = Receiver::start(move |stream, _| {
+                let (acceptor, answer) = (acceptor.clone(), answer.clone());
+                async move {
+                    let mut stream = acceptor.accept(stream).await.unwrap();
+                    let mut request = [0; 4_096];
+                    let mut read = 0;
+                    // Over HTTP/2 the payload is the last that comes.
+                    while !request[..read].windows(7).any(|bytes| bytes == b"{\"a\":1}") {
+                        read += stream.read(&mut request[read..]).await.unwrap();
+                    }
+                    let (tcp, session) = stream.get_mut();
+                    std::io::Write::write_all(&mut session.writer(), &answer).unwrap();
+                    let mut bytes = Vec::new();
+                    while session.wants_write() {
+                        session.write_tls(&mut bytes).unwrap();
+                    }
+                    bytes.extend_from_slice(behind);
+                    tcp.write_all(&bytes).await.unwrap();
+                    let _ = tcp.read(&mut [0]).await;
+                }
+            })
+            .await;
+            let sent = authority.client(PATIENCE).send(&url(&receiver, "hooks.example")).await;
+            assert_eq!(answered(&sent).0, 200, "{protocol}: {name}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn as_many_session_tickets_as_anybody_sends_do_no_harm() {
     let authority = Authority::new();
     for protocol in ["http/1.1", "h2"] {

@@ -1,6 +1,7 @@
 //! Connections and answers over plain HTTP/1.1.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_delivery::sender::Slot;
@@ -49,6 +50,62 @@ async fn consecutive_sends_share_one_connection_in_a_slot_and_through_the_pool()
     client.sender.release(slot);
     assert_eq!(answered(&client.send(&receiver.url()).await).0, 200);
     assert_eq!(receiver.connections(), 1);
+}
+
+#[tokio::test]
+async fn long_responses_over_one_connection_are_all_kept_whole() {
+    let body = vec![b'x'; 20_000];
+    let answer = [b"HTTP/1.1 200 OK\r\ncontent-length: 20000\r\n\r\n", &body[..]].concat();
+    let receiver = Receiver::start(move |stream, _| {
+        let answer = answer.clone();
+        async move { answer_all(stream, &answer).await }
+    })
+    .await;
+    let (client, mut slot) = (Client::local(), Slot::default());
+    for number in 0..20 {
+        let sent = client.send_with(&receiver.url(), &mut slot).await;
+        assert!(answered(&sent) == (200, &body[..]), "response {number}");
+    }
+    assert_eq!(receiver.connections(), 1);
+}
+
+/// What a receiver sees of the end of a connection that it leaves to us.
+async fn end_of(answer: &'static [u8], client: &Client, clock: &ShiftedClock) -> std::io::Result<usize> {
+    let (tell, mut told) = tokio::sync::mpsc::channel(1);
+    let receiver = Receiver::start(move |mut stream, _| {
+        let tell = tell.clone();
+        async move {
+            read_request(&mut stream).await.unwrap();
+            stream.write_all(answer).await.unwrap();
+            tell.send(stream.read(&mut [0]).await).await.unwrap();
+        }
+    })
+    .await;
+    let mut slot = Slot::default();
+    client.send_with(&receiver.url(), &mut slot).await;
+    client.sender.release(slot);
+    clock.advance(Duration::from_secs(61));
+    client.sender.close_idle();
+    told.recv().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_used_again_leaves_no_port_behind_and_an_idle_one_is_closed_in_order() {
+    let clock = Arc::new(ShiftedClock::default());
+    let options = options(&["127.0.0.0/8"], Duration::from_millis(200));
+    let client =
+        Client::at(Arc::clone(&clock) as _, &options, Names::answering(&["127.0.0.1"]), rustls::RootCertStore::empty());
+    for answer in [
+        &b"HTTP/1.1 500 Oops\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno"[..],
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok and more",
+        b"HTTP/1.1 200 OK\r\n\r\nuntil it ends",
+        b"what is no response\r\n\r\n",
+        b"",
+    ] {
+        let end = end_of(answer, &client, &clock).await;
+        assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "{}", answer.escape_ascii());
+    }
+    assert_eq!(end_of(OK, &client, &clock).await.unwrap(), 0);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use postrider_delivery::options::DeliveryOptions;
 use postrider_delivery::sender::Slot;
 use postrider_domain::delivery::Failure;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -63,7 +64,11 @@ impl Authority {
     }
 
     pub(crate) fn client(&self, timeout: Duration) -> Client {
-        Client::new(&options(&["127.0.0.0/8"], timeout), Names::answering(&["127.0.0.1"]), self.roots.clone())
+        self.client_with(&options(&["127.0.0.0/8"], timeout))
+    }
+
+    pub(crate) fn client_with(&self, options: &DeliveryOptions) -> Client {
+        Client::new(options, Names::answering(&["127.0.0.1"]), self.roots.clone())
     }
 }
 

@@ -18,24 +18,32 @@ use crate::support::*;
 const HANGING: i64 = 1;
 const OTHER: i64 = 2;
 
-/// A host that allows so many streams on a connection, and never answers below `/hang`.
+/// A host that allows so many streams on a connection, never answers below `/hang`, and below `/held` when it is let go.
 struct Host {
     receiver: Receiver,
     hanging: watch::Sender<usize>,
+    let_go: watch::Sender<bool>,
+    /// Connections that have ended.
+    ended: watch::Sender<usize>,
 }
 
 impl Host {
     async fn start(authority: &Authority, streams: u32) -> Self {
         let acceptor = authority.acceptor("hooks.example", &["h2"]);
         let hanging = watch::Sender::new(0);
-        let told = hanging.clone();
+        let (let_go, ended) = (watch::Sender::new(false), watch::Sender::new(0));
+        let (told, going, ending) = (hanging.clone(), let_go.clone(), ended.clone());
         let receiver = Receiver::start(move |stream, _| {
-            let (acceptor, told) = (acceptor.clone(), told.clone());
+            let (acceptor, told, going, ending) = (acceptor.clone(), told.clone(), going.clone(), ending.clone());
             async move {
                 let stream = acceptor.accept(stream).await.unwrap();
                 let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-                    let told = told.clone();
+                    let (told, mut going) = (told.clone(), going.subscribe());
                     async move {
+                        if request.uri().path() == "/held" {
+                            told.send_modify(|hanging| *hanging += 1);
+                            going.wait_for(|let_go| *let_go).await.unwrap();
+                        }
                         if request.uri().path() == "/hang" {
                             told.send_modify(|hanging| *hanging += 1);
                             std::future::pending::<()>().await;
@@ -46,10 +54,11 @@ impl Host {
                 let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
                 server.max_concurrent_streams(streams);
                 let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                ending.send_modify(|ended| *ended += 1);
             }
         })
         .await;
-        Self { receiver, hanging }
+        Self { receiver, hanging, let_go, ended }
     }
 
     fn url(&self, path: &str) -> String {
@@ -138,6 +147,116 @@ async fn an_application_opens_a_bounded_number_of_connections_and_what_is_beyond
     }
     assert_eq!(host.receiver.connections(), 16);
     assert_eq!(answered(&client.send_for(OTHER, &host.url("/")).await).0, 200);
+}
+
+#[tokio::test]
+async fn a_request_waits_for_a_stream_however_often_those_of_others_become_free() {
+    let authority = Authority::new();
+    let host = Host::start(&authority, 4).await;
+    let client = Arc::new(authority.client(PATIENCE * 2));
+    assert_eq!(answered(&client.send_for(OTHER, &host.url("/")).await).0, 200);
+    // One on the other's connection, and one on each that it may open.
+    let held: Vec<_> = (0..17)
+        .map(|_| {
+            let (client, url) = (Arc::clone(&client), host.url("/held"));
+            tokio::spawn(async move { answered(&client.send_for(HANGING, &url).await).0 })
+        })
+        .collect();
+    host.hang(17).await;
+    let waiting = tokio::spawn({
+        let (client, url) = (Arc::clone(&client), host.url("/"));
+        async move { client.send_for(HANGING, &url).await }
+    });
+    for _ in 0..100 {
+        assert_eq!(answered(&client.send_for(OTHER, &host.url("/")).await).0, 200);
+    }
+    assert!(!waiting.is_finished(), "it has waited for much less than it may");
+    host.let_go.send_replace(true);
+    assert_eq!(answered(&waiting.await.unwrap()).0, 200);
+    for held in held {
+        assert_eq!(held.await.unwrap(), 200);
+    }
+}
+
+#[tokio::test]
+async fn connections_that_nobody_uses_any_more_are_closed_beyond_the_bound_before_another_is_opened() {
+    let authority = Authority::new();
+    let mut options = options(&["127.0.0.0/8"], PATIENCE);
+    // Which leaves one connection that nobody uses.
+    options.max_in_flight = 2;
+    let client = Arc::new(authority.client_with(&options));
+    let (mut hosts, mut held) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let host = Host::start(&authority, 100).await;
+        let (client, url) = (Arc::clone(&client), host.url("/held"));
+        held.push(tokio::spawn(async move { answered(&client.send_for(OTHER, &url).await).0 }));
+        host.hang(1).await;
+        hosts.push(host);
+    }
+    for host in &hosts {
+        host.let_go.send_replace(true);
+    }
+    for held in held {
+        assert_eq!(held.await.unwrap(), 200);
+    }
+    let receiver = Receiver::start(|stream, _| answer_all(stream, OK)).await;
+    assert_eq!(answered(&client.send(&receiver.url()).await).0, 200);
+    for host in &hosts[..2] {
+        let mut ended = host.ended.subscribe();
+        tokio::time::timeout(PATIENCE, ended.wait_for(|ended| *ended == 1)).await.unwrap().unwrap();
+    }
+    assert_eq!(answered(&client.send_for(OTHER, &hosts[2].url("/")).await).0, 200);
+    assert_eq!(hosts[2].receiver.connections(), 1, "the one that was used last is kept");
+}
+
+/// Takes one connection, on which it wants no other request as soon as it has one, which it answers late; and others that it
+/// answers at once.
+async fn that_drains(authority: &Authority) -> Receiver {
+    let acceptor = authority.acceptor("hooks.example", &["h2"]);
+    Receiver::start(move |stream, number| {
+        let acceptor = acceptor.clone();
+        async move {
+            let stream = acceptor.accept(stream).await.unwrap();
+            let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let is_late = request.uri().path() == "/late";
+                if number == 0 && is_late {
+                    connection.graceful_shutdown();
+                }
+                tokio::spawn(async move {
+                    if is_late {
+                        tokio::time::sleep(LATE).await;
+                    }
+                    let _ = respond.send_response(http::Response::new(()), true);
+                    drop::<h2::server::SendResponse<Bytes>>(respond);
+                });
+            }
+        }
+    })
+    .await
+}
+
+/// Longer than a connection that nobody uses is kept for its last bytes.
+const LATE: Duration = Duration::from_millis(2_500);
+
+#[tokio::test]
+async fn what_is_under_way_is_answered_on_a_connection_that_takes_no_more_requests() {
+    let authority = Authority::new();
+    let receiver = that_drains(&authority).await;
+    let url = |path: &str| format!("https://hooks.example:{}{path}", receiver.address.port());
+    let client = Arc::new(authority.client(PATIENCE));
+    // From here on the host is known to speak HTTP/2.
+    assert_eq!(answered(&client.send_for(OTHER, &url("/")).await).0, 200);
+    let late = tokio::spawn({
+        let (client, url) = (Arc::clone(&client), url("/late"));
+        async move { client.send_for(OTHER, &url).await }
+    });
+    while receiver.connections() < 2 {
+        assert_eq!(answered(&client.send_for(OTHER, &url("/")).await).0, 200);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!late.is_finished());
+    assert_eq!(answered(&late.await.unwrap()).0, 200);
 }
 
 #[tokio::test]
