@@ -19,6 +19,7 @@ pub fn limits() -> Vec<Limit> {
         crate::shared::limits(),
         crate::http2::limits(),
         crate::certificates::limits(),
+        crate::tls::limits(),
         crate::handshakes::limits(),
         crate::meter::limits(),
         crate::kept::limits(),

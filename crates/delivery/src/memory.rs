@@ -13,6 +13,7 @@ use crate::options::DeliveryOptions;
 use crate::resolve::{CACHED_MISSES, CACHED_NAMES};
 use crate::sockets;
 use crate::system::{MAX_FILE_BYTES, MAX_LISTED_NAMES};
+use crate::tls;
 
 /// A connection over TLS and HTTP/1: its keys, and what it has of records.
 const HTTP1_BYTES: u64 = 20 * KIB;
@@ -61,6 +62,7 @@ pub fn memory(options: &DeliveryOptions) -> Vec<Part> {
         Part::fixed("names of hosts", (CACHED_NAMES + CACHED_MISSES) as u64 * NAME_BYTES),
         Part::fixed("names that are being looked up", look_ups * LOOK_UP_BYTES),
         Part::fixed("what /etc/hosts says", LISTED_BYTES),
+        Part::fixed("sessions over TLS, remembered", tls::SESSIONS_BYTES),
         Part::fixed("addresses of hosts that have failed", MAX_FAILED as u64 * FAILED_BYTES),
     ]
 }

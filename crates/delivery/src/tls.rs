@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use postrider_domain::time::Timestamp;
-use rustls::client::ResolvesClientCert;
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::sign::CertifiedKey;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, InvalidMessage, PeerIncompatible, PeerMisbehaved, RootCertStore,
@@ -18,8 +18,8 @@ use rustls::{
 };
 use rustls_pki_types::{ServerName, UnixTime};
 
-use crate::certificates::{TooManyShown, Verifier};
-use crate::meter::TooMuch;
+use crate::certificates::{MAX_CERTIFICATE_BYTES, TooManyShown, Verifier};
+use crate::meter::{MAX_OVERHEAD, TooMuch};
 
 /// How connections are secured.
 #[derive(Debug, Clone)]
@@ -60,6 +60,7 @@ pub fn config(roots: RootCertStore) -> Result<Tls, rustls::Error> {
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(Arc::new(NoCertificate));
+    config.resumption = Resumption::in_memory_sessions(SESSIONS_AT_HOSTS * TICKETS);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Tls { config: Arc::new(config), has_roots })
 }
@@ -135,6 +136,19 @@ pub(crate) fn reason(error: &io::Error) -> Option<Cow<'static, str>> {
 fn is_too_much(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|cause| cause.is::<TooMuch>())
 }
+
+postrider_domain::limits! {
+    in "Receivers over TLS";
+    /// Hosts whose sessions are remembered, so that the next handshake with them is a short one
+    pub const SESSIONS_AT_HOSTS: usize = 32, "hosts", beyond "one is forgotten, and its next handshake is a whole one";
+}
+
+/// What rustls keeps for each of them: so many tickets, each with the certificates that it was given for.
+const TICKETS: usize = 8;
+const TICKET_BYTES: u64 = MAX_OVERHEAD as u64 + MAX_CERTIFICATE_BYTES as u64;
+
+/// What remembered sessions take in memory at most.
+pub(crate) const SESSIONS_BYTES: u64 = (SESSIONS_AT_HOSTS * TICKETS) as u64 * TICKET_BYTES;
 
 /// What to say if nobody is trusted, instead of blaming the receiver's certificate.
 pub(crate) const NO_ROOTS: &str = "this server trusts no authority, so no receiver's certificate can be checked: install ca-certificates, or set SSL_CERT_FILE";
