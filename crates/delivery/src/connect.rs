@@ -229,6 +229,7 @@ impl Connector {
 
     fn refuse(&self, to: &Origin, why: Forbidden) -> Trouble {
         match &to.host {
+            _ if why == Forbidden::Unknown => Trouble::starved(why.to_string()),
             url::Host::Domain(name) => {
                 tracing::debug!(host = name, "a host name resolves to an address that is not delivered to");
                 Trouble::new(Failure::Forbidden, UNRESOLVED)

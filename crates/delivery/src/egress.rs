@@ -40,6 +40,9 @@ pub enum Forbidden {
     /// The URL is http, and `delivery.https_only` is set.
     #[error("only https URLs are delivered to")]
     Plaintext,
+    /// Nobody's fault but this machine's: it cannot say at present whether the address is its own. Only at dial.
+    #[error("whether the address is this machine's own could not be found out here")]
+    Unknown,
 }
 
 /// Which targets may be delivered to.
@@ -71,9 +74,17 @@ impl Policy {
             self.check_port(port)?;
         }
         match url.host() {
-            Some(url::Host::Ipv4(address)) => self.check(address.into()),
-            Some(url::Host::Ipv6(address)) => self.check(address.into()),
+            Some(url::Host::Ipv4(address)) => self.check_for_now(address.into()),
+            Some(url::Host::Ipv6(address)) => self.check_for_now(address.into()),
             Some(url::Host::Domain(_)) | None => Ok(()),
+        }
+    }
+
+    /// What cannot be known now is left to the check at dial.
+    fn check_for_now(&self, address: IpAddr) -> Result<(), Forbidden> {
+        match self.check(address) {
+            Err(Forbidden::Unknown) => Ok(()),
+            known => known,
         }
     }
 
@@ -92,17 +103,26 @@ impl Policy {
             return Ok(());
         }
         match address {
-            IpAddr::V4(public) => forbid(is_reserved_v4(public) || is_own(address)),
+            IpAddr::V4(public) if is_reserved_v4(public) => Err(Forbidden::Address),
             IpAddr::V6(public) => match translated(public) {
                 Some(inside) => self.check(inside.into()),
-                None => forbid(is_reserved_v6(public) || is_own(address)),
+                None if is_reserved_v6(public) => Err(Forbidden::Address),
+                None => refuse_own(address),
             },
+            IpAddr::V4(_) => refuse_own(address),
         }
     }
 }
 
-fn forbid(reserved: bool) -> Result<(), Forbidden> {
-    if reserved { Err(Forbidden::Address) } else { Ok(()) }
+fn refuse_own(address: IpAddr) -> Result<(), Forbidden> {
+    match is_own(address) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(Forbidden::Address),
+        Err(error) => {
+            tracing::warn!(%error, "whether an address is this machine's own could not be found out: nothing is sent to it");
+            Err(Forbidden::Unknown)
+        }
+    }
 }
 
 /// Allowed networks that are larger than any private one, and hold much that is none of a receiver's.
@@ -320,6 +340,30 @@ mod tests {
         for url in ["https://example.com/hook", "http://8.8.8.8/", "http://localhost./"] {
             assert_eq!(policy.check_literal(&EndpointUrl::parse(url).unwrap()), Ok(()), "{url}: judged at dial");
         }
+    }
+
+    #[test]
+    fn an_address_is_not_allowed_because_this_process_has_no_descriptor_to_find_out_with() {
+        let test = "egress::tests::without_descriptors_no_address_is_allowed";
+        let program = std::env::current_exe().unwrap();
+        let alone =
+            std::process::Command::new(program).args(["--ignored", "--exact", test, "--test-threads=1"]).output();
+        let output = String::from_utf8(alone.unwrap().stdout).unwrap();
+        assert!(output.contains("1 passed"), "{output}");
+    }
+
+    #[test]
+    #[ignore = "takes the descriptors of its process away: the test above has one made for it"]
+    fn without_descriptors_no_address_is_allowed() {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let (policy, address) = (policy(&[]), "8.8.8.8".parse().unwrap());
+        let before = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, rustix::process::Rlimit { current: Some(0), ..before }).unwrap();
+        let checked = policy.check(address);
+        let literal = policy.check_literal(&EndpointUrl::parse("http://8.8.8.8/").unwrap());
+        setrlimit(Resource::Nofile, before).unwrap();
+        assert_eq!((checked, literal), (Err(Forbidden::Unknown), Ok(())));
+        assert_eq!(policy.check(address), Ok(()));
     }
 
     #[test]

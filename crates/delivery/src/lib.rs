@@ -32,6 +32,7 @@ pub mod request;
 pub mod resolve;
 mod response;
 mod roots;
+mod route;
 pub mod sender;
 mod settler;
 mod share;

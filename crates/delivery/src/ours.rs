@@ -4,13 +4,15 @@
 //! nothing is counted against its endpoint.
 
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// "Too many open files": of this process, and in the whole system. The same number on every Unix.
 const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
 /// "No buffer space available".
 const ENOBUFS: i32 = if cfg!(target_os = "linux") { 105 } else { 55 };
+/// "Address family not supported by protocol".
+const EAFNOSUPPORT: i32 = if cfg!(target_os = "linux") { 97 } else { 47 };
 
 /// Whether a limit of this machine was reached.
 pub(crate) fn is_limit(error: &io::Error) -> bool {
@@ -22,12 +24,18 @@ pub(crate) fn lacks_ports(address: SocketAddr, error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse) && has_route(address)
 }
 
-/// Whether this machine has an address to reach another one from. Nothing is sent.
-fn has_route(address: SocketAddr) -> bool {
-    if address.is_ipv4() {
-        return true;
+/// Whether this machine knows no addresses of this kind: it has no IPv6, say.
+pub(crate) fn lacks_family(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(EAFNOSUPPORT)
+}
+
+/// Whether this machine has a way to an address, as far as it can say. Nothing is sent.
+pub(crate) fn has_route(address: SocketAddr) -> bool {
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    match UdpSocket::bind((any, 0)) {
+        Ok(socket) => socket.connect(address).is_ok(),
+        Err(error) => !lacks_family(&error),
     }
-    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).and_then(|socket| socket.connect(address)).is_ok()
 }
 
 #[cfg(test)]
