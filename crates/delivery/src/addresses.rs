@@ -4,13 +4,14 @@
 //! get their chance at the next attempt at the latest. If all have failed, the one that failed longest ago is first: they
 //! take turns.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_domain::time::Timestamp;
 
+use crate::aged::Aged;
 use crate::connect::Origin;
 
 postrider_domain::limits! {
@@ -26,7 +27,7 @@ const MEMORY: Duration = Duration::from_secs(300);
 
 /// Addresses that have failed lately, by host: what one host's certificate is worth says nothing of another's.
 #[derive(Debug, Default)]
-pub(crate) struct Failed(Mutex<HashMap<(url::Host, SocketAddr), Timestamp>>);
+pub(crate) struct Failed(Mutex<Aged<Arc<(url::Host, SocketAddr)>, Timestamp, MAX_FAILED>>);
 
 impl Failed {
     /// Remembers that these failed.
@@ -37,10 +38,7 @@ impl Failed {
         }
         let mut failed = self.0.lock();
         for address in addresses {
-            if failed.len() >= MAX_FAILED {
-                forget_one(&mut failed, now);
-            }
-            failed.insert((origin.host.clone(), *address), now);
+            failed.insert(Arc::new((origin.host.clone(), *address)), now);
         }
     }
 
@@ -68,15 +66,6 @@ impl Failed {
         drop(failed);
         order.truncate(MAX_ADDRESSES);
         order
-    }
-}
-
-fn forget_one(failed: &mut HashMap<(url::Host, SocketAddr), Timestamp>, now: Timestamp) {
-    failed.retain(|_, at| now.since(*at) < MEMORY);
-    if failed.len() >= MAX_FAILED
-        && let Some(oldest) = failed.iter().min_by_key(|(_, at)| **at).map(|(key, _)| key.clone())
-    {
-        failed.remove(&oldest);
     }
 }
 
@@ -138,13 +127,19 @@ mod tests {
     }
 
     #[test]
-    fn what_has_failed_is_remembered_within_a_bound() {
-        let failed = Failed::default();
-        for number in 0..MAX_FAILED + 10 {
-            let address = SocketAddr::new("1.1.1.1".parse().unwrap(), 443);
-            failed.blame(&origin(&format!("host{number}")), &[address], at(number as i64 / 100));
+    fn what_has_failed_is_remembered_within_a_bound_and_what_fails_again_takes_no_place_of_another() {
+        let (failed, found) = (Failed::default(), ["1.1.1.1", "1.1.1.2"]);
+        let bad = SocketAddr::new("1.1.1.1".parse().unwrap(), 443);
+        let is_known = |number: usize| order(&failed, &format!("host{number}"), &found, at(1))[0] != bad.ip();
+        for number in 0..MAX_FAILED {
+            failed.blame(&origin(&format!("host{number}")), &[bad], at(0));
         }
-        assert_eq!(failed.0.lock().len(), MAX_FAILED);
+        for _ in 0..2 {
+            failed.blame(&origin("host1"), &[bad], at(1));
+        }
+        assert_eq!([0, 1, 2].map(is_known), [true; 3]);
+        failed.blame(&origin("another"), &[bad], at(1));
+        assert_eq!([0, 1, 2].map(is_known), [false, true, true]);
     }
 
     #[test]

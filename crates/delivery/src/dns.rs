@@ -1,7 +1,7 @@
 //! Asking name servers for the addresses of a name.
 //!
 //! A stub, as the system has one: it asks the name servers of this machine, which know how to find out, one after the other,
-//! and believes what they say. What counts here is what a look-up costs, because whose name it is decides what its name
+//! and believes what they say. One that fails, is silent, or only says whom else to ask leaves the turn to the next. What counts here is what a look-up costs, because whose name it is decides what its name
 //! servers do:
 //!
 //! * **[`SOCKETS_PER_LOOK_UP`] sockets at a time**, one for each family, however many servers are asked and how often.
@@ -9,14 +9,15 @@
 //!   An answer over UDP that was cut is good enough if there is an address in it: one that works is all that is wanted.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use postrider_domain::entropy::{Entropy as _, OsEntropy};
+use postrider_domain::time::Timestamp;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::ours;
 use crate::resolve::ResolveError;
@@ -34,10 +35,14 @@ pub(crate) const SOCKETS_PER_LOOK_UP: u32 = 2;
 
 /// The most that comes over UDP without having been asked for (RFC 1035 §4.2.1).
 const DATAGRAM_BYTES: usize = 512;
-/// A datagram may be lost: after so long without an answer it is sent again.
+/// A datagram may be lost: after so long without an answer it is sent again. So long, too, the servers are left alone if all
+/// of them have failed at once.
 const REPEAT: Duration = Duration::from_secs(1);
 /// How often each server has its turn.
 const ROUNDS: usize = 2;
+/// How long another server than the first is asked first because the first one failed. One name may be enough for that: if
+/// what the first server has to ask for it is silent, so is that server.
+const BACK_TO_THE_FIRST: Duration = Duration::from_secs(30);
 
 const HEADER_BYTES: usize = 12;
 /// The response code, and what else is read of the flags.
@@ -45,7 +50,9 @@ const CODE: u8 = 0x0f;
 const NO_ERROR: u8 = 0;
 const NO_SUCH_NAME: u8 = 3;
 const IS_ANSWER: u8 = 0x80;
+const IS_AUTHORITATIVE: u8 = 0x04;
 const WAS_CUT: u8 = 0x02;
+const RECURSION_AVAILABLE: u8 = 0x80;
 const RECURSION_DESIRED: u8 = 0x01;
 const INTERNET: u16 = 1;
 const CNAME: u16 = 5;
@@ -105,41 +112,109 @@ pub(crate) struct Found {
     pub(crate) ttl: Duration,
 }
 
+/// A name server, and, if its address is link-local, in which network that is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Server {
+    address: SocketAddr,
+    /// The interface to the network, by name or number.
+    zone: Option<Box<str>>,
+}
+
+impl From<SocketAddr> for Server {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, zone: None }
+    }
+}
+
+impl Server {
+    /// As `resolv.conf` has it: `192.0.2.1`, `fe80::1%eth0`.
+    pub(crate) fn parse(text: &str, port: u16) -> Option<Self> {
+        let (address, zone) = text.split_once('%').map_or((text, None), |(address, zone)| (address, Some(zone)));
+        Some(Self { address: SocketAddr::new(address.parse().ok()?, port), zone: zone.map(Into::into) })
+    }
+
+    /// Where it is to be asked. The interface is looked for each time: they come and go.
+    fn address(&self) -> io::Result<SocketAddr> {
+        let (SocketAddr::V6(address), Some(zone)) = (self.address, &self.zone) else { return Ok(self.address) };
+        let interface = zone.parse().or_else(|_| interface(zone))?;
+        Ok(SocketAddrV6::new(*address.ip(), address.port(), 0, interface).into())
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn interface(name: &str) -> io::Result<u32> {
+    // Which socket is asked through makes no difference.
+    let socket = std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+    Ok(rustix::net::netdevice::name_to_index(&socket, name)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn interface(_: &str) -> io::Result<u32> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// The name servers of this machine.
 #[derive(Debug)]
 pub(crate) struct Servers {
-    addresses: Vec<SocketAddr>,
+    servers: Vec<Server>,
     /// How long each is waited for.
     patience: Duration,
-    /// The one that answered last is asked first.
-    first: AtomicUsize,
+    lead: Mutex<Lead>,
+}
+
+/// Which server is asked first: the one that answered last, and the first of all again after a while.
+#[derive(Debug, Default)]
+struct Lead {
+    server: usize,
+    since: Timestamp,
 }
 
 impl Servers {
-    pub(crate) fn new(addresses: Vec<SocketAddr>, patience: Duration) -> Self {
-        Self { addresses, patience, first: AtomicUsize::new(0) }
+    pub(crate) fn new(servers: Vec<Server>, patience: Duration) -> Self {
+        Self { servers, patience, lead: Mutex::default() }
     }
 
     /// The addresses of one family. A server that fails or is silent leaves the turn to the next.
-    pub(crate) async fn ask(&self, name: &Name, family: Family) -> Result<Found, ResolveError> {
-        let (first, count) = (self.first.load(Ordering::Relaxed), self.addresses.len());
-        for turn in 0..count * ROUNDS {
-            let number = (first + turn) % count;
-            let question = Question::new(name, family);
-            let said = match timeout(self.patience, question.ask(self.addresses[number])).await {
-                Ok(Ok(said)) => said,
-                Ok(Err(error)) if ours::is_limit(&error) => return Err(ResolveError::Exhausted),
-                Ok(Err(_)) | Err(_) => continue,
-            };
-            match said {
-                Err(ResolveError::Unanswered) => {}
-                verdict => {
-                    self.first.store(number, Ordering::Relaxed);
-                    return verdict;
+    pub(crate) async fn ask(&self, name: &Name, family: Family, now: Timestamp) -> Result<Found, ResolveError> {
+        let (first, count) = (self.first(now), self.servers.len());
+        for round in 0..ROUNDS {
+            let began = Instant::now();
+            for turn in 0..count {
+                let number = (first + turn) % count;
+                let question = Question::new(name, family);
+                let said = match timeout(self.patience, question.ask(&self.servers[number])).await {
+                    Ok(Ok(said)) => said,
+                    Ok(Err(error)) if ours::is_limit(&error) => return Err(ResolveError::Exhausted),
+                    Ok(Err(_)) | Err(_) => continue,
+                };
+                if said != Err(ResolveError::Unanswered) {
+                    self.answered(number, first, now);
+                    return said;
                 }
+            }
+            if round + 1 < ROUNDS {
+                sleep_until(began + REPEAT).await;
             }
         }
         Err(ResolveError::Unanswered)
+    }
+
+    /// Which one to begin with. If it is time to try the first one again, one look-up does it, and the others go on without.
+    fn first(&self, now: Timestamp) -> usize {
+        let mut lead = self.lead.lock();
+        if lead.server != 0 && now.since(lead.since) >= BACK_TO_THE_FIRST {
+            lead.since = now;
+            return 0;
+        }
+        lead.server
+    }
+
+    /// One has answered, after those from `first` on had failed. Who began with it and was right changes nothing: the first one
+    /// may have been found to answer again meanwhile.
+    fn answered(&self, number: usize, first: usize, now: Timestamp) {
+        if number == 0 || number != first {
+            *self.lead.lock() = Lead { server: number, since: now };
+        }
     }
 }
 
@@ -164,7 +239,8 @@ impl Question {
     }
 
     /// Asks one server: over UDP, and over TCP if the answer does not fit there.
-    async fn ask(&self, server: SocketAddr) -> io::Result<Said> {
+    async fn ask(&self, server: &Server) -> io::Result<Said> {
+        let server = server.address()?;
         match self.read(&self.over_udp(server).await?) {
             Some(said) => Ok(said),
             None => Ok(self.read(&self.over_tcp(server).await?).unwrap_or(Err(ResolveError::Unanswered))),
@@ -206,19 +282,26 @@ impl Question {
         if self.is_answered_by(&answer) { Ok(answer) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
 
-    /// Whether a message is the answer to this question: it has its number, and repeats it.
+    /// Whether a message is the answer to this question: it has its number, and repeats it. A server that refuses need not
+    /// repeat it.
     fn is_answered_by(&self, message: &[u8]) -> bool {
-        let Some(beginning) = message.get(..self.bytes.len()) else { return false };
-        beginning[..2] == self.bytes[..2]
-            && beginning[2] & IS_ANSWER != 0
-            && beginning[4..6] == self.bytes[4..6]
-            && beginning[HEADER_BYTES..].eq_ignore_ascii_case(&self.bytes[HEADER_BYTES..])
+        let Some(header) = message.get(..HEADER_BYTES) else { return false };
+        let has_number = header[..2] == self.bytes[..2] && header[2] & IS_ANSWER != 0;
+        let refuses = header[4..6] == [0, 0] && ![NO_ERROR, NO_SUCH_NAME].contains(&(header[3] & CODE));
+        has_number && (refuses || self.is_repeated_in(message))
+    }
+
+    fn is_repeated_in(&self, message: &[u8]) -> bool {
+        message.get(..self.bytes.len()).is_some_and(|beginning| {
+            beginning[4..6] == self.bytes[4..6]
+                && beginning[HEADER_BYTES..].eq_ignore_ascii_case(&self.bytes[HEADER_BYTES..])
+        })
     }
 
     /// What an answer says; `None` if that was cut off.
     fn read(&self, answer: &[u8]) -> Option<Said> {
-        let (was_cut, code) = (answer.get(2)? & WAS_CUT != 0, answer.get(3)? & CODE);
-        match code {
+        let (flags, more_flags) = (*answer.get(2)?, *answer.get(3)?);
+        match more_flags & CODE {
             NO_ERROR => {}
             NO_SUCH_NAME => return Some(Err(ResolveError::NoSuchName)),
             _ => return Some(Err(ResolveError::Unanswered)),
@@ -245,7 +328,11 @@ impl Question {
         }
         match addresses.is_empty() {
             false => Some(Ok(Found { addresses, ttl: Duration::from_secs(ttl.into()) })),
-            true if was_cut || !whole => None,
+            true if flags & WAS_CUT != 0 || !whole => None,
+            // A server that does not know, and finds nothing out, says who might: that the name has none is not said.
+            true if flags & IS_AUTHORITATIVE == 0 && more_flags & RECURSION_AVAILABLE == 0 => {
+                Some(Err(ResolveError::Unanswered))
+            }
             true => Some(Err(ResolveError::NoAddress)),
         }
     }
@@ -343,6 +430,33 @@ mod tests {
             other[place] ^= 1;
             assert!(!question.is_answered_by(&other), "{place}");
         }
+    }
+
+    #[test]
+    fn a_refusal_need_not_repeat_the_question_and_nothing_else_is_believed_without_it() {
+        let question = question();
+        for (code, believed) in [(0, false), (1, true), (2, true), (3, false), (4, true), (5, true)] {
+            let bare = [&question.bytes[..2], &[IS_ANSWER, code, 0, 0, 0, 0, 0, 0, 0, 0]].concat();
+            assert_eq!(question.is_answered_by(&bare), believed, "{code}");
+            if believed {
+                assert_eq!(question.read(&bare), Some(Err(ResolveError::Unanswered)));
+            }
+            let other = [&[!question.bytes[0]], &bare[1..]].concat();
+            assert!(!question.is_answered_by(&other), "{code}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_link_local_server_is_asked_in_its_network() {
+        let at = |text: &str| Server::parse(text, 53).unwrap().address();
+        let scoped = |scope| SocketAddr::from(SocketAddrV6::new("fe80::1".parse().unwrap(), 53, 0, scope));
+        assert_eq!(
+            [at("fe80::1%lo").unwrap(), at("fe80::1%7").unwrap(), at("fe80::1").unwrap()],
+            [1, 7, 0].map(scoped)
+        );
+        assert!(at("fe80::1%none").is_err());
+        assert_eq!(at("192.0.2.1%lo").unwrap(), "192.0.2.1:53".parse().unwrap());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! attempts with the `sender`; `settler` stores results; `waker` brings back what is due.
 
 mod addresses;
+mod aged;
 mod answer;
 mod budget;
 mod certificates;

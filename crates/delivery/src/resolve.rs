@@ -9,16 +9,17 @@
 //! * **The system's files are followed**: first `/etc/hosts`, then the name servers of `/etc/resolv.conf`. Both are looked
 //!   at again every second while names are resolved, and read again when they have changed, by a thread that may wait.
 //! * **One family does not wait for the other** (RFC 8305 §3): once one has addresses, the other gets 50 ms. A server
-//!   that drops AAAA (or A) queries costs that and no more.
+//!   that drops AAAA (or A) queries costs that and no more. But if this machine has no way to any of them, the other is
+//!   waited for; and an answer that lacks a family is not remembered.
 //! * **Bounded**: one look-up per name at a time, however many ask; so many in all; what was not found is remembered for
 //!   some seconds, what was found for its time to live, but not for longer than the connections' age allows. Of a name a
 //!   few addresses are kept, however many it has.
 //!
 //! That answers are remembered weakens nothing: every address is checked whenever it is dialled.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +30,10 @@ use parking_lot::Mutex;
 use postrider_domain::clock::Clock;
 use postrider_domain::time::Timestamp;
 
+use crate::aged::Aged;
 use crate::dns::{Family, Found, Name, Servers};
 use crate::options::DeliveryOptions;
+use crate::ours;
 pub use crate::system::Files;
 use crate::system::{Listed, Stamp, plain};
 
@@ -86,6 +89,8 @@ const MAX_POSITIVE_TTL: Duration = Duration::from_secs(30);
 const MISS_TTL: Duration = Duration::from_secs(5);
 /// How long the addresses of one family wait for those of the other (RFC 8305 §3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
+/// Any port: whether there is a way does not depend on it.
+const HTTPS: u16 = 443;
 /// The longest that the look-up of one name takes.
 const MAX_LOOK_UP: Duration = Duration::from_secs(10);
 /// How often the system's files are looked at.
@@ -135,42 +140,14 @@ struct Known {
 #[derive(Default)]
 struct Book {
     under_way: HashMap<String, WeakShared<LookUp>>,
-    found: Remembered,
+    found: Aged<Arc<str>, Arc<Known>, CACHED_NAMES>,
     misses: HashMap<String, (ResolveError, Timestamp)>,
-}
-
-/// What was found, by name.
-#[derive(Default)]
-struct Remembered {
-    names: HashMap<Arc<str>, (u64, Arc<Known>)>,
-    /// Rises with every look-up: the order of `by_age` is the order of age.
-    next: u64,
-    by_age: BTreeMap<u64, Arc<str>>,
-}
-
-impl Remembered {
-    fn get(&self, name: &str, now: Timestamp) -> Option<&Arc<Known>> {
-        self.names.get(name).map(|(_, known)| known).filter(|known| now < known.until)
-    }
-
-    fn insert(&mut self, name: &str, known: Arc<Known>) {
-        let (name, number): (Arc<str>, u64) = (name.into(), self.next);
-        self.next += 1;
-        self.by_age.insert(number, Arc::clone(&name));
-        if let Some((before, _)) = self.names.insert(name, (number, known)) {
-            self.by_age.remove(&before);
-        }
-        while self.names.len() > CACHED_NAMES {
-            let Some((_, oldest)) = self.by_age.pop_first() else { return };
-            self.names.remove(&oldest);
-        }
-    }
 }
 
 impl Book {
     /// What is known of a name, if it need not be looked up.
     fn known(&mut self, name: &str, now: Timestamp) -> Option<Answer> {
-        if let Some(known) = self.found.get(name, now) {
+        if let Some(known) = self.found.get(name).filter(|known| now < known.until) {
             return Some(Ok(Arc::clone(known)));
         }
         let (error, at) = *self.misses.get(name)?;
@@ -226,7 +203,7 @@ impl SystemResolver {
         }
         let (clock, max_ttl) = (Arc::clone(&self.clock), self.max_ttl);
         let look_up = async move {
-            let found = tokio::time::timeout(MAX_LOOK_UP, ask(&setup.servers, &name)).await;
+            let found = tokio::time::timeout(MAX_LOOK_UP, ask(&setup.servers, &name, clock.now())).await;
             let now = clock.now();
             let found = found.unwrap_or(Err(ResolveError::Unanswered)).map_err(|error| setup.judge(error, now))?;
             let until = now.saturating_add(found.ttl.min(max_ttl));
@@ -240,16 +217,18 @@ impl SystemResolver {
     }
 
     /// Notes what came of a look-up.
-    fn note(&self, host: &str, answer: &Answer) {
+    fn note(&self, host: &str, look_up: &Shared<LookUp>, answer: &Answer) {
         let now = self.clock.now();
         let mut book = self.state.book.lock();
-        if book.under_way.remove(host).is_none() {
-            // One of the others who waited for it has noted it.
+        let under_way = book.under_way.get(host).and_then(WeakShared::upgrade);
+        if !under_way.is_some_and(|under_way| under_way.ptr_eq(look_up)) {
+            // One of the others who waited for it has noted it. The next one of that name may have begun since.
             return;
         }
+        book.under_way.remove(host);
         let error = match answer {
             Ok(known) if now >= known.until => return,
-            Ok(known) => return book.found.insert(host, Arc::clone(known)),
+            Ok(known) => return book.found.insert(host.into(), Arc::clone(known)),
             Err(ResolveError::Busy | ResolveError::Exhausted) => return,
             Err(error) => *error,
         };
@@ -359,36 +338,51 @@ impl Resolve for SystemResolver {
         }
         let host = plain(host);
         let setup = Arc::clone(&self.state.loaded.lock().setup);
-        let answer = self.look_up(&host, name, setup)?.await;
-        self.note(&host, &answer);
+        let look_up = self.look_up(&host, name, setup)?;
+        let answer = look_up.clone().await;
+        self.note(&host, &look_up, &answer);
         answer.map(|known| known.addresses.to_vec())
     }
 }
 
-/// Asks for both families at once.
-async fn ask(servers: &Servers, name: &Name) -> Result<Found, ResolveError> {
-    let v6 = servers.ask(name, Family::V6).boxed();
-    let v4 = servers.ask(name, Family::V4).boxed();
+/// Asks for both families at once. What lacks one of them has no time to live: the next look-up may find it.
+async fn ask(servers: &Servers, name: &Name, now: Timestamp) -> Result<Found, ResolveError> {
+    let v6 = servers.ask(name, Family::V6, now).boxed();
+    let v4 = servers.ask(name, Family::V4, now).boxed();
     let (v6, v4) = match select(v6, v4).await {
         Either::Left((v6, v4)) => {
-            let v4 = second(v4, v6.is_ok()).await;
+            let v4 = second(v4, &v6).await;
             (v6, v4)
         }
-        Either::Right((v4, v6)) => (second(v6, v4.is_ok()).await, v4),
+        Either::Right((v4, v6)) => (second(v6, &v4).await, v4),
     };
     match (v6, v4) {
         (Ok(v6), Ok(v4)) => Ok(Found { addresses: [v6.addresses, v4.addresses].concat(), ttl: v6.ttl.min(v4.ttl) }),
-        (Ok(found), Err(_)) | (Err(_), Ok(found)) => Ok(found),
+        (Ok(found), Err(ResolveError::NoAddress | ResolveError::NoSuchName))
+        | (Err(ResolveError::NoAddress | ResolveError::NoSuchName), Ok(found)) => Ok(found),
+        (Ok(found), Err(error)) | (Err(error), Ok(found)) => match is_reachable(&found) {
+            true => Ok(Found { ttl: Duration::ZERO, ..found }),
+            // What could be reached was not said.
+            false => Err(error),
+        },
         (Err(v6), Err(v4)) => Err(worse(v6, v4)),
     }
 }
 
-/// Waits for the second family: as long as it takes if the first has nothing.
-async fn second(answer: BoxFuture<'_, Result<Found, ResolveError>>, enough: bool) -> Result<Found, ResolveError> {
-    if !enough {
+/// Waits for the second family: as long as it takes if the first has nothing that can be reached.
+async fn second(
+    answer: BoxFuture<'_, Result<Found, ResolveError>>,
+    first: &Result<Found, ResolveError>,
+) -> Result<Found, ResolveError> {
+    if !first.as_ref().is_ok_and(is_reachable) {
         return answer.await;
     }
     tokio::time::timeout(RESOLUTION_DELAY, answer).await.unwrap_or(Err(ResolveError::Unanswered))
+}
+
+/// Whether this machine has a way to any of them. On one without IPv6 it has none to what AAAA records say.
+fn is_reachable(found: &Found) -> bool {
+    found.addresses.iter().any(|address| ours::has_route(SocketAddr::new(*address, HTTPS)))
 }
 
 /// Of two failures the one that says less about the name: what was not answered may exist.
@@ -422,19 +416,5 @@ mod tests {
         assert_eq!(worse(E::NoSuchName, E::Unanswered), E::Unanswered);
         assert_eq!(worse(E::NoAddress, E::NoSuchName), E::NoAddress);
         assert_eq!(worse(E::NoSuchName, E::NoSuchName), E::NoSuchName);
-    }
-
-    #[test]
-    fn so_many_names_are_remembered_and_the_oldest_is_forgotten_first() {
-        let known = Arc::new(Known { addresses: Box::new([]), until: Timestamp::from_micros(1) });
-        let (mut found, now) = (Remembered::default(), Timestamp::from_micros(0));
-        for number in 0..CACHED_NAMES {
-            found.insert(&format!("name{number}"), Arc::clone(&known));
-        }
-        found.insert("name0", Arc::clone(&known));
-        found.insert("another", Arc::clone(&known));
-        assert_eq!((found.names.len(), found.by_age.len()), (CACHED_NAMES, CACHED_NAMES));
-        assert!(found.get("name0", now).is_some() && found.get("name1", now).is_none());
-        assert!(found.get("name0", known.until).is_none(), "its time is over");
     }
 }

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::dns::{MAX_OF_FAMILY, Servers};
+use crate::dns::{MAX_OF_FAMILY, Server, Servers};
 use crate::ours;
 
 postrider_domain::limits! {
@@ -59,7 +59,8 @@ impl Files {
 
     /// The name server that there may be on this machine: what libc asks, too, if nothing is configured.
     pub(crate) fn own_server(&self) -> Servers {
-        Servers::new(vec![(Ipv4Addr::LOCALHOST, self.dns_port).into()], MOST_PATIENCE)
+        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, self.dns_port));
+        Servers::new(vec![server.into()], MOST_PATIENCE)
     }
 
     /// The names that are known without asking.
@@ -98,13 +99,12 @@ fn read(path: &Path) -> io::Result<String> {
 
 /// Lines that do not concern this resolver (the search list) are passed over.
 fn servers(text: &str, port: u16) -> Option<Servers> {
-    let (mut addresses, mut patience) = (Vec::new(), MOST_PATIENCE);
+    let (mut servers, mut patience) = (Vec::new(), MOST_PATIENCE);
     for line in text.lines() {
         let mut words = line.split_whitespace();
         match words.next() {
-            Some("nameserver") if addresses.len() < MAX_SERVERS => {
-                let address = words.next().and_then(|word| word.split('%').next()?.parse::<IpAddr>().ok());
-                addresses.extend(address.map(|address| SocketAddr::new(address, port)));
+            Some("nameserver") if servers.len() < MAX_SERVERS => {
+                servers.extend(words.next().and_then(|word| Server::parse(word, port)));
             }
             Some("options") => {
                 let seconds = words.filter_map(|word| word.strip_prefix("timeout:")?.parse().ok()).next_back();
@@ -113,7 +113,7 @@ fn servers(text: &str, port: u16) -> Option<Servers> {
             _ => {}
         }
     }
-    (!addresses.is_empty()).then(|| Servers::new(addresses, patience))
+    (!servers.is_empty()).then(|| Servers::new(servers, patience))
 }
 
 /// Names that are known without asking, in lower case and without the last dot, in order. One with several addresses is

@@ -1,8 +1,10 @@
 //! Name resolution by the system's files, against name servers that behave and misbehave.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,15 +18,23 @@ const A: u16 = 1;
 const AAAA: u16 = 28;
 const V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 const V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
+/// No machine has a way there: which of its networks it is in is not said.
+const UNREACHABLE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 7);
 
 /// What a name server does with a question.
 enum Reply {
     Address(IpAddr),
     /// So many addresses; none of them fits into a datagram.
     Addresses(u16),
+    /// One that must not be remembered.
+    Passing(IpAddr),
     NoAddress,
     NoSuchName,
     Refused,
+    /// Who else to ask, of a server that does not find out itself.
+    Referral,
+    /// "I cannot read that", without the question.
+    Unread,
     Nothing,
 }
 
@@ -89,6 +99,20 @@ impl NameServer {
     }
 }
 
+/// A second name server, on the same port of another address, that knows every name.
+async fn second_server(port: u16) {
+    let socket = UdpSocket::bind(("127.0.0.2", port)).await.unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 1500];
+        loop {
+            let (length, peer) = socket.recv_from(&mut buffer).await.unwrap();
+            let (name, kind, end) = question(&buffer[..length]);
+            let answer = answer(&buffer[..end], &both(&name, kind), false).unwrap();
+            socket.send_to(&answer, peer).await.unwrap();
+        }
+    });
+}
+
 impl Drop for NameServer {
     fn drop(&mut self) {
         self.task.abort();
@@ -110,18 +134,21 @@ fn question(message: &[u8]) -> (String, u16, usize) {
 fn answer(question: &[u8], reply: &Reply, over_tcp: bool) -> Option<Vec<u8>> {
     let (code, data) = match reply {
         Reply::Addresses(count) => return Some(long_answer(question, if over_tcp { *count } else { 0 })),
-        Reply::Address(IpAddr::V4(address)) => (0, address.octets().to_vec()),
-        Reply::Address(IpAddr::V6(address)) => (0, address.octets().to_vec()),
-        Reply::NoAddress => (0, Vec::new()),
+        Reply::Unread => return Some([&question[..2], &[0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0]].concat()),
+        Reply::Address(IpAddr::V4(address)) | Reply::Passing(IpAddr::V4(address)) => (0, address.octets().to_vec()),
+        Reply::Address(IpAddr::V6(address)) | Reply::Passing(IpAddr::V6(address)) => (0, address.octets().to_vec()),
+        Reply::NoAddress | Reply::Referral => (0, Vec::new()),
         Reply::NoSuchName => (3, Vec::new()),
         Reply::Refused => (5, Vec::new()),
         Reply::Nothing => return None,
     };
     let count = u8::from(!data.is_empty());
-    let mut message = [&question[..2], &[0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0], &question[12..]].concat();
+    let recursion = if matches!(reply, Reply::Referral) { 0 } else { 0x80 };
+    let ttl = if matches!(reply, Reply::Passing(_)) { 0 } else { 60 };
+    let mut message = [&question[..2], &[0x81, recursion | code, 0, 1, 0, count, 0, 0, 0, 0], &question[12..]].concat();
     if !data.is_empty() {
         let kind = &question[question.len() - 4..question.len() - 2];
-        message.extend([&[0xc0, 12], kind, &[0, 1, 0, 0, 0, 60, 0, data.len() as u8], &data].concat());
+        message.extend([&[0xc0, 12], kind, &[0, 1, 0, 0, 0, ttl, 0, data.len() as u8], &data].concat());
     }
     Some(message)
 }
@@ -177,6 +204,7 @@ impl System {
 }
 
 const CONF: &str = "nameserver 127.0.0.1\n";
+const CONF_OF_TWO: &str = "nameserver 127.0.0.1\nnameserver 127.0.0.2\noptions timeout:1\n";
 
 fn both(_: &str, kind: u16) -> Reply {
     match kind {
@@ -195,9 +223,9 @@ async fn a_name_has_the_addresses_of_both_families() {
 
 #[tokio::test]
 async fn a_name_server_that_drops_the_queries_of_one_family_holds_nothing_up() {
-    for (dropped, found) in [(AAAA, IpAddr::from(V4)), (A, IpAddr::from(V6))] {
-        let server =
-            NameServer::start(move |name, kind| if kind == dropped { Reply::Nothing } else { both(name, kind) }).await;
+    for (dropped, found) in [(AAAA, IpAddr::from(Ipv4Addr::LOCALHOST)), (A, IpAddr::from(Ipv6Addr::LOCALHOST))] {
+        let answers = move |_: &str, kind| if kind == dropped { Reply::Nothing } else { Reply::Address(found) };
+        let server = NameServer::start(answers).await;
         let system = System::start(Some(CONF), "", server.port);
         for host in ["one.example", "two.example", "three.example"] {
             // A query that is not answered is given up after several seconds.
@@ -210,9 +238,11 @@ async fn a_name_server_that_drops_the_queries_of_one_family_holds_nothing_up() {
 #[tokio::test]
 async fn a_family_that_is_denied_or_refused_does_not_hide_the_other() {
     for reply in [|| Reply::NoAddress, || Reply::NoSuchName, || Reply::Refused] {
-        let server = NameServer::start(move |name, kind| if kind == AAAA { reply() } else { both(name, kind) }).await;
+        let address = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let answers = move |_: &str, kind| if kind == AAAA { reply() } else { Reply::Address(address) };
+        let server = NameServer::start(answers).await;
         let system = System::start(Some(CONF), "", server.port);
-        assert_eq!(system.resolve("hooks.example").await, Ok(vec![V4.into()]));
+        assert_eq!(system.resolve("hooks.example").await, Ok(vec![address]));
     }
 }
 
@@ -350,20 +380,10 @@ async fn an_address_that_was_found_is_remembered_for_its_time_to_live_but_not_fo
 
 #[tokio::test]
 async fn a_name_server_that_is_silent_or_fails_leaves_the_turn_to_the_next_which_is_asked_first_from_then_on() {
-    for reply in [|| Reply::Nothing, || Reply::Refused] {
+    for reply in [|| Reply::Nothing, || Reply::Refused, || Reply::Referral, || Reply::Unread] {
         let bad = NameServer::start(move |_, _| reply()).await;
-        let good = UdpSocket::bind(("127.0.0.2", bad.port)).await.unwrap();
-        tokio::spawn(async move {
-            let mut buffer = [0; 1500];
-            loop {
-                let (length, peer) = good.recv_from(&mut buffer).await.unwrap();
-                let (name, kind, end) = question(&buffer[..length]);
-                let answer = answer(&buffer[..end], &both(&name, kind), false).unwrap();
-                good.send_to(&answer, peer).await.unwrap();
-            }
-        });
-        let system =
-            System::start(Some("nameserver 127.0.0.1\nnameserver 127.0.0.2\noptions timeout:1\n"), "", bad.port);
+        second_server(bad.port).await;
+        let system = System::start(Some(CONF_OF_TWO), "", bad.port);
         assert_eq!(system.resolve("one.example").await, Ok(vec![V6.into(), V4.into()]));
         assert_eq!(system.resolve("two.example").await, Ok(vec![V6.into(), V4.into()]));
         assert_eq!(bad.names(), ["one.example"]);
@@ -378,4 +398,112 @@ async fn a_hosts_file_that_is_too_large_is_used_as_far_as_it_is_read() {
     system.rewrite("hosts", &format!("192.0.2.7 first.example\n{filler}192.0.2.8 last.example\n"));
     assert_eq!(system.resolve("first.example").await, Ok(vec![V4.into()]));
     assert_eq!(system.resolve("last.example").await, Err(ResolveError::NoSuchName));
+}
+
+/// Counts the questions for one family, and answers none but those from the second on.
+fn from_the_second_on(counter: &AtomicUsize, reply: Reply) -> Reply {
+    if counter.fetch_add(1, Ordering::SeqCst) == 0 { Reply::Nothing } else { reply }
+}
+
+#[tokio::test]
+async fn an_answer_that_lacks_a_family_is_not_remembered() {
+    let asked = AtomicUsize::new(0);
+    let server = NameServer::start(move |_, kind| match kind {
+        A => from_the_second_on(&asked, Reply::Address(V4.into())),
+        _ => Reply::Address(Ipv6Addr::LOCALHOST.into()),
+    })
+    .await;
+    let system = System::start(Some(CONF), "", server.port);
+    assert!(system.resolve("hooks.example").await.unwrap().contains(&Ipv6Addr::LOCALHOST.into()));
+    assert_eq!(system.resolve("hooks.example").await, Ok(vec![Ipv6Addr::LOCALHOST.into(), V4.into()]));
+}
+
+#[tokio::test]
+async fn where_there_is_no_way_to_one_family_the_other_is_waited_for_although_its_answer_was_lost() {
+    let asked = AtomicUsize::new(0);
+    let server = NameServer::start(move |_, kind| match kind {
+        A => from_the_second_on(&asked, Reply::Address(V4.into())),
+        _ => Reply::Address(UNREACHABLE.into()),
+    })
+    .await;
+    let system = System::start(Some(CONF), "", server.port);
+    assert_eq!(system.resolve("hooks.example").await, Ok(vec![UNREACHABLE.into(), V4.into()]));
+}
+
+#[tokio::test]
+async fn what_no_name_server_says_is_not_unreachable() {
+    let answers = |_: &str, kind| if kind == A { Reply::Refused } else { Reply::Address(UNREACHABLE.into()) };
+    let server = NameServer::start(answers).await;
+    let system = System::start(Some(CONF), "", server.port);
+    assert_eq!(system.resolve("hooks.example").await, Err(ResolveError::Unanswered));
+}
+
+#[tokio::test]
+async fn whoever_waited_for_a_look_up_that_is_over_leaves_the_next_one_of_the_name_alone() {
+    let asked = Mutex::new(HashMap::new());
+    // Its second look-up is never answered.
+    let server = NameServer::start(move |name, kind| {
+        if name != "hooks.example" {
+            return both(name, kind);
+        }
+        let mut asked = asked.lock();
+        let times: &mut u32 = asked.entry(kind).or_default();
+        *times += 1;
+        match (*times, both(name, kind)) {
+            (1, Reply::Address(address)) => Reply::Passing(address),
+            _ => Reply::Nothing,
+        }
+    })
+    .await;
+    let system = System::start(Some(CONF), "", server.port);
+    let twice = async || {
+        system.resolve("hooks.example").await.unwrap();
+        system.resolver.resolve("hooks.example").await
+    };
+    let asking = async { tokio::join!(twice(), twice()) };
+    tokio::pin!(asking);
+    while server.questions.lock().len() < 4 {
+        tokio::select! {
+            answers = &mut asking => panic!("{answers:?}"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    // A third one would have asked by now, and before this.
+    system.resolve("other.example").await.unwrap();
+    assert_eq!(server.questions.lock().iter().filter(|(name, _)| name == "hooks.example").count(), 4);
+}
+
+#[tokio::test]
+async fn the_first_name_server_is_asked_first_again_after_half_a_minute() {
+    let silent = |name: &str, kind| if name == "silent.example" { Reply::Nothing } else { both(name, kind) };
+    let first = NameServer::start(silent).await;
+    second_server(first.port).await;
+    let system = System::start(Some(CONF_OF_TWO), "", first.port);
+    for (name, passed) in [("silent.example", 0), ("second.example", 10), ("first.example", 30), ("also.example", 0)] {
+        system.clock.advance(Duration::from_secs(passed));
+        assert_eq!(system.resolve(name).await, Ok(vec![V6.into(), V4.into()]));
+    }
+    assert_eq!(first.names(), ["also.example", "first.example", "silent.example"]);
+}
+
+#[tokio::test]
+async fn name_servers_that_fail_at_once_are_given_time_before_they_are_asked_again() {
+    let began = Mutex::new(None);
+    // It needs half a second to be ready.
+    let server = NameServer::start(move |name, kind| {
+        let began = *began.lock().get_or_insert_with(std::time::Instant::now);
+        if began.elapsed() < Duration::from_millis(500) { Reply::Refused } else { both(name, kind) }
+    })
+    .await;
+    let system = System::start(Some(CONF), "", server.port);
+    assert!(system.resolve("hooks.example").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_refusal_without_the_question_is_not_waited_out() {
+    let first = NameServer::start(|_, _| Reply::Unread).await;
+    second_server(first.port).await;
+    let system = System::start(Some("nameserver 127.0.0.1\nnameserver 127.0.0.2\n"), "", first.port);
+    assert_eq!(system.resolve("hooks.example").await, Ok(vec![V6.into(), V4.into()]));
+    assert_eq!(first.questions.lock().len(), 2, "a question that seems lost is repeated after a second");
 }
