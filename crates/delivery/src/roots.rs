@@ -1,4 +1,5 @@
-//! The root certificates that are trusted: those of `SSL_CERT_FILE` and `SSL_CERT_DIR`, or the system's if neither is set.
+//! The root certificates that are trusted: those of `SSL_CERT_FILE` and `SSL_CERT_DIR`, or the system's if neither is set. One that is
+//! empty is not set.
 //!
 //! What a variable names and does not hold is told, also if the other one makes up for it: whoever set it expects those
 //! authorities to be trusted. Only a regular file is read, because a pipe would never end.
@@ -22,16 +23,33 @@ pub(crate) struct Found {
 
 /// Loads them.
 pub(crate) fn load() -> Found {
-    let folders = std::env::var_os(FOLDERS).filter(|folders| !folders.is_empty());
-    match (std::env::var_os(FILE), folders) {
+    let set = |variable| std::env::var_os(variable).filter(|value| !value.is_empty());
+    match (set(FILE), set(FOLDERS)) {
         (None, None) => {
-            let CertificateResult { certs, errors, .. } = load_native_certs();
+            let CertificateResult { certs, errors, .. } = of_the_system();
             // Nobody named those places: what is wrong with one of them matters only if nothing was found.
             let errors = if certs.is_empty() { errors } else { Vec::new() };
             Found { certificates: certs, problems: errors.iter().map(ToString::to_string).collect() }
         }
         (file, folders) => named(file.as_deref(), folders.as_deref()),
     }
+}
+
+fn of_the_system() -> CertificateResult {
+    if std::env::var_os(FILE).is_none() {
+        return load_native_certs();
+    }
+    // It is empty. The library would read a file without a name, and nothing else.
+    let places = openssl_probe::probe();
+    let mut found = load_certs_from_paths(places.cert_file.as_deref(), None);
+    for folder in &places.cert_dir {
+        let more = load_certs_from_paths(None, Some(folder));
+        found.certs.extend(more.certs);
+        found.errors.extend(more.errors);
+    }
+    found.certs.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
+    found.certs.dedup();
+    found
 }
 
 fn named(file: Option<&OsStr>, folders: Option<&OsStr>) -> Found {

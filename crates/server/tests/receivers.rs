@@ -287,6 +287,19 @@ async fn a_certificate_file_that_is_a_pipe_or_absent_is_told_and_the_folder_of_c
 }
 
 #[tokio::test]
+async fn a_certificate_file_without_a_name_counts_as_none() {
+    let stranger = Authority::new().issue(&["127.0.0.1"]);
+    let receiver = Receiver::builder(|_| Reply::ok()).tls(stranger).start().await;
+    let mut told = Vec::new();
+    for server in [server(), server().variable("SSL_CERT_FILE", ""), server().variable("SSL_CERT_DIR", "")] {
+        let server = server.start().await;
+        told.push(first_attempt(&server.app().await, &receiver.url()).await["response"].clone());
+    }
+    // Without any authority something else would be said (unless this machine has none, either).
+    assert_eq!(told[1..], [told[0].clone(), told[0].clone()]);
+}
+
+#[tokio::test]
 async fn a_receiver_of_http_2_gets_many_messages_on_few_connections() {
     let authority = Authority::new();
     let folder = tempfile::tempdir().unwrap();
