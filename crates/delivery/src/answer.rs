@@ -17,6 +17,7 @@ use postrider_domain::retry::parse_retry_after;
 use postrider_domain::time::Timestamp;
 
 use crate::limits::MAX_BODY_BYTES;
+use crate::waits::Waits;
 
 /// A failure to get a response, with its text for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +125,7 @@ impl Kept {
 pub(crate) struct Stage {
     step: AtomicU8,
     received: Mutex<Received>,
+    waits: Waits,
 }
 
 const RESOLVING: u8 = 0;
@@ -169,6 +171,11 @@ impl Stage {
         }
     }
 
+    /// What it has waited for on this machine.
+    pub(crate) fn waits(&self) -> &Waits {
+        &self.waits
+    }
+
     /// The response as far as it has come. Nobody waits for this lock: an attempt has one task.
     pub(crate) fn received(&self) -> MutexGuard<'_, Received> {
         self.received.lock()
@@ -190,7 +197,12 @@ impl Stage {
     }
 
     fn unanswered(&self, limit: Duration) -> Trouble {
+        let waited_here = self.waits.total() > limit / 2;
         let limit = postrider_domain::settings::Span(limit);
+        if waited_here {
+            let detail = format!("timed out after {limit}: most of that was the wait for a turn on this machine");
+            return Trouble::new(Failure::Local, detail);
+        }
         let detail = match self.step.load(Ordering::Relaxed) {
             RESOLVING => format!("timed out after {limit}: the host name was not resolved"),
             CONNECTING => format!("timed out after {limit}: no connection could be made"),
@@ -257,6 +269,17 @@ mod tests {
         };
         assert_eq!(asked(&[b"\xff12"]), None);
         assert_eq!(asked(&[b"\xff12", b"120", b"5"]), Some(Duration::from_secs(120)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_waited_here_for_most_of_its_time_is_none() {
+        let second = Duration::from_secs(1);
+        for (waited, kind) in [(2 * second, Failure::Timeout), (3 * second, Failure::Local)] {
+            let stage = Stage::default();
+            stage.waits().count(tokio::time::sleep(waited)).await;
+            let Outcome::Failed { kind: told, detail } = stage.timed_out(4 * second) else { panic!("no response") };
+            assert_eq!(told, kind, "{detail}");
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ use postrider_domain::time::Timestamp;
 use postrider_store::ApplicationKey;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use crate::addresses::Failed;
@@ -40,6 +41,7 @@ use crate::share::Shares;
 use crate::sockets;
 use crate::tls::{self, Asked, Tls};
 use crate::transport::{Transport, Wire};
+use crate::waits::Waits;
 
 /// Where connections go: what decides whether two endpoints can share one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -166,7 +168,7 @@ impl Connector {
         stage: &Stage,
         tried: &Tried,
     ) -> Result<Made, Trouble> {
-        let addresses = self.addresses(to, application).await?;
+        let addresses = self.addresses(to, application, stage.waits()).await?;
         let until = self.clock.now().saturating_add(self.age());
         stage.connecting();
         let (transport, address) = self.dial(to, &addresses, application, stage, tried).await?;
@@ -200,11 +202,16 @@ impl Connector {
     }
 
     /// The addresses of a host, every one of them allowed, in the order in which they are to be tried.
-    async fn addresses(&self, to: &Origin, application: ApplicationKey) -> Result<Vec<SocketAddr>, Trouble> {
+    async fn addresses(
+        &self,
+        to: &Origin,
+        application: ApplicationKey,
+        waits: &Waits,
+    ) -> Result<Vec<SocketAddr>, Trouble> {
         let found = match &to.host {
             url::Host::Ipv4(address) => vec![IpAddr::from(*address)],
             url::Host::Ipv6(address) => vec![IpAddr::from(*address)],
-            url::Host::Domain(name) => self.look_up(name, application).await?,
+            url::Host::Domain(name) => self.look_up(name, application, waits).await?,
         };
         for address in &found {
             self.policy.check(*address).map_err(|why| self.refuse(to, why))?;
@@ -212,11 +219,12 @@ impl Connector {
         Ok(self.failed.order(to, &found, self.clock.now()))
     }
 
-    async fn look_up(&self, name: &str, application: ApplicationKey) -> Result<Vec<IpAddr>, Trouble> {
+    async fn look_up(&self, name: &str, application: ApplicationKey, waits: &Waits) -> Result<Vec<IpAddr>, Trouble> {
         let found = match self.resolve.known(name).await {
             Some(known) => known,
             None => {
-                let turn = tokio::time::timeout(LOOK_UP_PATIENCE, self.looking_up.take(application)).await;
+                let turn = waits.count(self.looking_up.take(application));
+                let turn = tokio::time::timeout(LOOK_UP_PATIENCE, turn).await;
                 let _turn = turn.map_err(|_| unresolved(ResolveError::Busy))?;
                 self.resolve.resolve(name).await
             }
@@ -279,7 +287,7 @@ impl Connector {
                     }
                     Err(other) => trouble = Some(more_telling(trouble, other)),
                 },
-                () = patience(waiting.len() > 0, &connected) => {}
+                () = patience(waiting.len() > 0, &connected, stage.waits()) => {}
             }
         }
     }
@@ -312,10 +320,16 @@ impl Connector {
             return Ok((Transport::plain(wire), address));
         }
         stage.securing();
-        Ok((self.secure(to, application, wire).await?, address))
+        Ok((self.secure(to, application, stage.waits(), wire).await?, address))
     }
 
-    async fn secure(&self, to: &Origin, application: ApplicationKey, wire: Wire) -> Result<Transport, Trouble> {
+    async fn secure(
+        &self,
+        to: &Origin,
+        application: ApplicationKey,
+        waits: &Waits,
+        wire: Wire,
+    ) -> Result<Transport, Trouble> {
         let name = match &to.host {
             url::Host::Ipv4(address) => ServerName::from(IpAddr::from(*address)),
             url::Host::Ipv6(address) => ServerName::from(IpAddr::from(*address)),
@@ -325,7 +339,7 @@ impl Connector {
         };
         let asked = Asked::default();
         let handshake = asked.watch(self.tls.connect(name, wire));
-        let stream = self.handshakes.make(application, handshake).await;
+        let stream = self.handshakes.make(application, waits, handshake).await;
         let stream = stream.map_err(|error| match error {
             error if !self.has_roots && tls::is_about_issuer(&error) => Trouble::new(Failure::Tls, tls::NO_ROOTS),
             error => Trouble::new(Failure::Tls, asked.describe(&error)),
@@ -355,14 +369,21 @@ async fn first_to_end<T>(trying: &mut VecDeque<BoxFuture<'_, T>>) -> T {
     result
 }
 
-/// Waits as long as the addresses under way may keep the next one waiting.
-async fn patience(more: bool, connected: &AtomicBool) {
+/// Waits as long as the addresses under way may keep the next one waiting. While one of them waits for its turn here, that is
+/// not their doing.
+async fn patience(more: bool, connected: &AtomicBool, waits: &Waits) {
     if !more {
         std::future::pending::<()>().await;
     }
-    tokio::time::sleep(STAGGER).await;
-    if connected.load(Ordering::Relaxed) {
-        tokio::time::sleep(TLS_STAGGER.saturating_sub(STAGGER)).await;
+    let (began, waited) = (Instant::now(), waits.total());
+    loop {
+        let stagger = if connected.load(Ordering::Relaxed) { TLS_STAGGER } else { STAGGER };
+        let here = waits.total().saturating_sub(waited);
+        let rest = (stagger + here).saturating_sub(began.elapsed());
+        if rest.is_zero() {
+            return;
+        }
+        tokio::time::sleep(rest).await;
     }
 }
 
@@ -407,6 +428,22 @@ fn describe(address: SocketAddr, error: &io::Error) -> Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_address_waits_for_here_is_not_taken_for_its_slowness() {
+        let second = Duration::from_secs(1);
+        for (connected, stagger) in [(false, STAGGER), (true, TLS_STAGGER)] {
+            let (waits, began) = (Waits::default(), Instant::now());
+            let connected = AtomicBool::new(connected);
+            // Its first turn comes after ten seconds, and the next one, right after, takes another five.
+            let turns = async {
+                waits.count(tokio::time::sleep(10 * second)).await;
+                waits.count(tokio::time::sleep(5 * second)).await;
+            };
+            tokio::join!(turns, patience(true, &connected, &waits));
+            assert_eq!(began.elapsed(), 15 * second + stagger);
+        }
+    }
 
     #[test]
     fn a_failure_of_this_machine_outweighs_what_other_addresses_did() {

@@ -16,6 +16,8 @@ use parking_lot::Mutex;
 use postrider_store::ApplicationKey;
 use tokio::sync::Semaphore;
 
+use crate::waits::Waits;
+
 postrider_domain::limits! {
     in "Receivers over TLS";
     /// One handshake is computed at a time for so many processors of this machine, at least one; applications take turns
@@ -41,14 +43,14 @@ impl Handshakes {
         Self { processors: Semaphore::new(count), turns: Mutex::default() }
     }
 
-    /// Makes a handshake for an application, each step of it in turn.
-    pub(crate) async fn make<F: Future>(&self, application: ApplicationKey, handshake: F) -> F::Output {
+    /// Makes a handshake for an application, each step of it in turn. `waits` counts how long it waits for that.
+    pub(crate) async fn make<F: Future>(&self, application: ApplicationKey, waits: &Waits, handshake: F) -> F::Output {
         let own = self.turns_of(application);
         let mut handshake = pin!(handshake);
         loop {
             {
-                let _turn = own.acquire().await;
-                let _processor = self.processors.acquire().await;
+                let turn = async { (own.acquire().await, self.processors.acquire().await) };
+                let _turn = waits.count(turn).await;
                 if let Poll::Ready(result) = futures_util::poll!(handshake.as_mut()) {
                     return result;
                 }
@@ -90,7 +92,9 @@ mod tests {
             .into_iter()
             .map(|(application, number)| {
                 let (handshakes, made) = (Arc::clone(&handshakes), Arc::clone(&made));
-                tokio::spawn(async move { handshakes.make(application, async { made.lock().push(number) }).await })
+                tokio::spawn(async move {
+                    handshakes.make(application, &Waits::default(), async { made.lock().push(number) }).await;
+                })
             })
             .collect();
         // All of them come to wait for the processor, or for their turn to.
@@ -113,13 +117,25 @@ mod tests {
                 began.send(()).unwrap();
                 answered.await.unwrap()
             };
-            stalled.make(A, handshake).await
+            stalled.make(A, &Waits::default(), handshake).await
         });
         begun.await.unwrap();
-        assert_eq!(handshakes.make(A, async { 1 }).await, 1);
+        assert_eq!(handshakes.make(A, &Waits::default(), async { 1 }).await, 1);
         answer.send(2).unwrap();
         assert_eq!(stalled.await.unwrap(), 2);
         drop(handshakes.turns_of(B));
         assert_eq!(handshakes.turns.lock().len(), 1, "applications that make none are forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_for_a_turn_is_counted_and_the_wait_for_the_network_is_not() {
+        let (handshakes, waits) = (Handshakes::at_a_time(1), Waits::default());
+        let second = std::time::Duration::from_secs(1);
+        let busy = async {
+            let _busy = handshakes.processors.acquire().await;
+            tokio::time::sleep(3 * second).await;
+        };
+        tokio::join!(busy, handshakes.make(A, &waits, tokio::time::sleep(5 * second)));
+        assert_eq!(waits.total(), 3 * second);
     }
 }

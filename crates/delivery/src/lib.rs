@@ -43,6 +43,7 @@ mod system;
 pub mod tls;
 mod transport;
 mod turns;
+mod waits;
 mod waker;
 mod worker;
 

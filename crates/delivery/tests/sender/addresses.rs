@@ -202,6 +202,29 @@ async fn look_ups_that_hang_take_no_more_than_there_are_and_leave_some_to_other_
     assert_eq!(names.under_way.load(Ordering::SeqCst), 28, "of 32, which are a quarter of the requests under way");
 }
 
+#[tokio::test]
+async fn a_wait_for_the_applications_other_look_ups_is_no_attempt_however_short_the_timeout() {
+    let names = Arc::new(Slow::default());
+    // Four look-ups at a time, of which an application has two.
+    let limits = DeliveryOptions { max_in_flight: 4, ..options(&["127.0.0.0/8"], Duration::from_secs(2)) };
+    let client = Arc::new(Client::new(&limits, Arc::clone(&names) as _, RootCertStore::empty()));
+    let mut sending = tokio::task::JoinSet::new();
+    let mut send = |number: usize| {
+        let client = Arc::clone(&client);
+        sending.spawn(async move { client.send_for(1, &format!("http://slow{number}.example/")).await });
+    };
+    for number in 0..2 {
+        send(number);
+    }
+    while names.under_way.load(Ordering::SeqCst) < 2 {
+        tokio::task::yield_now().await;
+    }
+    send(2);
+    let mut kinds: Vec<_> = sending.join_all().await.iter().map(|sent| failed(sent).0).collect();
+    kinds.sort_by_key(|kind| *kind == Failure::Local);
+    assert_eq!(kinds, [Failure::Timeout, Failure::Timeout, Failure::Local]);
+}
+
 /// Too much is being looked up, except for names that begin with "hooks".
 struct TooMany;
 
