@@ -196,7 +196,9 @@ pub struct SigningKeys {
 
 /// Too many old keys are still valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("at most {MAX_OLD_KEYS} old keys may be valid at a time: wait until one expires")]
+#[error(
+    "at most {MAX_OLD_KEYS} old keys may be valid at a time: wait until one expires, or rotate with gracePeriodSeconds 0, which adds none"
+)]
 pub struct TooManyKeys;
 
 impl SigningKeys {
@@ -205,10 +207,15 @@ impl SigningKeys {
         Self { current, old: Vec::new() }
     }
 
-    /// Makes `next` the current key; the former one keeps signing until `grace_until` (not at all if that is `now`).
+    /// Makes `next` the current key; the former one keeps signing until `grace_until` (not at all if that is `now`). No key
+    /// signs twice: if `next` is the current one nothing changes, and if it is an old one it is that no longer.
     pub fn rotate(&mut self, next: Secret, grace_until: Timestamp, now: Timestamp) -> Result<(), TooManyKeys> {
-        let mut old: Vec<OldKey> = self.old.iter().filter(|key| key.expires_at > now).cloned().collect();
-        if old.len() >= MAX_OLD_KEYS {
+        if next == self.current {
+            return Ok(());
+        }
+        let mut old: Vec<OldKey> =
+            self.old.iter().filter(|key| key.expires_at > now && key.secret != next).cloned().collect();
+        if grace_until > now && old.len() >= MAX_OLD_KEYS {
             return Err(TooManyKeys);
         }
         let secret = std::mem::replace(&mut self.current, next);
@@ -324,6 +331,22 @@ mod tests {
             keys.rotate(Secret::generate(SecretKind::Hmac256, &entropy), at(1_000 + turn), at(10)).unwrap();
         }
         assert_eq!(keys.rotate(Secret::generate(SecretKind::Hmac256, &entropy), at(2_000), at(10)), Err(TooManyKeys));
+        let without_grace = keys.rotate(Secret::generate(SecretKind::Hmac256, &entropy), at(10), at(10));
+        assert_eq!(without_grace, Ok(()), "adds no old key");
+        assert_eq!(keys.old.len(), MAX_OLD_KEYS);
         assert!(keys.rotate(Secret::generate(SecretKind::Hmac256, &entropy), at(2_000), at(1_000)).is_ok());
+    }
+
+    #[test]
+    fn a_key_that_is_there_already_does_not_sign_twice() {
+        let entropy = SeededEntropy::new(6);
+        let at = Timestamp::from_micros;
+        let [first, second] = [(); 2].map(|()| Secret::generate(SecretKind::Hmac256, &entropy));
+        let mut keys = SigningKeys::new(first.clone());
+        keys.rotate(first.clone(), at(1_000), at(10)).unwrap();
+        assert_eq!(keys, SigningKeys::new(first.clone()));
+        keys.rotate(second.clone(), at(1_000), at(10)).unwrap();
+        keys.rotate(first.clone(), at(1_000), at(11)).unwrap();
+        assert_eq!((&keys.current, keys.old.len(), &keys.old[0].secret), (&first, 1, &second));
     }
 }

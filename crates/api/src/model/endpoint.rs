@@ -341,10 +341,11 @@ impl<'a> From<&'a Endpoint> for EndpointOut<'a> {
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "EndpointSecretRotateIn")]
 pub(crate) struct RotateIn {
-    /// The new secret. By default it is generated.
+    /// The new secret. By default one is generated, of the kind that `signing.default_kind` names, whatever kind the old one is:
+    /// to stay with Ed25519 where that is `hmac256`, bring a key.
     #[schemars(with = "Option<SecretText>")]
     key: Option<String>,
-    /// For how long the old one goes on signing too. By default a day.
+    /// For how long the old one goes on signing too. By default a day; 0 is not at all.
     #[serde(default, deserialize_with = "whole")]
     #[schemars(range(max = MAX_GRACE_SECONDS))]
     grace_period_seconds: Option<u64>,

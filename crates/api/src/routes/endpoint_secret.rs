@@ -40,7 +40,10 @@ fn below(path: &str, resource: &str) -> Routes {
             Operation::new(format!("{resource}.rotate-secret"), "Replace the secret of an endpoint")
                 .description(
                     "The old secret goes on signing too for a while, so that receivers can change theirs. At most 10 \
-                     old secrets do at a time.",
+                     old secrets do at a time; `gracePeriodSeconds` 0 adds none. Each ends when its own time is over, at most \
+                     7 days after it was replaced, and a later rotation does not end it earlier: where old ones must end at \
+                     once, replace the endpoint. A secret that the endpoint has already is no second one: the current one \
+                     changes nothing, an old one becomes the current one.",
                 )
                 .returns_nothing(StatusCode::NO_CONTENT, "It is replaced.")
                 .returns::<SecretOut>(StatusCode::OK, "It is replaced, and the client is an SDK from version 2.7 on.")

@@ -311,6 +311,9 @@ async fn the_eleventh_quick_rotation_is_refused() {
         rotate(&world, "", json!({})).await.expect(204);
     }
     rotate(&world, "", json!({})).await.refused(400, "limit_reached");
+    rotate(&world, "", json!({ "key": HMAC, "gracePeriodSeconds": 0 })).await.expect(204);
+    assert_eq!(world.get("/app/shop/endpoint/e/secret").await.expect(200)["key"], HMAC);
+    rotate(&world, "", json!({ "key": HMAC })).await.expect(204);
 }
 
 #[tokio::test]
