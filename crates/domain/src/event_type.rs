@@ -90,6 +90,13 @@ impl EventType {
         newest.map(|(version, schema)| (version.as_str(), &**schema))
     }
 
+    /// All schemas, that of the newest version first.
+    pub fn newest_first(&self) -> Vec<&RawValue> {
+        let mut schemas: Vec<_> = self.schemas.iter().flatten().collect();
+        schemas.sort_by(|a, b| compare_versions(b.0, a.0));
+        schemas.into_iter().map(|(_, schema)| &**schema).collect()
+    }
+
     /// Whether a patch would change anything.
     pub fn is_changed_by(&self, patch: &EventTypePatch) -> bool {
         let EventTypePatch { description, archived, deprecated, schemas, feature_flag, group_name } = patch;

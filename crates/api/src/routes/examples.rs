@@ -28,7 +28,11 @@ pub(super) fn routes() -> Routes {
         "/app/{app_id}/endpoint/{endpoint_id}/send-example",
         send,
         Operation::new("v1.endpoint.send-example", "Send an example of an event type to an endpoint")
-            .description("It is a message like any other, which no other endpoint gets.")
+            .description(
+                "It is a message like any other, which no other endpoint gets. What is sent is the first example of the newest \
+                 version of the event type's schemas that has one. The response leaves it out (`payload` is `{}`): get the \
+                 message to see it.",
+            )
             .returns::<MessageOut<'_>>(StatusCode::OK, "The message.")
             .creates("msg_id", "/id"),
     )
@@ -37,9 +41,6 @@ pub(super) fn routes() -> Routes {
 /// The event types that need not be defined, and what is sent for them: a first sign of life.
 const PINGS: [&str; 2] = ["postrider.ping", "svix.ping"];
 const PING: &[u8] = br#"{"success": true}"#;
-
-/// The version of an event type's schemas whose first example is sent.
-const VERSION: &str = "1";
 
 pub(super) async fn send(
     operator: Operator,
@@ -76,21 +77,21 @@ async fn example(state: &router::State, operator: &Operator, name: &EventTypeNam
     let event_type = state.store.event_type(&operator.environment, name.as_str()).await?;
     let event_type = event_type.ok_or_else(|| ApiError::no_such("event type"))?;
     first_example(&event_type).ok_or_else(|| {
-        let detail =
-            format!("The event type '{name}' has no schema of version {VERSION} with an example that is an object.");
+        let detail = format!("The event type '{name}' has no schema whose first example is an object.");
         ApiError::new(StatusCode::BAD_REQUEST, "invalid_scheme", detail)
     })
 }
 
-/// The first example in a type's schema, as it was written.
+/// The first example in the newest of a type's schemas that has one, as it was written.
 fn first_example(event_type: &EventType) -> Option<Bytes> {
     #[derive(Deserialize)]
     struct Examples<'a> {
         #[serde(borrow)]
         examples: Vec<&'a RawValue>,
     }
-    let schema = event_type.schemas.as_ref()?.get(VERSION)?;
-    let Examples { examples } = serde_json::from_str(schema.get()).ok()?;
-    let example = examples.first()?.get();
-    example.starts_with('{').then(|| Bytes::copy_from_slice(example.as_bytes()))
+    event_type.newest_first().into_iter().find_map(|schema| {
+        let Examples { examples } = serde_json::from_str(schema.get()).ok()?;
+        let example = examples.first()?.get();
+        example.starts_with('{').then(|| Bytes::copy_from_slice(example.as_bytes()))
+    })
 }

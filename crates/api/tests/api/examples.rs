@@ -34,7 +34,6 @@ async fn an_example_needs_something_to_show() {
     world.post(path, json!({ "eventType": "nowhere" })).await.refused(404, "not_found");
     for (name, schemas) in [
         ("none", json!(null)),
-        ("other.version", json!({ "2": { "examples": [{}] } })),
         ("without", json!({ "1": { "type": "object" } })),
         ("empty", json!({ "1": { "examples": [] } })),
         ("no.object", json!({ "1": { "examples": ["text"] } })),
@@ -44,6 +43,26 @@ async fn an_example_needs_something_to_show() {
         world.post(path, json!({ "eventType": name })).await.refused(400, "invalid_scheme");
     }
     assert_eq!(world.post(path, json!({ "eventType": "a b" })).await.invalid(), ["body.eventType"]);
+}
+
+#[tokio::test]
+async fn the_example_is_that_of_the_newest_version_that_has_one() {
+    let world = World::new();
+    world.app("shop").await;
+    world.endpoint("shop", "one").await;
+    let version = |number: u64| json!({ "examples": [{ "version": number }] });
+    for (name, schemas, want) in [
+        ("two", json!({ "1": version(1), "2": version(2) }), 2),
+        ("ten", json!({ "9": version(9), "10": version(10) }), 10),
+        ("other", json!({ "2": version(2) }), 2),
+        ("older", json!({ "1": version(1), "2": { "type": "object" } }), 1),
+    ] {
+        let event_type = json!({ "name": name, "description": "", "schemas": schemas });
+        world.post("/event-type", event_type).await.expect(201);
+        let sent = world.post("/app/shop/endpoint/one/send-example", json!({ "eventType": name })).await.expect(200);
+        let stored = world.get(&format!("/app/shop/msg/{}", id(&sent))).await.expect(200);
+        assert_eq!(stored["payload"], json!({ "version": want }), "{name}");
+    }
 }
 
 #[tokio::test]
