@@ -29,9 +29,9 @@ impl Params {
         if text.len() > MAX_NAME_BYTES { Err(ApiError::no_such("path")) } else { Ok(IdOrUid::parse(text)) }
     }
 
-    /// A parameter that can only be an id.
-    pub(crate) fn id<I: Id>(&self, name: &'static str) -> Result<I> {
-        self.text(name)?.parse().map_err(|_| ApiError::no_such("path"))
+    /// A parameter that can only be an id of such a thing.
+    pub(crate) fn id<I: Id>(&self, name: &'static str, thing: &'static str) -> Result<I> {
+        self.text(name)?.parse().map_err(|_| ApiError::no_such(thing))
     }
 }
 

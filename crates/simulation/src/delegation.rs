@@ -199,6 +199,7 @@ delegate! {
     Tasks
     create_task(new: NewTask, once: Option<Once<Task>>) -> Result<Written<Task>, TaskError>;
     task(environment: &EnvironmentId, id: TaskId) -> Result<Option<Task>, StoreError>;
+    task_of(application: ApplicationKey, id: TaskId) -> Result<Option<Task>, StoreError>;
     tasks(environment: &EnvironmentId, filter: TaskFilter, scan: Scan<Ksuid>) -> Result<Listed<Task>, StoreError>;
     running_tasks(limit: usize) -> Result<Vec<RunningTask>, StoreError>;
     advance_task(id: TaskId, rows: usize, now: Timestamp) -> Result<Advanced, StoreError>;

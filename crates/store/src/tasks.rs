@@ -219,6 +219,9 @@ pub trait Tasks {
     /// A task of this environment.
     async fn task(&self, environment: &EnvironmentId, id: TaskId) -> Result<Option<Task>, StoreError>;
 
+    /// A task that is about this application, or about an endpoint of it.
+    async fn task_of(&self, application: ApplicationKey, id: TaskId) -> Result<Option<Task>, StoreError>;
+
     /// A page of an environment's tasks, by id.
     async fn tasks(
         &self,

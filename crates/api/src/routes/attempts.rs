@@ -192,7 +192,7 @@ pub(super) async fn read(
     State(state): State<Shared>,
 ) -> Result<Response> {
     let message = tenant.message(&state).await?;
-    let id = tenant.params().id::<AttemptId>("attempt_id")?;
+    let id = tenant.params().id::<AttemptId>("attempt_id", "attempt")?;
     let attempt = state.store.attempt(tenant.application.key, message, id).await?;
     let attempt = attempt.ok_or_else(|| ApiError::no_such("attempt"))?;
     let shown = AttemptOut::new(&attempt, true);
@@ -201,7 +201,7 @@ pub(super) async fn read(
 
 pub(super) async fn expunge(operator: Operator, params: Params, State(state): State<Shared>) -> Result<Response> {
     let message = operator.message(&state, &params).await?;
-    state.store.expunge_attempt(message, params.id::<AttemptId>("attempt_id")?).await?;
+    state.store.expunge_attempt(message, params.id::<AttemptId>("attempt_id", "attempt")?).await?;
     Ok(answer::empty(StatusCode::NO_CONTENT))
 }
 

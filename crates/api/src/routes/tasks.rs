@@ -9,7 +9,7 @@ use postrider_domain::names::IdOrUid;
 use postrider_domain::task::{Task, TaskKind, TaskStatus};
 use postrider_store::{Direction, Job, NewTask, StoredAnswer, TaskError, TaskFilter};
 
-use crate::access::{CreateAttempts, Operator, Tenant};
+use crate::access::{CreateAttempts, Operator, Reader, Tenant};
 use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::idempotency::{self, Keyed};
@@ -28,6 +28,17 @@ const EXPUNGE_SLICE: usize = 200;
 
 const STARTED: &str = "The task that does it; `GET /api/v1/background-task/{task_id}` shows how far it is.";
 
+/// What is said of a task whose endpoint takes nothing.
+macro_rules! none_if_disabled {
+    ($what:literal) => {
+        concat!(
+            $what,
+            " If the endpoint is disabled nothing is sent: the task ends at once, and `stopped` in its `data` is \
+             `endpoint_disabled`."
+        )
+    };
+}
+
 const BUSY: &str = "Another task is sending messages to this endpoint again.";
 
 /// The routes.
@@ -41,10 +52,10 @@ fn starting() -> Routes {
             "/app/{app_id}/endpoint/{endpoint_id}/recover",
             recover,
             Operation::new("v1.endpoint.recover", "Send what failed at an endpoint once more")
-                .description(
+                .description(none_if_disabled!(
                     "Each message with a failed attempt in this time, and no successful one, is sent once more; at most \
-                     10,000 of them.",
-                )
+                     10,000 of them."
+                ))
                 .error(StatusCode::CONFLICT, BUSY)
                 .returns::<StartedOut>(StatusCode::ACCEPTED, STARTED),
         )
@@ -52,10 +63,10 @@ fn starting() -> Routes {
             "/app/{app_id}/endpoint/{endpoint_id}/replay-missing",
             replay_missing,
             Operation::new("v1.endpoint.replay-missing", "Send an endpoint what it never got")
-                .description(
+                .description(none_if_disabled!(
                     "Each message of this time that the endpoint's filters let through, and that was never attempted there, \
-                     is sent as if the endpoint had been there, with all retries.",
-                )
+                     is sent as if the endpoint had been there, with all retries."
+                ))
                 .error(StatusCode::CONFLICT, BUSY)
                 .returns::<StartedOut>(StatusCode::ACCEPTED, STARTED),
         )
@@ -63,7 +74,9 @@ fn starting() -> Routes {
             "/app/{app_id}/endpoint/{endpoint_id}/bulk-replay",
             bulk_replay,
             Operation::new("v1.endpoint.bulk-replay", "Send what was sent to an endpoint once more")
-                .description("Each message of this time that was attempted there is sent once more, if the filters let it.")
+                .description(none_if_disabled!(
+                    "Each message of this time that was attempted there is sent once more, if the filters let it."
+                ))
                 .error(StatusCode::CONFLICT, BUSY)
                 .returns::<StartedOut>(StatusCode::ACCEPTED, STARTED),
         )
@@ -109,6 +122,7 @@ fn watching() -> Routes {
             "/background-task/{task_id}",
             read,
             Operation::new("v1.background-task.get", "Get a background task")
+                .description("To an application's token there are only tasks that are about that application.")
                 .returns::<Out>(StatusCode::OK, "The task."),
         )
 }
@@ -260,8 +274,14 @@ async fn list(Query(query): Query<ListQuery>, operator: Operator, State(state): 
     Ok(page.answer(|task| task.id.to_string(), TaskOut::from))
 }
 
-async fn read(operator: Operator, params: Params, State(state): State<Shared>) -> Result<Response> {
-    let id = params.id::<TaskId>("task_id")?;
-    let task = state.store.task(&operator.environment, id).await?.ok_or_else(|| ApiError::no_such("task"))?;
-    Ok(answer::json(StatusCode::OK, &TaskOut::from(&task)))
+async fn read(reader: Reader, params: Params, State(state): State<Shared>) -> Result<Response> {
+    let id = params.id::<TaskId>("task_id", "task")?;
+    let task = match reader.application {
+        None => state.store.task(&reader.environment, id).await?,
+        Some(own) => match state.store.application(&reader.environment, &IdOrUid::Id(own)).await? {
+            Some(application) => state.store.task_of(application.key, id).await?,
+            None => None,
+        },
+    };
+    Ok(answer::json(StatusCode::OK, &TaskOut::from(&task.ok_or_else(|| ApiError::no_such("task"))?)))
 }

@@ -84,7 +84,7 @@ fn routes() -> Vec<(&'static str, &'static str, Access, Value, u16)> {
         ),
         ("PUT", "/stats/usage/event-types", Operator, Value::Null, 202),
         ("GET", "/background-task", Operator, Value::Null, 200),
-        ("GET", "/background-task/{task}", Operator, Value::Null, 200),
+        ("GET", "/background-task/{task}", Tenant, Value::Null, 200),
         ("POST", "/app/{app}/msg/expunge-all-contents", Operator, Value::Null, 202),
         ("GET", "/auth/whoami", Reader, Value::Null, 200),
         ("GET", "/operational-webhook/endpoint", Operator, Value::Null, 200),
@@ -136,7 +136,7 @@ impl Furnished {
         let endpoint = world.endpoint(&app, "ep").await;
         let message = world.message(&app, "a.b").await;
         let attempt = world.attempt(&app, &endpoint, &message, 500, b"").await;
-        let task = id(&world.send("PUT", "/stats/usage/event-types", Value::Null).await.expect(202));
+        let task = id(&world.post(&format!("/app/{app}/msg/expunge-all-contents"), Value::Null).await.expect(202));
         Self { app, endpoint, message, attempt, task }
     }
 
@@ -199,7 +199,7 @@ fn is_allowed(answer: &Answer, status: u16) -> bool {
 async fn ids_of_one_application_are_nothing_in_another() {
     let world = World::new();
     let (own, other) = (Furnished::new(&world, "own").await, Furnished::new(&world, "other").await);
-    // Tasks are the environment's, whichever application they are about.
+    // To the operator tasks are the environment's, whichever application they are about.
     let foreign = Furnished { app: own.app.clone(), task: own.task.clone(), ..other.clone() };
     let foreign_endpoint = Furnished { endpoint: other.endpoint.clone(), ..own.clone() };
     let foreign_attempt = Furnished { attempt: other.attempt.clone(), ..own.clone() };

@@ -228,6 +228,33 @@ async fn tasks_are_listed_to_their_operator() {
     assert_eq!(world.send_as(&other, "GET", "/background-task", None).await.expect(200)["data"], json!([]));
     let path = format!("/background-task/{first}");
     world.send_as(&other, "GET", &path, None).await.refused(404, "not_found");
-    world.send_as(&app_token(&app, &[]), "GET", &path, None).await.refused(403, "insufficient access");
-    world.get("/background-task/nonsense").await.refused(404, "not_found");
+    world.send_as(&app_token(&app, &[]), "GET", &path, None).await.refused(404, "not_found");
+    let nonsense = world.get("/background-task/nonsense").await;
+    nonsense.refused(404, "not_found");
+    assert!(nonsense.text.contains("no such task"), "{}", nonsense.text);
+}
+
+#[tokio::test]
+async fn a_token_that_starts_a_task_can_see_what_became_of_it_and_why() {
+    let world = World::new();
+    shop(&world).await;
+    let other = world.app("other").await;
+    let shop = world.get("/app/shop").await.expect(200);
+    let (own, foreign) = (app_token(&id(&shop), &[]), app_token(&other, &[]));
+    let since = json!({ "since": "2026-01-01T00:00:00Z" });
+    for (what, disabled, data) in [
+        ("recover", false, json!({ "messages": 1 })),
+        ("recover", true, json!({ "messages": 0, "stopped": "endpoint_disabled" })),
+        ("replay-missing", true, json!({ "messages": 0, "stopped": "endpoint_disabled" })),
+    ] {
+        world.send("PATCH", "/app/shop/endpoint/e", json!({ "disabled": disabled })).await.expect(200);
+        let path = format!("/app/shop/endpoint/e/{what}");
+        let task = world.send_as(&own, "POST", &path, Some(&since)).await.expect(202);
+        finish(&world, &task).await;
+        let path = format!("/background-task/{}", id(&task));
+        let shown = world.send_as(&own, "GET", &path, None).await.expect(200);
+        assert_eq!((&shown["status"], &shown["data"]), (&json!("finished"), &data), "{what}");
+        world.send_as(&foreign, "GET", &path, None).await.refused(404, "not_found");
+        world.send_as(&own, "GET", "/background-task", None).await.refused(403, "insufficient access");
+    }
 }

@@ -69,6 +69,16 @@ impl Tasks for SqliteStore {
             .await
     }
 
+    async fn task_of(&self, application: ApplicationKey, id: TaskId) -> Result<Option<Task>, StoreError> {
+        self.readers
+            .run(move |connection| {
+                let sql = format!("SELECT {COLUMNS} FROM task WHERE id = ? AND application_no = ?");
+                let mut statement = connection.prepare_cached(&sql)?;
+                first(statement.query(params![id.ksuid().as_bytes(), application.0])?, decode)
+            })
+            .await
+    }
+
     async fn tasks(
         &self,
         environment: &EnvironmentId,

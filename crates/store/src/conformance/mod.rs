@@ -345,6 +345,7 @@ macro_rules! conformance_cases {
             }
             tasks {
                 a_task_is_created_once_and_shown_to_its_environment,
+                a_task_is_of_the_application_that_it_is_about,
                 lists_of_tasks_are_filtered_and_paged,
                 tasks_that_ended_stay_as_they_are_until_they_are_forgotten,
                 one_task_at_a_time_sends_messages_to_an_endpoint_again,

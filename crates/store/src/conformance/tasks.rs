@@ -116,6 +116,21 @@ pub(super) async fn a_task_is_created_once_and_shown_to_its_environment<H: Harne
     assert!(store.task(&other_environment(), task.id).await.unwrap().is_none());
 }
 
+pub(super) async fn a_task_is_of_the_application_that_it_is_about<H: Harness>(world: &World<H>) {
+    let (store, app, other) = (world.store(), world.application().await, world.application().await);
+    let endpoint = world.endpoint(&app).await;
+    for (job, is_of_app) in [
+        (Job::Recover { endpoint: endpoint.key, span: ALWAYS }, true),
+        (Job::PurgeContent { application: app.key }, true),
+        (Job::AggregateEventTypes, false),
+    ] {
+        let task = add(world, job).await;
+        let of_app = store.task_of(app.key, task).await.unwrap();
+        assert_eq!(of_app, is_of_app.then_some(read(world, task).await));
+        assert_eq!(store.task_of(other.key, task).await.unwrap(), None);
+    }
+}
+
 pub(super) async fn lists_of_tasks_are_filtered_and_paged<H: Harness>(world: &World<H>) {
     let (store, app) = (world.store(), world.application().await);
     let purge = add(world, Job::PurgeContent { application: app.key }).await;
