@@ -152,8 +152,9 @@ impl<N: Need> FromRequestParts<Shared> for Tenant<N> {
         let (environment, own) = match &caller.principal {
             Principal::Environment(environment) => (environment, None),
             Principal::Application { environment, application, rights, .. } => {
-                if !rights.allow(N::needed(&parts.method)) {
-                    return Err(ApiError::insufficient_access());
+                let needed = N::needed(&parts.method);
+                if !rights.allow(needed) {
+                    return Err(ApiError::lacks(needed));
                 }
                 (environment, Some(*application))
             }

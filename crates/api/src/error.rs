@@ -141,7 +141,16 @@ impl ApiError {
 
     /// 403: an application's token on an operation of its environment.
     pub(crate) fn insufficient_access() -> Self {
-        Self::new(StatusCode::FORBIDDEN, "insufficient access", "Insufficient access for the given operation.")
+        let detail =
+            "Insufficient access for the given operation. It is for an API key, or a token of the environment.";
+        Self::new(StatusCode::FORBIDDEN, "insufficient access", detail)
+    }
+
+    /// 403: an application's token whose maker did not allow this.
+    pub(crate) fn lacks(capability: impl std::fmt::Debug) -> Self {
+        let detail =
+            format!("Insufficient access for the given operation. The token lacks the capability '{capability:?}'.");
+        Self::new(StatusCode::FORBIDDEN, "insufficient access", detail)
     }
 
     /// 404: missing, or somebody else's.
@@ -149,9 +158,10 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("Entity not found: there is no such {entity}"))
     }
 
-    /// 409: an identifier is taken.
-    pub(crate) fn conflict() -> Self {
-        Self::new(StatusCode::CONFLICT, "conflict", "A conflict has occurred")
+    /// 409: an identifier is taken, which this member has.
+    pub(crate) fn conflict(member: &'static str) -> Self {
+        let detail = format!("A conflict has occurred: the {member} is taken");
+        Self::new(StatusCode::CONFLICT, "conflict", detail)
     }
 
     /// 413: more bytes than a body may have.
@@ -243,7 +253,7 @@ impl From<WriteError> for ApiError {
         match error {
             WriteError::Store(error) => error.into(),
             WriteError::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", "Entity not found"),
-            WriteError::Conflict => Self::conflict(),
+            WriteError::Conflict => Self::conflict("uid"),
             WriteError::KeysFull { wait: None } => {
                 let detail = "The answer to your request would be remembered for its idempotency key, and is larger than all the \
                               room that there is for yours. Without a key the request is carried out.";

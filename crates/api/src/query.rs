@@ -1,7 +1,8 @@
 //! Query strings: decoded by hand, because arrays come in four spellings and dates in many (rest-contract §1.1).
 //!
 //! What can't be decoded is 400 `generic_error`; what breaks a rule is 422. Unknown parameters are ignored; of a
-//! parameter that is given twice the last one counts, except for arrays, which are joined.
+//! parameter that is given twice the last one counts, except for arrays, which are joined. One that is unknown and much
+//! like one that is known is warned of.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -23,6 +24,7 @@ use crate::error::{ApiError, Result};
 use crate::openapi::Parameter;
 use crate::pagination::MAX_ITERATOR;
 use crate::router::Shared;
+use crate::typos::Warnings;
 
 postrider_domain::limits! {
     in "Lists";
@@ -35,6 +37,8 @@ pub(crate) struct QueryString<'a> {
     pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     /// Whether a page's limit was asked for.
     is_list: Cell<bool>,
+    /// The names that were asked for.
+    asked: RefCell<Vec<&'static str>>,
     /// What was asked for, if that is to be documented.
     noted: Option<RefCell<Vec<Parameter>>>,
 }
@@ -55,7 +59,12 @@ impl<T: FromQuery> FromRequestParts<Shared> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self> {
         let (read, is_list) = {
             let query = QueryString::parse(parts.uri.query().unwrap_or_default());
-            (T::from_query(&query), query.is_list.get())
+            let read = T::from_query(&query);
+            // Whoever reads stops at what is wrong, and has not asked for the others then.
+            if read.is_ok() {
+                query.warn_of_typos(parts.extensions.get::<Warnings>());
+            }
+            (read, query.is_list.get())
         };
         if is_list {
             parts.extensions.insert(IsList);
@@ -66,6 +75,12 @@ impl<T: FromQuery> FromRequestParts<Shared> for Query<T> {
 
 fn undecodable(name: &str, problem: impl Display) -> ApiError {
     ApiError::bad_request(format!("the query parameter '{name}' can't be decoded: {problem}"))
+}
+
+/// What is said of a value that is none of those that there are.
+fn unknown_value<T: Serialize>(name: &str, known: &[T]) -> ApiError {
+    let known: Vec<_> = known.iter().map(|value| json!(value).to_string().replace('"', "")).collect();
+    undecodable(name, format_args!("its values are {}", known.join(", ")))
 }
 
 /// A date, also one in which the plus of an offset was not percent-encoded and so has become a blank.
@@ -82,12 +97,14 @@ fn parse_date(text: &str) -> Result<Timestamp, ParseTimestampError> {
 impl<'a> QueryString<'a> {
     /// Splits and decodes a query string, without its question mark.
     pub(crate) fn parse(query: &'a str) -> Self {
-        Self { pairs: form_urlencoded::parse(query.as_bytes()).collect(), is_list: Cell::new(false), noted: None }
+        let pairs = form_urlencoded::parse(query.as_bytes()).collect();
+        Self { pairs, is_list: Cell::new(false), asked: RefCell::default(), noted: None }
     }
 
     /// The parameters that `T` asks for, when it reads a query that has none of them.
     pub(crate) fn parameters_of<T: FromQuery>() -> Vec<Parameter> {
-        let query = QueryString { pairs: Vec::new(), is_list: Cell::new(false), noted: Some(RefCell::default()) };
+        let noted = Some(RefCell::default());
+        let query = QueryString { pairs: Vec::new(), is_list: Cell::new(false), asked: RefCell::default(), noted };
         // Every parameter can be left out.
         let _ = T::from_query(&query);
         query.noted.map(RefCell::into_inner).unwrap_or_default()
@@ -95,12 +112,24 @@ impl<'a> QueryString<'a> {
 
     /// Notes that a parameter is asked for.
     fn note(&self, name: &'static str, schema: impl FnOnce() -> Value) {
+        self.asked.borrow_mut().push(name);
         if let Some(noted) = &self.noted {
             let mut noted = noted.borrow_mut();
             // Whoever asks by way of another method says more.
             noted.retain(|parameter| parameter.name != name);
             noted.push(Parameter { name, schema: schema() });
         }
+    }
+
+    /// Notes parameters that nobody asked for, if they are much like one that somebody did.
+    fn warn_of_typos(&self, warnings: Option<&Warnings>) {
+        let Some(warnings) = warnings else { return };
+        let asked = self.asked.borrow();
+        // Elements of arrays have their place behind the name.
+        let names = self.pairs.iter().map(|(key, _)| key.split('[').next().unwrap_or_default());
+        names
+            .filter(|name| !asked.iter().any(|known| known == name))
+            .for_each(|name| warnings.unknown_parameter(name, &asked));
     }
 
     /// The text of a parameter.
@@ -136,26 +165,22 @@ impl<'a> QueryString<'a> {
     }
 
     /// One of these numbers, which stand for something.
-    pub(crate) fn code<N: FromStr<Err: Display> + PartialEq + Serialize>(
+    pub(crate) fn code<N: FromStr + PartialEq + Serialize>(
         &self,
         name: &'static str,
         known: &[N],
     ) -> Result<Option<N>> {
-        let code = self.number(name)?;
         self.note(name, || json!({ "type": "integer", "enum": known }));
-        if code.as_ref().is_some_and(|code| !known.contains(code)) {
-            return Err(ApiError::bad_request(format!("the query parameter '{name}' has an unknown value")));
-        }
-        Ok(code)
+        let Some(text) = self.find(name) else { return Ok(None) };
+        let code = text.parse().ok().filter(|code| known.contains(code));
+        code.map(Some).ok_or_else(|| unknown_value(name, known))
     }
 
     /// One of these words, which stand for something.
     pub(crate) fn word(&self, name: &'static str, known: &[&str]) -> Result<Option<&str>> {
         self.note(name, || json!({ "type": "string", "enum": known }));
         match self.find(name) {
-            Some(word) if !known.contains(&word) => {
-                Err(ApiError::bad_request(format!("the query parameter '{name}' has an unknown value")))
-            }
+            Some(word) if !known.contains(&word) => Err(unknown_value(name, known)),
             word => Ok(word),
         }
     }
@@ -296,6 +321,17 @@ mod tests {
         bad(query.flag("flag2", true).map(drop));
         bad(query.date("before").map(drop));
         bad(query.order(Direction::Ascending).map(drop));
+    }
+
+    #[test]
+    fn a_value_that_there_is_not_is_answered_with_those_that_there_are() {
+        let query = QueryString::parse("status=fail&state=runing");
+        let detail = |error: Option<ApiError>| match error {
+            Some(ApiError::General { detail, .. }) => detail.into_owned(),
+            other => panic!("{other:?}"),
+        };
+        assert!(detail(query.code::<u8>("status", &[0, 2]).err()).ends_with("its values are 0, 2"));
+        assert!(detail(query.word("state", &["running", "failed"]).err()).ends_with("its values are running, failed"));
     }
 
     #[test]

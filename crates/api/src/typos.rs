@@ -1,6 +1,6 @@
 //! Members that are probably misspelled. What a body has beyond what is known is ignored, because clients of many ages
 //! send members that only others know; so `evenTypes` makes an endpoint that gets everything. The response says so: its
-//! header `postrider-warning` names such a member and the one that it is much like.
+//! header `postrider-warning` names such a member and the one that it is much like. The same holds for query parameters.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -28,8 +28,14 @@ const MAX_DISTANCE: usize = 2;
 /// The header of the response.
 const HEADER: &str = "postrider-warning";
 
-/// Names that are known, but that the schema of a body does not have.
-const OTHER_NAMES: [&str; 2] = ["filterTypes", "data"];
+/// Names that are known, but that the schema of a body does not have: each in those that have the two members beside it.
+const OTHER_NAMES: [(&str, [&str; 2]); 2] =
+    [("filterTypes", ["eventTypes", "url"]), ("data", ["eventType", "payload"])];
+
+/// The other names of members of a body that has these.
+fn other_names(has: impl Fn(&str) -> bool) -> impl Iterator<Item = &'static str> {
+    OTHER_NAMES.iter().filter(move |(_, beside)| beside.iter().all(|name| has(name))).map(|(name, _)| *name)
+}
 
 /// What the response to a request warns of. Clones share it.
 #[derive(Clone, Default)]
@@ -47,11 +53,11 @@ impl Search {
         self.warnings.len() >= MAX_WARNINGS || self.compared >= MAX_COMPARED
     }
 
-    /// Notes a member that is not among those that are known, if it is much like one of them.
-    fn unknown<'a>(&mut self, name: &str, known: impl Iterator<Item = &'a str>) {
+    /// Notes a name that is not among those that are known, if it is much like one of them.
+    fn unknown<'a>(&mut self, what: &str, name: &str, known: impl Iterator<Item = &'a str>) {
         if !self.is_over() {
             self.compared += 1;
-            self.warnings.extend(nearest(name, known).map(|near| warning(name, near)));
+            self.warnings.extend(nearest(name, known).map(|near| warning(what, name, near)));
         }
     }
 }
@@ -70,7 +76,15 @@ impl Warnings {
 
     /// Notes a member that is not among those that are known, if it is much like one of them.
     pub(crate) fn unknown(&self, name: &str, known: &[&str]) {
-        self.0.lock().unknown(name, known.iter().copied());
+        let others: Vec<_> = other_names(|name| known.contains(&name)).collect();
+        if !others.contains(&name) {
+            self.0.lock().unknown("member", name, known.iter().copied().chain(others));
+        }
+    }
+
+    /// The same of a query parameter.
+    pub(crate) fn unknown_parameter(&self, name: &str, known: &[&str]) {
+        self.0.lock().unknown("query parameter", name, known.iter().copied());
     }
 
     /// Adds the header, if there is anything to say.
@@ -101,7 +115,7 @@ impl Members {
             match self.0.get(name) {
                 Some(Some(known)) => known.compare(value, search),
                 Some(None) => {}
-                None => search.unknown(name, self.0.keys().map(String::as_str)),
+                None => search.unknown("member", name, self.0.keys().map(String::as_str)),
             }
             if search.is_over() {
                 return;
@@ -112,7 +126,7 @@ impl Members {
 
 /// The known member that a name is much like: a slip or two away, whatever the case.
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    if OTHER_NAMES.contains(&name) || name.len() > 64 {
+    if name.len() > 64 {
         return None;
     }
     let sound = plain(name);
@@ -126,8 +140,8 @@ fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a s
     (distance <= MAX_DISTANCE && distance * 3 <= length).then_some(near)
 }
 
-fn warning(name: &str, near: &str) -> String {
-    format!("the member '{}' is not known and was ignored; did you mean '{near}'?", name.escape_debug())
+fn warning(what: &str, name: &str, near: &str) -> String {
+    format!("the {what} '{}' is not known and was ignored; did you mean '{near}'?", name.escape_debug())
 }
 
 /// A name as it sounds: without case and without what stands between words.
@@ -162,6 +176,8 @@ fn of_schema(root: &Value, schema: &Value, depth: usize) -> Option<Members> {
     for part in target.into_iter().chain(listed).chain(schema.get("items")) {
         found.0.extend(of_schema(root, part, depth + 1).unwrap_or_default().0);
     }
+    let others: Vec<_> = other_names(|name| found.0.contains_key(name)).collect();
+    found.0.extend(others.into_iter().map(|name| (name.to_owned(), None)));
     (!found.0.is_empty()).then_some(found)
 }
 
@@ -186,6 +202,8 @@ mod tests {
             (r#"{"event_types":["a"]}"#, "event_types", "eventTypes"),
             (r#"{"EventTypes":["a"]}"#, "EventTypes", "eventTypes"),
             (r#"{"chanels":[]}"#, "chanels", "channels"),
+            (r#"{"filtertypes":["a"]}"#, "filtertypes", "filterTypes"),
+            (r#"{"filterType":["a"]}"#, "filterType", "filterTypes"),
             (r#"{"ulr":""}"#, "ulr", "url"),
         ] {
             for said in [warnings::<EndpointIn>(body), warnings::<EndpointPatchIn>(body)] {

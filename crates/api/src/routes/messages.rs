@@ -233,7 +233,7 @@ impl From<SubmitError> for ApiError {
                 about_uid("application_uid_mismatch", "the uid of the application to create is not what the path names")
             }
             SubmitError::Refused(violations) => Self::Invalid(violations.into_iter().map(Problem::from).collect()),
-            SubmitError::Conflict => Self::conflict(),
+            SubmitError::Conflict => Self::conflict("eventId"),
             SubmitError::DeliverAtTooLate => Self::invalid(&["body", "deliverAt"], error.to_string()),
             SubmitError::TooMany => Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", error.to_string()),
             SubmitError::Overloaded | SubmitError::NotCompared | SubmitError::RulesChanging => {

@@ -316,6 +316,32 @@ async fn a_misspelled_member_is_ignored_with_a_warning() {
         world.post(&format!("/app/{app}/msg"), json!({ "eventType": "a", "payload": {}, "chanels": ["b"] })).await;
     sent.expect(202);
     assert!(sent.headers["postrider-warning"].to_str().unwrap().contains("'channels'"));
+    let sent = world.post(&format!("/app/{app}/msg"), json!({ "eventType": "a", "data": {}, "paylod": {} })).await;
+    assert!(sent.headers["postrider-warning"].to_str().unwrap().contains("'payload'"));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_misspelled_query_parameter_is_ignored_with_a_warning() {
+    let world = World::new();
+    let app = world.app("shop").await;
+    world.endpoint("shop", "e").await;
+    for (query, wrong, meant) in [
+        ("attempt/endpoint/e?stauts=2", "'stauts'", "'status'"),
+        ("attempt/endpoint/e?eventTypes=a", "'eventTypes'", "'event_types'"),
+        ("msg?event_type[]=a", "'event_type'", "'event_types'"),
+        ("endpoint?Limit=1", "'Limit'", "'limit'"),
+    ] {
+        let list = world.get(&format!("/app/{app}/{query}")).await;
+        list.expect(200);
+        let warning = list.headers["postrider-warning"].to_str().unwrap();
+        assert!(warning.contains("query parameter") && warning.contains(wrong) && warning.contains(meant), "{warning}");
+    }
+    for query in ["attempt/endpoint/e?status=2&with_msg=true&expanded_statuses=true&unlike=1", "msg?event_types[0]=a"] {
+        let list = world.get(&format!("/app/{app}/{query}")).await;
+        list.expect(200);
+        assert!(!list.headers.contains_key("postrider-warning"), "{query}: {:?}", list.headers);
+    }
     world.close().await;
 }
 
