@@ -13,6 +13,7 @@ fn all() -> Vec<Limit> {
         postrider_api::limits::limits(),
         postrider_delivery::limits::limits(),
         crate::log::limits(),
+        crate::commands::key::limits(),
         crate::connections::limits(),
         postrider_api::limits(),
         postrider_store::limits(),

@@ -153,6 +153,24 @@ fn a_variable_of_somebody_that_is_not_utf8_is_no_matter_and_one_of_ours_is_named
 }
 
 #[test]
+fn a_key_that_would_never_be_valid_or_cannot_be_shown_in_a_line_is_not_made() {
+    let folder = TempDir::new().unwrap();
+    let long = "n".repeat(257);
+    for (arguments, named) in [
+        (["--expires-in", "0s"], "--expires-in"),
+        (["--name", "two\nlines"], "--name"),
+        (["--name", "\u{1b}[2J"], "--name"),
+        (["--name", " "], "--name"),
+        (["--name", &long], "--name"),
+    ] {
+        let output = postrider(&folder, &["key", "create"]).args(arguments).output().unwrap();
+        let lines = error_lines(&output);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(lines.len() == 1 && lines[0].contains(named), "{lines:?}");
+    }
+}
+
+#[test]
 fn an_argument_that_is_not_utf8_is_an_error_and_no_panic() {
     let folder = TempDir::new().unwrap();
     let bad = OsStr::from_bytes(b"\xff");

@@ -11,12 +11,18 @@ use postrider_domain::application::EnvironmentId;
 use postrider_domain::clock::Clock;
 use postrider_domain::entropy::Entropy;
 use postrider_domain::ids::{Id as _, KeyId};
-use postrider_domain::settings::Span;
+use postrider_domain::settings::{Span, visible};
 use postrider_store::{ApiKey, ApiKeys as _, KeyHash, Store, WriteError};
 use postrider_store_sqlite::{Ownership, SqliteStore};
 
 use super::serve::Settings;
 use crate::{terminal, wiring};
+
+postrider_domain::limits! {
+    in "API keys";
+    /// The name of a key
+    const MAX_NAME_CHARS: usize = 256, "characters", beyond "`postrider key create` refuses it";
+}
 
 /// What every key begins with.
 const PREFIX: &str = "pk_";
@@ -138,6 +144,14 @@ async fn create(common: &Common, name: String, environment: &str, lifetime: Opti
     let Some(environment) = EnvironmentId::parse(environment) else {
         bail!("'{environment}' is not the id of an environment: it must begin with {}", EnvironmentId::PREFIX);
     };
+    if let Err(problem) = check_name(&name) {
+        bail!("--name {problem}");
+    }
+    if lifetime.is_some_and(|lifetime| lifetime.is_zero()) {
+        bail!(
+            "--expires-in 0s makes a key that is never valid: give it some time, or leave it out for one that does not expire"
+        );
+    }
     let store = open(common)?;
     let (clock, entropy) = wiring::machine();
     let (key, text) = make_in(&store, name, environment, lifetime, clock.as_ref(), entropy.as_ref()).await?;
@@ -148,6 +162,15 @@ async fn create(common: &Common, name: String, environment: &str, lifetime: Opti
         return print(&shown.to_string());
     }
     print(&format!("{text}\n\nThis is the only time it is shown. Its id is {}.", key.id))
+}
+
+/// Whether a name can be shown in a line as it is. There may be none.
+fn check_name(name: &str) -> Result<(), String> {
+    let length = name.chars().count();
+    if length > MAX_NAME_CHARS {
+        return Err(format!("has {length} characters, and may have {MAX_NAME_CHARS}"));
+    }
+    if name.is_empty() { Ok(()) } else { visible(name).map_err(|problem| problem.to_string()) }
 }
 
 async fn list(common: &Common) -> anyhow::Result<()> {

@@ -223,7 +223,11 @@ impl Loader {
                 (None, Ok(text)) if is_for_others(&name, &text) => {}
                 (None, Ok(_)) => {
                     let others = OTHER_VARIABLES.iter().map(|(name, _)| (*name).to_owned());
-                    let near = nearest(&name.to_ascii_uppercase(), self.known.iter().map(variable).chain(others));
+                    let name_meant = name.to_ascii_uppercase();
+                    // What all of them begin with makes none of them alike.
+                    let alike =
+                        |other: &String| likeness(&name_meant[ENV_PREFIX.len()..], &other[ENV_PREFIX.len()..]) > 0.4;
+                    let near = nearest(&name_meant, self.known.iter().map(variable).chain(others).filter(alike));
                     self.unknown("setting", &near, &Source::Variable(harmless(&name).into_owned()));
                 }
             }
@@ -411,9 +415,14 @@ fn is_for_others(name: &str, value: &str) -> bool {
     is_link || OTHER_VARIABLES.iter().any(|(other, _)| *other == name)
 }
 
+/// How alike two names are: 1 is the same.
+fn likeness(one: &str, other: &str) -> f64 {
+    strsim::normalized_damerau_levenshtein(one, other)
+}
+
 /// The known name that looks most like `name`, as a suggestion.
 fn nearest(name: &str, known: impl Iterator<Item = String>) -> String {
-    let best = known.map(|candidate| (strsim::normalized_damerau_levenshtein(name, &candidate), candidate));
+    let best = known.map(|candidate| (likeness(name, &candidate), candidate));
     best.max_by(|(a, _), (b, _)| a.total_cmp(b))
         .filter(|(likeness, _)| *likeness > 0.6)
         .map_or_else(String::new, |(_, candidate)| format!(" (did you mean {candidate}?)"))

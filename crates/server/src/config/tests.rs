@@ -127,9 +127,14 @@ fn an_unknown_setting_is_named_with_its_place_and_the_nearest_real_one() {
         ("POSTRIDER__SERVER__LISTEN", "POSTRIDER_SERVER__LISTEN?"),
         ("postrider_server__listen", "POSTRIDER_SERVER__LISTEN?"),
         ("POSTRIDER_AUTH_JWT_SECRET", "POSTRIDER_AUTH__JWT_SECRET?"),
+        ("POSTRIDER_LISTEN", "POSTRIDER_SERVER__LISTEN?"),
         ("POSTRIDER_LOG", "postrider config reference"),
     ] {
         names(&problem("", &[(name, "x")]), &[name, near]);
+    }
+    for name in ["POSTRIDER_FOO", "POSTRIDER_", "POSTRIDER_DEBUG"] {
+        let text = problem("", &[(name, "x")]);
+        assert!(!text.contains("did you mean"), "{text}");
     }
 }
 
