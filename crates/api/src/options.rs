@@ -9,7 +9,7 @@ postrider_domain::options! {
         /// Accept JSON web tokens that are signed with this secret (HS256), beside API keys. None are accepted without it.
         /// Its bytes are used as they are, and there must be 32 or more: `openssl rand -hex 32` makes a good one.
         /// `sub` is the environment (`org_…`) that a token is for; or it is an application (`app_…`), and `org` its environment.
-        /// A token has at most 21,504 bytes.
+        /// A token has at most 21,504 bytes. Its `exp`, `nbf` and `iat` are compared with the clock with 15 minutes of leeway.
         pub jwt_secret: Option<SecretText> = None,
         /// Take secrets of fewer than 32 bytes, too. They can be guessed, and who guesses one may do everything: only for
         /// trying things out.

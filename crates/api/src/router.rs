@@ -3,7 +3,8 @@
 //! * A trailing slash is the same as none, without a redirect (rest-contract §1.2), but not where something is removed or
 //!   changed: there the path may be what a client made of another one
 //!   ([ADR 17](../../../docs/adr/0017-paths-that-change-things.md)).
-//! * Every answer that is no success is JSON, also for an unknown path, a wrong method and a panic.
+//! * Every answer that is no success is JSON, also for an unknown path, a wrong method and a panic. What cannot be read as a
+//!   request does not come here: the connection answers that by itself, without a body.
 //! * Pages of any origin may call; preflight requests need no token.
 //! * A client that is still uploading can read its error (see [`crate::body`]).
 //! * What a request costs is charged to its caller until its answer was read (see [`crate::account`]).

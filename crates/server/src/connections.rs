@@ -25,8 +25,8 @@ postrider_domain::limits! {
     setting "server.idle_timeout", beyond "the connection is closed";
     /// Until a client takes something of its answer
     setting "server.write_timeout", beyond "the connection is cut";
-    /// The head of a request, and what is read ahead
-    pub(crate) const MAX_HEAD_BYTES: usize = 65_536, "bytes", beyond "431";
+    /// The head of a request, and what is read ahead. Of what comes in one go, up to twice as much may pass. A head has at most 100 headers, and its URL 65,534 bytes
+    pub(crate) const MAX_HEAD_BYTES: usize = 65_536, "bytes", beyond "431, or 414 for the URL, without a body";
     /// What the system takes of an answer before the client has it, whatever the answer. Linux counts twice as much, for what it adds
     pub(crate) const SEND_BUFFER_BYTES: u32 = 65_536, "bytes for each connection", beyond "the rest of the answer, and what was asked after it, waits";
     /// What the system takes of requests before the server reads them, counted in the same way

@@ -9,8 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use postrider_domain::time::Timestamp;
 use ring::hmac;
 
-/// How far apart the clocks of signer and server may be, in seconds (rest-contract §4).
-const LEEWAY_SECONDS: f64 = 15.0 * 60.0;
+use super::LEEWAY_SECONDS;
 
 /// The secret, ready to verify and to sign.
 pub(super) struct Verifier(hmac::Key);
@@ -76,9 +75,9 @@ impl Validity {
 
     /// Whether the token is valid by the wall clock.
     pub(super) fn holds_at(&self, wall: Timestamp) -> bool {
-        let now = wall.as_seconds() as f64;
-        let begun = |at: Option<f64>| at.is_none_or(|at| at <= now + LEEWAY_SECONDS);
-        begun(self.iat) && begun(self.nbf) && self.exp.is_none_or(|exp| exp > now - LEEWAY_SECONDS)
+        let (now, leeway) = (wall.as_seconds() as f64, f64::from(LEEWAY_SECONDS));
+        let begun = |at: Option<f64>| at.is_none_or(|at| at <= now + leeway);
+        begun(self.iat) && begun(self.nbf) && self.exp.is_none_or(|exp| exp > now - leeway)
     }
 }
 

@@ -41,6 +41,8 @@ postrider_domain::limits! {
     in "Requests";
     /// A token or an API key: room for every token that the server itself makes
     pub(crate) const MAX_TOKEN_BYTES: usize = 21_504, "bytes", beyond "401, and `reason` says so";
+    /// How far the clocks of whoever signs tokens and of the server may be apart: so long after its `exp` a token is still taken, and so long before its `nbf` and `iat` already
+    const LEEWAY_SECONDS: u32 = 900, "seconds", beyond "401";
 }
 
 /// The longest claims of a token that is made here, as JSON: every text in its quotation marks and with a comma, of a session and

@@ -54,7 +54,8 @@ pub(crate) struct PortalAccessIn {
     /// What the token allows. By default everything about this application.
     #[schemars(length(max = MAX_CAPABILITIES))]
     capabilities: Option<Vec<Capability>>,
-    /// For how many seconds the token is good. By default 28 days.
+    /// For how many seconds the token is good. By default 28 days. It is taken for 15 minutes more, because clocks differ: to end
+    /// it at once, use `expire-all`.
     #[serde(default, deserialize_with = "whole")]
     #[schemars(range(min = 3_600, max = MAX_LIFETIME_SECONDS))]
     expiry: Option<u64>,

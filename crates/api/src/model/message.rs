@@ -98,7 +98,9 @@ pub(crate) struct MessageIn<'a> {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct TransformationsParams<'a> {
-    /// Delivered instead of the payload.
+    /// Delivered instead of the payload, whatever text it is. One that is no JSON object is delivered all the same, but is shown
+    /// to nobody: where the message is read, its `payload` is `{"expired":true}` from the start. It can be sent again like any
+    /// other.
     #[serde(borrow)]
     #[schemars(with = "Option<RawText>")]
     raw_payload: Option<Text<'a>>,
@@ -276,7 +278,8 @@ pub(crate) struct MessageOut<'a> {
     event_type: &'a EventTypeName,
     /// Its id.
     id: MessageId,
-    /// What is delivered; `{}` if it was not asked for, `{"expired":true}` if it is gone.
+    /// What is delivered; `{}` if it was not asked for, `{"expired":true}` if it is gone, or is a `rawPayload` that is no JSON
+    /// object.
     #[schemars(with = "Object")]
     payload: &'a RawValue,
     /// Words by which it can be found.

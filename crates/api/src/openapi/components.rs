@@ -9,11 +9,12 @@ use crate::rules::{MAX_PLACE, MAX_PROBLEMS};
 /// The introduction of the document.
 pub(crate) const DESCRIPTION: &str = "\
 Everything is JSON, in UTF-8. What an operation does not know, it ignores: members of bodies as well as query parameters. \
-If the name of such a member is much like one that is known, the header `postrider-warning` of the response says so. \
+If such a name is much like one that is known, the header `postrider-warning` of the response says so. \
 Dates are RFC 3339. Ids and your own `uid`s are interchangeable wherever something is named.
 
-Every answer that is no success has a body: `code` for programs and `detail` for people, or, with status 422, a list of \
-everything that is wrong with the input.
+Every answer of an operation that is no success has a body: `code` for programs and `detail` for people, or, with status 422, a list of \
+everything that is wrong with the input. Only what cannot be read as a request is answered without one, before there is an operation: \
+400 if its head is malformed, 414 if its URL is longer than 65,534 bytes, 431 if its head is too long or has more than 100 headers.
 
 A `POST` can carry an `idempotency-key`: repeating it within 12 hours gives the same answer and does nothing twice, \
 also if what it made was deleted meanwhile. A key belongs to its path, and to the application and endpoint that the path names. \

@@ -44,6 +44,15 @@ enum Action {
     Limits,
 }
 
+/// Variables that many programs know: whose certificates are trusted.
+const OF_CERTIFICATES: [(&str, &str); 2] = [
+    (
+        "SSL_CERT_FILE",
+        "a file (PEM) of certificates of authorities that receivers' certificates are checked by, in place of the system's",
+    ),
+    ("SSL_CERT_DIR", "the same, folders of such files, separated by colons; if both are set, both count"),
+];
+
 /// What `serve` takes, too.
 #[derive(Debug, clap::Args)]
 struct Given {
@@ -168,7 +177,7 @@ fn as_markdown(settings: &[Setting]) -> String {
          `postrider config show` prints every value with where it comes from, without secrets.\n\n\
          Beside the settings there are these variables:\n\n",
     );
-    for (name, what) in OTHER_VARIABLES {
+    for (name, what) in OTHER_VARIABLES.into_iter().chain(OF_CERTIFICATES) {
         let _ = writeln!(text, "* `{name}`: {what}.");
     }
     let mut section = "";
