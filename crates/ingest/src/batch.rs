@@ -15,7 +15,7 @@ use crate::batcher::{PART_ROWS, Ready, Waiting};
 use crate::intake::{Draft, Intake, MAX_RELOADS, RoutesRead};
 use crate::routes::Name;
 use crate::rules::Verdict;
-use crate::submission::{Submission, SubmitError, Submitted, Violation};
+use crate::submission::{NewApplication, Submission, SubmitError, Submitted, Violation};
 
 /// How many messages are looked at before others get their turn on this thread.
 const TURN: usize = 64;
@@ -25,6 +25,7 @@ struct Pending {
     place: usize,
     name: Name,
     draft: Draft,
+    brought: Option<NewApplication>,
     /// What is wrong with the application that it brought along.
     flaw: Option<SubmitError>,
     warnings: Vec<Violation>,
@@ -66,13 +67,12 @@ impl Intake {
         let now = self.clock.now();
         let mut results: Results = submissions.iter().map(|_| None).collect();
         let mut pending = Vec::with_capacity(submissions.len());
-        for (place, submission) in submissions.into_iter().enumerate() {
+        for (place, mut submission) in submissions.into_iter().enumerate() {
             give_way(place).await;
             let name = (submission.environment.clone(), submission.application.clone());
+            let (brought, flaw) = (submission.create_application.take(), flaws.remove(&place));
             match self.draft(submission, now) {
-                Ok(draft) => {
-                    pending.push(Pending { place, name, draft, flaw: flaws.remove(&place), warnings: Vec::new() });
-                }
+                Ok(draft) => pending.push(Pending { place, name, draft, brought, flaw, warnings: Vec::new() }),
                 Err(error) => results[place] = Some(Err(error)),
             }
         }
@@ -82,12 +82,7 @@ impl Intake {
             if pending.is_empty() {
                 break;
             }
-            known.clear();
-            for stale in &pending {
-                if !known.contains_key(&stale.name) {
-                    known.insert(stale.name.clone(), self.reload(&stale.name).await);
-                }
-            }
+            known = self.renew(&mut pending).await;
         }
         results.into_iter().map(|result| result.unwrap_or_else(|| Err(SubmitError::RulesChanging))).collect()
     }
@@ -106,15 +101,33 @@ impl Intake {
             }
             let mut found = self.look_up(&name).await;
             if let Err(SubmitError::ApplicationNotFound) = found {
-                let new = submission.create_application.clone();
-                match self.create_application(&submission.environment, &submission.application, new).await {
-                    Ok(()) => found = self.reload(&name).await,
+                match self.make(&name, submission.create_application.clone()).await {
+                    Ok(made) => found = Ok(made),
                     Err(flaw) => drop(flaws.insert(place, flaw)),
                 }
             }
             known.insert(name, found);
         }
         (known, flaws)
+    }
+
+    /// The routes as they are now of what is to be tried again. An application that is there no more, or by another name, is
+    /// made if one of them brought it along.
+    async fn renew(&self, pending: &mut [Pending]) -> Known {
+        let mut known = Known::default();
+        for stale in pending {
+            if !known.contains_key(&stale.name) {
+                known.insert(stale.name.clone(), self.reload(&stale.name).await);
+            }
+            let is_missing = matches!(known.get(&stale.name), Some(Err(SubmitError::ApplicationNotFound)));
+            if is_missing && stale.brought.is_some() {
+                match self.make(&stale.name, stale.brought.clone()).await {
+                    Ok(made) => drop(known.insert(stale.name.clone(), Ok(made))),
+                    Err(flaw) => stale.flaw = Some(flaw),
+                }
+            }
+        }
+        known
     }
 
     /// The routes, from the cache if the environment has no rules. With rules they are loaded once for the whole batch,

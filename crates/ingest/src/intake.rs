@@ -81,21 +81,18 @@ impl Intake {
     }
 
     /// Accepts a message. `Ok` means that it is on disk, with its deliveries and its key.
-    pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
+    pub async fn submit(&self, mut submission: Submission) -> Result<Submitted, SubmitError> {
         let name = (submission.environment.clone(), submission.application.clone());
+        let brought = submission.create_application.take();
         let mut routes = match self.routes.get(self.store.as_ref(), &name).await? {
             Some(routes) => routes,
-            None => {
-                let new = submission.create_application.clone();
-                self.create_application(&submission.environment, &submission.application, new).await?;
-                self.reload(&name).await?
-            }
+            None => self.make(&name, brought.clone()).await?,
         };
         let draft = self.draft(submission, self.clock.now())?;
         for reloads in 0..MAX_RELOADS {
             let mut warnings = Vec::new();
             if draft.is_judged_by(&routes) {
-                match Box::pin(self.judge(&name, routes, &draft.message)).await? {
+                match Box::pin(self.judge(&name, routes, &draft.message, &brought)).await? {
                     (checked, Verdict::Passes(violations)) => (routes, warnings) = (checked, violations),
                     (checked, Verdict::Refused(violations)) => return self.refuse(&checked, &draft, violations).await,
                 }
@@ -111,7 +108,7 @@ impl Intake {
                 }
                 Err(AcceptError::Conflict) => return Err(SubmitError::Conflict),
                 Err(AcceptError::Store(error) | AcceptError::Unsure { error, .. }) => return Err(error.into()),
-                Err(AcceptError::Stale) => routes = self.reload(&name).await?,
+                Err(AcceptError::Stale) => routes = self.reload_or_make(&name, &brought).await?,
             }
         }
         Err(SubmitError::RulesChanging)
@@ -144,6 +141,20 @@ impl Intake {
         self.routes.reload(self.store.as_ref(), name).await?.ok_or(SubmitError::ApplicationNotFound)
     }
 
+    /// The same; of an application that is there no more, or by another name, those of the one that was brought along.
+    async fn reload_or_make(&self, name: &Name, brought: &Option<NewApplication>) -> Result<Arc<Routes>, SubmitError> {
+        match self.reload(name).await {
+            Err(SubmitError::ApplicationNotFound) => self.make(name, brought.clone()).await,
+            found => found,
+        }
+    }
+
+    /// Makes the application that was brought along, and gives its routes.
+    pub(crate) async fn make(&self, name: &Name, new: Option<NewApplication>) -> Result<Arc<Routes>, SubmitError> {
+        self.create_application(&name.0, &name.1, new).await?;
+        self.reload(name).await
+    }
+
     /// Judges a message by the rules of its environment, and gives the routes by which it was judged. A refusal is one by
     /// the rules as they are now.
     async fn judge(
@@ -151,13 +162,14 @@ impl Intake {
         name: &Name,
         mut routes: Arc<Routes>,
         message: &Message,
+        brought: &Option<NewApplication>,
     ) -> Result<(Arc<Routes>, Verdict), SubmitError> {
         for _ in 0..MAX_RELOADS {
             let verdict = self.rules.judge(self.store.as_ref(), &name.0, &routes, message, true).await?;
             if let Verdict::Passes(_) = verdict {
                 return Ok((routes, verdict));
             }
-            let newest = self.reload(name).await?;
+            let newest = self.reload_or_make(name, brought).await?;
             // Endpoints have no say in it.
             if newest.rules_version == routes.rules_version {
                 return Ok((newest, verdict));
@@ -204,8 +216,8 @@ impl Intake {
         application: &IdOrUid<ApplicationId>,
         new: Option<NewApplication>,
     ) -> Result<(), SubmitError> {
-        let name = (environment.clone(), application.clone());
-        match self.routes.get(self.store.as_ref(), &name).await? {
+        // What is remembered of it may be out of date.
+        match self.store.application(environment, application).await? {
             Some(_) => Ok(()),
             None => self.create_application(environment, application, new).await,
         }
@@ -227,7 +239,7 @@ impl Intake {
     }
 
     /// Makes the application that was brought along.
-    pub(crate) async fn create_application(
+    async fn create_application(
         &self,
         environment: &EnvironmentId,
         application: &IdOrUid<ApplicationId>,

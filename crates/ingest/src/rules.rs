@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::environment::{SchemaEnforcement, UnknownEventTypes};
+use postrider_domain::event_type::EventType;
 use postrider_domain::message::Message;
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
@@ -23,6 +24,7 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
 
 use crate::judge::{BeyondBudget, Judgement, Judges, Tenant};
+use crate::shared_loads::SharedLoads;
 use crate::submission::{SubmitError, Violation};
 
 /// Room for schemas, in bytes. Here they are kept as texts; what they are compiled to is in the processes that compare.
@@ -79,6 +81,8 @@ pub(crate) enum Verdict {
 pub(crate) struct RuleCache {
     judges: Arc<Judges>,
     cache: Cache<Name, Arc<Entry>, ByText, foldhash::fast::RandomState>,
+    /// After a change everybody wants the same.
+    loads: SharedLoads<Name, Result<Arc<Entry>, StoreError>>,
 }
 
 impl RuleCache {
@@ -92,7 +96,7 @@ impl RuleCache {
             // Only if one of them were not said.
             Err(_) => Cache::with(SCHEMAS, CAPACITY, ByText, hasher, lifecycle),
         };
-        Self { judges, cache }
+        Self { judges, cache, loads: SharedLoads::new() }
     }
 
     /// Judges a message by the rules that these routes came with. Without `waits` its payload is compared with nothing, as if
@@ -109,7 +113,8 @@ impl RuleCache {
         if rules.are_none() {
             return Ok(Verdict::Passes(Vec::new()));
         }
-        let entry = self.entry(store, routes.rules_version, (environment.clone(), message.event_type.clone())).await?;
+        let read = store.event_type(environment, message.event_type.as_str());
+        let entry = self.entry(routes.rules_version, (environment.clone(), message.event_type.clone()), read).await?;
         if let Kind::Unknown = entry.kind {
             return Ok(match rules.unknown_event_types {
                 UnknownEventTypes::Allow => Verdict::Passes(Vec::new()),
@@ -141,24 +146,37 @@ impl RuleCache {
     }
 
     /// What is known of the event type under this version of the rules. What is read here is at least as new as they are;
-    /// if it is newer, the accept commit refuses the routes that they came with.
-    async fn entry(&self, store: &dyn Store, version: i64, name: Name) -> Result<Arc<Entry>, StoreError> {
-        if let Some(entry) = self.cache.get(&name)
-            && entry.version == version
-        {
+    /// if it is newer, the accept commit refuses the routes that they came with. It is read once for all who want it at the
+    /// same time.
+    async fn entry(
+        &self,
+        version: i64,
+        name: Name,
+        read: impl Future<Output = Result<Option<EventType>, StoreError>>,
+    ) -> Result<Arc<Entry>, StoreError> {
+        if let Some(entry) = self.known(version, &name) {
             return Ok(entry);
         }
-        let found = store.event_type(&name.0, name.1.as_str()).await?;
-        let kind = match found.filter(|event_type| !event_type.archived) {
-            None => Kind::Unknown,
-            Some(event_type) => match event_type.newest_version() {
-                None => Kind::Free,
-                Some((version, schema)) => Kind::Schema { version: version.into(), text: schema.get().into() },
-            },
+        let load = async {
+            if let Some(entry) = self.known(version, &name) {
+                return Ok(entry);
+            }
+            let kind = match read.await?.filter(|event_type| !event_type.archived) {
+                None => Kind::Unknown,
+                Some(event_type) => match event_type.newest_version() {
+                    None => Kind::Free,
+                    Some((version, schema)) => Kind::Schema { version: version.into(), text: schema.get().into() },
+                },
+            };
+            let entry = Arc::new(Entry { version, kind, logged_at: AtomicI64::new(i64::MIN) });
+            self.cache.insert(name.clone(), Arc::clone(&entry));
+            Ok(entry)
         };
-        let entry = Arc::new(Entry { version, kind, logged_at: AtomicI64::new(i64::MIN) });
-        self.cache.insert(name, Arc::clone(&entry));
-        Ok(entry)
+        self.loads.get(&name, std::future::ready(()), load).await
+    }
+
+    fn known(&self, version: i64, name: &Name) -> Option<Arc<Entry>> {
+        self.cache.get(name).filter(|entry| entry.version == version)
     }
 }
 
@@ -182,5 +200,51 @@ fn warn(entry: &Entry, environment: &EnvironmentId, message: &Message, violation
             violations = violations.len(),
             "messages do not match the schema of their event type; they are accepted all the same"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use futures_util::future::join_all;
+    use postrider_domain::event_type::Schemas;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::judge::{Place, SchemaOptions};
+
+    #[tokio::test]
+    async fn a_thousand_messages_after_a_change_read_their_event_type_once_and_share_it() {
+        let rules = RuleCache::new(Judges::new(Place::Threads, SchemaOptions::default()));
+        let name = (EnvironmentId::default_environment(), EventTypeName::from_trusted("a".to_owned()));
+        let (reads, open) = (std::cell::Cell::new(0), &Semaphore::new(0));
+        let schema = serde_json::value::to_raw_value(&"x".repeat(1 << 20)).unwrap();
+        let event_type = EventType {
+            name: name.1.clone(),
+            description: String::new(),
+            archived: false,
+            deprecated: false,
+            schemas: Some(Schemas::from([("1".to_owned(), schema)])),
+            feature_flag: None,
+            group_name: None,
+            created_at: Timestamp::EPOCH,
+            updated_at: Timestamp::EPOCH,
+        };
+        let (reads, event_type) = (&reads, &event_type);
+        for version in [1, 2] {
+            let entry = |version| {
+                rules.entry(version, name.clone(), async move {
+                    reads.set(reads.get() + 1);
+                    open.acquire().await.unwrap().forget();
+                    Ok(Some(event_type.clone()))
+                })
+            };
+            let mut all = Box::pin(join_all((0..1_000).map(|_| entry(version))));
+            assert!(all.as_mut().now_or_never().is_none());
+            open.add_permits(1_000);
+            let entries: Vec<_> = all.await.into_iter().map(Result::unwrap).collect();
+            assert!(entries.iter().all(|entry| entry.version == version && Arc::ptr_eq(entry, &entries[0])));
+        }
+        assert_eq!(reads.get(), 2);
     }
 }

@@ -1,8 +1,9 @@
 //! Loading something once for all who want it at the same time.
 //!
 //! Whoever asks gets what a load found that began after he asked, so it is as new as if he had loaded it himself. Of each
-//! name one load is under way at a time: however many ask for what is large, it is read, and in memory, once. Before it there may
-//! be a pause, in which others join.
+//! name one load is waited for at a time: however many ask for what is large, it is read, and in memory, once. Only what somebody
+//! had begun who has gone away may end beside the next one: a read of the store is not called back. Before a load there may be a
+//! pause, in which others join.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -52,6 +52,21 @@ async fn a_portal_token_makes_its_application_if_it_is_brought_along() {
 }
 
 #[tokio::test]
+async fn a_portal_token_makes_its_application_again_after_a_deletion_or_another_uid() {
+    let world = World::new();
+    let message = json!({ "eventType": "a", "payload": {} });
+    let application = json!({ "application": { "name": "Shop", "uid": "shop" } });
+    world.app("shop").await;
+    world.post("/app/shop/msg", message.clone()).await.expect(202);
+    world.delete("/app/shop").await.expect(204);
+    world.post("/auth/app-portal-access/shop", application.clone()).await.expect(200);
+    world.post("/app/shop/msg", message).await.expect(202);
+    world.send("PATCH", "/app/shop", json!({ "uid": "other" })).await.expect(200);
+    world.post("/auth/app-portal-access/shop", application).await.expect(200);
+    world.get("/app/shop").await.expect(200);
+}
+
+#[tokio::test]
 async fn a_restricted_token_may_do_what_its_capabilities_say() {
     let world = World::new();
     let app = world.app("shop").await;

@@ -132,6 +132,23 @@ async fn an_application_that_an_item_brings_along_is_there_for_all() {
 }
 
 #[tokio::test]
+async fn an_application_that_an_item_brings_along_is_made_again_after_a_deletion_or_another_uid() {
+    let world = World::new();
+    let body = |items: Value| items.to_string();
+    let new = |uid: &str| json!({ "eventType": "a", "payload": {}, "application": { "name": "Shop", "uid": uid } });
+    let all = || body(json!([new("other"), message(None), new("shop")]));
+    assert_eq!(statuses(&data(&send(&world, all(), &[]).await)), [202, 202, 202]);
+    world.delete("/app/shop").await.expect(204);
+    assert_eq!(statuses(&data(&send(&world, all(), &[]).await)), [202, 202, 202]);
+    world.send("PATCH", "/app/shop", json!({ "uid": "moved" })).await.expect(200);
+    assert_eq!(statuses(&data(&send(&world, all(), &[]).await)), [202, 202, 202]);
+    world.delete("/app/shop").await.expect(204);
+    let results = data(&send(&world, body(json!([message(None), new("other")])), &[]).await);
+    assert_eq!(statuses(&results), [404, 422]);
+    assert_eq!(results[1]["detail"][0]["type"], "application_uid_mismatch");
+}
+
+#[tokio::test]
 async fn an_array_has_limits() {
     let world = World::new();
     world.app("shop").await;

@@ -93,6 +93,32 @@ async fn an_application_is_made_along_the_way() {
 }
 
 #[tokio::test]
+async fn a_message_that_brings_its_application_makes_it_again_after_a_deletion_or_another_uid() {
+    let world = World::new();
+    let brought = json!({ "eventType": "a", "payload": {}, "application": { "name": "Shop", "uid": "shop" } });
+    let bare = json!({ "eventType": "a", "payload": {} });
+    world.post("/app/shop/msg", brought.clone()).await.expect(202);
+    world.delete("/app/shop").await.expect(204);
+    world.post("/app/shop/msg", brought.clone()).await.expect(202);
+    world.send("PATCH", "/app/shop", json!({ "uid": "other" })).await.expect(200);
+    world.post("/app/shop/msg", brought.clone()).await.expect(202);
+    assert_eq!(ids(&world.get("/app/shop/msg").await.expect(200)).len(), 1);
+    assert_eq!(ids(&world.get("/app/other/msg").await.expect(200)).len(), 1);
+    // Without one that is brought along there is none.
+    world.delete("/app/shop").await.expect(204);
+    world.post("/app/shop/msg", bare.clone()).await.refused(404, "not_found");
+    // Where there are rules, one is looked for to refuse by them.
+    world.send("PATCH", "/environment/settings", json!({ "unknownEventTypes": "reject" })).await.expect(200);
+    let refused = world.post("/app/other/msg", bare).await;
+    assert_eq!(refused.expect(422)["detail"][0]["type"], "unknown_event_type");
+    world.delete("/app/other").await.expect(204);
+    let other = json!({ "eventType": "a", "payload": {}, "application": { "name": "Other", "uid": "other" } });
+    let refused = world.post("/app/other/msg", other).await;
+    assert_eq!(refused.expect(422)["detail"][0]["type"], "unknown_event_type");
+    world.get("/app/other").await.expect(200);
+}
+
+#[tokio::test]
 async fn what_is_no_message_is_refused() {
     let world = World::new();
     world.app("shop").await;

@@ -29,6 +29,17 @@ async fn an_operators_own_endpoints_are_those_of_his_application_in_the_manageme
 }
 
 #[tokio::test]
+async fn an_operators_own_application_is_made_again_after_its_deletion() {
+    let world = World::new();
+    let made = world.post(PATH, json!({ "url": "https://example.com/ops" })).await.expect(201);
+    let (own, message) = (org_token(MANAGEMENT), json!({ "eventType": "a", "payload": {} }));
+    world.send_as(&own, "POST", "/app/org_test/msg", Some(&message)).await.expect(202);
+    world.send_as(&own, "DELETE", "/app/org_test", None).await.expect(204);
+    assert_eq!(world.get(PATH).await.expect(200)["data"], json!([]));
+    world.get(&format!("{PATH}/{}", id(&made))).await.refused(404, "not_found");
+}
+
+#[tokio::test]
 async fn operators_do_not_see_each_others_endpoints() {
     let world = World::new();
     let made = id(&world.post(PATH, json!({ "url": "https://example.com/ops" })).await.expect(201));
