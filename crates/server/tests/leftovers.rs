@@ -144,8 +144,10 @@ async fn former_urls_that_attempts_name_have_so_many_bytes_in_a_day_and_no_more(
     connection.execute("UPDATE asked SET urls_whole_at = ?", [used + day - 3 * one]).unwrap();
     drop(connection);
     server.start().await;
-    // What no attempt names costs nothing.
+    // That of an endpoint to which nothing was sent costs nothing.
+    let fresh = app.endpoint_with(json!({ "url": url(0), "channels": ["other"] })).await;
     for number in 2..12 {
+        let path = app.path(&format!("/endpoint/{fresh}"));
         customer.patch(&path, &json!({ "url": url(number) })).await.expect(200);
     }
     let mut statuses = Vec::new();
@@ -167,6 +169,52 @@ async fn former_urls_that_attempts_name_have_so_many_bytes_in_a_day_and_no_more(
     let message = other.send("a", &json!({})).await;
     other.logged_attempts(&message, 1).await;
     other.client.patch(&other.path(&format!("/endpoint/{endpoint}")), &json!({ "url": url(1) })).await.expect(200);
+}
+
+#[tokio::test]
+async fn urls_that_change_while_attempts_are_under_way_are_counted_like_others() {
+    const DAY: i64 = 24 * 3_600 * 1_000_000;
+    let receiver = Receiver::always(Reply::ok().after(Duration::from_secs(2))).await;
+    let mut server = server().await;
+    let (app, customer) = customer(&server).await;
+    let url = |number: usize| receiver.at(&format!("{number}-{}", "u".repeat(1_900)));
+    let endpoint = app.endpoint(&url(0)).await;
+    let path = app.path(&format!("/endpoint/{endpoint}"));
+    server.terminate().await;
+    // Of what there is for a day, ten are left.
+    let connection = rusqlite::Connection::open(server.store_path()).unwrap();
+    let now: i64 = connection.query_row("SELECT created_at FROM endpoint", [], |row| row.get(0)).unwrap();
+    let ten = DAY / (8 * 1024 * 1024 / 20_000);
+    let used = "INSERT INTO asked (application_no, whole_at, urls_whole_at) SELECT no, 0, ? FROM application";
+    connection.execute(used, [now + DAY - ten]).unwrap();
+    drop(connection);
+    server.start().await;
+    let (mut sent, mut refused) = (0, 0);
+    for number in 1..=20 {
+        // Three attempts are under way when it changes.
+        for _ in 0..3 {
+            app.send("a", &json!({})).await;
+        }
+        sent += 3;
+        receiver.wait_for(sent).await;
+        let answer = customer.patch(&path, &json!({ "url": url(number) })).await;
+        refused += usize::from(answer.status == 429);
+        assert!(answer.status == 200 || answer.text().contains("too_many_urls"), "{}", answer.text());
+    }
+    assert!((5..=15).contains(&refused), "{refused} refused");
+    wait::until("the attempts to be stored", async || {
+        let attempts = app.client.get(&app.path(&format!("/attempt/endpoint/{endpoint}?limit=100"))).await.json();
+        (attempts["data"].as_array()?.len() == sent).then_some(())
+    })
+    .await;
+    let connection = rusqlite::Connection::open(server.store_path()).unwrap();
+    let (named, present): (i64, i64) = connection
+        .query_row("SELECT count(*), count(*) FILTER (WHERE retired_at IS NULL) FROM endpoint_url", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .unwrap();
+    // Those that were changed, and the present one.
+    assert!(present <= 1 && named <= 20 - refused as i64 + 1, "{named} named, {present} of them present");
 }
 
 #[tokio::test]

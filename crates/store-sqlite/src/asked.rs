@@ -10,7 +10,6 @@ use postrider_store::ApplicationKey;
 use rusqlite::{Connection, params};
 
 use crate::decode::{Columns, SqlError, first};
-use crate::limits::FORMER_URLS_PER_DAY;
 
 /// What was used for. Each has an allowance of its own: whoever takes one attempt as soon as it is there would leave nothing to whoever
 /// needs several at a time, and a task that takes whatever is there would leave nothing to whoever asks now and then.
@@ -35,19 +34,7 @@ impl Use {
 }
 
 /// What a former URL takes beside its text: its row, and its place in the index.
-const URL_OVERHEAD: u64 = 64;
-
-/// Notes that this URL became a former one that attempts name, or says how long it takes until there is room for it.
-pub(crate) fn keep_url(
-    connection: &Connection,
-    application: ApplicationKey,
-    url: &str,
-    now: Timestamp,
-) -> Result<Result<(), Duration>, SqlError> {
-    let bytes = url.len() as u64 + URL_OVERHEAD;
-    let spent = spend(connection, application, (Use::Urls, bytes), FORMER_URLS_PER_DAY, now)?;
-    Ok(spent.map(|_| ()))
-}
+pub(crate) const URL_OVERHEAD: u64 = 64;
 
 /// What is left, by what was used.
 pub(crate) fn found(connection: &Connection, application: ApplicationKey, used: Use) -> Result<Allowance, SqlError> {
@@ -80,4 +67,16 @@ pub(crate) fn spend(
         .prepare_cached(&format!("UPDATE asked SET {column} = ? WHERE application_no = ?"))?
         .execute(params![after.until().as_micros(), application.0])?;
     Ok(Ok(after))
+}
+
+/// Notes that so much was used, though there may not be so much left: then nothing is.
+pub(crate) fn take(
+    connection: &Connection,
+    application: ApplicationKey,
+    (used, amount): (Use, u64),
+    per_day: u64,
+    now: Timestamp,
+) -> Result<(), SqlError> {
+    let left = found(connection, application, used)?.left(per_day, now);
+    spend(connection, application, (used, amount.min(left)), per_day, now)?.map(drop).or(Ok(()))
 }

@@ -18,7 +18,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
 use crate::applications::NEXT_VERSION;
-use crate::asked;
+use crate::asked::{self, Use};
 use crate::decode::{Columns, SqlError, encode_json, first, listed};
 use crate::hot::DISABLED_SQL;
 use crate::idempotency::{self, Subject};
@@ -28,7 +28,8 @@ use crate::outbox;
 use crate::range::{NO_LIMIT, Range};
 use crate::retention::DELETED_KEPT;
 use crate::rows::{ENDPOINT_COLUMNS, decode_endpoint, decode_keys, encode_keys};
-use crate::work::{application_of, lift_hold, look_again};
+use crate::urls;
+use crate::work::{application_of, lift_hold, look_again, put_off};
 use crate::writer::{Abort, FEW_ROWS, News, Place, Tx, rows_of, taken};
 
 /// How many rows what a change of an endpoint brings counts as: the names of event types may be a quarter of a megabyte. What
@@ -57,17 +58,19 @@ const BYTES: &str =
     "octet_length(description) + coalesce(octet_length(event_types), 0) + coalesce(octet_length(channels), 0)
      + octet_length(metadata) + octet_length(headers) + octet_length(signing_keys)";
 
-/// How many rows an endpoint counts as that is read and written again; none if it is not there.
+/// How many rows an endpoint counts as that is read and written again, with the retries that are due when what holds it back is
+/// lifted; none if it is not there.
 fn stored(connection: &Connection, application: ApplicationKey, id: &IdOrUid<EndpointId>) -> Result<usize, SqlError> {
-    let bytes = find_columns(connection, application, id, BYTES, |row| Ok(row.get(0)?))?;
-    Ok(bytes.map_or(0, rows_of))
+    let endpoint = find_key(connection, application, id)?;
+    endpoint.map_or(Ok(0), |endpoint| stored_of(connection, endpoint))
 }
 
 /// The same of an endpoint that is known.
 fn stored_of(connection: &Connection, endpoint: EndpointKey) -> Result<usize, SqlError> {
     let mut statement = connection.prepare_cached(&format!("SELECT {BYTES} FROM endpoint WHERE no = ?"))?;
     let bytes: Option<usize> = statement.query_row([endpoint.0], |row| row.get(0)).optional()?;
-    Ok(bytes.map_or(0, rows_of))
+    let Some(bytes) = bytes else { return Ok(0) };
+    Ok(rows_of(bytes) + put_off(connection, endpoint)?)
 }
 
 #[async_trait]
@@ -449,12 +452,7 @@ fn change(
         note_disabled(tx, key, disablement)?;
     }
     if endpoint.url != before.url {
-        let retired = tx
-            .prepare_cached("UPDATE endpoint_url SET retired_at = ? WHERE endpoint_no = ? AND retired_at IS NULL")?
-            .execute(params![now.as_micros(), key.0])?;
-        if retired > 0 {
-            keep_former(tx, key, &before.url, now)?;
-        }
+        retire(tx, key, &before.url, now)?;
         tx.moved(Place::Endpoint(key.0));
     }
     if authorized || endpoint.url != before.url || endpoint.disabled != before.disabled {
@@ -468,12 +466,31 @@ fn change(
     Ok(endpoint)
 }
 
-/// Finds room for a URL that attempts name and that is a former one from now on.
-fn keep_former(tx: &Tx<'_>, key: EndpointKey, url: &EndpointUrl, now: Timestamp) -> Result<(), Abort<WriteError>> {
+/// Makes the URL that an endpoint had a former one, and finds room for it. Attempts that are under way name it when they end, so
+/// it has a row also if none has yet; unless nothing was ever sent there.
+fn retire(tx: &Tx<'_>, key: EndpointKey, url: &EndpointUrl, now: Timestamp) -> Result<(), Abort<WriteError>> {
+    let mut retire = tx.prepare_cached(RETIRE_SQL)?;
+    let mut retired = retire.query(params![now.as_micros(), key.0])?;
+    let (mut bytes, mut has_row) = (0, false);
+    while let Some(row) = retired.next()? {
+        bytes += row.get::<_, u64>(0)? + asked::URL_OVERHEAD;
+        has_row |= row.get_ref(1)?.as_bytes().is_ok_and(|former| former == url.as_str().as_bytes());
+    }
+    if !has_row && tx.prepare_cached(USED_SQL)?.exists([key.0])? {
+        urls::insert(tx, key, url.as_str(), Some(now))?;
+        bytes += url.as_str().len() as u64 + asked::URL_OVERHEAD;
+    }
     let Some(application) = application_of(tx, key)? else { return Ok(()) };
-    asked::keep_url(tx, application, url.as_str(), now)?
-        .map_err(|wait| Abort::Refused(WriteError::ManyUrls { most: FORMER_URLS_PER_DAY, wait }))
+    let spent = asked::spend(tx, application, (Use::Urls, bytes), FORMER_URLS_PER_DAY, now)?;
+    spent.map(drop).map_err(|wait| Abort::Refused(WriteError::ManyUrls { most: FORMER_URLS_PER_DAY, wait }))
 }
+
+const RETIRE_SQL: &str = "UPDATE endpoint_url SET retired_at = ?1 WHERE endpoint_no = ?2 AND retired_at IS NULL
+     RETURNING octet_length(url), url";
+
+/// Whether anything was sent to an endpoint, or is to be.
+const USED_SQL: &str = "SELECT 1 WHERE EXISTS (SELECT 1 FROM attempt WHERE endpoint_no = ?1)
+     OR EXISTS (SELECT 1 FROM delivery WHERE endpoint_no = ?1)";
 
 fn event_types(endpoint: &Endpoint) -> Option<String> {
     endpoint.event_types.as_ref().map(|names| json_list(names.iter().map(EventTypeName::as_str)))

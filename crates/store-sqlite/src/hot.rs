@@ -25,7 +25,7 @@ use crate::keys::{Keys, RUN_KEYS};
 use crate::rows::{MESSAGE_COLUMNS, decode_message};
 use crate::work::{LOWER_WAKE_SQL, application_of, lift_hold, look_again};
 use crate::writer::{News, Place, Tx};
-use crate::{outbox, set_back};
+use crate::{outbox, set_back, urls};
 
 /// How many message numbers are reserved at a time. A crash skips what was left of them, which costs nothing.
 const RESERVE: i64 = 1 << 20;
@@ -49,8 +49,6 @@ pub(crate) struct Hot<'c> {
     delete_delivery: Statement<'c>,
     attempts: Bulk<'c, AttemptRow>,
     lower_wake: Statement<'c>,
-    url_number: Statement<'c>,
-    insert_url: Statement<'c>,
     reserve: Statement<'c>,
     note_shown: Statement<'c>,
     change: Changes<'c>,
@@ -115,10 +113,6 @@ impl<'c> Hot<'c> {
             delete_delivery: prepare("DELETE FROM delivery WHERE endpoint_no = ? AND due_at = ? AND message_no = ?")?,
             attempts: Bulk::prepare(connection)?,
             lower_wake: prepare(LOWER_WAKE_SQL)?,
-            url_number: prepare(
-                "SELECT no FROM endpoint_url WHERE endpoint_no = ? AND url = ? AND retired_at IS NULL",
-            )?,
-            insert_url: prepare("INSERT INTO endpoint_url (endpoint_no, url) VALUES (?, ?)")?,
             reserve: prepare("UPDATE sequence SET next = ? WHERE name = 'message'")?,
             note_shown: prepare(set_back::NOTE_SQL)?,
             change: Changes::prepare(connection)?,
@@ -317,11 +311,8 @@ impl<'c> Hot<'c> {
         }
         self.attempts.flush()?;
         self.indexer.place_attempted()?;
-        let ended = |attempt: &AttemptRecord| {
-            let duration = Duration::from_millis(attempt.duration_ms.into());
-            attempt.started_at.saturating_add(duration).as_micros()
-        };
-        self.note_shown(batch.iter().filter_map(|settlement| settlement.attempt.as_ref()).map(ended).max())
+        let ended = batch.iter().filter_map(|settlement| settlement.attempt.as_ref()).map(ended).max();
+        self.note_shown(ended.map(Timestamp::as_micros))
     }
 
     /// Notes the latest time that the clock has shown: see `set_back`.
@@ -389,7 +380,7 @@ impl<'c> Hot<'c> {
         next_at: Option<i64>,
         was_pending: bool,
     ) -> Result<(), SqlError> {
-        let url = self.url_number(settlement.endpoint, &attempt.url)?;
+        let url = self.url_number(settlement.endpoint, attempt)?;
         self.indexer.attempting(settlement.endpoint)?;
         let row = AttemptRow::new(settlement, attempt, url, next_at);
         // How the message stood before is read from the attempts to send it there.
@@ -404,17 +395,14 @@ impl<'c> Hot<'c> {
         self.indexer.attempted(settlement, attempt, next_at)
     }
 
-    fn url_number(&mut self, endpoint: EndpointKey, url: &Arc<str>) -> Result<i64, SqlError> {
+    fn url_number(&mut self, endpoint: EndpointKey, attempt: &AttemptRecord) -> Result<i64, SqlError> {
+        let url = &attempt.url;
         if let Some((known, number)) = self.urls.get(&endpoint)
             && (Arc::ptr_eq(known, url) || known == url)
         {
             return Ok(*number);
         }
-        let found = self.url_number.query_row(params![endpoint.0, &**url], |row| row.get(0)).optional()?;
-        let number = match found {
-            Some(number) => number,
-            None => self.insert_url.insert(params![endpoint.0, &**url])?,
-        };
+        let number = urls::number_of(self.connection, endpoint, url, (attempt.started_at, ended(attempt)))?;
         if self.urls.len() >= MAX_URLS {
             self.urls.clear();
         }
@@ -468,6 +456,11 @@ impl<'c> Hot<'c> {
     }
 }
 
+/// When an attempt ended.
+fn ended(attempt: &AttemptRecord) -> Timestamp {
+    attempt.started_at.saturating_add(Duration::from_millis(attempt.duration_ms.into()))
+}
+
 /// Numbers of messages are below this.
 const MAX_NUMBER: i64 = 1 << 62;
 
@@ -492,9 +485,12 @@ fn next_number(connection: &Connection) -> Result<i64, SqlError> {
     }
 }
 
-/// When the pending scheduled delivery is due: what its last attempt said, or at once if there was none. By number, not
-/// by id: retries may follow within the 4 ms that ids resolve.
-const SCHEDULED_DUE_SQL: &str = "SELECT CASE WHEN last.id IS NULL THEN coalesce(message.deliver_at, message.created_at)
+/// When the pending scheduled delivery is due: what its last attempt said; if there was none, where it was put later, or when
+/// it was accepted for. By number, not by id: retries may follow within the 4 ms that ids resolve.
+const SCHEDULED_DUE_SQL: &str = "SELECT CASE WHEN last.id IS NULL THEN coalesce(
+                (SELECT due_at FROM delivery INDEXED BY delivery_later
+                 WHERE endpoint_no = ?2 AND message_no = ?1 AND trigger = 2),
+                message.deliver_at, message.created_at)
             ELSE last.next_attempt_at END
      FROM message LEFT JOIN (
          SELECT id, message_no, next_attempt_at FROM attempt INDEXED BY attempt_by_message
@@ -602,6 +598,8 @@ mod tests {
         let plan = crate::plans::plan(SCHEDULED_DUE_SQL);
         let searched = "SEARCH attempt USING INDEX attempt_by_message (message_no=? AND endpoint_no=?)";
         assert!(plan.contains(&searched.to_owned()), "{plan:#?}");
+        let later = "SEARCH delivery USING COVERING INDEX delivery_later (endpoint_no=? AND message_no=?)";
+        assert!(plan.contains(&later.to_owned()), "{plan:#?}");
         assert!(!plan.iter().any(|step| step.starts_with("SCAN") && !step.starts_with("SCAN last")), "{plan:#?}");
     }
 }

@@ -3,7 +3,9 @@
 //! * `writer` is a thread that owns the only connection that writes. What is asked of it while a commit is under way
 //!   goes into the next one: group commit, with one fsync for all. WAL and `synchronous=FULL`, so `Ok` means on disk.
 //! * `readers` are a few connections that see the last commit and never block the writer. Lists have connections of
-//!   their own, so that a slow page never keeps a lane or a look-up waiting.
+//!   their own, so that a slow page never keeps a lane or a look-up waiting; nor does what is read with them because it may be
+//!   large: a message's payload, and an event type with its schemas. Who waits for those, as a message does whose event type
+//!   changed, waits for his turn among the pages.
 //! * `work` is the hot path: accept, settle, due, wakes. The other areas have the names they have in the contract.
 //!
 //! The schema is in `migrations/`, commented.

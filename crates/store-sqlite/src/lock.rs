@@ -87,13 +87,40 @@ impl Lock {
     pub(crate) fn visit(path: &Path) -> Result<Self, OpenError> {
         let failed = |error: std::io::Error| OpenError::path(path, &error);
         let database = File::open(path).map_err(failed)?;
-        if locked(database.try_lock_shared()).map_err(failed)? {
-            has_one_name(path, &database)?;
-        } else if !is_owned_by_name(path).map_err(failed)? {
-            return Err(OpenError::OtherName { path: path.to_owned() });
+        match found(|| locked(database.try_lock_shared()), || is_owned_by_name(path)).map_err(failed)? {
+            Found::Alone => has_one_name(path, &database)?,
+            Found::BesideItsOwner => {}
+            Found::ByAnotherName => return Err(OpenError::OtherName { path: path.to_owned() }),
         }
         Ok(Self { _database: database, _file: None })
     }
+}
+
+/// How a guest finds a store.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    /// Nobody had it, and owners are kept out now.
+    Alone,
+    BesideItsOwner,
+    /// Somebody has it who came by another name.
+    ByAnotherName,
+}
+
+/// `lock` takes the database, unless an owner has it; `is_owned` says whether one has the lock file beside the name.
+fn found(
+    mut lock: impl FnMut() -> std::io::Result<bool>,
+    mut is_owned: impl FnMut() -> std::io::Result<bool>,
+) -> std::io::Result<Found> {
+    // The first look may come while an owner ends: it lets go of the one after the other.
+    for _ in 0..2 {
+        if lock()? {
+            return Ok(Found::Alone);
+        }
+        if is_owned()? {
+            return Ok(Found::BesideItsOwner);
+        }
+    }
+    Ok(Found::ByAnotherName)
 }
 
 /// Whether an owner has the lock file beside this name.
@@ -130,5 +157,23 @@ fn locked(taken: Result<(), TryLockError>) -> std::io::Result<bool> {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
         Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_that_ends_while_a_guest_looks_is_not_taken_for_one_that_has_another_name() {
+        let look = |database: &[bool], file: &[bool]| {
+            let (mut database, mut file) = (database.iter(), file.iter());
+            found(|| Ok(*database.next().unwrap()), || Ok(*file.next().unwrap())).unwrap()
+        };
+        assert_eq!(look(&[true], &[]), Found::Alone);
+        assert_eq!(look(&[false], &[true]), Found::BesideItsOwner);
+        assert_eq!(look(&[false, false], &[false, false]), Found::ByAnotherName);
+        assert_eq!(look(&[false, true], &[false]), Found::Alone, "it ended in between");
+        assert_eq!(look(&[false, false], &[false, true]), Found::BesideItsOwner, "and another one has begun");
     }
 }

@@ -260,7 +260,7 @@ impl SqliteStore {
         } else if is_empty {
             tracing::warn!(path = %path.display(), "made a new, empty store of a file that was empty");
         }
-        Self::start(path, connection, lock, Ownership::Owner)
+        Self::start(path, lock, connection, Ownership::Owner)
     }
 
     fn open_as_guest(path: &Path) -> Result<Self, OpenError> {
@@ -271,11 +271,11 @@ impl SqliteStore {
         if !migrate::is_current(&open_file(path)?, path)? {
             return Err(OpenError::NotMigrated { path: path.to_owned() });
         }
-        Self::start(path, connect(path)?, lock, Ownership::Guest)
+        Self::start(path, lock, connect(path)?, Ownership::Guest)
     }
 
-    /// Starts what works on an open store.
-    fn start(path: &Path, connection: Connection, lock: Arc<Lock>, ownership: Ownership) -> Result<Self, OpenError> {
+    /// Starts what works on an open store. If that fails, the lock, which comes first, is let go of last.
+    fn start(path: &Path, lock: Arc<Lock>, connection: Connection, ownership: Ownership) -> Result<Self, OpenError> {
         let owned = match ownership {
             Ownership::Guest => None,
             Ownership::Owner => {

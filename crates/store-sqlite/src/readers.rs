@@ -154,6 +154,8 @@ impl Gate {
         loop {
             let next = {
                 let mut waiting = self.0.lock();
+                // Whoever has gone away has no turn.
+                waiting.line.skip(&|sender: &oneshot::Sender<Place>| !sender.is_closed());
                 let next = waiting.line.pop();
                 waiting.free += usize::from(next.is_none());
                 next
@@ -262,6 +264,31 @@ mod tests {
         drop(held);
         assert!(last.await.unwrap());
         assert_eq!(gate.0.lock().free, 1);
+    }
+
+    #[tokio::test]
+    async fn who_no_longer_waits_takes_nobodys_turn() {
+        let gate = Arc::new(Gate::new(1));
+        let held = gate.enter(asker(1, 1)).await.unwrap();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut waiting = tokio::task::JoinSet::new();
+        let mut gone = None;
+        for (number, environment) in [(1, 1), (0, 1), (2, 1), (3, 2), (4, 2)] {
+            let (gate, order) = (Arc::clone(&gate), Arc::clone(&order));
+            let entered = waiting.spawn(async move {
+                let _place = gate.enter(asker(environment, 1)).await.unwrap();
+                order.lock().push(number);
+            });
+            tokio::task::yield_now().await;
+            if number == 0 {
+                gone = Some(entered);
+            }
+        }
+        gone.unwrap().abort();
+        tokio::task::yield_now().await;
+        drop(held);
+        while waiting.join_next().await.is_some() {}
+        assert_eq!(*order.lock(), [1, 3, 2, 4]);
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use postrider_domain::time::Timestamp;
 use postrider_store::{MessageKey, Retention, StoreError, Swept};
+use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
@@ -420,6 +421,8 @@ enum Erasure {
     Messages(Vec<Chosen>),
     /// Of whom nothing is left that they could be of.
     Postings(Log, Vec<Posting>),
+    /// Of whom there may be any number of these.
+    OfEndpoints(OfEndpoints),
     /// Whatever refers to an application or its endpoints, or to an endpoint, by number; and then they themselves.
     Rows {
         application: Option<i64>,
@@ -472,6 +475,9 @@ fn next_erasure(
             let endpoints: Vec<i64> = endpoints
                 .query_map(params![application, range::limit(few)], |row| row.get(0))?
                 .collect::<Result<_, _>>()?;
+            if let Some(many) = OfEndpoints::many(connection, &endpoints, rows)? {
+                return Ok((at, Some(Erasure::OfEndpoints(many))));
+            }
             let application = (endpoints.len() < few).then_some(application);
             return Ok((at, Some(Erasure::Rows { application, endpoints })));
         }
@@ -488,9 +494,58 @@ fn next_erasure(
             break;
         }
     }
+    if left.is_none() {
+        left = OfEndpoints::many(connection, &endpoints, rows)?.map(Erasure::OfEndpoints);
+    }
     let erasure = left.or_else(|| (!endpoints.is_empty()).then_some(Erasure::Rows { application: None, endpoints }));
     // The next look begins anew.
     Ok((if erasure.is_some() { at } else { Erasing::default() }, erasure))
+}
+
+/// What is stored of endpoints by the number of their attempts and changes.
+#[derive(Default)]
+struct OfEndpoints {
+    /// Endpoint and beginning of stretches that were counted.
+    stretches: Vec<(i64, Value)>,
+    urls: Vec<i64>,
+}
+
+const STRETCHES_SQL: &str = "SELECT endpoint_no, start FROM attempt_tally WHERE endpoint_no = ? LIMIT ?";
+
+const URLS_SQL: &str = "SELECT no FROM endpoint_url INDEXED BY endpoint_url_of WHERE endpoint_no = ? LIMIT ?";
+
+impl OfEndpoints {
+    /// The next `rows` of these endpoints; `None` if there are fewer, which can go with the endpoints themselves.
+    fn many(connection: &Connection, endpoints: &[i64], rows: usize) -> Result<Option<Self>, SqlError> {
+        let (mut found, mut left) = (Self::default(), rows);
+        let mut stretches = connection.prepare_cached(STRETCHES_SQL)?;
+        let mut urls = connection.prepare_cached(URLS_SQL)?;
+        for endpoint in endpoints {
+            for stretch in
+                stretches.query_map(params![endpoint, range::limit(left)], |row| Ok((row.get(0)?, row.get(1)?)))?
+            {
+                found.stretches.push(stretch?);
+                left -= 1;
+            }
+            for url in urls.query_map(params![endpoint, range::limit(left)], |row| row.get(0))? {
+                found.urls.push(url?);
+                left -= 1;
+            }
+        }
+        Ok((left == 0).then_some(found))
+    }
+
+    fn remove(&self, tx: &Tx<'_>) -> Result<(), SqlError> {
+        let mut stretch = tx.prepare_cached("DELETE FROM attempt_tally WHERE endpoint_no = ? AND start = ?")?;
+        for (endpoint, start) in &self.stretches {
+            stretch.execute(params![endpoint, start])?;
+        }
+        let mut url = tx.prepare_cached("DELETE FROM endpoint_url WHERE no = ?")?;
+        for number in &self.urls {
+            url.execute([number])?;
+        }
+        Ok(())
+    }
 }
 
 /// Postings of owner ?1, in the order in which they are stored.
@@ -590,6 +645,10 @@ impl Erasure {
             }
             Self::Postings(log, left) => {
                 remove_postings(tx, log, &left)?;
+                Ok(0)
+            }
+            Self::OfEndpoints(many) => {
+                many.remove(tx)?;
                 Ok(0)
             }
             Self::Rows { application, endpoints } => remove_rows(tx, application, &endpoints),
@@ -860,6 +919,8 @@ mod tests {
             PAYLOADS_SQL,
             MESSAGES_SQL,
             POSTINGS_OF_ENDPOINTS_SQL,
+            STRETCHES_SQL,
+            URLS_SQL,
         ]
         .map(str::to_owned)
         .into_iter()

@@ -39,29 +39,30 @@ impl SqliteStore {
             return Ok(0);
         }
         let micros = now.as_micros();
-        let (mut mended, mut place) = (0, (i64::MIN, i64::MIN, i64::MIN));
+        let (mut mended, mut place) = (0_i64, set_back::FIRST);
         loop {
-            let found = self.lists.run(move |connection| set_back::waiting(connection, place, micros)).await?;
-            let count = found.len();
-            place = found.last().map_or(place, set_back::Waiting::place);
-            mended += self
+            let walked = self.lists.run(move |connection| set_back::waiting(connection, &place, micros)).await?;
+            let set_back::Walked { found, next } = walked;
+            let is_last = next.is_none();
+            mended = self
                 .writer
                 .run(Whose::Process, move |tx| {
-                    let mut mended = 0;
+                    let mut mended = mended;
                     for waiting in &found {
                         // Each at an instant of its own: see `make_due`.
                         mended += i64::from(waiting.mend(tx, micros + mended)?);
                     }
-                    if count < MISDATED_ROWS {
+                    if is_last {
                         set_back::end(tx, micros, behind)?;
                     }
-                    Ok::<_, Abort<StoreError>>(mended.unsigned_abs())
+                    Ok::<_, Abort<StoreError>>(mended)
                 })
                 .await?;
-            if count < MISDATED_ROWS {
+            let Some(next) = next else {
                 tracing::info!(?behind, mended, "the clock was set back since the store was used last");
-                return Ok(mended);
-            }
+                return Ok(mended.unsigned_abs());
+            };
+            place = next;
         }
     }
 }
@@ -251,10 +252,12 @@ impl Work for SqliteStore {
             })
             .await?;
         let mended = self.pull_back(now).await?;
-        let mut pulled = 0;
+        let (mut pulled, mut senseless) = (0, 0);
         loop {
-            let found = self.lists.run(move |connection| misdated(connection, latest)).await?;
+            let found = self.lists.run(move |connection| misdated(connection, latest, senseless)).await?;
+            let MisdatedSlice { found, seen } = found;
             let count = found.len();
+            senseless += seen - count;
             let first = now.as_micros() + pulled as i64;
             self.writer
                 .run(Whose::Process, move |tx| {
@@ -265,7 +268,7 @@ impl Work for SqliteStore {
                 })
                 .await?;
             pulled += count as u64;
-            if count < MISDATED_ROWS {
+            if seen < MISDATED_ROWS {
                 return Ok(mended + pulled);
             }
         }
@@ -506,7 +509,8 @@ pub(crate) fn lower_wake(connection: &Connection, endpoint: EndpointKey, at: Tim
 }
 
 /// What held the endpoint back is over: whatever it was learned from is another one now, or wants nothing any more. With
-/// `now`, retries that were put off because it asked to be left alone are due then, as many as [`MISDATED_ROWS`].
+/// `now`, if it had asked to be left alone, retries that are due at the end of that or later are due then: those of the
+/// [`MISDATED_ROWS`] deliveries that come first, which [`put_off`] counts.
 pub(crate) fn lift_hold(
     connection: &Connection,
     endpoint: EndpointKey,
@@ -532,9 +536,22 @@ pub(crate) fn lift_hold(
     Ok(())
 }
 
-/// Retries of endpoint ?1 that are due at ?2 or later.
-const PUT_OFF_SQL: &str = "SELECT endpoint_no, due_at, message_no, made, trigger FROM delivery
-     WHERE endpoint_no = ?1 AND due_at >= ?2 AND made > 0 ORDER BY due_at, message_no LIMIT ?3";
+/// Retries among the first ?3 deliveries of endpoint ?1 that are due at ?2 or later.
+const PUT_OFF_SQL: &str = "SELECT endpoint_no, due_at, message_no, made, trigger FROM (
+         SELECT endpoint_no, due_at, message_no, made, trigger FROM delivery
+         WHERE endpoint_no = ?1 AND due_at >= ?2 ORDER BY due_at, message_no LIMIT ?3
+     ) WHERE made > 0";
+
+/// How many retries [`lift_hold`] would make due; each counts as a row.
+pub(crate) fn put_off(connection: &Connection, endpoint: EndpointKey) -> Result<usize, SqlError> {
+    let asked: Option<i64> = connection
+        .prepare_cached("SELECT not_before FROM endpoint_hold WHERE endpoint_no = ? AND reason = ?")?
+        .query_row(params![endpoint.0, HoldReason::Asked.as_str()], |row| row.get(0))
+        .optional()?;
+    let Some(until) = asked else { return Ok(0) };
+    let mut statement = connection.prepare_cached(&format!("SELECT count(*) FROM ({PUT_OFF_SQL})"))?;
+    Ok(statement.query_row(params![endpoint.0, until, range::limit(MISDATED_ROWS)], |row| row.get(0))?)
+}
 
 /// Whose endpoint it is.
 pub(crate) fn application_of(
@@ -587,12 +604,25 @@ const MISDATED_SQL: &str = "WITH RECURSIVE busy (endpoint_no) AS (
      FROM busy CROSS JOIN delivery ON delivery.endpoint_no = busy.endpoint_no
      WHERE due_at > ?1
          AND NOT EXISTS (SELECT 1 FROM message WHERE no = message_no AND made = 0 AND deliver_at = due_at)
-     LIMIT ?2";
+     LIMIT ?2 OFFSET ?3";
 
-fn misdated(connection: &Connection, latest: i64) -> Result<Vec<Misdated>, SqlError> {
+/// The next of them.
+struct MisdatedSlice {
+    /// Those that make sense.
+    found: Vec<Misdated>,
+    seen: usize,
+}
+
+/// Those that are due after `latest`, behind so many that make no sense, which stay where they are.
+fn misdated(connection: &Connection, latest: i64, senseless: usize) -> Result<MisdatedSlice, SqlError> {
     let mut statement = connection.prepare_cached(MISDATED_SQL)?;
-    let rows = statement.query(params![latest, range::limit(MISDATED_ROWS)])?;
-    all(rows, decode_misdated)
+    let mut rows = statement.query(params![latest, range::limit(MISDATED_ROWS), range::limit(senseless)])?;
+    let (mut found, mut seen) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        found.extend(readable(decode_misdated(row))?);
+        seen += 1;
+    }
+    Ok(MisdatedSlice { found, seen })
 }
 
 pub(crate) fn decode_misdated(row: &Row<'_>) -> Result<Misdated, SqlError> {
@@ -753,6 +783,23 @@ mod tests {
     #[test]
     fn what_is_due_is_walked_in_order() {
         crate::plans::assert_walks(&due_sql(), "delivery USING PRIMARY KEY (endpoint_no=? AND due_at>? AND due_at<?)");
+    }
+
+    #[test]
+    fn of_what_an_endpoint_has_waiting_no_more_is_looked_at_than_is_made_due() {
+        let plan = crate::plans::plan(PUT_OFF_SQL);
+        assert!(
+            plan.contains(&"SEARCH delivery USING PRIMARY KEY (endpoint_no=? AND due_at>?)".to_owned()),
+            "{plan:#?}"
+        );
+        assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:#?}");
+        let connection = crate::plans::database();
+        let rows = "INSERT INTO delivery (endpoint_no, due_at, message_no, made, trigger)
+             VALUES (1, 5, 1, 0, 2), (1, 6, 2, 1, 0), (1, 7, 3, 0, 2), (1, 8, 4, 1, 0)";
+        connection.execute_batch(rows).unwrap();
+        let mut put_off = connection.prepare(PUT_OFF_SQL).unwrap();
+        let found = put_off.query_map([1, 5, 3], |row| row.get(2)).unwrap();
+        assert_eq!(found.collect::<Result<Vec<i64>, _>>().unwrap(), [2]);
     }
 
     #[test]

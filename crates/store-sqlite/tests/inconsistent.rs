@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_domain::application::{Application, EnvironmentId};
@@ -318,4 +319,56 @@ async fn a_page_of_a_list_is_full_whatever_it_leaves_out() {
     }
     let page = store.endpoints(*application, Scan::all(Direction::Ascending, 2)).await.unwrap();
     assert_eq!(page.rows.len(), 2);
+}
+
+const NOW_MICROS: i64 = 1_767_323_045_000_000;
+
+/// Deliveries that were never tried and are due in an hour, of which these make no sense; and the latest time that the store was
+/// shown.
+async fn due_in_an_hour(count: i64, senseless: &str, shown: i64) -> Broken {
+    broken_by(&format!(
+        "WITH RECURSIVE n(no) AS (SELECT 1 UNION ALL SELECT no + 1 FROM n WHERE no < {count})
+         INSERT INTO delivery (endpoint_no, due_at, message_no, made, trigger)
+         SELECT 1, {NOW_MICROS} + 3600000000 + no, no, 0, CASE WHEN no {senseless} THEN 300 ELSE 0 END FROM n;
+         INSERT OR REPLACE INTO sequence (name, next) VALUES ('shown', {shown})",
+    ))
+    .await
+}
+
+/// A clock that was set back, and a longest wait beyond which nothing is due: each finds what is due too late.
+const TOO_LATE: [(i64, Duration); 2] =
+    [(NOW_MICROS + 7_200_000_000, Duration::from_secs(86_400)), (NOW_MICROS, Duration::from_secs(1))];
+
+/// When each message is due, in that order.
+fn deliveries(broken: &Broken) -> Vec<(i64, i64)> {
+    let connection = rusqlite::Connection::open(broken._folder.path().join("postrider.db")).unwrap();
+    let sql = "SELECT due_at, message_no FROM delivery ORDER BY due_at, message_no";
+    let mut statement = connection.prepare(sql).unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    rows.collect::<Result<_, _>>().unwrap()
+}
+
+#[tokio::test]
+async fn a_delivery_that_makes_no_sense_keeps_none_behind_it_from_waiting_from_now() {
+    for (shown, longest) in TOO_LATE {
+        let broken = due_in_an_hour(2_500, "= 500", shown).await;
+        let mended = broken.store.pull_in(Timestamp::from_micros(NOW_MICROS), longest).await.unwrap();
+        assert_eq!(mended, 2_499, "{longest:?}");
+        let (late, mended): (Vec<_>, Vec<_>) =
+            deliveries(&broken).into_iter().partition(|(due_at, _)| *due_at > NOW_MICROS + 1_000_000);
+        assert_eq!(late.iter().map(|(_, message)| *message).collect::<Vec<_>>(), [500]);
+        // In the order in which they were due.
+        let in_order = (1..=2_500).filter(|number| *number != 500);
+        assert!(mended.iter().map(|(_, message)| *message).eq(in_order), "{longest:?}");
+        broken.store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn deliveries_that_make_no_sense_are_looked_at_once_however_many_they_are() {
+    for (shown, longest) in TOO_LATE {
+        let broken = due_in_an_hour(2_500, "< 2500", shown).await;
+        assert_eq!(broken.store.pull_in(Timestamp::from_micros(NOW_MICROS), longest).await.unwrap(), 1);
+        broken.store.close().await;
+    }
 }

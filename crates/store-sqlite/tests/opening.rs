@@ -91,9 +91,17 @@ async fn an_owner_waits_for_a_guest_that_came_before_it() {
     let (_folder, path) = folder();
     SqliteStore::open(&path, Ownership::Owner).unwrap().close().await;
     let guest = SqliteStore::open(&path, Ownership::Guest).unwrap();
-    let opened = path.clone();
+    let taken = std::fs::File::open(&path).unwrap().try_lock();
+    assert!(matches!(taken, Err(std::fs::TryLockError::WouldBlock)), "a guest keeps owners out: {taken:?}");
+    let (opened, lock_file) = (path.clone(), path.with_extension("db.lock"));
+    std::fs::write(&lock_file, "").unwrap();
     let owner = tokio::task::spawn_blocking(move || SqliteStore::open(&opened, Ownership::Owner));
+    // What it has written there it writes before it looks for guests.
+    while std::fs::read(&lock_file).unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
     guest.ping().await.unwrap();
+    assert!(!owner.is_finished(), "it waits");
     guest.close().await;
     owner.await.unwrap().unwrap().close().await;
 }

@@ -205,22 +205,47 @@ async fn only_messages_that_failed_or_wait_have_postings_of_their_own() {
 }
 
 #[tokio::test]
-async fn what_nobody_reads_any_more_goes_with_its_owner_and_little_at_a_time() {
+async fn what_nobody_reads_any_more_goes_with_its_application_and_little_at_a_time() {
+    goes_little_at_a_time(false).await;
+}
+
+#[tokio::test]
+async fn what_nobody_reads_any_more_goes_with_its_endpoint_and_little_at_a_time() {
+    goes_little_at_a_time(true).await;
+}
+
+/// With its application, or `alone`.
+async fn goes_little_at_a_time(alone: bool) {
     const ROWS: usize = 7;
     let world = World::new().await;
     // A version before this one posted combinations of names.
     let connection = rusqlite::Connection::open(&world.path).unwrap();
-    for (postings, owner) in [("message_posting", world.routes.application.0), ("attempt_posting", world.endpoint.0)] {
+    let owners = [("attempt_posting", world.endpoint.0), ("message_posting", world.routes.application.0)];
+    for (postings, owner) in owners.into_iter().take(if alone { 1 } else { 2 }) {
         let mut post = connection.prepare(&format!("INSERT INTO {postings} VALUES (?, ?, zeroblob(20))")).unwrap();
         for term in 1..=100 {
             post.execute([owner, term]).unwrap();
         }
     }
-    world.store.delete_application(&EnvironmentId::default_environment(), &world.id, START).await.unwrap();
+    let mut stretch =
+        connection.prepare("INSERT INTO attempt_tally VALUES (?, randomblob(20), zeroblob(20), 0, 0)").unwrap();
+    let mut url =
+        connection.prepare("INSERT INTO endpoint_url (endpoint_no, url, retired_at) VALUES (?, ?, 1)").unwrap();
+    for number in 0..100 {
+        stretch.execute([world.endpoint.0]).unwrap();
+        url.execute((world.endpoint.0, format!("https://{number}.test/"))).unwrap();
+    }
+    if alone {
+        let id = IdOrUid::Id(world.routes.targets[0].endpoint.id);
+        world.store.delete_endpoint(world.routes.application, &id, START).await.unwrap();
+    } else {
+        world.store.delete_application(&EnvironmentId::default_environment(), &world.id, START).await.unwrap();
+    }
     let later = START.saturating_add(Duration::from_secs(365 * 86_400));
     let postings = || {
         let count = |table: &str| world.count(&format!("SELECT count(*) FROM {table}"));
-        usize::try_from(count("message_posting") + count("attempt_posting")).unwrap()
+        let tables = ["message_posting", "attempt_posting", "attempt_tally", "endpoint_url"];
+        usize::try_from(tables.into_iter().map(count).sum::<i64>()).unwrap()
     };
     let mut left = postings();
     loop {
@@ -231,7 +256,8 @@ async fn what_nobody_reads_any_more_goes_with_its_owner_and_little_at_a_time() {
             break;
         }
     }
-    assert_eq!((left, world.count("SELECT count(*) FROM application")), (0, 0));
+    assert_eq!((left, world.count("SELECT count(*) FROM endpoint")), (0, 0));
+    assert_eq!(world.count("SELECT count(*) FROM application"), i64::from(alone));
     world.store.close().await;
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider_domain::application::{Application, EnvironmentId, Metadata};
 use postrider_domain::attempt::Trigger;
-use postrider_domain::delivery::{Against, DisableReason, EndpointFact, Next};
+use postrider_domain::delivery::{Against, DisableReason, EndpointFact, Hold, HoldReason, Next};
 use postrider_domain::endpoint::{Endpoint, EndpointPatch, EndpointUrl, Headers};
 use postrider_domain::entropy::SeededEntropy;
 use postrider_domain::event_type::{EventType, EventTypePatch, Schemas};
@@ -297,4 +297,47 @@ async fn what_is_found_out_about_large_endpoints_leaves_their_rows_alone() {
         assert_eq!(endpoint.disablement.unwrap().reason, DisableReason::Gone);
     }
     stored.assert_commits_are_small("facts").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holds_that_are_lifted_do_not_have_all_their_retries_moved_in_one_commit() {
+    let stored = Stored::new();
+    let (application, entropy) = (application(&stored.store).await, SeededEntropy::new(3));
+    let until = NOW.saturating_add(Duration::from_secs(3_600));
+    let (mut ids, mut keys) = (Vec::new(), Vec::new());
+    for _ in 0..AT_ONCE {
+        let id = EndpointId::new(NOW, &entropy);
+        let mut small = endpoint(id);
+        small.endpoint.event_types = None;
+        stored.store.create_endpoint(application, small, None).await.unwrap();
+        let key = stored.store.endpoint(application, &IdOrUid::Id(id)).await.unwrap().unwrap().key;
+        stored.store.hold(key, Hold { until, reason: HoldReason::Asked }).await.unwrap();
+        ids.push(id);
+        keys.push(key);
+    }
+    let put_off = "WITH RECURSIVE n(no) AS (SELECT 1 UNION ALL SELECT no + 1 FROM n WHERE no < 1000)
+         INSERT INTO delivery (endpoint_no, due_at, message_no, made, trigger)
+         SELECT endpoint.no, ?, n.no, 1, 0 FROM n CROSS JOIN endpoint";
+    stored.reader.execute(put_off, [until.as_micros()]).unwrap();
+    stored.watch();
+    stored
+        .at_once(|store, number| {
+            let (id, key) = (ids[number], keys[number]);
+            async move {
+                if number % 2 == 0 {
+                    let secret = Secret::generate(SecretKind::default(), &SeededEntropy::new(4));
+                    store.rotate_secret(key, secret, NOW, NOW, None).await.unwrap();
+                } else {
+                    let url = EndpointUrl::parse("https://example.com/other").ok();
+                    let patch = EndpointPatch { url, ..EndpointPatch::default() };
+                    store.update_endpoint(application, &IdOrUid::Id(id), patch, NOW).await.unwrap();
+                }
+            }
+        })
+        .await;
+    let late = "SELECT count(*) FROM delivery WHERE due_at >= ?";
+    let connection = Connection::open(&stored.database).unwrap();
+    let left: usize = connection.query_row(late, [until.as_micros()], |row| row.get(0)).unwrap();
+    assert_eq!(left, 0, "all of them are due");
+    stored.assert_commits_are_small("lifted holds").await;
 }

@@ -169,7 +169,8 @@ fn with_count(mut data: Map<String, Value>) -> Map<String, Value> {
     data
 }
 
-/// Messages of a time. Whether one was attempted at an endpoint, or is pending there without an attempt, is looked up.
+/// Messages of a time. Whether one was attempted at an endpoint, or is pending there without an attempt, is looked up: where it is
+/// due that was accepted for it, and among those that were added or put somewhere else later.
 fn walk_sql() -> String {
     format!(
         "SELECT {MESSAGE_COLUMNS}, NULL AS payload, EXISTS (SELECT 1 FROM payload WHERE payload.message_no = message.no) AS has_payload,
@@ -181,6 +182,9 @@ fn walk_sql() -> String {
                  WHERE delivery.endpoint_no = :endpoint
                      AND delivery.due_at = coalesce(message.deliver_at, message.created_at)
                      AND delivery.message_no = message.no
+             ) OR EXISTS (
+                 SELECT 1 FROM delivery INDEXED BY delivery_later
+                 WHERE delivery.endpoint_no = :endpoint AND delivery.message_no = message.no AND trigger = 2
              ) AS known
          FROM message
          WHERE application_no = :application AND message.id >= :from AND message.id < :end
@@ -332,8 +336,7 @@ pub(super) fn deliver(
         Ok(left) => left,
         Err(wait) => return Ok(Err(wait)),
     };
-    // Due when it would have been: whoever looks for it, a second replay as well, knows where it is. A message that a clock dated
-    // that was ahead is due now.
+    // Due when it would have been. A message that a clock dated that was ahead is due now.
     let mut scheduled = tx.prepare_cached(
         "INSERT OR IGNORE INTO delivery (endpoint_no, due_at, message_no, made, trigger)
          SELECT ?1, coalesce(deliver_at, min(created_at, ?4)), no, 0, ?3 FROM message WHERE no = ?2",

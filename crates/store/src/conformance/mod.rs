@@ -359,6 +359,7 @@ macro_rules! conformance_cases {
                 racing_steps_do_their_work_once,
                 a_task_ends_when_its_endpoint_is_disabled_or_gone,
                 replay_adds_what_an_endpoint_wants_and_never_got,
+                replay_adds_nothing_twice_that_a_clock_dated_ahead,
                 bulk_replay_sends_what_its_filter_lets_through,
                 purging_erases_every_payload_that_was_there,
                 usage_is_counted_by_application,

@@ -1,6 +1,7 @@
 //! Cases for background tasks: what they do, in steps of any size, exactly once.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::attempt::Trigger;
@@ -424,6 +425,32 @@ pub(super) async fn replay_adds_what_an_endpoint_wants_and_never_got<H: Harness>
         world.settle(world.settlement(&endpoint, &manual, Next::Succeeded)).await;
         assert!(!pending(world, &endpoint, Trigger::Scheduled).await.contains(&missed.key));
     }
+}
+
+pub(super) async fn replay_adds_nothing_twice_that_a_clock_dated_ahead<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let start = world.tick();
+    let ahead = after(start, 10_800);
+    let dated = || Message { created_at: ahead, ..world.new_message() };
+    let missed = world.message_of(&app, &[], dated()).await;
+    let endpoint = world.endpoint(&app).await;
+    // One was accepted for it, and was due by that clock until it was set right.
+    let moved = world.message_of(&app, &[&endpoint], dated()).await;
+    assert_eq!(world.store().pull_in(start, Duration::from_secs(86_400)).await.unwrap(), 1);
+    let replay = Job::Replay { endpoint: endpoint.key, span: ALWAYS };
+    for added in [1, 0] {
+        let id = add(world, replay.clone()).await;
+        assert_eq!(run(world, id, 10).await, json!({ "messages": added }));
+        assert_eq!(pending(world, &endpoint, Trigger::Scheduled).await, [missed.key, moved.key]);
+    }
+    // Each is a series like any other: a manual success ends it.
+    for message in [&missed, &moved] {
+        done(world.store().resend(endpoint.key, message.key, world.tick(), None).await.unwrap());
+        let manual = world.due(&endpoint, FAR).await.into_iter().find(|due| due.trigger == Trigger::Manual).unwrap();
+        world.settle(world.settlement(&endpoint, &manual, Next::Succeeded)).await;
+        assert!(!pending(world, &endpoint, Trigger::Scheduled).await.contains(&message.key));
+    }
+    assert!(world.due(&endpoint, FAR).await.is_empty());
 }
 
 pub(super) async fn bulk_replay_sends_what_its_filter_lets_through<H: Harness>(world: &World<H>) {
