@@ -491,7 +491,7 @@ async fn name_servers_that_fail_at_once_are_given_time_before_they_are_asked_aga
     let began = Mutex::new(None);
     // It needs half a second to be ready.
     let server = NameServer::start(move |name, kind| {
-        let began = *began.lock().get_or_insert_with(std::time::Instant::now);
+        let began = *began.lock().get_or_insert_with(tokio::time::Instant::now);
         if began.elapsed() < Duration::from_millis(500) { Reply::Refused } else { both(name, kind) }
     })
     .await;
