@@ -119,7 +119,7 @@ fn refuse_own(address: IpAddr) -> Result<(), Forbidden> {
         Ok(false) => Ok(()),
         Ok(true) => Err(Forbidden::Address),
         Err(error) => {
-            tracing::warn!(%error, "whether an address is this machine's own could not be found out: nothing is sent to it");
+            tracing::debug!(%error, "whether an address is this machine's own could not be found out: nothing is sent to it");
             Err(Forbidden::Unknown)
         }
     }
