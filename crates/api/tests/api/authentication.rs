@@ -98,6 +98,16 @@ async fn a_restricted_token_may_do_what_its_capabilities_say() {
             assert_eq!(status(&world, &token, method, path).await, want, "{method} {path} with {body}");
         }
     }
+    let token = token(&world, "shop", json!({ "readOnly": true })).await;
+    for (method, path, lacking) in [
+        ("GET", "/app/shop/endpoint/ep/secret", "'ViewEndpointSecret'"),
+        ("POST", resend.as_str(), "'CreateAttempts'"),
+        ("PATCH", "/app/shop/endpoint/ep", "'ManageEndpoint'"),
+    ] {
+        let refused = world.send_as(&token, method, path, Some(&json!({}))).await;
+        refused.refused(403, "insufficient access");
+        assert!(refused.text.contains(lacking), "{}", refused.text);
+    }
 }
 
 #[tokio::test]

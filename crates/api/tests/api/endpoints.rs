@@ -100,7 +100,9 @@ async fn a_uid_is_unique_in_its_application_until_its_endpoint_is_deleted() {
     world.endpoint(&first, "e").await;
     world.endpoint(&second, "e").await;
     let body = json!({ "url": "https://a.test/", "uid": "e" });
-    world.post("/app/one/endpoint", body.clone()).await.refused(409, "conflict");
+    let again = world.post("/app/one/endpoint", body.clone()).await;
+    again.refused(409, "conflict");
+    assert!(again.text.contains("the uid is taken"), "{}", again.text);
     world.send("PUT", "/app/one/endpoint/e", body.clone()).await.expect(200);
     world.endpoint(&first, "f").await;
     world.send("PATCH", "/app/one/endpoint/f", json!({ "uid": "e" })).await.refused(409, "conflict");

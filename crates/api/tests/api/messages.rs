@@ -68,7 +68,9 @@ async fn an_event_id_is_unique_in_its_application() {
     world.app("two").await;
     let body = json!({ "eventType": "a", "payload": {}, "eventId": "e" });
     world.post("/app/one/msg", body.clone()).await.expect(202);
-    world.post("/app/one/msg", body.clone()).await.refused(409, "conflict");
+    let again = world.post("/app/one/msg", body.clone()).await;
+    again.refused(409, "conflict");
+    assert!(again.text.contains("eventId"), "{}", again.text);
     world.post("/app/two/msg", body).await.expect(202);
 }
 
