@@ -198,6 +198,10 @@ fn too_slow(time: Duration) -> ApiError {
 
 #[cfg(test)]
 impl Incoming {
+    pub(crate) fn charged_to(body: AxumBody, account: Arc<Account>) -> Self {
+        Self { body, account }
+    }
+
     /// A body that nobody pays for.
     pub(crate) fn of_nobody(body: AxumBody) -> Self {
         let options = postrider_ingest::LimitOptions::default();

@@ -8,7 +8,7 @@ use postrider_domain::message::MAX_BODY_BYTES;
 
 use crate::account::Account;
 use crate::body::Incoming;
-use crate::error::Result;
+use crate::error::{ApiError, Result};
 
 /// The most bytes of lines in a chunk, so that a chunk of large lines is small in number.
 const CHUNK_BYTES: usize = 4 * 1024 * 1024;
@@ -43,12 +43,14 @@ pub(crate) struct Lines {
     /// In a line that is too long, of which the rest is thrown away.
     skipping: bool,
     ended: bool,
+    /// Why there is no more; what came before is handed out first. A line that it cut off is none.
+    broken: Option<ApiError>,
 }
 
 impl Lines {
     /// The lines of a body of which the first piece was read, and charged, already.
     pub(crate) fn new(first: Bytes, body: Incoming) -> Self {
-        Self { body, buffer: BytesMut::from(first), searched: 0, skipping: false, ended: false }
+        Self { body, buffer: BytesMut::from(first), searched: 0, skipping: false, ended: false, broken: None }
     }
 
     /// What they are charged to.
@@ -66,27 +68,37 @@ impl Lines {
                 lines.push(line);
                 continue;
             }
-            if self.ended {
+            if self.ended || self.broken.is_some() {
                 break;
             }
-            let piece = if lines.is_empty() {
-                self.body.next().await?
+            if lines.is_empty() {
+                let piece = self.body.next().await;
+                self.take(piece).await;
             } else {
-                match tokio::time::timeout(LINGER, self.body.next()).await {
-                    Ok(Ok(piece)) => piece,
-                    // What has come is handed out first; the error comes again.
-                    Ok(Err(_)) | Err(_) => break,
-                }
-            };
-            match piece {
-                Some(piece) => {
-                    self.body.account().charge(piece.len()).await?;
-                    self.buffer.extend_from_slice(&piece);
-                }
-                None => self.ended = true,
+                // What has come is handed out, rather than kept until more does.
+                let Ok(piece) = tokio::time::timeout(LINGER, self.body.next()).await else { break };
+                self.take(piece).await;
             }
         }
-        Ok(lines)
+        match self.broken.take_if(|_| lines.is_empty()) {
+            Some(error) => Err(error),
+            None => Ok(lines),
+        }
+    }
+
+    /// Takes a piece of the body in, once it is paid.
+    async fn take(&mut self, piece: Result<Option<Bytes>>) {
+        let paid = match piece {
+            Ok(Some(piece)) => {
+                self.body.account().charge(piece.len()).await.map(|()| self.buffer.extend_from_slice(&piece))
+            }
+            Ok(None) => {
+                self.ended = true;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        self.broken = paid.err();
     }
 
     /// The next line that is complete.
@@ -174,6 +186,48 @@ mod tests {
         assert_eq!(all(body(pieces), 10).await, [text("a"), Line::TooLong, text("b"), Line::TooLong]);
         let exact = Bytes::from(vec![b'z'; MAX_BODY_BYTES]);
         assert_eq!(all(body(vec![exact.clone(), Bytes::from_static(b"\n")]), 10).await, [Line::Text(exact)]);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_no_body_that_ends_and_the_line_that_it_cut_is_none() {
+        for sent in [&["a\nb\nc"][..], &["a\n", "b\nc"], &["a", "\nb\n", "c"]] {
+            let pieces = sent.iter().map(|piece| Ok(Bytes::from_static(piece.as_bytes())));
+            let stream =
+                futures_util::stream::iter(pieces.chain([Err(std::io::Error::other("reset"))]).collect::<Vec<_>>());
+            let body = crate::body::Upload::new(Body::from_stream(stream), false);
+            let mut lines = Lines::new(Bytes::new(), Incoming::of_nobody(Body::new(body)));
+            let mut found = Vec::new();
+            let error = loop {
+                match lines.chunk(10).await {
+                    Ok(chunk) if chunk.is_empty() => break None,
+                    Ok(chunk) => found.extend(chunk),
+                    Err(error) => break Some(error),
+                }
+            };
+            assert_eq!(found, [text("a"), text("b")], "{sent:?}");
+            assert!(error.is_some(), "{sent:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lines_that_came_before_there_was_no_more_room_are_handed_out() {
+        let options = postrider_ingest::LimitOptions::default();
+        let budgets = std::sync::Arc::new(crate::account::Budgets::new(&options, 10));
+        let operator =
+            crate::auth::Principal::Environment(postrider_domain::application::EnvironmentId::default_environment());
+        let (mine, others) = (Account::new(budgets.clone()), Account::new(budgets));
+        for account in [&mine, &others] {
+            account.open(&operator, false).await.unwrap();
+        }
+        others.charge(13 << 20).await.unwrap();
+        // The second piece is more than is left.
+        let pieces =
+            [Bytes::from_static(b"a\nb\n"), Bytes::from(vec![b'c'; 2 << 20])].map(Ok::<_, std::convert::Infallible>);
+        let body = Incoming::charged_to(Body::from_stream(futures_util::stream::iter(pieces)), mine);
+        let mut lines = Lines::new(Bytes::new(), body);
+        assert_eq!(lines.chunk(10).await.unwrap(), [text("a"), text("b")]);
+        let error = lines.chunk(10).await.unwrap_err();
+        assert_eq!(error.status(), http::StatusCode::TOO_MANY_REQUESTS);
     }
 
     proptest! {
