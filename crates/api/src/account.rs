@@ -3,12 +3,17 @@
 //! [`postrider_ingest::budget`]): an operator is a party of his own, the tokens of his applications are another, and each
 //! of those applications has only part of that.
 //!
-//! An account is opened with the request, named when its caller is known, and closed with the last byte of its answer.
-//! What is not named costs nothing: bodies are read, and lists made, for known callers only.
+//! An account is opened with the request, named when its caller is known, and closed with the last byte of its answer: its place, too,
+//! is given back only when that was read. What is not named costs nothing: bodies are read, and lists made, for known callers only.
+//!
+//! **What was done is answered.** Whatever changes something, and then answers with what may be large, makes room for that first
+//! ([`Account::reserve_answer`]): if there is none, nothing is done. Other changes have small answers ([`UNPAID_BYTES`]), which are sent
+//! whether or not there is room, as many as there are places.
 //!
 //! **In which order a request waits.** Who waits keeps what he has from others, so he has nothing that they need at once:
 //!
-//! 1. room, for the bytes of the body ([`Account::charge`]) and of the answer ([`Account::reserve_list`], [`Account::reserve_whole`]):
+//! 1. room, for the bytes of the body ([`Account::charge`]) and of the answer ([`Account::reserve_list`], [`Account::reserve_whole`],
+//!    [`Account::reserve_answer`]):
 //!    it depends on what clients send and read, and may take as long as they like;
 //! 2. a turn, to have something large read or written (`large.rs`): that depends on what is done in others' turns. Whoever has
 //!    one waits neither for room nor for a place; it ends with the reading or writing;
@@ -28,13 +33,14 @@ use parking_lot::Mutex;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::ApplicationId;
 use postrider_domain::memory::Part;
-use postrider_ingest::LimitOptions;
 use postrider_ingest::budget::{Budget, Held, Refused, Share};
+use postrider_ingest::{IMPORTS, LimitOptions};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::at_work::AtWork;
 use crate::auth::Principal;
 use crate::error::{ApiError, Result};
+use crate::model::environment::IMPORT_MEMORY;
 use crate::router::Shared;
 
 postrider_domain::limits! {
@@ -51,6 +57,13 @@ postrider_domain::limits! {
     pub const LIST_BYTES: u64 = 6_291_456, "bytes", beyond "waits up to 5 s, then 429 or 503";
     /// All event types of an environment in one answer (export, catalogue)
     pub const WHOLE_BYTES: u64 = 8_388_608, "bytes of their texts", beyond "413";
+    /// What the answer to a change of an endpoint counts as, until it is known
+    pub const ENDPOINT_BYTES: u64 = 655_360, "bytes", beyond "waits up to 5 s, then 429 or 503 before anything is changed";
+    /// What the answer to a change of an event type counts as, until it is known
+    pub const EVENT_TYPE_BYTES: u64 = 1_179_648, "bytes", beyond "waits up to 5 s, then 429 or 503 before anything is changed";
+    /// An answer to a change that is sent though its caller has no room for answers left; a larger one has its room before anything is
+    /// changed
+    pub const UNPAID_BYTES: u64 = 40_960, "bytes", beyond "429 or 503 before anything is changed";
     /// What a byte of a body counts as: what came, and what is made of it
     pub const BODY_FACTOR: u64 = 2, "bytes", beyond "429 or 503";
     /// How long a request waits for its share
@@ -68,10 +81,16 @@ postrider_domain::limits! {
 }
 
 /// What callers take in memory at most, beside their connections.
-pub fn memory(limits: &LimitOptions) -> Vec<Part> {
+pub fn memory(limits: &LimitOptions, connections: u64) -> Vec<Part> {
     vec![
         Part::set("limits.request_bytes", "bodies of requests", limits.request_bytes),
         Part::set("limits.response_bytes", "answers that are not read yet", limits.response_bytes),
+        Part::set(
+            "server.max_connections",
+            "small answers to changes, of callers who do not read theirs",
+            connections.saturating_mul(UNPAID_BYTES),
+        ),
+        Part::fixed("imports that are read (OpenAPI documents of many values)", IMPORTS as u64 * IMPORT_MEMORY),
         Part::fixed("tokens of callers, remembered", crate::auth::CACHE_BYTES),
     ]
 }
@@ -89,6 +108,8 @@ pub(crate) enum Party {
     Application(ApplicationId),
     /// Everybody who reads what an environment has published.
     Public(EnvironmentId),
+    /// Everybody of whom it is not known yet whether what he asks for was published.
+    Strangers,
 }
 
 type Shares = Arc<[Share<Party>]>;
@@ -167,9 +188,7 @@ impl Account {
             // Named already, by another argument of the same handler.
             return Ok(());
         }
-        let place =
-            self.budgets.requests.try_take(&shares, 1).map_err(|refused| over(refused, "requests under way"))?;
-        self.held.lock().place = Some(place);
+        self.take_place(&shares)?;
         if let Principal::Application { application, .. } = principal {
             let _ = self.line.set(self.budgets.at_work.line(*application));
         }
@@ -197,11 +216,25 @@ impl Account {
         self.held.lock().work = None;
     }
 
+    /// Gives whoever has no token one of the places that all of them share, until it is known what he may read.
+    pub(crate) fn open_to_strangers(&self) -> Result<()> {
+        self.take_place(&(Arc::new([Share { party: Party::Strangers, divisor: 2 }]) as Shares))
+    }
+
     /// Makes whoever reads what an environment has published pay for it together.
-    pub(crate) fn open_to_all(&self, environment: &EnvironmentId) {
-        let share = Share { party: Party::Public(environment.clone()), divisor: 2 };
+    pub(crate) fn open_to_all(&self, environment: &EnvironmentId) -> Result<()> {
+        let shares: Shares = Arc::new([Share { party: Party::Public(environment.clone()), divisor: 2 }]);
+        self.take_place(&shares)?;
         // It may be set already; then somebody pays.
-        let _ = self.shares.set(Arc::new([share]));
+        let _ = self.shares.set(shares);
+        Ok(())
+    }
+
+    /// Takes a place among the requests under way, instead of the one that there may have been.
+    fn take_place(&self, shares: &Shares) -> Result<()> {
+        let place = self.budgets.requests.try_take(shares, 1).map_err(|refused| over(refused, "requests under way"))?;
+        self.held.lock().place = Some(place);
+        Ok(())
     }
 
     /// Whose caller it is, once that is known.
@@ -210,7 +243,7 @@ impl Account {
             Party::Operator(environment) | Party::Applications(environment) | Party::Public(environment) => {
                 Some(environment)
             }
-            Party::Application(_) => None,
+            Party::Application(_) | Party::Strangers => None,
         })
     }
 
@@ -225,8 +258,37 @@ impl Account {
         self.reserve(2 * WHOLE_BYTES).await
     }
 
+    /// Makes room for an answer of so many bytes at most, unless what the body was charged covers it; then the request is worked on
+    /// again. To be called without a turn, and before anything is changed that would be answered.
+    pub(crate) async fn reserve_answer(&self, most: u64) -> Result<()> {
+        let is_covered = self.held.lock().upload.as_ref().is_some_and(|upload| upload.amount() >= most);
+        if !is_covered {
+            self.reserve(most).await?;
+        }
+        self.begin_work().await
+    }
+
+    /// Makes room for part of an answer that is made as it is read, of so many bytes at most.
+    pub(crate) async fn reserve_part(&self, most: u64) -> Result<()> {
+        self.reserve(most).await
+    }
+
+    /// Charges part of an answer, for which there is room, until the client has read it.
+    pub(crate) fn seal_part(&self, part: Bytes) -> Bytes {
+        match self.held.lock().answer.take() {
+            Some(mut paid) if !part.is_empty() => {
+                paid.shrink_to(part.len() as u64);
+                charged(part, vec![paid])
+            }
+            _ => part,
+        }
+    }
+
     async fn reserve(&self, bytes: u64) -> Result<()> {
         self.pause_work();
+        if self.held.lock().answer.as_ref().is_some_and(|room| room.amount() >= bytes) {
+            return Ok(());
+        }
         let Some(shares) = self.shares.get() else { return Ok(()) };
         let room = self.budgets.answers.take(shares, bytes, PATIENCE).await;
         let room = room.map_err(|refused| over(refused, "answers that are not read yet"))?;
@@ -256,31 +318,32 @@ impl Account {
     }
 
     /// Charges an answer that is about to be sent, until the client has read it. What was made for it is not needed any
-    /// more, nor is the body of the request. An answer to a change is sent in any case: what was done is done. It is paid
-    /// from what the request was charged, as far as that goes.
+    /// more, nor is the body of the request. It is paid from what the request was charged, as far as that goes. A small answer to a
+    /// change is sent in any case; what is large and done has its room since before.
     pub(crate) fn seal(&self, body: Bytes, is_change: bool) -> Result<Body> {
         self.pause_work();
-        let (Some(shares), false) = (self.shares.get(), body.is_empty()) else { return Ok(Body::from(body)) };
-        let (upload, room) = {
+        let (place, upload, room) = {
             let mut held = self.held.lock();
-            (held.upload.take(), held.answer.take())
+            (held.place.take(), held.upload.take(), held.answer.take())
         };
+        let (Some(shares), false) = (self.shares.get(), body.is_empty()) else { return Ok(Body::from(body)) };
         let amount = body.len() as u64;
         let larger = upload.into_iter().chain(room).max_by_key(Held::amount);
-        if let Some(mut paid) = larger.filter(|paid| paid.amount() >= amount) {
-            paid.shrink_to(amount);
-            return Ok(charged(body, paid));
-        }
-        match self.budgets.answers.try_take(shares, amount) {
-            Ok(held) => Ok(charged(body, held)),
-            Err(_) if is_change => Ok(Body::from(body)),
-            Err(refused) => Err(over(refused, "answers that are not read yet")),
-        }
+        let paid = match larger.filter(|paid| paid.amount() >= amount) {
+            Some(mut paid) => {
+                paid.shrink_to(amount);
+                Ok(Some(paid))
+            }
+            None => self.budgets.answers.try_take(shares, amount).map(Some),
+        };
+        let paid = paid.or_else(|refused| if is_change && amount <= UNPAID_BYTES { Ok(None) } else { Err(refused) });
+        let paid = paid.map_err(|refused| over(refused, "answers that are not read yet"))?;
+        Ok(Body::from(charged(body, place.into_iter().chain(paid).collect())))
     }
 }
 
-fn charged(body: Bytes, held: Held<Party>) -> Body {
-    Body::from(Bytes::from_owner(Charged { body, _held: held }))
+fn charged(body: Bytes, held: Vec<Held<Party>>) -> Bytes {
+    Bytes::from_owner(Charged { body, _held: held })
 }
 
 /// The account of a request, for handlers whose answers are large without being lists.
@@ -298,7 +361,7 @@ impl FromRequestParts<Shared> for Ledger {
 /// Bytes that count until the last slice of them is gone, wherever it waits to be written.
 struct Charged {
     body: Bytes,
-    _held: Held<Party>,
+    _held: Vec<Held<Party>>,
 }
 
 impl AsRef<[u8]> for Charged {
@@ -389,6 +452,93 @@ mod tests {
             let shares = shares(&principal);
             let places: Vec<_> = std::iter::from_fn(|| budgets.requests.try_take(&shares, 1).ok()).collect();
             assert_eq!(places.len() as u64 / 10, percent);
+        }
+    }
+
+    /// An account of the operator's, and the budgets that it is part of.
+    async fn operator() -> (Arc<Budgets>, Arc<Account>) {
+        let budgets = Arc::new(Budgets::new(&LimitOptions::default(), 1_000));
+        let account = opened(&budgets).await;
+        (budgets, account)
+    }
+
+    async fn opened(budgets: &Arc<Budgets>) -> Arc<Account> {
+        let account = Account::new(Arc::clone(budgets));
+        account.open(&Principal::Environment(EnvironmentId::default_environment()), false).await.unwrap();
+        account
+    }
+
+    /// As much of the room for answers as the operator can have.
+    async fn unread(budgets: &Arc<Budgets>) -> Vec<Body> {
+        let mut unread = Vec::new();
+        while let Ok(body) = opened(budgets).await.seal(vec![b' '; 1 << 20].into(), false) {
+            unread.push(body);
+        }
+        unread
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_paid_from_the_larger_of_what_is_held() {
+        for (upload, room, answer, from_uploads) in [(1_000, 100, 900, true), (100, 1_000, 900, false)] {
+            let (budgets, account) = operator().await;
+            account.charge(upload / 2).await.unwrap();
+            account.reserve(room).await.unwrap();
+            let body = account.seal(vec![b' '; answer].into(), true).unwrap();
+            let held = (budgets.uploads.used(), budgets.answers.used());
+            assert_eq!(held, if from_uploads { (900, 0) } else { (0, 900) });
+            drop(body);
+            assert_eq!((budgets.uploads.used(), budgets.answers.used()), (0, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_has_its_place_until_its_answer_was_read_also_if_that_could_not_be_paid() {
+        let (budgets, account) = operator().await;
+        let body = account.seal(Bytes::from_static(b"{}"), false).unwrap();
+        drop(account);
+        assert_eq!(budgets.requests.used(), 1);
+        drop(body);
+        assert_eq!(budgets.requests.used(), 0);
+        let unread = unread(&budgets).await;
+        let unpaid = opened(&budgets).await.seal(vec![b' '; 40_000].into(), true).unwrap();
+        assert_eq!(budgets.requests.used(), unread.len() as u64 + 1);
+        drop((unread, unpaid));
+        assert_eq!(budgets.requests.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_large_answer_to_a_change_is_sent_only_if_there_was_room_before() {
+        let (budgets, account) = operator().await;
+        account.reserve_answer(1 << 20).await.unwrap();
+        let unread = unread(&budgets).await;
+        let answered = account.seal(vec![b' '; 1 << 20].into(), true).unwrap();
+        assert!(opened(&budgets).await.seal(vec![b' '; 1 << 20].into(), true).is_err());
+        drop((unread, answered));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_smallest_settings_have_room_for_the_largest_body_and_answer_of_everybody() {
+        let least = |name: &str| {
+            let setting = LimitOptions::reference().into_iter().find(|setting| setting.name == name).unwrap();
+            setting.range.unwrap().low.replace('_', "").parse().unwrap()
+        };
+        let options = LimitOptions {
+            request_bytes: least("request_bytes"),
+            response_bytes: least("response_bytes"),
+            ..LimitOptions::default()
+        };
+        let budgets = Arc::new(Budgets::new(&options, 1_000));
+        let environment = EnvironmentId::default_environment();
+        let shares_of_all: Shares = Arc::new([Share { party: Party::Public(environment.clone()), divisor: 2 }]);
+        let (array, body) = (crate::model::environment::MAX_IMPORT_BYTES, postrider_domain::message::MAX_BODY_BYTES);
+        for (shares, upload, answer) in [
+            (shares(&Principal::Environment(environment)), array, 2 * WHOLE_BYTES),
+            (shares(&token(1)), body, LIST_BYTES),
+            (shares_of_all, 0, 2 * WHOLE_BYTES),
+        ] {
+            let upload = BODY_FACTOR * upload as u64;
+            assert_eq!(budgets.uploads.try_take(&shares, upload).unwrap().amount(), upload);
+            assert_eq!(budgets.answers.try_take(&shares, answer).unwrap().amount(), answer);
         }
     }
 }

@@ -11,7 +11,8 @@ use postrider_store::{Capped, StoreError, WriteError};
 
 use crate::answer;
 use crate::json::MAX_DEPTH;
-use crate::openapi::types::{Place, Said};
+use crate::openapi::types::{Place, ProblemText};
+use crate::rules::{MAX_PLACE_BYTES, MAX_TEXT};
 
 /// What a handler answers if it does not do what it was asked.
 #[derive(Debug, Clone)]
@@ -91,7 +92,8 @@ pub(crate) struct Problem {
     #[serde(serialize_with = "cut")]
     pub(crate) loc: Vec<Cow<'static, str>>,
     /// What, for people.
-    #[schemars(with = "Said")]
+    #[schemars(with = "ProblemText")]
+    #[serde(serialize_with = "cut_text")]
     pub(crate) msg: String,
     /// What, for programs.
     #[serde(rename = "type")]
@@ -108,7 +110,12 @@ impl Problem {
 
 /// Shows where a problem is; names that a caller made up are cut, wherever the problem was found.
 fn cut<S: serde::Serializer>(loc: &[Cow<'static, str>], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(loc.iter().cloned().map(crate::rules::cut))
+    serializer.collect_seq(crate::rules::within(loc, MAX_PLACE_BYTES))
+}
+
+/// Shows what a problem is; it may repeat what a caller sent.
+fn cut_text<S: serde::Serializer>(msg: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&crate::rules::cut_to(msg.into(), MAX_TEXT))
 }
 
 impl From<Violation> for Problem {
@@ -266,7 +273,8 @@ impl From<WriteError> for ApiError {
             }
             WriteError::ManyUrls { most, wait } => {
                 let detail = format!(
-                    "Each URL to which an attempt was made is kept for as long as the attempt, and those of the application's endpoints                      that were changed within a day take {most} bytes, which is as much as may be."
+                    "Each URL to which an attempt was made is kept for as long as the attempt, and those of the application's endpoints \
+                     that were changed within a day take {most} bytes, which is as much as may be."
                 );
                 Self::Later { code: "too_many_urls", detail: detail.into(), wait }
             }

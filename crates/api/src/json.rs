@@ -33,6 +33,9 @@ pub(crate) const MAX_VALUES: usize = 100_000;
 /// The most elements of a list that are kept, where fewer are allowed: enough to say that it is too long.
 const MAX_KEPT: usize = 64;
 
+/// The most values of a member that has few.
+const MAX_SMALL: usize = 10_000;
+
 /// A body of type `T`. To be taken last: whoever may not do something is told that, not what is wrong with his body.
 pub(crate) struct JsonBody<T>(pub(crate) T);
 
@@ -166,12 +169,14 @@ pub(crate) fn member<'de, D: Deserializer<'de>, T>(
 ) -> Result<T, D::Error> {
     let mut track = Track::new();
     decode(serde_path_to_error::Deserializer::new(from, &mut track)).map_err(|error| {
-        let path: String = std::iter::once(name.to_owned())
-            .chain(places(&track.path()))
-            .map(|place| format!("{PLACE_MARK}{}{PLACE_MARK}", place.replace(PLACE_MARK, "")))
-            .collect();
+        let path: String =
+            std::iter::once(name.to_owned()).chain(places(&track.path())).map(|place| marked(&place)).collect();
         Error::custom(format_args!("{path}{error}"))
     })
+}
+
+fn marked(place: &str) -> String {
+    format!("{PLACE_MARK}{}{PLACE_MARK}", place.replace(PLACE_MARK, ""))
 }
 
 fn undecodable(mut path: Vec<Cow<'static, str>>, mut msg: String) -> ApiError {
@@ -401,6 +406,26 @@ pub(crate) fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) ->
     from.deserialize_option(Member(PhantomData))
 }
 
+/// For members that are objects of few values, in a body that may have any number: one of more is not decoded.
+pub(crate) fn small_object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    let Some(raw) = Option::<&'de RawValue>::deserialize(from)? else { return Ok(None) };
+    if memchr::memchr3_iter(b',', b'[', b'{', raw.get().as_bytes()).nth(MAX_SMALL).is_some() {
+        return Err(Error::custom(format_args!("has more than {MAX_SMALL} values")));
+    }
+    decode(raw.get()).map(Some).map_err(|error| match error {
+        ApiError::Invalid(problems) => Error::custom(problems.first().map_or_else(String::new, inner)),
+        other => Error::custom(format_args!("{other:?}")),
+    })
+}
+
+/// What is wrong within a member, after its place in that.
+fn inner(problem: &Problem) -> String {
+    let path: String = problem.loc.iter().skip(1).map(|place| marked(place)).collect();
+    // The lines are counted again by whoever decodes what is around it.
+    let msg = problem.msg.rsplit_once(" at line ").map_or(problem.msg.as_str(), |(msg, _)| msg);
+    format!("{path}{msg}")
+}
+
 /// For elements of arrays that are objects.
 pub(crate) struct FromObject<T>(pub(crate) T);
 
@@ -412,22 +437,22 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for FromObject<T> {
 
 /// A list of which only the first elements are kept, so that a long one takes no memory. It must be one that may have far
 /// fewer.
-pub(crate) struct Few<T>(pub(crate) Vec<T>);
+pub(crate) struct Few<T, const MOST: usize = MAX_KEPT>(pub(crate) Vec<T>);
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Few<T, MOST> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Elements<T>(PhantomData<T>);
+        struct Elements<T, const MOST: usize>(PhantomData<T>);
 
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Elements<T> {
-            type Value = Few<T>;
+        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for Elements<T, MOST> {
+            type Value = Few<T, MOST>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a sequence")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Few<T>, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Few<T, MOST>, A::Error> {
                 let mut kept = Vec::new();
-                while kept.len() < MAX_KEPT {
+                while kept.len() < MOST {
                     let Some(element) = elements.next_element()? else { return Ok(Few(kept)) };
                     kept.push(element);
                 }
@@ -436,7 +461,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
             }
         }
 
-        from.deserialize_seq(Elements(PhantomData))
+        from.deserialize_seq(Elements::<T, MOST>(PhantomData))
     }
 }
 
@@ -562,6 +587,28 @@ mod tests {
             assert_eq!(decode::<Few<u8>>(&list(count)).map(|Few(kept)| kept.len()).ok(), Some(kept), "{count}");
         }
         assert!(decode::<Few<u8>>(r#"[1,"a"]"#).is_err());
+    }
+
+    #[test]
+    fn a_small_object_of_many_values_is_not_decoded_and_its_errors_have_their_places() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Tray {
+            #[serde(default, deserialize_with = "small_object")]
+            cup: Option<Cup>,
+        }
+        let tray = |cup: &str| decode::<Tray>(&format!(r#"{{"cup":{cup}}}"#));
+        assert_eq!(tray(r#"{"leaves":[1]}"#).unwrap().cup.unwrap().leaves, [1]);
+        assert!(tray("null").unwrap().cup.is_none() && decode::<Tray>("{}").unwrap().cup.is_none());
+        let crowded = format!(r#"{{"leaves":[],"more":[{}]}}"#, vec!["0"; MAX_SMALL].join(","));
+        for (cup, place, word) in [
+            (r#"{"leaves":[1,"x"]}"#, &["body", "cup", "leaves", "[1]"][..], "invalid type"),
+            ("[[]]", &["body", "cup"], "expected struct Cup"),
+            (&crowded, &["body", "cup"], "more than 10000 values"),
+        ] {
+            let Err(ApiError::Invalid(problems)) = tray(cup) else { panic!("{cup:.40}") };
+            assert_eq!(problems[0].loc, place, "{}", problems[0].msg);
+            assert!(problems[0].msg.contains(word) && !problems[0].msg.contains(PLACE_MARK), "{}", problems[0].msg);
+        }
     }
 
     #[test]

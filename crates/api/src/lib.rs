@@ -2,7 +2,9 @@
 //!
 //! A request passes, in this order: [`Api::respond`] (trailing slashes, CORS, panics), the router, the extractors of its
 //! handler (query, token, application, body), the handler, and on the way back the answer as JSON. Handlers decide
-//! nothing about delivery: they check, call one store operation that commits once, and show the result.
+//! nothing about delivery: they check, call one store operation, and show the result. That commits once, and what it does is done whole
+//! or not at all; where it may be too much for that (an import, an array of messages, the payloads of many messages), or a message
+//! brings its application along, there are several commits, and to send the same again completes them.
 //!
 //! `routes/mod.rs` says how a route is added.
 

@@ -18,6 +18,10 @@ postrider_domain::limits! {
     pub(crate) const MAX_PROBLEMS: usize = 100, "problems", beyond "the rest is left out";
     /// A name in the place of a problem
     pub(crate) const MAX_PLACE: usize = 256, "characters", beyond "it is cut";
+    /// All names in the place of a problem
+    pub(crate) const MAX_PLACE_BYTES: usize = 4_096, "bytes", beyond "the inner ones are left out";
+    /// The text of a problem
+    pub(crate) const MAX_TEXT: usize = 1_024, "characters", beyond "it is cut";
 }
 
 /// What was found wrong with a body so far.
@@ -148,11 +152,31 @@ fn is_longer(text: &str, most: usize) -> bool {
     text.len() > most && text.chars().nth(most).is_some()
 }
 
-pub(crate) fn cut(name: Cow<'static, str>) -> Cow<'static, str> {
-    match name.char_indices().nth(MAX_PLACE) {
-        Some((end, _)) => Cow::Owned(format!("{}…", &name[..end])),
-        None => name,
+fn cut(name: Cow<'static, str>) -> Cow<'static, str> {
+    cut_to(name, MAX_PLACE)
+}
+
+/// A text of so many characters at most, and one that says that there were more.
+pub(crate) fn cut_to(text: Cow<'_, str>, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => text,
     }
+}
+
+/// As much of a place as takes so many bytes: what is further out says more.
+pub(crate) fn within(loc: &[Cow<'static, str>], most: usize) -> Vec<Cow<'static, str>> {
+    let (mut told, mut bytes) = (Vec::with_capacity(loc.len()), 0);
+    for name in loc {
+        let name = cut(name.clone());
+        bytes += name.len();
+        if bytes > most {
+            told.push("…".into());
+            break;
+        }
+        told.push(name);
+    }
+    told
 }
 
 fn compact_len(map: &BTreeMap<String, String>) -> usize {
@@ -190,6 +214,12 @@ mod tests {
         (0..1_000).for_each(|_| problems.add("x".repeat(100_000), "is wrong"));
         let Err(ApiError::Invalid(found)) = problems.finish(Some(())) else { panic!("nothing was found") };
         assert_eq!((found.len(), found[0].loc[1].chars().count()), (MAX_PROBLEMS, MAX_PLACE + 1));
+        let loc = vec![Cow::Owned("y".repeat(10_000)); 1_000];
+        let problem = Problem { loc, msg: "ü".repeat(2 << 20), kind: Problem::VALUE };
+        let shown = serde_json::to_value(&problem).unwrap();
+        let place: usize = shown["loc"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().len()).sum();
+        assert!((MAX_PLACE_BYTES / 2..=MAX_PLACE_BYTES + 3).contains(&place), "{place}");
+        assert_eq!(shown["msg"].as_str().unwrap().chars().count(), MAX_TEXT + 1);
     }
 
     #[test]

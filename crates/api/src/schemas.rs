@@ -9,6 +9,7 @@ use postrider_ingest::CheckError;
 
 use crate::error::{ApiError, Problem, Result};
 use crate::router::Shared;
+use crate::rules::MAX_PROBLEMS;
 
 /// A schema, and where in the body it stands.
 pub(crate) struct Placed<'a> {
@@ -35,7 +36,7 @@ pub(crate) async fn check(state: &Shared, environment: &EnvironmentId, schemas: 
     }
     let problem =
         |(place, msg): (usize, String)| Problem { loc: schemas[place].loc.clone(), msg, kind: Problem::VALUE };
-    Err(ApiError::Invalid(problems.into_iter().map(problem).collect()))
+    Err(ApiError::Invalid(problems.into_iter().take(MAX_PROBLEMS).map(problem).collect()))
 }
 
 /// 503: others are before.

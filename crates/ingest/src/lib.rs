@@ -24,7 +24,7 @@ mod turns;
 use postrider_domain::memory::Part;
 
 pub use intake::Intake;
-pub use judge::{BeyondBudget, Bounds, CheckError, Judges, Place, Program, SchemaOptions, run_child};
+pub use judge::{BeyondBudget, Bounds, CheckError, IMPORTS, Judges, Place, Program, SchemaOptions, run_child};
 pub use options::LimitOptions;
 pub use submission::{NewApplication, Submission, SubmitError, Submitted, Violation};
 pub use turns::Turn;

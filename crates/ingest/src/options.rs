@@ -11,11 +11,13 @@ postrider_domain::options! {
     /// How much of the server callers may use. Of whatever is shared, an operator gets less than half even while nobody else wants
     /// any, the tokens of all his applications less than a third, and those of one application less than a fifth.
     pub struct LimitOptions in "limits" {
-        /// The most bytes of request bodies in memory. What does not fit waits, and is answered with 429 or 503 after a while.
-        #[within(1_048_576, 1_099_511_627_776u64)]
+        /// The most bytes of request bodies in memory. What does not fit waits, and is answered with 429 or 503 after a while. The
+        /// least is what makes the largest body fit into the share of its sender.
+        #[within(41_943_040, 1_099_511_627_776u64)]
         pub request_bytes: u64 = 64 * 1024 * 1024,
-        /// The most bytes of answers in memory, until their clients have read them.
-        #[within(1_048_576, 1_099_511_627_776u64)]
+        /// The most bytes of answers in memory, until their clients have read them. The least is what makes the largest answer fit into
+        /// the share of whoever asks for it.
+        #[within(58_720_256, 1_099_511_627_776u64)]
         pub response_bytes: u64 = 64 * 1024 * 1024,
         /// The most bytes of accepted messages that wait for their commit.
         #[within(1_048_576, 1_099_511_627_776u64)]

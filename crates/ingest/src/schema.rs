@@ -17,11 +17,17 @@ use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use serde_json::{Value, json};
 
 use crate::complexity;
-use crate::judge::MAX_VIOLATIONS;
+use crate::judge::{MAX_DETAIL_BYTES, MAX_VIOLATIONS};
 use crate::submission::Violation;
 
 /// The most characters of the text of one mismatch: it may list names that the sender chose.
 const MAX_TEXT: usize = 300;
+
+/// The most bytes of the names in the place of one mismatch; those further in are left out.
+const MAX_PLACE_BYTES: usize = 2_048;
+
+/// What a mismatch takes as JSON beside its texts.
+const MISMATCH_BYTES: usize = 64;
 
 /// The memory that a compiled pattern may take, and that it may use for speed.
 const PATTERN_BYTES: usize = 1024 * 1024;
@@ -92,14 +98,23 @@ impl Schema {
         }
     }
 
-    /// What of a payload does not match.
+    /// What of a payload does not match, as far as it may be told.
     pub(crate) fn violations(&self, payload: &Value) -> Vec<Violation> {
-        let told = self.0.iter_errors(payload).take(MAX_VIOLATIONS);
-        told.map(|error| {
-            let loc = std::iter::once("payload".into()).chain(place(error.instance_path())).collect();
-            Violation::of_schema(loc, text_of(&error))
-        })
-        .collect()
+        let (mut told, mut bytes) = (Vec::new(), 0);
+        for error in self.0.iter_errors(payload).take(MAX_VIOLATIONS) {
+            let loc = std::iter::once("payload".into()).chain(within(place(error.instance_path()))).collect();
+            let violation = Violation::of_schema(loc, text_of(&error));
+            bytes += length_of(&violation);
+            if bytes > MAX_DETAIL_BYTES {
+                told.push(Violation::of_schema(
+                    vec!["payload".into()],
+                    "does not match in more places than are told".to_owned(),
+                ));
+                break;
+            }
+            told.push(violation);
+        }
+        told
     }
 }
 
@@ -167,6 +182,27 @@ fn place(location: &Location) -> Vec<Cow<'static, str>> {
         LocationSegment::Index(index) => Cow::Owned(format!("[{index}]")),
     };
     location.iter().map(part).collect()
+}
+
+/// As much of a place as may be told: what is further out says more.
+fn within(place: Vec<Cow<'static, str>>) -> impl Iterator<Item = Cow<'static, str>> {
+    let mut bytes = 0;
+    let mut ended = false;
+    place.into_iter().map_while(move |part| {
+        bytes += written(&part);
+        let is_last = bytes > MAX_PLACE_BYTES;
+        (!std::mem::replace(&mut ended, is_last)).then(|| if is_last { "…".into() } else { part })
+    })
+}
+
+/// How much of an answer a mismatch is.
+fn length_of(violation: &Violation) -> usize {
+    violation.loc.iter().map(|part| written(part)).sum::<usize>() + written(&violation.msg) + MISMATCH_BYTES
+}
+
+/// The length of a text as JSON, with the comma that follows it.
+fn written(text: &str) -> usize {
+    serde_json::to_string(text).map_or(usize::MAX / 2, |text| text.len() + 1)
 }
 
 fn text_of(error: &ValidationError<'_>) -> String {
@@ -285,6 +321,31 @@ mod tests {
         let many = json!({"items": {"type": "string"}});
         let payload = format!("[{}]", vec!["1"; 10_000].join(","));
         assert_eq!(violations(&many, &payload).len(), MAX_VIOLATIONS);
+    }
+
+    #[test]
+    fn what_is_told_of_a_deep_payload_with_long_names_is_bounded_and_says_so() {
+        let schema = json!({"type": "object", "additionalProperties": {"$ref": "#"}});
+        let compiled = Schema::compile(&schema.to_string()).unwrap();
+        for (levels, name) in
+            [(80, "x".repeat(256)), (100, "\u{1}".repeat(300)), (1, "y".repeat(100_000)), (3, "é".repeat(120))]
+        {
+            let numbers: Vec<_> = (0..50).map(|n| format!("\"{n}\":{n}")).collect();
+            let name = serde_json::to_string(&name).unwrap();
+            let payload =
+                format!("{}{{{}}}{}", format!("{{{name}:").repeat(levels), numbers.join(","), "}".repeat(levels));
+            let told = compiled.violations(&crate::payload::read(payload.as_bytes()).unwrap());
+            let bytes =
+                serde_json::to_string(&told.iter().map(|one| (&one.loc, &one.msg)).collect::<Vec<_>>()).unwrap().len();
+            assert!(told.len() > 1 && bytes <= MAX_DETAIL_BYTES + 512, "{} in {bytes} bytes", told.len());
+            let last = told.last().unwrap();
+            assert_eq!(
+                (last.loc.join("."), last.msg.contains("more places")),
+                ("payload".to_owned(), true),
+                "{levels}"
+            );
+            assert!(told[0].loc.len() > 1, "{:?}", told[0].loc);
+        }
     }
 
     #[test]

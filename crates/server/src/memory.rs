@@ -32,7 +32,7 @@ pub(crate) fn parts(config: &Config) -> Vec<Part> {
     ];
     [
         postrider_delivery::memory(&config.delivery),
-        postrider_api::memory(&config.limits),
+        postrider_api::memory(&config.limits, connections),
         postrider_ingest::memory(&config.limits, &config.schemas),
         postrider_store_sqlite::memory(),
         own,

@@ -34,7 +34,7 @@ async fn refusal(connection: &mut RawConnection) -> (u16, String) {
 
 #[tokio::test]
 async fn bodies_that_never_end_hold_bounded_memory_and_only_their_sender_is_told_to_come_back() {
-    let server = server().set("limits.request_bytes", (32 * MIB).to_string()).start().await;
+    let server = server().set("limits.request_bytes", (40 * MIB).to_string()).start().await;
     let (mine, other) = (server.app().await, server.app().await);
     let token = server.application_token(&mine.id);
     let before = server.memory_bytes();
@@ -263,6 +263,141 @@ async fn an_import_that_is_only_tried_and_waits_for_room_keeps_no_import_waiting
     drop(exports);
 }
 
+/// A request with a body of JSON.
+fn with_body(method: &str, path: &str, token: &str, body: &str) -> Vec<u8> {
+    let mut request = head(method, path, token, &format!("content-length: {}\r\n", body.len()));
+    request.extend_from_slice(body.as_bytes());
+    request
+}
+
+#[tokio::test]
+async fn answers_to_changes_that_nobody_reads_hold_bounded_memory_and_others_change_theirs() {
+    let server = server().start().await;
+    let app = server.app().await;
+    let schema = json!({ "title": "x".repeat(1_000_000) });
+    let large = json!({ "name": "large", "description": "", "schemas": { "1": schema } });
+    app.client.post("/api/v1/event-type", &large).await.expect(201);
+    let types: Vec<_> =
+        (0..1_000).map(|place| json!({ "name": format!("t{place:0>250}"), "description": "" })).collect();
+    app.client.post("/api/v1/environment/import", &json!({ "eventTypes": types })).await.expect(204);
+    let names: Vec<_> = types.iter().map(|one| one["name"].clone()).collect();
+    let endpoint = json!({ "url": "https://example.com/", "filterTypes": names, "uid": "e" });
+    app.client.post(&app.path("/endpoint"), &endpoint).await.expect(201);
+    let other = server.client_with(Some(server.sign(&postrider_testkit::token::environment_claims("org_another"))));
+    let other = App::create(other).await;
+    let id = other.endpoint("https://example.com/").await;
+    for (path, token) in [
+        ("/api/v1/event-type/large".to_owned(), server.token()),
+        (app.path("/endpoint/e"), server.application_token(&app.id)),
+    ] {
+        let before = server.memory_bytes();
+        let unread = Unread::send(&server, &with_body("PATCH", &path, &token, "{}"), 300);
+        wait::until("an answer to each", async || (unread.without_answer() == 0).then_some(())).await;
+        let grown = server.memory_bytes().saturating_sub(before) as usize;
+        assert!(grown < 90 * MIB, "{path}: {} MiB", grown / MIB);
+        // His own changes are refused before they are made; nobody else's are.
+        let mine = server.client_with(Some(token));
+        let refused = mine.patch(&path, &json!({ "description": "changed" })).await;
+        assert_eq!(refused.expect(429).json()["code"], "too_many_requests");
+        other.client.patch(&other.path(&format!("/endpoint/{id}")), &json!({})).await.expect(200);
+        drop(unread);
+        let read = wait::until("room", async || {
+            let read = mine.get(&path).await;
+            (read.status == 200).then_some(read)
+        });
+        assert_eq!(read.await.json()["description"], "");
+    }
+}
+
+#[tokio::test]
+async fn what_is_told_of_many_payloads_that_do_not_match_is_bounded() {
+    let server = server().start().await;
+    let app = server.app().await;
+    let schema = json!({ "type": "object", "additionalProperties": { "$ref": "#" } });
+    let deep = json!({ "name": "deep", "description": "", "schemas": { "1": schema } });
+    app.client.post("/api/v1/event-type", &deep).await.expect(201);
+    let numbers: Vec<_> = (0..50).map(|number| format!("\"{number}\":{number}")).collect();
+    let payload =
+        format!("{}{{{}}}{}", format!("{{\"{}\":", "x".repeat(256)).repeat(80), numbers.join(","), "}".repeat(80));
+    let item = format!(r#"{{"eventType":"deep","payload":{payload}}}"#);
+    let post = async |path: &str, kind: &str, body: String| {
+        let request = app.client.request(Method::POST, &app.path(path)).header("content-type", kind);
+        request.body(body.into_bytes()).send().await
+    };
+    for (how, status, member) in [("warn", 202, "warnings"), ("reject", 422, "detail")] {
+        app.client.patch("/api/v1/environment/settings", &json!({ "schemaEnforcement": how })).await.expect(200);
+        let one = post("/msg", "application/json", item.clone()).await.expect(status);
+        let text = one.text();
+        assert!(text.contains("does not match in more places than are told"), "{how}");
+        let of_it = if how == "reject" { text.len() } else { text.len() - payload.len() };
+        assert!((8_000..24_000).contains(&of_it), "{how}: {of_it} bytes");
+        let array = format!("[{}]", vec![item.as_str(); 100].join(","));
+        let answer = post("/msg/batch", "application/json", array).await.expect(202);
+        let results = answer.json()["data"].as_array().unwrap().clone();
+        let lines = post("/msg/batch", "application/x-ndjson", vec![item.as_str(); 100].join("\n")).await.expect(202);
+        for answer in [&answer, &lines] {
+            assert!(answer.body.len() < 3 * MIB / 2, "{how}: {} bytes", answer.body.len());
+            assert!(answer.text().contains("no more is told"));
+        }
+        assert!(
+            results.len() == 100
+                && results.iter().all(|result| result[member][0]["loc"][1] == format!("[{}]", result["index"]))
+        );
+        assert_eq!(lines.text().lines().count(), 100);
+    }
+}
+
+#[tokio::test]
+async fn what_a_caller_sent_is_not_repeated_whole_in_the_text_of_an_error() {
+    let server = server().start().await;
+    let app = server.app().await;
+    let long = "x".repeat(1_900_000);
+    let refused = app
+        .client
+        .post(&app.path("/msg"), &json!({ "eventType": "a", "payload": {}, "payloadRetentionHours": long }))
+        .await
+        .expect(422);
+    assert!(refused.body.len() < 2_000, "{}", refused.body.len());
+    assert_eq!(refused.json()["detail"][0]["loc"], json!(["body", "payloadRetentionHours"]));
+    let endpoint = json!({ "url": "https://example.com/", "filterTypes": (0..1_000).map(|n| format!("{n:0>250}")).collect::<Vec<_>>() });
+    let refused = app.client.post(&app.path("/endpoint"), &endpoint).await.expect(422);
+    assert!(refused.body.len() < 2_000, "{}", refused.body.len());
+}
+
+#[tokio::test]
+async fn members_of_many_values_that_are_not_known_take_no_memory() {
+    let server = server().start().await;
+    let app = server.app().await;
+    let zeros = vec!["0"; 3_500_000].join(",");
+    let before = server.peak_memory_bytes();
+    for (path, body) in [
+        (
+            "/api/v1/environment/import".to_owned(),
+            format!(r#"{{"eventTypes":[{{"name":"a","description":"","x":[{zeros}]}}]}}"#),
+        ),
+        (
+            app.path("/msg/batch"),
+            format!(r#"[{{"eventType":"a","payload":{{}},"application":{{"name":"a","x":[{zeros}]}}}}]"#),
+        ),
+    ] {
+        let answer = app
+            .client
+            .request(Method::POST, &path)
+            .header("content-type", "application/json")
+            .body(body.into_bytes())
+            .send()
+            .await;
+        assert!(answer.text().contains("values"), "{path}: {}", answer.text());
+    }
+    let many = vec![r#"{"name":"a","description":""}"#; 270_000].join(",");
+    let body = format!(r#"{{"eventTypes":[{many}]}}"#);
+    let answer =
+        app.client.request(Method::POST, "/api/v1/environment/import").body(body.into_bytes()).send().await.expect(422);
+    assert!(answer.text().contains("at most 10000 elements"), "{}", answer.text());
+    let grown = server.peak_memory_bytes().saturating_sub(before) as usize;
+    assert!(grown < 64 * MIB, "{} MiB", grown / MIB);
+}
+
 #[tokio::test]
 async fn whoever_waits_for_room_for_a_list_is_not_worked_on() {
     let server = server().start().await;
@@ -299,8 +434,8 @@ async fn whoever_waits_for_room_for_a_body_is_not_worked_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_small_lists_of_one_operator_at_once_wait_and_none_is_refused() {
-    // Room for two pages at a time.
-    let server = server().set("limits.response_bytes", (8 * MIB).to_string()).start().await;
+    // Room for four pages at a time.
+    let server = server().set("limits.response_bytes", (56 * MIB).to_string()).start().await;
     let app = server.app().await;
     app.send("a", &json!({})).await;
     let lists: tokio::task::JoinSet<u16> = (0..128)

@@ -49,7 +49,30 @@ impl Asker {
     }
 }
 
+/// Work of a request that goes on in a task of its own, also if whoever asked has gone: it asks on behalf of whoever this task does.
+pub fn on_behalf<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
+    ASKER.scope(Cell::new(Asker::current()), work)
+}
+
 /// Answers a request, as a stranger's until it is known whose it is ([`Asker::named`]).
 pub async fn as_stranger<T>(request: impl Future<Output = T>) -> T {
     ASKER.scope(Cell::new(Asker::STRANGERS), request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_goes_on_in_a_task_of_its_own_asks_on_behalf_of_who_began_it() {
+        let caller = Asker::of(&EnvironmentId::default_environment(), None);
+        let asks = || tokio::spawn(on_behalf(async { Asker::current() }));
+        let asked = as_stranger(async {
+            let stranger = asks().await;
+            caller.named();
+            [stranger, asks().await].map(Result::ok)
+        });
+        assert_eq!(asked.await, [Some(Asker::STRANGERS), Some(caller)]);
+        assert_eq!(asks().await.ok(), Some(Asker::PROCESS));
+    }
 }

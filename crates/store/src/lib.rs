@@ -45,7 +45,7 @@ use async_trait::async_trait;
 
 pub use api_keys::{ApiKey, ApiKeys, KeyHash};
 pub use applications::{ApplicationFilter, ApplicationKey, Applications, Upserted};
-pub use asker::{Asker, as_stranger};
+pub use asker::{Asker, as_stranger, on_behalf};
 pub use attempted::{Attempted, AttemptedFilter, AttemptedMessage, Destination, Standing};
 pub use attempts::{AttemptFilter, AttemptStats, Attempts};
 pub use endpoints::{ChangeHeadersError, EndpointKey, Endpoints, NewEndpoint, RotateError};

@@ -15,7 +15,7 @@ pub(crate) enum Capability {
     ManageEndpointSecret,
     /// There are no transformations; known so that callers may name it.
     ManageTransformations,
-    /// Having messages delivered again, or an example delivered.
+    /// Having messages delivered again.
     CreateAttempts,
     /// Everything about endpoints, their secrets included.
     ManageEndpoint,

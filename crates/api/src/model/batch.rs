@@ -23,12 +23,65 @@ use crate::error::{ApiError, Problem, Result};
 use crate::json::{self, FromObject};
 use crate::model::message::MessageIn;
 use crate::openapi::types::Said;
-use crate::rules::MAX_PROBLEMS;
+use crate::rules::{MAX_PROBLEMS, cut_to, within};
 
 postrider_domain::limits! {
     in "Batches of messages";
     /// The items of an array. Lines of JSON may be any number
     pub(crate) const MAX_ITEMS: usize = 1_000, "messages", beyond "422";
+    /// What is told of all that is wrong with the items of an array, or of the lines that are answered together; of a few items,
+    /// 32 KiB for each
+    pub(crate) const MAX_DETAIL_BYTES: usize = 1_048_576, "bytes", beyond "of each of the others only the first problem is told, in short";
+    /// What the result of an item counts as among the answers, until it is known, beside that
+    pub(crate) const RESULT_BYTES: usize = 2_048, "bytes", beyond "waits up to 5 s, then 429 or 503 before anything is stored";
+}
+
+/// What each item may say of its problems while there are few.
+const ITEM_DETAIL_BYTES: usize = 32 * 1024;
+
+/// The place and the text of a problem that is told in short.
+const SHORT_PLACE_BYTES: usize = 128;
+const SHORT_TEXT: usize = 96;
+
+/// The most that the results of so many items take.
+pub(crate) fn room(items: usize) -> u64 {
+    (Details::of(items).left + items * RESULT_BYTES) as u64
+}
+
+/// How much may still be said of what is wrong with items.
+pub(crate) struct Details {
+    left: usize,
+}
+
+impl Details {
+    /// Of so many items.
+    pub(crate) fn of(items: usize) -> Self {
+        Self { left: MAX_DETAIL_BYTES.min(items.saturating_mul(ITEM_DETAIL_BYTES)) }
+    }
+
+    /// What is said: all, or once that was too much, the first problem and that there may be more.
+    fn told(&mut self, problems: Vec<Problem>) -> Vec<u8> {
+        if self.left > 0 {
+            // Everything in them is made of texts.
+            let all = serde_json::to_vec(&problems).unwrap_or_default();
+            match self.left.checked_sub(all.len()) {
+                Some(left) => {
+                    self.left = left;
+                    return all;
+                }
+                None => self.left = 0,
+            }
+        }
+        let first = problems.into_iter().next().map(in_short);
+        serde_json::to_vec(first.as_slice()).unwrap_or_default()
+    }
+}
+
+fn in_short(Problem { loc, msg, kind }: Problem) -> Problem {
+    let loc = within(&loc, SHORT_PLACE_BYTES);
+    let msg =
+        format!("{} (no more is told: too much is wrong with the items of this batch)", cut_to(msg.into(), SHORT_TEXT));
+    Problem { loc, msg, kind }
 }
 
 /// Messages, each as it would be created by itself.
@@ -199,7 +252,7 @@ impl ApiError {
 }
 
 /// Writes what became of an item.
-pub(crate) fn write_result(out: &mut Vec<u8>, index: usize, result: Result<Submitted>) {
+pub(crate) fn write_result(out: &mut Vec<u8>, index: usize, result: Result<Submitted>, details: &mut Details) {
     // Writing to a vector does not fail; names need no escapes, because of what they may consist of.
     let _ = match result {
         Ok(Submitted { message, warnings, endpoints, .. }) => {
@@ -211,7 +264,7 @@ pub(crate) fn write_result(out: &mut Vec<u8>, index: usize, result: Result<Submi
             let _ = write!(out, r#","matchedEndpoints":{endpoints},"timestamp":"{}""#, message.created_at);
             if !warnings.is_empty() {
                 let warnings = warnings.into_iter().map(Problem::from).collect();
-                write_problems(out, "warnings", ApiError::Invalid(warnings).of_item(index));
+                write_problems(out, "warnings", ApiError::Invalid(warnings).of_item(index), details);
             }
             write!(out, "}}")
         }
@@ -222,7 +275,7 @@ pub(crate) fn write_result(out: &mut Vec<u8>, index: usize, result: Result<Submi
                     write_member(out, "code", &code);
                     write_member(out, "detail", &detail);
                 }
-                invalid @ ApiError::Invalid(_) => write_problems(out, "detail", invalid),
+                invalid @ ApiError::Invalid(_) => write_problems(out, "detail", invalid, details),
                 // A batch is one caller's, who was let in.
                 ApiError::Unauthorized(_) => {}
             }
@@ -231,9 +284,10 @@ pub(crate) fn write_result(out: &mut Vec<u8>, index: usize, result: Result<Submi
     };
 }
 
-fn write_problems(out: &mut Vec<u8>, name: &str, error: ApiError) {
+fn write_problems(out: &mut Vec<u8>, name: &str, error: ApiError, details: &mut Details) {
     if let ApiError::Invalid(problems) = error {
-        write_member(out, name, &problems);
+        let _ = write!(out, r#","{name}":"#);
+        out.extend_from_slice(&details.told(problems));
     }
 }
 
@@ -278,6 +332,29 @@ mod tests {
         let body = Bytes::from_static(br#"[["a", {}, null, null, null, null], {"eventType":"a","payload":{}}]"#);
         assert_eq!(places(&batch().read_array(&body).unwrap()), ["body", ""]);
         assert_eq!(places(&[batch().read_line(br#"["a", {}, null, null, null, null]"#, 0)]), ["body"]);
+    }
+
+    #[test]
+    fn what_is_told_of_a_batch_is_bounded_and_fits_into_its_room() {
+        let nested = |name: &str| -> Vec<Problem> {
+            let loc: Vec<_> = std::iter::once("body".into()).chain(vec![Cow::Owned(name.to_owned()); 80]).collect();
+            vec![Problem { loc, msg: "is wrong ".repeat(100), kind: Problem::VALUE }; 50]
+        };
+        for (name, count) in [("x".repeat(256), MAX_ITEMS), ("\u{1}".repeat(256), MAX_ITEMS), ("x".to_owned(), 3)] {
+            let (mut out, mut details) = (Vec::new(), Details::of(count));
+            for index in 0..count {
+                write_result(&mut out, index, Err(ApiError::Invalid(nested(&name))), &mut details);
+                out.push(b'\n');
+            }
+            assert!(out.len() as u64 <= room(count), "{} bytes of {}", out.len(), room(count));
+            for line in out.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                let result: serde_json::Value = serde_json::from_slice(line).unwrap();
+                let problems = result["detail"].as_array().unwrap();
+                let is_short = problems[0]["msg"].as_str().unwrap().contains("no more is told");
+                assert_eq!(problems.len(), if is_short { 1 } else { 50 });
+                assert_eq!(problems[0]["loc"][1], format!("[{}]", result["index"]));
+            }
+        }
     }
 
     #[test]

@@ -5,13 +5,14 @@ use postrider_domain::environment::{
     EnvironmentSettings, EnvironmentSettingsPatch, SchemaEnforcement, UnknownEventTypes,
 };
 use postrider_domain::event_type::EventType;
+use postrider_domain::memory::MIB;
 use postrider_domain::time::Timestamp;
 use postrider_store::{Import, ImportedEventType};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ApiError, Result};
-use crate::json::{object, present};
+use crate::json::{Few, object, present};
 use crate::model::event_type::{self, EventTypeIn, EventTypeOut};
 use crate::openapi::types::Object;
 use crate::rules::MAX_PROBLEMS;
@@ -21,11 +22,16 @@ postrider_domain::limits! {
     in "Imports";
     /// The body of an import
     pub(crate) const MAX_IMPORT_BYTES: usize = 8 * 1024 * 1024, "bytes", beyond "413";
+    /// The values in the body of an import of event types and settings
+    pub(crate) const MAX_IMPORT_VALUES: usize = 1_000_000, "values", beyond "422";
     /// The values in the body of an import of an OpenAPI document
-    pub(crate) const MAX_DOCUMENT_VALUES: usize = 1_000_000, "values", beyond "422";
+    pub(crate) const MAX_DOCUMENT_VALUES: usize = 300_000, "values", beyond "422";
     /// The event types that one import brings
     pub(crate) const MAX_IMPORTED: usize = 10_000, "event types", beyond "422";
 }
+
+/// What reading one import takes in memory at most: its values, and what is made of them.
+pub(crate) const IMPORT_MEMORY: u64 = 240 * MIB;
 
 /// The settings of an environment.
 #[derive(Serialize, JsonSchema)]
@@ -141,8 +147,8 @@ impl<'a> EnvironmentOut<'a> {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EnvironmentIn {
     /// Event types to add, or to replace if they are there.
-    #[schemars(length(max = MAX_IMPORTED))]
-    event_types: Option<Vec<EventTypeIn>>,
+    #[schemars(with = "Option<Vec<EventTypeIn>>", length(max = MAX_IMPORTED))]
+    event_types: Option<Few<EventTypeIn, { MAX_IMPORTED + 1 }>>,
     /// Settings to change.
     #[serde(default, deserialize_with = "object")]
     settings: Option<SettingsPatchIn>,
@@ -152,11 +158,11 @@ impl EnvironmentIn {
     /// Checks a body. Whether its schemas are schemas is left to be checked.
     pub(crate) fn checked(self, now: Timestamp) -> Result<Import> {
         let (mut event_types, mut problems) = (Vec::new(), Vec::new());
-        if self.event_types.as_ref().is_some_and(|all| all.len() > MAX_IMPORTED) {
+        if self.event_types.as_ref().is_some_and(|Few(all)| all.len() > MAX_IMPORTED) {
             let msg = format!("must have at most {MAX_IMPORTED} elements");
             return Err(ApiError::invalid(&["body", "eventTypes"], msg));
         }
-        for (index, body) in self.event_types.into_iter().flatten().enumerate() {
+        for (index, body) in self.event_types.into_iter().flat_map(|Few(all)| all).enumerate() {
             match body.checked(now) {
                 Ok(new) => event_types.push(ImportedEventType { patch: event_type::replacement(&new), new }),
                 Err(ApiError::Invalid(found)) => problems.extend(found.into_iter().map(|mut problem| {

@@ -127,8 +127,8 @@ impl<'a> ImportOut<'a> {
     }
 
     /// Instead of one.
-    pub(crate) fn tried(modified: &'a [EventTypeName], to_modify: &[&'a EventType]) -> Self {
-        let shown = |event_type: &&'a EventType| ImportedOut {
+    pub(crate) fn tried(modified: &'a [EventTypeName], to_modify: &'a [EventType]) -> Self {
+        let shown = |event_type: &'a EventType| ImportedOut {
             name: &event_type.name,
             description: &event_type.description,
             schemas: event_type.schemas.as_ref(),

@@ -90,7 +90,7 @@ pub(crate) struct MessageIn<'a> {
     #[serde(borrow, default, deserialize_with = "json::object")]
     transformations_params: Option<TransformationsParams<'a>>,
     /// The application, to be made if the path names none. Its uid must be what the path names.
-    #[serde(default, deserialize_with = "json::object")]
+    #[serde(default, deserialize_with = "json::small_object")]
     application: Option<ApplicationIn>,
 }
 

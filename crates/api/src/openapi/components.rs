@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use crate::json::MAX_DEPTH;
-use crate::rules::{MAX_PLACE, MAX_PROBLEMS};
+use crate::rules::{MAX_PLACE, MAX_PROBLEMS, MAX_TEXT};
 
 /// The introduction of the document.
 pub(crate) const DESCRIPTION: &str = "\
@@ -93,7 +93,7 @@ pub(crate) fn schemas() -> Map<String, Value> {
                 "items": { "type": "string", "maxLength": MAX_PLACE + 1 },
                 "examples": [["body", "channels", "[0]"]],
             },
-            "msg": { "type": "string", "x-unbounded": OWN_TEXT, "description": "What, for people." },
+            "msg": { "type": "string", "maxLength": MAX_TEXT + 1, "description": "What, for people." },
             "type": { "type": "string", "maxLength": MAX_CODE, "description": "What, for programs." },
         },
         "required": ["loc", "msg", "type"],

@@ -17,7 +17,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::model::environment::MAX_IMPORT_BYTES;
 use crate::model::headers::MAX_HEADER_CHANGES;
-use crate::rules::MAX_PLACE;
+use crate::rules::{MAX_PLACE, MAX_TEXT};
 
 /// A uid of something whose ids are of kind `I`: it must not begin like an id.
 pub(crate) struct UidOf<I>(PhantomData<I>);
@@ -170,6 +170,8 @@ members! {
     DocumentText => json_schema!({ "type": "string", "maxLength": MAX_IMPORT_BYTES });
     /// What the server says.
     Said => json_schema!({ "type": "string", "x-unbounded": "a text of the server's making" });
+    /// What is wrong with something that was sent.
+    ProblemText => json_schema!({ "type": "string", "maxLength": MAX_TEXT + 1 });
     /// A part of the place of a problem.
     Place => json_schema!({ "type": "string", "maxLength": MAX_PLACE + 1 });
     /// A token.

@@ -10,6 +10,7 @@ use http::{HeaderMap, StatusCode, header};
 use postrider_store::{StoredAnswer, TokenExpiry};
 
 use crate::access::{Operator, Reader};
+use crate::account::Ledger;
 use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
@@ -57,6 +58,9 @@ pub(super) fn routes() -> Routes {
         .post("/auth/logout", logout, Operation::not_implemented(LOGOUT.0, LOGOUT.1))
 }
 
+/// The most that a link and its token take: the token is the larger part, and is in both.
+const ACCESS_BYTES: u64 = 65_536;
+
 /// The page that a link for an application's customer leads to.
 const PAGE: &str = "/docs";
 
@@ -64,9 +68,11 @@ pub(super) async fn portal_access(
     operator: Operator,
     params: Params,
     headers: HeaderMap,
+    Ledger(account): Ledger,
     State(state): State<Shared>,
     JsonBody(body): JsonBody<PortalAccessIn>,
 ) -> Result<Response> {
+    account.reserve_answer(ACCESS_BYTES).await?;
     issue(&state, operator, &params, &headers, body.checked()?).await
 }
 

@@ -21,7 +21,7 @@ use crate::body::Incoming;
 use crate::error::{ApiError, Result};
 use crate::large;
 use crate::lines::{Line, Lines};
-use crate::model::batch::{Batch, BatchIn, BatchOut, MAX_ITEMS, write_result};
+use crate::model::batch::{Batch, BatchIn, BatchOut, Details, MAX_ITEMS, room, write_result};
 use crate::openapi::types::APPLICATION_PATTERN;
 use crate::openapi::{Operation, Routes};
 use crate::params::Params;
@@ -73,6 +73,7 @@ pub(super) async fn create(
     let body = body.read_after(first, MAX_ARRAY_BYTES).await?;
     let bytes = body.len();
     let items = large::read(&state, &account, bytes, move || batch.read_array(&body)).await??;
+    account.reserve_answer(room(items.len())).await?;
     let results = submit(&state, items).await?;
     Ok(answer::raw_json(StatusCode::ACCEPTED, write_array(results)))
 }
@@ -115,11 +116,12 @@ fn write_array(results: Vec<Result<Submitted>>) -> Bytes {
     let mut out = Vec::with_capacity(64 + results.len() * 128);
     let head = format!(r#"{{"accepted":{accepted},"rejected":{},"data":["#, results.len() - accepted);
     out.extend_from_slice(head.as_bytes());
+    let mut details = Details::of(results.len());
     for (index, result) in results.into_iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }
-        write_result(&mut out, index, result);
+        write_result(&mut out, index, result, &mut details);
     }
     out.extend_from_slice(b"]}");
     out.into()
@@ -138,6 +140,7 @@ impl Stream {
     /// any other.
     async fn answer(mut self) -> Result<Response> {
         let lines = self.lines.chunk(MAX_ITEMS).await?;
+        self.lines.account().reserve_part(room(lines.len())).await?;
         let first = self.take(lines).await?;
         let rest = stream::unfold(Some(self), |this| async { Some(this?.more().await) });
         let results = stream::iter([first]).chain(rest).map(Ok::<_, Infallible>);
@@ -153,6 +156,10 @@ impl Stream {
             Ok(lines) if lines.is_empty() => (Bytes::new(), None),
             Ok(lines) => {
                 let count = lines.len();
+                // Whoever does not read the results is told so once, and of what is left nothing is taken.
+                if let Err(error) = self.lines.account().reserve_part(room(count)).await {
+                    return (self.failed(1, &error), None);
+                }
                 let results = self.take(lines).await.unwrap_or_else(|error| self.failed(count, &error));
                 (results, Some(self))
             }
@@ -160,7 +167,7 @@ impl Stream {
         }
     }
 
-    /// Has a chunk stored; gives its results.
+    /// Has a chunk stored, for the results of which there is room; gives them.
     async fn take(&mut self, lines: Vec<Line>) -> Result<Bytes> {
         let first = self.taken;
         let bytes = lines.iter().map(Line::len).sum();
@@ -173,22 +180,24 @@ impl Stream {
         let items = large::read(&self.state, self.lines.account(), bytes, read_all).await?;
         let results = submit(&self.state, items).await?;
         let mut out = Vec::with_capacity(results.len() * 128);
+        let mut details = Details::of(results.len());
         for (place, result) in results.into_iter().enumerate() {
-            write_result(&mut out, first + place, result);
+            write_result(&mut out, first + place, result, &mut details);
             out.push(b'\n');
             self.taken += 1;
         }
-        Ok(out.into())
+        Ok(self.lines.account().seal_part(out.into()))
     }
 
     /// The results of lines that all failed for the same reason.
     fn failed(&mut self, count: usize, error: &ApiError) -> Bytes {
         let mut out = Vec::new();
+        let mut details = Details::of(count);
         for _ in 0..count {
-            write_result(&mut out, self.taken, Err(error.clone()));
+            write_result(&mut out, self.taken, Err(error.clone()), &mut details);
             out.push(b'\n');
             self.taken += 1;
         }
-        out.into()
+        self.lines.account().seal_part(out.into())
     }
 }

@@ -43,10 +43,11 @@ pub(super) async fn read(
     State(state): State<Shared>,
 ) -> Result<Response> {
     let environment = EnvironmentId::parse(params.text("environment_id")?).ok_or_else(unpublished)?;
+    account.open_to_strangers()?;
     if !state.store.environment_settings(&environment).await?.public_catalogue {
         return Err(unpublished());
     }
-    account.open_to_all(&environment);
+    account.open_to_all(&environment)?;
     let filter = EventTypeFilter { include_archived: false, with_schemas: true, feature_flags: Some(Vec::new()) };
     let write = |event_types: &[EventType]| {
         let body = answer::to_store(StatusCode::OK, &CatalogueOut::new(event_types)).body;

@@ -14,6 +14,7 @@ use postrider_domain::time::Timestamp;
 use postrider_store::{Direction, NewEndpoint, StoredAnswer, Upserted};
 
 use crate::access::Tenant;
+use crate::account::{ENDPOINT_BYTES, Ledger};
 use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
@@ -178,9 +179,11 @@ pub(super) async fn list(
 
 pub(super) async fn create(
     tenant: Tenant,
+    Ledger(account): Ledger,
     State(state): State<Shared>,
     JsonBody(body): JsonBody<EndpointIn>,
 ) -> Result<Response> {
+    account.reserve_answer(ENDPOINT_BYTES).await?;
     let parts = body.checked(&state)?;
     event_types_exist(&state, &tenant, None, parts.event_types()).await?;
     let now = state.clock.now();
@@ -196,9 +199,11 @@ pub(super) async fn read(tenant: Tenant, State(state): State<Shared>) -> Result<
 
 pub(super) async fn replace(
     tenant: Tenant,
+    Ledger(account): Ledger,
     State(state): State<Shared>,
     JsonBody(body): JsonBody<EndpointUpdateIn>,
 ) -> Result<Response> {
+    account.reserve_answer(ENDPOINT_BYTES).await?;
     let parts = body.checked(&state)?;
     let id = tenant.params().id_or_uid(ID)?;
     event_types_exist(&state, &tenant, Some(&id), parts.event_types()).await?;
@@ -213,9 +218,11 @@ pub(super) async fn replace(
 
 pub(super) async fn change(
     tenant: Tenant,
+    Ledger(account): Ledger,
     State(state): State<Shared>,
     JsonBody(body): JsonBody<EndpointPatchIn>,
 ) -> Result<Response> {
+    account.reserve_answer(ENDPOINT_BYTES).await?;
     let patch = body.checked(&state)?;
     let id = tenant.params().id_or_uid(ID)?;
     event_types_exist(&state, &tenant, Some(&id), wanted_types(&patch)).await?;

@@ -12,7 +12,7 @@ use postrider_domain::event_type::EventType;
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
 use postrider_ingest::Turn;
-use postrider_store::{EventTypeFilter, Import, Once, Store, StoredAnswer, Written};
+use postrider_store::{EventTypeFilter, Import, Once, Store, StoredAnswer, Written, on_behalf};
 
 use crate::access::Operator;
 use crate::account::{Account, Ledger, WHOLE_BYTES};
@@ -22,7 +22,7 @@ use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::json::{self, JsonBody};
 use crate::model::environment::{
-    self, EnvironmentIn, EnvironmentOut, MAX_IMPORT_BYTES, SettingsIn, SettingsOut, SettingsPatchIn,
+    self, EnvironmentIn, EnvironmentOut, MAX_IMPORT_BYTES, MAX_IMPORT_VALUES, SettingsIn, SettingsOut, SettingsPatchIn,
 };
 use crate::openapi::{Operation, Routes};
 use crate::router::{self, Shared};
@@ -62,7 +62,10 @@ pub(super) fn routes() -> Routes {
             "/environment/import",
             import,
             Operation::new("v1.environment.import", "Import event types and settings")
-                .description("Adds and replaces, in one commit, and removes nothing.")
+                .description(
+                    "Adds and replaces, and removes nothing. Many event types are stored by several commits, and the settings by the \
+                     last: what is cut off is completed by sending it again.",
+                )
                 .body::<EnvironmentIn>()
                 .returns_nothing(StatusCode::NO_CONTENT, "They are there.")
                 .differs("Connectors, and settings that Postrider does not have, are ignored."),
@@ -117,7 +120,10 @@ pub(super) async fn import(
 ) -> Result<Response> {
     let body = body.read_up_to(MAX_IMPORT_BYTES).await?;
     let now = state.clock.now();
-    let read = move |body: &[u8]| json::decode::<EnvironmentIn>(json::text(body)?)?.checked(now);
+    let read = move |body: &[u8]| {
+        json::few_values(body, MAX_IMPORT_VALUES)?;
+        json::decode::<EnvironmentIn>(json::text(body)?)?.checked(now)
+    };
     let (import, turn) = read_import(&state, &operator.environment, account, body, read).await?;
     schemas::check(&state, &operator.environment, environment::schemas(&import)).await?;
     let import = Import { most: state.limits.event_types_per_environment, ..import };
@@ -140,7 +146,7 @@ pub(super) async fn bring_in(
         drop(turn);
         written
     };
-    Ok(tokio::spawn(work).await.map_err(|_| ApiError::internal())??)
+    Ok(tokio::spawn(on_behalf(work)).await.map_err(|_| ApiError::internal())??)
 }
 
 /// Reads the body of an import when it is its turn, which ends when what is returned with it is dropped.
@@ -201,10 +207,10 @@ pub(super) async fn write_all<T: Send + 'static>(
     let turn = state.intake.reading_turn(environment).await?;
     let (store, environment, filter) = (Arc::clone(&state.store), environment.clone(), filter.clone());
     // The store reads to the end, whoever has hung up: so long it is somebody's turn, and counts as their memory.
-    let reading = tokio::spawn(async move {
+    let reading = tokio::spawn(on_behalf(async move {
         let read = all_event_types(store.as_ref(), &environment, &filter).await;
         (read, turn, account)
-    });
+    }));
     let (read, turn, account) = reading.await.map_err(|_| ApiError::internal())?;
     let event_types = read?;
     let write = move || write(&event_types);

@@ -9,7 +9,7 @@ use postrider_domain::schema::NAME_PATTERN;
 use postrider_store::{Direction, EventTypeFilter, StoredAnswer, Upserted, WriteError};
 
 use crate::access::{Operator, Reader};
-use crate::account::Ledger;
+use crate::account::{EVENT_TYPE_BYTES, Ledger};
 use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
@@ -125,9 +125,11 @@ pub(super) async fn list(
 
 pub(super) async fn create(
     operator: Operator,
+    Ledger(account): Ledger,
     State(state): State<Shared>,
     JsonBody(body): JsonBody<EventTypeIn>,
 ) -> Result<Response> {
+    account.reserve_answer(EVENT_TYPE_BYTES).await?;
     let now = state.clock.now();
     let new = body.checked(now)?;
     schemas::check(&state, &operator.environment, schemas::of_body(new.schemas.as_ref())).await?;
@@ -163,9 +165,11 @@ pub(super) async fn read(
 pub(super) async fn replace(
     operator: Operator,
     params: Params,
+    Ledger(account): Ledger,
     State(state): State<Shared>,
     JsonBody(body): JsonBody<EventTypeUpdate>,
 ) -> Result<Response> {
+    account.reserve_answer(EVENT_TYPE_BYTES).await?;
     let name = params.text(NAME)?;
     // A name that is not legal names nothing, and nothing can be made under it.
     let legal =
@@ -184,9 +188,11 @@ pub(super) async fn replace(
 pub(super) async fn change(
     operator: Operator,
     params: Params,
+    Ledger(account): Ledger,
     State(state): State<Shared>,
     JsonBody(body): JsonBody<EventTypePatchIn>,
 ) -> Result<Response> {
+    account.reserve_answer(EVENT_TYPE_BYTES).await?;
     let patch = body.checked()?;
     let new_schemas = patch.schemas.as_ref().and_then(Option::as_ref);
     schemas::check(&state, &operator.environment, schemas::of_body(new_schemas)).await?;

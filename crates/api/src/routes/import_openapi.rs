@@ -1,7 +1,6 @@
 //! Event types from an OpenAPI document: what it describes is added or changed, and revived if it was archived.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
@@ -11,7 +10,7 @@ use postrider_ingest::Turn;
 use postrider_store::{EventTypeFilter, Import};
 
 use crate::access::Operator;
-use crate::account::{Account, Ledger};
+use crate::account::Ledger;
 use crate::answer;
 use crate::body::Incoming;
 use crate::error::Result;
@@ -47,13 +46,17 @@ pub(super) async fn import(
 ) -> Result<Response> {
     let body = body.read_up_to(MAX_IMPORT_BYTES).await?;
     let now = state.clock.now();
-    json::few_values(&body, MAX_DOCUMENT_VALUES)?;
-    let read = move |body: &[u8]| json::decode::<ImportIn>(json::text(body)?)?.checked(now);
-    let (read, turn) = read_import(&state, &operator.environment, Arc::clone(&account), body, read).await?;
+    // Before it is its turn: whoever has that waits for nobody who has to read an answer.
+    account.reserve_whole().await?;
+    let read = move |body: &[u8]| {
+        json::few_values(body, MAX_DOCUMENT_VALUES)?;
+        json::decode::<ImportIn>(json::text(body)?)?.checked(now)
+    };
+    let (read, turn) = read_import(&state, &operator.environment, account, body, read).await?;
     schemas::check(&state, &operator.environment, read.schemas()).await?;
     let (dry_run, import) = (read.dry_run, read.into_import());
     if dry_run {
-        return try_out(&account, &operator, &state, &import, turn).await;
+        return try_out(&operator, &state, import, turn).await;
     }
     let imported = |names: &Vec<EventTypeName>| answer::to_store(StatusCode::OK, &ImportOut::done(names));
     let import = Import { most: state.limits.event_types_per_environment, ..import };
@@ -61,33 +64,29 @@ pub(super) async fn import(
     Ok(answer::written(bring_in(&state, &operator.environment, import, turn, now, once).await?, imported))
 }
 
-/// Says what an import would do.
-async fn try_out(
-    account: &Account,
-    operator: &Operator,
-    state: &Shared,
-    import: &Import,
-    turn: Turn,
-) -> Result<Response> {
-    let mut to_modify = Vec::new();
+/// Says what an import would do, which may be as large as the import: it is still its turn while that is written.
+async fn try_out(operator: &Operator, state: &Shared, mut import: Import, turn: Turn) -> Result<Response> {
     let mut modified = Vec::new();
-    for imported in &import.event_types {
+    let mut to_modify = Vec::new();
+    let named: HashSet<_> = import.event_types.iter().map(|imported| imported.new.name.clone()).collect();
+    for imported in std::mem::take(&mut import.event_types) {
         let found = state.store.event_type(&operator.environment, imported.new.name.as_str()).await?;
         if found.is_none_or(|found| found.is_changed_by(&imported.patch)) {
             modified.push(imported.new.name.clone());
-            to_modify.push(&imported.new);
+            to_modify.push(imported.new);
         }
     }
-    // There may be no room for what follows until clients have read their answers.
-    drop(turn);
     if import.archive_others {
-        let named: HashSet<_> = import.event_types.iter().map(|imported| &imported.new.name).collect();
-        account.reserve_whole().await?;
         let filter = EventTypeFilter::default();
         let active = all_event_types(state.store.as_ref(), &operator.environment, &filter).await?;
         modified.extend(active.into_iter().map(|one| one.name).filter(|name| !named.contains(name)));
     }
-    modified.sort();
-    modified.dedup();
-    Ok(answer::json(StatusCode::OK, &ImportOut::tried(&modified, &to_modify)))
+    let write = move || {
+        modified.sort();
+        modified.dedup();
+        let written = answer::json(StatusCode::OK, &ImportOut::tried(&modified, &to_modify));
+        drop(turn);
+        written
+    };
+    state.workers.run(write).await
 }

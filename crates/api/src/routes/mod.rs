@@ -7,7 +7,9 @@
 //! 2. Write the handler in the file of its resource. Its arguments are judged in their order, so: [`Query`] first if it
 //!    is a list, then who may call ([`Operator`], [`Tenant`] or [`Reader`] of `access.rs`), then the body.
 //! 3. Make one call to the store, which commits once. A POST passes `once` to it, so that a repetition gets the same
-//!    answer.
+//!    answer. Where one commit would be too long (imports, batches, many payloads to erase), repeating the request must complete
+//!    what was begun. If the answer may be larger than `account::UNPAID_BYTES`, make room for it before the call
+//!    (`Ledger`, `reserve_answer`).
 //! 4. Register it in `routes()` at the top of the same file: method, path below `/api/v1`, handler, and an [`Operation`]
 //!    with its id as the SDKs' documentation has it (`v1.endpoint.get-secret`), one line about it, what it answers
 //!    (`.returns::<T>(status, when)`), and errors that don't follow from its signature (`.error(…)`). If it makes

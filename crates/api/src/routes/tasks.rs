@@ -10,6 +10,7 @@ use postrider_domain::task::{Task, TaskKind, TaskStatus};
 use postrider_store::{Direction, Job, NewTask, StoredAnswer, TaskError, TaskFilter};
 
 use crate::access::{CreateAttempts, Operator, Reader, Tenant};
+use crate::account::{LIST_BYTES, Ledger};
 use crate::answer;
 use crate::error::{ApiError, Result};
 use crate::idempotency::{self, Keyed};
@@ -202,9 +203,11 @@ async fn expunge_all(operator: Operator, params: Params, State(state): State<Sha
 async fn bulk_expunge(
     operator: Operator,
     params: Params,
+    Ledger(account): Ledger,
     State(state): State<Shared>,
     JsonBody(body): JsonBody<BulkExpungeIn>,
 ) -> Result<Response> {
+    account.reserve_answer(LIST_BYTES).await?;
     let application = operator.application(&state, &params).await?.key;
     let ids = body.checked()?;
     let mut found = Vec::with_capacity(ids.len());
@@ -217,9 +220,11 @@ async fn bulk_expunge(
 
 async fn app_usage(
     operator: Operator,
+    Ledger(account): Ledger,
     State(state): State<Shared>,
     JsonBody(body): JsonBody<AppUsageIn>,
 ) -> Result<Response> {
+    account.reserve_answer(LIST_BYTES).await?;
     let (span, ids) = body.checked()?;
     let mut unresolved = Vec::new();
     let applications = match ids {

@@ -15,6 +15,16 @@ postrider_domain::limits! {
     pub(crate) const AT_A_TIME: usize = 1, "import", beyond "waits for its turn, 503 after 10 s";
 }
 
+/// The length of a text as it is written in JSON, without its quotes: a control character takes six bytes.
+fn written(text: &str) -> usize {
+    let more = |byte: u8| match byte {
+        b'"' | b'\\' => 1,
+        0..0x20 => 5,
+        _ => 0,
+    };
+    text.len() + text.bytes().map(more).sum::<usize>()
+}
+
 /// What is left of what an import may come to.
 pub(super) struct Budget {
     bytes: usize,
@@ -33,7 +43,7 @@ impl Budget {
 
     /// Counts a text.
     pub(super) fn text(&mut self, text: &str) -> Result<(), String> {
-        self.spend(text.len())
+        self.spend(written(text))
     }
 
     /// Copies a value.
@@ -44,7 +54,7 @@ impl Budget {
 
     fn count(&mut self, value: &Value) -> Result<(), String> {
         match value {
-            Value::String(text) => self.spend(text.len()),
+            Value::String(text) => self.spend(written(text)),
             Value::Array(items) => {
                 self.spend(0)?;
                 items.iter().try_for_each(|item| self.count(item))
@@ -52,7 +62,7 @@ impl Budget {
             Value::Object(members) => {
                 self.spend(0)?;
                 members.iter().try_for_each(|(name, value)| {
-                    self.spend(name.len())?;
+                    self.spend(written(name))?;
                     self.count(value)
                 })
             }

@@ -45,6 +45,8 @@ postrider_domain::limits! {
     pub const CHECK_ALL_SECONDS: u64 = 15, "s", beyond "422";
     /// Mismatches that are told of one payload
     pub const MAX_VIOLATIONS: usize = 50, "mismatches", beyond "the others are not told";
+    /// What is told of one payload's mismatches, as JSON
+    pub const MAX_DETAIL_BYTES: usize = 16_384, "bytes", beyond "the others are not told, and that is said";
     /// Processor time for comparing one payload with its schema
     setting "schemas.time", beyond "by `schemas.beyond_budget`";
     /// Memory of a process that compares payloads with schemas
@@ -72,7 +74,7 @@ pub enum BeyondBudget {
 }
 
 /// Imports that are read at a time, of everybody.
-const IMPORTS: usize = 2;
+pub const IMPORTS: usize = 2;
 
 fn span(text: &str) -> Span {
     text.parse().unwrap_or(Span(Duration::MAX))

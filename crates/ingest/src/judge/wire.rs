@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
+use super::MAX_DETAIL_BYTES;
 use crate::submission::Violation;
 
 /// Whether a schema is one, and not too complex.
@@ -18,8 +19,8 @@ pub(super) const COMPARE: u8 = b'j';
 pub(super) const QUESTION_HEAD: usize = 9;
 pub(super) const ANSWER_HEAD: usize = 5;
 
-/// The most bytes of one answer. A process that says more is not believed.
-pub(super) const MAX_ANSWER: usize = 1024 * 1024;
+/// The most bytes of one answer: what is told of a payload is a part of that. A process that says more is not believed.
+pub(super) const MAX_ANSWER: usize = 4 * MAX_DETAIL_BYTES;
 
 const FITS: u8 = b'+';
 const DIFFERS: u8 = b'-';
