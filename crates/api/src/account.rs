@@ -237,6 +237,12 @@ impl Account {
         Ok(())
     }
 
+    /// Whether its caller had a good token.
+    pub(crate) fn is_of_known_caller(&self) -> bool {
+        let is_public = |share: &Share<Party>| matches!(share.party, Party::Public(_));
+        self.shares.get().is_some_and(|shares| !shares.iter().any(is_public))
+    }
+
     /// Whose caller it is, once that is known.
     pub(crate) fn environment(&self) -> Option<&EnvironmentId> {
         self.shares.get()?.iter().find_map(|share| match &share.party {

@@ -41,6 +41,6 @@ pub use account::{limits, memory};
 pub use auth::KeyUsage;
 pub use large::Workers;
 pub use options::{AuthOptions, SigningOptions};
-pub use router::{Api, Parts, UrlCheck};
+pub use router::{Api, KnownCaller, Parts, UrlCheck};
 pub use routes::openapi::document as openapi_document;
 pub use webhooks::limits as import_limits;

@@ -42,6 +42,10 @@ use crate::options::{AuthOptions, SigningOptions};
 use crate::routes::{self, StorePing};
 use crate::typos::Warnings;
 
+/// Marks answers (as an extension) to whoever had a good token, so that whoever sends them knows.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownCaller;
+
 /// Says whether an endpoint may have this URL, and if not, why.
 pub type UrlCheck = Arc<dyn Fn(&EndpointUrl) -> Result<(), String> + Send + Sync>;
 
@@ -182,6 +186,9 @@ impl Api {
         let mut response = seal(response, &account, is_change).await;
         if is_cross_origin {
             cors::allow_origin(response.headers_mut());
+        }
+        if account.is_of_known_caller() {
+            response.extensions_mut().insert(KnownCaller);
         }
         response
     }

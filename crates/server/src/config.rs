@@ -40,22 +40,25 @@ postrider_domain::options! {
         /// Threads that serve and deliver; 0 is one per core.
         #[within(0, 1_024)]
         pub threads: usize = 0,
-        /// The most connections of callers. When there are as many, the one that has been idle for longest is closed for a
-        /// new one. It is lowered to fit the limit on open files.
+        /// The most connections of callers. When there are as many, one that is idle, or whose caller has no good token and does
+        /// not read, is closed for a new one: of the address that has most, the one for which that has been so for longest. If
+        /// there is none, a slow one is. It is lowered to fit the limit on open files.
         #[within(1, 1_000_000)]
         pub max_connections: u32 = 2048,
-        /// The most connections from one address, so that one caller does not crowd out the others. Behind a load balancer
-        /// all callers have its address: set this to `max_connections` there.
+        /// The most connections from one address, so that one caller does not crowd out the others: half of `max_connections`,
+        /// if it is not set. Behind a load balancer all callers have its address: set this to `max_connections` there. What is
+        /// less is lowered with it to fit the limit on open files.
         #[within(1, 1_000_000)]
-        pub max_connections_per_address: u32 = 1024,
+        pub max_connections_per_address: Option<u32> = None,
         /// The time for the first request on a new connection to arrive up to its body.
         #[within("100ms", "10m")]
         pub head_timeout: Span = span("10s"),
         /// How long a connection may stay idle between requests.
         #[within("1s", "1h")]
         pub idle_timeout: Span = span("75s"),
-        /// The time in which a client must take something of its answer, or its connection is cut.
-        #[within("100ms", "1h")]
+        /// The time in which a client must take so much of its answer that the system sees room for more, or its connection is
+        /// cut. Linux does when a third of its buffer is free, some 43 KB: at 30s who reads less than 1.4 KB a second is cut.
+        #[within("1s", "1h")]
         pub write_timeout: Span = span("30s"),
     }
 }
@@ -105,6 +108,20 @@ pub(crate) struct Config {
     pub(crate) schemas: SchemaOptions,
     pub(crate) retention: RetentionOptions,
     pub(crate) log: LogOptions,
+}
+
+impl ServerOptions {
+    /// How many of `most` connections, which are what the limit on open files leaves of the setting, one address may have.
+    pub(crate) fn most_per_address(&self, most: u32) -> u32 {
+        match self.max_connections_per_address {
+            None => (most / 2).max(1),
+            Some(set) if set >= self.max_connections => most,
+            Some(set) => {
+                let part = u64::from(most) * u64::from(set) / u64::from(self.max_connections);
+                u32::try_from(part).unwrap_or(set).max(1)
+            }
+        }
+    }
 }
 
 /// Every setting there is, in the order of the reference.

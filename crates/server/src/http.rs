@@ -1,8 +1,8 @@
 //! Serving the API over HTTP/1.1: accepting connections, and ending them in order.
 //!
-//! A connection that does not send a request, sends it too slowly, or does not take its answer, is closed. So is the one
-//! that was idle for longest when there are too many (see [`crate::connections`]). One that is idle at shutdown is closed
-//! at once; one with a request under way gets its answer first.
+//! A connection that does not send a request, sends it too slowly, or does not take its answer, is closed. So is one for which
+//! nothing is done when there are too many (see [`crate::connections`]). One that is idle at shutdown is closed at once; one with
+//! a request under way gets its answer first.
 //!
 //! What a client does not read, and what the server does not read of it, is bounded for each connection in the system's memory,
 //! too; and a connection that has much to write takes turns with the others ([`crate::patient`]).
@@ -20,13 +20,15 @@ use http::{HeaderValue, header};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use postrider_api::Api;
+use postrider_api::{Api, KnownCaller};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::Notify;
 
 use crate::config::ServerOptions;
-use crate::connections::{Busy, Connections, MAX_HEAD_BYTES, Place, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, Told};
+use crate::connections::{
+    Awaited, Busy, Connections, MAX_HEAD_BYTES, Place, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, Told,
+};
 use crate::patient::{Line, Patient};
 
 /// The pause when no connection can be accepted, mostly because no file descriptor is free.
@@ -35,7 +37,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that wait to be accepted, as far as the system allows so many.
 const BACKLOG: u32 = 1_024;
 
-/// What is said to whoever comes when all connections are busy.
+/// What is said to whoever comes when there is no connection that may be closed for theirs.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
     connection: close\r\ncontent-length: 97\r\n\r\n\
     {\"code\":\"overloaded\",\"detail\":\"All connections of the server are in use. Try again in a moment.\"}";
@@ -55,7 +57,7 @@ impl Bounds {
     pub(crate) fn new(options: &ServerOptions, most: u32) -> Self {
         Self {
             most,
-            most_per_address: options.max_connections_per_address,
+            most_per_address: options.most_per_address(most),
             head: options.head_timeout.0,
             idle: options.idle_timeout.0,
             write: options.write_timeout.0,
@@ -137,12 +139,14 @@ impl Shared {
         let (place, first) = (Arc::new(place), Arc::new(Notify::new()));
         let service = {
             let (api, place, first) = (self.api.clone(), Arc::clone(&place), Arc::clone(&first));
-            service_fn(move |request| {
+            service_fn(move |request: http::Request<hyper::body::Incoming>| {
                 first.notify_one();
-                let (api, busy) = (api.clone(), place.work());
+                let (api, busy) = (api.clone(), place.begin());
                 let place = Arc::clone(&place);
                 async move {
-                    let mut answer = api.respond(request).await.map(|body| Answer { body, busy: Arc::new(busy) });
+                    let answer = api.respond(request.map(|body| Coming::new(body, &place))).await;
+                    busy.answer(answer.extensions().get::<KnownCaller>().is_some());
+                    let mut answer = answer.map(|body| Answer { body, busy: Arc::new(busy) });
                     if place.is_closing() {
                         // The request came in the instant in which the connection was chosen.
                         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -155,7 +159,7 @@ impl Shared {
             .timer(TokioTimer::new())
             .header_read_timeout(self.bounds.idle)
             .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(Patient::new(stream, &self.line, self.bounds.write)), service);
+            .serve_connection(TokioIo::new(Patient::new(stream, &self.line, self.bounds.write, &place)), service);
         let head = self.bounds.head;
         tokio::spawn(async move {
             let mut connection = std::pin::pin!(connection);
@@ -180,10 +184,10 @@ impl Shared {
                         tracing::debug!("a connection was closed, because no request came");
                         break;
                     }
-                    what = place.told(), if told.is_none() => {
+                    what = place.told(told) => {
                         told = Some(what);
-                        if what == Told::Close && !place.is_busy() {
-                            tracing::debug!("an idle connection was closed for the sake of another");
+                        if what == Told::Close {
+                            tracing::debug!("a connection for which nothing was done was closed for the sake of another");
                             break;
                         }
                         // A request under way is answered, and then the connection ends by itself.
@@ -205,14 +209,74 @@ async fn refuse(mut stream: TcpStream) {
     let _ = tokio::time::timeout(ACCEPT_PAUSE, told).await;
 }
 
-/// The body of an answer. Until its last byte is written the connection is busy: what hyper has taken it may have to keep for as
+/// The body of a request, of which is told when it does not come.
+struct Coming<B> {
+    body: B,
+    place: Arc<Place>,
+    is_awaited: bool,
+    moved: usize,
+}
+
+impl<B> Coming<B> {
+    fn new(body: B, place: &Arc<Place>) -> Self {
+        Self { body, place: Arc::clone(place), is_awaited: false, moved: 0 }
+    }
+
+    fn go_on(&mut self) {
+        if std::mem::take(&mut self.is_awaited) {
+            self.place.go_on(Awaited::Body);
+        }
+    }
+}
+
+impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Coming<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, B::Error>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        match &polled {
+            Poll::Pending if !this.is_awaited => {
+                this.is_awaited = true;
+                this.place.wait(Awaited::Body, std::mem::take(&mut this.moved));
+            }
+            Poll::Pending => {}
+            Poll::Ready(frame) => {
+                let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+                this.moved += data.map_or(0, Bytes::len);
+                this.go_on();
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B> Drop for Coming<B> {
+    fn drop(&mut self) {
+        self.go_on();
+    }
+}
+
+/// The body of an answer. Until its last byte is written its request is under way: what hyper has taken it may have to keep for as
 /// long as the client takes to read it.
 struct Answer<B> {
     body: B,
     busy: Arc<Busy>,
 }
 
-/// A piece of a body that keeps its connection busy until it is written.
+/// A piece of a body that keeps its request under way until it is written.
 struct Unwritten {
     bytes: Bytes,
     _busy: Arc<Busy>,

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::PollSemaphore;
 
-use crate::connections::{MAX_TURNS, SHARE_BYTES, TURN_BYTES};
+use crate::connections::{Awaited, MAX_TURNS, Place, SHARE_BYTES, TURN_BYTES};
 
 /// The pieces that one write takes: as many as hyper has ready at once.
 const MAX_PIECES: usize = 16;
@@ -40,15 +40,19 @@ pub(crate) struct Patient<S> {
     /// What it may write before it needs one, or another one.
     room: usize,
     patience: Duration,
+    /// Is told when the client does not read.
+    place: Arc<Place>,
+    /// What was written since.
+    moved: usize,
     /// Runs while a write is stuck.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
     /// Lets a write wait for `patience` until the client takes something. What it waits in the `line` is not counted.
-    pub(crate) fn new(stream: S, line: &Line, patience: Duration) -> Self {
-        let line = PollSemaphore::new(Arc::clone(&line.0));
-        Self { stream, line, turn: None, room: SHARE_BYTES, patience, deadline: None }
+    pub(crate) fn new(stream: S, line: &Line, patience: Duration, place: &Arc<Place>) -> Self {
+        let (line, place) = (PollSemaphore::new(Arc::clone(&line.0)), Arc::clone(place));
+        Self { stream, line, turn: None, room: SHARE_BYTES, patience, place, moved: 0, deadline: None }
     }
 
     /// How much may be written now. Between two turns of one connection is everything else that has something to do.
@@ -67,12 +71,19 @@ impl<S> Patient<S> {
     /// What a write came to, unless it is stuck for too long. Nobody keeps a turn while the client does not read.
     fn judge(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = written {
-            self.deadline = None;
-            self.room -= written.as_ref().map_or(0, |bytes| self.room.min(*bytes));
+            if self.deadline.take().is_some() {
+                self.place.go_on(Awaited::Reader);
+            }
+            let bytes = *written.as_ref().unwrap_or(&0);
+            self.moved += bytes;
+            self.room -= self.room.min(bytes);
             return Poll::Ready(written);
         }
         if self.turn.take().is_some() {
             self.room = 0;
+        }
+        if self.deadline.is_none() {
+            self.place.wait(Awaited::Reader, std::mem::take(&mut self.moved));
         }
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(self.patience)));
         match deadline.as_mut().poll(cx) {
@@ -143,6 +154,11 @@ mod tests {
     use std::future::poll_fn;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+    fn place() -> Arc<Place> {
+        let connections = crate::connections::Connections::new(1, 1);
+        Arc::new(connections.admit(std::net::Ipv4Addr::LOCALHOST.into()).unwrap())
+    }
+
     /// What can be written now, in pieces as hyper has them.
     fn write<S: AsyncWrite + Unpin>(near: &mut Patient<S>, cx: &mut Context<'_>, mut rest: &[u8]) -> usize {
         let before = rest.len();
@@ -168,7 +184,7 @@ mod tests {
     #[tokio::test]
     async fn a_share_is_written_at_once_and_the_rest_in_turns() {
         let (near, mut far) = tokio::io::duplex(4 * TURN_BYTES);
-        let mut near = Patient::new(near, &Line::default(), Duration::from_secs(60));
+        let mut near = Patient::new(near, &Line::default(), Duration::from_secs(60), &place());
         let whole = whole(SHARE_BYTES + 2 * TURN_BYTES + 5);
         let (mut at, mut turns) = (0, Vec::new());
         while at < whole.len() {
@@ -188,8 +204,8 @@ mod tests {
         let whole = whole(SHARE_BYTES + TURN_BYTES + 1);
         let streams: Vec<_> = (0..MAX_TURNS + 2).map(|_| tokio::io::duplex(2 * TURN_BYTES)).collect();
         let (mut streams, _far): (Vec<_>, Vec<_>) = streams.into_iter().unzip();
-        let mut little = Patient::new(streams.pop().unwrap(), &line, Duration::from_secs(60));
-        let mut last = Patient::new(streams.pop().unwrap(), &line, Duration::from_secs(60));
+        let mut little = Patient::new(streams.pop().unwrap(), &line, Duration::from_secs(60), &place());
+        let mut last = Patient::new(streams.pop().unwrap(), &line, Duration::from_secs(60), &place());
         let turns: Vec<_> = streams.iter().map(|_| line.0.clone().try_acquire_owned().unwrap()).collect();
         poll_fn(|cx| {
             assert_eq!(write(&mut last, cx, &whole), SHARE_BYTES, "all turns are taken");
@@ -208,7 +224,7 @@ mod tests {
     async fn whoever_does_not_read_keeps_no_turn() {
         let line = Line::default();
         let (near, _far) = tokio::io::duplex(SHARE_BYTES + 10);
-        let mut near = Patient::new(near, &line, Duration::from_secs(60));
+        let mut near = Patient::new(near, &line, Duration::from_secs(60), &place());
         let whole = whole(SHARE_BYTES + TURN_BYTES);
         let written = poll_fn(|cx| Poll::Ready(write(&mut near, cx, &whole))).await;
         assert_eq!((written, line.0.available_permits()), (SHARE_BYTES + 10, MAX_TURNS));
@@ -217,7 +233,7 @@ mod tests {
     #[tokio::test]
     async fn a_write_that_nobody_reads_fails_and_one_that_is_read_does_not() {
         let (near, mut far) = tokio::io::duplex(10);
-        let mut near = Patient::new(near, &Line::default(), Duration::from_millis(50));
+        let mut near = Patient::new(near, &Line::default(), Duration::from_millis(50), &place());
         let mut taken = [0; 30];
         let (written, read) = tokio::join!(near.write_all(&[0; 30]), far.read_exact(&mut taken));
         written.and(read.map(drop)).unwrap();

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::commands::JUDGE;
-use crate::config::Config;
+use crate::config::{Config, ServerOptions};
 use crate::supervisor::Supervisor;
 
 /// File descriptors that are kept for the store, the log, the listener and whatever else.
@@ -96,7 +96,7 @@ impl Server {
         let mut delivery = config.delivery.clone();
         delivery.drain_timeout.0 = Phases::of(delivery.drain_timeout.0).drain;
         let open_files = open_files.map(|most| most.saturating_sub(judges));
-        let descriptors = fit_to_descriptors(open_files, config.server.max_connections, delivery.max_in_flight);
+        let descriptors = fit_to_descriptors(open_files, &config.server, delivery.max_in_flight);
         delivery.max_in_flight = descriptors.in_flight;
         let resolver = SystemResolver::new(&delivery, Arc::clone(&clock)).context("cannot set up name resolution")?;
         let sender = Sender::new(&delivery, Arc::clone(&clock), Arc::new(resolver)).context("cannot set up TLS")?;
@@ -250,7 +250,8 @@ fn check_open_files(most: Option<u64>, judges: u64) -> anyhow::Result<()> {
 }
 
 /// Keeps connections and requests under way within so many descriptors, if there is a limit.
-fn fit_to_descriptors(descriptors: Option<u64>, connections: u32, in_flight: u32) -> Descriptors {
+fn fit_to_descriptors(descriptors: Option<u64>, options: &ServerOptions, in_flight: u32) -> Descriptors {
+    let connections = options.max_connections;
     let Some(descriptors) = descriptors else { return Descriptors { connections, in_flight } };
     let fitting = descriptor_budget(descriptors, connections, in_flight);
     if fitting.in_flight < in_flight {
@@ -258,8 +259,11 @@ fn fit_to_descriptors(descriptors: Option<u64>, connections: u32, in_flight: u32
         tracing::warn!(descriptors, "delivery.max_in_flight is lowered to {lowered} to fit the limit on open files");
     }
     if fitting.connections < connections {
-        let lowered = fitting.connections;
-        tracing::warn!(descriptors, "server.max_connections is lowered to {lowered} to fit the limit on open files");
+        let (lowered, each) = (fitting.connections, options.most_per_address(fitting.connections));
+        tracing::warn!(
+            descriptors,
+            "server.max_connections is lowered to {lowered} to fit the limit on open files, and max_connections_per_address to {each}"
+        );
     }
     fitting
 }

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use http::Method;
@@ -118,7 +118,7 @@ async fn app_with_large_messages(server: &TestServer) -> App {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_its_answers_is_cut_off() {
-    let server = server().set("server.write_timeout", "300ms").start().await;
+    let server = server().set("server.write_timeout", "1s").start().await;
     let app = app_with_large_messages(&server).await;
     let mut connection = RawConnection::open(server.address()).await;
     let request = head("GET", &app.path("/msg"), &server.token(), "");
@@ -545,20 +545,30 @@ async fn what_is_closed_for_a_new_connection_never_was_a_request_under_way() {
     assert!(answered > 0, "a request that was under way is answered");
 }
 
+/// A server with four connections, whoever has them.
+fn few_connections() -> TestServerBuilder {
+    server().set("server.max_connections", "4").set("server.max_connections_per_address", "4")
+}
+
 #[tokio::test]
 async fn when_all_connections_are_busy_the_next_one_is_told_so() {
-    let server = server().set("server.max_connections", "4").start().await;
+    let server = few_connections().start().await;
     let app = server.app().await;
-    let mut busy = Vec::new();
+    let mut busy = tokio::task::JoinSet::new();
     // One operator alone does not get all of them.
     let claims = postrider_testkit::token::environment_claims("org_another");
     for token in [server.token(), server.token(), server.token(), server.sign(&claims)] {
         let mut connection = RawConnection::open(server.address()).await;
         // Telling the client to go on says that the request is under way.
-        let more = "content-length: 100\r\nexpect: 100-continue\r\n";
+        let more = "content-length: 2000000\r\nexpect: 100-continue\r\n";
         connection.write(&head("POST", &app.path("/msg"), &token, more)).await.unwrap();
         assert_eq!(connection.read_answer().await.unwrap().unwrap().status, 100);
-        busy.push(connection);
+        // At more than the pace of those that are never closed for another.
+        busy.spawn(async move {
+            while connection.write(&[b' '; 8_192]).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        });
     }
     let told = wait::until("a refusal", async || {
         let mut connection = RawConnection::open(server.address()).await;
@@ -576,6 +586,73 @@ async fn when_all_connections_are_busy_the_next_one_is_told_so() {
         connection.read_answer().await.ok().flatten().filter(|answer| answer.status == 204)
     })
     .await;
+}
+
+/// Whether somebody who comes anew, from this address, is answered that the server lives.
+async fn is_answered(server: &TestServer, from: Ipv4Addr) -> bool {
+    let mut connection = RawConnection::open_from(from.into(), server.address()).await;
+    let _ = connection.write(b"GET /api/v1/health/ping HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    connection.read_answer().await.ok().flatten().is_some_and(|answer| answer.status == 204)
+}
+
+#[tokio::test]
+async fn two_addresses_that_do_not_read_what_anybody_may_ask_for_leave_room_for_a_third() {
+    let server =
+        server().set("server.max_connections", "8").set("server.max_connections_per_address", "4").start().await;
+    let [first, second, third] = [2, 3, 4].map(|last| Ipv4Addr::new(127, 0, 0, last));
+    let document = "GET /api/v1/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(30);
+    let mut unread = Vec::new();
+    for round in 0..3 {
+        for address in [first, second].repeat(4) {
+            let mut connection = RawConnection::open_from(address.into(), server.address()).await;
+            connection.write(document.as_bytes()).await.unwrap();
+            connection.answer_begins().await.unwrap();
+            unread.push(connection);
+        }
+        assert!(is_answered(&server, third).await, "a third address, round {round}");
+        server.client().get("/api/v1/health").await.expect(204);
+    }
+    assert!(is_answered(&server, first).await, "their own others");
+}
+
+#[tokio::test]
+async fn a_body_without_a_token_holds_no_place() {
+    let server = few_connections().start().await;
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        let mut connection = RawConnection::open(server.address()).await;
+        let head = b"POST /api/v1/app HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n{";
+        connection.write(head).await.unwrap();
+        connection.answer_begins().await.unwrap();
+        slow.push(connection);
+    }
+    assert!(is_answered(&server, Ipv4Addr::new(127, 0, 0, 2)).await);
+}
+
+#[tokio::test]
+async fn bodies_of_known_callers_that_do_not_come_leave_room_in_the_end() {
+    let server = few_connections().set("limits.body_stall", "10m").set("limits.body_timeout", "10m").start().await;
+    let app = server.app().await;
+    let claims = postrider_testkit::token::environment_claims("org_another");
+    let mut slow = Vec::new();
+    for token in [server.token(), server.token(), server.token(), server.sign(&claims)] {
+        let mut connection = RawConnection::open(server.address()).await;
+        let more = "content-length: 100\r\nexpect: 100-continue\r\n";
+        connection.write(&head("POST", &app.path("/msg"), &token, more)).await.unwrap();
+        assert_eq!(connection.read_answer().await.unwrap().unwrap().status, 100);
+        slow.push(connection);
+    }
+    wait::until("room", async || is_answered(&server, Ipv4Addr::new(127, 0, 0, 2)).await.then_some(())).await;
+}
+
+#[tokio::test]
+async fn one_address_gets_half_of_the_connections_if_nothing_is_said() {
+    let server = server().set("server.max_connections", "8").set("server.head_timeout", "10m").start().await;
+    let mut idle = Vec::new();
+    for _ in 0..5 {
+        idle.push(RawConnection::open(server.address()).await);
+    }
+    assert!(idle[0].read_answer().await.unwrap().is_none());
 }
 
 #[tokio::test]

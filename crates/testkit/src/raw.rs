@@ -1,9 +1,9 @@
 //! A connection on which a test writes whatever bytes it likes, for requests that no client would send.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::wait;
 
@@ -36,6 +36,14 @@ impl RawConnection {
     /// Connects.
     pub async fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("the server accepts connections");
+        Self { stream, unread: Vec::new() }
+    }
+
+    /// Connects from this address of the machine.
+    pub async fn open_from(own: IpAddr, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((own, 0).into()).expect("it is an address of this machine");
+        let stream = socket.connect(address).await.expect("the server accepts connections");
         Self { stream, unread: Vec::new() }
     }
 

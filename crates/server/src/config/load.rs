@@ -36,7 +36,7 @@ const DEFAULT_FILE: &str = "postrider.toml";
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// A secret with fewer bytes can be guessed.
-const SECRET_BYTES: usize = 32;
+pub(super) const SECRET_BYTES: usize = 32;
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -332,9 +332,14 @@ fn put(table: &mut Table, setting: &Setting, value: Value) {
     }
 }
 
-/// A value from text, as environment variables and flags hold it. Its default says what kind of value it is.
+/// A value from text, as environment variables and flags hold it. Its default says what kind of value it is; without one, its
+/// range does.
 fn parse(setting: &Setting, text: String) -> Value {
-    let is_text = setting.default.as_deref().is_none_or(|default| default.starts_with(['"', '[', '{']));
+    let is_text = match (&setting.default, &setting.range) {
+        (Some(default), _) => default.starts_with(['"', '[', '{']),
+        (None, Some(range)) => range.low.parse::<u64>().is_err(),
+        (None, None) => true,
+    };
     let parsed = if is_text {
         None
     } else {

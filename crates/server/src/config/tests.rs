@@ -321,3 +321,25 @@ fn only_sqlite_urls_name_a_store() {
         assert!(sqlite_path(url).is_err(), "{url}");
     }
 }
+
+#[test]
+fn one_address_has_its_part_of_however_many_connections_there_are() {
+    let options = |all, each| ServerOptions {
+        max_connections: all,
+        max_connections_per_address: each,
+        ..ServerOptions::default()
+    };
+    for (all, each, left, part) in [
+        (2_048, None, 2_048, 1_024),
+        (500, None, 500, 250),
+        (2_048, None, 989, 494),
+        (1, None, 1, 1),
+        (2_048, Some(512), 1_024, 256),
+        (2_048, Some(1), 16, 1),
+        // On purpose.
+        (2_048, Some(2_048), 989, 989),
+        (500, Some(1_024), 500, 500),
+    ] {
+        assert_eq!(options(all, each).most_per_address(left), part, "{each:?} of {all}, {left} are left");
+    }
+}
