@@ -36,6 +36,7 @@ use crate::reads::Reads;
 use crate::sender::{Carrier, Sender};
 use crate::settler::{self, Settler, Unsettled};
 use crate::turns::Turns;
+use crate::unsent::Unsent;
 use crate::waker::{self, Waker};
 use crate::worker;
 
@@ -206,6 +207,7 @@ pub(crate) struct Shared {
     /// The newest message that was handed over by its accept commit, or was there at start.
     dispatched: AtomicI64,
     erased: ErasedAhead,
+    unsent: Unsent,
     stopping: AtomicBool,
     workers: AtomicUsize,
     worker_left: Notify,
@@ -266,6 +268,7 @@ impl Engine {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             dispatched: AtomicI64::new(newest.map_or(0, |newest| newest.0)),
             erased: ErasedAhead::default(),
+            unsent: Unsent::default(),
             stopping: AtomicBool::new(false),
             workers: AtomicUsize::new(0),
             worker_left: Notify::new(),
@@ -691,6 +694,7 @@ impl Shared {
             Ok(found) => {
                 let dispatched = MessageKey(self.dispatched.load(Ordering::SeqCst));
                 let empty = lane.state.lock().loaded(found, load, dispatched, &self.budgets);
+                self.unsent.note(lane.key, empty.len(), self.clock.now());
                 for due in empty {
                     let settlement = worker::canceled(lane.key, due.key, due.made, due.trigger);
                     let unsettled = Unsettled { lane: Arc::clone(&lane), held: None, settlement };
@@ -712,6 +716,7 @@ impl Shared {
             for lane in lanes {
                 // By itself, so that the lane's lock is not kept while results are handed over.
                 let withdrawn = lane.state.lock().withdraw(&messages);
+                self.unsent.note(lane.key, withdrawn.len(), self.clock.now());
                 for held in withdrawn {
                     let settlement = worker::canceled(lane.key, held.key, held.made, held.trigger);
                     let unsettled = Unsettled { lane: Arc::clone(&lane), held: Some(held), settlement };

@@ -44,6 +44,7 @@ pub mod tls;
 mod transport;
 mod turns;
 mod waits;
+mod unsent;
 mod waker;
 mod worker;
 

@@ -102,6 +102,39 @@ async fn a_payload_that_is_kept_no_longer_is_removed() {
     assert_eq!(app.attempts(&message).await.len(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_whose_payload_was_removed_meanwhile_is_canceled_and_the_log_says_so() {
+    let server = server().set("retention.payload", "1ms").set("delivery.retry_schedule", r#"["1h"]"#);
+    let mut server = server.start().await;
+    let (app, receiver) = (server.app().await, Receiver::always(Reply::status(500)).await);
+    let endpoint = app.endpoint(&receiver.url()).await;
+    let message = app.send("a", &json!({ "n": 1 })).await;
+    app.logged_attempts(&message, 1).await;
+    // It is looked for at the start, and every few minutes after it.
+    assert!(server.terminate().await.success());
+    server.start().await;
+    let path = app.path(&format!("/msg/{message}"));
+    wait::until("the payload to go", async || {
+        let shown = app.client.get(&path).await.expect(200).json();
+        (shown["payload"] == json!({ "expired": true })).then_some(())
+    })
+    .await;
+    assert!(server.terminate().await.success());
+    let database = rusqlite::Connection::open(server.folder().join("postrider.db")).unwrap();
+    assert_eq!(database.execute("UPDATE delivery SET due_at = 1", []).unwrap(), 1);
+    drop(database);
+    server.start().await;
+    let line = server.logged("the payloads of their messages were erased").await;
+    assert!(line.contains("WARN") && line.contains("canceled=1"), "{line}");
+    let path = app.path(&format!("/endpoint/{endpoint}/msg"));
+    wait::until("the end of the delivery", async || {
+        let listed = app.client.get(&path).await.expect(200).json();
+        (listed["data"][0]["statusText"] == "canceled").then_some(())
+    })
+    .await;
+    assert_eq!(receiver.requests().len(), 1);
+}
+
 /// Dates all that is stored by a clock that was so far ahead.
 fn put_ahead(server: &TestServer, by: Duration) {
     let by = i64::try_from(by.as_micros()).unwrap();

@@ -40,7 +40,8 @@ postrider_domain::options! {
     /// For how long things are kept.
     pub struct RetentionOptions in "retention" {
         /// How long the payload of a message is kept after it was due, if the message itself does not say. It goes within
-        /// minutes then; the message and its attempts stay.
+        /// minutes then; the message and its attempts stay. A delivery that is to be tried again later than that is canceled, and
+        /// the log says so: keep payloads for longer than `delivery.retry_schedule` takes (`config check` warns of it).
         #[within("1ms", "36500d")]
         pub payload: Span = span("90d"),
         /// How long a message is kept after it was due, with its attempts and whatever is left of its payload. One that is

@@ -78,11 +78,12 @@ pub(crate) struct MessageIn<'a> {
     tags: Option<Few<Text<'a>>>,
     /// Not to be delivered before this instant.
     deliver_at: Option<Timestamp>,
-    /// For how many days the payload is kept. By default 90.
+    /// For how many days the payload is kept after it was due. By default as long as the server keeps payloads (90 days).
     #[serde(default, deserialize_with = "json::whole")]
     #[schemars(range(min = 5, max = 90))]
     payload_retention_period: Option<u16>,
-    /// For how many hours the payload is kept. Counts more than the days.
+    /// For how many hours the payload is kept after it was due. Counts more than the days. What was not delivered by then never is:
+    /// its retries, which go on for three days unless the operator set something else, are canceled.
     #[serde(default, deserialize_with = "json::whole")]
     #[schemars(range(min = 1, max = 2_160))]
     payload_retention_hours: Option<u16>,
