@@ -43,8 +43,8 @@ mod system;
 pub mod tls;
 mod transport;
 mod turns;
-mod waits;
 mod unsent;
+mod waits;
 mod waker;
 mod worker;
 

@@ -3,6 +3,8 @@
 //! Whoever gives something in memory a bound adds a line where the bound is: each crate has a function `memory` beside
 //! `limits`.
 
+use std::path::Path;
+
 use postrider_domain::memory::{KIB, MIB, Part};
 
 use crate::config::Config;
@@ -40,22 +42,40 @@ pub(crate) fn parts(config: &Config) -> Vec<Part> {
     .concat()
 }
 
-/// Where the system says how much memory there is, and to how much this process is kept.
+/// Where the system says how much memory there is, and to how much the groups are kept that this process is in.
 const MEMORY: &str = "/proc/meminfo";
 const GROUP: &str = "/proc/self/cgroup";
 const GROUPS: &str = "/sys/fs/cgroup";
 
-/// The memory of the machine or, if that is less, of the container; `None` if the system does not say.
+/// The memory of the machine or, if that is less, of the container, or of whatever holds that: a pod, a slice of systemd.
+/// `None` if the system does not say.
 pub(crate) fn of_machine() -> Option<u64> {
     let memory = std::fs::read_to_string(MEMORY).ok()?;
     let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
     let total = total?.trim().parse::<u64>().ok()?.saturating_mul(KIB);
-    let group = std::fs::read_to_string(GROUP).unwrap_or_default();
-    let group = group.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
-    let limits = [format!("{GROUPS}{group}/memory.max"), format!("{GROUPS}/memory/memory.limit_in_bytes")];
-    // Without a limit there is a word in it.
-    let limit = |path: &String| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    limits.iter().filter_map(limit).chain([total]).min()
+    let groups = std::fs::read_to_string(GROUP).unwrap_or_default();
+    limits_of(Path::new(GROUPS), &groups).into_iter().chain([total]).min()
+}
+
+/// The limits of the groups that this process is in, and of all that hold them: each holds for what is within it.
+fn limits_of(root: &Path, groups: &str) -> Vec<u64> {
+    let mut limits = Vec::new();
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else { continue };
+        let (base, file) = match controllers {
+            "" => (root.to_owned(), "memory.max"),
+            _ if controllers.split(',').any(|one| one == "memory") => (root.join("memory"), "memory.limit_in_bytes"),
+            _ => continue,
+        };
+        // Seen from within a container, a group may be one that is not shown there; what is shown as the root is its own then.
+        let group = base.join(group.trim_start_matches('/'));
+        let holders = group.ancestors().take_while(|holder| holder.starts_with(&base));
+        // Without a limit there is a word in it.
+        let limit = |holder: &Path| std::fs::read_to_string(holder.join(file)).ok()?.trim().parse::<u64>().ok();
+        limits.extend(holders.filter_map(limit));
+    }
+    limits
 }
 
 /// What all parts take at most.
@@ -92,6 +112,25 @@ pub(crate) fn as_text(parts: &[Part]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_limits_of_all_that_hold_a_group_are_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let limit = |path: &str, text: &str| {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        limit("pod/memory.max", "1000\n");
+        limit("pod/container/memory.max", "max\n");
+        limit("pod/other/memory.max", "10\n");
+        limit("memory/slice/memory.limit_in_bytes", "2000\n");
+        limit("memory/slice/unit/memory.limit_in_bytes", "3000\n");
+        let limits = |groups: &str| limits_of(folder.path(), groups);
+        assert_eq!(limits("0::/pod/container\n"), [1_000]);
+        assert_eq!(limits("5:cpu,memory:/slice/unit\n4:pids:/slice\n"), [3_000, 2_000]);
+        assert_eq!(limits("0::/not/shown/here\nnonsense\n"), [] as [u64; 0]);
+    }
 
     #[test]
     fn the_sum_is_that_of_the_parts() {

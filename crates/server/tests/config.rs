@@ -226,8 +226,15 @@ fn check_warns_of_what_can_be_set_and_is_hardly_meant() {
         ("POSTRIDER_DELIVERY__ALLOW_SUBNETS", "::/0", "opens all of ::/0"),
         ("POSTRIDER_DELIVERY__RETRY_SCHEDULE", "0s,0s,0s", "gives up after 4 attempts within 0"),
         ("POSTRIDER_DELIVERY__MEMORY_BYTES", "1099511627776", "let memory grow to"),
+        ("POSTRIDER_DELIVERY__REQUEST_TIMEOUT", "10ms", "delivery.request_timeout is 10ms"),
+        ("POSTRIDER_DELIVERY__DISABLE_AFTER", "1ms", "delivery.disable_after is 1ms"),
+        ("POSTRIDER_SERVER__WRITE_TIMEOUT", "1s", "server.write_timeout is 1s"),
+        ("POSTRIDER_RETENTION__PAYLOAD", "1d", "what is not delivered by then is canceled"),
     ] {
         let warned = check(&[(name, value)]);
         assert!(warned.len() == 1 && warned[0].contains(said), "{name}={value}: {warned:?}");
     }
+    let short = [("POSTRIDER_AUTH__ALLOW_SHORT_SECRET", "true"), ("POSTRIDER_AUTH__JWT_SECRET", "x")];
+    let warned = check(&short);
+    assert!(warned.len() == 1 && warned[0].contains("auth.jwt_secret has 1 bytes"), "{warned:?}");
 }

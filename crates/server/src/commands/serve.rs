@@ -17,9 +17,12 @@ use crate::wiring::{Phases, Server};
 
 const SIGNALS: &str = "\
 Signals:
-  TERM, INT, HUP, PWR   end in order: requests under way are finished, at most for delivery.drain_timeout (8s)
-  TERM or INT again     end at once, from a second after the first; what was under way is sent again at the next start
-  USR1, USR2, ALRM      nothing";
+  TERM, INT, QUIT, HUP, PWR, XCPU
+                        end in order: requests under way are finished, at most for delivery.drain_timeout (8s)
+  TERM, INT or QUIT again
+                        end at once, from a second after the first; what was under way is sent again at the next start
+  USR1, USR2, ALRM, VTALRM, PROF, TRAP, IO, STKFLT, XFSZ, real-time signals
+                        nothing";
 
 /// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
@@ -138,4 +141,21 @@ async fn serve(config: &Config, dev: bool, stdout: &Output) -> anyhow::Result<Ex
         receiving.abort();
     }
     stopped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_names_the_signals_that_the_documentation_names() {
+        let text = include_str!("../../../../docs/operating.md");
+        let rows: Vec<_> = text.lines().skip_while(|line| !line.starts_with("| signal |")).skip(2).collect();
+        let signals = |row: &str| row.split('|').nth(1).unwrap_or_default().trim().to_owned();
+        for row in [rows[0], rows[2]] {
+            let line = format!("\n  {}\n", signals(row));
+            assert!(SIGNALS.contains(&line), "{line}");
+        }
+        assert!(rows[1].contains("TERM, INT or QUIT") && SIGNALS.contains("TERM, INT or QUIT again"));
+    }
 }

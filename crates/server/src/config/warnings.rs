@@ -7,15 +7,89 @@ use postrider_delivery::egress;
 use postrider_domain::settings::Span;
 
 use super::Config;
+use super::load::SECRET_BYTES;
 use crate::memory;
 
 /// A schedule that ends earlier gives up on a receiver that is only started again.
 const SHORTEST_SCHEDULE: Duration = Duration::from_secs(60);
 
+/// Receivers that take longer to answer are not unusual.
+const SHORTEST_REQUEST: Duration = Duration::from_secs(2);
+
+/// A receiver whose operator sleeps is not gone.
+const SHORTEST_FAILING: Duration = Duration::from_secs(12 * 3_600);
+
+/// Callers over a slow line read their answers more slowly.
+const SHORTEST_WRITE: Duration = Duration::from_secs(10);
+
 /// A line for each.
 pub(crate) fn warnings(config: &Config) -> Vec<String> {
     let open = egress::opened_wide(&config.delivery).into_iter().map(opened);
-    open.chain(short_schedule(config)).chain(too_much_memory(config)).collect()
+    let others = [
+        short_secret(config),
+        short_schedule(config),
+        short_payloads(config),
+        short_times(config),
+        too_much_memory(config),
+    ];
+    open.chain(others.into_iter().flatten()).collect()
+}
+
+fn short_secret(config: &Config) -> Option<String> {
+    let bytes = config.auth.jwt_secret.as_ref()?.reveal().len();
+    (bytes < SECRET_BYTES).then(|| {
+        format!(
+            "auth.jwt_secret has {bytes} bytes, which auth.allow_short_secret allows: it can be guessed from any token, and who has \
+             it may do everything"
+        )
+    })
+}
+
+/// Waits between attempts, as they are set. Each may be longer by a fifth.
+fn waits(config: &Config) -> Vec<Duration> {
+    let schedule = &config.delivery.retry_schedule;
+    (1..).map_while(|made| schedule.wait_after(made)).collect()
+}
+
+fn sum(waits: &[Duration]) -> Duration {
+    waits.iter().fold(Duration::ZERO, |total, wait| total.saturating_add(*wait))
+}
+
+fn short_payloads(config: &Config) -> Option<String> {
+    let longest = sum(&waits(config)).saturating_mul(6) / 5;
+    let kept = config.retention.payload;
+    (kept.0 < longest).then(|| {
+        format!(
+            "retention.payload removes payloads after {kept}, and delivery.retry_schedule sends them for up to {}: what is not \
+             delivered by then is canceled",
+            Span(longest)
+        )
+    })
+}
+
+/// One line for all times that are too short for anybody.
+fn short_times(config: &Config) -> Option<String> {
+    let times = [
+        (
+            "delivery.request_timeout",
+            config.delivery.request_timeout,
+            SHORTEST_REQUEST,
+            "receivers that work are given up",
+        ),
+        (
+            "delivery.disable_after",
+            config.delivery.disable_after,
+            SHORTEST_FAILING,
+            "an endpoint that fails for a night is disabled",
+        ),
+        ("server.write_timeout", config.server.write_timeout, SHORTEST_WRITE, "callers over a slow line are cut"),
+    ];
+    let short: Vec<_> = times
+        .into_iter()
+        .filter(|(_, set, least, _)| set.0 < *least)
+        .map(|(setting, set, _, so)| format!("{setting} is {set}, so {so}"))
+        .collect();
+    (!short.is_empty()).then(|| short.join("; "))
 }
 
 fn opened(network: IpNet) -> String {
@@ -26,9 +100,8 @@ fn opened(network: IpNet) -> String {
 }
 
 fn short_schedule(config: &Config) -> Option<String> {
-    let schedule = &config.delivery.retry_schedule;
-    let waits: Vec<_> = (1..).map_while(|made| schedule.wait_after(made)).collect();
-    let total = waits.iter().fold(Duration::ZERO, |total, wait| total.saturating_add(*wait));
+    let waits = waits(config);
+    let total = sum(&waits);
     (!waits.is_empty() && total < SHORTEST_SCHEDULE).then(|| {
         format!(
             "delivery.retry_schedule gives up after {} attempts within {}: what is sent while a receiver is started again is lost to it",
