@@ -550,6 +550,17 @@ fn few_connections() -> TestServerBuilder {
     server().set("server.max_connections", "4").set("server.max_connections_per_address", "4")
 }
 
+/// A request under way that waits for its body. Its operator may have too many for a moment, while an earlier answer is written.
+async fn asked_for_its_body(server: &TestServer, app: &App, token: &str, length: usize) -> RawConnection {
+    wait::until("a request that is asked for its body", async || {
+        let mut connection = RawConnection::open(server.address()).await;
+        let more = format!("content-length: {length}\r\nexpect: 100-continue\r\n");
+        connection.write(&head("POST", &app.path("/msg"), token, &more)).await.unwrap();
+        (connection.read_answer().await.ok()??.status == 100).then_some(connection)
+    })
+    .await
+}
+
 #[tokio::test]
 async fn when_all_connections_are_busy_the_next_one_is_told_so() {
     let server = few_connections().start().await;
@@ -558,11 +569,7 @@ async fn when_all_connections_are_busy_the_next_one_is_told_so() {
     // One operator alone does not get all of them.
     let claims = postrider_testkit::token::environment_claims("org_another");
     for token in [server.token(), server.token(), server.token(), server.sign(&claims)] {
-        let mut connection = RawConnection::open(server.address()).await;
-        // Telling the client to go on says that the request is under way.
-        let more = "content-length: 2000000\r\nexpect: 100-continue\r\n";
-        connection.write(&head("POST", &app.path("/msg"), &token, more)).await.unwrap();
-        assert_eq!(connection.read_answer().await.unwrap().unwrap().status, 100);
+        let mut connection = asked_for_its_body(&server, &app, &token, 2_000_000).await;
         // At more than the pace of those that are never closed for another.
         busy.spawn(async move {
             while connection.write(&[b' '; 8_192]).await.is_ok() {
@@ -636,11 +643,7 @@ async fn bodies_of_known_callers_that_do_not_come_leave_room_in_the_end() {
     let claims = postrider_testkit::token::environment_claims("org_another");
     let mut slow = Vec::new();
     for token in [server.token(), server.token(), server.token(), server.sign(&claims)] {
-        let mut connection = RawConnection::open(server.address()).await;
-        let more = "content-length: 100\r\nexpect: 100-continue\r\n";
-        connection.write(&head("POST", &app.path("/msg"), &token, more)).await.unwrap();
-        assert_eq!(connection.read_answer().await.unwrap().unwrap().status, 100);
-        slow.push(connection);
+        slow.push(asked_for_its_body(&server, &app, &token, 100).await);
     }
     wait::until("room", async || is_answered(&server, Ipv4Addr::new(127, 0, 0, 2)).await.then_some(())).await;
 }
