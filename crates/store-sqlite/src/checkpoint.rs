@@ -3,8 +3,9 @@
 //! SQLite's own automatic checkpoint runs inside a commit, and so makes somebody wait for it. Here a thread with a
 //! connection of its own copies in the background (PASSIVE), a slice at a time, so that no commit waits long for the disk.
 //! When it has copied everything and the file is long, it asks the writer to finish the few pages that came meanwhile and
-//! start the file anew. Nobody waits for readers: while one keeps pages of the WAL in use, the WAL grows, and if nothing at
-//! all can be copied, the thread looks again after a rest that gets longer.
+//! start the file anew. What this process reads is held back for that once the file is long (`pause`), so that reads which overlap
+//! do not keep it from being started anew for ever. Nobody waits for readers of another process: while one keeps pages of the WAL
+//! in use, the WAL grows, and if nothing at all can be copied, the thread looks again after a rest that gets longer.
 //!
 //! When hardly anything is written, everything is copied within about two seconds, so that a copy of the database file alone
 //! is complete. The thread also looks whether the files of the store are still there and whole (`files`); if not, it copies nothing.
@@ -20,6 +21,8 @@ use rusqlite::{Connection, ErrorCode};
 
 use crate::decode::SqlError;
 use crate::files::Files;
+use crate::limits::KEPT_WAL_BYTES;
+use crate::pause::Pause;
 
 /// The stack of a thread of the store, whatever `RUST_MIN_STACK` says.
 pub(crate) const STACK_BYTES: usize = 2 * 1024 * 1024;
@@ -35,15 +38,25 @@ const RESTART_PAGES: u64 = 8_192;
 /// The writer copies so many pages itself when it starts the WAL anew; everybody waits for that. With more, it is put off.
 const FEW_PAGES: u64 = 64;
 
-/// When the WAL is so long, 64 MiB, it is started anew however much is left to copy, and short readers are waited for.
+/// When the WAL is so long, 64 MiB, it is started anew however much is left to copy, and readers are held back, or waited for if they
+/// are short and another process's.
 const LONG_PAGES: u64 = 2 * RESTART_PAGES;
 
-/// The file keeps so much of its length when it is started anew, 128 MiB. Cutting it off takes a disk tens of milliseconds,
+/// The file keeps so much of its length when it is started anew. Cutting it off takes a disk tens of milliseconds,
 /// for which everybody waits, so what a load needs each time is kept; only what a reader made of it is given back.
-pub(crate) const KEPT_BYTES: u64 = 2 * LONG_PAGES * 4_096;
+const KEPT_BYTES: u64 = KEPT_WAL_BYTES;
+const _: () =
+    assert!(KEPT_BYTES == 2 * LONG_PAGES * 4_096, "as much again as what is long may come while reads are waited for");
 
-/// For so long.
+/// So much of it is given back each time that it is started anew, or, when hardly anything is written, at each tick: 16 MiB, which take
+/// about as long as a commit under load.
+const CUT_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The writer waits so long for readers of another process.
 const PATIENCE: Duration = Duration::from_millis(20);
+
+/// What the process reads is held back, and waited for, at most so long: far longer than any read that a caller can ask for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often the thread looks about without being asked to.
 const TICK: Duration = Duration::from_millis(500);
@@ -107,6 +120,7 @@ impl Checkpointer {
     pub(crate) fn start(
         own: Connection,
         files: Arc<Files>,
+        reads: [Arc<Pause>; 2],
         writer: &mut Connection,
         reset: impl Fn(u64) -> bool + Send + 'static,
     ) -> std::io::Result<Self> {
@@ -116,6 +130,7 @@ impl Checkpointer {
         let watch = Watch {
             own,
             files,
+            reads,
             signs: Arc::clone(&signs),
             reached: 0,
             reset,
@@ -152,6 +167,7 @@ impl Checkpointer {
 struct Watch<F> {
     own: Connection,
     files: Arc<Files>,
+    reads: [Arc<Pause>; 2],
     signs: Arc<Signs>,
     reset: F,
     /// How many ticks are left of a rest.
@@ -174,8 +190,8 @@ impl<F: Fn(u64) -> bool> Watch<F> {
             match wakes.recv_timeout(TICK) {
                 Ok(true) if self.rest == 0 => {
                     // It may have been woken for what was copied meanwhile.
-                    if self.signs.is_time(self.files.frames()) && self.copy() && !(self.reset)(self.reached) {
-                        self.rest();
+                    if self.signs.is_time(self.files.frames()) && self.copy() {
+                        self.start_anew();
                     }
                 }
                 Ok(true) => {}
@@ -195,8 +211,34 @@ impl<F: Fn(u64) -> bool> Watch<F> {
         let is_quiet = commits - self.seen <= QUIET_COMMITS;
         self.seen = commits;
         self.calm = if is_quiet { self.calm.saturating_add(1) } else { 0 };
-        if self.calm >= 2 && self.copied != commits && self.rest == 0 {
-            self.copy();
+        if self.calm >= 2 && self.rest == 0 {
+            if self.copied != commits {
+                self.copy();
+            }
+            // Whatever made it so long, it does not stay so.
+            if self.copied == commits && self.files.wal_length() > KEPT_BYTES && !(self.reset)(self.reached) {
+                self.rest();
+            }
+        }
+    }
+
+    /// Has the WAL started anew, while nobody of this process reads it if it is long.
+    fn start_anew(&mut self) {
+        let reads = self.reads.clone();
+        let held = match self.files.frames() {
+            LONG_PAGES.. => reads.iter().map(|reads| reads.hold(LONGEST_PAUSE)).collect::<Option<Vec<_>>>(),
+            _ => Some(Vec::new()),
+        };
+        match held {
+            // Something read for long, and is done soon.
+            None => self.rest_for(1),
+            Some(held) => {
+                // What was kept for those who read, and what came while they were waited for. Otherwise more would come meanwhile.
+                let is_copied = !held.iter().any(|held| held.has_waited) || self.copy();
+                if is_copied && !(self.reset)(self.reached) {
+                    self.rest();
+                }
+            }
         }
     }
 
@@ -234,8 +276,12 @@ impl<F: Fn(u64) -> bool> Watch<F> {
 
     /// Nothing can be done for a while, and for longer each time.
     fn rest(&mut self) {
-        self.rest = self.longer;
+        self.rest_for(self.longer);
         self.longer = (self.longer * 2).min(LONGEST_REST);
+    }
+
+    fn rest_for(&mut self, ticks: u32) {
+        self.rest = ticks;
         self.signs.rests.store(true, Ordering::Relaxed);
     }
 }
@@ -273,9 +319,27 @@ pub(crate) fn restart(writer: &Connection, patience: Duration) -> rusqlite::Resu
     restarted
 }
 
+/// Cuts something off a WAL whose file is so long, if it is longer than what is kept. To be called when it was started anew: SQLite
+/// cuts the file in the first commit afterwards, which is made here.
+pub(crate) fn give_back(writer: &Connection, bytes: u64) -> rusqlite::Result<()> {
+    if bytes <= KEPT_BYTES {
+        return Ok(());
+    }
+    let left = bytes.saturating_sub(CUT_BYTES).max(KEPT_BYTES);
+    writer.execute_batch(&format!("PRAGMA journal_size_limit = {left}"))?;
+    // What stays as it is would not be written.
+    let write =
+        "INSERT INTO sequence (name, next) VALUES ('cut', 0) ON CONFLICT DO UPDATE SET next = (next & 0xffff) + 1";
+    let written = writer.execute(write, []);
+    // Without a limit nothing is cut: no commit of anybody's waits for that.
+    writer.execute_batch("PRAGMA journal_size_limit = -1")?;
+    written.map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
 
@@ -346,5 +410,58 @@ mod tests {
         reader.execute_batch("COMMIT").unwrap();
         assert!(copy(&own).unwrap().unwrap().is_all());
         restart(&writer, Duration::ZERO).unwrap();
+    }
+
+    /// What one write stores, and how many there are: three times what the file keeps.
+    const WRITE_BYTES: usize = 256 * 1024;
+    const WRITES: usize = 3 * KEPT_BYTES as usize / WRITE_BYTES;
+
+    /// Each of two reads ends after so many writes, halfway through the other.
+    const READ_WRITES: usize = 16;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_wal_stays_within_what_it_keeps_though_what_the_process_reads_overlaps_at_every_moment() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let store = Arc::new(crate::SqliteStore::open(&path, crate::Ownership::Owner).unwrap());
+        let written = Arc::new(AtomicUsize::new(0));
+        let is_over = |written: &AtomicUsize| written.load(Ordering::SeqCst) >= WRITES;
+        let mut tasks = tokio::task::JoinSet::new();
+        for offset in [0, READ_WRITES / 2] {
+            let (store, written) = (Arc::clone(&store), Arc::clone(&written));
+            tasks.spawn(async move {
+                while !is_over(&written) {
+                    let written = Arc::clone(&written);
+                    let read = store.lists.run_at_once(move |connection| {
+                        connection.query_row("SELECT count(*) FROM sequence", [], |_| Ok(()))?;
+                        let round = |written: usize| (written + offset) / READ_WRITES;
+                        let begun = round(written.load(Ordering::SeqCst));
+                        while round(written.load(Ordering::SeqCst)) == begun && !is_over(&written) {
+                            std::thread::yield_now();
+                        }
+                        Ok(())
+                    });
+                    read.await.unwrap();
+                }
+            });
+        }
+        for _ in 0..2 {
+            let (store, written) = (Arc::clone(&store), Arc::clone(&written));
+            tasks.spawn(async move {
+                while !is_over(&written) {
+                    let write = store.writer.run(crate::askers::Whose::Process, |tx| {
+                        let sql = "INSERT INTO answer (owner, key, created_at, status, body) VALUES (0, x'00', 0, 200, zeroblob(?))";
+                        tx.execute(sql, [WRITE_BYTES])?;
+                        Ok::<_, crate::writer::Abort<postrider_store::StoreError>>(())
+                    });
+                    write.await.unwrap();
+                    written.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        tasks.join_all().await;
+        let length = path.with_extension("db-wal").metadata().unwrap().len();
+        assert!(length <= KEPT_BYTES, "{length}");
+        postrider_store::Store::close(&*store).await;
     }
 }

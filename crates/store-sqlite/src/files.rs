@@ -469,6 +469,14 @@ impl Files {
         self.broken.get().cloned()
     }
 
+    /// How long the file of the WAL is, used or not; 0 if nothing can be said of it.
+    pub(crate) fn wal_length(&self) -> u64 {
+        match self.wal.look() {
+            Look::Same(bytes) => bytes,
+            Look::Wrong(_) | Look::Unknown => 0,
+        }
+    }
+
     /// How long a WAL with so many frames is at least.
     fn wal_bytes(&self, frames: u64) -> u64 {
         if frames == 0 { 0 } else { WAL_HEADER_BYTES + frames * self.frame_bytes() }

@@ -39,6 +39,7 @@ mod messages;
 mod migrate;
 mod open;
 mod outbox;
+mod pause;
 #[cfg(test)]
 mod plans;
 mod postings;

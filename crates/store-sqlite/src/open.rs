@@ -11,7 +11,6 @@ use rusqlite::config::DbConfig;
 use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, OpenFlags};
 
-use crate::checkpoint::KEPT_BYTES;
 use crate::files::Files;
 use crate::lock::{Lock, LockFile};
 use crate::readers::Readers;
@@ -276,17 +275,20 @@ impl SqliteStore {
 
     /// Starts what works on an open store. If that fails, the lock, which comes first, is let go of last.
     fn start(path: &Path, lock: Arc<Lock>, connection: Connection, ownership: Ownership) -> Result<Self, OpenError> {
-        let owned = match ownership {
-            Ownership::Guest => None,
-            Ownership::Owner => {
-                Some(Owned { checkpoints: connect(path)?, files: Arc::new(Files::note(path, &connection)) })
-            }
-        };
+        let files = (ownership == Ownership::Owner).then(|| Arc::new(Files::note(path, &connection)));
         let readers = |count, own| -> Result<Readers, OpenError> {
             let connections = (0..count).map(|_| connect_reader(path)).collect::<Result<_, _>>()?;
-            Ok(Readers::new(connections, own, owned.as_ref().map(|owned| Arc::clone(&owned.files))))
+            Ok(Readers::new(connections, own, files.clone()))
         };
         let (readers, lists) = (readers(READERS, OWN_READERS)?, readers(LISTS, 0)?);
+        let owned = match &files {
+            None => None,
+            Some(files) => {
+                // Those that are long first: what is short is held back only while what is short is waited for.
+                let reads = [lists.pause(), readers.pause()];
+                Some(Owned { checkpoints: connect(path)?, files: Arc::clone(files), reads })
+            }
+        };
         let observers = Arc::new(Observers::default());
         let writer = Writer::start(connection, owned, Some(Arc::clone(&lock)), Arc::clone(&observers))
             .map_err(|error| OpenError::path(path, &error))?;
@@ -346,7 +348,6 @@ pub(crate) fn connect(path: &Path) -> Result<Connection, OpenError> {
              PRAGMA foreign_keys = OFF;
              PRAGMA temp_store = MEMORY;
              PRAGMA cache_size = -{WRITER_CACHE_KIB};
-             PRAGMA journal_size_limit = {KEPT_BYTES};
              PRAGMA wal_autocheckpoint = 0;",
         ))
         .map_err(database)?;

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::decode::SqlError;
 use crate::files::Files;
+use crate::pause::Pause;
 use crate::turns::{Line as _, Turns};
 
 /// The reading side.
@@ -24,6 +25,8 @@ pub(crate) struct Readers {
     /// How many there are, idle or not.
     count: u32,
     files: Option<Arc<Files>>,
+    /// What holds reads back while the WAL is started anew.
+    pause: Arc<Pause>,
 }
 
 impl Readers {
@@ -32,7 +35,12 @@ impl Readers {
         let turns = Arc::new(Semaphore::new(connections.len()));
         let asked = Arc::new(Gate::new(connections.len().saturating_sub(own)));
         let count = u32::try_from(connections.len()).unwrap_or(u32::MAX);
-        Self { idle: Arc::new(Mutex::new(connections)), turns, asked, count, files }
+        Self { idle: Arc::new(Mutex::new(connections)), turns, asked, count, files, pause: Arc::default() }
+    }
+
+    /// What holds reads back.
+    pub(crate) fn pause(&self) -> Arc<Pause> {
+        Arc::clone(&self.pause)
     }
 
     /// Runs `read` on a connection that sees every commit made so far.
@@ -56,7 +64,7 @@ impl Readers {
         F: FnOnce(&Connection) -> Result<T, SqlError> + Send + 'static,
     {
         let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| StoreError::Closed)?;
-        let (idle, files) = (Arc::clone(&self.idle), self.files.clone());
+        let (idle, files, pause) = (Arc::clone(&self.idle), self.files.clone(), self.pause());
         let work = move || {
             // Held until the connection is back, even if nobody waits for the result any more.
             let _turn = turn;
@@ -64,8 +72,10 @@ impl Readers {
                 return Err(StoreError::Unavailable("its files were cut while they were in use".to_owned()));
             }
             let connection = idle.lock().pop().ok_or(StoreError::Closed)?;
+            let reading = pause.begin();
             // A panic must not take the connection with it: the pool would shrink until nothing can be read.
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(&connection)));
+            drop(reading);
             idle.lock().push(connection);
             match result {
                 Ok(Ok(result)) => Ok(result),

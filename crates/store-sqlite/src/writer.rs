@@ -39,6 +39,7 @@ use crate::group::{Filling, Kind, Turn, Waiting};
 use crate::hot::Hot;
 use crate::inbox::{self, Inbox};
 use crate::lock::Lock;
+use crate::pause::Pause;
 
 /// What an ordinary write counts as.
 pub(crate) const FEW_ROWS: usize = 16;
@@ -258,6 +259,8 @@ pub(crate) struct Owned {
     /// The connection for checkpoints.
     pub(crate) checkpoints: Connection,
     pub(crate) files: Arc<Files>,
+    /// What holds the process's own reads back, in the order in which that is done.
+    pub(crate) reads: [Arc<Pause>; 2],
 }
 
 /// The writing side of a store.
@@ -284,9 +287,9 @@ impl Writer {
                 // An error means that the writer has ended.
                 asked && is_done.recv().unwrap_or(false)
             };
-            checkpointer =
-                Some(Checkpointer::start(owned.checkpoints, Arc::clone(&owned.files), &mut connection, reset)?);
-            files = Some(owned.files);
+            let Owned { checkpoints, files: watched, reads } = owned;
+            checkpointer = Some(Checkpointer::start(checkpoints, Arc::clone(&watched), reads, &mut connection, reset)?);
+            files = Some(watched);
         }
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).stack_size(STACK_BYTES);
         let thread = thread.spawn(move || {
@@ -765,6 +768,7 @@ impl Loop<'_> {
         if checkpoint::is_time_to_restart(pages, wish.copied)
             && self.lost().is_none()
             && let Err(error) = checkpoint::restart(self.connection, checkpoint::patience(pages))
+                .and_then(|()| checkpoint::give_back(self.connection, self.files.map_or(0, Files::wal_length)))
         {
             // Harmless: the WAL grows a little more, and the next checkpoint tries again.
             tracing::debug!(%error, "the WAL could not be restarted");

@@ -1,0 +1,103 @@
+//! Holding reads back for a moment, so that the WAL can be started anew while nobody of this process reads it.
+//!
+//! While reads overlap, there is always somebody who needs pages of the WAL, and it would grow for as long as that goes on. Reads
+//! that begin while they are held back wait; those under way are waited for, each of which is short, and no longer than is said.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+/// What is under way of some readers, and whether more may begin.
+#[derive(Default)]
+pub(crate) struct Pause {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    reading: usize,
+    is_held: bool,
+}
+
+/// A read that is under way; it ends when this is dropped.
+pub(crate) struct Reading(Arc<Pause>);
+
+/// While this is there, nobody reads, and nobody begins to.
+pub(crate) struct Held<'a> {
+    pause: &'a Pause,
+    /// Whether somebody was reading when it began.
+    pub(crate) has_waited: bool,
+}
+
+impl Pause {
+    /// Begins to read, as soon as reads are not held back.
+    pub(crate) fn begin(self: &Arc<Self>) -> Reading {
+        let mut state = self.state.lock();
+        self.changed.wait_while(&mut state, |state| state.is_held);
+        state.reading += 1;
+        Reading(Arc::clone(self))
+    }
+
+    /// Holds reads back, and waits for those under way; `None` if they take longer. One thread does so.
+    pub(crate) fn hold(&self, longest: Duration) -> Option<Held<'_>> {
+        let mut state = self.state.lock();
+        state.is_held = true;
+        let held = Held { pause: self, has_waited: state.reading > 0 };
+        let late = self.changed.wait_while_for(&mut state, |state| state.reading > 0, longest).timed_out();
+        drop(state);
+        (!late).then_some(held)
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.state.lock().reading -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.pause.state.lock().is_held = false;
+        self.pause.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn who_begins_to_read_while_reads_are_held_back_waits_and_who_reads_is_waited_for() {
+        let pause = Arc::new(Pause::default());
+        let first = pause.begin();
+        assert!(pause.hold(Duration::ZERO).is_none(), "somebody reads");
+        // Given up, it holds nobody back.
+        let second = pause.begin();
+        let (holding, (held, is_held)) = (Arc::clone(&pause), mpsc::channel());
+        let (let_go, goes_on) = mpsc::channel::<()>();
+        let holder = std::thread::spawn(move || {
+            let hold = holding.hold(Duration::from_secs(600));
+            held.send(hold.is_some()).unwrap();
+            goes_on.recv().unwrap();
+        });
+        drop(first);
+        assert!(is_held.try_recv().is_err());
+        drop(second);
+        assert!(is_held.recv().unwrap());
+        let (beginning, (begun, has_begun)) = (Arc::clone(&pause), mpsc::channel());
+        let reader = std::thread::spawn(move || {
+            let _reading = beginning.begin();
+            begun.send(()).unwrap();
+        });
+        assert!(has_begun.try_recv().is_err());
+        let_go.send(()).unwrap();
+        has_begun.recv().unwrap();
+        (holder.join().unwrap(), reader.join().unwrap());
+        assert!(pause.hold(Duration::ZERO).is_some());
+    }
+}
