@@ -102,7 +102,7 @@ delegate! {
     Applications
     create_application(environment: &EnvironmentId, application: Application, once: Option<Once<Application>>) -> Result<Written<Application>, WriteError>;
     application(environment: &EnvironmentId, id: &IdOrUid<ApplicationId>) -> Result<Option<Stored<ApplicationKey, Application>>, StoreError>;
-    applications(environment: &EnvironmentId, filter: ApplicationFilter, scan: Scan<Ksuid>) -> Result<Listed<Application>, StoreError>;
+    applications(environment: &EnvironmentId, filter: ApplicationFilter, scan: Scan<Ksuid>) -> Result<Walked<Application>, StoreError>;
     update_application(environment: &EnvironmentId, id: &IdOrUid<ApplicationId>, patch: ApplicationPatch, now: Timestamp) -> Result<Application, WriteError>;
     upsert_application(environment: &EnvironmentId, id: &IdOrUid<ApplicationId>, patch: ApplicationPatch, otherwise: Application, now: Timestamp) -> Result<Upserted<Application>, WriteError>;
     delete_application(environment: &EnvironmentId, id: &IdOrUid<ApplicationId>, now: Timestamp) -> Result<(), WriteError>;
@@ -127,7 +127,7 @@ delegate! {
     EventTypes
     create_event_type(environment: &EnvironmentId, most: u64, event_type: EventType, once: Option<Once<EventType>>) -> Result<Written<EventType>, WriteError>;
     event_type(environment: &EnvironmentId, name: &str) -> Result<Option<EventType>, StoreError>;
-    event_types(environment: &EnvironmentId, filter: &EventTypeFilter, scan: Scan<String>) -> Result<Listed<EventType>, StoreError>;
+    event_types(environment: &EnvironmentId, filter: &EventTypeFilter, scan: Scan<String>) -> Result<Walked<EventType, String>, StoreError>;
     all_event_types(environment: &EnvironmentId, filter: &EventTypeFilter, most: u64) -> Result<Option<Vec<EventType>>, StoreError>;
     missing_event_types(environment: &EnvironmentId, names: &[EventTypeName], feature_flags: Option<&[String]>) -> Result<Vec<EventTypeName>, StoreError>;
     update_event_type(environment: &EnvironmentId, name: &str, patch: EventTypePatch, now: Timestamp) -> Result<EventType, WriteError>;
@@ -200,7 +200,7 @@ delegate! {
     create_task(new: NewTask, once: Option<Once<Task>>) -> Result<Written<Task>, TaskError>;
     task(environment: &EnvironmentId, id: TaskId) -> Result<Option<Task>, StoreError>;
     task_of(application: ApplicationKey, id: TaskId) -> Result<Option<Task>, StoreError>;
-    tasks(environment: &EnvironmentId, filter: TaskFilter, scan: Scan<Ksuid>) -> Result<Listed<Task>, StoreError>;
+    tasks(environment: &EnvironmentId, filter: TaskFilter, scan: Scan<Ksuid>) -> Result<Walked<Task>, StoreError>;
     running_tasks(limit: usize) -> Result<Vec<RunningTask>, StoreError>;
     advance_task(id: TaskId, rows: usize, now: Timestamp) -> Result<Advanced, StoreError>;
     fail_task(id: TaskId, problem: &str, now: Timestamp) -> Result<(), StoreError>;

@@ -6,16 +6,16 @@ use postrider_domain::ids::{ApplicationId, Id as _, Ksuid};
 use postrider_domain::names::{IdOrUid, Uid};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationFilter, ApplicationKey, Applications, EndpointKey, Listed, Once, Scan, StoreError, Stored, Upserted,
+    ApplicationFilter, ApplicationKey, Applications, EndpointKey, Once, Scan, StoreError, Stored, Upserted, Walked,
     WriteError, Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
 use crate::askers::Whose;
-use crate::decode::{Columns, SqlError, encode_json, first, listed};
+use crate::decode::{Columns, SqlError, encode_json, first, walked};
 use crate::idempotency::{self, Subject};
-use crate::range::{NO_LIMIT, Range};
+use crate::range::Range;
 use crate::work::{lift_hold, look_again};
 use crate::writer::{Abort, FEW_ROWS, News, Tx, taken};
 
@@ -54,28 +54,9 @@ impl Applications for SqliteStore {
         environment: &EnvironmentId,
         filter: ApplicationFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Listed<Application>, StoreError> {
+    ) -> Result<Walked<Application>, StoreError> {
         let environment = environment.clone();
-        self.lists
-            .run(move |connection| {
-                let Range { low, high, order, limit } = Range::of_ids(scan);
-                let mut statement = connection.prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM application
-                     WHERE environment_no = (SELECT no FROM environment WHERE id = ?1)
-                         AND id >= ?2 AND id < ?3 AND deleted_at IS NULL
-                         AND (NOT ?5 OR EXISTS (SELECT 1 FROM endpoint WHERE application_no = application.no
-                                                    AND endpoint.deleted_at IS NULL))
-                         AND (NOT ?6 OR 0 IS NOT (SELECT max(NOT disabled) FROM endpoint
-                                                  WHERE application_no = application.no AND endpoint.deleted_at IS NULL))
-                     ORDER BY id {order} LIMIT ?4"
-                ))?;
-                let ApplicationFilter { with_endpoints, without_disabled } = filter;
-                let environment = environment.as_str();
-                let rows =
-                    statement.query(params![environment, low, high, NO_LIMIT, with_endpoints, without_disabled])?;
-                listed(rows, limit, |row| Ok(decode(row)?.value))
-            })
-            .await
+        self.lists.run(move |connection| list(connection, &environment, filter, scan)).await
     }
 
     async fn update_application(
@@ -158,6 +139,37 @@ fn decode(row: &Row<'_>) -> Result<Stored<ApplicationKey, Application>, SqlError
         updated_at: columns.instant("updated_at")?,
     };
     Ok(Stored { key: ApplicationKey(columns.get("no")?), value })
+}
+
+/// Walks those that are not deleted. Whether a filter lets one through is looked up in indexes, and said in the last column.
+fn list_sql(order: &str) -> String {
+    format!(
+        "SELECT {COLUMNS},
+             (NOT ?4 OR EXISTS (SELECT 1 FROM endpoint INDEXED BY endpoint_of
+                                WHERE application_no = application.no AND endpoint.deleted_at IS NULL))
+             AND (NOT ?5
+                  OR EXISTS (SELECT 1 FROM endpoint INDEXED BY endpoint_enabled
+                             WHERE application_no = application.no AND endpoint.deleted_at IS NULL AND NOT disabled)
+                  OR NOT EXISTS (SELECT 1 FROM endpoint INDEXED BY endpoint_of
+                                 WHERE application_no = application.no AND endpoint.deleted_at IS NULL)) AS passes
+         FROM application INDEXED BY application_live
+         WHERE environment_no = (SELECT no FROM environment WHERE id = ?1) AND id >= ?2 AND id < ?3 AND deleted_at IS NULL
+         ORDER BY id {order}"
+    )
+}
+
+fn list(
+    connection: &Connection,
+    environment: &EnvironmentId,
+    filter: ApplicationFilter,
+    scan: Scan<Ksuid>,
+) -> Result<Walked<Application>, SqlError> {
+    let Range { low, high, order, limit } = Range::of_ids(scan);
+    let mut statement = connection.prepare_cached(&list_sql(order))?;
+    let ApplicationFilter { with_endpoints, without_disabled } = filter;
+    let rows = statement.query(params![environment.as_str(), low, high, with_endpoints, without_disabled])?;
+    let key = |row: &Row<'_>| Ok(Columns::new(row, "application").id::<ApplicationId>("id")?.ksuid());
+    walked(rows, limit, key, |row| Ok(decode(row)?.value))
 }
 
 fn find(
@@ -292,4 +304,85 @@ fn tell_endpoints(tx: &Tx<'_>, application: ApplicationKey, ended: bool) -> Resu
         tx.tell(News::EndpointChanged(endpoint, Some(application)));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use postrider_store::Direction;
+
+    use super::*;
+    use crate::plans::{assert_walks, database, steps};
+
+    #[test]
+    fn a_page_walks_the_index_of_those_that_are_not_deleted() {
+        for order in ["ASC", "DESC"] {
+            assert_walks(
+                &list_sql(order),
+                "application USING INDEX application_live (environment_no=? AND id>? AND id<?)",
+            );
+        }
+    }
+
+    /// So many applications without an endpoint, one that has a disabled one, and one that has an enabled one.
+    fn applications(without: u32) -> Connection {
+        let connection = database();
+        let rows = format!(
+            "INSERT INTO environment (no, id) VALUES (7, 'org_a');
+             WITH RECURSIVE n (a) AS (SELECT 1 UNION ALL SELECT a + 1 FROM n LIMIT {without} + 2)
+             INSERT INTO application (no, environment_no, id, name, metadata, created_at, updated_at)
+                 SELECT a, 7, CAST(printf('%020d', a) AS BLOB), '', '{{}}', 0, 0 FROM n;
+             INSERT INTO endpoint (application_no, id, url, description, version, disabled, metadata, headers, signing_keys,
+                                   created_at, updated_at)
+                 SELECT {without} + number, x'01', '', '', 1, 2 - number, '{{}}', '{{}}', '{{}}', 0, 0
+                 FROM (SELECT 1 AS number UNION ALL SELECT 2);"
+        );
+        connection.execute_batch(&rows).unwrap();
+        connection
+    }
+
+    fn page(connection: &Connection, filter: ApplicationFilter, scan: Scan<Ksuid>) -> Walked<Application> {
+        list(connection, &EnvironmentId::parse("org_a").unwrap(), filter, scan).unwrap()
+    }
+
+    const WITH_ENDPOINTS: ApplicationFilter = ApplicationFilter { with_endpoints: true, without_disabled: false };
+
+    #[test]
+    fn a_page_looks_at_a_bounded_number_of_applications_that_its_filter_leaves_out() {
+        let mut connection = applications(2_000);
+        for (filter, found) in [
+            (WITH_ENDPOINTS, vec![2_001, 2_002]),
+            (ApplicationFilter { with_endpoints: true, without_disabled: true }, vec![2_002]),
+        ] {
+            let (mut scan, mut got, mut pages) = (Scan::all(Direction::Ascending, 10), Vec::new(), 0);
+            loop {
+                let walked = page(&connection, filter, scan.clone());
+                got.extend(walked.listed.rows.iter().map(|application| application.id.ksuid()));
+                pages += 1;
+                let Some(reached) = walked.reached else { break };
+                scan.lower = std::ops::Bound::Excluded(reached);
+            }
+            let id = |number: u32| Ksuid::from_bytes(format!("{number:020}").into_bytes().try_into().unwrap());
+            assert_eq!(got, found.into_iter().map(id).collect::<Vec<_>>());
+            assert_eq!(pages, 5);
+        }
+        let all = ApplicationFilter { with_endpoints: false, without_disabled: true };
+        assert_eq!(page(&connection, all, Scan::all(Direction::Descending, 10)).listed.rows.len(), 10);
+        let looked_at = |connection: &mut Connection| {
+            steps(connection, |connection| {
+                page(connection, WITH_ENDPOINTS, Scan::all(Direction::Ascending, 10));
+            })
+        };
+        assert!(looked_at(&mut applications(20_000)) <= 2 * looked_at(&mut connection));
+    }
+
+    #[test]
+    fn a_page_does_not_look_at_applications_that_were_deleted() {
+        let mut connection = applications(20_000);
+        connection.execute_batch("UPDATE application SET deleted_at = 1 WHERE no <= 20000").unwrap();
+        let looked_at = steps(&mut connection, |connection| {
+            let walked = page(connection, ApplicationFilter::default(), Scan::all(Direction::Ascending, 10));
+            assert_eq!((walked.listed.rows.len(), walked.listed.cut), (2, false));
+        });
+        assert_eq!(looked_at, 0, "thousand steps");
+    }
 }

@@ -6,17 +6,17 @@ use async_trait::async_trait;
 use postrider_domain::ids::Ksuid;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, Attempted, AttemptedFilter, AttemptedMessage, Destination, EndpointKey, Listed, MessageKey, Scan,
-    Standing, StoreError, Walked,
+    ApplicationKey, Attempted, AttemptedFilter, AttemptedMessage, Destination, EndpointKey, Listed, MessageKey,
+    PAGE_BYTES, Scan, Standing, StoreError, Walked,
 };
 use rusqlite::{Connection, Row, Statement, params};
 
 use crate::SqliteStore;
 use crate::blocks::{Id, MESSAGES};
-use crate::decode::{SqlError, listed, readable};
+use crate::decode::{SqlError, readable, row_bytes};
 use crate::messages::{self, FILTER, LIVE};
 use crate::postings::{Gathered, List, Named};
-use crate::range::{NO_LIMIT, Range};
+use crate::range::Range;
 use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, PAYLOAD, decode_endpoint, decode_message};
 use crate::terms::{About, Term, Wanted};
 
@@ -198,13 +198,14 @@ fn asked(endpoint: EndpointKey, filter: &AttemptedFilter) -> (Vec<Vec<Term>>, Na
     (wanted.clauses(&about), named)
 }
 
-/// The endpoints to which message ?1 was attempted, with ids in [?2, ?3).
+/// The numbers of the endpoints to which message ?1 was attempted, with ids in [?2, ?3). What is sorted is small: endpoints
+/// may have a quarter of a megabyte, and are read for one page.
 fn destinations_sql(order: &str) -> String {
     format!(
-        "SELECT {ENDPOINT_COLUMNS}
+        "SELECT endpoint.no
          FROM (SELECT DISTINCT endpoint_no FROM attempt INDEXED BY attempt_by_message WHERE message_no = ?1) AS tried
          CROSS JOIN endpoint ON endpoint.no = tried.endpoint_no
-         WHERE endpoint.id >= ?2 AND endpoint.id < ?3 ORDER BY endpoint.id {order} LIMIT ?4"
+         WHERE endpoint.id >= ?2 AND endpoint.id < ?3 ORDER BY endpoint.id {order}"
     )
 }
 
@@ -214,18 +215,29 @@ fn destinations(
     scan: Scan<Ksuid>,
 ) -> Result<Listed<Destination>, SqlError> {
     let Range { low, high, order, limit } = Range::of_ids(scan);
-    let mut endpoints = connection.prepare_cached(&destinations_sql(order))?;
-    let endpoints = listed(endpoints.query(params![message.0, low, high, NO_LIMIT])?, limit, decode_endpoint)?;
+    let limit = usize::try_from(limit).unwrap_or_default();
+    let mut numbers = connection.prepare_cached(&destinations_sql(order))?;
+    let mut endpoints = connection.prepare_cached(&format!("SELECT {ENDPOINT_COLUMNS} FROM endpoint WHERE no = ?"))?;
     let mut tried = connection.prepare_cached(TRIED_SQL)?;
     let mut pending = connection.prepare_cached(PENDING_SQL)?;
-    let mut found = Vec::with_capacity(endpoints.rows.len());
-    for endpoint in endpoints.rows {
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    let mut numbers = numbers.query(params![message.0, low, high])?;
+    while found.len() < limit
+        && let Some(number) = numbers.next()?
+    {
+        if bytes >= PAGE_BYTES {
+            return Ok(Listed { rows: found, cut: true });
+        }
+        let mut rows = endpoints.query([number.get::<_, i64>(0)?])?;
+        let Some(row) = rows.next()? else { continue };
+        let Some(endpoint) = readable(decode_endpoint(row))? else { continue };
+        bytes += row_bytes(row);
         let Some(story) = story(&mut tried, message.0, endpoint.key.0)? else { continue };
         let story = story.checked(&mut pending, message.0, endpoint.key.0)?;
         let (canceled, Tried { succeeded, next_attempt_at, .. }) = (story.is_canceled(), story.latest);
         found.push(Destination { endpoint: endpoint.value, succeeded, next_attempt_at, canceled });
     }
-    Ok(Listed { rows: found, cut: endpoints.cut })
+    Ok(Listed { rows: found, cut: false })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use postrider_domain::application::Metadata;
 use postrider_domain::ids::{Id, Ksuid};
 use postrider_domain::time::Timestamp;
-use postrider_store::{Listed, PAGE_BYTES, StoreError};
+use postrider_store::{Listed, PAGE_BYTES, PAGE_ROWS, StoreError, Walked};
 use rusqlite::types::FromSql;
 use rusqlite::{Row, Rows};
 
@@ -113,8 +113,45 @@ pub(crate) fn listed<T>(
     Ok(Listed { rows: found, cut: false })
 }
 
+/// As [`listed`], for a query that has rows which a filter does not let through, too: its column `passes` says so. After
+/// [`PAGE_ROWS`] of those the page ends. `key` is what the walk goes by.
+pub(crate) fn walked<T, C>(
+    mut rows: Rows<'_>,
+    limit: i64,
+    key: impl Fn(&Row<'_>) -> Result<C, SqlError>,
+    decode: impl Fn(&Row<'_>) -> Result<T, SqlError>,
+) -> Result<Walked<T, C>, SqlError> {
+    let limit = usize::try_from(limit).unwrap_or_default();
+    let (mut found, mut bytes, mut in_vain) = (Vec::new(), 0, 0);
+    while found.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        if bytes >= PAGE_BYTES {
+            return Ok(Walked { listed: Listed { rows: found, cut: true }, reached: None });
+        }
+        let passes = row.get::<_, Option<bool>>("passes")?.unwrap_or(false);
+        let decoded = if passes { readable(decode(row))? } else { None };
+        match decoded {
+            Some(decoded) => {
+                bytes += row_bytes(row);
+                found.push(decoded);
+            }
+            None => {
+                in_vain += 1;
+                // A row without a key is none that the next page could begin at.
+                if in_vain >= PAGE_ROWS
+                    && let Some(key) = readable(key(row))?
+                {
+                    return Ok(Walked { listed: Listed { rows: found, cut: true }, reached: Some(key) });
+                }
+            }
+        }
+    }
+    Ok(Walked { listed: Listed { rows: found, cut: false }, reached: None })
+}
+
 /// How many bytes the texts and blobs of a row have.
-fn row_bytes(row: &Row<'_>) -> usize {
+pub(crate) fn row_bytes(row: &Row<'_>) -> usize {
     let width = row.as_ref().column_count();
     let column = |at| row.get_ref(at).ok().and_then(|value| value.as_bytes_or_null().ok().flatten().map(<[u8]>::len));
     (0..width).filter_map(column).sum()

@@ -6,18 +6,18 @@ use postrider_domain::event_type::{EventType, EventTypePatch, Schemas};
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    Capped, EventTypeFilter, EventTypes, Listed, Once, Scan, StoreError, Upserted, WriteError, Written,
+    Capped, EventTypeFilter, EventTypes, Once, Scan, StoreError, Upserted, Walked, WriteError, Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::SqliteStore;
 use crate::applications::environment_number;
 use crate::askers::Whose;
-use crate::decode::{Columns, SqlError, all, encode_json, first, listed};
+use crate::decode::{Columns, SqlError, all, encode_json, first, walked};
 use crate::environments::rules_changed;
 use crate::idempotency::{self, Subject};
 use crate::inserts::json_list;
-use crate::range::{NO_LIMIT, Range};
+use crate::range::Range;
 use crate::writer::{Abort, FEW_ROWS, Tx, rows_of, taken};
 
 /// How many rows schemas count as: those of an event type may be a megabyte.
@@ -89,7 +89,7 @@ impl EventTypes for SqliteStore {
         environment: &EnvironmentId,
         filter: &EventTypeFilter,
         scan: Scan<String>,
-    ) -> Result<Listed<EventType>, StoreError> {
+    ) -> Result<Walked<EventType, String>, StoreError> {
         let (environment, filter) = (environment.clone(), filter.clone());
         self.lists.run(move |connection| list(connection, &environment, &filter, scan)).await
     }
@@ -262,26 +262,33 @@ pub(crate) fn is_changed_by(
     Ok(found.is_changed_by(&plain) || schemas_differ()?)
 }
 
-/// What a filter lets through: of environment ?1, archived ones if ?2, with these flags if ?3 is not NULL. Flags lie behind schemas,
-/// and are read only if any are named.
-const FILTERED: &str = "environment_no = (SELECT no FROM environment WHERE id = ?1) AND (?2 OR NOT archived)
-     AND (?3 IS NULL OR feature_flag IS NULL
-          OR (?3 <> '[]' AND feature_flag IN (SELECT value FROM json_each(?3))))";
+/// The event types of environment ?1.
+const THEIRS: &str = "environment_no = (SELECT no FROM environment WHERE id = ?1)";
+
+/// What a filter lets through: archived ones if ?2, with these flags if ?3 is not NULL.
+const PASSES: &str = "(?2 OR NOT archived)
+     AND (?3 IS NULL OR feature_flag IS NULL OR feature_flag IN (SELECT value FROM json_each(?3)))";
 
 /// Which names of the list ?4 are not those of an event type that a filter lets through.
 fn missing_sql() -> String {
     format!(
         "SELECT wanted.value FROM json_each(?4) AS wanted
-         WHERE NOT EXISTS (SELECT 1 FROM event_type WHERE {FILTERED} AND name = wanted.value)
+         WHERE NOT EXISTS (SELECT 1 FROM event_type WHERE {THEIRS} AND {PASSES} AND name = wanted.value)
          ORDER BY wanted.key"
     )
 }
 
-/// How many bytes the texts have, with schemas if ?4. Lengths are in the beginning of a row, so no text is read.
-const BYTES: &str = "coalesce(sum(
-         octet_length(name) + octet_length(description) + coalesce(octet_length(feature_flag), 0)
-         + coalesce(octet_length(group_name), 0) + iif(?4, coalesce(octet_length(schemas), 0), 0)
-     ), 0)";
+/// Walks all, the last column of which says whether the filter lets one through; schemas of others are not read.
+fn list_sql(order: &str) -> String {
+    format!(
+        "SELECT {COLUMNS}, CASE WHEN ?4 AND {PASSES} THEN schemas END AS schemas, {PASSES} AS passes FROM event_type
+         WHERE {THEIRS} AND name >= ?5 AND name < ?6 ORDER BY name {order}"
+    )
+}
+
+/// How many bytes the texts of one have, with schemas if ?4. Lengths are in the beginning of a row, so no text is read.
+const BYTES: &str = "octet_length(name) + octet_length(description) + coalesce(octet_length(feature_flag), 0)
+     + coalesce(octet_length(group_name), 0) + iif(?4, coalesce(octet_length(schemas), 0), 0)";
 
 fn whole(
     connection: &Connection,
@@ -291,14 +298,18 @@ fn whole(
 ) -> Result<Option<Vec<EventType>>, SqlError> {
     let flags = filter.feature_flags.as_ref().map(encode_json).transpose()?;
     let named = params![environment.as_str(), filter.include_archived, flags, filter.with_schemas];
-    let bytes: i64 = connection
-        .prepare_cached(&format!("SELECT {BYTES} FROM event_type WHERE {FILTERED}"))?
-        .query_row(named, |row| row.get(0))?;
-    if bytes.unsigned_abs() > most {
-        return Ok(None);
+    let mut sizes =
+        connection.prepare_cached(&format!("SELECT {BYTES} FROM event_type WHERE {THEIRS} AND {PASSES}"))?;
+    let (mut sizes, mut bytes) = (sizes.query(named)?, 0_u64);
+    while let Some(row) = sizes.next()? {
+        bytes = bytes.saturating_add(row.get::<_, i64>(0)?.unsigned_abs());
+        if bytes > most {
+            return Ok(None);
+        }
     }
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS}, CASE WHEN ?4 THEN schemas END AS schemas FROM event_type WHERE {FILTERED} ORDER BY name"
+        "SELECT {COLUMNS}, CASE WHEN ?4 THEN schemas END AS schemas FROM event_type
+         WHERE {THEIRS} AND {PASSES} ORDER BY name"
     ))?;
     Ok(Some(all(statement.query(named)?, decode)?))
 }
@@ -308,23 +319,13 @@ fn list(
     environment: &EnvironmentId,
     filter: &EventTypeFilter,
     scan: Scan<String>,
-) -> Result<Listed<EventType>, SqlError> {
+) -> Result<Walked<EventType, String>, SqlError> {
     let Range { low, high, order, limit } = Range::of_names(scan);
     let flags = filter.feature_flags.as_ref().map(encode_json).transpose()?;
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS}, CASE WHEN ?4 THEN schemas END AS schemas FROM event_type
-         WHERE {FILTERED} AND name >= ?5 AND name < ?6 ORDER BY name {order} LIMIT ?7"
-    ))?;
-    let rows = statement.query(params![
-        environment.as_str(),
-        filter.include_archived,
-        flags,
-        filter.with_schemas,
-        low,
-        high,
-        NO_LIMIT
-    ])?;
-    listed(rows, limit, decode)
+    let mut statement = connection.prepare_cached(&list_sql(order))?;
+    let EventTypeFilter { include_archived, with_schemas, .. } = filter;
+    let rows = statement.query(params![environment.as_str(), include_archived, flags, with_schemas, low, high])?;
+    walked(rows, limit, |row| Columns::new(row, "event_type").get("name"), decode)
 }
 
 fn add_or_revive(
@@ -463,17 +464,54 @@ fn overwrite(
 
 #[cfg(test)]
 mod tests {
-    use postrider_store::ImportedEventType;
+    use postrider_store::{Direction, ImportedEventType};
 
     use super::*;
     use crate::environments;
-    use crate::plans::{assert_walks, plan};
+    use crate::plans::{assert_walks, database, plan};
 
     #[test]
     fn all_event_types_of_an_environment_are_read_in_the_order_of_their_index() {
         let index = "event_type USING INDEX sqlite_autoindex_event_type_1 (environment_no=?)";
-        assert_walks(&format!("SELECT {COLUMNS}, ?4 FROM event_type WHERE {FILTERED} ORDER BY name"), index);
-        assert_walks(&format!("SELECT {BYTES} FROM event_type WHERE {FILTERED}"), index);
+        assert_walks(&format!("SELECT {COLUMNS}, ?4 FROM event_type WHERE {THEIRS} AND {PASSES} ORDER BY name"), index);
+        assert_walks(&format!("SELECT {BYTES} FROM event_type WHERE {THEIRS} AND {PASSES}"), index);
+        for order in ["ASC", "DESC"] {
+            let index = index.replace("=?)", "=? AND name>? AND name<?)");
+            assert_walks(&list_sql(order), &index);
+        }
+    }
+
+    #[test]
+    fn a_page_looks_at_a_bounded_number_of_event_types_that_its_filter_leaves_out() {
+        let connection = database();
+        connection
+            .execute_batch(
+                "INSERT INTO environment (no, id) VALUES (7, 'org_a');
+                 WITH RECURSIVE n (a) AS (SELECT 1 UNION ALL SELECT a + 1 FROM n LIMIT 2000)
+                 INSERT INTO event_type (environment_no, name, description, archived, deprecated, feature_flag, created_at,
+                                         updated_at)
+                     SELECT 7, printf('%06d', a), '', a % 2, 0, 'beta', 0, 0 FROM n;
+                 UPDATE event_type SET feature_flag = NULL, archived = 0 WHERE name IN ('000700', '002000');",
+            )
+            .unwrap();
+        let environment = EnvironmentId::parse("org_a").unwrap();
+        let filter = EventTypeFilter { feature_flags: Some(Vec::new()), ..EventTypeFilter::default() };
+        for (direction, names) in
+            [(Direction::Ascending, ["000700", "002000"]), (Direction::Descending, ["002000", "000700"])]
+        {
+            let (mut scan, mut got, mut pages) = (Scan::all(direction, 10), Vec::new(), 0);
+            loop {
+                let walked = list(&connection, &environment, &filter, scan.clone()).unwrap();
+                got.extend(walked.listed.rows.into_iter().map(|event_type| event_type.name.to_string()));
+                pages += 1;
+                let Some(reached) = walked.reached else { break };
+                match direction {
+                    Direction::Ascending => scan.lower = std::ops::Bound::Excluded(reached),
+                    Direction::Descending => scan.upper = std::ops::Bound::Excluded(reached),
+                }
+            }
+            assert_eq!((got, pages), (names.map(str::to_owned).to_vec(), 4));
+        }
     }
 
     #[test]

@@ -97,7 +97,8 @@ mod tests {
         assert!(has_begun.try_recv().is_err());
         let_go.send(()).unwrap();
         has_begun.recv().unwrap();
-        (holder.join().unwrap(), reader.join().unwrap());
+        holder.join().unwrap();
+        reader.join().unwrap();
         assert!(pause.hold(Duration::ZERO).is_some());
     }
 }

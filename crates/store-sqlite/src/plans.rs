@@ -39,6 +39,24 @@ pub(crate) fn assert_walks(sql: &str, index: &str) {
     assert_eq!(recompiled(sql), 0, "{sql}");
 }
 
+/// How many steps SQLite takes while something is done, in thousands.
+pub(crate) fn steps(connection: &mut Connection, work: impl FnOnce(&Connection)) -> usize {
+    let counted = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = std::sync::Arc::clone(&counted);
+    connection
+        .progress_handler(
+            1_000,
+            Some(move || {
+                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                false
+            }),
+        )
+        .unwrap();
+    work(connection);
+    connection.progress_handler(0, None::<fn() -> bool>).unwrap();
+    counted.load(std::sync::atomic::Ordering::Relaxed)
+}
+
 /// How often a statement was compiled again when it was asked for one range after the other.
 fn recompiled(sql: &str) -> i32 {
     let connection = database();

@@ -97,7 +97,7 @@ async fn a_broken_column_is_named_with_its_table_and_row() {
     assert_inconsistent(&error, "application.metadata, row 1");
     let listed =
         store.applications(environment, ApplicationFilter::default(), Scan::all(Direction::Ascending, 10)).await;
-    assert_eq!(listed.unwrap().rows, [], "a list leaves it out");
+    assert_eq!(listed.unwrap().listed.rows, [], "a list leaves it out");
     // Deleting reads nothing of what it deletes.
     store.delete_application(environment, &IdOrUid::Id(*id), Timestamp::EPOCH).await.unwrap();
     assert!(store.application(environment, &IdOrUid::Id(*id)).await.unwrap().is_none());

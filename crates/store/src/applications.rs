@@ -6,7 +6,7 @@ use postrider_domain::ids::{ApplicationId, Ksuid};
 use postrider_domain::names::IdOrUid;
 use postrider_domain::time::Timestamp;
 
-use crate::{Listed, Once, Scan, StoreError, Stored, WriteError, Written};
+use crate::{Once, Scan, StoreError, Stored, Walked, WriteError, Written};
 
 /// The engine's handle of an application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,7 +54,7 @@ pub trait Applications {
         environment: &EnvironmentId,
         filter: ApplicationFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Listed<Application>, StoreError>;
+    ) -> Result<Walked<Application>, StoreError>;
 
     /// Changes an application and its date of change. [`WriteError::NotFound`], [`WriteError::Conflict`] if the new uid is
     /// taken by another.

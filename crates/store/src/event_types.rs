@@ -6,7 +6,7 @@ use postrider_domain::event_type::{EventType, EventTypePatch};
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
 
-use crate::{Listed, Once, Scan, StoreError, Upserted, WriteError, Written};
+use crate::{Once, Scan, StoreError, Upserted, Walked, WriteError, Written};
 
 /// Which event types a list shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub trait EventTypes {
         environment: &EnvironmentId,
         filter: &EventTypeFilter,
         scan: Scan<String>,
-    ) -> Result<Listed<EventType>, StoreError>;
+    ) -> Result<Walked<EventType, String>, StoreError>;
 
     /// All event types that a filter lets through, by name; `None` if their texts have more than `most` bytes: then those are not
     /// read, so that asking costs little.

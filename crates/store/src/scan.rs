@@ -35,13 +35,13 @@ pub struct Listed<T> {
     pub cut: bool,
 }
 
-/// What a walk found that looks at rows which its filter does not let through.
+/// What a walk found that looks at rows which its filter does not let through. `C` is the key that it walks by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Walked<T> {
+pub struct Walked<T, C = Ksuid> {
     /// What it found; `cut` is true if it did not come to its end.
     pub listed: Listed<T>,
     /// Where it ended because it had looked at [`PAGE_ROWS`]: what is beyond this key in the direction walked was not seen.
-    pub reached: Option<Ksuid>,
+    pub reached: Option<C>,
 }
 
 /// A range of keys to walk. `C` is the key: a KSUID for lists by id, a name for event types.

@@ -12,7 +12,7 @@ use postrider_domain::names::{Channel, EventTypeName, Tag};
 use postrider_domain::task::{Task, TaskKind, TaskStatus};
 use postrider_domain::time::Timestamp;
 
-use crate::{ApplicationKey, EndpointKey, Listed, Once, Scan, StoreError, WriteError, Written};
+use crate::{ApplicationKey, EndpointKey, Once, Scan, StoreError, Walked, WriteError, Written};
 
 postrider_domain::limits! {
     in "Background tasks";
@@ -228,7 +228,7 @@ pub trait Tasks {
         environment: &EnvironmentId,
         filter: TaskFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Listed<Task>, StoreError>;
+    ) -> Result<Walked<Task>, StoreError>;
 
     /// Tasks that have more to do, of all environments: the oldest ones of each application, at most `limit` of each,
     /// ordered by environment, application and id.

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use postrider_domain::application::Application;
-use postrider_domain::ids::{ApplicationId, Ksuid};
+use postrider_domain::ids::{ApplicationId, Id as _, Ksuid};
 use postrider_domain::names::IdOrUid;
 use postrider_store::{ApplicationFilter, Direction, StoredAnswer, Upserted, WriteError};
 
@@ -118,8 +118,10 @@ pub(super) async fn list(
     operator: Operator,
     State(state): State<Shared>,
 ) -> Result<Response> {
-    let page = walk.listed(state.store.applications(&operator.environment, filter, walk.scan.clone()).await?);
-    Ok(page.answer(|application| application.id.to_string(), ApplicationOut::from))
+    let walked = state.store.applications(&operator.environment, filter, walk.scan.clone()).await?;
+    let reached = walked.reached.map(|id| ApplicationId::from_ksuid(id).to_string());
+    let page = walk.listed(walked.listed);
+    Ok(page.answer_walked(reached, walk.reversed, |application| application.id.to_string(), ApplicationOut::from))
 }
 
 pub(super) async fn create(

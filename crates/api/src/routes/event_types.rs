@@ -119,8 +119,11 @@ pub(super) async fn list(
         feature_flags: reader.feature_flags,
     };
     let walk = query.walk;
-    let page = walk.listed(state.store.event_types(&reader.environment, &filter, walk.scan.clone()).await?);
-    Ok(page.answer(|event_type| pagination::name_iterator(&event_type.name), EventTypeOut::from))
+    let walked = state.store.event_types(&reader.environment, &filter, walk.scan.clone()).await?;
+    let reached = walked.reached.map(|name| pagination::name_iterator(&EventTypeName::from_trusted(name)));
+    let page = walk.listed(walked.listed);
+    let iterator = |event_type: &EventType| pagination::name_iterator(&event_type.name);
+    Ok(page.answer_walked(reached, walk.reversed, iterator, EventTypeOut::from))
 }
 
 pub(super) async fn create(

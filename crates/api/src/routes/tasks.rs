@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use postrider_domain::application::EnvironmentId;
-use postrider_domain::ids::{Ksuid, TaskId};
+use postrider_domain::ids::{Id as _, Ksuid, TaskId};
 use postrider_domain::names::IdOrUid;
 use postrider_domain::task::{Task, TaskKind, TaskStatus};
 use postrider_store::{Direction, Job, NewTask, StoredAnswer, TaskError, TaskFilter};
@@ -275,8 +275,10 @@ impl FromQuery for ListQuery {
 
 async fn list(Query(query): Query<ListQuery>, operator: Operator, State(state): State<Shared>) -> Result<Response> {
     let ListQuery { walk, filter } = query;
-    let page = walk.listed(state.store.tasks(&operator.environment, filter, walk.scan.clone()).await?);
-    Ok(page.answer(|task| task.id.to_string(), TaskOut::from))
+    let walked = state.store.tasks(&operator.environment, filter, walk.scan.clone()).await?;
+    let reached = walked.reached.map(|id| TaskId::from_ksuid(id).to_string());
+    let page = walk.listed(walked.listed);
+    Ok(page.answer_walked(reached, walk.reversed, |task| task.id.to_string(), TaskOut::from))
 }
 
 async fn read(reader: Reader, params: Params, State(state): State<Shared>) -> Result<Response> {

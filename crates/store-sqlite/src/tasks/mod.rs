@@ -19,9 +19,9 @@ use postrider_domain::names::{Channel, EventTypeName, Tag};
 use postrider_domain::task::{Task, TaskKind, TaskStatus};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    Advanced, ApplicationKey, EndpointKey, Job, Listed, MAX_ENDED_TASKS, MAX_TASKS_OF_APPLICATION,
-    MAX_TASKS_OF_ENVIRONMENT, MessageKey, NewTask, Once, Outcome, ReplayFilter, RunningTask, Scan, Span, StoreError,
-    TaskError, TaskFilter, Tasks, Written,
+    Advanced, ApplicationKey, EndpointKey, Job, MAX_ENDED_TASKS, MAX_TASKS_OF_APPLICATION, MAX_TASKS_OF_ENVIRONMENT,
+    MessageKey, NewTask, Once, Outcome, ReplayFilter, RunningTask, Scan, Span, StoreError, TaskError, TaskFilter,
+    Tasks, Walked, Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::{Deserialize, Serialize};
@@ -30,10 +30,10 @@ use serde_json::{Map, Value};
 use crate::SqliteStore;
 use crate::applications::environment_number;
 use crate::askers::Whose;
-use crate::decode::{Columns, SqlError, all, encode_json, first, listed};
+use crate::decode::{Columns, SqlError, all, encode_json, first, walked};
 use crate::idempotency::{self, Subject};
 use crate::messages;
-use crate::range::{self, NO_LIMIT, Range};
+use crate::range::{self, Range};
 use crate::work::is_full_of_manual;
 use crate::writer::{Abort, FEW_ROWS, News, Tx, rows_of};
 
@@ -61,7 +61,7 @@ impl Tasks for SqliteStore {
         self.readers
             .run(move |connection| {
                 let mut statement = connection.prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM task
+                    "SELECT {COLUMNS}, data FROM task
                      WHERE environment_no = (SELECT no FROM environment WHERE id = ?) AND id = ?"
                 ))?;
                 first(statement.query(params![environment.as_str(), id.ksuid().as_bytes()])?, decode)
@@ -72,7 +72,7 @@ impl Tasks for SqliteStore {
     async fn task_of(&self, application: ApplicationKey, id: TaskId) -> Result<Option<Task>, StoreError> {
         self.readers
             .run(move |connection| {
-                let sql = format!("SELECT {COLUMNS} FROM task WHERE id = ? AND application_no = ?");
+                let sql = format!("SELECT {COLUMNS}, data FROM task WHERE id = ? AND application_no = ?");
                 let mut statement = connection.prepare_cached(&sql)?;
                 first(statement.query(params![id.ksuid().as_bytes(), application.0])?, decode)
             })
@@ -84,7 +84,7 @@ impl Tasks for SqliteStore {
         environment: &EnvironmentId,
         filter: TaskFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Listed<Task>, StoreError> {
+    ) -> Result<Walked<Task>, StoreError> {
         let environment = environment.clone();
         self.lists
             .run(move |connection| {
@@ -94,11 +94,10 @@ impl Tasks for SqliteStore {
                     environment.as_str(),
                     low,
                     high,
-                    NO_LIMIT,
                     filter.kind.map(|kind| kind.map_or("", TaskKind::as_str)),
                     filter.status.map(TaskStatus::as_str)
                 ])?;
-                listed(rows, limit, decode)
+                walked(rows, limit, |row| Ok(Columns::new(row, "task").id::<TaskId>("id")?.ksuid()), decode)
             })
             .await
     }
@@ -145,15 +144,20 @@ impl Tasks for SqliteStore {
     }
 }
 
-/// What [`decode`] reads.
-const COLUMNS: &str = "id, kind, status, data, created_at, updated_at";
+/// What [`decode`] reads; a column `data` follows.
+const COLUMNS: &str = "id, kind, status, created_at, updated_at";
+
+/// What a filter lets through.
+const PASSES: &str = "(?4 IS NULL OR kind = ?4) AND (?5 IS NULL OR status = ?5)";
 
 fn list_sql(order: &str) -> String {
+    // What a task has found may be large, and the rest stands behind it: of those that are left out neither is read.
+    let of_shown = ["data", "created_at", "updated_at"];
+    let of_shown = of_shown.map(|column| format!("CASE WHEN {PASSES} THEN {column} END AS {column}")).join(", ");
     format!(
-        "SELECT {COLUMNS} FROM task
+        "SELECT id, kind, status, {of_shown}, {PASSES} AS passes FROM task
          WHERE environment_no = (SELECT no FROM environment WHERE id = ?1) AND id >= ?2 AND id < ?3
-             AND (?5 IS NULL OR kind = ?5) AND (?6 IS NULL OR status = ?6)
-         ORDER BY id {order} LIMIT ?4"
+         ORDER BY id {order}"
     )
 }
 

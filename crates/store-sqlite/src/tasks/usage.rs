@@ -79,7 +79,7 @@ impl Progress {
     }
 }
 
-const NEXT_APPLICATION_SQL: &str = "SELECT no, id, uid FROM application
+const NEXT_APPLICATION_SQL: &str = "SELECT no, id, uid FROM application INDEXED BY application_live
      WHERE environment_no = ? AND id >= ? AND deleted_at IS NULL ORDER BY id LIMIT 1";
 
 /// Deleted ones, too: their attempts were made.
@@ -225,7 +225,7 @@ mod tests {
             (MESSAGES_SQL, "message USING COVERING INDEX message_by_id (application_no=? AND id>? AND id<?)"),
             (ATTEMPTS_SQL, "attempt USING PRIMARY KEY (endpoint_no=? AND id>? AND id<?)"),
             (TYPES_SQL, "message USING INDEX message_by_id (application_no=? AND id>? AND id<?)"),
-            (NEXT_APPLICATION_SQL, "application USING INDEX application_by_id (environment_no=? AND id>?)"),
+            (NEXT_APPLICATION_SQL, "application USING INDEX application_live (environment_no=? AND id>?)"),
             (NEXT_ENDPOINT_SQL, "endpoint USING COVERING INDEX endpoint_by_id (application_no=? AND id>?)"),
         ] {
             let plan = plan(sql);

@@ -47,7 +47,7 @@ pub(super) async fn a_list_may_leave_out_applications_that_nobody_listens_to<H: 
     ] {
         let filter = ApplicationFilter { with_endpoints, without_disabled };
         let listed =
-            store.applications(&environment(), filter, Scan::all(Direction::Ascending, 10)).await.unwrap().rows;
+            store.applications(&environment(), filter, Scan::all(Direction::Ascending, 10)).await.unwrap().listed.rows;
         let want: Vec<_> = want.into_iter().map(|app| app.value.clone()).collect();
         assert_eq!(listed, want, "{filter:?}");
     }
@@ -77,6 +77,7 @@ pub(super) async fn a_taken_uid_is_a_conflict_on_every_way_to_write_it<H: Harnes
         .applications(&environment, ApplicationFilter::default(), Scan::all(Direction::Ascending, 10))
         .await
         .unwrap()
+        .listed
         .rows;
     assert_eq!(all, [own, other.value], "a refused write writes nothing");
 }
@@ -98,6 +99,7 @@ pub(super) async fn environments_do_not_see_each_other<H: Harness>(world: &World
         .applications(&other_environment(), ApplicationFilter::default(), Scan::all(Direction::Ascending, 10))
         .await
         .unwrap()
+        .listed
         .rows;
     assert_eq!(listed, [theirs.value]);
 }
@@ -153,6 +155,7 @@ pub(super) async fn an_upsert_changes_what_is_there_and_adds_what_is_not<H: Harn
         .applications(&environment, ApplicationFilter::default(), Scan::all(Direction::Ascending, 10))
         .await
         .unwrap()
+        .listed
         .rows;
     assert_eq!(all, [want]);
 }
@@ -168,7 +171,7 @@ pub(super) async fn a_deleted_application_and_all_of_it_are_found_no_more<H: Har
     assert_eq!(store.application(&environment, &id).await.unwrap(), None);
     assert_eq!(store.application(&environment, &by_uid("gone")).await.unwrap(), None);
     let page = || Scan::all(Direction::Descending, 10);
-    assert_eq!(store.applications(&environment, ApplicationFilter::default(), page()).await.unwrap().rows, []);
+    assert_eq!(store.applications(&environment, ApplicationFilter::default(), page()).await.unwrap().listed.rows, []);
     assert_eq!(store.endpoint(app.key, &by_id(endpoint.value.id)).await.unwrap(), None);
     assert_eq!(store.endpoint(app.key, &by_uid("ep")).await.unwrap(), None);
     assert_eq!(store.endpoints(app.key, page()).await.unwrap().rows, []);

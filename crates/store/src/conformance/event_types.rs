@@ -33,7 +33,7 @@ async fn read<H: Harness>(world: &World<H>, name: &str) -> Option<String> {
 
 async fn names<H: Harness>(world: &World<H>, filter: EventTypeFilter) -> Vec<String> {
     let page = Scan::all(Direction::Ascending, 100);
-    let listed = world.store().event_types(&environment(), &filter, page).await.unwrap().rows;
+    let listed = world.store().event_types(&environment(), &filter, page).await.unwrap().listed.rows;
     listed.into_iter().map(|event_type| event_type.name.to_string()).collect()
 }
 
@@ -114,7 +114,7 @@ pub(super) async fn a_list_is_ordered_bytewise_and_filtered<H: Harness>(world: &
     for with_schemas in [false, true] {
         let filter = EventTypeFilter { with_schemas, ..EventTypeFilter::default() };
         let page = Scan::all(Direction::Descending, 1);
-        let listed = world.store().event_types(&environment(), &filter, page).await.unwrap().rows;
+        let listed = world.store().event_types(&environment(), &filter, page).await.unwrap().listed.rows;
         assert_eq!(listed[0].schemas.is_some(), with_schemas);
     }
 }

@@ -94,7 +94,7 @@ pub(super) async fn pages_of_applications_visit_each_once<H: Harness>(world: &Wo
     }
     let store = world.store();
     walk(&keys, async |scan| {
-        let listed = store.applications(&environment(), ApplicationFilter::default(), scan).await.unwrap().rows;
+        let listed = store.applications(&environment(), ApplicationFilter::default(), scan).await.unwrap().listed.rows;
         listed.iter().map(|application| application.id.ksuid()).collect()
     })
     .await;
@@ -120,7 +120,7 @@ pub(super) async fn pages_of_event_types_visit_each_once<H: Harness>(world: &Wor
         done(store.create_event_type(&environment(), u64::MAX, world.new_event_type(name), None).await.unwrap());
     }
     walk(&keys, async |scan| {
-        let listed = store.event_types(&environment(), &EventTypeFilter::default(), scan).await.unwrap().rows;
+        let listed = store.event_types(&environment(), &EventTypeFilter::default(), scan).await.unwrap().listed.rows;
         listed.iter().map(|event_type| event_type.name.to_string()).collect()
     })
     .await;
@@ -192,7 +192,7 @@ pub(super) async fn no_limit_is_too_large_and_none_too_small<H: Harness>(world: 
     for (limit, want) in [(0, 0), (usize::MAX, 1)] {
         let page = || Scan::all(Direction::Descending, limit);
         assert_eq!(
-            store.applications(&environment(), ApplicationFilter::default(), page()).await.unwrap().rows.len(),
+            store.applications(&environment(), ApplicationFilter::default(), page()).await.unwrap().listed.rows.len(),
             want
         );
         assert_eq!(store.endpoints(app.key, page()).await.unwrap().rows.len(), want);
@@ -201,7 +201,7 @@ pub(super) async fn no_limit_is_too_large_and_none_too_small<H: Harness>(world: 
             store.attempts_by_endpoint(endpoint.key, &AttemptFilter::default(), page()).await.unwrap().listed.rows;
         assert_eq!(attempts.len(), want);
         let page = Scan::all(Direction::Descending, limit);
-        let types = store.event_types(&environment(), &EventTypeFilter::default(), page).await.unwrap().rows;
+        let types = store.event_types(&environment(), &EventTypeFilter::default(), page).await.unwrap().listed.rows;
         assert_eq!(types.len(), want);
         assert_eq!(store.backlog(endpoint.key, limit).await.unwrap(), want);
         let due = store.due(endpoint.key, FAR, None, Default::default(), limit, usize::MAX).await.unwrap().due;

@@ -141,7 +141,7 @@ pub(super) async fn lists_of_tasks_are_filtered_and_paged<H: Harness>(world: &Wo
     store.fail_task(last, "a test", world.tick()).await.unwrap();
     let list = async |environment: &EnvironmentId, filter, limit| {
         let page = Scan::all(Direction::Descending, limit);
-        let tasks = store.tasks(environment, filter, page).await.unwrap().rows;
+        let tasks = store.tasks(environment, filter, page).await.unwrap().listed.rows;
         tasks.iter().map(|task| task.id).collect::<Vec<_>>()
     };
     let here = environment();
