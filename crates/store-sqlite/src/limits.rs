@@ -5,7 +5,7 @@ postrider_domain::limits! {
     /// Operational webhooks that wait to be sent
     pub const MAX_NOTICES: i64 = 100_000, "notices", beyond "the oldest are dropped, with a warning in the log";
     /// The write-ahead log (`-wal`), whatever is read through the server
-    pub const KEPT_WAL_BYTES: u64 = 134_217_728, "bytes", beyond "only while another process reads the store; then it is cut to this again";
+    pub const KEPT_WAL_BYTES: u64 = 134_217_728, "bytes", beyond "while another process reads the store, or more is written than the disk can copy (150 MB/s, say); then it is cut to this again";
     in "Endpoints";
     /// Endpoints of an application that were deleted within a day: a row of each is there for so long
     pub const MAX_DELETED_ENDPOINTS: u64 = 5_000, "endpoints", beyond "no more are made: 429 `too_many_deleted`";

@@ -25,11 +25,7 @@ struct State {
 pub(crate) struct Reading(Arc<Pause>);
 
 /// While this is there, nobody reads, and nobody begins to.
-pub(crate) struct Held<'a> {
-    pause: &'a Pause,
-    /// Whether somebody was reading when it began.
-    pub(crate) has_waited: bool,
-}
+pub(crate) struct Held<'a>(&'a Pause);
 
 impl Pause {
     /// Begins to read, as soon as reads are not held back.
@@ -44,7 +40,7 @@ impl Pause {
     pub(crate) fn hold(&self, longest: Duration) -> Option<Held<'_>> {
         let mut state = self.state.lock();
         state.is_held = true;
-        let held = Held { pause: self, has_waited: state.reading > 0 };
+        let held = Held(self);
         let late = self.changed.wait_while_for(&mut state, |state| state.reading > 0, longest).timed_out();
         drop(state);
         (!late).then_some(held)
@@ -60,8 +56,8 @@ impl Drop for Reading {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.pause.state.lock().is_held = false;
-        self.pause.changed.notify_all();
+        self.0.state.lock().is_held = false;
+        self.0.changed.notify_all();
     }
 }
 
