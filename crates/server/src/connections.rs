@@ -18,12 +18,13 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use slab::Slab;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 postrider_domain::limits! {
     in "Connections of callers";

@@ -67,6 +67,10 @@ const QUIET_COMMITS: u64 = 4;
 /// The longest rest after a checkpoint that could not be completed, in ticks.
 const LONGEST_REST: u32 = 64;
 
+/// So often a checkpoint that could not be completed is tried again with the next slice, without a rest: whoever reads for a moment may
+/// have been in the way, and in the shortest rest the WAL may double.
+const TRIES: u32 = 4;
+
 /// The thread; ends when told to.
 pub(crate) struct Checkpointer {
     wake: mpsc::SyncSender<bool>,
@@ -136,6 +140,7 @@ impl Checkpointer {
             reset,
             rest: 0,
             longer: 1,
+            misses: 0,
             seen: 0,
             copied: 0,
             calm: 0,
@@ -174,6 +179,8 @@ struct Watch<F> {
     rest: u32,
     /// How long the next rest is.
     longer: u32,
+    /// How often nothing could be done since the WAL was short.
+    misses: u32,
     /// How many commits there were at the last tick.
     seen: u64,
     /// How many commits are in the database.
@@ -273,7 +280,7 @@ impl<F: Fn(u64) -> bool> Watch<F> {
             }
             if copied.is_all() || is_further {
                 if copied.of < LONG_PAGES {
-                    self.longer = 1;
+                    (self.longer, self.misses) = (1, 0);
                 }
                 return Some(copied.pages >= RESTART_PAGES && is_time_to_restart(copied.of, copied.pages));
             }
@@ -281,8 +288,12 @@ impl<F: Fn(u64) -> bool> Watch<F> {
         None
     }
 
-    /// Nothing can be done for a while, and for longer each time.
+    /// Nothing can be done at present, nor for a while if that goes on, and for longer each time.
     fn rest(&mut self) {
+        if self.misses < TRIES {
+            self.misses += 1;
+            return;
+        }
         self.rest_for(self.longer);
         self.longer = (self.longer * 2).min(LONGEST_REST);
     }

@@ -10,7 +10,7 @@
 //!    answer. Where one commit would be too long (imports, batches, many payloads to erase), repeating the request must complete
 //!    what was begun. If the answer may be larger than `account::UNPAID_BYTES`, make room for it before the call
 //!    (`Ledger`, `reserve_answer`).
-//! 4. Register it in `routes()` at the top of the same file: method, path below `/api/v1`, handler, and an [`Operation`]
+//! 4. Register it in `routes()` at the top of the same file: method, path below `/api/v1`, handler, and an `Operation`
 //!    with its id as the SDKs' documentation has it (`v1.endpoint.get-secret`), one line about it, what it answers
 //!    (`.returns::<T>(status, when)`), and errors that don't follow from its signature (`.error(…)`). If it makes
 //!    something, `.creates("endpoint_id", "/id")` says where its id stands, for links. If users of Svix will notice a

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::Method;
-use postrider_testkit::{App, TestServer, random, token};
+use postrider_testkit::{Answer, App, TestServer, random, token};
 use serde_json::Value;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
@@ -38,6 +38,15 @@ impl Hostile {
     pub(crate) fn token(&self, server: &TestServer) -> String {
         server.sign(&token::environment_claims(&self.org))
     }
+}
+
+/// Sends a request once, and judges that it gets as far as the attack is meant to get: one that is refused at its first step
+/// harms nobody, whatever the server is like.
+///
+/// # Panics
+/// If the answer has another status.
+pub(crate) async fn arrives(app: &App, method: &Method, rest: &str, body: &Value, status: u16) -> Answer {
+    app.client.request(method.clone(), &app.path(rest)).json(body).send().await.expect(status)
 }
 
 /// Repeats a request with `callers` callers at a time until aborted. Whatever is answered is fine.

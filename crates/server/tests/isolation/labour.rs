@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::hostile::{Hostile, connect_from_elsewhere, repeat};
+use crate::hostile::{Hostile, arrives, connect_from_elsewhere, repeat};
 use crate::neighbour::{unharmed, unharmed_with_changes};
 
 fn server() -> TestServerBuilder {
@@ -34,6 +34,7 @@ async fn messages_as_large_as_they_may_be() {
         let hostile = Hostile::on(server).await;
         let numbers: Vec<Value> = (0..250_000).map(|number| json!([number % 10])).collect();
         let large = json!({ "eventType": "user.created", "payload": { "numbers": numbers } });
+        arrives(&hostile.operator, &Method::POST, "/msg", &large, 202).await;
         let mut attack = JoinSet::new();
         repeat(&mut attack, &hostile.operator, 8, &Method::POST, "/msg", &large);
         attack
@@ -54,10 +55,11 @@ async fn a_large_message_of_which_little_is_asked_for_over_hundreds_of_connectio
         let sent = client.post(&path, &large_message()).await.expect(202).json();
         let message = sent["id"].as_str().expect("a message has an id");
         let mut attack = JoinSet::new();
-        for rest in [
-            format!("/msg/{message}?with_content=false"),
-            format!("/msg/{message}/attempt/atmpt_2mNKyQEw7Lzk1xFPCkW9m5l5Jvs"),
+        for (rest, status) in [
+            (format!("/msg/{message}?with_content=false"), 200),
+            (format!("/msg/{message}/attempt/atmpt_2mNKyQEw7Lzk1xFPCkW9m5l5Jvs"), 404),
         ] {
+            arrives(&hostile.tenant, &Method::GET, &rest, &Value::Null, status).await;
             repeat(&mut attack, &hostile.operator, 150, &Method::GET, &rest, &Value::Null);
             repeat(&mut attack, &hostile.tenant, 50, &Method::GET, &rest, &Value::Null);
         }
@@ -148,6 +150,7 @@ async fn batches_to_many_endpoints() {
             hostile.tenant.endpoint(&hanging.at(&number.to_string())).await;
         }
         let batch = Value::from(vec![message(); 200]);
+        arrives(&hostile.operator, &Method::POST, "/msg/batch", &batch, 202).await;
         let mut attack = JoinSet::new();
         repeat(&mut attack, &hostile.operator, 2, &Method::POST, "/msg/batch", &batch);
         attack
@@ -193,16 +196,17 @@ async fn changes_of_an_application_with_many_large_endpoints() {
         let hostile = Hostile::on(server).await;
         let headers: serde_json::Map<String, Value> =
             (0..40).map(|number| (format!("x-{number}"), json!("v".repeat(380)))).collect();
+        let kind = json!({ "name": "never.sent", "description": "" });
+        hostile.operator.client.post("/api/v1/event-type", &kind).await.expect(201);
         let mut last = String::new();
         for number in 0..300 {
             let body = json!({ "url": format!("http://127.0.0.1:1025/{number}"), "headers": headers, "eventTypes": ["never.sent"] });
-            let made = hostile.tenant.client.post(&hostile.tenant.path("/endpoint"), &body).await;
-            if made.status == 201 {
-                last = made.json()["id"].as_str().unwrap_or_default().to_owned();
-            }
+            let made = arrives(&hostile.tenant, &Method::POST, "/endpoint", &body, 201).await.json();
+            last = made["id"].as_str().unwrap_or_default().to_owned();
         }
         let mut attack = JoinSet::new();
         let change = json!({ "description": "changed" });
+        arrives(&hostile.tenant, &Method::PATCH, &format!("/endpoint/{last}"), &change, 200).await;
         repeat(&mut attack, &hostile.tenant, 2, &Method::PATCH, &format!("/endpoint/{last}"), &change);
         repeat(&mut attack, &hostile.operator, 2, &Method::POST, "/msg", &message());
         attack
@@ -260,9 +264,10 @@ async fn lists_filtered_by_hundreds_of_types() {
         let batch: Vec<Value> = (0..1_000)
             .map(|number| json!({ "eventType": format!("t.{}", number % 500), "payload": {}, "tags": ["all"] }))
             .collect();
-        hostile.operator.client.post(&hostile.operator.path("/msg/batch"), &Value::from(batch)).await;
+        arrives(&hostile.operator, &Method::POST, "/msg/batch", &Value::from(batch), 202).await;
         let types: Vec<String> = (0..500).map(|number| format!("event_types=t.{number}")).collect();
         let path = format!("/msg?limit=250&tag=all&{}", types.join("&"));
+        arrives(&hostile.tenant, &Method::GET, &path, &json!({}), 200).await;
         let mut attack = JoinSet::new();
         repeat(&mut attack, &hostile.tenant, 4, &Method::GET, &path, &json!({}));
         attack
@@ -323,11 +328,12 @@ async fn all_event_types_again_and_again() {
         let hostile = Hostile::on(server).await;
         for number in 0..300 {
             let kind = json!({ "name": format!("t.{number}"), "description": "d".repeat(4_000) });
-            hostile.operator.client.post("/api/v1/event-type", &kind).await;
+            hostile.operator.client.post("/api/v1/event-type", &kind).await.expect(201);
         }
         let mut attack = JoinSet::new();
         let (list, all) = ("/api/v1/event-type?limit=250&with_content=true", "/api/v1/environment/export");
         for (method, path) in [(Method::GET, list), (Method::POST, all)] {
+            hostile.operator.client.request(method.clone(), path).send().await.expect(200);
             for _ in 0..3 {
                 let (client, method) = (hostile.operator.client.clone(), method.clone());
                 attack.spawn(async move {
@@ -353,6 +359,8 @@ async fn imports_of_thousands_of_event_types() {
         };
         let mut attack = JoinSet::new();
         let (operator, bodies) = (hostile.operator.clone(), [body("one"), body("another")]);
+        let import = operator.client.request(Method::POST, "/api/v1/environment/import");
+        import.header("content-type", "application/json").body(bodies[1].clone()).send().await.expect(204);
         attack.spawn(async move {
             for body in bodies.iter().cycle() {
                 let request = operator.client.request(Method::POST, "/api/v1/environment/import");
@@ -370,7 +378,9 @@ async fn event_types_with_schemas_as_large_as_they_may_be() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
         let schema = json!({ "type": "object", "description": "x".repeat(900_000) });
-        let body = json!({ "description": "", "schemas": { "1": schema } }).to_string();
+        let body = json!({ "description": "", "schemas": { "1": schema } });
+        hostile.operator.client.put("/api/v1/event-type/kind.0.0", &body).await.expect(201);
+        let body = body.to_string();
         let mut attack = JoinSet::new();
         for caller in 0..4 {
             let (operator, body) = (hostile.operator.clone(), body.clone());
@@ -458,12 +468,17 @@ async fn an_application_that_is_deleted_when_thousands_of_messages_with_names_fa
 }
 
 /// A customer's endpoints, to whose filters a thousand names are given again and again.
-async fn thousand_names(hostile: &Hostile, attack: &mut JoinSet<()>) {
+async fn thousand_names(hostile: &Hostile, attack: &mut JoinSet<()>, status: u16) {
     let names: Vec<String> = (0..1_000).map(|number| format!("name.{number}")).collect();
+    let change = json!({ "eventTypes": names });
+    let mut paths = Vec::new();
     for number in 0..20 {
         let endpoint = hostile.tenant.endpoint(&format!("http://127.0.0.1:1025/{number}")).await;
-        let path = format!("/endpoint/{endpoint}");
-        repeat(attack, &hostile.tenant, 10, &Method::PATCH, &path, &json!({ "eventTypes": names }));
+        paths.push(format!("/endpoint/{endpoint}"));
+    }
+    arrives(&hostile.tenant, &Method::PATCH, &paths[0], &change, status).await;
+    for path in paths {
+        repeat(attack, &hostile.tenant, 10, &Method::PATCH, &path, &change);
     }
 }
 
@@ -476,7 +491,7 @@ async fn a_customers_thousand_names_over_hundreds_of_connections() {
         let import = json!({ "eventTypes": types });
         hostile.operator.client.post("/api/v1/environment/import", &import).await.expect(204);
         let mut attack = JoinSet::new();
-        thousand_names(&hostile, &mut attack).await;
+        thousand_names(&hostile, &mut attack, 200).await;
         attack
     })
     .await;
@@ -486,7 +501,7 @@ async fn a_customers_thousand_names_over_hundreds_of_connections() {
 async fn a_customers_thousand_names_that_nobody_has_defined() {
     unharmed_with_changes(server(), async |server| {
         let mut attack = JoinSet::new();
-        thousand_names(&Hostile::on(server).await, &mut attack).await;
+        thousand_names(&Hostile::on(server).await, &mut attack, 422).await;
         attack
     })
     .await;
@@ -503,6 +518,7 @@ async fn an_operators_sessions_that_end_over_hundreds_of_connections() {
             let client = hostile.operator.client.clone();
             let app = App::create(client.clone()).await;
             let path = format!("/api/v1/auth/app/{}/expire-all", app.id);
+            client.post(&path, &body).await.expect(204);
             for _ in 0..20 {
                 let (client, path, body) = (client.clone(), path.clone(), body.clone());
                 attack.spawn(async move {
@@ -526,6 +542,7 @@ async fn exports_that_are_too_large_again_and_again() {
             let kind = json!({ "name": format!("t.{number}"), "description": "", "schemas": schema });
             hostile.operator.client.post("/api/v1/event-type", &kind).await.expect(201);
         }
+        hostile.operator.client.request(Method::POST, "/api/v1/environment/export").send().await.expect(413);
         let mut attack = JoinSet::new();
         for _ in 0..64 {
             let client = hostile.operator.client.clone();

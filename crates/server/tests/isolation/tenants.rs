@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use http::Method;
-use postrider_testkit::{Receiver, Reply, TestServer, TestServerBuilder};
+use postrider_domain::clock::{Clock as _, SystemClock};
+use postrider_testkit::{Receiver, Reply, TestServer, TestServerBuilder, wait};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::hostile::{Hostile, connect_from_elsewhere, repeat};
+use crate::hostile::{Hostile, arrives, connect_from_elsewhere, repeat};
 use crate::neighbour::unharmed;
 
 fn server() -> TestServerBuilder {
@@ -26,14 +27,17 @@ fn headers(count: usize) -> Value {
 }
 
 #[tokio::test]
-async fn an_endpoint_with_very_many_headers() {
+async fn endpoints_with_as_many_headers_as_they_may_have_and_with_very_many() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
-        let endpoint = json!({ "url": "http://127.0.0.1:1025/", "headers": headers(24_569) });
-        hostile.tenant.client.post(&hostile.tenant.path("/endpoint"), &endpoint).await;
-        hostile.operator.client.post(&hostile.operator.path("/msg"), &message(&json!({}))).await;
+        let endpoint = |count| json!({ "url": "http://127.0.0.1:1025/", "headers": headers(count) });
+        let (most, too_many) = (endpoint(50), endpoint(24_569));
+        arrives(&hostile.tenant, &Method::POST, "/endpoint", &most, 201).await;
+        arrives(&hostile.tenant, &Method::POST, "/endpoint", &too_many, 422).await;
+        arrives(&hostile.operator, &Method::POST, "/msg", &message(&json!({})), 202).await;
         let mut attack = JoinSet::new();
-        repeat(&mut attack, &hostile.tenant, 2, &Method::POST, "/endpoint", &endpoint);
+        repeat(&mut attack, &hostile.tenant, 2, &Method::POST, "/endpoint", &most);
+        repeat(&mut attack, &hostile.tenant, 2, &Method::POST, "/endpoint", &too_many);
         repeat(&mut attack, &hostile.operator, 1, &Method::POST, "/msg", &message(&json!({})));
         attack
     })
@@ -44,7 +48,8 @@ async fn an_endpoint_with_very_many_headers() {
 async fn urls_that_grow_when_they_are_encoded() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
-        let endpoint = json!({ "url": format!("http://127.0.0.1:1025/{}", "ü".repeat(900)) });
+        let endpoint = json!({ "url": format!("http://127.0.0.1:1025/{}", "ü".repeat(330)) });
+        arrives(&hostile.tenant, &Method::POST, "/endpoint", &endpoint, 201).await;
         let mut attack = JoinSet::new();
         repeat(&mut attack, &hostile.tenant, 2, &Method::POST, "/endpoint", &endpoint);
         repeat(&mut attack, &hostile.operator, 2, &Method::POST, "/msg", &message(&json!({})));
@@ -54,14 +59,14 @@ async fn urls_that_grow_when_they_are_encoded() {
     .await;
 }
 
-/// Thirty definitions, each of which names the next one twice.
-fn doubling_schema(keyword: &str) -> Value {
+/// Definitions, each of which names the next one twice.
+fn doubling_schema(keyword: &str, levels: usize) -> Value {
     let mut definitions = serde_json::Map::new();
-    for level in 0..30 {
+    for level in 0..levels {
         let next = json!({ "$ref": format!("#/$defs/a{}", level + 1) });
         definitions.insert(format!("a{level}"), json!({ keyword: [next, next] }));
     }
-    definitions.insert("a30".to_owned(), json!({ "type": "integer" }));
+    definitions.insert(format!("a{levels}"), json!({ "type": "integer" }));
     json!({ "$defs": definitions, "$ref": "#/$defs/a0" })
 }
 
@@ -80,20 +85,37 @@ fn nested_payload(depth: usize) -> Value {
 async fn enforce_schemas(hostile: &Hostile, enforcement: &str) {
     let path = "/api/v1/environment/settings";
     let settings = json!({ "schemaEnforcement": enforcement });
-    hostile.operator.client.patch(path, &settings).await;
+    hostile.operator.client.patch(path, &settings).await.expect(200);
 }
 
 #[tokio::test]
 async fn schemas_without_an_end() {
     unharmed(server(), async |server| {
         let mut attack = JoinSet::new();
-        for (keyword, enforcement) in [("anyOf", "reject"), ("oneOf", "warn"), ("allOf", "reject")] {
+        for (keyword, enforcement, answered) in
+            [("anyOf", "reject", 422), ("oneOf", "warn", 202), ("allOf", "reject", 422)]
+        {
             let hostile = Hostile::on(server).await;
             enforce_schemas(&hostile, enforcement).await;
-            let event_type =
-                json!({ "name": "user.created", "description": "", "schemas": { "1": doubling_schema(keyword) } });
-            hostile.operator.client.post("/api/v1/event-type", &event_type).await;
-            repeat(&mut attack, &hostile.operator, 1, &Method::POST, "/msg", &message(&json!("text")));
+            let event_type = move |levels| {
+                let schema = doubling_schema(keyword, levels);
+                json!({ "name": "user.created", "description": "", "schemas": { "1": schema } })
+            };
+            // One without an end is refused when it is made, so this is the worst that is taken.
+            let client = &hostile.operator.client;
+            client.post("/api/v1/event-type", &event_type(30)).await.expect(422);
+            client.post("/api/v1/event-type", &event_type(10)).await.expect(201);
+            let judged = message(&json!({ "text": "text" }));
+            let answer = arrives(&hostile.operator, &Method::POST, "/msg", &judged, answered).await.text();
+            assert!(answer.contains("schema_violation"), "{answer}");
+            repeat(&mut attack, &hostile.operator, 1, &Method::POST, "/msg", &judged);
+            let client = client.clone();
+            attack.spawn(async move {
+                loop {
+                    let _ = client.request(Method::POST, "/api/v1/event-type").json(&event_type(30)).try_send().await;
+                    sleep(Duration::from_millis(5)).await;
+                }
+            });
         }
         attack
     })
@@ -106,9 +128,11 @@ async fn payloads_that_an_innocent_schema_takes_exponential_work_to_refuse() {
         let hostile = Hostile::on(server).await;
         enforce_schemas(&hostile, "reject").await;
         let event_type = json!({ "name": "user.created", "description": "", "schemas": { "1": recursive_schema() } });
-        hostile.operator.client.post("/api/v1/event-type", &event_type).await;
+        hostile.operator.client.post("/api/v1/event-type", &event_type).await.expect(201);
         let mut attack = JoinSet::new();
         for depth in [18, 40] {
+            let answer = arrives(&hostile.operator, &Method::POST, "/msg", &message(&nested_payload(depth)), 422).await;
+            assert!(answer.text().contains("would take too long"), "{}", answer.text());
             repeat(&mut attack, &hostile.operator, 1, &Method::POST, "/msg", &message(&nested_payload(depth)));
         }
         attack
@@ -117,14 +141,18 @@ async fn payloads_that_an_innocent_schema_takes_exponential_work_to_refuse() {
 }
 
 #[tokio::test]
-async fn schemas_with_thousands_of_patterns() {
+async fn schemas_with_as_many_patterns_as_they_may_have() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
         enforce_schemas(&hostile, "reject").await;
         let patterns: Vec<Value> =
-            (0..10_000).map(|number| json!({ "pattern": format!("\\w{{60}}{number}") })).collect();
-        let event_type =
-            json!({ "name": "user.created", "description": "", "schemas": { "1": { "anyOf": patterns } } });
+            (0..1_000).map(|number| json!({ "pattern": format!("\\w{{60}}{number}") })).collect();
+        let schema = json!({ "properties": { "text": { "anyOf": patterns } } });
+        let event_type = json!({ "description": "", "schemas": { "1": schema } });
+        hostile.operator.client.put("/api/v1/event-type/user.created", &event_type).await.expect(201);
+        let judged = message(&json!({ "text": "text" }));
+        let answer = arrives(&hostile.operator, &Method::POST, "/msg", &judged, 422).await.text();
+        assert!(answer.contains("schema_violation"), "{answer}");
         let mut attack = JoinSet::new();
         let app = hostile.operator.clone();
         attack.spawn(async move {
@@ -133,32 +161,36 @@ async fn schemas_with_thousands_of_patterns() {
                 let _ = request.try_send().await;
             }
         });
-        repeat(&mut attack, &hostile.operator, 2, &Method::POST, "/msg", &message(&json!("text")));
+        repeat(&mut attack, &hostile.operator, 2, &Method::POST, "/msg", &judged);
         attack
     })
     .await;
 }
 
 #[tokio::test]
-async fn an_import_that_names_one_large_example_thousands_of_times() {
+async fn imports_that_name_one_large_example_as_often_as_they_may_and_thousands_of_times() {
+    const IMPORT: &str = "/api/v1/event-type/import/openapi";
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
-        let examples: serde_json::Map<String, Value> = (0..5_000)
-            .map(|number| (number.to_string(), json!({ "$ref": "#/components/examples/b" })))
-            .collect();
-        let document = json!({
-            "openapi": "3.1.0",
-            "info": { "title": "t", "version": "1" },
-            "components": { "examples": { "b": { "value": "x".repeat(900_000) } } },
-            "webhooks": { "user.created": { "post": { "requestBody": { "content": { "application/json": { "schema": { "type": "string" }, "examples": examples } } } } } },
-        });
-        let body = json!({ "spec": document, "dryRun": true });
+        let body = |times: usize, length: usize| {
+            let examples: serde_json::Map<String, Value> = (0..times)
+                .map(|number| (number.to_string(), json!({ "$ref": "#/components/examples/b" })))
+                .collect();
+            let document = json!({
+                "openapi": "3.1.0",
+                "info": { "title": "t", "version": "1" },
+                "components": { "examples": { "b": { "value": "x".repeat(length) } } },
+                "webhooks": { "user.created": { "post": { "requestBody": { "content": { "application/json": { "schema": { "type": "string" }, "examples": examples } } } } } },
+            });
+            json!({ "spec": document, "dryRun": true })
+        };
         let mut attack = JoinSet::new();
-        for _ in 0..2 {
-            let (app, body) = (hostile.operator.clone(), body.clone());
+        for (times, length, status) in [(17, 60_000, 200), (5_000, 900_000, 422)] {
+            let (app, body) = (hostile.operator.clone(), body(times, length));
+            app.client.post(IMPORT, &body).await.expect(status);
             attack.spawn(async move {
                 loop {
-                    let request = app.client.request(Method::POST, "/api/v1/event-type/import/openapi").json(&body);
+                    let request = app.client.request(Method::POST, IMPORT).json(&body);
                     let _ = request.try_send().await;
                 }
             });
@@ -232,14 +264,12 @@ async fn bodies_that_never_begin_and_heads_that_never_end() {
 async fn large_lists_that_are_not_read() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
-        for number in 0..60 {
-            let endpoint = json!({ "url": "http://127.0.0.1:1025/", "description": "d".repeat(2_000_000), "disabled": true, "metadata": { "n": number.to_string() } });
-            let answer = hostile.tenant.client.post(&hostile.tenant.path("/endpoint"), &endpoint).await;
-            if answer.status != 201 {
-                let small = json!({ "url": "http://127.0.0.1:1025/", "description": "d".repeat(2_000), "disabled": true });
-                hostile.tenant.client.post(&hostile.tenant.path("/endpoint"), &small).await;
-            }
+        for number in 0..250 {
+            let endpoint = json!({ "url": "http://127.0.0.1:1025/", "description": "d".repeat(4_096), "disabled": true, "metadata": { "n": number.to_string() } });
+            arrives(&hostile.tenant, &Method::POST, "/endpoint", &endpoint, 201).await;
         }
+        let whole = arrives(&hostile.tenant, &Method::GET, "/endpoint?limit=250", &json!({}), 200).await;
+        assert!(whole.body.len() > 1_000_000, "more than the system takes: {}", whole.body.len());
         let (address, token) = (server.address(), hostile.token(server));
         let mut attack = JoinSet::new();
         for _ in 0..40 {
@@ -318,9 +348,16 @@ async fn thousands_of_replays() {
             hostile.operator.send("user.created", &json!({})).await;
         }
         let mut attack = JoinSet::new();
-        let since = json!({ "since": "2020-01-01T00:00:00Z" });
+        let since = SystemClock::new().wall().saturating_sub(Duration::from_secs(13 * 86_400));
+        let since = json!({ "since": since.to_string() });
         for what in ["recover", "replay-missing", "bulk-replay"] {
             let path = format!("/endpoint/{endpoint}/{what}");
+            // While one of them runs, another is refused.
+            wait::until("a task to begin", async || {
+                let answer = hostile.tenant.client.post(&hostile.tenant.path(&path), &since).await;
+                (answer.status == 202).then_some(())
+            })
+            .await;
             repeat(&mut attack, &hostile.tenant, 1, &Method::POST, &path, &since);
         }
         attack
@@ -333,11 +370,8 @@ async fn one_message_to_as_many_endpoints_as_are_allowed() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
         let hanging = Box::leak(Box::new(Receiver::always(Reply::hang()).await));
-        for number in 0..1_500 {
-            let endpoint = json!({ "url": hanging.at(&number.to_string()) });
-            if hostile.tenant.client.post(&hostile.tenant.path("/endpoint"), &endpoint).await.status != 201 {
-                break;
-            }
+        for number in 0..1_000 {
+            hostile.tenant.endpoint(&hanging.at(&number.to_string())).await;
         }
         let mut attack = JoinSet::new();
         repeat(&mut attack, &hostile.operator, 2, &Method::POST, "/msg", &message(&json!({})));
@@ -352,6 +386,7 @@ async fn batch_after_batch() {
         let hostile = Hostile::on(server).await;
         let item = message(&json!({ "text": "x".repeat(1_500) }));
         let batch = Value::from(vec![item; 1_000]);
+        arrives(&hostile.operator, &Method::POST, "/msg/batch", &batch, 202).await;
         let mut attack = JoinSet::new();
         repeat(&mut attack, &hostile.operator, 8, &Method::POST, "/msg/batch", &batch);
         attack
@@ -387,7 +422,8 @@ async fn names_of_their_own_in_every_message() {
 async fn operational_endpoints_whose_url_grows() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;
-        let endpoint = json!({ "url": format!("http://127.0.0.1:1025/{}", "\"".repeat(900)) });
+        let endpoint = json!({ "url": format!("http://127.0.0.1:1025/{}", "\"".repeat(670)) });
+        hostile.operator.client.post("/api/v1/operational-webhook/endpoint", &endpoint).await.expect(201);
         let mut attack = JoinSet::new();
         let operator = hostile.operator.clone();
         attack.spawn(async move {
@@ -411,6 +447,7 @@ async fn changes_without_an_end() {
         let mut attack = JoinSet::new();
         for disabled in [true, false] {
             let path = format!("/endpoint/{endpoint}");
+            arrives(&hostile.tenant, &Method::PATCH, &path, &json!({ "disabled": disabled }), 200).await;
             repeat(&mut attack, &hostile.tenant, 2, &Method::PATCH, &path, &json!({ "disabled": disabled }));
         }
         repeat(&mut attack, &hostile.operator, 2, &Method::POST, "/msg", &message(&json!({})));
@@ -449,7 +486,7 @@ async fn pollers_and_lists_without_an_end() {
         for number in 0..300 {
             let message =
                 json!({ "eventType": format!("type.{number}"), "payload": {}, "tags": [format!("tag-{number}")] });
-            hostile.operator.client.post(&hostile.operator.path("/msg"), &message).await;
+            arrives(&hostile.operator, &Method::POST, "/msg", &message, 202).await;
         }
         let mut attack = JoinSet::new();
         for rest in [
@@ -458,6 +495,7 @@ async fn pollers_and_lists_without_an_end() {
             format!("/attempt/endpoint/{endpoint}?limit=250&status=2"),
             format!("/endpoint/{endpoint}/stats"),
         ] {
+            arrives(&hostile.tenant, &Method::GET, &rest, &json!({}), 200).await;
             repeat(&mut attack, &hostile.tenant, 1, &Method::GET, &rest, &json!({}));
         }
         attack
