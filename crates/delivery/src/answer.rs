@@ -197,7 +197,9 @@ impl Stage {
     }
 
     fn unanswered(&self, limit: Duration) -> Trouble {
-        let waited_here = self.waits.total() > limit / 2;
+        // Once the request is on its way, the receiver has seen it: that is an attempt, however long it took to get there.
+        let is_unsent = matches!(self.step.load(Ordering::Relaxed), RESOLVING | CONNECTING | SECURING);
+        let waited_here = is_unsent && self.waits.total() > limit / 2;
         let limit = postrider_domain::settings::Span(limit);
         if waited_here {
             let detail = format!("timed out after {limit}: most of that was the wait for a turn on this machine");
@@ -279,6 +281,9 @@ mod tests {
             stage.waits().count(tokio::time::sleep(waited)).await;
             let Outcome::Failed { kind: told, detail } = stage.timed_out(4 * second) else { panic!("no response") };
             assert_eq!(told, kind, "{detail}");
+            stage.waiting();
+            let Outcome::Failed { kind: told, detail } = stage.timed_out(4 * second) else { panic!("no response") };
+            assert_eq!(told, Failure::Timeout, "what the receiver has seen counts: {detail}");
         }
     }
 

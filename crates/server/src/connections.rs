@@ -354,7 +354,8 @@ impl Entry {
         if self.requests == 0 || (self.unanswered == 0 && !self.is_known) {
             return Some((Kind::Done, self.since));
         }
-        let waits = if self.unanswered == 0 { self.client.awaits_reader } else { self.client.awaits_body };
+        // What is answered while its body still comes waits for either.
+        let waits = self.client.awaits_body || (self.unanswered == 0 && self.client.awaits_reader);
         self.client.since.filter(|_| waits).map(|since| (Kind::Slow, since))
     }
 }
@@ -615,6 +616,17 @@ mod tests {
         first.go_on(Awaited::Body);
         assert!(connections.admit_at(THERE, after(3_600)).is_none(), "now it waits for the server");
         first.wait(Awaited::Body, 1);
+        assert!(connections.admit_at(THERE, after(SLOW_SECONDS + 1)).is_some());
+        assert!(is_closed(&first));
+    }
+
+    #[test]
+    fn a_body_that_does_not_go_on_gives_way_also_when_its_answer_has_begun() {
+        let connections = Connections::new(1, 1);
+        let first = admit(&connections, HERE);
+        let busy = first.begin();
+        busy.answer(true);
+        first.wait(Awaited::Body, 0);
         assert!(connections.admit_at(THERE, after(SLOW_SECONDS + 1)).is_some());
         assert!(is_closed(&first));
     }
