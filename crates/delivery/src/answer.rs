@@ -6,7 +6,7 @@
 //! decompressed.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header};
@@ -64,10 +64,14 @@ impl Received {
         self.status
     }
 
+    /// Whether the receiver has taken the message.
+    pub(crate) fn is_success(&self) -> bool {
+        self.status.is_some_and(|status| (200..300).contains(&status))
+    }
+
     /// A `Retry-After`: the first that can be read counts, and none of a success, which asks for nothing.
     pub(crate) fn retry_after(&mut self, value: &[u8], wall: Timestamp) {
-        let asks = self.status.is_some_and(|status| !(200..300).contains(&status));
-        if asks && self.retry_after.is_none() {
+        if self.status.is_some() && !self.is_success() && self.retry_after.is_none() {
             self.retry_after = std::str::from_utf8(value).ok().and_then(|value| parse_retry_after(value, wall));
         }
     }
@@ -124,6 +128,8 @@ impl Kept {
 #[derive(Debug, Default)]
 pub(crate) struct Stage {
     step: AtomicU8,
+    /// The receiver may have seen the request, over this connection or one before.
+    sent: AtomicBool,
     received: Mutex<Received>,
     waits: Waits,
 }
@@ -150,6 +156,11 @@ impl Stage {
 
     pub(crate) fn waiting(&self) {
         self.step.store(WAITING, Ordering::Relaxed);
+    }
+
+    /// The request is written from here on.
+    pub(crate) fn sending(&self) {
+        self.sent.store(true, Ordering::Relaxed);
     }
 
     /// The receiver allows no request on its connection yet.
@@ -197,9 +208,10 @@ impl Stage {
     }
 
     fn unanswered(&self, limit: Duration) -> Trouble {
-        // Once the request is on its way, the receiver has seen it: that is an attempt, however long it took to get there.
-        let is_unsent = matches!(self.step.load(Ordering::Relaxed), RESOLVING | CONNECTING | SECURING);
-        let waited_here = is_unsent && self.waits.total() > limit / 2;
+        // Once the request is on its way, the receiver has seen it: that is an attempt, however long it took to get there, and
+        // also if it has to be made again.
+        let is_before = matches!(self.step.load(Ordering::Relaxed), RESOLVING | CONNECTING | SECURING);
+        let waited_here = is_before && !self.sent.load(Ordering::Relaxed) && self.waits.total() > limit / 2;
         let limit = postrider_domain::settings::Span(limit);
         if waited_here {
             let detail = format!("timed out after {limit}: most of that was the wait for a turn on this machine");

@@ -37,6 +37,7 @@ use crate::http2::Http2;
 use crate::options::DeliveryOptions;
 use crate::ours;
 use crate::resolve::{Resolve, ResolveError};
+use crate::rest::Leavings;
 use crate::share::Shares;
 use crate::sockets;
 use crate::tls::{self, Asked, Tls};
@@ -57,6 +58,8 @@ pub(crate) struct Single {
     /// It gets no requests from this instant on.
     pub(crate) until: Timestamp,
     pub(crate) address: SocketAddr,
+    /// Who used it last.
+    pub(crate) application: ApplicationKey,
 }
 
 impl Single {
@@ -120,6 +123,7 @@ pub(crate) struct Connector {
     made: AtomicU32,
     failed: Failed,
     handshakes: Handshakes,
+    leavings: Arc<Leavings>,
     looking_up: Arc<Shares>,
     second_addresses: Arc<Shares>,
 }
@@ -151,6 +155,7 @@ impl Connector {
             made: AtomicU32::new(0),
             failed: Failed::default(),
             handshakes: Handshakes::new(),
+            leavings: Arc::default(),
             looking_up: Shares::new(sockets::look_ups(options.max_in_flight), MAX_LOOK_UPS_OF_APPLICATION),
             second_addresses: Shares::new(sockets::second_addresses(options.max_in_flight), u32::MAX),
         }
@@ -174,11 +179,14 @@ impl Connector {
         let (transport, address) = self.dial(to, &addresses, application, stage, tried).await?;
         tried.settle_on(address);
         if transport.speaks_http2() {
-            return Ok(Made::Http2 { connection: Http2::start(transport, address).await?, until });
+            return Ok(Made::Http2 {
+                connection: Http2::start(transport, address, Arc::clone(&self.leavings)).await?,
+                until,
+            });
         }
         transport.meter().turn_off();
         let connection = Box::new(Http1::new(transport));
-        Ok(Made::Http1(Single { connection, until, address }))
+        Ok(Made::Http1(Single { connection, until, address, application }))
     }
 
     /// Remembers that what was tried came to nothing: other addresses come first next time.
@@ -237,7 +245,8 @@ impl Connector {
 
     fn refuse(&self, to: &Origin, why: Forbidden) -> Trouble {
         match &to.host {
-            _ if why == Forbidden::Unknown => Trouble::starved(why.to_string()),
+            _ if why == (Forbidden::Unknown { starved: true }) => Trouble::starved(why.to_string()),
+            _ if why == (Forbidden::Unknown { starved: false }) => Trouble::new(Failure::Local, why.to_string()),
             url::Host::Domain(name) => {
                 tracing::debug!(host = name, "a host name resolves to an address that is not delivered to");
                 Trouble::new(Failure::Forbidden, UNRESOLVED)

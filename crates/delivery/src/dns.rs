@@ -1,12 +1,13 @@
 //! Asking name servers for the addresses of a name.
 //!
 //! A stub, as the system has one: it asks the name servers of this machine, which know how to find out, one after the other,
-//! and believes what they say. One that fails, is silent, or only says whom else to ask leaves the turn to the next. What counts here is what a look-up costs, because whose name it is decides what its name
-//! servers do:
+//! and believes what they say. One that fails, is silent, or only says whom else to ask leaves the turn to the next. What counts
+//! here is what a look-up costs others, because whose name it is decides what its name servers do:
 //!
 //! * **[`SOCKETS_PER_LOOK_UP`] sockets at a time**, one for each family, however many servers are asked and how often.
 //! * **Little is read and kept**: the first [`MAX_ANSWER_BYTES`] of an answer, and of those the first [`MAX_OF_FAMILY`] addresses.
 //!   An answer over UDP that was cut is good enough if there is an address in it: one that works is all that is wanted.
+//! * **No port is kept**: a connection to a name server is reset when it has answered.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -15,6 +16,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use postrider_domain::entropy::{Entropy as _, OsEntropy};
 use postrider_domain::time::Timestamp;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -40,8 +42,7 @@ const DATAGRAM_BYTES: usize = 512;
 const REPEAT: Duration = Duration::from_secs(1);
 /// How often each server has its turn.
 const ROUNDS: usize = 2;
-/// How long another server than the first is asked first because the first one failed. One name may be enough for that: if
-/// what the first server has to ask for it is silent, so is that server.
+/// How long another server than the first is asked first because the first one did not work.
 const BACK_TO_THE_FIRST: Duration = Duration::from_secs(30);
 
 const HEADER_BYTES: usize = 12;
@@ -85,6 +86,11 @@ impl Family {
 pub(crate) struct Name(Vec<u8>);
 
 impl Name {
+    /// The one of the root.
+    fn root() -> Self {
+        Self(vec![0])
+    }
+
     const MAX_BYTES: usize = 255;
     const MAX_LABEL_BYTES: usize = 63;
 
@@ -133,6 +139,10 @@ impl Server {
         Some(Self { address: SocketAddr::new(address.parse().ok()?, port), zone: zone.map(Into::into) })
     }
 
+    fn lacks_ports(&self, error: &io::Error) -> bool {
+        self.address().is_ok_and(|address| ours::lacks_ports(address, error))
+    }
+
     /// Where it is to be asked. The interface is looked for each time: they come and go.
     fn address(&self) -> io::Result<SocketAddr> {
         let (SocketAddr::V6(address), Some(zone)) = (self.address, &self.zone) else { return Ok(self.address) };
@@ -174,7 +184,9 @@ impl Servers {
         Self { servers, patience, lead: Mutex::default() }
     }
 
-    /// The addresses of one family. A server that fails or is silent leaves the turn to the next.
+    /// The addresses of one family. A server that fails or is silent leaves the turn to the next. The next is asked first from then
+    /// on if the other one does not work at all: it may fail for one name alone, as that name's own servers like, and
+    /// names that only the first one knows would be lost to everybody.
     pub(crate) async fn ask(&self, name: &Name, family: Family, now: Timestamp) -> Result<Found, ResolveError> {
         let (first, count) = (self.first(now), self.servers.len());
         for round in 0..ROUNDS {
@@ -184,11 +196,15 @@ impl Servers {
                 let question = Question::new(name, family);
                 let said = match timeout(self.patience, question.ask(&self.servers[number])).await {
                     Ok(Ok(said)) => said,
-                    Ok(Err(error)) if ours::is_limit(&error) => return Err(ResolveError::Exhausted),
+                    Ok(Err(error)) if ours::is_limit(&error) || self.servers[number].lacks_ports(&error) => {
+                        return Err(ResolveError::Exhausted);
+                    }
                     Ok(Err(_)) | Err(_) => continue,
                 };
                 if said != Err(ResolveError::Unanswered) {
-                    self.answered(number, first, now);
+                    if number == 0 || (number != first && !self.works(first).await) {
+                        *self.lead.lock() = Lead { server: number, since: now };
+                    }
                     return said;
                 }
             }
@@ -209,12 +225,12 @@ impl Servers {
         lead.server
     }
 
-    /// One has answered, after those from `first` on had failed. Who began with it and was right changes nothing: the first one
-    /// may have been found to answer again meanwhile.
-    fn answered(&self, number: usize, first: usize, now: Timestamp) {
-        if number == 0 || number != first {
-            *self.lead.lock() = Lead { server: number, since: now };
-        }
+    /// Whether a server knows the root, in which nobody's name servers have a say.
+    async fn works(&self, number: usize) -> bool {
+        let question = Question::new(&Name::root(), Family::V4);
+        timeout(self.patience.min(REPEAT), question.ask(&self.servers[number]))
+            .await
+            .is_ok_and(|said| said.is_ok_and(|said| said != Err(ResolveError::Unanswered)))
     }
 }
 
@@ -274,6 +290,8 @@ impl Question {
 
     async fn over_tcp(&self, server: SocketAddr) -> io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect(server).await?;
+        // However it ends, it is reset: whoever closes first keeps the port for a minute.
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         let length = u16::try_from(self.bytes.len()).map_err(io::Error::other)?;
         stream.write_all(&[&length.to_be_bytes(), self.bytes.as_slice()].concat()).await?;
         let length = usize::from(stream.read_u16().await?);

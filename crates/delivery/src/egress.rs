@@ -14,6 +14,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use postrider_domain::endpoint::EndpointUrl;
 
 use crate::options::{DeliveryOptions, Ports};
+use crate::ours;
 use crate::own::is_own;
 
 /// Ports that are refused unless `delivery.allow_ports` names them: those of well-known services that are not meant for
@@ -42,7 +43,10 @@ pub enum Forbidden {
     Plaintext,
     /// Nobody's fault but this machine's: it cannot say at present whether the address is its own. Only at dial.
     #[error("whether the address is this machine's own could not be found out here")]
-    Unknown,
+    Unknown {
+        /// Because this machine lacks what closing connections would give back.
+        starved: bool,
+    },
 }
 
 /// Which targets may be delivered to.
@@ -83,7 +87,7 @@ impl Policy {
     /// What cannot be known now is left to the check at dial.
     fn check_for_now(&self, address: IpAddr) -> Result<(), Forbidden> {
         match self.check(address) {
-            Err(Forbidden::Unknown) => Ok(()),
+            Err(Forbidden::Unknown { .. }) => Ok(()),
             known => known,
         }
     }
@@ -120,7 +124,7 @@ fn refuse_own(address: IpAddr) -> Result<(), Forbidden> {
         Ok(true) => Err(Forbidden::Address),
         Err(error) => {
             tracing::debug!(%error, "whether an address is this machine's own could not be found out: nothing is sent to it");
-            Err(Forbidden::Unknown)
+            Err(Forbidden::Unknown { starved: ours::is_limit(&error) })
         }
     }
 }
@@ -362,7 +366,7 @@ mod tests {
         let checked = policy.check(address);
         let literal = policy.check_literal(&EndpointUrl::parse("http://8.8.8.8/").unwrap());
         setrlimit(Resource::Nofile, before).unwrap();
-        assert_eq!((checked, literal), (Err(Forbidden::Unknown), Ok(())));
+        assert_eq!((checked, literal), (Err(Forbidden::Unknown { starved: true }), Ok(())));
         assert_eq!(policy.check(address), Ok(()));
     }
 

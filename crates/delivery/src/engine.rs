@@ -207,7 +207,7 @@ pub(crate) struct Shared {
     /// The newest message that was handed over by its accept commit, or was there at start.
     dispatched: AtomicI64,
     erased: ErasedAhead,
-    unsent: Unsent,
+    pub(crate) unsent: Unsent,
     stopping: AtomicBool,
     workers: AtomicUsize,
     worker_left: Notify,

@@ -5,13 +5,15 @@
 //! anything that nobody asked for, gets the request over a new one. What remains is a response that is forged while the
 //! request is on its way: HTTP/1.1 has nothing to tell it by (docs/sending.md).
 //!
-//! The request is written while the response is read, because a receiver may respond before it has read everything.
+//! The request is written while the response is read, because a receiver may respond before it has read everything. Whoever
+//! has taken a message gets the rest of it all the same, for a while ([`REST_PATIENCE`]).
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use postrider_domain::time::Timestamp;
@@ -19,6 +21,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use crate::answer::Stage;
 use crate::connection::{Broken, closed, ended};
+use crate::limits::REST_PATIENCE;
 use crate::meter::Credit;
 use crate::response::{Parser, Step};
 use crate::transport::Transport;
@@ -36,6 +39,10 @@ pub(crate) struct Request {
 
 /// A body of so many bytes is signed within a few microseconds.
 const QUICK_BYTES: usize = 4 * 1024;
+
+/// How soon it is looked for the first time whether it has, and how seldom in the end.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// A connection that carries one request at a time.
 pub(crate) struct Http1 {
@@ -85,6 +92,7 @@ impl Http1 {
             return Err(Broken::stale());
         }
         (self.used, self.looked) = (true, false);
+        stage.sending();
         let meter = self.transport.meter();
         meter.grant(Credit::OVER_HTTP1);
         let mut exchange = Exchange {
@@ -97,6 +105,9 @@ impl Http1 {
         };
         // An exchange that is dropped takes its connection with it.
         let result = poll_fn(|cx| exchange.poll(cx)).await;
+        if matches!(result, Ok(false)) && stage.received().is_success() {
+            let _ = tokio::time::timeout(REST_PATIENCE, exchange.deliver_the_rest()).await;
+        }
         meter.settle(Credit::default());
         result
     }
@@ -114,6 +125,17 @@ impl<B: Buf> Exchange<'_, B> {
                 Ok(Step::Refused(trouble)) => return Poll::Ready(Err(Broken { unheard: false, trouble })),
                 Err(error) => return Poll::Ready(self.end(error.as_ref())),
             }
+        }
+    }
+
+    /// The receiver has taken the message before it has read all of it, and the connection, which is about to be dropped, would
+    /// take with it what is left. Over when everything has reached the receiver's system, or cannot.
+    async fn deliver_the_rest(&mut self) {
+        poll_fn(|cx| self.poll_write(cx)).await;
+        let mut wait = FIRST_LOOK;
+        while self.transport.is_under_way() {
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LAST_LOOK);
         }
     }
 

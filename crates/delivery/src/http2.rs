@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::Request;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -27,12 +27,10 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use crate::answer::{Stage, Trouble};
 use crate::connection::{Broken, describe};
-use crate::limits::{MAX_BODY_BYTES, MAX_HEAD_BYTES};
+use crate::limits::{MAX_BODY_BYTES, MAX_HEAD_BYTES, REST_PATIENCE};
 use crate::meter::{Counted, Credit, Meter};
+use crate::rest::{Leaving, Leavings, Payload, Rest};
 use crate::transport::{Fault, Transport};
-
-/// The body of a request.
-pub(crate) type Payload = Full<Bytes>;
 
 postrider_domain::limits! {
     in "Receivers over HTTP/2";
@@ -70,6 +68,9 @@ pub(crate) struct Streams {
     responses: AtomicU64,
     /// It gets no new requests.
     retired: AtomicBool,
+    /// Told when it is to end at once.
+    cut: Arc<Notify>,
+    leavings: Arc<Leavings>,
     /// Told when a stream is free again.
     freed: OnceLock<Arc<Notify>>,
 }
@@ -98,10 +99,16 @@ pub(crate) struct Permit {
     size: usize,
     responses_before: u64,
     heard: bool,
+    /// What there may be of the body yet, when the response has come.
+    rest: Option<Rest>,
 }
 
 impl Http2 {
-    pub(crate) async fn start(transport: Transport, address: SocketAddr) -> Result<Self, Trouble> {
+    pub(crate) async fn start(
+        transport: Transport,
+        address: SocketAddr,
+        leavings: Arc<Leavings>,
+    ) -> Result<Self, Trouble> {
         let (meter, fault) = (transport.meter(), transport.fault());
         let (uncut, cut) = watch::channel(());
         let (requests, io) = http2::Builder::new(UntilCut(cut))
@@ -115,7 +122,8 @@ impl Http2 {
             .handshake(TokioIo::new(Counted::new(transport)))
             .await
             .map_err(|error| describe(&error))?;
-        let ending = Arc::clone(&meter);
+        let (ending, cut_short) = (Arc::clone(&meter), Arc::new(Notify::new()));
+        let streams = Arc::new(Streams::new(meter, leavings, Arc::clone(&cut_short)));
         let (in_use, mut unused) = oneshot::channel::<()>();
         tokio::spawn(async move {
             tokio::select! {
@@ -129,13 +137,17 @@ impl Http2 {
                     let _ = (&mut unused).await;
                 }
                 _ = &mut unused => ending.end(),
+                () = cut_short.notified() => {
+                    ending.end();
+                    return;
+                }
             }
             tokio::time::sleep(CLOSING_PATIENCE).await;
             drop(uncut);
         });
         // Before it is known how many streams there are, nobody can count on one.
-        let _ = tokio::time::timeout(SETTINGS_PATIENCE, meter.settled()).await;
-        Ok(Self { requests, streams: Arc::new(Streams::new(meter)), address, fault, _in_use: Arc::new(in_use) })
+        let _ = tokio::time::timeout(SETTINGS_PATIENCE, streams.meter.settled()).await;
+        Ok(Self { requests, streams, address, fault, _in_use: Arc::new(in_use) })
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -154,29 +166,27 @@ impl Http2 {
     /// Makes a request. The response is in `stage`.
     pub(crate) async fn exchange(
         &mut self,
-        request: Request<Payload>,
+        mut request: Request<Payload>,
         permit: &mut Permit,
         stage: &Stage,
         wall: Timestamp,
     ) -> Result<(), Broken> {
+        let rest = request.body_mut().watch();
         if self.streams.meter.streams() == 0 {
             stage.streamless();
             self.streams.meter.opened().await;
             stage.waiting();
         }
+        stage.sending();
         let response = self.requests.send_request(request).await;
         permit.heard();
         let response = response.map_err(|error| self.broken(&error))?;
+        let rest = permit.rest.insert(rest);
         stage.reading(response.status(), response.headers(), wall);
         // The head, which may be large, is not kept for as long as the body takes.
-        let mut body = response.into_body();
-        while let Some(frame) = body.frame().await {
-            match frame {
-                Ok(frame) if frame.data_ref().is_none_or(|data| stage.received().keep(data)) => {}
-                _ => return Ok(()),
-            }
-        }
-        stage.received().finish();
+        read(response.into_body(), stage).await;
+        // hyper lets go of a body only when it is written, or the receiver does not want it.
+        let _ = tokio::time::timeout(REST_PATIENCE, rest.gone()).await;
         Ok(())
     }
 
@@ -194,6 +204,17 @@ impl Http2 {
             None => broken,
         }
     }
+}
+
+/// Reads a response's body, as far as it is kept.
+async fn read(mut body: Incoming, stage: &Stage) {
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) if frame.data_ref().is_none_or(|data| stage.received().keep(data)) => {}
+            _ => return,
+        }
+    }
+    stage.received().finish();
 }
 
 /// Runs what belongs to one connection until that is cut, which happens when the other end is dropped: hyper would wait for as
@@ -218,12 +239,14 @@ where
 }
 
 impl Streams {
-    fn new(meter: Arc<Meter>) -> Self {
+    fn new(meter: Arc<Meter>, leavings: Arc<Leavings>, cut: Arc<Notify>) -> Self {
         Self {
             meter,
             open: Mutex::default(),
             responses: AtomicU64::new(0),
             retired: AtomicBool::new(false),
+            cut,
+            leavings,
             freed: OnceLock::new(),
         }
     }
@@ -277,7 +300,7 @@ impl Streams {
         self.meter.grant(credit);
         self.meter.expect(size);
         let responses_before = self.responses.load(Ordering::Relaxed);
-        Permit { streams: Arc::clone(self), application, size, responses_before, heard: false }
+        Permit { streams: Arc::clone(self), application, size, responses_before, heard: false, rest: None }
     }
 
     /// Whether an application has requests under way.
@@ -305,6 +328,14 @@ impl Drop for Permit {
         // Silence from beginning to end: it is the connection that is dead, as far as can be told.
         if !self.heard && streams.responses.load(Ordering::Relaxed) == self.responses_before {
             streams.retired.store(true, Ordering::Relaxed);
+        }
+        match self.rest.take().map_or(Leaving::Nothing, |rest| rest.leave(&streams.leavings)) {
+            Leaving::Nothing => {}
+            Leaving::Something => streams.retired.store(true, Ordering::Relaxed),
+            Leaving::TooMuch => {
+                streams.retired.store(true, Ordering::Relaxed);
+                streams.cut.notify_one();
+            }
         }
         let mut open = streams.open.lock();
         open.count -= 1;
@@ -340,12 +371,14 @@ fn was_unheard(error: &hyper::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rest::MAX_LEFT_BYTES;
+    use futures_util::FutureExt as _;
 
     const A: ApplicationKey = ApplicationKey(1);
     const B: ApplicationKey = ApplicationKey(2);
 
     fn streams() -> Arc<Streams> {
-        Arc::new(Streams::new(Arc::default()))
+        Arc::new(Streams::new(Arc::default(), Arc::default(), Arc::default()))
     }
 
     fn reserve(streams: &Arc<Streams>, application: ApplicationKey) -> Option<Permit> {
@@ -407,5 +440,22 @@ mod tests {
         assert!(!streams.retired.load(Ordering::Relaxed), "others were answered meanwhile");
         drop(reserve(&streams, A));
         assert!(streams.retired.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn a_connection_on_which_something_is_left_of_an_answered_message_is_retired_and_one_too_many_is_cut() {
+        let leavings = Arc::default();
+        let mut bodies = [MAX_LEFT_BYTES, 1].map(|size| Payload::new(vec![0; size].into()));
+        let mut were_cut = Vec::new();
+        for body in &mut bodies {
+            let streams = Arc::new(Streams::new(Arc::default(), Arc::clone(&leavings), Arc::default()));
+            let mut permit = reserve(&streams, A).unwrap();
+            permit.heard();
+            permit.rest = Some(body.watch());
+            drop(permit);
+            assert!(streams.retired.load(Ordering::Relaxed));
+            were_cut.push(streams.cut.notified().now_or_never().is_some());
+        }
+        assert_eq!(were_cut, [false, true]);
     }
 }

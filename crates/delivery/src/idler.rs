@@ -1,7 +1,8 @@
-//! Closing connections that nobody has used for a while.
+//! What is to be done now and then, also when nothing is sent: connections that nobody has used for a while are closed, and what
+//! was not told yet of deliveries that were canceled is told.
 //!
-//! The pool does that by itself whenever a connection is taken or given back, and its size is bounded. This agent is for
-//! the time in which nothing is sent: a receiver should not have to keep connections open for nothing.
+//! The pool closes connections by itself whenever one is taken or given back, and its size is bounded; but a receiver
+//! should not have to keep connections open for nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,5 +17,6 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
         shared.clock.sleep_until(shared.clock.now().saturating_add(INTERVAL)).await;
         shared.carrier.close_idle();
+        shared.unsent.say_the_rest(shared.clock.now());
     }
 }

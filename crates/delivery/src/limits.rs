@@ -1,9 +1,14 @@
 //! The bounds of delivering, for `docs/limits.md`.
 
+use std::time::Duration;
+
 use postrider_domain::limits::Limit;
 
 pub(crate) use lanes::{MAX_HELD, MAX_REMEMBERED, MAX_WAITING_FOR_A_LANE, READS_AT_A_TIME};
 pub use responses::{MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_INTERIM};
+
+/// How long whoever has answered may take to read the rest of the message.
+pub(crate) const REST_PATIENCE: Duration = Duration::from_secs(responses::REST_SECONDS);
 
 /// Every bound of this crate.
 pub fn limits() -> Vec<Limit> {
@@ -18,6 +23,7 @@ pub fn limits() -> Vec<Limit> {
         crate::connect::limits(),
         crate::shared::limits(),
         crate::http2::limits(),
+        crate::rest::limits(),
         crate::certificates::limits(),
         crate::tls::limits(),
         crate::handshakes::limits(),
@@ -34,6 +40,8 @@ mod responses {
         pub const MAX_HEAD_BYTES: usize = 64 * 1024, "bytes", beyond "the status counts if it was read, the rest is not read, and the connection is closed";
         /// What is read of a response's body, with what divides it into chunks
         pub const MAX_BODY_BYTES: usize = 64 * 1024, "bytes", beyond "the status counts, the rest is not read, and the connection is closed";
+        /// The rest of a message that is answered before all of it was read; over HTTP/1 only if with success
+        pub(crate) const REST_SECONDS: u64 = 5, "seconds", beyond "the status counts, and the connection gets no more requests";
         /// Interim responses (1xx) of one attempt over HTTP/1
         pub const MAX_INTERIM: usize = 16, "responses", beyond "failed attempt, and the connection is closed";
     }

@@ -11,6 +11,7 @@ use crate::engine::REMEMBERED_BYTES;
 use crate::limits::{MAX_HEAD_BYTES, MAX_WAITING_FOR_A_LANE};
 use crate::options::DeliveryOptions;
 use crate::resolve::{CACHED_MISSES, CACHED_NAMES};
+use crate::rest::MAX_LEFT_BYTES;
 use crate::sockets;
 use crate::system::{MAX_FILE_BYTES, MAX_LISTED_NAMES};
 use crate::tls;
@@ -57,6 +58,7 @@ pub fn memory(options: &DeliveryOptions) -> Vec<Part> {
         ),
         Part::set("delivery.max_in_flight", "requests under way to endpoints", in_flight * REQUEST_BYTES),
         Part::fixed("connections to endpoints kept for the next request", idle * (HTTP1_BYTES + HTTP2_BYTES)),
+        Part::fixed("messages over HTTP/2 that were answered and not read", MAX_LEFT_BYTES as u64),
         Part::fixed("what is remembered of slow endpoints", REMEMBERED_BYTES),
         Part::fixed("endpoints that wait for their turn", MAX_WAITING_FOR_A_LANE as u64 * WAITING_BYTES),
         Part::fixed("names of hosts", (CACHED_NAMES + CACHED_MISSES) as u64 * NAME_BYTES),

@@ -45,7 +45,7 @@ postrider_domain::limits! {
 /// What a receiver may send in a TLS handshake: rustls takes messages of up to 64 KiB.
 const HANDSHAKE_BYTES: i64 = 96 * 1024;
 /// The longest TLS record (RFC 5246 §6.2.3): before all of it is here, nobody knows what is in it.
-const RECORD: i64 = 5 + 16_384 + 2_048;
+pub(crate) const RECORD: i64 = 5 + 16_384 + 2_048;
 /// What receivers are taken to send at most before TLS is on: more than comes.
 const UNCOUNTED: i64 = i64::MAX / 2;
 /// What a frame costs that carries nothing of a response.

@@ -1,15 +1,16 @@
 //! Connections over HTTP/1 that wait for their next request, by origin.
 //!
-//! Bounded per origin and in all; when there are too many, the one that has waited longest is closed. Most requests never
-//! come here: a lane's worker keeps its connection from one request to the next (see [`crate::sender::Slot`]). So one
+//! Bounded per origin and in all; when there are too many, one of the application that has most is closed, the one that has
+//! waited longest: whoever has few keeps them, however many others have. Most requests never come here: a lane's worker keeps its connection from one request to the next (see [`crate::sender::Slot`]). So one
 //! mutex, held for a few map operations and never while a socket is used or closed, is enough.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_domain::time::Timestamp;
+use postrider_store::ApplicationKey;
 
 use crate::connect::{Origin, Single};
 use crate::sockets;
@@ -19,7 +20,7 @@ postrider_domain::limits! {
     /// Idle connections to one origin
     pub const MAX_PER_ORIGIN: usize = 64, "connections", beyond "the one that was idle longest is closed";
     /// Idle connections in all, of HTTP/1 and HTTP/2 each, or half of `delivery.max_in_flight` if that is less; each holds a socket, and over TLS about 10 KB of memory with HTTP/1, 80 KB with HTTP/2
-    pub const MAX_IDLE: usize = 1_024, "connections", beyond "the one that was idle longest is closed";
+    pub const MAX_IDLE: usize = 1_024, "connections", beyond "of the application that has most, the one that was idle longest is closed";
     /// The age of a connection, after which it gets no more requests
     setting "delivery.connection_max_age", beyond "the next request resolves the name again and opens another";
 }
@@ -40,6 +41,10 @@ struct Idle {
     waiting: BTreeMap<u64, Waiting>,
     /// The numbers of an origin's connections in `waiting`, oldest first.
     by_origin: HashMap<Arc<Origin>, VecDeque<u64>>,
+    /// The numbers of an application's.
+    by_application: HashMap<ApplicationKey, BTreeSet<u64>>,
+    /// How many each application has, the one with most last.
+    ranks: BTreeSet<(usize, ApplicationKey)>,
 }
 
 struct Waiting {
@@ -54,8 +59,8 @@ impl Pool {
         Self { idle: Mutex::default(), most: sockets::idle(max_in_flight) }
     }
 
-    /// A connection to this origin that is open as far as is known.
-    pub(crate) fn take(&self, origin: &Arc<Origin>, now: Timestamp) -> Option<Single> {
+    /// A connection to this origin that is open as far as is known, for whichever application it was made.
+    pub(crate) fn take(&self, origin: &Arc<Origin>, application: ApplicationKey, now: Timestamp) -> Option<Single> {
         loop {
             let (found, expired) = {
                 let mut idle = self.idle.lock();
@@ -66,6 +71,7 @@ impl Pool {
             // Looked at outside the lock: it reads from the socket.
             let mut connection = found?;
             if connection.is_usable(now) {
+                connection.application = application;
                 return Some(connection);
             }
         }
@@ -103,24 +109,42 @@ impl Pool {
 impl Idle {
     /// The youngest connection of an origin: the others may then grow old enough to be closed.
     fn take(&mut self, origin: &Arc<Origin>) -> Option<Single> {
-        let number = self.by_origin.get_mut(origin)?.pop_back()?;
-        self.forget_if_empty(origin);
-        self.waiting.remove(&number).map(|waiting| waiting.connection)
+        let number = *self.by_origin.get(origin)?.back()?;
+        self.remove(number).map(|waiting| waiting.connection)
     }
 
     /// Returns what had to be closed for it; the caller drops that outside the lock.
     fn put(&mut self, origin: &Arc<Origin>, connection: Single, most: usize, now: Timestamp) -> Vec<Waiting> {
         let number = self.next;
         self.next += 1;
+        self.rank(connection.application, |own| own.insert(number));
         self.waiting.insert(number, Waiting { origin: Arc::clone(origin), connection, since: now });
         let of_origin = self.by_origin.entry(Arc::clone(origin)).or_default();
         of_origin.push_back(number);
         let too_many_here = if of_origin.len() > MAX_PER_ORIGIN { of_origin.front().copied() } else { None };
         let mut closed: Vec<_> = too_many_here.and_then(|number| self.remove(number)).into_iter().collect();
         while self.waiting.len() > most {
-            closed.extend(self.remove_oldest());
+            closed.extend(self.remove_of_whoever_has_most());
         }
         closed
+    }
+
+    /// Changes what an application has.
+    fn rank(&mut self, application: ApplicationKey, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
+        let own = self.by_application.entry(application).or_default();
+        self.ranks.remove(&(own.len(), application));
+        change(own);
+        if own.is_empty() {
+            self.by_application.remove(&application);
+        } else {
+            self.ranks.insert((own.len(), application));
+        }
+    }
+
+    fn remove_of_whoever_has_most(&mut self) -> Option<Waiting> {
+        let (_, application) = self.ranks.last()?;
+        let oldest = *self.by_application.get(application)?.first()?;
+        self.remove(oldest)
     }
 
     fn expire(&mut self, now: Timestamp) -> Vec<Waiting> {
@@ -139,8 +163,8 @@ impl Idle {
 
     fn remove(&mut self, number: u64) -> Option<Waiting> {
         let waiting = self.waiting.remove(&number)?;
+        self.rank(waiting.connection.application, |own| own.remove(&number));
         if let Some(of_origin) = self.by_origin.get_mut(&waiting.origin) {
-            // It is the oldest of its origin, too, so this finds it at once.
             of_origin.retain(|other| *other != number);
         }
         self.forget_if_empty(&waiting.origin);
@@ -170,10 +194,13 @@ mod tests {
             let ours = TcpStream::connect(address).await.unwrap();
             peers.push(listener.accept().await.unwrap().0);
             let connection = Box::new(Http1::new(Transport::plain(Wire::new(ours))));
-            links.push(Single { connection, until: at(1_000), address });
+            links.push(Single { connection, until: at(1_000), address, application: A });
         }
         (links, peers)
     }
+
+    const A: ApplicationKey = ApplicationKey(1);
+    const B: ApplicationKey = ApplicationKey(2);
 
     fn origin(port: u16) -> Arc<Origin> {
         Arc::new(Origin { https: false, host: url::Host::Domain("example.com".to_owned()), port })
@@ -188,9 +215,9 @@ mod tests {
         let pool = Pool::new(u32::MAX);
         let (mut links, _peers) = connections(1).await;
         pool.put(&origin(1), links.remove(0), at(0));
-        assert!(pool.take(&origin(2), at(1)).is_none());
-        assert!(pool.take(&origin(1), at(1)).is_some());
-        assert!(pool.take(&origin(1), at(1)).is_none());
+        assert!(pool.take(&origin(2), A, at(1)).is_none());
+        assert!(pool.take(&origin(1), A, at(1)).is_some());
+        assert!(pool.take(&origin(1), A, at(1)).is_none());
         assert_eq!(pool.idle.lock().by_origin.len(), 0, "nothing is left behind");
     }
 
@@ -231,6 +258,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whoever_has_few_keeps_them_however_many_others_have() {
+        let pool = Pool::new(8);
+        let (links, _peers) = connections(20).await;
+        for (number, link) in links.into_iter().enumerate() {
+            let application = if number < 2 { B } else { A };
+            pool.put(&origin(number as u16), Single { application, ..link }, at(0));
+        }
+        assert_eq!(pool.len(), 4);
+        for port in [0, 1, 18, 19] {
+            assert!(pool.take(&origin(port), A, at(0)).is_some(), "{port}");
+        }
+        let idle = pool.idle.lock();
+        assert!(idle.by_application.is_empty() && idle.ranks.is_empty() && idle.by_origin.is_empty());
+    }
+
+    #[tokio::test]
     async fn no_more_wait_than_half_of_the_requests_that_there_may_be() {
         let pool = Pool::new(4);
         let (links, _peers) = connections(5).await;
@@ -251,7 +294,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         pool.put(&origin(1), closed, at(0));
-        assert!(pool.take(&origin(1), at(0)).is_none());
+        assert!(pool.take(&origin(1), A, at(0)).is_none());
     }
 
     #[tokio::test]
@@ -260,7 +303,7 @@ mod tests {
         let (mut links, _peers) = connections(2).await;
         pool.put(&origin(1), Single { until: at(30), ..links.remove(0) }, at(0));
         pool.put(&origin(1), Single { until: at(31), ..links.remove(0) }, at(0));
-        assert!(pool.take(&origin(1), at(30)).is_some_and(|connection| connection.until == at(31)));
-        assert!(pool.take(&origin(1), at(30)).is_none());
+        assert!(pool.take(&origin(1), A, at(30)).is_some_and(|connection| connection.until == at(31)));
+        assert!(pool.take(&origin(1), A, at(30)).is_none());
     }
 }

@@ -23,8 +23,8 @@ use crate::answer::Trouble;
 use crate::connect::{Origin, forbidden};
 use crate::egress::Policy;
 use crate::http1;
-use crate::http2::Payload;
 use crate::options::HeaderPrefix;
+use crate::rest::Payload;
 
 /// What requests say they come from.
 pub const USER_AGENT: &str = concat!("Postrider/", env!("CARGO_PKG_VERSION"));

@@ -116,6 +116,8 @@ struct State {
 /// What the system's files said when they were read last.
 struct Loaded {
     looked_at: Timestamp,
+    /// Somebody is looking: one thread at a time, also if the disk hangs.
+    is_looking: bool,
     stamps: [Option<Stamp>; 2],
     setup: Arc<Setup>,
 }
@@ -172,7 +174,7 @@ impl SystemResolver {
         let now = clock.now();
         let stamps = files.stamps();
         let setup = Arc::new(Setup::read(&files, None, now)?);
-        let loaded = Mutex::new(Loaded { looked_at: now, stamps, setup });
+        let loaded = Mutex::new(Loaded { looked_at: now, is_looking: false, stamps, setup });
         Ok(Self { clock, max_ttl, state: Arc::new(State { files, loaded, book: Mutex::default() }) })
     }
 
@@ -181,8 +183,8 @@ impl SystemResolver {
     async fn setup(&self) -> Arc<Setup> {
         let now = self.clock.now();
         if self.state.is_due(now) {
-            let state = Arc::clone(&self.state);
-            if let Err(error) = tokio::task::spawn_blocking(move || state.look_again(now)).await {
+            let looking = Looking(Arc::clone(&self.state));
+            if let Err(error) = tokio::task::spawn_blocking(move || looking.0.look_again(now)).await {
                 tracing::warn!(%error, "failed to look at the configuration of name servers");
             }
         }
@@ -241,13 +243,22 @@ impl SystemResolver {
     }
 }
 
+/// The look at the system's files that is under way, until it is dropped.
+struct Looking(Arc<State>);
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.0.loaded.lock().is_looking = false;
+    }
+}
+
 impl State {
     /// Whether it is time to look at the files; true for one of those who ask.
     fn is_due(&self, now: Timestamp) -> bool {
         let mut loaded = self.loaded.lock();
-        let due = now.since(loaded.looked_at) >= LOOK_AGAIN;
+        let due = !loaded.is_looking && now.since(loaded.looked_at) >= LOOK_AGAIN;
         if due {
-            loaded.looked_at = now;
+            (loaded.looked_at, loaded.is_looking) = (now, true);
         }
         due
     }

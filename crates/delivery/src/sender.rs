@@ -353,7 +353,7 @@ impl Sender {
                 Turn::Use(stream) => return Ok(Way::Used(Link::Shared(stream))),
                 Turn::Connect(making) => return Ok(Way::New(Some(making))),
                 Turn::Unknown => {
-                    let idle = self.pool.take(origin, now);
+                    let idle = self.pool.take(origin, attempt.application, now);
                     return Ok(idle.map_or(Way::New(None), |single| Way::Used(Link::Single(single))));
                 }
                 Turn::Wait(_) if began.elapsed() >= STREAM_PATIENCE => return Err(no_stream()),

@@ -11,7 +11,8 @@
 //!
 //! One mutex, held for a few map operations per request and never while a socket is used.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -258,17 +259,31 @@ impl Member {
     }
 }
 
-/// Closes the idle connections that nobody has used for longest, until there are `most` of them.
+/// Closes idle connections until there are `most` of them: of the application that has most, the one that nobody has used for
+/// longest.
 fn close_beyond(most: usize, hosts: &mut Hosts) {
     if hosts.values().map(|host| host.members.len()).sum::<usize>() <= most {
         return;
     }
     let members = hosts.values_mut().flat_map(|host| &mut host.members);
-    let mut idle: Vec<_> = members.filter(|member| member.connection.is_some() && member.is_idle()).collect();
+    let idle: Vec<_> = members.filter(|member| member.connection.is_some() && member.is_idle()).collect();
     let beyond = idle.len().saturating_sub(most);
-    if beyond > 0 {
-        idle.select_nth_unstable_by_key(beyond - 1, |member| member.used_at);
-        idle[..beyond].iter_mut().for_each(|member| member.connection = None);
+    if beyond == 0 {
+        return;
+    }
+    let mut by_application: HashMap<_, BinaryHeap<_>> = HashMap::new();
+    for (number, member) in idle.iter().enumerate() {
+        by_application.entry(member.application).or_default().push((Reverse(member.used_at), number));
+    }
+    let mut ranks: BinaryHeap<_> = by_application.iter().map(|(application, own)| (own.len(), *application)).collect();
+    let mut idle = idle;
+    for _ in 0..beyond {
+        let Some((_, application)) = ranks.pop() else { return };
+        let Some(own) = by_application.get_mut(&application) else { return };
+        if let Some((_, oldest)) = own.pop() {
+            idle[oldest].connection = None;
+        }
+        ranks.push((own.len(), application));
     }
 }
 

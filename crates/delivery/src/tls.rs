@@ -19,7 +19,7 @@ use rustls::{
 use rustls_pki_types::{ServerName, UnixTime};
 
 use crate::certificates::{MAX_CERTIFICATE_BYTES, TooManyShown, Verifier};
-use crate::meter::{MAX_OVERHEAD, TooMuch};
+use crate::meter::{MAX_IDLE_OVERHEAD, MAX_OVERHEAD, RECORD, TooMuch};
 
 /// How connections are secured.
 #[derive(Debug, Clone)]
@@ -145,7 +145,7 @@ postrider_domain::limits! {
 
 /// What rustls keeps for each of them: so many tickets, each with the certificates that it was given for.
 const TICKETS: usize = 8;
-const TICKET_BYTES: u64 = MAX_OVERHEAD as u64 + MAX_CERTIFICATE_BYTES as u64;
+const TICKET_BYTES: u64 = (RECORD + MAX_IDLE_OVERHEAD + MAX_OVERHEAD) as u64 + MAX_CERTIFICATE_BYTES as u64;
 
 /// What remembered sessions take in memory at most.
 pub(crate) const SESSIONS_BYTES: u64 = (SESSIONS_AT_HOSTS * TICKETS) as u64 * TICKET_BYTES;

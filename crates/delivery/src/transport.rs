@@ -8,9 +8,10 @@
 //! * What comes off the network is counted ([`Meter`]).
 //! * What TLS has let through is read before it is told what was wrong with that which followed: whether both came at once is
 //!   chance.
-//! * A connection that is not used again is reset, unless the receiver has closed it. Whoever closes first keeps the port for a
-//!   minute, and what was not read for several; a receiver that leaves closing to us would take all ports in a minute, and
-//!   with every connection the kernel would look for a free one. One that was idle is closed in order ([`Transport::part`]).
+//! * A connection that is not used again is reset. Whoever closes first keeps the port for a minute, and what was not read for
+//!   several; whoever closes second keeps them until the other side confirms it. A receiver that leaves closing to us, or does
+//!   not confirm it, would take all ports in a minute, and with every connection the kernel would look for a free one. One that
+//!   was idle is closed in order ([`Transport::part`]).
 
 use std::borrow::Cow;
 use std::io::{self, Read as _};
@@ -26,6 +27,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::meter::Meter;
+use crate::outbox;
 use crate::tls::{self, Asked};
 
 /// More TLS records than these between two requests are not quiet, whatever is in them.
@@ -36,7 +38,7 @@ const MAX_QUIET_READS: usize = 16;
 pub(crate) struct Wire {
     tcp: TcpStream,
     broken: bool,
-    /// The receiver has closed it, or it is closed in order.
+    /// It is closed in order.
     in_order: bool,
     meter: Arc<Meter>,
 }
@@ -67,6 +69,16 @@ impl Wire {
         (&*SockRef::from(&self.tcp)).read(buffer)
     }
 
+    /// Whether something that was written has not reached the receiver's system yet, and still may.
+    fn is_under_way(&self) -> bool {
+        !self.broken && outbox::bytes(&self.tcp) > 0 && !self.has_failed()
+    }
+
+    /// Whether the connection was cut. An end that is in order is none: the receiver may still read.
+    fn has_failed(&self) -> bool {
+        !matches!(self.tcp.take_error(), Ok(None))
+    }
+
     fn is_quiet(&self) -> bool {
         !self.broken && self.look(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -89,7 +101,7 @@ impl AsyncRead for Wire {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.tcp).poll_read(cx, buf);
         let count = buf.filled().len() - before;
-        self.in_order |= count == 0 && buf.remaining() > 0 && matches!(result, Poll::Ready(Ok(())));
+        self.broken |= matches!(result, Poll::Ready(Err(_)));
         self.meter.count_bytes(count);
         result
     }
@@ -191,9 +203,25 @@ impl Transport {
 
     /// It was idle for long, and is about to be dropped.
     pub(crate) fn part(&mut self) {
+        self.wire_mut().in_order = true;
+    }
+
+    /// Whether something that was written has not reached the receiver's system yet, and still may.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.wire().is_under_way()
+    }
+
+    fn wire(&self) -> &Wire {
+        match &self.layer {
+            Layer::Plain(wire) => wire,
+            Layer::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    fn wire_mut(&mut self) -> &mut Wire {
         match &mut self.layer {
-            Layer::Plain(wire) => wire.in_order = true,
-            Layer::Tls(stream) => stream.get_mut().0.in_order = true,
+            Layer::Plain(wire) => wire,
+            Layer::Tls(stream) => stream.get_mut().0,
         }
     }
 
@@ -203,11 +231,7 @@ impl Transport {
 
     /// What counts the bytes of this connection.
     pub(crate) fn meter(&self) -> Arc<Meter> {
-        let wire = match &self.layer {
-            Layer::Plain(wire) => wire,
-            Layer::Tls(stream) => stream.get_ref().0,
-        };
-        Arc::clone(&wire.meter)
+        Arc::clone(&self.wire().meter)
     }
 
     /// Whether the receiver chose HTTP/2 in the TLS handshake.

@@ -19,28 +19,36 @@ impl Unsent {
     /// So many deliveries to an endpoint were found to have nothing to send.
     pub(crate) fn note(&self, endpoint: EndpointKey, deliveries: usize, now: Timestamp) {
         if let Some(canceled) = self.to_say(deliveries, now) {
-            tracing::warn!(
-                canceled,
-                endpoint = endpoint.0,
-                "deliveries were canceled: the payloads of their messages were erased before they were delivered (retention.payload, \
-                 payloadRetentionHours, or expunged)"
-            );
+            say(canceled, Some(endpoint));
+        }
+    }
+
+    /// Says what was not said yet, if it is time for that. To be called now and then: nothing more may happen.
+    pub(crate) fn say_the_rest(&self, now: Timestamp) {
+        if let Some(canceled) = self.to_say(0, now) {
+            say(canceled, None);
         }
     }
 
     /// How many are to be told of now.
     fn to_say(&self, deliveries: usize, now: Timestamp) -> Option<usize> {
-        if deliveries == 0 {
-            return None;
-        }
         let (unsaid, said_at) = &mut *self.0.lock();
         *unsaid += deliveries;
-        if said_at.is_some_and(|at| now.since(at) < BETWEEN_LINES) {
+        if *unsaid == 0 || said_at.is_some_and(|at| now.since(at) < BETWEEN_LINES) {
             return None;
         }
         *said_at = Some(now);
         Some(std::mem::take(unsaid))
     }
+}
+
+fn say(canceled: usize, endpoint: Option<EndpointKey>) {
+    tracing::warn!(
+        canceled,
+        endpoint = endpoint.map(|endpoint| endpoint.0),
+        "deliveries were canceled: the payloads of their messages were erased before they were delivered (retention.payload, \
+         payloadRetentionHours, or expunged)"
+    );
 }
 
 #[cfg(test)]
@@ -55,6 +63,8 @@ mod tests {
         for _ in 0..1_000 {
             assert_eq!(unsent.to_say(1, start), None);
         }
-        assert_eq!(unsent.to_say(1, start.saturating_add(BETWEEN_LINES)), Some(1_001));
+        let later = start.saturating_add(BETWEEN_LINES);
+        assert_eq!(unsent.to_say(0, later), Some(1_000), "also if there was nothing since");
+        assert_eq!(unsent.to_say(0, later.saturating_add(BETWEEN_LINES)), None);
     }
 }

@@ -9,7 +9,9 @@
 //!    [`PACE_BYTES`] that come or are read make up for a second. Who keeps that pace is never closed for another.
 //!
 //! Of the first kind if there is one, of the address that has most connections, the one that has been so for longest. A
-//! request that has come is answered first: also one that comes in the instant in which its connection is chosen.
+//! request that has come is answered first: also one that comes in the instant in which its connection is chosen. Such a
+//! connection counts again until it has its answer, so that there is one too many for as long; what is too many is closed
+//! before the next one is let in, and if nothing may be closed, nothing is let in.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -72,7 +74,7 @@ struct State {
     all: Slab<Entry>,
     addresses: Slab<Address>,
     by_address: HashMap<IpAddr, usize>,
-    /// Those that are not about to be closed.
+    /// All but those that are about to be gone.
     count: usize,
     /// The addresses that have one that may be closed, by [`Kind`]: first those that have most.
     ranks: [BTreeSet<Rank>; KINDS],
@@ -117,6 +119,8 @@ struct Entry {
     client: Client,
     /// What it may be closed for, and since when: where it is in [`Address::waiting`].
     waits: Option<(Kind, Instant)>,
+    /// Whether it is one of [`State::count`].
+    is_counted: bool,
     sign: Arc<Sign>,
 }
 
@@ -143,7 +147,7 @@ struct Client {
 /// What a connection is told. It looks at it whenever it is polled, which is several times for a request.
 #[derive(Default)]
 struct Sign {
-    /// It goes for the sake of another, and does not count any more.
+    /// It goes for the sake of another, and counts only while a request is to be answered first.
     closing: AtomicBool,
     /// It does not wait for the server: it can go at once.
     leaving: AtomicBool,
@@ -190,13 +194,15 @@ impl Connections {
     fn admit_at(self: &Arc<Self>, address: IpAddr, now: Instant) -> Option<Place> {
         let address = network(address);
         let mut state = self.state.lock();
-        let known = state.by_address.get(&address).copied();
-        if let Some(known) = known.filter(|known| state.addresses[*known].count >= self.most_per_address) {
-            let given = state.addresses[known].to_close(now);
-            state.close(given?, now);
-        } else if state.count >= self.most {
-            let given = state.to_close(now);
-            state.close(given?, now);
+        if let Some(known) = state.by_address.get(&address).copied() {
+            while state.addresses[known].count >= self.most_per_address {
+                let given = state.addresses[known].to_close(now)?;
+                state.close(given, now);
+            }
+        }
+        while state.count >= self.most {
+            let given = state.to_close(now)?;
+            state.close(given, now);
         }
         let (number, sign) = state.insert(address, now);
         drop(state);
@@ -255,15 +261,23 @@ impl State {
             since: now,
             client: Client::default(),
             waits: None,
+            is_counted: false,
             sign: Arc::clone(&sign),
         });
-        self.count += 1;
-        self.rearrange(at, |address| {
-            address.count += 1;
-            address.places += 1;
-        });
+        self.addresses[at].places += 1;
+        self.count(number);
         self.change(number, now, |_| {});
         (number, sign)
+    }
+
+    /// A connection counts.
+    fn count(&mut self, number: usize) {
+        let entry = &mut self.all[number];
+        if !std::mem::replace(&mut entry.is_counted, true) {
+            let at = entry.address;
+            self.count += 1;
+            self.rearrange(at, |address| address.count += 1);
+        }
     }
 
     /// Something happens to a connection: it may be closed from then on, or not any more.
@@ -272,7 +286,13 @@ impl State {
         change(entry);
         let (waits, at) = (entry.waits(), entry.address);
         if entry.sign.is_closing() {
-            entry.sign.leave(waits.is_some_and(|(kind, since)| kind == Kind::Done || is_slow(since, now)));
+            let at_once = waits.is_some_and(|(kind, since)| kind == Kind::Done || is_slow(since, now));
+            entry.sign.leave(at_once);
+            if at_once {
+                self.forget(number);
+            } else {
+                self.count(number);
+            }
             return;
         }
         let before = std::mem::replace(&mut entry.waits, waits);
@@ -313,7 +333,8 @@ impl State {
         self.addresses[*at].to_close(now)
     }
 
-    /// Tells a connection to close. It does not count any more: it is about to be gone.
+    /// Tells a connection to close. It does not count any more: it is about to be gone, or counts again if a request comes
+    /// first.
     fn close(&mut self, number: usize, now: Instant) {
         self.forget(number);
         self.all[number].sign.closing.store(true, Ordering::Release);
@@ -324,6 +345,9 @@ impl State {
     /// A connection does not count any more.
     fn forget(&mut self, number: usize) {
         let entry = &mut self.all[number];
+        if !std::mem::replace(&mut entry.is_counted, false) {
+            return;
+        }
         let (at, waits) = (entry.address, entry.waits.take());
         self.count -= 1;
         self.rearrange(at, |address| {
@@ -336,9 +360,7 @@ impl State {
 
     /// A connection is gone.
     fn remove(&mut self, number: usize) {
-        if !self.all[number].sign.is_closing() {
-            self.forget(number);
-        }
+        self.forget(number);
         let at = self.all.remove(number).address;
         self.addresses[at].places -= 1;
         if self.addresses[at].places == 0 {
@@ -660,6 +682,25 @@ mod tests {
         assert!(is_closed(&first));
         drop(first);
         assert_eq!(connections.state.lock().count, 1);
+    }
+
+    #[test]
+    fn connections_that_get_requests_as_they_are_chosen_count_until_they_are_answered() {
+        let connections = Connections::new(4, 2);
+        let mut places: Vec<_> = (0..2).map(|_| admit(&connections, HERE)).collect();
+        let mut busy = Vec::new();
+        // Each new one has an old one closed, which has a request by then.
+        for at in 0.. {
+            let Some(place) = connections.admit(HERE) else { break };
+            assert!(at < 2, "more and more of them are let in");
+            places.push(Arc::new(place));
+            busy.push(places[at].begin());
+        }
+        assert_eq!(busy.len(), 2);
+        assert_eq!(connections.state.lock().addresses[0].count, 2, "one idle one went, for what was too many");
+        let _other = admit(&connections, THERE);
+        drop(busy);
+        assert!(connections.admit(HERE).is_some());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
 use postrider_store::{ApiKeys as _, EventTypes as _, Store as _};
 use postrider_store_sqlite::{OpenError, Ownership, SqliteStore};
+use rusqlite::Connection;
 
 fn folder() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -34,6 +35,19 @@ async fn a_second_owner_is_told_who_the_first_one_is() {
     first.ping().await.unwrap();
     first.close().await;
     SqliteStore::open(&path, Ownership::Owner).unwrap().close().await;
+}
+
+#[tokio::test]
+async fn whoever_asks_whether_the_store_works_has_it_write() {
+    let (_folder, path) = folder();
+    let store = SqliteStore::open(&path, Ownership::Owner).unwrap();
+    // SQLite counts what others have written.
+    let other = Connection::open(&path).unwrap();
+    let written = || other.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0)).unwrap();
+    let before = written();
+    store.ping().await.unwrap();
+    assert_ne!(written(), before);
+    store.close().await;
 }
 
 #[tokio::test]

@@ -101,7 +101,7 @@ pub trait Store:
     + Sync
     + 'static
 {
-    /// Whether the store can read and write right now. Writes nothing that lasts.
+    /// Whether the store can read and write right now. Nobody sees what it writes.
     async fn ping(&self) -> Result<(), StoreError>;
 
     /// Tells `observer` of changes from now on.

@@ -386,7 +386,21 @@ async fn a_name_server_that_is_silent_or_fails_leaves_the_turn_to_the_next_which
         let system = System::start(Some(CONF_OF_TWO), "", bad.port);
         assert_eq!(system.resolve("one.example").await, Ok(vec![V6.into(), V4.into()]));
         assert_eq!(system.resolve("two.example").await, Ok(vec![V6.into(), V4.into()]));
-        assert_eq!(bad.names(), ["one.example"]);
+        assert_eq!(bad.names(), ["", "one.example"], "and of the root");
+    }
+}
+
+#[tokio::test]
+async fn a_name_for_which_the_first_name_server_fails_makes_nobody_ask_another_one_first() {
+    for reply in [|| Reply::Nothing, || Reply::Refused] {
+        let refusing = move |name: &str, kind| if name == "theirs.example" { reply() } else { both(name, kind) };
+        let first = NameServer::start(refusing).await;
+        second_server(first.port).await;
+        let system = System::start(Some(CONF_OF_TWO), "", first.port);
+        for name in ["theirs.example", "ours.example"] {
+            assert_eq!(system.resolve(name).await, Ok(vec![V6.into(), V4.into()]));
+        }
+        assert_eq!(first.names(), ["", "ours.example", "theirs.example"]);
     }
 }
 
@@ -475,7 +489,8 @@ async fn whoever_waited_for_a_look_up_that_is_over_leaves_the_next_one_of_the_na
 
 #[tokio::test]
 async fn the_first_name_server_is_asked_first_again_after_half_a_minute() {
-    let silent = |name: &str, kind| if name == "silent.example" { Reply::Nothing } else { both(name, kind) };
+    let silent =
+        |name: &str, kind| if ["", "silent.example"].contains(&name) { Reply::Nothing } else { both(name, kind) };
     let first = NameServer::start(silent).await;
     second_server(first.port).await;
     let system = System::start(Some(CONF_OF_TWO), "", first.port);
@@ -483,7 +498,7 @@ async fn the_first_name_server_is_asked_first_again_after_half_a_minute() {
         system.clock.advance(Duration::from_secs(passed));
         assert_eq!(system.resolve(name).await, Ok(vec![V6.into(), V4.into()]));
     }
-    assert_eq!(first.names(), ["also.example", "first.example", "silent.example"]);
+    assert_eq!(first.names(), ["", "also.example", "first.example", "silent.example"]);
 }
 
 #[tokio::test]
@@ -505,5 +520,9 @@ async fn a_refusal_without_the_question_is_not_waited_out() {
     second_server(first.port).await;
     let system = System::start(Some("nameserver 127.0.0.1\nnameserver 127.0.0.2\n"), "", first.port);
     assert_eq!(system.resolve("hooks.example").await, Ok(vec![V6.into(), V4.into()]));
-    assert_eq!(first.questions.lock().len(), 2, "a question that seems lost is repeated after a second");
+    assert_eq!(
+        first.questions.lock().len(),
+        4,
+        "one of each family for the name, and one for the root: what seems lost is repeated after a second"
+    );
 }

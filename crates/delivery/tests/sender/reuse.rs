@@ -241,6 +241,40 @@ async fn an_answer_given_before_the_request_was_read_counts() {
     }
 }
 
+/// Whether it closes the connection itself, says so, or has it kept.
+#[tokio::test]
+async fn whoever_takes_a_message_before_it_was_read_gets_the_rest() {
+    for (head, closes) in [("connection: close\r\n", false), ("connection: close\r\n", true), ("", false)] {
+        let (arrived, count) = tokio::sync::oneshot::channel();
+        let arrived = Mutex::new(Some(arrived));
+        let receiver = Receiver::start(move |mut stream, _| {
+            let arrived = arrived.lock().take().expect("one request");
+            async move {
+                let mut bytes = stream.read_u8().await.map(|_| 1).unwrap();
+                stream
+                    .write_all(format!("HTTP/1.1 200 OK\r\n{head}content-length: 0\r\n\r\n").as_bytes())
+                    .await
+                    .unwrap();
+                if closes {
+                    stream.shutdown().await.unwrap();
+                }
+                let mut buffer = [0; 4 * 1024];
+                while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                    bytes += read;
+                }
+                let _ = arrived.send(bytes);
+            }
+        })
+        .await;
+        let large = message(vec![b' '; 8 * 1024 * 1024]);
+        let mut slot = Slot::default();
+        let sent = Client::local().send_message(&receiver.url(), &large, &mut slot).await;
+        assert_eq!(answered(&sent).0, 200);
+        drop(slot);
+        assert!(count.await.unwrap() > 8 * 1024 * 1024, "{head:?} {closes}");
+    }
+}
+
 #[tokio::test]
 async fn a_body_that_breaks_off_does_not_change_the_status() {
     let receiver = Receiver::start(|mut stream, _| async move {

@@ -26,20 +26,31 @@ const DEFAULT: u32 = 65_535;
 const MEGABYTE: usize = 1_000_000;
 
 /// A host that answers with the length of the body it has read; refuses below `/refuse` without reading; and below `/hang`
-/// neither answers nor ever gives back the window that a body took.
+/// neither answers nor ever gives back the window that a body took. Below `/early` it answers first and reads then; below
+/// `/early-hang` it answers and reads nothing.
 struct Host {
     receiver: Receiver,
     /// Bytes that were taken and are not given back.
     taken: watch::Sender<usize>,
+    /// Connections that have ended.
+    ended: watch::Sender<usize>,
 }
 
 impl Host {
     async fn start(authority: &Authority, window: u32, streams: u32) -> Self {
         let acceptor = authority.acceptor("hooks.example", &["h2"]);
         let taken = watch::Sender::new(0);
-        let tell = taken.clone();
-        let receiver = Receiver::start(move |stream, _| serve(acceptor.clone(), stream, window, streams, tell.clone()));
-        Self { receiver: receiver.await, taken }
+        let ended = watch::Sender::new(0);
+        let (tell, tell_end) = (taken.clone(), ended.clone());
+        let receiver = Receiver::start(move |stream, _| {
+            let (serving, tell_end) =
+                (serve(acceptor.clone(), stream, window, streams, tell.clone()), tell_end.clone());
+            async move {
+                serving.await;
+                tell_end.send_modify(|ended| *ended += 1);
+            }
+        });
+        Self { receiver: receiver.await, taken, ended }
     }
 
     fn url(&self, path: &str) -> String {
@@ -64,6 +75,15 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, window: u32, streams: u
             match request.uri().path() {
                 "/hang" => keep(request, &taken).await,
                 "/refuse" => answer(respond, 413, "unread"),
+                "/early" => {
+                    answer(respond, 200, "taken");
+                    let length = read(request).await;
+                    taken.send_modify(|taken| *taken += length);
+                }
+                "/early-hang" => {
+                    answer(respond, 200, "taken");
+                    keep(request, &taken).await;
+                }
                 _ => {
                     let length = read(request).await;
                     answer(respond, 200, &length.to_string());
@@ -132,6 +152,31 @@ async fn a_tenant_is_served_while_a_large_message_of_another_hangs_unread_at_the
     host.takes(DEFAULT as usize).await;
     are_answered(&client, &host, OTHER, 20).await;
     assert_eq!(host.receiver.connections(), 2);
+}
+
+#[tokio::test]
+async fn whoever_takes_a_message_over_http2_before_it_was_read_gets_the_rest() {
+    let authority = Authority::new();
+    let host = Host::start(&authority, DEFAULT, 100).await;
+    let client = Arc::new(authority.client(PATIENCE * 2));
+    for number in 1..=3 {
+        let sent = send(&client, OTHER, &host.url("/early"), MEGABYTE).await;
+        assert_eq!(answered(&sent), (200, &b"taken"[..]));
+        host.takes(number * MEGABYTE).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_on_which_an_answered_message_stays_unread_gets_no_more_requests_and_ends() {
+    let authority = Authority::new();
+    let host = Host::start(&authority, DEFAULT, 100).await;
+    let client = Arc::new(authority.client(PATIENCE * 2));
+    let sent = send(&client, HANGING, &host.url("/early-hang"), MEGABYTE).await;
+    assert_eq!(answered(&sent), (200, &b"taken"[..]));
+    are_answered(&client, &host, HANGING, 1).await;
+    assert_eq!(host.receiver.connections(), 2);
+    let mut ended = host.ended.subscribe();
+    tokio::time::timeout(PATIENCE, ended.wait_for(|ended| *ended == 1)).await.unwrap().unwrap();
 }
 
 #[tokio::test]
