@@ -2,17 +2,19 @@
 //!
 //! Shares follow a dynamic threshold: a lane may take more as long as what it has is less than a fraction of what is still
 //! free. The more lanes want, the less each gets, and there is always something left for the next one; an endpoint that
-//! hangs can't fill the house.
+//! hangs can't fill the house. Applications share by the same threshold: however many endpoints one of them has, it leaves
+//! as much free as it holds.
 //!
-//! Memory is overdrawn at most by as much again as there is: every lane may have one message, until then. Small messages
-//! have a part of their own, so that a few endpoints with large ones don't leave the others one message at a time.
+//! Memory is overdrawn at most by as much again as there is: every lane may have one message, until then. What is overdrawn
+//! is counted by itself, and shared by applications in the same way, so that one that overdraws takes nothing of what
+//! others have for more than one message at a time. Small messages have a part of their own, so that a few endpoints with
+//! large ones don't leave the others one message at a time.
 //!
 //! A permit stands for a request, and is never overdrawn. Each open lane has one, so that it can always make a request; it
-//! takes more for more requests at a time. Applications share by the same threshold: however many endpoints one of them
-//! has, it leaves as many permits free as it holds.
+//! takes more for more requests at a time.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::collections::hash_map::Entry;
 
 use parking_lot::Mutex;
 use postrider_store::ApplicationKey;
@@ -27,54 +29,127 @@ pub(crate) const SMALL_BYTES: u64 = 16 * 1024;
 #[derive(Debug)]
 pub(crate) struct Budget {
     total: i64,
-    free: AtomicI64,
     /// A lane's share may reach what is free divided by this.
     divisor: i64,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: Own,
+    by_application: HashMap<Whose, Own, foldhash::fast::RandomState>,
+}
+
+/// Whose lane it is.
+pub(crate) type Whose = Option<ApplicationKey>;
+
+/// What one has taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Own {
+    /// Of what there is.
+    within: i64,
+    /// Of what is overdrawn.
+    beyond: i64,
 }
 
 impl Budget {
     pub(crate) fn new(total: u64, divisor: i64) -> Self {
-        let total = signed(total);
-        Self { total, free: AtomicI64::new(total), divisor }
+        Self { total: signed(total), divisor, taken: Mutex::default() }
     }
 
-    /// Takes `amount` for a lane that has `share` already; false if that would be more than its due. A lane that has
-    /// nothing may overdraw.
-    pub(crate) fn try_take(&self, share: u64, amount: u64) -> bool {
-        let free = self.free.load(Ordering::Relaxed);
-        let granted = match share {
-            0 => free > -self.total * (signed(OVERDRAFT) - 1),
-            _ => signed(share.saturating_add(amount)) <= free / self.divisor,
-        };
+    /// Takes `amount` for a lane of `whose` that has `share` already; false if that would be more than the lane's due, or than
+    /// the application's. A lane that has nothing may overdraw.
+    pub(crate) fn try_take(&self, whose: Whose, share: u64, amount: u64) -> bool {
+        let mut taken = self.taken.lock();
+        let amount = signed(amount);
+        let own = taken.of(whose);
+        let free = self.total - taken.all.within;
+        if leaves_enough(own.within, amount, free) && (share == 0 || self.is_due(share, amount, free)) {
+            taken.add(whose, Own { within: amount, beyond: 0 });
+            return true;
+        }
+        let granted = share == 0 && may_overdraw(own.beyond, amount, self.overdraft() - taken.all.beyond);
         if granted {
-            // Two lanes may pass the check at once; the excess is at most one item each.
-            self.charge(amount);
+            taken.add(whose, Own { within: 0, beyond: amount });
         }
         granted
     }
 
-    /// Whether `amount` more is within the due of a lane with this share, without overdrawing.
-    pub(crate) fn is_ample(&self, share: u64, amount: u64) -> bool {
-        signed(share.saturating_add(amount)) <= self.free.load(Ordering::Relaxed) / self.divisor
+    /// Whether `amount` more is within the due of a lane with this share and of its application, without overdrawing.
+    pub(crate) fn is_ample(&self, whose: Whose, share: u64, amount: u64) -> bool {
+        let (taken, amount) = (self.taken.lock(), signed(amount));
+        let free = self.total - taken.all.within;
+        leaves_enough(taken.of(whose).within, amount, free) && self.is_due(share, amount, free)
+    }
+
+    fn is_due(&self, share: u64, amount: i64, free: i64) -> bool {
+        signed(share).saturating_add(amount) <= free / self.divisor
+    }
+
+    fn overdraft(&self) -> i64 {
+        self.total.saturating_mul(signed(OVERDRAFT) - 1)
     }
 
     /// Takes `amount`, whatever is free: what is there already can only be counted.
-    pub(crate) fn charge(&self, amount: u64) {
-        self.free.fetch_sub(signed(amount), Ordering::Relaxed);
+    pub(crate) fn charge(&self, whose: Whose, amount: u64) {
+        if amount > 0 {
+            self.taken.lock().add(whose, Own { within: signed(amount), beyond: 0 });
+        }
     }
 
-    pub(crate) fn give_back(&self, amount: u64) {
-        self.free.fetch_add(signed(amount), Ordering::Relaxed);
+    /// What is given back was overdrawn, as long as anything is.
+    pub(crate) fn give_back(&self, whose: Whose, amount: u64) {
+        if amount > 0 {
+            self.taken.lock().give_back(whose, signed(amount));
+        }
     }
 
     /// What is taken.
     fn used(&self) -> i64 {
-        self.total - self.free.load(Ordering::Relaxed)
+        let Own { within, beyond } = self.taken.lock().all;
+        within + beyond
     }
 
-    /// What is left; nothing if it is overdrawn.
-    pub(crate) fn free(&self) -> u64 {
-        u64::try_from(self.free.load(Ordering::Relaxed)).unwrap_or(0)
+    /// What is left for an application; nothing if it has its due.
+    fn free(&self, whose: Whose) -> u64 {
+        let taken = self.taken.lock();
+        u64::try_from(self.total - taken.all.within - taken.of(whose).within).unwrap_or(0)
+    }
+}
+
+/// Whether an application that has `own` leaves as much as it has.
+fn leaves_enough(own: i64, amount: i64, free: i64) -> bool {
+    own.saturating_add(amount) <= free || (own == 0 && amount <= free)
+}
+
+/// The same of what is overdrawn, of which whoever has nothing has one as long as anything is left.
+fn may_overdraw(own: i64, amount: i64, left: i64) -> bool {
+    left > 0 && (own == 0 || own.saturating_add(amount) <= left)
+}
+
+impl Taken {
+    fn of(&self, whose: Whose) -> Own {
+        self.by_application.get(&whose).copied().unwrap_or_default()
+    }
+
+    fn add(&mut self, whose: Whose, more: Own) {
+        let own = self.by_application.entry(whose).or_default();
+        for sum in [own, &mut self.all] {
+            sum.within += more.within;
+            sum.beyond += more.beyond;
+        }
+    }
+
+    fn give_back(&mut self, whose: Whose, amount: i64) {
+        let Entry::Occupied(mut own) = self.by_application.entry(whose) else { return };
+        let beyond = amount.min(own.get().beyond);
+        for sum in [own.get_mut(), &mut self.all] {
+            sum.beyond -= beyond;
+            sum.within -= amount - beyond;
+        }
+        if *own.get() == Own::default() {
+            own.remove();
+        }
     }
 }
 
@@ -106,9 +181,9 @@ impl Memory {
         self.small.used() + self.large.used()
     }
 
-    /// What is left in all.
-    pub(crate) fn free(&self) -> u64 {
-        self.small.free() + self.large.free()
+    /// What is left for an application.
+    pub(crate) fn free(&self, whose: Whose) -> u64 {
+        self.small.free(whose) + self.large.free(whose)
     }
 }
 
@@ -231,9 +306,17 @@ impl Shares {
 mod tests {
     use super::*;
 
+    const A: Whose = Some(ApplicationKey(1));
+    const B: Whose = Some(ApplicationKey(2));
+
     /// Takes ones for a lane until it is refused; returns its share.
-    fn fill(budget: &Budget) -> u64 {
-        (0..).take_while(|share| budget.try_take(*share, 1)).count() as u64
+    fn fill(budget: &Budget, whose: Whose) -> u64 {
+        (0..).take_while(|share| budget.try_take(whose, *share, 1)).count() as u64
+    }
+
+    /// Takes so much for each lane until one is refused; returns how many have it.
+    fn lanes(budget: &Budget, whose: Whose, amount: u64) -> usize {
+        (0..10_000).take_while(|_| budget.try_take(whose, 0, amount)).count()
     }
 
     fn fill_permits(permits: &Permits, of: i64) -> usize {
@@ -243,7 +326,7 @@ mod tests {
     #[test]
     fn one_lane_never_takes_all() {
         let budget = Budget::new(1_000, 2);
-        let share = fill(&budget);
+        let share = fill(&budget, A);
         assert!((300..=500).contains(&share), "{share}");
     }
 
@@ -251,27 +334,57 @@ mod tests {
     fn a_thousand_greedy_lanes_leave_something_for_the_next() {
         let budget = Budget::new(100_000, 2);
         for _ in 0..1_000 {
-            fill(&budget);
+            fill(&budget, A);
         }
-        assert!(fill(&budget) >= 1);
+        assert!(fill(&budget, A) >= 1);
     }
 
     #[test]
     fn every_lane_may_have_one_until_memory_is_overdrawn_by_as_much_again() {
         let budget = Budget::new(100, 2);
-        let lanes = (0..1_000).take_while(|_| budget.try_take(0, 10)).count();
-        assert_eq!(lanes, 20);
-        assert!(!budget.try_take(10, 1));
-        assert_eq!(budget.free(), 0);
-        budget.give_back(10);
-        assert!(budget.try_take(0, 10));
+        let applications = (1..).map(|of| Some(ApplicationKey(of)));
+        let has_one = |of: &Whose| budget.try_take(*of, 0, 10);
+        assert_eq!(applications.take_while(has_one).count(), 20);
+        assert_eq!((budget.used(), budget.free(Some(ApplicationKey(99)))), (200, 0));
+        budget.give_back(A, 10);
+        assert!(budget.try_take(A, 0, 10));
+    }
+
+    #[test]
+    fn an_application_leaves_as_much_memory_as_it_has_and_overdraws_as_much_as_it_leaves_for_that() {
+        let budget = Budget::new(1_000, 2);
+        assert_eq!(lanes(&budget, A, 10), 100, "a half of what there is, and as much again");
+        assert!(
+            budget.try_take(B, 0, 10) && budget.try_take(B, 10, 100),
+            "others have more than one message at a time"
+        );
+        assert!(lanes(&budget, B, 10) >= 35);
+        let others = (3..).map(|of| Some(ApplicationKey(of)));
+        assert!(others.take_while(|of| budget.try_take(*of, 0, 10)).count() >= 10, "whoever has nothing has one");
+        assert!(budget.used() <= 2_000);
+    }
+
+    #[test]
+    fn what_is_given_back_is_all_that_was_taken() {
+        let budget = Budget::new(1_000, 2);
+        let count = lanes(&budget, A, 10);
+        budget.charge(A, 300);
+        budget.charge(B, 7);
+        for _ in 0..count {
+            budget.give_back(A, 10);
+        }
+        assert_eq!(budget.used(), 307);
+        budget.give_back(A, 300);
+        budget.give_back(B, 7);
+        assert_eq!(budget.used(), 0);
+        assert!(budget.taken.lock().by_application.is_empty());
     }
 
     #[test]
     fn large_messages_leave_room_for_small_ones() {
         let memory = Memory::new(32 << 20);
-        while memory.of(2 << 20).try_take(0, 2 << 20) {}
-        assert!((1..=100).all(|nth| memory.of(1_000).try_take((nth - 1) * 1_000, 1_000)));
+        while memory.of(2 << 20).try_take(A, 0, 2 << 20) {}
+        assert!((1..=100).all(|nth| memory.of(1_000).try_take(A, (nth - 1) * 1_000, 1_000)));
     }
 
     #[test]

@@ -116,10 +116,9 @@ pub(crate) struct Settler {
 impl Settler {
     /// Hands over a result.
     pub(crate) fn submit(&self, unsettled: Unsettled, memory: &Memory) {
-        let answer = unsettled.answer_bytes();
-        memory.of(answer).charge(answer);
+        let (answer, whose) = (unsettled.answer_bytes(), unsettled.application());
+        memory.of(answer).charge(whose, answer);
         self.pending.fetch_add(1, Ordering::SeqCst);
-        let whose = unsettled.application();
         self.queue.lock().push(whose, unsettled);
         self.arrived.notify_one();
     }
@@ -173,7 +172,7 @@ async fn commit(shared: &Arc<Shared>, mut batch: Vec<Unsettled>) {
                     // Held until the next start, so that it is not sent again and again meanwhile.
                     let unsettled = batch.remove(place);
                     let answer = unsettled.answer_bytes();
-                    shared.budgets.memory.of(answer).give_back(answer);
+                    shared.budgets.memory.of(answer).give_back(unsettled.application(), answer);
                     tracing::error!(%error, endpoint = unsettled.settlement.endpoint.0, "a result cannot be stored");
                 }
                 break;

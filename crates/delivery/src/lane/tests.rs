@@ -204,7 +204,7 @@ fn what_a_hand_has_delivered_is_not_sent_by_the_schedule() {
     let waiting = held(&mut state, &budgets);
     state.series_ended(MessageKey(1), &budgets);
     assert!(state.window.is_empty() && !state.held.contains(&waiting.key));
-    assert_eq!(budgets.memory.free(), 4_000_000);
+    assert_eq!(budgets.memory.used(), 0);
     // It is being loaded.
     let (load, due) = loading(&mut state, &budgets);
     let manual = Due { key: DeliveryKey { due_at: after(1), ..due.key }, trigger: Trigger::Manual, ..due.clone() };
@@ -301,7 +301,7 @@ fn an_endpoint_that_is_held_back_gives_its_lane_back_and_loses_nothing() {
     state.pace.hold_back(hold(3_600_000));
     let Step::Hold(noted) = state.next_step(NOW, &budgets) else { panic!("it is noted") };
     assert_eq!(noted, hold(3_600_000));
-    assert_eq!(budgets.memory.free(), 4_000_000, "what waited is in the store only");
+    assert_eq!(budgets.memory.used(), 0, "what waited is in the store only");
     // What comes meanwhile is found at the end of the hold.
     state.wake();
     state.hold_done();
@@ -468,7 +468,7 @@ fn what_was_put_back_waits_in_the_store_where_it_may_be_erased() {
     let Step::Work(delivery, _) = state.next_step(NOW, &budgets) else { panic!("a request") };
     state.put_back(delivery, NOW, &budgets);
     state.worker_left(&budgets);
-    assert!(state.held.is_empty() && budgets.memory.free() == 4_000_000);
+    assert!(state.held.is_empty() && budgets.memory.used() == 0);
     assert!(matches!(state.next_step(NOW, &budgets), Step::WaitUntil(_)));
     let Step::Load(load) = state.next_step(after(250), &budgets) else { panic!("it is loaded again") };
     assert_eq!(load.after, None);
@@ -616,7 +616,7 @@ fn what_does_not_fit_is_read_when_there_is_memory_for_it_and_not_before() {
 fn while_memory_is_short_a_lane_takes_what_its_message_needs_and_no_more() {
     let budgets = with_memory(4_000_000);
     // All of what is for small messages is taken; as much again may be overdrawn, a message for each lane.
-    budgets.memory.of(1).charge(1_000_000);
+    budgets.memory.of(1).charge(None, 1_000_000);
     let new = || Waiting { lane: open_lane(&budgets, None), payload: 1_000, delivered: None, look_at: NOW };
     let mut lanes: Vec<_> = (0..100).map(|_| new()).collect();
     for waiting in &lanes {

@@ -114,7 +114,9 @@ impl State {
         self.offered = self.offered.max(key);
         let key = DeliveryKey { due_at: message.created_at, message: key };
         // What waits in the store is older: taking this one first would let it overtake for ever.
-        let room = !self.more && self.hungry.is_none() && self.window.len() < self.window_size();
+        let free = !self.more && self.hungry.is_none() && self.window.len() < self.window_size();
+        // Before it is known whose it is, nothing is charged to anybody.
+        let room = free && self.application.is_some();
         let delivery = Held { key, made: 0, trigger: Trigger::Scheduled, message: Arc::clone(message) };
         let taken = self.held.contains(&key) || (room && self.hold(delivery, budgets));
         if !taken {
@@ -126,7 +128,7 @@ impl State {
     pub(super) fn hold(&mut self, delivery: Held, budgets: &Budgets) -> bool {
         let bytes = delivery.bytes();
         let share = &mut self.held_bytes[usize::from(bytes > SMALL_BYTES)];
-        if !budgets.memory.of(bytes).try_take(*share, bytes) {
+        if !budgets.memory.of(bytes).try_take(self.application, *share, bytes) {
             self.hungry.get_or_insert(Timestamp::MAX);
             self.needs = delivery.message.payload.as_ref().map(Bytes::len);
             return false;
@@ -148,7 +150,7 @@ impl State {
         answer_bytes: u64,
         budgets: &Budgets,
     ) {
-        budgets.memory.of(answer_bytes).give_back(answer_bytes);
+        budgets.memory.of(answer_bytes).give_back(self.application, answer_bytes);
         // A retry that became due before it was stored is missed by a load before the commit, and by parking after it.
         if next_at.is_some_and(|at| at <= self.loaded_until) {
             self.wake();
@@ -156,7 +158,11 @@ impl State {
         if self.held.remove(&delivery.key) {
             let bytes = delivery.bytes();
             self.held_bytes[usize::from(bytes > SMALL_BYTES)] -= bytes;
-            budgets.memory.of(bytes).give_back(bytes);
+            budgets.memory.of(bytes).give_back(self.application, bytes);
+            if self.held.is_empty() {
+                // It may have one message now, if anybody may.
+                self.hungry = None;
+            }
             if self.busy == Some(Busy::Load) {
                 self.meanwhile.settled.insert(delivery.key);
             }
@@ -325,8 +331,9 @@ impl State {
         let share = self.held_bytes[usize::from(least > SMALL_BYTES)];
         let memory = budgets.memory.of(least);
         // What is overdrawn is for one message of each lane.
-        let amount = if memory.is_ample(share, least + LOOK_BYTES) { least + LOOK_BYTES } else { least };
-        let taken = memory.try_take(share, amount);
+        let ample = memory.is_ample(self.application, share, least + LOOK_BYTES);
+        let amount = if ample { least + LOOK_BYTES } else { least };
+        let taken = memory.try_take(self.application, share, amount);
         self.reserved = taken.then_some(Reserved { amount, least });
         taken
     }
@@ -334,7 +341,7 @@ impl State {
     /// What was taken for a load is paid for by what it found.
     pub(super) fn give_back_reserved(&mut self, budgets: &Budgets) {
         if let Some(Reserved { amount, least }) = self.reserved.take() {
-            budgets.memory.of(least).give_back(amount);
+            budgets.memory.of(least).give_back(self.application, amount);
         }
     }
 
@@ -345,7 +352,7 @@ impl State {
         self.loads_in_a_row = if after.is_some() { self.loads_in_a_row + 1 } else { 0 };
         let max_bytes = match &self.reserved {
             Some(reserved) => reserved.amount - OVERHEAD_BYTES,
-            None => (budgets.memory.free() / 2).min(LOOK_BYTES),
+            None => (budgets.memory.free(self.application) / 2).min(LOOK_BYTES),
         };
         let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         self.begin(Busy::Load, Step::Load(Load { now, after, limit: self.room(), max_bytes }))

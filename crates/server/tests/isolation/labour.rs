@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::hostile::{Hostile, arrives, connect_from_elsewhere, repeat};
-use crate::neighbour::{unharmed, unharmed_with_changes};
+use crate::neighbour::{unharmed, unharmed_with_changes, unharmed_with_texts};
 
 fn server() -> TestServerBuilder {
     TestServer::builder(env!("CARGO_BIN_EXE_postrider"))
@@ -174,20 +174,31 @@ async fn messages_to_many_endpoints_that_refuse_connections() {
 
 #[tokio::test]
 async fn large_messages_to_many_endpoints_that_hang() {
-    unharmed(server(), async |server| {
-        let hostile = Hostile::on(server).await;
-        let hanging = Box::leak(Box::new(Receiver::always(Reply::hang()).await));
-        for number in 0..500 {
-            hostile.tenant.endpoint(&hanging.at(&number.to_string())).await;
-        }
-        let large = json!({ "eventType": "user.created", "payload": { "text": "x".repeat(1_900_000) } });
-        for _ in 0..6 {
-            hostile.operator.client.post(&hostile.operator.path("/msg"), &large).await.expect(202);
-        }
-        // Far more than there is memory for waits, and its endpoints are looked after.
-        JoinSet::new()
-    })
-    .await;
+    unharmed(server(), async |server| fill_endpoints_that_hang(server, 500, 6, 1_900_000).await).await;
+}
+
+#[tokio::test]
+async fn large_messages_to_many_endpoints_that_hang_beside_others_that_are_not_small() {
+    unharmed_with_texts(server(), async |server| fill_endpoints_that_hang(server, 100, 2, 1_900_000).await).await;
+}
+
+#[tokio::test]
+async fn small_messages_to_many_endpoints_that_hang() {
+    unharmed(server(), async |server| fill_endpoints_that_hang(server, 700, 8, 15_800).await).await;
+}
+
+/// Has far more than there is memory for wait for endpoints that hang, which are looked after.
+async fn fill_endpoints_that_hang(server: &TestServer, endpoints: usize, messages: usize, bytes: usize) -> JoinSet<()> {
+    let hostile = Hostile::on(server).await;
+    let hanging = Box::leak(Box::new(Receiver::always(Reply::hang()).await));
+    for number in 0..endpoints {
+        hostile.tenant.endpoint(&hanging.at(&number.to_string())).await;
+    }
+    let message = json!({ "eventType": "user.created", "payload": { "text": "x".repeat(bytes) } });
+    for _ in 0..messages {
+        hostile.operator.client.post(&hostile.operator.path("/msg"), &message).await.expect(202);
+    }
+    JoinSet::new()
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! It sends at a steady rate, whatever becomes of earlier messages, first alone and then beside the attack, on the same
 //! server. Judged are the 99th percentiles of accepting and of accept to arrival, as a ratio to the same figures alone: at
 //! most twice as long, plus 20 ms. [`unharmed_with_changes`] judges what its operator changes, and asks of the server's health, in
-//! the same way. A machine that is busy with something else spoils a round, so a second and a third are
+//! the same way; [`unharmed_with_texts`] has messages of more than those that are small to the server. A machine that is busy with something else spoils a round, so a second and a third are
 //! measured before harm is proclaimed: harm by the attack is there in every round, because the attack goes on. And if the
 //! machine has become slower since, so would be whoever is alone: that is measured again then, on a server of its own.
 //! `POSTRIDER_ISOLATION_ROUNDS` measures that many rounds whatever the first one says, and judges their median.
@@ -23,6 +23,9 @@ const MESSAGES: usize = 150;
 
 /// Between two of its messages.
 const EVERY: Duration = Duration::from_millis(10);
+
+/// More than what delivering takes for a small message.
+const TEXT_BYTES: usize = 17_000;
 
 /// What it may suffer: this many times what it was alone, and the allowance.
 const FACTOR: u32 = 2;
@@ -47,6 +50,8 @@ enum Habits {
     Sends,
     /// With each message, an application is created, and somebody asks whether the server is well.
     SendsAndChanges,
+    /// Messages of [`TEXT_BYTES`].
+    SendsTexts,
 }
 
 /// Latencies of one round.
@@ -101,15 +106,16 @@ impl Neighbour {
         let mut ticks = interval(EVERY);
         let mut callers = JoinSet::new();
         let mut changes = JoinSet::new();
+        let text = "x".repeat(if self.habits == Habits::SendsTexts { TEXT_BYTES } else { 0 });
         for number in 0..MESSAGES {
             ticks.tick().await;
             if self.habits == Habits::SendsAndChanges {
                 changes.spawn(Self::change(self.app.clone()));
             }
-            let app = self.app.clone();
+            let (app, payload) = (self.app.clone(), json!({ "number": number, "text": text }));
             callers.spawn(async move {
                 let began = Instant::now();
-                let id = app.send("user.created", &json!({ "number": number })).await;
+                let id = app.send("user.created", &payload).await;
                 (id, began, began.elapsed())
             });
         }
@@ -173,6 +179,17 @@ impl Drop for Elsewhere {
 /// If the healthy tenant is harmed in every round, or memory exceeds what the server states of its settings, or it ends.
 pub(crate) async fn unharmed(server: TestServerBuilder, attack: impl AsyncFnOnce(&TestServer) -> JoinSet<()>) {
     judge(server, Habits::Sends, attack).await;
+}
+
+/// As [`unharmed`], of a tenant whose messages are no small ones.
+///
+/// # Panics
+/// As [`unharmed`].
+pub(crate) async fn unharmed_with_texts(
+    server: TestServerBuilder,
+    attack: impl AsyncFnOnce(&TestServer) -> JoinSet<()>,
+) {
+    judge(server, Habits::SendsTexts, attack).await;
 }
 
 /// As [`unharmed`], of a tenant whose operator changes something with each message, and asks whether the server is well, which it
