@@ -3,7 +3,8 @@
 //! Shares follow a dynamic threshold: a lane may take more as long as what it has is less than a fraction of what is still
 //! free. The more lanes want, the less each gets, and there is always something left for the next one; an endpoint that
 //! hangs can't fill the house. Applications share by the same threshold: however many endpoints one of them has, it leaves
-//! as much free as it holds.
+//! as much free as it holds. And so do environments, however many applications one of them has: each leaves a third of what
+//! it holds.
 //!
 //! Memory is overdrawn at most by as much again as there is: every lane may have one message, until then. What is overdrawn
 //! is counted by itself, and shared by applications in the same way, so that one that overdraws takes nothing of what
@@ -13,11 +14,19 @@
 //! A permit stands for a request, and is never overdrawn. Each open lane has one, so that it can always make a request; it
 //! takes more for more requests at a time.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::ops::{AddAssign, SubAssign};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
-use postrider_store::ApplicationKey;
+use postrider_store::{ApplicationKey, EnvironmentKey};
+
+use crate::holders::{Environments, Holders, Whose};
+
+postrider_domain::limits! {
+    in "Delivering";
+    /// Of the requests under way, the memory for messages that wait, and the look-ups of names: one environment has so many times what it leaves; one application as much as it leaves
+    pub(crate) const ENVIRONMENT_FACTOR: u32 = 3, "times", beyond "its endpoints wait for their turn; no attempt is counted";
+}
 
 /// How many times what there is may be taken: overdrawn by as much again.
 pub(crate) const OVERDRAFT: u64 = 2;
@@ -34,14 +43,12 @@ pub(crate) struct Budget {
     taken: Mutex<Taken>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Taken {
     all: Own,
-    by_application: HashMap<Whose, Own, foldhash::fast::RandomState>,
+    holders: Holders<Own>,
+    environments: Arc<Environments>,
 }
-
-/// Whose lane it is.
-pub(crate) type Whose = Option<ApplicationKey>;
 
 /// What one has taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -53,33 +60,45 @@ struct Own {
 }
 
 impl Budget {
-    pub(crate) fn new(total: u64, divisor: i64) -> Self {
-        Self { total: signed(total), divisor, taken: Mutex::default() }
+    pub(crate) fn new(total: u64, divisor: i64, environments: &Arc<Environments>) -> Self {
+        let (all, holders, environments) = (Own::default(), Holders::default(), Arc::clone(environments));
+        Self { total: signed(total), divisor, taken: Mutex::new(Taken { all, holders, environments }) }
     }
 
-    /// Takes `amount` for a lane of `whose` that has `share` already; false if that would be more than the lane's due, or than
-    /// the application's. A lane that has nothing may overdraw.
+    /// Takes `amount` for a lane of `whose` that has `share` already; false if that would be more than the due of the lane, of
+    /// its application, or of its environment. A lane that has nothing may overdraw.
     pub(crate) fn try_take(&self, whose: Whose, share: u64, amount: u64) -> bool {
         let mut taken = self.taken.lock();
         let amount = signed(amount);
-        let own = taken.of(whose);
+        let (own, environment) = taken.holders.of(whose, &taken.environments);
         let free = self.total - taken.all.within;
-        if leaves_enough(own.within, amount, free) && (share == 0 || self.is_due(share, amount, free)) {
+        let fits = leaves_enough(own.within, amount, free)
+            && leaves_enough(environment.within, amount, free.saturating_mul(ENVIRONMENT_FACTOR.into()))
+            && amount <= free;
+        if fits && (share == 0 || self.is_due(share, amount, free)) {
             taken.add(whose, Own { within: amount, beyond: 0 });
             return true;
         }
-        let granted = share == 0 && may_overdraw(own.beyond, amount, self.overdraft() - taken.all.beyond);
+        let left = self.overdraft() - taken.all.beyond;
+        let granted = share == 0
+            && left > 0
+            && may_overdraw(own.beyond, amount, left)
+            && may_overdraw(environment.beyond, amount, left.saturating_mul(ENVIRONMENT_FACTOR.into()));
         if granted {
             taken.add(whose, Own { within: 0, beyond: amount });
         }
         granted
     }
 
-    /// Whether `amount` more is within the due of a lane with this share and of its application, without overdrawing.
+    /// Whether `amount` more is within the due of a lane with this share, of its application and of its environment, without
+    /// overdrawing.
     pub(crate) fn is_ample(&self, whose: Whose, share: u64, amount: u64) -> bool {
         let (taken, amount) = (self.taken.lock(), signed(amount));
         let free = self.total - taken.all.within;
-        leaves_enough(taken.of(whose).within, amount, free) && self.is_due(share, amount, free)
+        let (own, environment) = taken.holders.of(whose, &taken.environments);
+        leaves_enough(own.within, amount, free)
+            && leaves_enough(environment.within, amount, free.saturating_mul(ENVIRONMENT_FACTOR.into()))
+            && self.is_due(share, amount, free)
     }
 
     fn is_due(&self, share: u64, amount: i64, free: i64) -> bool {
@@ -113,43 +132,49 @@ impl Budget {
     /// What is left for an application; nothing if it has its due.
     fn free(&self, whose: Whose) -> u64 {
         let taken = self.taken.lock();
-        u64::try_from(self.total - taken.all.within - taken.of(whose).within).unwrap_or(0)
+        u64::try_from(self.total - taken.all.within - taken.holders.of_application(whose).within).unwrap_or(0)
+    }
+
+    fn belongs(&self, application: ApplicationKey, environment: EnvironmentKey) {
+        self.taken.lock().holders.belongs(application, environment);
     }
 }
 
-/// Whether an application that has `own` leaves as much as it has.
+/// Whether whoever has `own` leaves as much as he has.
 fn leaves_enough(own: i64, amount: i64, free: i64) -> bool {
     own.saturating_add(amount) <= free || (own == 0 && amount <= free)
 }
 
 /// The same of what is overdrawn, of which whoever has nothing has one as long as anything is left.
 fn may_overdraw(own: i64, amount: i64, left: i64) -> bool {
-    left > 0 && (own == 0 || own.saturating_add(amount) <= left)
+    own == 0 || own.saturating_add(amount) <= left
 }
 
 impl Taken {
-    fn of(&self, whose: Whose) -> Own {
-        self.by_application.get(&whose).copied().unwrap_or_default()
-    }
-
     fn add(&mut self, whose: Whose, more: Own) {
-        let own = self.by_application.entry(whose).or_default();
-        for sum in [own, &mut self.all] {
-            sum.within += more.within;
-            sum.beyond += more.beyond;
-        }
+        self.holders.add(whose, more, &self.environments);
+        self.all += more;
     }
 
     fn give_back(&mut self, whose: Whose, amount: i64) {
-        let Entry::Occupied(mut own) = self.by_application.entry(whose) else { return };
-        let beyond = amount.min(own.get().beyond);
-        for sum in [own.get_mut(), &mut self.all] {
-            sum.beyond -= beyond;
-            sum.within -= amount - beyond;
-        }
-        if *own.get() == Own::default() {
-            own.remove();
-        }
+        let beyond = amount.min(self.holders.of_application(whose).beyond);
+        let less = Own { within: amount - beyond, beyond };
+        self.holders.subtract(whose, less);
+        self.all -= less;
+    }
+}
+
+impl AddAssign for Own {
+    fn add_assign(&mut self, more: Self) {
+        self.within += more.within;
+        self.beyond += more.beyond;
+    }
+}
+
+impl SubAssign for Own {
+    fn sub_assign(&mut self, less: Self) {
+        self.within -= less.within;
+        self.beyond -= less.beyond;
     }
 }
 
@@ -166,9 +191,16 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// A quarter is for small messages only.
-    pub(crate) fn new(total: u64) -> Self {
+    pub(crate) fn new(total: u64, environments: &Arc<Environments>) -> Self {
         let small = total / 4;
-        Self { small: Budget::new(small, 2), large: Budget::new(total - small, 2) }
+        let new = |bytes| Budget::new(bytes, 2, environments);
+        Self { small: new(small), large: new(total - small) }
+    }
+
+    /// It has become known where an application belongs.
+    pub(crate) fn belongs(&self, application: ApplicationKey, environment: EnvironmentKey) {
+        self.small.belongs(application, environment);
+        self.large.belongs(application, environment);
     }
 
     /// What pays for a message of this size.
@@ -198,7 +230,8 @@ struct Shares {
     few: u32,
     total: u32,
     free: u32,
-    held: HashMap<Option<ApplicationKey>, u32, foldhash::fast::RandomState>,
+    held: Holders<u32>,
+    environments: Arc<Environments>,
 }
 
 impl Permits {
@@ -208,25 +241,31 @@ impl Permits {
     /// Fewer permits than these in all are few.
     const FEW_PERMITS: u32 = 64;
 
-    pub(crate) fn new(total: u32) -> Self {
+    pub(crate) fn new(total: u32, environments: &Arc<Environments>) -> Self {
         let few = if total < Self::FEW_PERMITS { (total / 2).min(4) } else { 0 };
         let total = total.max(1);
-        Self(Mutex::new(Shares { few, total, free: total, held: HashMap::default() }))
+        let (held, environments) = (Holders::default(), Arc::clone(environments));
+        Self(Mutex::new(Shares { few, total, free: total, held, environments }))
+    }
+
+    /// It has become known where an application belongs.
+    pub(crate) fn belongs(&self, application: ApplicationKey, environment: EnvironmentKey) {
+        self.0.lock().held.belongs(application, environment);
     }
 
     /// A permit for a lane to open; false if none is free, or the application has its share.
-    pub(crate) fn open(&self, of: Option<ApplicationKey>) -> bool {
+    pub(crate) fn open(&self, of: Whose) -> bool {
         self.0.lock().take(of)
     }
 
     /// A permit for an application that may hold so many at most.
     pub(crate) fn open_within(&self, of: ApplicationKey, most: u32) -> bool {
         let mut shares = self.0.lock();
-        shares.held.get(&Some(of)).is_none_or(|held| *held < most) && shares.take(Some(of))
+        shares.held.of_application(Some(of)) < most && shares.take(Some(of))
     }
 
     /// One more permit for a lane that makes `requests` at a time.
-    pub(crate) fn more(&self, of: Option<ApplicationKey>, requests: u32) -> bool {
+    pub(crate) fn more(&self, of: Whose, requests: u32) -> bool {
         let mut shares = self.0.lock();
         let within_few = requests < shares.few && requests * 2 <= shares.free;
         (within_few || requests < shares.free / Self::LANE_DIVISOR) && shares.take(of)
@@ -256,18 +295,18 @@ impl Permits {
     }
 
     /// Whether what this one holds is missing elsewhere: nothing is free, or it has its share.
-    pub(crate) fn is_short(&self, of: Option<ApplicationKey>) -> bool {
+    pub(crate) fn is_short(&self, of: Whose) -> bool {
         let shares = self.0.lock();
-        shares.free == 0 || shares.held.get(&of).is_some_and(|held| *held >= shares.free)
+        shares.free == 0 || !shares.leaves_enough(of)
     }
 
-    pub(crate) fn give_back(&self, of: Option<ApplicationKey>) {
+    pub(crate) fn give_back(&self, of: Whose) {
         self.0.lock().give_back(of);
     }
 
     /// How many are held.
     pub(crate) fn used(&self) -> u32 {
-        self.0.lock().held.values().sum()
+        self.0.lock().held.amounts().sum()
     }
 
     #[cfg(test)]
@@ -277,28 +316,29 @@ impl Permits {
 }
 
 impl Shares {
-    fn take(&mut self, of: Option<ApplicationKey>) -> bool {
-        let held = self.held.get(&of).copied().unwrap_or(0);
-        let granted = self.free > 0 && (held == 0 || held < self.free);
+    /// Whether an application and its environment may have one more.
+    fn leaves_enough(&self, of: Whose) -> bool {
+        let (own, environment) = self.held.of(of, &self.environments);
+        let within = |held: u32, most: u32| held == 0 || held < most;
+        within(own, self.free) && within(environment, self.free.saturating_mul(ENVIRONMENT_FACTOR))
+    }
+
+    fn take(&mut self, of: Whose) -> bool {
+        let granted = self.free > 0 && self.leaves_enough(of);
         if granted {
             self.count(of);
         }
         granted
     }
 
-    fn count(&mut self, of: Option<ApplicationKey>) {
+    fn count(&mut self, of: Whose) {
         self.free = self.free.saturating_sub(1);
-        *self.held.entry(of).or_default() += 1;
+        self.held.add(of, 1, &self.environments);
     }
 
-    fn give_back(&mut self, of: Option<ApplicationKey>) {
+    fn give_back(&mut self, of: Whose) {
         self.free += 1;
-        if let Some(held) = self.held.get_mut(&of) {
-            *held -= 1;
-            if *held == 0 {
-                self.held.remove(&of);
-            }
-        }
+        self.held.subtract(of, 1);
     }
 }
 
@@ -308,6 +348,20 @@ mod tests {
 
     const A: Whose = Some(ApplicationKey(1));
     const B: Whose = Some(ApplicationKey(2));
+
+    /// Environments of which nothing is known.
+    fn nowhere() -> Arc<Environments> {
+        Arc::default()
+    }
+
+    /// So many applications, each of an environment of its own.
+    fn each_its_own(count: i64) -> Arc<Environments> {
+        let environments = Environments::default();
+        for number in 0..count {
+            environments.learn(ApplicationKey(number), EnvironmentKey(number));
+        }
+        Arc::new(environments)
+    }
 
     /// Takes ones for a lane until it is refused; returns its share.
     fn fill(budget: &Budget, whose: Whose) -> u64 {
@@ -325,14 +379,14 @@ mod tests {
 
     #[test]
     fn one_lane_never_takes_all() {
-        let budget = Budget::new(1_000, 2);
+        let budget = Budget::new(1_000, 2, &each_its_own(1_000));
         let share = fill(&budget, A);
         assert!((300..=500).contains(&share), "{share}");
     }
 
     #[test]
     fn a_thousand_greedy_lanes_leave_something_for_the_next() {
-        let budget = Budget::new(100_000, 2);
+        let budget = Budget::new(100_000, 2, &each_its_own(1_000));
         for _ in 0..1_000 {
             fill(&budget, A);
         }
@@ -341,7 +395,7 @@ mod tests {
 
     #[test]
     fn every_lane_may_have_one_until_memory_is_overdrawn_by_as_much_again() {
-        let budget = Budget::new(100, 2);
+        let budget = Budget::new(100, 2, &each_its_own(1_000));
         let applications = (1..).map(|of| Some(ApplicationKey(of)));
         let has_one = |of: &Whose| budget.try_take(*of, 0, 10);
         assert_eq!(applications.take_while(has_one).count(), 20);
@@ -352,7 +406,7 @@ mod tests {
 
     #[test]
     fn an_application_leaves_as_much_memory_as_it_has_and_overdraws_as_much_as_it_leaves_for_that() {
-        let budget = Budget::new(1_000, 2);
+        let budget = Budget::new(1_000, 2, &each_its_own(1_000));
         assert_eq!(lanes(&budget, A, 10), 100, "a half of what there is, and as much again");
         assert!(
             budget.try_take(B, 0, 10) && budget.try_take(B, 10, 100),
@@ -366,7 +420,7 @@ mod tests {
 
     #[test]
     fn what_is_given_back_is_all_that_was_taken() {
-        let budget = Budget::new(1_000, 2);
+        let budget = Budget::new(1_000, 2, &each_its_own(1_000));
         let count = lanes(&budget, A, 10);
         budget.charge(A, 300);
         budget.charge(B, 7);
@@ -377,19 +431,19 @@ mod tests {
         budget.give_back(A, 300);
         budget.give_back(B, 7);
         assert_eq!(budget.used(), 0);
-        assert!(budget.taken.lock().by_application.is_empty());
+        assert!(budget.taken.lock().holders.is_empty());
     }
 
     #[test]
     fn large_messages_leave_room_for_small_ones() {
-        let memory = Memory::new(32 << 20);
+        let memory = Memory::new(32 << 20, &nowhere());
         while memory.of(2 << 20).try_take(A, 0, 2 << 20) {}
         assert!((1..=100).all(|nth| memory.of(1_000).try_take(A, (nth - 1) * 1_000, 1_000)));
     }
 
     #[test]
     fn an_application_leaves_as_many_permits_as_it_holds() {
-        let permits = Permits::new(1_000);
+        let permits = Permits::new(1_000, &each_its_own(1_000));
         assert_eq!(fill_permits(&permits, 1), 500);
         assert_eq!(fill_permits(&permits, 2), 250);
         assert_eq!(permits.free(), 250);
@@ -398,9 +452,25 @@ mod tests {
     }
 
     #[test]
+    fn an_environment_leaves_a_third_of_what_it_has_however_many_applications_it_has() {
+        let environments = Environments::default();
+        for application in (0..2_000).map(ApplicationKey) {
+            environments.learn(application, EnvironmentKey(1));
+        }
+        environments.learn(ApplicationKey(2_000), EnvironmentKey(2));
+        let environments = Arc::new(environments);
+        let (permits, budget) = (Permits::new(1_000, &environments), Budget::new(1_000, 2, &environments));
+        let (one, other) = ((0..2_000).map(|of| Some(ApplicationKey(of))), Some(ApplicationKey(2_000)));
+        assert_eq!(one.clone().filter(|of| permits.open(*of)).count(), 750);
+        assert_eq!((1..1_000).take_while(|_| permits.open(other)).count(), 125);
+        assert_eq!(one.filter(|of| budget.try_take(*of, 0, 1)).count(), 1_500);
+        assert!(budget.try_take(other, 0, 10) && budget.try_take(other, 10, 50));
+    }
+
+    #[test]
     fn there_are_never_more_requests_than_permits() {
         for total in 1..40 {
-            let permits = Permits::new(total);
+            let permits = Permits::new(total, &each_its_own(1_000));
             let lanes = (0..100).filter(|of| permits.open(Some(ApplicationKey(*of)))).count();
             let more = (0..100).filter(|of| permits.more(Some(ApplicationKey(*of)), 1)).count();
             assert!(lanes + more <= total as usize);
@@ -410,7 +480,7 @@ mod tests {
     #[test]
     fn with_few_permits_a_lane_makes_more_than_one_request_and_leaves_some() {
         for (total, most) in [(1, 1), (2, 1), (3, 1), (4, 2), (8, 3), (16, 4), (63, 7), (64, 7)] {
-            let (permits, of) = (Permits::new(total), Some(ApplicationKey(1)));
+            let (permits, of) = (Permits::new(total, &nowhere()), Some(ApplicationKey(1)));
             assert!(permits.open(of));
             let requests = (1..).take_while(|requests| permits.more(of, *requests)).count() + 1;
             assert_eq!((requests, permits.free()), (most, total - most as u32), "of {total}");
@@ -419,7 +489,7 @@ mod tests {
 
     #[test]
     fn a_lane_of_nobody_counts_for_its_application_when_that_is_known() {
-        let permits = Permits::new(4);
+        let permits = Permits::new(4, &nowhere());
         assert!(permits.open(None) && permits.adopt(ApplicationKey(1)));
         assert!(permits.open(None) && permits.adopt(ApplicationKey(1)));
         assert!(permits.open(None) && !permits.adopt(ApplicationKey(1)), "it has its share");

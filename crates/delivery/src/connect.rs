@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use postrider_domain::clock::Clock;
 use postrider_domain::delivery::Failure;
 use postrider_domain::time::Timestamp;
-use postrider_store::ApplicationKey;
+use postrider_store::{ApplicationKey, EnvironmentKey};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -32,6 +32,7 @@ use crate::addresses::Failed;
 use crate::answer::{Stage, Trouble};
 use crate::egress::{Forbidden, Policy};
 use crate::handshakes::Handshakes;
+use crate::holders::Environments;
 use crate::http1::Http1;
 use crate::http2::Http2;
 use crate::options::DeliveryOptions;
@@ -124,6 +125,7 @@ pub(crate) struct Connector {
     failed: Failed,
     handshakes: Handshakes,
     leavings: Arc<Leavings>,
+    environments: Arc<Environments>,
     looking_up: Arc<Shares>,
     second_addresses: Arc<Shares>,
 }
@@ -145,6 +147,8 @@ impl Tried {
 
 impl Connector {
     pub(crate) fn new(options: &DeliveryOptions, resolve: Arc<dyn Resolve>, tls: Tls, clock: Arc<dyn Clock>) -> Self {
+        let environments = Arc::default();
+        let shares = |total, most| Shares::new(total, most, &environments);
         Self {
             policy: Policy::new(options),
             resolve,
@@ -156,8 +160,9 @@ impl Connector {
             failed: Failed::default(),
             handshakes: Handshakes::new(),
             leavings: Arc::default(),
-            looking_up: Shares::new(sockets::look_ups(options.max_in_flight), MAX_LOOK_UPS_OF_APPLICATION),
-            second_addresses: Shares::new(sockets::second_addresses(options.max_in_flight), u32::MAX),
+            looking_up: shares(sockets::look_ups(options.max_in_flight), MAX_LOOK_UPS_OF_APPLICATION),
+            second_addresses: shares(sockets::second_addresses(options.max_in_flight), u32::MAX),
+            environments,
         }
     }
 
@@ -187,6 +192,14 @@ impl Connector {
         transport.meter().turn_off();
         let connection = Box::new(Http1::new(transport));
         Ok(Made::Http1(Single { connection, until, address, application }))
+    }
+
+    /// It is known where an application belongs, by whose share look-ups and second addresses go.
+    pub(crate) fn learn(&self, application: ApplicationKey, environment: EnvironmentKey) {
+        if self.environments.learn(application, environment) {
+            self.looking_up.belongs(application, environment);
+            self.second_addresses.belongs(application, environment);
+        }
     }
 
     /// Remembers that what was tried came to nothing: other addresses come first next time.

@@ -254,10 +254,12 @@ impl Engine {
         if endpoints > 0 {
             tracing::info!(endpoints, "deliveries are pending from before");
         }
+        let environments = Arc::default();
         let shared = Arc::new(Shared {
             budgets: Budgets {
-                memory: Memory::new(options.memory_bytes),
-                permits: Permits::new(options.max_in_flight),
+                memory: Memory::new(options.memory_bytes, &environments),
+                permits: Permits::new(options.max_in_flight, &environments),
+                environments,
                 rates: RateBook::default(),
                 turns: Turns::default(),
             },
@@ -677,6 +679,7 @@ impl Shared {
 
     /// Whatever an endpoint is like, preparing it harms nobody else.
     fn prepare(&self, target: &Arc<Target>) -> Arc<Ready> {
+        self.budgets.learn(target.application, target.environment);
         let prepared = catch_unwind(AssertUnwindSafe(|| self.carrier.prepare(target))).unwrap_or_else(|_| {
             tracing::error!(endpoint = %target.endpoint.id, "an endpoint could not be prepared because of an internal error");
             Sender::unprepared(target.application)

@@ -23,9 +23,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use postrider_domain::delivery::{Hold, HoldReason};
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApplicationKey, DeliveryKey, EndpointKey, MessageKey, Target};
+use postrider_store::{ApplicationKey, DeliveryKey, EndpointKey, EnvironmentKey, MessageKey, Target};
 
 use crate::budget::{Memory, Permits};
+use crate::holders::Environments;
 use crate::limits::MAX_HELD;
 use crate::pace::Pace;
 use crate::rate::{Limited, Limits, RateBook};
@@ -90,6 +91,18 @@ pub(crate) struct Budgets {
     pub(crate) rates: RateBook,
     /// Those who wait for a lane.
     pub(crate) turns: Turns,
+    /// Of whose applications permits and memory are shared.
+    pub(crate) environments: Arc<Environments>,
+}
+
+impl Budgets {
+    /// It is known where an application belongs.
+    pub(crate) fn learn(&self, application: ApplicationKey, environment: EnvironmentKey) {
+        if self.environments.learn(application, environment) {
+            self.permits.belongs(application, environment);
+            self.memory.belongs(application, environment);
+        }
+    }
 }
 
 /// One endpoint with work.

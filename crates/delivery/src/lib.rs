@@ -14,6 +14,7 @@ mod dns;
 pub mod egress;
 mod engine;
 mod handshakes;
+mod holders;
 mod http1;
 mod http2;
 mod idler;

@@ -24,6 +24,8 @@ pub fn limits() -> Vec<Limit> {
         crate::shared::limits(),
         crate::http2::limits(),
         crate::rest::limits(),
+        crate::holders::limits(),
+        crate::budget::limits(),
         crate::certificates::limits(),
         crate::tls::limits(),
         crate::handshakes::limits(),

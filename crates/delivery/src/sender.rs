@@ -192,6 +192,7 @@ impl Sender {
 
     /// Prepares an endpoint: once per version of it.
     pub fn prepare(&self, target: &Target) -> Arc<Prepared> {
+        self.connector.learn(target.application, target.environment);
         let prepared = self.prepare_parts(&target.endpoint.url, &target.headers, &target.keys);
         Arc::new(prepared.of(target.application))
     }

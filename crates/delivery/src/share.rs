@@ -1,5 +1,5 @@
-//! Fair shares of something of which there are few, among applications: each leaves as many free as it holds, so that there
-//! is something left for the next one, however many requests another has.
+//! Fair shares of something of which there are few, among applications and environments ([`Permits`]), so that there is
+//! something left for the next one, however many requests another has.
 //!
 //! Who waits for one stands behind the others of his application, and the first of each application wait side by side.
 
@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use postrider_store::ApplicationKey;
+use postrider_store::{ApplicationKey, EnvironmentKey};
 use tokio::sync::Notify;
 
 use crate::budget::Permits;
+use crate::holders::Environments;
 
 pub(crate) struct Shares {
     permits: Permits,
@@ -35,8 +36,18 @@ pub(crate) struct Share {
 }
 
 impl Shares {
-    pub(crate) fn new(total: u32, most: u32) -> Arc<Self> {
-        Arc::new(Self { permits: Permits::new(total), most, freed: Notify::new(), doors: Doors::default() })
+    pub(crate) fn new(total: u32, most: u32, environments: &Arc<Environments>) -> Arc<Self> {
+        Arc::new(Self {
+            permits: Permits::new(total, environments),
+            most,
+            freed: Notify::new(),
+            doors: Doors::default(),
+        })
+    }
+
+    /// It has become known where an application belongs.
+    pub(crate) fn belongs(&self, application: ApplicationKey, environment: EnvironmentKey) {
+        self.permits.belongs(application, environment);
     }
 
     /// One for an application, unless it has its share.
@@ -95,17 +106,17 @@ mod tests {
 
     #[test]
     fn an_application_leaves_as_many_as_it_has_and_never_has_more_than_its_most() {
-        let shares = Shares::new(16, 100);
+        let shares = Shares::new(16, 100, &Arc::default());
         let held = (fill(&shares, A), fill(&shares, B));
         assert_eq!((held.0.len(), held.1.len()), (8, 4));
-        assert_eq!(fill(&Shares::new(16, 3), A).len(), 3);
+        assert_eq!(fill(&Shares::new(16, 3, &Arc::default()), A).len(), 3);
         drop(held);
         assert_eq!(fill(&shares, B).len(), 8, "what is dropped is given back");
     }
 
     #[tokio::test]
     async fn who_waits_gets_what_is_given_back_and_does_not_keep_others_from_theirs() {
-        let shares = Shares::new(4, 100);
+        let shares = Shares::new(4, 100, &Arc::default());
         let mut held = fill(&shares, A);
         let waiting: Vec<_> = (0..3)
             .map(|_| {

@@ -78,6 +78,11 @@ async fn look(shared: &Arc<Shared>, now: Timestamp) {
     }
     match shared.store.take_wakes(now, BATCH).await {
         Ok(wakes) => {
+            for woken in &wakes.endpoints {
+                if let Some((application, environment)) = woken.application.zip(woken.environment) {
+                    shared.budgets.learn(application, environment);
+                }
+            }
             let woken = wakes.endpoints.iter().map(|woken| (woken.endpoint, woken.application));
             shared.bring_up_now(woken, State::wake);
             if let Some(at) = wakes.next_at {

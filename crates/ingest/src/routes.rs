@@ -204,6 +204,7 @@ mod tests {
         let target = Target {
             key: EndpointKey(1),
             application: ApplicationKey(1),
+            environment: postrider_store::EnvironmentKey(1),
             endpoint,
             event_types: Some(EventTypeSet::of_trusted(&vec!["e".into(); MAX_ENDPOINT_EVENT_TYPES])),
             headers: Headers::from([("x-a", "v".repeat(MAX_HEADERS_BYTES - 3))]),

@@ -13,7 +13,7 @@ use postrider_domain::message::Message;
 use postrider_domain::names::{Channel, EventTypeName, Tag, Uid};
 use postrider_domain::signature::{OldKey, Secret, SigningKeys};
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApplicationKey, EndpointKey, MessageKey, Stored, Target};
+use postrider_store::{ApplicationKey, EndpointKey, EnvironmentKey, MessageKey, Stored, Target};
 use rusqlite::Row;
 
 use crate::decode::{Columns, SqlError, encode_json};
@@ -100,7 +100,7 @@ pub(crate) const TARGET_COLUMNS: &str =
      (SELECT disabled_reason FROM endpoint_fact WHERE endpoint_no = endpoint.no) AS disabled_reason,
      (SELECT disabled_since FROM endpoint_fact WHERE endpoint_no = endpoint.no) AS disabled_since,
      event_types, channels, endpoint.throttle_rate, '{}' AS metadata,
-     endpoint.created_at, endpoint.updated_at, headers, signing_keys, application_no,
+     endpoint.created_at, endpoint.updated_at, headers, signing_keys, application_no, environment_no,
      application.throttle_rate AS application_rate,
      (endpoint.deleted_at IS NOT NULL OR application.deleted_at IS NOT NULL) AS gone";
 
@@ -125,6 +125,7 @@ pub(crate) fn decode_target(row: &Row<'_>) -> Result<Target, SqlError> {
     Ok(Target {
         key,
         application: ApplicationKey(columns.get("application_no")?),
+        environment: EnvironmentKey(columns.get("environment_no")?),
         endpoint,
         event_types: event_type_set(&columns)?,
         headers: columns.json::<Headers>("headers")?,

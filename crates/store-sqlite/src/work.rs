@@ -14,9 +14,9 @@ use postrider_domain::message::Message;
 use postrider_domain::names::IdOrUid;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    AcceptError, Accepted, ApplicationKey, Capped, DeliveryKey, Due, DueSlice, EndpointKey, IdempotencyKey,
-    MAX_ATTEMPTS_OF_MESSAGE, MAX_MANUAL_OF_ENDPOINT, MessageKey, NewMessage, Once, ResendError, Resent, Routes,
-    Settlement, StoreError, Target, Unstorable, Wakes, Woken, Work, WriteError, Written,
+    AcceptError, Accepted, ApplicationKey, Capped, DeliveryKey, Due, DueSlice, EndpointKey, EnvironmentKey,
+    IdempotencyKey, MAX_ATTEMPTS_OF_MESSAGE, MAX_MANUAL_OF_ENDPOINT, MessageKey, NewMessage, Once, ResendError, Resent,
+    Routes, Settlement, StoreError, Target, Unstorable, Wakes, Woken, Work, WriteError, Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -137,8 +137,9 @@ impl Work for SqliteStore {
         self.writer
             .take(move |tx| {
                 let mut due = tx.prepare_cached(
-                    "SELECT endpoint_no, due_at, application_no
+                    "SELECT endpoint_no, due_at, application_no, environment_no
                      FROM wake LEFT JOIN endpoint ON endpoint.no = endpoint_no
+                         LEFT JOIN application ON application.no = application_no
                      ORDER BY due_at, endpoint_no LIMIT ?",
                 )?;
                 let mut rows = due.query([range::limit(limit.saturating_add(1))])?;
@@ -152,7 +153,8 @@ impl Work for SqliteStore {
                         break;
                     }
                     let application = row.get::<_, Option<i64>>(2)?.map(ApplicationKey);
-                    wakes.endpoints.push(Woken { endpoint: EndpointKey(row.get(0)?), application });
+                    let environment = row.get::<_, Option<i64>>(3)?.map(EnvironmentKey);
+                    wakes.endpoints.push(Woken { endpoint: EndpointKey(row.get(0)?), application, environment });
                 }
                 let mut delete = tx.prepare_cached("DELETE FROM wake WHERE endpoint_no = ?")?;
                 for woken in &wakes.endpoints {

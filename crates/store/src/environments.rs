@@ -11,6 +11,10 @@ use postrider_domain::time::Timestamp;
 
 use crate::{Once, StoreError, WriteError, Written};
 
+/// The engine's handle of an environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EnvironmentKey(pub i64);
+
 /// An event type that is brought in.
 #[derive(Debug, Clone)]
 pub struct ImportedEventType {

@@ -49,7 +49,7 @@ pub use asker::{Asker, as_stranger, on_behalf};
 pub use attempted::{Attempted, AttemptedFilter, AttemptedMessage, Destination, Standing};
 pub use attempts::{AttemptFilter, AttemptStats, Attempts};
 pub use endpoints::{ChangeHeadersError, EndpointKey, Endpoints, NewEndpoint, RotateError};
-pub use environments::{Environments, Import, ImportedEventType};
+pub use environments::{EnvironmentKey, Environments, Import, ImportedEventType};
 pub use error::{Capped, StoreError, WriteError};
 pub use event_types::{EventTypeFilter, EventTypes};
 pub use idempotency::{IdempotencyKey, Once, Owner, StoredAnswer, Written};

@@ -23,7 +23,9 @@ use postrider_domain::notice::NoticeKind;
 use postrider_domain::signature::SigningKeys;
 use postrider_domain::time::Timestamp;
 
-use crate::{ApplicationKey, EndpointKey, IdempotencyKey, MessageKey, Once, StoreError, WriteError, Written};
+use crate::{
+    ApplicationKey, EndpointKey, EnvironmentKey, IdempotencyKey, MessageKey, Once, StoreError, WriteError, Written,
+};
 
 /// An endpoint as the sender needs it.
 #[derive(Debug, Clone)]
@@ -32,6 +34,8 @@ pub struct Target {
     pub key: EndpointKey,
     /// Whose endpoint it is.
     pub application: ApplicationKey,
+    /// To which its application belongs.
+    pub environment: EnvironmentKey,
     /// The endpoint, without what is for people: its description and its metadata are empty. `disabled` is also true if it,
     /// or its application, was deleted. The event types that it asks for are in `event_types` only.
     pub endpoint: Endpoint,
@@ -265,6 +269,8 @@ pub struct Woken {
     pub endpoint: EndpointKey,
     /// Whose it is; `None` if there is no such endpoint.
     pub application: Option<ApplicationKey>,
+    /// To which the application belongs.
+    pub environment: Option<EnvironmentKey>,
 }
 
 /// A result that cannot be stored.

@@ -18,11 +18,14 @@ fn budgets() -> Budgets {
 
 fn with_memory(bytes: u64) -> Budgets {
     let (rates, turns) = (RateBook::default(), Turns::default());
-    Budgets { memory: Memory::new(bytes), permits: Permits::new(1_000), rates, turns }
+    let environments = Arc::default();
+    let (memory, permits) = (Memory::new(bytes, &environments), Permits::new(1_000, &environments));
+    Budgets { memory, permits, rates, turns, environments }
 }
 
 fn with_permits(total: u32) -> Budgets {
-    Budgets { permits: Permits::new(total), ..budgets() }
+    let budgets = budgets();
+    Budgets { permits: Permits::new(total, &budgets.environments), ..budgets }
 }
 
 fn new_lane() -> Lane {
@@ -257,6 +260,7 @@ fn ready(application_rate: Option<u16>) -> Arc<Ready> {
     let target = Target {
         key: EndpointKey(1),
         application: ApplicationKey(1),
+        environment: postrider_store::EnvironmentKey(1),
         endpoint,
         event_types: None,
         headers: postrider_domain::endpoint::Headers::default(),

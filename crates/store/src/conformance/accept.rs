@@ -297,7 +297,9 @@ pub(super) async fn a_delivery_that_is_put_off_is_in_the_index_of_wakes_and_not_
     let due = world.only_due(&endpoint).await;
     assert_eq!((due.key.due_at, due.key.message, due.made, due.trigger), (at, message.key, 0, Trigger::Scheduled));
     assert!(!due.fresh && world.only_due(&other).await.fresh);
-    let woken = Woken { endpoint: endpoint.key, application: Some(app.key) };
+    let environment = world.store().target(endpoint.key).await.unwrap().map(|target| target.environment);
+    assert!(environment.is_some());
+    let woken = Woken { endpoint: endpoint.key, application: Some(app.key), environment };
     let wakes = Wakes { endpoints: vec![woken], next_at: None };
     assert_eq!(world.store().take_wakes(at, 10).await.unwrap(), wakes);
     // A retry is like any other.
