@@ -597,7 +597,7 @@ fn what_does_not_fit_is_read_when_there_is_memory_for_it_and_not_before() {
         now = now.saturating_add(Duration::from_millis(50));
     }
     let taken = lanes.iter().filter(|waiting| waiting.delivered.is_some()).count();
-    assert!((3..=8).contains(&taken), "as many as may be overdrawn: {taken}");
+    assert!((2..=8).contains(&taken), "as many as may be overdrawn: {taken}");
     assert_eq!(read, taken * LARGE, "nothing was read in vain");
     // They are delivered, and the others come one after the other.
     for _ in 0..1_000 {
