@@ -41,6 +41,7 @@ use crate::at_work::AtWork;
 use crate::auth::Principal;
 use crate::error::{ApiError, Result};
 use crate::model::environment::IMPORT_MEMORY;
+use crate::progress::{Progress, Watched};
 use crate::router::Shared;
 
 postrider_domain::limits! {
@@ -160,6 +161,8 @@ pub(crate) struct Account {
     /// The places of the application whose token it is.
     line: OnceLock<Arc<Semaphore>>,
     held: Mutex<Holdings>,
+    /// Who is told how far the request is.
+    watched: Option<Watched>,
 }
 
 #[derive(Default)]
@@ -176,8 +179,18 @@ struct Holdings {
 pub(crate) struct IsList;
 
 impl Account {
+    #[cfg(test)]
     pub(crate) fn new(budgets: Arc<Budgets>) -> Arc<Self> {
-        Arc::new(Self { budgets, shares: OnceLock::new(), line: OnceLock::new(), held: Mutex::default() })
+        Self::watched(budgets, None)
+    }
+
+    /// The account of a request of which somebody is told how far it is.
+    pub(crate) fn watched(budgets: Arc<Budgets>, watched: Option<Watched>) -> Arc<Self> {
+        Arc::new(Self { budgets, shares: OnceLock::new(), line: OnceLock::new(), held: Mutex::default(), watched })
+    }
+
+    fn watcher(&self) -> Option<Arc<dyn Progress>> {
+        self.watched.as_ref()?.watcher()
     }
 
     /// Names the caller, who gets one place among the requests under way, and if it asks for a list, room for a page. Then the token
@@ -187,6 +200,9 @@ impl Account {
         if self.shares.set(Arc::clone(&shares)).is_err() {
             // Named already, by another argument of the same handler.
             return Ok(());
+        }
+        if let Some(watcher) = self.watcher() {
+            watcher.caller_is_known();
         }
         self.take_place(&shares)?;
         if let Principal::Application { application, .. } = principal {
@@ -237,10 +253,11 @@ impl Account {
         Ok(())
     }
 
-    /// Whether its caller had a good token.
-    pub(crate) fn is_of_known_caller(&self) -> bool {
-        let is_public = |share: &Share<Party>| matches!(share.party, Party::Public(_));
-        self.shares.get().is_some_and(|shares| !shares.iter().any(is_public))
+    /// What has come of the body is worked on, and its client is not waited for until more is asked for.
+    pub(crate) fn body_is_worked_on(&self) {
+        if let Some(watcher) = self.watcher() {
+            watcher.body_is_worked_on();
+        }
     }
 
     /// Whose caller it is, once that is known.
@@ -360,7 +377,7 @@ impl FromRequestParts<Shared> for Ledger {
 
     async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self> {
         let account = parts.extensions.get::<Arc<Account>>().cloned();
-        Ok(Self(account.unwrap_or_else(|| Account::new(Arc::clone(&state.budgets)))))
+        Ok(Self(account.unwrap_or_else(|| Account::watched(Arc::clone(&state.budgets), None))))
     }
 }
 

@@ -114,7 +114,7 @@ impl FromRequest<Shared> for Incoming {
 
     async fn from_request(request: Request<AxumBody>, state: &Shared) -> Result<Self> {
         let account = request.extensions().get::<Arc<Account>>().cloned();
-        let account = account.unwrap_or_else(|| Account::new(Arc::clone(&state.budgets)));
+        let account = account.unwrap_or_else(|| Account::watched(Arc::clone(&state.budgets), None));
         Ok(Self { body: request.into_body(), account })
     }
 }

@@ -47,8 +47,8 @@ impl<T: DeserializeOwned + JsonSchema + Send + 'static> FromRequest<Shared> for 
         let body = Incoming::from_request(request, state).await?;
         let account = Arc::clone(body.account());
         let bytes = body.read().await?;
-        let length = bytes.len();
-        large::read(state, &account, length, move || Self::decode(&bytes, warnings)).await?
+        let takes_time = large::is_much(&bytes);
+        large::read(state, &account, takes_time, move || Self::decode(&bytes, warnings)).await?
     }
 }
 
@@ -63,9 +63,14 @@ impl<T: DeserializeOwned + JsonSchema> JsonBody<T> {
     }
 }
 
+/// Whether a body has more values than these. Commas in texts count as well: to tell them apart takes as long as to decode it.
+pub(crate) fn has_more_values(body: &[u8], than: usize) -> bool {
+    memchr::memchr3_iter(b',', b'[', b'{', body).nth(than).is_some()
+}
+
 /// Refuses a body of so many values that decoding it would take many times its size in memory.
 pub(crate) fn few_values(body: &[u8], most: usize) -> Result<()> {
-    if memchr::memchr3_iter(b',', b'[', b'{', body).nth(most).is_none() {
+    if !has_more_values(body, most) {
         return Ok(());
     }
     // Commas in texts count as well when it comes to this; a body of which that is true is no less unusual.

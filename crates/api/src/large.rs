@@ -8,10 +8,24 @@ use tokio::sync::oneshot;
 
 use crate::account::Account;
 use crate::error::{ApiError, Result};
+use crate::json;
 use crate::router::Shared;
 
 /// What is read at once.
 const AT_ONCE_BYTES: usize = 64 * 1024;
+
+/// The values in what is read at once and decoded one by one: half a microsecond each, however short they are.
+const AT_ONCE_VALUES: usize = 500;
+
+/// Whether a body takes its time for its length.
+pub(crate) fn is_long(bytes: usize) -> bool {
+    bytes > AT_ONCE_BYTES
+}
+
+/// Whether a body of which each value is decoded takes its time.
+pub(crate) fn is_much(body: &[u8]) -> bool {
+    is_long(body.len()) || json::has_more_values(body, AT_ONCE_VALUES)
+}
 
 /// How far the threads stand back: at 5, Linux gives a thread about a quarter of a core that it shares with one at 0. Much
 /// further, and what is large would not be read while the server is busy.
@@ -56,17 +70,17 @@ fn stand_back() {
     }
 }
 
-/// Reads what came in a body of so many bytes: when it is the turn of whose it is, if they are many. Whoever waits for that is not
-/// worked on, and is when it is read.
+/// Reads what came in a body: when it is the turn of whose it is, if that takes its time. Whoever waits for that is not worked on,
+/// and is when it is read.
 ///
 /// The turn stays with the thread until it is done, also if whoever sent the body has gone.
 pub(crate) async fn read<T: Send + 'static>(
     state: &Shared,
     account: &Account,
-    bytes: usize,
+    takes_time: bool,
     read: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T> {
-    let of = account.environment().filter(|_| bytes > AT_ONCE_BYTES);
+    let of = account.environment().filter(|_| takes_time);
     let Some(environment) = of else {
         account.begin_work().await?;
         return Ok(read());
@@ -81,4 +95,18 @@ pub(crate) async fn read<T: Send + 'static>(
     let read = state.workers.run(read).await?;
     account.begin_work().await?;
     Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_its_time_is_what_is_long_or_has_many_values() {
+        let members = |count: usize| format!("{{{}}}", vec![r#""a":"""#; count].join(","));
+        assert!(!is_much(members(AT_ONCE_VALUES).as_bytes()));
+        assert!(is_much(members(AT_ONCE_VALUES + 1).as_bytes()));
+        assert!(!is_much(&[b'x'; AT_ONCE_BYTES]));
+        assert!(is_much(&[b'x'; AT_ONCE_BYTES + 1]));
+    }
 }

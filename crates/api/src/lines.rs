@@ -58,13 +58,26 @@ impl Lines {
         self.body.account()
     }
 
-    /// The next lines, at most `limit`; none at the end. What was handed out before counts as done with.
+    /// The next lines, at most `limit`; none at the end. What was handed out before counts as done with. Until the next ones are
+    /// asked for, the client is not waited for.
     pub(crate) async fn chunk(&mut self, limit: usize) -> Result<Vec<Line>> {
-        let (mut lines, mut bytes) = (Vec::new(), 0);
+        let lines = self.collect(limit).await;
+        self.body.account().body_is_worked_on();
+        match self.broken.take_if(|_| lines.is_empty()) {
+            Some(error) => Err(error),
+            None => Ok(lines),
+        }
+    }
+
+    async fn collect(&mut self, limit: usize) -> Vec<Line> {
         self.body.account().keep(self.buffer.len());
+        // With what is between the lines: it is in memory as long as they are.
+        let (mut lines, mut bytes) = (Vec::new(), 0);
         while lines.len() < limit && bytes < CHUNK_BYTES {
-            if let Some(line) = self.next() {
-                bytes += line.len();
+            let before = self.buffer.len();
+            let line = self.next();
+            bytes += before - self.buffer.len();
+            if let Some(line) = line {
                 lines.push(line);
                 continue;
             }
@@ -72,6 +85,9 @@ impl Lines {
                 break;
             }
             if lines.is_empty() {
+                // What was thrown away is not in memory any more.
+                bytes = 0;
+                self.body.account().keep(self.buffer.len());
                 let piece = self.body.next().await;
                 self.take(piece).await;
             } else {
@@ -80,10 +96,7 @@ impl Lines {
                 self.take(piece).await;
             }
         }
-        match self.broken.take_if(|_| lines.is_empty()) {
-            Some(error) => Err(error),
-            None => Ok(lines),
-        }
+        lines
     }
 
     /// Takes a piece of the body in, once it is paid.
@@ -143,8 +156,14 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Weak};
+
     use axum::body::Body;
     use proptest::prelude::*;
+
+    use crate::progress::{Progress, Watched};
 
     fn body(pieces: Vec<Bytes>) -> Lines {
         let stream = futures_util::stream::iter(pieces.into_iter().map(Ok::<_, std::convert::Infallible>));
@@ -212,7 +231,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn lines_that_came_before_there_was_no_more_room_are_handed_out() {
         let options = postrider_ingest::LimitOptions::default();
-        let budgets = std::sync::Arc::new(crate::account::Budgets::new(&options, 10));
+        let budgets = Arc::new(crate::account::Budgets::new(&options, 10));
         let operator =
             crate::auth::Principal::Environment(postrider_domain::application::EnvironmentId::default_environment());
         let (mine, others) = (Account::new(budgets.clone()), Account::new(budgets));
@@ -228,6 +247,46 @@ mod tests {
         assert_eq!(lines.chunk(10).await.unwrap(), [text("a"), text("b")]);
         let error = lines.chunk(10).await.unwrap_err();
         assert_eq!(error.status(), http::StatusCode::TOO_MANY_REQUESTS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_thrown_away_is_not_charged_however_much_it_is() {
+        let options = postrider_ingest::LimitOptions::default();
+        let account = Account::new(Arc::new(crate::account::Budgets::new(&options, 10)));
+        let operator =
+            crate::auth::Principal::Environment(postrider_domain::application::EnvironmentId::default_environment());
+        account.open(&operator, false).await.unwrap();
+        let much = |byte| std::iter::repeat_n(Bytes::from(vec![byte; 1 << 20]), 40);
+        let line = |text: &'static str| std::iter::once(Bytes::from_static(text.as_bytes()));
+        let pieces = much(b'x').chain(line("\na\n")).chain(much(b'\n')).chain(line("b"));
+        let stream = futures_util::stream::iter(pieces.map(Ok::<_, std::convert::Infallible>));
+        let lines = Lines::new(Bytes::new(), Incoming::charged_to(Body::from_stream(stream), account));
+        assert_eq!(all(lines, 10).await, [Line::TooLong, text("a"), text("b")]);
+    }
+
+    #[derive(Default)]
+    struct Told(AtomicUsize);
+
+    impl Progress for Told {
+        fn caller_is_known(&self) {}
+
+        fn body_is_worked_on(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn while_lines_are_worked_on_nobody_waits_for_more_of_them() {
+        let told: Arc<Told> = Arc::default();
+        let watcher: Weak<dyn Progress> =
+            Arc::downgrade(&(Arc::clone(&told) as _));
+        let budgets = crate::account::Budgets::new(&postrider_ingest::LimitOptions::default(), 10);
+        let account = Account::watched(Arc::new(budgets), Some(Watched(watcher)));
+        let first = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(Bytes::from_static(b"a\n"))]);
+        let stream = futures_util::StreamExt::chain(first, futures_util::stream::pending());
+        let mut lines = Lines::new(Bytes::new(), Incoming::charged_to(Body::from_stream(stream), account));
+        assert_eq!(lines.chunk(10).await.unwrap(), [text("a")]);
+        assert_eq!(told.0.load(Ordering::Relaxed), 1);
     }
 
     proptest! {

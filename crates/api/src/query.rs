@@ -30,6 +30,8 @@ postrider_domain::limits! {
     in "Lists";
     /// The event types that a list is filtered by
     pub(crate) const MAX_EVENT_TYPES: usize = 500, "event types", beyond "422";
+    /// The parameters of a query, each time that one is given: as many as there are event types, and some more
+    pub(crate) const MAX_PARAMETERS: usize = 600, "parameters", beyond "422";
 }
 
 /// The parameters of a query string.
@@ -58,7 +60,7 @@ impl<T: FromQuery> FromRequestParts<Shared> for Query<T> {
 
     async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self> {
         let (read, is_list) = {
-            let query = QueryString::parse(parts.uri.query().unwrap_or_default());
+            let query = QueryString::parse(parts.uri.query().unwrap_or_default())?;
             let read = T::from_query(&query);
             // Whoever reads stops at what is wrong, and has not asked for the others then.
             if read.is_ok() {
@@ -95,10 +97,14 @@ fn parse_date(text: &str) -> Result<Timestamp, ParseTimestampError> {
 }
 
 impl<'a> QueryString<'a> {
-    /// Splits and decodes a query string, without its question mark.
-    pub(crate) fn parse(query: &'a str) -> Self {
-        let pairs = form_urlencoded::parse(query.as_bytes()).collect();
-        Self { pairs, is_list: Cell::new(false), asked: RefCell::default(), noted: None }
+    /// Splits and decodes a query string, without its question mark. Nobody knows yet who sent it, and each parameter that is asked
+    /// for is looked for among all, so there are only so many.
+    pub(crate) fn parse(query: &'a str) -> Result<Self> {
+        let pairs: Vec<_> = form_urlencoded::parse(query.as_bytes()).take(MAX_PARAMETERS + 1).collect();
+        if pairs.len() > MAX_PARAMETERS {
+            return Err(ApiError::invalid(&["query"], format!("must have at most {MAX_PARAMETERS} parameters")));
+        }
+        Ok(Self { pairs, is_list: Cell::new(false), asked: RefCell::default(), noted: None })
     }
 
     /// The parameters that `T` asks for, when it reads a query that has none of them.
@@ -243,6 +249,7 @@ impl<'a> QueryString<'a> {
         self.note("event_types", || json!({ "type": "array", "items": item(), "maxItems": MAX_EVENT_TYPES }));
         let names: Vec<_> = self
             .array("event_types")
+            .take(MAX_EVENT_TYPES + 1)
             .map(EventTypeName::parse)
             .collect::<Result<_, _>>()
             .map_err(|error| ApiError::invalid(&["query", "event_types"], error.to_string()))?;
@@ -285,7 +292,7 @@ mod tests {
     use super::*;
 
     fn types(query: &str) -> Vec<String> {
-        let names = QueryString::parse(query).event_types().unwrap();
+        let names = QueryString::parse(query).unwrap().event_types().unwrap();
         names.unwrap_or_default().iter().map(ToString::to_string).collect()
     }
 
@@ -306,12 +313,22 @@ mod tests {
 
     #[test]
     fn an_illegal_name_in_an_array_is_invalid_and_not_undecodable() {
-        assert!(matches!(QueryString::parse("event_types=a,b%20c").event_types(), Err(ApiError::Invalid(_))));
+        assert!(matches!(QueryString::parse("event_types=a,b%20c").unwrap().event_types(), Err(ApiError::Invalid(_))));
+    }
+
+    #[test]
+    fn there_are_only_so_many_parameters_and_those_of_the_longest_array_are_no_more() {
+        assert!(QueryString::parse(&"a&".repeat(MAX_PARAMETERS)).is_ok());
+        assert!(matches!(QueryString::parse(&"a&".repeat(MAX_PARAMETERS + 1)), Err(ApiError::Invalid(_))));
+        let query = format!("{}limit=50&order=ascending", "event_types=a&".repeat(MAX_EVENT_TYPES));
+        assert_eq!(types(&query).len(), MAX_EVENT_TYPES);
+        let query = format!("event_types={}", "a,".repeat(MAX_EVENT_TYPES + 1));
+        assert!(matches!(QueryString::parse(&query).unwrap().event_types(), Err(ApiError::Invalid(_))));
     }
 
     #[test]
     fn what_can_not_be_decoded_is_a_bad_request() {
-        let query = QueryString::parse("limit=x&big=99999999999999999999&flag=1&flag2=True&before=soon&order=up");
+        let query = QueryString::parse("limit=x&big=99999999999999999999&flag=1&flag2=True&before=soon&order=up").unwrap();
         let bad = |result: Result<()>| assert!(matches!(result, Err(ApiError::General { code: "generic_error", .. })));
         bad(query.number::<usize>("limit").map(drop));
         bad(query.count("big", 1, 1).map(drop));
@@ -325,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_value_that_there_is_not_is_answered_with_those_that_there_are() {
-        let query = QueryString::parse("status=fail&state=runing");
+        let query = QueryString::parse("status=fail&state=runing").unwrap();
         let detail = |error: Option<ApiError>| match error {
             Some(ApiError::General { detail, .. }) => detail.into_owned(),
             other => panic!("{other:?}"),
@@ -347,7 +364,7 @@ mod tests {
             "2026-01-02T03:04:05.123456+0000",
         ] {
             let query = format!("at={text}");
-            assert_eq!(QueryString::parse(&query).date("at").unwrap(), Some(want), "{text}");
+            assert_eq!(QueryString::parse(&query).unwrap().date("at").unwrap(), Some(want), "{text}");
         }
     }
 }

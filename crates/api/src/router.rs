@@ -39,12 +39,9 @@ use crate::error::ApiError;
 use crate::headers;
 use crate::large::Workers;
 use crate::options::{AuthOptions, SigningOptions};
+use crate::progress::Watched;
 use crate::routes::{self, StorePing};
 use crate::typos::Warnings;
-
-/// Marks answers (as an extension) to whoever had a good token, so that whoever sends them knows.
-#[derive(Debug, Clone, Copy)]
-pub struct KnownCaller;
 
 /// Says whether an endpoint may have this URL, and if not, why.
 pub type UrlCheck = Arc<dyn Fn(&EndpointUrl) -> Result<(), String> + Send + Sync>;
@@ -156,7 +153,7 @@ impl Api {
         self.state.authenticator.key_usage()
     }
 
-    /// Answers a request.
+    /// Answers a request. Who is in its extensions as [`Watched`] is told how far it is.
     pub async fn respond<B>(&self, request: Request<B>) -> Response
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
@@ -166,19 +163,28 @@ impl Api {
             Some(response) => response,
             None => self.answer(request).await,
         };
-        headers::protect(response.headers_mut());
-        account::retry_after(&mut response);
+        finish(&mut response);
         response
     }
 
-    async fn answer<B>(&self, request: Request<B>) -> Response
+    /// What is answered instead, if others need the connection of a request whose caller is not known yet.
+    pub fn give_way() -> Response {
+        let detail = "All connections of the server are in use. Try again in a moment.";
+        let mut response =
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).into_response();
+        finish(&mut response);
+        response
+    }
+
+    async fn answer<B>(&self, mut request: Request<B>) -> Response
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<axum::BoxError>,
     {
         let is_cross_origin = request.headers().contains_key(header::ORIGIN);
         let is_change = !request.method().is_safe();
-        let account = Account::new(Arc::clone(&self.state.budgets));
+        let watched = request.extensions_mut().remove::<Watched>();
+        let account = Account::watched(Arc::clone(&self.state.budgets), watched);
         let response = match headers::host(&request) {
             Ok(()) => postrider_store::as_stranger(self.route(request, &account)).await,
             Err(error) => error.into_response(),
@@ -186,9 +192,6 @@ impl Api {
         let mut response = seal(response, &account, is_change).await;
         if is_cross_origin {
             cors::allow_origin(response.headers_mut());
-        }
-        if account.is_of_known_caller() {
-            response.extensions_mut().insert(KnownCaller);
         }
         response
     }
@@ -222,17 +225,34 @@ impl Api {
     }
 }
 
+/// What every answer has.
+fn finish(response: &mut Response) {
+    headers::protect(response.headers_mut());
+    account::retry_after(response);
+}
+
+/// What an event type is addressed by.
+const EVENT_TYPE_PATH: &str = "/api/v1/event-type/";
+
+/// The longest spelling of a step in a path: two dots, percent-encoded.
+const STEP_BYTES: usize = "%2e%2e".len();
+
 /// Whether a path may be what a client or a proxy made of another one: `/app/a/endpoint/..` becomes `/app/a/`, so a request
 /// to remove or to change an endpoint would remove or change its application. Only methods that do so are meant: for the
 /// others a trailing slash is the same as none.
+///
+/// Anybody may ask, and a path may have thousands of parts: each is looked at once, and decoded only if it is short.
 fn is_ambiguous(method: &Method, path: &str) -> bool {
-    // An event type has no other name than that in the path: one that was once called so can be removed, and a new one is
-    // refused by its handler.
-    let is_left_alone = |path: &str| path.contains("/event-type/");
-    let is_step = |part: &str| is_step(&percent_decode_str(part).decode_utf8_lossy());
-    let mut parts = path.split('/').skip(1);
+    let is_step = |part: &str| part.len() <= STEP_BYTES && is_step(&percent_decode_str(part).decode_utf8_lossy());
     matches!(*method, Method::DELETE | Method::PUT | Method::PATCH)
-        && parts.any(|part| part.is_empty() || (is_step(part) && !is_left_alone(path)))
+        && !is_event_type(path)
+        && path.split('/').skip(1).any(|part| part.is_empty() || is_step(part))
+}
+
+/// Whether a path names an event type, whatever its name. It has no other name than that in the path: one that was once called
+/// like a step can be removed, and a new one is refused by its handler.
+fn is_event_type(path: &str) -> bool {
+    path.strip_prefix(EVENT_TYPE_PATH).is_some_and(|name| !name.is_empty() && !name.contains('/'))
 }
 
 fn ambiguous_path() -> ApiError {
@@ -306,7 +326,17 @@ mod tests {
         for path in ["/api/v1/app/demo", "/api/v1/app/...", "/api/v1/app/%2F", "/api/v1/app/a..b", "/"] {
             assert_eq!(is_ambiguous(&Method::DELETE, path), path == "/", "{path}");
         }
-        assert!(!is_ambiguous(&Method::DELETE, "/api/v1/event-type/.."));
+        for path in ["/api/v1/event-type/..", "/api/v1/event-type/%2e%2E"] {
+            assert!(!is_ambiguous(&Method::DELETE, path), "{path}");
+        }
+        for path in [
+            "/api/v1/event-type/",
+            "/api/v1/event-type/../x",
+            "/api/v1/app/../event-type/x",
+            "/api/v1/app/event-type/endpoint/..",
+        ] {
+            assert!(is_ambiguous(&Method::DELETE, path), "{path}");
+        }
     }
 
     #[test]

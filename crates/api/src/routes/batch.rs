@@ -71,8 +71,8 @@ pub(super) async fn create(
     }
     let account = Arc::clone(body.account());
     let body = body.read_after(first, MAX_ARRAY_BYTES).await?;
-    let bytes = body.len();
-    let items = large::read(&state, &account, bytes, move || batch.read_array(&body)).await??;
+    let takes_time = large::is_long(body.len());
+    let items = large::read(&state, &account, takes_time, move || batch.read_array(&body)).await??;
     account.reserve_answer(room(items.len())).await?;
     let results = submit(&state, items).await?;
     Ok(answer::raw_json(StatusCode::ACCEPTED, write_array(results)))
@@ -170,14 +170,14 @@ impl Stream {
     /// Has a chunk stored, for the results of which there is room; gives them.
     async fn take(&mut self, lines: Vec<Line>) -> Result<Bytes> {
         let first = self.taken;
-        let bytes = lines.iter().map(Line::len).sum();
+        let takes_time = large::is_long(lines.iter().map(Line::len).sum());
         let batch = self.batch.clone();
         let read = move |(place, line)| match line {
             Line::Text(text) => batch.read_line(&text, first + place),
             Line::TooLong => Err(ApiError::payload_too_large()),
         };
         let read_all = move || lines.into_iter().enumerate().map(read).collect();
-        let items = large::read(&self.state, self.lines.account(), bytes, read_all).await?;
+        let items = large::read(&self.state, self.lines.account(), takes_time, read_all).await?;
         let results = submit(&self.state, items).await?;
         let mut out = Vec::with_capacity(results.len() * 128);
         let mut details = Details::of(results.len());

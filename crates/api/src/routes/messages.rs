@@ -148,10 +148,10 @@ pub(super) async fn create(
     let application = addressee(params.text("app_id")?)?;
     let account = Arc::clone(body.account());
     let body = body.read().await?;
-    let (environment, once, length) = (operator.environment.clone(), operator.once.map(|keyed| keyed.key), body.len());
-    let addressee = application.clone();
+    let (environment, once) = (operator.environment.clone(), operator.once.map(|keyed| keyed.key));
+    let (addressee, takes_time) = (application.clone(), large::is_long(body.len()));
     let read = move || message::read(&body, environment, addressee, once, &warnings);
-    let message::Read { submission, is_object } = large::read(&state, &account, length, read).await??;
+    let message::Read { submission, is_object } = large::read(&state, &account, takes_time, read).await??;
     let submitted = state.intake.submit(submission).await?;
     let replayed = if submitted.replayed && query.with_content {
         Some(stored(&state, &account, &operator.environment, &application, submitted.message.id).await?)
