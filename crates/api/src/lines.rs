@@ -278,8 +278,7 @@ mod tests {
     #[tokio::test]
     async fn while_lines_are_worked_on_nobody_waits_for_more_of_them() {
         let told: Arc<Told> = Arc::default();
-        let watcher: Weak<dyn Progress> =
-            Arc::downgrade(&(Arc::clone(&told) as _));
+        let watcher: Weak<dyn Progress> = Arc::downgrade(&(Arc::clone(&told) as _));
         let budgets = crate::account::Budgets::new(&postrider_ingest::LimitOptions::default(), 10);
         let account = Account::watched(Arc::new(budgets), Some(Watched(watcher)));
         let first = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(Bytes::from_static(b"a\n"))]);

@@ -328,7 +328,8 @@ mod tests {
 
     #[test]
     fn what_can_not_be_decoded_is_a_bad_request() {
-        let query = QueryString::parse("limit=x&big=99999999999999999999&flag=1&flag2=True&before=soon&order=up").unwrap();
+        let query =
+            QueryString::parse("limit=x&big=99999999999999999999&flag=1&flag2=True&before=soon&order=up").unwrap();
         let bad = |result: Result<()>| assert!(matches!(result, Err(ApiError::General { code: "generic_error", .. })));
         bad(query.number::<usize>("limit").map(drop));
         bad(query.count("big", 1, 1).map(drop));

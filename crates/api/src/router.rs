@@ -170,8 +170,7 @@ impl Api {
     /// What is answered instead, if others need the connection of a request whose caller is not known yet.
     pub fn give_way() -> Response {
         let detail = "All connections of the server are in use. Try again in a moment.";
-        let mut response =
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).into_response();
+        let mut response = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).into_response();
         finish(&mut response);
         response
     }

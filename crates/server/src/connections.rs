@@ -1,16 +1,21 @@
 //! The connections of callers: how many there may be, in all and from one address, and which of them goes when there are
 //! too many.
 //!
-//! A connection is closed for another only while it is not the server that is waited for, in this order:
+//! A connection is closed for another only where that undoes nothing that its caller could count on, in this order:
 //!
 //! 1. It has nothing to do, or the answer to a caller without a good token is ready and not read to its end. Whatever such a
 //!    caller reads of it, a byte now and then, makes it no younger.
 //! 2. A request whose body does not come, or an answer to a known caller that is not read: for [`SLOW_SECONDS`] already, where
 //!    [`PACE_BYTES`] that come or are read make up for a second. Who keeps that pace is never closed for another.
+//! 3. A request whose caller is not known yet. It is answered at once that there is no room, and its connection ends: nothing was
+//!    done for it that anybody would miss.
 //!
-//! Of the first kind if there is one, of the address that has most connections, the one that has been so for longest. A
-//! request that has come is answered first: also one that comes in the instant in which its connection is chosen. Such a
-//! connection counts again until it has its answer, so that there is one too many for as long; what is too many is closed
+//! Of the first kind that there is, of the address that has most connections, the one that has been so for longest. If one of the
+//! third kind comes from an address that has more than that one's, it goes instead: otherwise whoever has requests with
+//! keys that nobody knows on all of his connections, one after the other, would keep everybody else out.
+//!
+//! The request of a known caller is answered first: also one that comes in the instant in which its connection is chosen. Such a
+//! connection counts again until it may be closed, so that there is one too many for as long; what is too many is closed
 //! before the next one is let in, and if nothing may be closed, nothing is let in.
 
 use std::cmp::Reverse;
@@ -18,12 +23,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
+use postrider_api::Progress;
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -31,7 +37,7 @@ use tokio::time::Instant;
 postrider_domain::limits! {
     in "Connections of callers";
     /// Connections
-    setting "server.max_connections", beyond "one that is idle, or is not read by a caller without a good token, is closed: of the address with most connections, the one for which that is true for longest; if there is none, a slow one; if there is none, 503";
+    setting "server.max_connections", beyond "one that is idle, or is not read by a caller without a good token, is closed: of the address with most connections, the one for which that is true for longest; if there is none, a slow one; if there is none, or its address has fewer, one whose request has no known caller yet, which is answered 503; if there is none, the new one is answered 503";
     /// Connections from one address; of IPv6, from one network of 64 bits
     setting "server.max_connections_per_address", beyond "the same, among those of the address";
     /// The first request on a new connection, up to its body
@@ -101,9 +107,11 @@ enum Kind {
     Done,
     /// The client of a request is slow, and was so since then, had it not paused.
     Slow,
+    /// There is a request, and it is not known yet whose.
+    Unknown,
 }
 
-const KINDS: usize = 2;
+const KINDS: usize = 3;
 
 struct Entry {
     /// Where in [`State::addresses`].
@@ -112,9 +120,9 @@ struct Entry {
     requests: usize,
     /// Those of them that are not answered yet.
     unanswered: usize,
-    /// Whether the last one that was answered was a known caller's.
+    /// Whether the caller of the last one is known.
     is_known: bool,
-    /// Since when there is no request, or none that is not answered.
+    /// When the last one came, was answered, or ended.
     since: Instant,
     client: Client,
     /// What it may be closed for, and since when: where it is in [`Address::waiting`].
@@ -147,37 +155,45 @@ struct Client {
 /// What a connection is told. It looks at it whenever it is polled, which is several times for a request.
 #[derive(Default)]
 struct Sign {
-    /// It goes for the sake of another, and counts only while a request is to be answered first.
-    closing: AtomicBool,
-    /// It does not wait for the server: it can go at once.
-    leaving: AtomicBool,
-    /// The server ends.
-    ending: AtomicBool,
+    /// A [`Told`]; 0 if it is told nothing. Changed by whoever has the lock of all connections.
+    told: AtomicU8,
     waker: AtomicWaker,
 }
 
 /// How a connection is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub(crate) enum Told {
     /// At once, for the sake of another, for which there is no place otherwise.
-    Close,
-    /// For the same, with its answer: a request came in the instant in which it was chosen.
+    Close = 1,
+    /// For the same, when its request is turned away, of which it is not known yet whose it is.
+    Refuse,
+    /// For the same, with its answer: a request came in the instant in which it was chosen. It counts until then.
     Finish,
     /// With its answer, because the server ends.
     End,
+    /// At once, because it took too long for that.
+    Cut,
 }
+
+const ALL_TOLD: [Told; 5] = [Told::Close, Told::Refuse, Told::Finish, Told::End, Told::Cut];
 
 /// A connection's place; given up when it is dropped.
 pub(crate) struct Place {
     connections: Arc<Connections>,
     number: usize,
     sign: Arc<Sign>,
+    /// What was answered is not written yet, because the client does not read, or others write.
+    is_unwritten: AtomicBool,
 }
 
 /// A request under way on a connection.
 pub(crate) struct Busy {
     place: Arc<Place>,
+    is_known: AtomicBool,
     is_answered: AtomicBool,
+    /// More of its body is asked for, and has not come.
+    awaits_body: AtomicBool,
 }
 
 impl Connections {
@@ -206,7 +222,7 @@ impl Connections {
         }
         let (number, sign) = state.insert(address, now);
         drop(state);
-        Some(Place { connections: Arc::clone(self), number, sign })
+        Some(Place { connections: Arc::clone(self), number, sign, is_unwritten: AtomicBool::new(false) })
     }
 
     /// Closes a connection, if one may be closed, to free what it takes.
@@ -219,11 +235,20 @@ impl Connections {
 
     /// Tells all connections that the server ends, and waits until they are gone. There must be no new ones.
     pub(crate) async fn end(&self) {
-        for (_, entry) in &self.state.lock().all {
-            entry.sign.end();
-        }
+        self.tell_all(Told::End);
         while !self.state.lock().all.is_empty() {
             self.gone.notified().await;
+        }
+    }
+
+    /// Ends all connections at once, whatever they do.
+    pub(crate) fn cut(&self) {
+        self.tell_all(Told::Cut);
+    }
+
+    fn tell_all(&self, told: Told) {
+        for (_, entry) in &self.state.lock().all {
+            entry.sign.tell(told);
         }
     }
 }
@@ -233,11 +258,22 @@ impl Address {
         self.waiting[kind].first().map(|(since, _)| (Reverse(self.count), *since, at))
     }
 
+    /// Which of its connections of this kind goes for another.
+    fn first(&self, kind: Kind, now: Instant) -> Option<usize> {
+        let (since, number) = self.waiting[kind as usize].first()?;
+        kind.is_due(*since, now).then_some(*number)
+    }
+
     /// Which of its connections goes for another.
     fn to_close(&self, now: Instant) -> Option<usize> {
-        let done = self.waiting[Kind::Done as usize].first();
-        let slow = self.waiting[Kind::Slow as usize].first().filter(|(since, _)| is_slow(*since, now));
-        done.or(slow).map(|(_, number)| *number)
+        [Kind::Done, Kind::Slow, Kind::Unknown].into_iter().find_map(|kind| self.first(kind, now))
+    }
+}
+
+impl Kind {
+    /// Whether what has been so since then gives way now.
+    fn is_due(self, since: Instant, now: Instant) -> bool {
+        self != Self::Slow || is_slow(since, now)
     }
 }
 
@@ -284,17 +320,19 @@ impl State {
     fn change(&mut self, number: usize, now: Instant, change: impl FnOnce(&mut Entry)) {
         let entry = &mut self.all[number];
         change(entry);
-        let (waits, at) = (entry.waits(), entry.address);
-        if entry.sign.is_closing() {
-            let at_once = waits.is_some_and(|(kind, since)| kind == Kind::Done || is_slow(since, now));
-            entry.sign.leave(at_once);
-            if at_once {
-                self.forget(number);
-            } else {
-                self.count(number);
-            }
+        match entry.sign.told() {
+            Some(told @ (Told::Close | Told::Refuse | Told::Finish)) => self.tell(number, told, now),
+            Some(Told::End | Told::Cut) | None => self.arrange(number),
+        }
+    }
+
+    /// A connection that counts may be closed from now on, or not any more.
+    fn arrange(&mut self, number: usize) {
+        let entry = &mut self.all[number];
+        if !entry.is_counted {
             return;
         }
+        let (waits, at) = (entry.waits(), entry.address);
         let before = std::mem::replace(&mut entry.waits, waits);
         if before != waits {
             self.rearrange(at, |address| {
@@ -327,19 +365,39 @@ impl State {
 
     /// Which connection goes for another.
     fn to_close(&self, now: Instant) -> Option<usize> {
-        let done = self.ranks[Kind::Done as usize].first();
-        let slow = || self.ranks[Kind::Slow as usize].iter().find(|(_, since, _)| is_slow(*since, now));
-        let (.., at) = done.or_else(slow)?;
-        self.addresses[*at].to_close(now)
+        let first = |kind: Kind| {
+            let ranks = self.ranks[kind as usize].iter();
+            ranks.copied().find(|(_, since, _)| kind.is_due(*since, now)).map(|rank| (kind, rank))
+        };
+        let known = first(Kind::Done).or_else(|| first(Kind::Slow));
+        // Of two whose addresses have as many, the first goes.
+        let goes = known.into_iter().chain(first(Kind::Unknown)).min_by_key(|(_, (count, ..))| *count);
+        let (kind, (.., at)) = goes?;
+        self.addresses[at].first(kind, now)
     }
 
-    /// Tells a connection to close. It does not count any more: it is about to be gone, or counts again if a request comes
-    /// first.
+    /// Tells a connection that may be closed to do so, also if a request has no known caller.
     fn close(&mut self, number: usize, now: Instant) {
-        self.forget(number);
-        self.all[number].sign.closing.store(true, Ordering::Release);
-        self.change(number, now, |_| {});
-        self.all[number].sign.waker.wake();
+        self.tell(number, Told::Refuse, now);
+    }
+
+    /// Tells a connection that goes for another how it is to end, by what it waits for now and was told before. It does not count
+    /// any more, because it is about to be gone; unless a request is to be answered first.
+    fn tell(&mut self, number: usize, before: Told, now: Instant) {
+        let entry = &self.all[number];
+        let told = match entry.waits() {
+            Some((Kind::Done, _)) => Told::Close,
+            Some((Kind::Slow, since)) if is_slow(since, now) => Told::Close,
+            Some((Kind::Unknown, _)) if before == Told::Refuse => Told::Refuse,
+            _ => Told::Finish,
+        };
+        entry.sign.tell(told);
+        if told == Told::Finish {
+            self.count(number);
+            self.arrange(number);
+        } else {
+            self.forget(number);
+        }
     }
 
     /// A connection does not count any more.
@@ -375,6 +433,10 @@ impl Entry {
     fn waits(&self) -> Option<(Kind, Instant)> {
         if self.requests == 0 || (self.unanswered == 0 && !self.is_known) {
             return Some((Kind::Done, self.since));
+        }
+        // Of those that are not answered there is one: the next is begun when that is written.
+        if !self.is_known {
+            return Some((Kind::Unknown, self.since));
         }
         // What is answered while its body still comes waits for either.
         let waits = self.client.awaits_body || (self.unanswered == 0 && self.client.awaits_reader);
@@ -412,27 +474,15 @@ impl Client {
 }
 
 impl Sign {
-    fn leave(&self, at_once: bool) {
-        if self.leaving.swap(at_once, Ordering::AcqRel) != at_once {
+    fn tell(&self, told: Told) {
+        if self.told.swap(told as u8, Ordering::AcqRel) != told as u8 {
             self.waker.wake();
         }
     }
 
-    fn end(&self) {
-        self.ending.store(true, Ordering::Release);
-        self.waker.wake();
-    }
-
-    fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Acquire)
-    }
-
     fn told(&self) -> Option<Told> {
-        if self.ending.load(Ordering::Acquire) {
-            return Some(Told::End);
-        }
-        let at_once = self.leaving.load(Ordering::Acquire);
-        self.is_closing().then_some(if at_once { Told::Close } else { Told::Finish })
+        let told = self.told.load(Ordering::Acquire);
+        ALL_TOLD.into_iter().find(|known| *known as u8 == told)
     }
 }
 
@@ -444,8 +494,9 @@ impl Place {
 
     /// A request has come, up to its body. It is under way until what is returned is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> Busy {
-        self.change(|entry, _| entry.begin());
-        Busy { place: Arc::clone(self), is_answered: AtomicBool::new(false) }
+        self.change(|entry, now| entry.begin(now));
+        let no = || AtomicBool::new(false);
+        Busy { place: Arc::clone(self), is_known: no(), is_answered: no(), awaits_body: no() }
     }
 
     /// The client is waited for, for the first time after so many bytes came or were read.
@@ -472,24 +523,46 @@ impl Place {
         .await
     }
 
-    /// Whether the connection is to be closed for the sake of another.
-    pub(crate) fn is_closing(&self) -> bool {
-        self.sign.is_closing()
+    /// Whether the connection is to end.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.sign.told().is_some()
+    }
+
+    /// Waits until the request under way is to be turned away. To be polled by the connection's own task, which is woken when it is
+    /// told something ([`Self::told`]).
+    pub(crate) async fn refused(&self) {
+        self.poll_until(|| self.sign.told() == Some(Told::Refuse)).await;
+    }
+
+    /// Notes whether there is something that was answered and is not written. Whoever says that there is nothing any more wakes
+    /// the connection's task.
+    pub(crate) fn set_unwritten(&self, is_unwritten: bool) -> bool {
+        self.is_unwritten.swap(is_unwritten, Ordering::AcqRel)
+    }
+
+    /// Waits until all that was answered is written. To be polled by the connection's own task.
+    pub(crate) async fn written(&self) {
+        self.poll_until(|| !self.is_unwritten.load(Ordering::Acquire)).await;
+    }
+
+    async fn poll_until(&self, is_so: impl Fn() -> bool) {
+        poll_fn(|_| if is_so() { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 }
 
 impl Entry {
-    fn begin(&mut self) {
+    fn begin(&mut self, now: Instant) {
         if self.requests == 0 {
             self.client.behind = Duration::ZERO;
         }
         self.requests += 1;
         self.unanswered += 1;
+        (self.is_known, self.since) = (false, now);
     }
 
-    fn answer(&mut self, is_known: bool, now: Instant) {
+    fn answer(&mut self, now: Instant) {
         self.unanswered -= 1;
-        (self.is_known, self.since) = (is_known, now);
+        self.since = now;
     }
 
     fn end(&mut self, is_answered: bool, now: Instant) {
@@ -502,16 +575,43 @@ impl Entry {
 }
 
 impl Busy {
-    /// The answer is there, and goes to a caller with a good token or to anybody.
-    pub(crate) fn answer(&self, is_known: bool) {
+    /// The answer is there.
+    pub(crate) fn answer(&self) {
         if !self.is_answered.swap(true, Ordering::AcqRel) {
-            self.place.change(|entry, now| entry.answer(is_known, now));
+            self.place.change(|entry, now| entry.answer(now));
         }
+    }
+
+    /// More of the body is waited for, after so many bytes have come.
+    pub(crate) fn await_body(&self, moved: &mut usize) {
+        if !self.awaits_body.swap(true, Ordering::AcqRel) {
+            self.place.wait(Awaited::Body, std::mem::take(moved));
+        }
+    }
+
+    /// It is not, because it came or because nobody asks for it now.
+    pub(crate) fn go_on(&self) {
+        if self.awaits_body.swap(false, Ordering::AcqRel) {
+            self.place.go_on(Awaited::Body);
+        }
+    }
+}
+
+impl Progress for Busy {
+    fn caller_is_known(&self) {
+        if !self.is_known.swap(true, Ordering::AcqRel) {
+            self.place.change(|entry, _| entry.is_known = true);
+        }
+    }
+
+    fn body_is_worked_on(&self) {
+        self.go_on();
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
+        self.go_on();
         let is_answered = self.is_answered.load(Ordering::Acquire);
         self.place.change(|entry, now| entry.end(is_answered, now));
     }
@@ -551,10 +651,17 @@ mod tests {
         place.told(None).now_or_never() == Some(Told::Close)
     }
 
+    /// The request of a known caller.
+    fn known(place: &Arc<Place>) -> Busy {
+        let busy = place.begin();
+        busy.caller_is_known();
+        busy
+    }
+
     /// A request that is answered and not written to its end.
     fn unread(place: &Arc<Place>, is_known: bool) -> Busy {
-        let busy = place.begin();
-        busy.answer(is_known);
+        let busy = if is_known { known(place) } else { place.begin() };
+        busy.answer();
         busy
     }
 
@@ -568,7 +675,7 @@ mod tests {
         let connections = Connections::new(3, 3);
         let places = [admit(&connections, HERE), admit(&connections, HERE), admit(&connections, HERE)];
         drop(places[0].begin());
-        let _busy = places[2].begin();
+        let _busy = known(&places[2]);
         let fourth = admit(&connections, HERE);
         assert_eq!([0, 1, 2].map(|at| is_closed(&places[at])), [false, true, false]);
         drop(fourth);
@@ -590,14 +697,97 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_is_not_answered_is_never_closed_for_another() {
+    fn the_request_of_a_known_caller_that_is_not_answered_is_never_closed_for_another() {
         let connections = Connections::new(2, 2);
         let (first, second) = (admit(&connections, HERE), admit(&connections, HERE));
-        let busy = (first.begin(), second.begin());
+        let busy = (known(&first), known(&second));
         assert!(connections.admit_at(THERE, after(3_600)).is_none());
         drop(busy.1);
         assert!(connections.admit(THERE).is_some());
         assert!(is_closed(&second) && !is_closed(&first));
+    }
+
+    #[test]
+    fn requests_whose_callers_are_not_known_give_way_those_of_the_address_with_most_first() {
+        let connections = Connections::new(4, 4);
+        let few = admit(&connections, THERE);
+        let many = [HERE; 3].map(|address| admit(&connections, address));
+        // Those of the other address are there for longer.
+        let busy = [&few, &many[0], &many[1], &many[2]].map(Place::begin);
+        let new = admit(&connections, THERE);
+        assert_eq!(many[0].told(None).now_or_never(), Some(Told::Refuse));
+        assert!(many[0].refused().now_or_never().is_some() && few.refused().now_or_never().is_none());
+        busy[1].answer();
+        assert!(is_closed(&many[0]), "it is told so, and does not keep its place");
+        // What is known by then stays.
+        busy[2].caller_is_known();
+        let newer = admit(&connections, THERE);
+        assert!(is_closed(&new), "it has nothing to do, and its address has as many");
+        drop((few, newer));
+        let _others = [THERE; 2].map(|address| admit(&connections, address));
+        let _last = admit(&connections, IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 3)));
+        assert_eq!([1, 2].map(|at| many[at].told(None).now_or_never()), [None, None]);
+        assert_eq!(connections.state.lock().count, 4);
+    }
+
+    #[test]
+    fn who_is_new_is_not_closed_for_an_address_that_has_requests_of_nobody_on_all_of_its_connections() {
+        let connections = Connections::new(4, 4);
+        let many = [HERE; 3].map(|address| admit(&connections, address));
+        let busy = many.each_ref().map(Place::begin);
+        let new = admit(&connections, THERE);
+        let _more = admit(&connections, HERE);
+        assert!(!is_closed(&new), "it has nothing to do, but is not one of many");
+        assert_eq!(many[0].told(None).now_or_never(), Some(Told::Refuse));
+        drop(busy);
+    }
+
+    #[test]
+    fn a_caller_that_becomes_known_as_its_request_is_turned_away_is_answered() {
+        let connections = Connections::new(1, 1);
+        let first = admit(&connections, HERE);
+        let busy = first.begin();
+        let _second = admit(&connections, THERE);
+        busy.caller_is_known();
+        assert_eq!(first.told(None).now_or_never(), Some(Told::Finish));
+        assert!(first.refused().now_or_never().is_none());
+        assert_eq!(connections.state.lock().count, 2, "one too many until then");
+        busy.answer();
+        assert_eq!(first.told(None).now_or_never(), Some(Told::Finish), "it is read");
+        first.wait(Awaited::Reader, 0);
+        let mut state = connections.state.lock();
+        state.close(first.number, after(SLOW_SECONDS + 1));
+        drop(state);
+        assert!(is_closed(&first), "it is not, for long");
+    }
+
+    #[test]
+    fn a_connection_that_is_answered_first_and_does_not_read_gives_way_in_the_end() {
+        let connections = Connections::new(1, 1);
+        let first = admit(&connections, HERE);
+        let _second = admit(&connections, HERE);
+        let busy = known(&first);
+        busy.answer();
+        let second = known(&_second);
+        first.wait(Awaited::Reader, 0);
+        assert!(connections.admit_at(THERE, after(SLOW_SECONDS - 1)).is_none(), "both count");
+        assert_eq!(first.told(None).now_or_never(), Some(Told::Finish));
+        drop(second);
+        assert!(connections.admit_at(THERE, after(SLOW_SECONDS + 1)).is_some());
+        assert!(is_closed(&first));
+    }
+
+    #[test]
+    fn a_body_that_is_worked_on_is_not_waited_for() {
+        let connections = Connections::new(1, 1);
+        let first = admit(&connections, HERE);
+        let busy = known(&first);
+        busy.await_body(&mut 0);
+        busy.body_is_worked_on();
+        assert!(connections.admit_at(THERE, after(3_600)).is_none());
+        busy.await_body(&mut 0);
+        assert!(connections.admit_at(THERE, after(SLOW_SECONDS + 1)).is_some());
+        assert!(is_closed(&first));
     }
 
     #[test]
@@ -631,7 +821,7 @@ mod tests {
     fn a_body_that_does_not_come_gives_way() {
         let connections = Connections::new(1, 1);
         let first = admit(&connections, HERE);
-        let _busy = first.begin();
+        let _busy = known(&first);
         let soon = after(SLOW_SECONDS - 1);
         first.wait(Awaited::Body, 0);
         assert!(connections.admit_at(THERE, soon).is_none());
@@ -646,11 +836,11 @@ mod tests {
     fn a_body_that_does_not_go_on_gives_way_also_when_its_answer_has_begun() {
         let connections = Connections::new(1, 1);
         let first = admit(&connections, HERE);
-        let busy = first.begin();
-        busy.answer(true);
+        let busy = unread(&first, true);
         first.wait(Awaited::Body, 0);
         assert!(connections.admit_at(THERE, after(SLOW_SECONDS + 1)).is_some());
         assert!(is_closed(&first));
+        drop(busy);
     }
 
     #[test]
@@ -673,10 +863,10 @@ mod tests {
         let connections = Connections::new(1, 1);
         let first = admit(&connections, HERE);
         let _second = admit(&connections, HERE);
-        assert!(first.is_closing() && is_closed(&first));
+        assert!(first.is_ending() && is_closed(&first));
         let busy = first.begin();
         assert_eq!(first.told(None).now_or_never(), Some(Told::Finish));
-        busy.answer(false);
+        busy.answer();
         assert_eq!(first.told(Some(Told::Finish)).now_or_never(), Some(Told::Close), "nobody reads it");
         drop(busy);
         assert!(is_closed(&first));
@@ -694,7 +884,7 @@ mod tests {
             let Some(place) = connections.admit(HERE) else { break };
             assert!(at < 2, "more and more of them are let in");
             places.push(Arc::new(place));
-            busy.push(places[at].begin());
+            busy.push(known(&places[at]));
         }
         assert_eq!(busy.len(), 2);
         assert_eq!(connections.state.lock().addresses[0].count, 2, "one idle one went, for what was too many");
@@ -714,6 +904,17 @@ mod tests {
         let state = connections.state.lock();
         assert!(state.all.is_empty() && state.ranks.iter().all(BTreeSet::is_empty) && state.by_address.is_empty());
         assert!(state.addresses.is_empty() && state.count == 0);
+    }
+
+    #[test]
+    fn what_is_cut_ends_at_once_whatever_it_does() {
+        let connections = Connections::new(2, 2);
+        let (first, second) = (admit(&connections, HERE), admit(&connections, HERE));
+        let busy = first.begin();
+        connections.cut();
+        busy.caller_is_known();
+        busy.answer();
+        assert_eq!([first, second].map(|place| place.told(None).now_or_never()), [Some(Told::Cut); 2]);
     }
 
     #[tokio::test]

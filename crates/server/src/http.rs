@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,15 +20,13 @@ use http::{HeaderValue, header};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use postrider_api::{Api, KnownCaller};
+use postrider_api::{Api, Progress, Watched};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::Notify;
 
 use crate::config::ServerOptions;
-use crate::connections::{
-    Awaited, Busy, Connections, MAX_HEAD_BYTES, Place, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, Told,
-};
+use crate::connections::{Busy, Connections, MAX_HEAD_BYTES, Place, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, Told};
 use crate::patient::{Line, Patient};
 
 /// The pause when no connection can be accepted, mostly because no file descriptor is free.
@@ -103,6 +101,8 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
 pub(crate) async fn serve(listener: TcpListener, api: Api, bounds: Bounds, stop: impl Future<Output = ()>) {
     let connections = Connections::new(bounds.most, bounds.most_per_address);
     let shared = Shared { api, bounds, connections, line: Line::default() };
+    // Whoever waits no longer for the end of this cuts what is left.
+    let _cut = Cut(Arc::clone(&shared.connections));
     let mut stop = std::pin::pin!(stop);
     loop {
         let accepted = tokio::select! {
@@ -120,6 +120,42 @@ pub(crate) async fn serve(listener: TcpListener, api: Api, bounds: Bounds, stop:
     }
     drop(listener);
     shared.connections.end().await;
+}
+
+/// Ends all connections when it is dropped.
+struct Cut(Arc<Connections>);
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        self.0.cut();
+    }
+}
+
+/// Answers a request, once what was answered before it is written: hyper would keep it all for a client that does not read. Until then
+/// the request has not come, and gives way to others with its connection.
+async fn answer(
+    api: Api,
+    place: Arc<Place>,
+    request: http::Request<hyper::body::Incoming>,
+) -> Result<http::Response<impl http_body::Body<Data = Bytes, Error: std::error::Error + Send + Sync>>, Infallible> {
+    place.written().await;
+    let busy = Arc::new(place.begin());
+    let mut request = request.map(|body| Coming::new(body, &busy));
+    let watcher: Arc<dyn Progress> = Arc::<Busy>::clone(&busy);
+    request.extensions_mut().insert(Watched(Arc::downgrade(&watcher)));
+    let answer = tokio::select! {
+        // It is looked first who calls.
+        biased;
+        answer = api.respond(request) => answer,
+        () = place.refused() => Api::give_way(),
+    };
+    busy.answer();
+    let mut answer = answer.map(|body| Answer { body, busy });
+    if place.is_ending() {
+        // The request came in the instant in which the connection was chosen.
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(answer)
 }
 
 impl Shared {
@@ -141,18 +177,7 @@ impl Shared {
             let (api, place, first) = (self.api.clone(), Arc::clone(&place), Arc::clone(&first));
             service_fn(move |request: http::Request<hyper::body::Incoming>| {
                 first.notify_one();
-                let (api, busy) = (api.clone(), place.begin());
-                let place = Arc::clone(&place);
-                async move {
-                    let answer = api.respond(request.map(|body| Coming::new(body, &place))).await;
-                    busy.answer(answer.extensions().get::<KnownCaller>().is_some());
-                    let mut answer = answer.map(|body| Answer { body, busy: Arc::new(busy) });
-                    if place.is_closing() {
-                        // The request came in the instant in which the connection was chosen.
-                        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                    }
-                    Ok::<_, Infallible>(answer)
-                }
+                answer(api.clone(), Arc::clone(&place), request)
             })
         };
         let connection = http1::Builder::new()
@@ -186,12 +211,15 @@ impl Shared {
                     }
                     what = place.told(told) => {
                         told = Some(what);
-                        if what == Told::Close {
-                            tracing::debug!("a connection for which nothing was done was closed for the sake of another");
-                            break;
+                        match what {
+                            Told::Close => {
+                                tracing::debug!("a connection for which nothing was done was closed for the sake of another");
+                                break;
+                            }
+                            Told::Cut => break,
+                            // A request under way is answered, and then the connection ends by itself.
+                            Told::Refuse | Told::Finish | Told::End => connection.as_mut().graceful_shutdown(),
                         }
-                        // A request under way is answered, and then the connection ends by itself.
-                        connection.as_mut().graceful_shutdown();
                     }
                 }
             }
@@ -209,23 +237,16 @@ async fn refuse(mut stream: TcpStream) {
     let _ = tokio::time::timeout(ACCEPT_PAUSE, told).await;
 }
 
-/// The body of a request, of which is told when it does not come.
+/// The body of a request, of which is told when it does not come, as long as the request is under way.
 struct Coming<B> {
     body: B,
-    place: Arc<Place>,
-    is_awaited: bool,
+    busy: Weak<Busy>,
     moved: usize,
 }
 
 impl<B> Coming<B> {
-    fn new(body: B, place: &Arc<Place>) -> Self {
-        Self { body, place: Arc::clone(place), is_awaited: false, moved: 0 }
-    }
-
-    fn go_on(&mut self) {
-        if std::mem::take(&mut self.is_awaited) {
-            self.place.go_on(Awaited::Body);
-        }
+    fn new(body: B, busy: &Arc<Busy>) -> Self {
+        Self { body, busy: Arc::downgrade(busy), moved: 0 }
     }
 }
 
@@ -239,16 +260,19 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Coming<B> {
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let busy = this.busy.upgrade();
         match &polled {
-            Poll::Pending if !this.is_awaited => {
-                this.is_awaited = true;
-                this.place.wait(Awaited::Body, std::mem::take(&mut this.moved));
+            Poll::Pending => {
+                if let Some(busy) = busy {
+                    busy.await_body(&mut this.moved);
+                }
             }
-            Poll::Pending => {}
             Poll::Ready(frame) => {
                 let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
                 this.moved += data.map_or(0, Bytes::len);
-                this.go_on();
+                if let Some(busy) = busy {
+                    busy.go_on();
+                }
             }
         }
         polled
@@ -265,7 +289,9 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Coming<B> {
 
 impl<B> Drop for Coming<B> {
     fn drop(&mut self) {
-        self.go_on();
+        if let Some(busy) = self.busy.upgrade() {
+            busy.go_on();
+        }
     }
 }
 

@@ -4,6 +4,9 @@
 //! * It writes as much at a time as the system takes: whoever asks for large answers on many connections keeps the threads
 //!   from everybody else. So a connection writes [`SHARE_BYTES`] as they come, and what is more in turns of [`TURN_BYTES`], for
 //!   which it stands in a [`Line`] with all others that have more. Whoever has a short answer waits for none of them.
+//! * It may read the next request before the answer to the last one is written: to a client that does not read, the heads of answers
+//!   without a body would pile up. So it is said of each connection whether all is written ([`Place::written`]), for which requests
+//!   wait.
 
 use std::io;
 use std::pin::Pin;
@@ -40,7 +43,7 @@ pub(crate) struct Patient<S> {
     /// What it may write before it needs one, or another one.
     room: usize,
     patience: Duration,
-    /// Is told when the client does not read.
+    /// Is told when the client does not read, and when all is written.
     place: Arc<Place>,
     /// What was written since.
     moved: usize,
@@ -58,6 +61,8 @@ impl<S> Patient<S> {
     /// How much may be written now. Between two turns of one connection is everything else that has something to do.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
         if self.room == 0 {
+            // Until it has its turn.
+            self.place.set_unwritten(true);
             if self.turn.take().is_some() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -82,6 +87,7 @@ impl<S> Patient<S> {
         if self.turn.take().is_some() {
             self.room = 0;
         }
+        self.place.set_unwritten(true);
         if self.deadline.is_none() {
             self.place.wait(Awaited::Reader, std::mem::take(&mut self.moved));
         }
@@ -121,9 +127,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         self.stream.is_write_vectored()
     }
 
-    /// hyper asks for this when it has written all that it has: an answer begins with a share again.
+    /// hyper asks for this when it has written all that it has: an answer begins with a share again, and a request that waits for
+    /// this goes on.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         (self.turn, self.room) = (None, SHARE_BYTES);
+        if self.place.set_unwritten(false) {
+            cx.waker().wake_by_ref();
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -228,6 +238,24 @@ mod tests {
         let whole = whole(SHARE_BYTES + TURN_BYTES);
         let written = poll_fn(|cx| Poll::Ready(write(&mut near, cx, &whole))).await;
         assert_eq!((written, line.0.available_permits()), (SHARE_BYTES + 10, MAX_TURNS));
+    }
+
+    #[tokio::test]
+    async fn it_is_said_whether_all_is_written() {
+        let (near, mut far) = tokio::io::duplex(SHARE_BYTES + 10);
+        let place = place();
+        let mut near = Patient::new(near, &Line::default(), Duration::from_secs(60), &place);
+        let is_written = || futures_util::FutureExt::now_or_never(place.written()).is_some();
+        let whole = whole(SHARE_BYTES + TURN_BYTES);
+        let written = poll_fn(|cx| Poll::Ready(write(&mut near, cx, &whole))).await;
+        assert!(!is_written());
+        let mut read = vec![0; whole.len()];
+        let rest = async {
+            near.write_all(&whole[written..]).await.unwrap();
+            near.flush().await.unwrap();
+        };
+        let (_, _) = tokio::join!(rest, async { far.read_exact(&mut read).await.unwrap() });
+        assert!(is_written());
     }
 
     #[tokio::test]

@@ -161,6 +161,31 @@ async fn the_system_holds_bounded_memory_for_a_client_that_does_not_read_whateve
 }
 
 #[tokio::test]
+async fn answers_without_a_body_that_nobody_reads_hold_bounded_memory() {
+    let server = server().set("server.write_timeout", "5s").start().await;
+    let before = server.peak_memory_bytes();
+    let head = "OPTIONS /a HTTP/1.1\r\nhost: x\r\naccess-control-request-method: a\r\nexpect: 100-continue\r\n";
+    let requests = format!("{head}content-length: 1\r\n\r\nx").repeat(1_000);
+    let floods = (0..8).map(|_| {
+        let (address, requests) = (server.address(), requests.clone());
+        tokio::spawn(async move {
+            let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            // Until the server has waited long enough for somebody who reads.
+            for _ in 0..1_000 {
+                if stream.write_all(requests.as_bytes()).await.is_err() {
+                    break;
+                }
+            }
+        })
+    });
+    for flood in floods.collect::<Vec<_>>() {
+        flood.await.unwrap();
+    }
+    let grown = server.peak_memory_bytes().saturating_sub(before) as usize;
+    assert!(grown < 16 * MIB, "{} MiB", grown / MIB);
+}
+
+#[tokio::test]
 async fn answers_that_nobody_reads_hold_bounded_memory_and_others_get_their_lists() {
     let server = server().set("limits.response_bytes", (64 * MIB).to_string()).start().await;
     let (mine, other) = (app_with_large_messages(&server).await, app_with_large_messages(&server).await);
@@ -620,6 +645,61 @@ async fn two_addresses_that_do_not_read_what_anybody_may_ask_for_leave_room_for_
         server.client().get("/api/v1/health").await.expect(204);
     }
     assert!(is_answered(&server, first).await, "their own others");
+}
+
+/// Asks for something with keys that nobody knows, several times ahead, over connections from this address, for ever.
+fn ask_with_unknown_keys(server: &TestServer, from: Ipv4Addr, connections: usize) -> tokio::task::JoinSet<()> {
+    let address = server.address();
+    let mut asking = tokio::task::JoinSet::new();
+    for number in 0..connections {
+        asking.spawn(async move {
+            let mut keys = (0..).map(|key| format!("pk_{number}_{key}_{}", "x".repeat(30)));
+            let mut request = move || head("GET", "/api/v1/app", &keys.next().unwrap(), "");
+            loop {
+                let mut connection = RawConnection::open_from(from.into(), address).await;
+                for _ in 0..3 {
+                    let _ = connection.write(&request()).await;
+                }
+                while connection.write(&request()).await.is_ok()
+                    && connection.read_answer().await.is_ok_and(|answer| answer.is_some())
+                {}
+            }
+        });
+    }
+    asking
+}
+
+#[tokio::test]
+async fn two_addresses_that_ask_all_the_time_with_keys_that_nobody_knows_leave_room_for_a_third() {
+    let server =
+        server().set("server.max_connections", "16").set("server.max_connections_per_address", "8").start().await;
+    let whoami = head("GET", "/api/v1/auth/whoami", &server.token(), "");
+    let [first, second, third] = [2, 3, 4].map(|last| Ipv4Addr::new(127, 0, 0, last));
+    let _asking = [first, second].map(|address| ask_with_unknown_keys(&server, address, 12));
+    let mut refused = 0;
+    for _ in 0..200 {
+        let mut connection = RawConnection::open_from(third.into(), server.address()).await;
+        let _ = connection.write(&whoami).await;
+        let answer = connection.read_answer().await.ok().flatten();
+        refused += usize::from(answer.is_none_or(|answer| answer.status != 200));
+        refused += usize::from(!is_answered(&server, third).await);
+    }
+    assert_eq!(refused, 0, "of 400");
+}
+
+#[tokio::test]
+async fn paths_and_queries_of_thousands_of_parts_are_refused_whoever_asks() {
+    let server = server().start().await;
+    let anybody = server.client_with(None);
+    let steps = format!("/{}event-type/x", "./".repeat(30_000));
+    let mut connection = RawConnection::open(server.address()).await;
+    connection.write(&head("DELETE", &steps, "none", "")).await.unwrap();
+    assert_eq!(refusal(&mut connection).await, (400, "ambiguous_path".to_owned()));
+    for parameters in [600, 601, 32_000] {
+        let path = format!("/api/v1/app/x/attempt/endpoint/y?{}", "a&".repeat(parameters));
+        let answer = anybody.get(&path).await;
+        assert_eq!(answer.status, if parameters > 600 { 422 } else { 401 }, "{}", answer.text());
+    }
 }
 
 #[tokio::test]

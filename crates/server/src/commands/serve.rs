@@ -113,7 +113,7 @@ async fn serve(config: &Config, dev: bool, stdout: &Output) -> anyhow::Result<Ex
     let bounds = http::Bounds::new(&config.server, server.connections);
     let answering = http::serve(listener, server.api.clone(), bounds, async { drop(stopped.await) });
     let (supervisor, mut broken) = (server.supervisor(), false);
-    let mut answering = std::pin::pin!(answering);
+    let mut answering = Box::pin(answering);
     tokio::select! {
         () = &mut answering => {}
         () = signals.first() => {}

@@ -202,6 +202,22 @@ async fn fill_endpoints_that_hang(server: &TestServer, endpoints: usize, message
 }
 
 #[tokio::test]
+async fn bodies_of_thousands_of_members_that_are_refused() {
+    unharmed(server(), async |server| {
+        let hostile = Hostile::on(server).await;
+        let metadata: serde_json::Map<String, Value> =
+            (0..6_400).map(|number| (number.to_string(), json!(""))).collect();
+        let endpoint = json!({ "url": "https://example.com/", "metadata": metadata });
+        assert!(endpoint.to_string().len() < 65_536, "what is longer is read elsewhere for that");
+        arrives(&hostile.tenant, &Method::POST, "/endpoint", &endpoint, 422).await;
+        let mut attack = JoinSet::new();
+        repeat(&mut attack, &hostile.tenant, 100, &Method::POST, "/endpoint", &endpoint);
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn changes_of_an_application_with_many_large_endpoints() {
     unharmed(server(), async |server| {
         let hostile = Hostile::on(server).await;

@@ -52,6 +52,41 @@ async fn documents_that_are_not_read() {
     .await;
 }
 
+/// Sends this all the time, over so many connections.
+fn ask_again_and_again(address: SocketAddr, request: &str, connections: usize) -> JoinSet<()> {
+    let mut attack = JoinSet::new();
+    for _ in 0..connections {
+        let request = request.to_owned();
+        attack.spawn(async move {
+            loop {
+                let Some(mut stream) = connect_from_elsewhere(address).await else { continue };
+                let mut answer = [0; 4_096];
+                while stream.write_all(request.as_bytes()).await.is_ok() {
+                    if !matches!(stream.read(&mut answer).await, Ok(1..)) {
+                        break;
+                    }
+                    assert!(answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
+                    sleep(Duration::from_millis(5)).await;
+                }
+            }
+        });
+    }
+    attack
+}
+
+#[tokio::test]
+async fn paths_of_thousands_of_steps() {
+    let request = format!("DELETE /{}event-type/x HTTP/1.1\r\nhost: x\r\n\r\n", "./".repeat(32_000));
+    unharmed(server(), async |server| ask_again_and_again(server.address(), &request, 16)).await;
+}
+
+#[tokio::test]
+async fn queries_of_thousands_of_parameters() {
+    let query = "a&".repeat(32_000);
+    let request = format!("GET /api/v1/app/x/attempt/endpoint/y?{query} HTTP/1.1\r\nhost: x\r\n\r\n");
+    unharmed(server(), async |server| ask_again_and_again(server.address(), &request, 100)).await;
+}
+
 #[tokio::test]
 async fn tokens_as_long_as_a_head_can_be() {
     unharmed(server(), async |server| {
