@@ -186,6 +186,31 @@ async fn answers_without_a_body_that_nobody_reads_hold_bounded_memory() {
 }
 
 #[tokio::test]
+async fn requests_behind_one_another_are_all_answered_when_their_answers_are_read_late() {
+    let server = server().start().await;
+    for (request, status) in [("GET /api/v1/health/ping", 204), ("POST /api/v1/app", 401)] {
+        let mut connection = RawConnection::open(server.address()).await;
+        let request = format!("{request} HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx");
+        // Their answers are more than the system takes.
+        connection.write(request.repeat(2_000).as_bytes()).await.unwrap();
+        for _ in 0..2_000 {
+            assert_eq!(connection.read_answer().await.unwrap().unwrap().status, status);
+        }
+    }
+    // Answered before their bodies end: each waits for the answers before it.
+    let mut connection = RawConnection::open(server.address()).await;
+    let head = "OPTIONS /a HTTP/1.1\r\nhost: x\r\naccess-control-request-method: a\r\nexpect: 100-continue\r\n";
+    let requests = format!("{head}content-length: 1\r\n\r\nx").repeat(1_500);
+    connection.write(requests.as_bytes()).await.unwrap();
+    let mut answered = 0;
+    // The server ends a connection of which a body is not there when its answer is.
+    while answered < 1_500 && connection.read_answer().await.is_ok_and(|answer| answer.is_some()) {
+        answered += 1;
+    }
+    assert!(answered > 0);
+}
+
+#[tokio::test]
 async fn answers_that_nobody_reads_hold_bounded_memory_and_others_get_their_lists() {
     let server = server().set("limits.response_bytes", (64 * MIB).to_string()).start().await;
     let (mine, other) = (app_with_large_messages(&server).await, app_with_large_messages(&server).await);
