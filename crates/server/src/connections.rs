@@ -120,9 +120,11 @@ struct Entry {
     requests: usize,
     /// Those of them that are not answered yet.
     unanswered: usize,
-    /// Whether the caller of the last one is known.
+    /// Whether it takes time to find out who is the caller of one.
+    asks_who: bool,
+    /// Whether the last one that was answered was a known caller's.
     is_known: bool,
-    /// When the last one came, was answered, or ended.
+    /// Since when there is no request, or none that is not answered, or whose caller is known.
     since: Instant,
     client: Client,
     /// What it may be closed for, and since when: where it is in [`Address::waiting`].
@@ -190,6 +192,7 @@ pub(crate) struct Place {
 /// A request under way on a connection.
 pub(crate) struct Busy {
     place: Arc<Place>,
+    asks_who: AtomicBool,
     is_known: AtomicBool,
     is_answered: AtomicBool,
     /// More of its body is asked for, and has not come.
@@ -293,6 +296,7 @@ impl State {
             address: at,
             requests: 0,
             unanswered: 0,
+            asks_who: false,
             is_known: false,
             since: now,
             client: Client::default(),
@@ -434,8 +438,7 @@ impl Entry {
         if self.requests == 0 || (self.unanswered == 0 && !self.is_known) {
             return Some((Kind::Done, self.since));
         }
-        // Of those that are not answered there is one: the next is begun when that is written.
-        if !self.is_known {
+        if self.asks_who {
             return Some((Kind::Unknown, self.since));
         }
         // What is answered while its body still comes waits for either.
@@ -494,9 +497,9 @@ impl Place {
 
     /// A request has come, up to its body. It is under way until what is returned is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> Busy {
-        self.change(|entry, now| entry.begin(now));
+        self.change(|entry, _| entry.begin());
         let no = || AtomicBool::new(false);
-        Busy { place: Arc::clone(self), is_known: no(), is_answered: no(), awaits_body: no() }
+        Busy { place: Arc::clone(self), asks_who: no(), is_known: no(), is_answered: no(), awaits_body: no() }
     }
 
     /// The client is waited for, for the first time after so many bytes came or were read.
@@ -551,23 +554,24 @@ impl Place {
 }
 
 impl Entry {
-    fn begin(&mut self, now: Instant) {
+    fn begin(&mut self) {
         if self.requests == 0 {
             self.client.behind = Duration::ZERO;
         }
         self.requests += 1;
         self.unanswered += 1;
-        (self.is_known, self.since) = (false, now);
     }
 
-    fn answer(&mut self, now: Instant) {
+    fn answer(&mut self, is_known: bool, now: Instant) {
         self.unanswered -= 1;
-        self.since = now;
+        (self.asks_who, self.is_known, self.since) = (false, is_known, now);
     }
 
     fn end(&mut self, is_answered: bool, now: Instant) {
         self.requests -= 1;
         self.unanswered -= usize::from(!is_answered);
+        // Of those that are not answered there is one: the next is begun when that is written.
+        self.asks_who &= is_answered;
         if self.requests == 0 {
             self.since = now;
         }
@@ -575,10 +579,18 @@ impl Entry {
 }
 
 impl Busy {
+    /// It takes time to find out whose it is, unless that is known. Mostly it is known at once, and nobody has to be told.
+    pub(crate) fn ask_who(&self) {
+        if !self.is_known.load(Ordering::Acquire) && !self.asks_who.swap(true, Ordering::AcqRel) {
+            self.place.change(|entry, now| (entry.asks_who, entry.since) = (true, now));
+        }
+    }
+
     /// The answer is there.
     pub(crate) fn answer(&self) {
         if !self.is_answered.swap(true, Ordering::AcqRel) {
-            self.place.change(|entry, now| entry.answer(now));
+            let is_known = self.is_known.load(Ordering::Acquire);
+            self.place.change(|entry, now| entry.answer(is_known, now));
         }
     }
 
@@ -599,8 +611,9 @@ impl Busy {
 
 impl Progress for Busy {
     fn caller_is_known(&self) {
-        if !self.is_known.swap(true, Ordering::AcqRel) {
-            self.place.change(|entry, _| entry.is_known = true);
+        self.is_known.store(true, Ordering::Release);
+        if self.asks_who.swap(false, Ordering::AcqRel) {
+            self.place.change(|entry, _| entry.asks_who = false);
         }
     }
 
@@ -655,6 +668,13 @@ mod tests {
     fn known(place: &Arc<Place>) -> Busy {
         let busy = place.begin();
         busy.caller_is_known();
+        busy
+    }
+
+    /// One of which it is not known yet whose it is.
+    fn unknown(place: &Arc<Place>) -> Busy {
+        let busy = place.begin();
+        busy.ask_who();
         busy
     }
 
@@ -713,7 +733,7 @@ mod tests {
         let few = admit(&connections, THERE);
         let many = [HERE; 3].map(|address| admit(&connections, address));
         // Those of the other address are there for longer.
-        let busy = [&few, &many[0], &many[1], &many[2]].map(Place::begin);
+        let busy = [&few, &many[0], &many[1], &many[2]].map(unknown);
         let new = admit(&connections, THERE);
         assert_eq!(many[0].told(None).now_or_never(), Some(Told::Refuse));
         assert!(many[0].refused().now_or_never().is_some() && few.refused().now_or_never().is_none());
@@ -734,7 +754,7 @@ mod tests {
     fn who_is_new_is_not_closed_for_an_address_that_has_requests_of_nobody_on_all_of_its_connections() {
         let connections = Connections::new(4, 4);
         let many = [HERE; 3].map(|address| admit(&connections, address));
-        let busy = many.each_ref().map(Place::begin);
+        let busy = many.each_ref().map(unknown);
         let new = admit(&connections, THERE);
         let _more = admit(&connections, HERE);
         assert!(!is_closed(&new), "it has nothing to do, but is not one of many");
@@ -746,9 +766,10 @@ mod tests {
     fn a_caller_that_becomes_known_as_its_request_is_turned_away_is_answered() {
         let connections = Connections::new(1, 1);
         let first = admit(&connections, HERE);
-        let busy = first.begin();
+        let busy = unknown(&first);
         let _second = admit(&connections, THERE);
         busy.caller_is_known();
+        busy.ask_who();
         assert_eq!(first.told(None).now_or_never(), Some(Told::Finish));
         assert!(first.refused().now_or_never().is_none());
         assert_eq!(connections.state.lock().count, 2, "one too many until then");

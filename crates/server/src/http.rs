@@ -143,11 +143,15 @@ async fn answer(
     let mut request = request.map(|body| Coming::new(body, &busy));
     let watcher: Arc<dyn Progress> = Arc::<Busy>::clone(&busy);
     request.extensions_mut().insert(Watched(Arc::downgrade(&watcher)));
+    let turned_away = async {
+        busy.ask_who();
+        place.refused().await;
+    };
     let answer = tokio::select! {
-        // It is looked first who calls.
+        // Who calls is mostly known before it is waited for anything.
         biased;
         answer = api.respond(request) => answer,
-        () = place.refused() => Api::give_way(),
+        () = turned_away => Api::give_way(),
     };
     busy.answer();
     let mut answer = answer.map(|body| Answer { body, busy });
