@@ -133,9 +133,7 @@ impl<'a> QueryString<'a> {
         let asked = self.asked.borrow();
         // Elements of arrays have their place behind the name.
         let names = self.pairs.iter().map(|(key, _)| key.split('[').next().unwrap_or_default());
-        names
-            .filter(|name| !asked.iter().any(|known| known == name))
-            .for_each(|name| warnings.unknown_parameter(name, &asked));
+        warnings.unknown_parameters(names.filter(|name| !asked.contains(name)), &asked);
     }
 
     /// The text of a parameter.

@@ -20,6 +20,8 @@ postrider_domain::limits! {
     const MAX_WARNINGS: usize = 5, "warnings", beyond "the rest is left out";
     /// The members of one request that are not known and are compared with those that are: each comparison takes time
     const MAX_COMPARED: usize = 100, "members", beyond "no warning of the rest";
+    /// The same of the parameters of its query, which anybody may send
+    const MAX_PARAMETERS_COMPARED: usize = 20, "parameters", beyond "no warning of the rest";
 }
 
 /// A slip or two: what two names may differ by.
@@ -82,9 +84,12 @@ impl Warnings {
         }
     }
 
-    /// The same of a query parameter.
-    pub(crate) fn unknown_parameter(&self, name: &str, known: &[&str]) {
-        self.0.lock().unknown("query parameter", name, known.iter().copied());
+    /// The same of query parameters, before anything else is compared.
+    pub(crate) fn unknown_parameters<'a>(&self, names: impl Iterator<Item = &'a str>, known: &[&str]) {
+        let mut search = self.0.lock();
+        for name in names.take(MAX_PARAMETERS_COMPARED) {
+            search.unknown("query parameter", name, known.iter().copied());
+        }
     }
 
     /// Adds the header, if there is anything to say.
@@ -237,5 +242,8 @@ mod tests {
         let noted = Warnings::default();
         (0..100_000).for_each(|n| noted.unknown(&format!("unlike{n}"), &["eventTypes", "channels"]));
         assert_eq!(noted.0.lock().compared, MAX_COMPARED);
+        let noted = Warnings::default();
+        noted.unknown_parameters(std::iter::repeat_n("unlike", 600), &["limit", "order"]);
+        assert_eq!(noted.0.lock().compared, MAX_PARAMETERS_COMPARED);
     }
 }
