@@ -47,7 +47,7 @@ impl<T: DeserializeOwned + JsonSchema + Send + 'static> FromRequest<Shared> for 
         let body = Incoming::from_request(request, state).await?;
         let account = Arc::clone(body.account());
         let bytes = body.read().await?;
-        let takes_time = large::is_much(&bytes);
+        let takes_time = large::takes_time(&bytes, large::DECODED);
         large::read(state, &account, takes_time, move || Self::decode(&bytes, warnings)).await?
     }
 }
@@ -63,7 +63,12 @@ impl<T: DeserializeOwned + JsonSchema> JsonBody<T> {
     }
 }
 
-/// Whether a body has more values than these. Commas in texts count as well: to tell them apart takes as long as to decode it.
+/// How many values a body has. Commas in texts count as well: to tell them apart takes as long as to decode it.
+pub(crate) fn values(body: &[u8]) -> usize {
+    memchr::memchr3_iter(b',', b'[', b'{', body).count()
+}
+
+/// Whether a body has more values than these.
 pub(crate) fn has_more_values(body: &[u8], than: usize) -> bool {
     memchr::memchr3_iter(b',', b'[', b'{', body).nth(than).is_some()
 }
@@ -108,8 +113,7 @@ impl<'de> Visitor<'de> for Crowded {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut found = None;
         while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
-            let values = memchr::memchr3_iter(b',', b'[', b'{', value.get().as_bytes());
-            if found.is_none() && values.count() > self.most {
+            if found.is_none() && values(value.get().as_bytes()) > self.most {
                 found = Some((name, value));
             }
         }

@@ -1,4 +1,4 @@
-//! Work on what is large: reading megabytes of JSON, writing an export. It takes its time, and a thread that does it answers
+//! Work on what is large: reading megabytes of JSON or thousands of values, writing an export. It takes its time, and a thread that does it answers
 //! nobody meanwhile. So it is done by threads of their own, which give way to those that serve and deliver when cores are
 //! short, and bodies are read on half of the cores at most; environments take turns.
 
@@ -9,22 +9,27 @@ use tokio::sync::oneshot;
 use crate::account::Account;
 use crate::error::{ApiError, Result};
 use crate::json;
+use crate::lines::Line;
 use crate::router::Shared;
 
 /// What is read at once.
 const AT_ONCE_BYTES: usize = 64 * 1024;
 
-/// The values in what is read at once and decoded one by one: half a microsecond each, however short they are.
-const AT_ONCE_VALUES: usize = 500;
+/// The values in what is read at once, if each is decoded: half a microsecond each, however short they are.
+pub(crate) const DECODED: usize = 500;
 
-/// Whether a body takes its time for its length.
-pub(crate) fn is_long(bytes: usize) -> bool {
-    bytes > AT_ONCE_BYTES
+/// The values in what is read at once, if they are passed over, as those in messages are: a tenth of that.
+pub(crate) const PASSED_OVER: usize = 5_000;
+
+/// Whether a body takes its time to read, of which so many values are read at once.
+pub(crate) fn takes_time(body: &[u8], values: usize) -> bool {
+    body.len() > AT_ONCE_BYTES || json::has_more_values(body, values)
 }
 
-/// Whether a body of which each value is decoded takes its time.
-pub(crate) fn is_much(body: &[u8]) -> bool {
-    is_long(body.len()) || json::has_more_values(body, AT_ONCE_VALUES)
+/// Whether lines of messages do, all together.
+pub(crate) fn lines_take_time(lines: &[Line]) -> bool {
+    let bytes: usize = lines.iter().map(Line::len).sum();
+    bytes > AT_ONCE_BYTES || lines.iter().map(|line| json::values(line.text())).sum::<usize>() > PASSED_OVER
 }
 
 /// How far the threads stand back: at 5, Linux gives a thread about a quarter of a core that it shares with one at 0. Much
@@ -104,9 +109,21 @@ mod tests {
     #[test]
     fn what_takes_its_time_is_what_is_long_or_has_many_values() {
         let members = |count: usize| format!("{{{}}}", vec![r#""a":"""#; count].join(","));
-        assert!(!is_much(members(AT_ONCE_VALUES).as_bytes()));
-        assert!(is_much(members(AT_ONCE_VALUES + 1).as_bytes()));
-        assert!(!is_much(&[b'x'; AT_ONCE_BYTES]));
-        assert!(is_much(&[b'x'; AT_ONCE_BYTES + 1]));
+        for most in [DECODED, PASSED_OVER] {
+            assert!(!takes_time(members(most).as_bytes(), most));
+            assert!(takes_time(members(most + 1).as_bytes(), most));
+        }
+        assert!(!takes_time(&[b'x'; AT_ONCE_BYTES], DECODED));
+        assert!(takes_time(&[b'x'; AT_ONCE_BYTES + 1], DECODED));
+    }
+
+    #[test]
+    fn lines_count_together() {
+        let lines = |text: &str| vec![Line::Text(text.to_owned().into()); 10];
+        let values = |count: usize| ",".repeat(count / 10);
+        assert!(!lines_take_time(&lines(&values(PASSED_OVER))));
+        assert!(lines_take_time(&lines(&values(PASSED_OVER + 10))));
+        assert!(lines_take_time(&lines(&"x".repeat(AT_ONCE_BYTES / 10 + 1))));
+        assert!(!lines_take_time(&[Line::TooLong]));
     }
 }

@@ -17,7 +17,7 @@ const CHUNK_BYTES: usize = 4 * 1024 * 1024;
 const LINGER: Duration = Duration::from_millis(2);
 
 /// A line, without its end.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Line {
     Text(Bytes),
     /// It is longer than a message may be; nothing was kept of it.
@@ -27,9 +27,14 @@ pub(crate) enum Line {
 impl Line {
     /// How many bytes there are of it.
     pub(crate) fn len(&self) -> usize {
+        self.text().len()
+    }
+
+    /// What there is of it.
+    pub(crate) fn text(&self) -> &[u8] {
         match self {
-            Self::Text(text) => text.len(),
-            Self::TooLong => 0,
+            Self::Text(text) => text,
+            Self::TooLong => &[],
         }
     }
 }

@@ -21,7 +21,7 @@ postrider_domain::limits! {
     /// The members of one request that are not known and are compared with those that are: each comparison takes time
     const MAX_COMPARED: usize = 100, "members", beyond "no warning of the rest";
     /// The same of the parameters of its query, which anybody may send
-    const MAX_PARAMETERS_COMPARED: usize = 20, "parameters", beyond "no warning of the rest";
+    const MAX_PARAMETERS_COMPARED: usize = 10, "parameters", beyond "no warning of the rest";
 }
 
 /// A slip or two: what two names may differ by.

@@ -71,7 +71,7 @@ pub(super) async fn create(
     }
     let account = Arc::clone(body.account());
     let body = body.read_after(first, MAX_ARRAY_BYTES).await?;
-    let takes_time = large::is_long(body.len());
+    let takes_time = large::takes_time(&body, large::PASSED_OVER);
     let items = large::read(&state, &account, takes_time, move || batch.read_array(&body)).await??;
     account.reserve_answer(room(items.len())).await?;
     let results = submit(&state, items).await?;
@@ -170,7 +170,7 @@ impl Stream {
     /// Has a chunk stored, for the results of which there is room; gives them.
     async fn take(&mut self, lines: Vec<Line>) -> Result<Bytes> {
         let first = self.taken;
-        let takes_time = large::is_long(lines.iter().map(Line::len).sum());
+        let takes_time = large::lines_take_time(&lines);
         let batch = self.batch.clone();
         let read = move |(place, line)| match line {
             Line::Text(text) => batch.read_line(&text, first + place),

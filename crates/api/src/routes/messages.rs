@@ -149,7 +149,7 @@ pub(super) async fn create(
     let account = Arc::clone(body.account());
     let body = body.read().await?;
     let (environment, once) = (operator.environment.clone(), operator.once.map(|keyed| keyed.key));
-    let (addressee, takes_time) = (application.clone(), large::is_long(body.len()));
+    let (addressee, takes_time) = (application.clone(), large::takes_time(&body, large::PASSED_OVER));
     let read = move || message::read(&body, environment, addressee, once, &warnings);
     let message::Read { submission, is_object } = large::read(&state, &account, takes_time, read).await??;
     let submitted = state.intake.submit(submission).await?;
