@@ -26,7 +26,7 @@ use crate::SqliteStore;
 use crate::askers::Whose;
 use crate::blocks::{ATTEMPTS, Id, Log, MESSAGES};
 use crate::decode::{SqlError, readable};
-use crate::history::{self, Removal};
+use crate::history::{self, MAX_COMPARED, Removal};
 use crate::limits::MAX_NOTICES;
 use crate::messages::erase;
 use crate::tasks::MAX_BYTES_ERASED;
@@ -62,6 +62,8 @@ struct Walk {
     next: i64,
     /// Messages with pending deliveries.
     held: BTreeSet<i64>,
+    /// So many rows a step chose last, if it was to choose fewer so as not to compare too many others.
+    fewer: Option<usize>,
 }
 
 /// Where erasing what was deleted is.
@@ -100,12 +102,7 @@ impl Retention for SqliteStore {
                 None => return Ok(Swept { removed: 0, more: false }),
             },
         };
-        let read = move |connection: &Connection| {
-            let step = choose(connection, walk, until, ahead, rows)?;
-            // So that the writer finds what it needs in memory.
-            history::plan(connection, &step.removal(|_| false))?;
-            Ok(step)
-        };
+        let read = move |connection: &Connection| choose_bounded(connection, walk, until, ahead, rows);
         let step = self.lists.run_at_once(read).await?;
         let Step { chosen, walk, ended } = step;
         let removed = self
@@ -236,8 +233,26 @@ struct Step {
 }
 
 impl Step {
-    fn removal(&self, is_held: impl Fn(i64) -> bool) -> Removal {
-        removal(&self.chosen, is_held)
+    /// Leaves half of what was chosen to later steps; false if it is a single attempt, or nothing.
+    fn halve(&mut self) -> bool {
+        match self.chosen.as_mut_slice() {
+            [] => return false,
+            [only] if only.attempts.len() <= 1 => return false,
+            [only] => {
+                only.attempts.truncate(only.attempts.len() / 2);
+                only.whole = false;
+                self.walk.next = only.message;
+            }
+            [first, ..] => {
+                self.walk.next = first.message;
+                self.chosen.truncate(self.chosen.len() / 2);
+                if let Some(last) = self.chosen.last() {
+                    self.walk.next = last.message + 1;
+                }
+            }
+        }
+        self.ended = false;
+        true
     }
 }
 
@@ -266,7 +281,7 @@ impl SqliteStore {
                 Ok::<_, Abort<StoreError>>(())
             })
             .await?;
-        let mut walk = Walk { until: last, next: i64::MIN, held: BTreeSet::new() };
+        let mut walk = Walk { until: last, next: i64::MIN, held: BTreeSet::new(), fewer: None };
         let mut after = Some((i64::MIN, i64::MIN, i64::MIN));
         while let Some(from) = after {
             (walk, after) = self.lists.run(move |connection| look_through(connection, walk, from)).await?;
@@ -346,6 +361,18 @@ fn choose(connection: &Connection, mut walk: Walk, until: i64, ahead: i64, rows:
         walk.next = message + 1;
     }
     Ok(Step { chosen, walk, ended: !cut && seen < rows })
+}
+
+/// As [`choose`], but of what the postings of other rows take to be compared no more than one transaction should read. Reads it
+/// first, so that the writer finds it in memory.
+fn choose_bounded(connection: &Connection, walk: Walk, until: i64, ahead: i64, rows: usize) -> Result<Step, SqlError> {
+    let mut share = walk.fewer.map_or(rows, |fewer| 2 * fewer).clamp(1, rows);
+    let mut step = choose(connection, walk, until, ahead, share)?;
+    while !history::plan(connection, &removal(&step.chosen, |_| false), MAX_COMPARED)?.is_whole && step.halve() {
+        share /= 2;
+    }
+    step.walk.fewer = (share < rows).then_some(share);
+    Ok(step)
 }
 
 const RESPONSES_SQL: &str = "SELECT endpoint_no, id, coalesce(octet_length(response), 0)
@@ -816,6 +843,29 @@ mod tests {
         let plan = plan(CURSOR_SQL);
         let walked = "SEARCH payload USING INTEGER PRIMARY KEY (rowid>?)".to_owned();
         assert!(plan.contains(&walked) && !plan.iter().any(|step| step.contains("TEMP")), "{plan:#?}");
+    }
+
+    #[test]
+    fn a_step_removes_no_more_than_can_be_compared_and_the_next_ones_the_rest() {
+        // Each message has a tag of its own, so each of its terms is looked for in vain among all others of its block.
+        let connection = history::tests::fan_out(300, 1);
+        let mut walk = Walk { until: 16, next: 0, held: BTreeSet::new(), fewer: None };
+        let mut steps = 0;
+        loop {
+            let step = choose_bounded(&connection, walk, 100, 100, 250).unwrap();
+            let removal = removal(&step.chosen, |_| false);
+            assert!(history::plan(&connection, &removal, MAX_COMPARED).unwrap().is_whole);
+            history::tests::delete_rows(&connection, &removal);
+            (walk, steps) = (step.walk, steps + 1);
+            if step.ended {
+                break;
+            }
+        }
+        let left: i64 = connection
+            .query_row("SELECT (SELECT count(*) FROM attempt) + (SELECT count(*) FROM message)", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(left, 0, "after {steps} steps");
+        assert!(steps > 16 * 300 / 250 && steps < 300, "{steps}");
     }
 
     #[test]
