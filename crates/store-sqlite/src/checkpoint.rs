@@ -21,7 +21,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use crate::decode::SqlError;
 use crate::files::Files;
-use crate::limits::KEPT_WAL_BYTES;
+use crate::limits::{KEPT_WAL_BYTES, LONGEST_READ_SECONDS};
 use crate::pause::Pause;
 
 /// The stack of a thread of the store, whatever `RUST_MIN_STACK` says.
@@ -55,8 +55,12 @@ const CUT_BYTES: u64 = 16 * 1024 * 1024;
 /// The writer waits so long for readers of another process.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// What the process reads is held back, and waited for, at most so long: far longer than any read that a caller can ask for.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// For so long reads under way are waited for until they are overdue.
+const LONGEST_READ: Duration = Duration::from_secs(LONGEST_READ_SECONDS);
+
+/// So often a pause, which is of [`LONGEST_READ`] and as much again, is twice as long after one that was too short for what the process
+/// itself reads.
+const MAX_LONGER_PAUSES: u32 = 3;
 
 /// How often the thread looks about without being asked to.
 const TICK: Duration = Duration::from_millis(500);
@@ -66,6 +70,12 @@ const QUIET_COMMITS: u64 = 4;
 
 /// The longest rest after a checkpoint that could not be completed, in ticks.
 const LONGEST_REST: u32 = 64;
+
+/// The same while the WAL is longer than it is to be: whoever keeps it so may be done at any moment, and every second of it takes room.
+const LONGEST_REST_IF_LONG: u32 = 8;
+
+/// So many pages it is to have at most.
+const MOST_PAGES: u64 = KEPT_BYTES / 4_096;
 
 /// So often a checkpoint that could not be completed is tried again with the next slice, without a rest: whoever reads for a moment may
 /// have been in the way, and in the shortest rest the WAL may double.
@@ -141,6 +151,7 @@ impl Checkpointer {
             rest: 0,
             longer: 1,
             misses: 0,
+            late: 0,
             seen: 0,
             copied: 0,
             calm: 0,
@@ -181,6 +192,8 @@ struct Watch<F> {
     longer: u32,
     /// How often nothing could be done since the WAL was short.
     misses: u32,
+    /// How often in a row the process's own reads took too long.
+    late: u32,
     /// How many commits there were at the last tick.
     seen: u64,
     /// How many commits are in the database.
@@ -212,7 +225,7 @@ impl<F: Fn(u64) -> bool> Watch<F> {
         // Says what is wrong; the writer refuses to write by itself.
         let _ = self.files.problem(&self.own);
         self.files.tick();
-        self.rest = self.rest.saturating_sub(1);
+        self.rest = self.rest.saturating_sub(1).min(longest_rest(self.files.frames()));
         self.signs.rests.store(self.rest > 0, Ordering::Relaxed);
         let commits = self.signs.commits.load(Ordering::Relaxed);
         let is_quiet = commits - self.seen <= QUIET_COMMITS;
@@ -234,10 +247,13 @@ impl<F: Fn(u64) -> bool> Watch<F> {
         let mut copied = self.copy();
         let reads = self.reads.clone();
         let _held = if self.files.frames() >= LONG_PAGES {
-            let Some(held) = reads.iter().map(|reads| reads.hold(LONGEST_PAUSE)).collect::<Option<Vec<_>>>() else {
-                // Something reads for long, and is done soon.
+            let patience = LONGEST_READ * 2_u32.pow(self.late);
+            let Some(held) = reads.iter().map(|reads| reads.hold(patience)).collect::<Option<Vec<_>>>() else {
+                // Something of the process's own takes long, and is done soon.
+                self.late = (self.late + 1).min(MAX_LONGER_PAUSES);
                 return self.rest_for(1);
             };
+            self.late = 0;
             // Those who read kept all of it. What they kept of the rest, and what came meanwhile, the writer copies: while it does,
             // nothing more comes.
             if copied.is_none() {
@@ -302,6 +318,11 @@ impl<F: Fn(u64) -> bool> Watch<F> {
         self.rest = ticks;
         self.signs.rests.store(true, Ordering::Relaxed);
     }
+}
+
+/// How many ticks a rest has at most beside a WAL of so many pages.
+fn longest_rest(pages: u64) -> u32 {
+    if pages > MOST_PAGES { LONGEST_REST_IF_LONG } else { LONGEST_REST }
 }
 
 /// Copies what there is, without waiting for anybody. `None` if another checkpoint is under way: the writer is starting the
@@ -391,6 +412,12 @@ mod tests {
         assert!(!is_time_to_restart(RESTART_PAGES + FEW_PAGES + 1, RESTART_PAGES));
         assert!(is_time_to_restart(LONG_PAGES, RESTART_PAGES));
         assert!(!is_time_to_restart(FEW_PAGES, RESTART_PAGES), "it is another WAL");
+    }
+
+    #[test]
+    fn beside_a_wal_that_is_too_long_nobody_rests_for_long() {
+        assert_eq!([0, LONG_PAGES, MOST_PAGES].map(longest_rest), [LONGEST_REST; 3]);
+        assert!(TICK * longest_rest(MOST_PAGES + 1) <= Duration::from_secs(4));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Holding reads back for a moment, so that the WAL can be started anew while nobody of this process reads it.
 //!
 //! While reads overlap, there is always somebody who needs pages of the WAL, and it would grow for as long as that goes on. Reads
-//! that begin while they are held back wait; those under way are waited for, each of which is short, and no longer than is said.
+//! that begin while they are held back wait; those under way are waited for, each of which is short. One that is not is overdue after
+//! a while: what a caller asked for is ended then (`readers`), and what the process reads is waited for a little longer.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -13,6 +15,8 @@ use parking_lot::{Condvar, Mutex};
 pub(crate) struct Pause {
     state: Mutex<State>,
     changed: Condvar,
+    /// Whether those who read have been waited for long enough.
+    is_overdue: AtomicBool,
 }
 
 #[derive(Default)]
@@ -36,14 +40,26 @@ impl Pause {
         Reading(Arc::clone(self))
     }
 
-    /// Holds reads back, and waits for those under way; `None` if they take longer. One thread does so.
-    pub(crate) fn hold(&self, longest: Duration) -> Option<Held<'_>> {
+    /// Holds reads back, and waits for those under way; after `patience` they are overdue, and `None` if they take longer than that
+    /// once more. One thread does so.
+    pub(crate) fn hold(&self, patience: Duration) -> Option<Held<'_>> {
         let mut state = self.state.lock();
         state.is_held = true;
         let held = Held(self);
-        let late = self.changed.wait_while_for(&mut state, |state| state.reading > 0, longest).timed_out();
+        let mut wait = || self.changed.wait_while_for(&mut state, |state| state.reading > 0, patience).timed_out();
+        let mut late = wait();
+        if late {
+            self.is_overdue.store(true, Ordering::Relaxed);
+            late = wait();
+            self.is_overdue.store(false, Ordering::Relaxed);
+        }
         drop(state);
         (!late).then_some(held)
+    }
+
+    /// Whether who reads is to stop, if nothing but a caller waits for that.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.is_overdue.load(Ordering::Relaxed)
     }
 }
 

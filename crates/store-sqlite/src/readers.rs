@@ -2,13 +2,17 @@
 //! stops the runtime, and waits its turn when all connections are busy. Those who ask take turns, by environment and within one by
 //! application: whatever somebody asks for, a read of anybody else waits for about one of his. Of connections that the process reads
 //! with, too, callers never have all: what the engine and the health check read does not wait behind what callers ask for.
+//!
+//! A read that a caller asked for ends with an error, [`StoreError::Unavailable`], if it is still under way when the WAL has waited
+//! for it to be started anew (`pause`): nobody makes it grow by reading for long. What the process reads is bounded by whoever reads.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use postrider_store::{Asker, StoreError};
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::decode::SqlError;
@@ -16,9 +20,29 @@ use crate::files::Files;
 use crate::pause::Pause;
 use crate::turns::{Line as _, Turns};
 
+/// So many steps of SQLite, some microseconds' worth, a read takes before it looks whether it is to end.
+const STEPS: i32 = 1_000;
+
+/// A connection for reading.
+struct Reader {
+    connection: Connection,
+    /// Whether a caller asked for what is read.
+    is_asked: Arc<AtomicBool>,
+}
+
+impl Reader {
+    fn new(mut connection: Connection, pause: &Arc<Pause>) -> rusqlite::Result<Self> {
+        let is_asked = Arc::new(AtomicBool::new(false));
+        let (asked, pause) = (Arc::clone(&is_asked), Arc::clone(pause));
+        let is_to_end = move || asked.load(Ordering::Relaxed) && pause.is_overdue();
+        connection.progress_handler(STEPS, Some(is_to_end))?;
+        Ok(Self { connection, is_asked })
+    }
+}
+
 /// The reading side.
 pub(crate) struct Readers {
-    idle: Arc<Mutex<Vec<Connection>>>,
+    idle: Arc<Mutex<Vec<Reader>>>,
     turns: Arc<Semaphore>,
     /// Of the turns, those that callers may have at a time.
     asked: Arc<Gate>,
@@ -31,11 +55,14 @@ pub(crate) struct Readers {
 
 impl Readers {
     /// `own` of the connections are always left to the process.
-    pub(crate) fn new(connections: Vec<Connection>, own: usize, files: Option<Arc<Files>>) -> Self {
+    pub(crate) fn new(connections: Vec<Connection>, own: usize, files: Option<Arc<Files>>) -> rusqlite::Result<Self> {
+        let pause = Arc::<Pause>::default();
         let turns = Arc::new(Semaphore::new(connections.len()));
         let asked = Arc::new(Gate::new(connections.len().saturating_sub(own)));
         let count = u32::try_from(connections.len()).unwrap_or(u32::MAX);
-        Self { idle: Arc::new(Mutex::new(connections)), turns, asked, count, files, pause: Arc::default() }
+        let idle = connections.into_iter().map(|connection| Reader::new(connection, &pause));
+        let idle = Arc::new(Mutex::new(idle.collect::<Result<_, _>>()?));
+        Ok(Self { idle, turns, asked, count, files, pause })
     }
 
     /// What holds reads back.
@@ -49,16 +76,25 @@ impl Readers {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, SqlError> + Send + 'static,
     {
-        let place = self.asked.enter(Asker::current()).await.ok_or(StoreError::Closed)?;
-        self.run_own(move |connection| {
+        let asker = Asker::current();
+        let place = self.asked.enter(asker).await.ok_or(StoreError::Closed)?;
+        let read = move |connection: &Connection| {
             let _place = place;
             read(connection)
-        })
-        .await
+        };
+        self.run_for(asker != Asker::PROCESS, read).await
     }
 
     /// As [`Readers::run`], for what the process reads by itself.
     pub(crate) async fn run_own<T, F>(&self, read: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, SqlError> + Send + 'static,
+    {
+        self.run_for(false, read).await
+    }
+
+    async fn run_for<T, F>(&self, is_asked: bool, read: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, SqlError> + Send + 'static,
@@ -71,14 +107,20 @@ impl Readers {
             if files.as_ref().is_some_and(|files| !files.are_readable()) {
                 return Err(StoreError::Unavailable("its files were cut while they were in use".to_owned()));
             }
-            let connection = idle.lock().pop().ok_or(StoreError::Closed)?;
+            let reader = idle.lock().pop().ok_or(StoreError::Closed)?;
+            reader.is_asked.store(is_asked, Ordering::Relaxed);
             let reading = pause.begin();
             // A panic must not take the connection with it: the pool would shrink until nothing can be read.
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(&connection)));
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(&reader.connection)));
             drop(reading);
-            idle.lock().push(connection);
+            idle.lock().push(reader);
             match result {
                 Ok(Ok(result)) => Ok(result),
+                Ok(Err(error)) if was_ended(&error) => {
+                    let problem = "a read took so long that others had to wait for it, and was ended";
+                    tracing::warn!("{problem}");
+                    Err(StoreError::Unavailable(problem.to_owned()))
+                }
                 Ok(Err(error)) => {
                     if let Some(files) = files {
                         files.heard(&error);
@@ -111,12 +153,18 @@ impl Readers {
         let _ = self.turns.acquire_many(self.count).await;
         self.turns.close();
         self.asked.close();
-        for connection in self.idle.lock().drain(..) {
+        for reader in self.idle.lock().drain(..) {
             if let Some(files) = &self.files {
-                files.let_go(&connection);
+                files.let_go(&reader.connection);
             }
         }
     }
+}
+
+/// Whether a read came to nothing because it was to end.
+fn was_ended(error: &SqlError) -> bool {
+    let SqlError::Driver(error) = error else { return false };
+    error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted)
 }
 
 /// Lets so many through at a time; of those who wait, each in his turn.
@@ -209,7 +257,7 @@ mod tests {
     #[tokio::test]
     async fn what_the_process_reads_does_not_wait_behind_what_callers_ask_for() {
         let connections = (0..3).map(|_| crate::plans::database()).collect();
-        let readers = Arc::new(Readers::new(connections, 1, None));
+        let readers = Arc::new(Readers::new(connections, 1, None).unwrap());
         let mut asked = tokio::task::JoinSet::new();
         let mut go_on = Vec::new();
         for _ in 0..100 {
@@ -230,6 +278,63 @@ mod tests {
         assert!(done.len() == 100 && done.into_iter().all(|result| result.unwrap()));
         readers.close().await;
         assert!(matches!(readers.run(|_| Ok(())).await, Err(StoreError::Closed)));
+    }
+
+    /// Reads until it is ended, or for longer than any test may.
+    const ENDLESS_SQL: &str =
+        "WITH RECURSIVE n (a) AS (SELECT 1 UNION ALL SELECT a + 1 FROM n LIMIT 1000000000000) SELECT count(*) FROM n";
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_caller_reads_for_long_is_ended_when_reads_are_held_back_and_what_the_process_reads_is_not() {
+        let connections = (0..2).map(|_| crate::plans::database()).collect();
+        let readers = Arc::new(Readers::new(connections, 0, None).unwrap());
+        let read = |begun: mpsc::Sender<()>| {
+            let readers = Arc::clone(&readers);
+            async move {
+                let read = move |connection: &Connection| {
+                    begun.send(()).unwrap();
+                    Ok(connection.query_row(ENDLESS_SQL, [], |row| row.get::<_, i64>(0))?)
+                };
+                readers.run(read).await
+            }
+        };
+        let (begun, has_begun) = mpsc::channel();
+        let asked = tokio::spawn(postrider_store::as_stranger(read(begun)));
+        has_begun.recv().unwrap();
+        let pause = readers.pause();
+        let held = tokio::task::spawn_blocking(move || pause.hold(std::time::Duration::from_secs(1)).is_some());
+        assert!(held.await.unwrap());
+        assert!(matches!(asked.await.unwrap(), Err(StoreError::Unavailable(_))));
+        // The connection is as good as ever.
+        for _ in 0..2 {
+            assert_eq!(
+                readers
+                    .run(|connection| Ok(connection.query_row("SELECT 1", [], |row| row.get::<_, i64>(0))?))
+                    .await
+                    .unwrap(),
+                1
+            );
+        }
+        let (own, (let_go, is_let_go)) = (Arc::clone(&readers), mpsc::channel::<()>());
+        let (begun, has_begun) = mpsc::channel();
+        let own = tokio::spawn(async move {
+            let read = move |connection: &Connection| {
+                begun.send(()).unwrap();
+                let short = ENDLESS_SQL.replace("1000000000000", "100000");
+                while is_let_go.try_recv().is_err() {
+                    connection.query_row(&short, [], |row| row.get::<_, i64>(0))?;
+                }
+                Ok(())
+            };
+            own.run(read).await
+        });
+        has_begun.recv().unwrap();
+        let pause = readers.pause();
+        let held = tokio::task::spawn_blocking(move || pause.hold(std::time::Duration::from_millis(50)).is_some());
+        assert!(!held.await.unwrap());
+        let_go.send(()).unwrap();
+        own.await.unwrap().unwrap();
+        readers.close().await;
     }
 
     fn asker(environment: u64, application: u64) -> Asker {
