@@ -42,6 +42,7 @@ const VICTIMS: [(&str, &str); 30] = [
     ("token_secret", "1"),
     ("token_expiry", "application_no = :app"),
     ("outbox", "recipient = 'victim'"),
+    ("outbox_room", "recipient = 'victim'"),
     ("message_posting", "application_no = :app"),
     ("attempt_posting", "endpoint_no = :ep"),
     ("attempt_tally", "endpoint_no = :ep"),

@@ -153,7 +153,7 @@ delegate! {
 delegate! {
     Attempts
     attempts_by_endpoint(endpoint: EndpointKey, filter: &AttemptFilter, scan: Scan<Ksuid>) -> Result<Walked<Attempt>, StoreError>;
-    attempts_by_message(message: MessageKey, endpoint: Option<EndpointKey>, filter: &AttemptFilter, scan: Scan<Ksuid>) -> Result<Listed<Attempt>, StoreError>;
+    attempts_by_message(message: MessageKey, endpoint: Option<EndpointKey>, filter: &AttemptFilter, scan: Scan<Ksuid>) -> Result<Walked<Attempt>, StoreError>;
     attempt(application: ApplicationKey, message: MessageKey, id: AttemptId) -> Result<Option<Attempt>, StoreError>;
     expunge_attempt(message: MessageKey, id: AttemptId) -> Result<(), WriteError>;
     attempt_stats(endpoint: EndpointKey, from: Ksuid, to: Ksuid) -> Result<AttemptStats, StoreError>;
@@ -162,7 +162,7 @@ delegate! {
 delegate! {
     Attempted
     attempted_messages(application: ApplicationKey, endpoint: EndpointKey, filter: &AttemptedFilter, scan: Scan<Ksuid>) -> Result<Walked<AttemptedMessage>, StoreError>;
-    destinations(message: MessageKey, scan: Scan<Ksuid>) -> Result<Listed<Destination>, StoreError>;
+    destinations(message: MessageKey, scan: Scan<Ksuid>) -> Result<Walked<Destination>, StoreError>;
 }
 
 delegate! {

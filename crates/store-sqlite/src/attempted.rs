@@ -6,14 +6,15 @@ use async_trait::async_trait;
 use postrider_domain::ids::Ksuid;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, Attempted, AttemptedFilter, AttemptedMessage, Destination, EndpointKey, Listed, MessageKey,
-    PAGE_BYTES, Scan, Standing, StoreError, Walked,
+    ApplicationKey, Attempted, AttemptedFilter, AttemptedMessage, Destination, EndpointKey, MessageKey, Scan, Standing,
+    StoreError, Walked,
 };
+use rusqlite::types::Value;
 use rusqlite::{Connection, Row, Statement, params};
 
 use crate::SqliteStore;
 use crate::blocks::{Id, MESSAGES};
-use crate::decode::{SqlError, readable, row_bytes};
+use crate::decode::{SqlError, encode_json, readable, row_bytes};
 use crate::messages::{self, FILTER, LIVE};
 use crate::postings::{Gathered, List, Named};
 use crate::range::Range;
@@ -33,7 +34,7 @@ impl Attempted for SqliteStore {
         self.lists.run_at_once(move |connection| list(connection, application, endpoint, &filter, scan)).await
     }
 
-    async fn destinations(&self, message: MessageKey, scan: Scan<Ksuid>) -> Result<Listed<Destination>, StoreError> {
+    async fn destinations(&self, message: MessageKey, scan: Scan<Ksuid>) -> Result<Walked<Destination>, StoreError> {
         self.lists.run_at_once(move |connection| destinations(connection, message, scan)).await
     }
 }
@@ -198,52 +199,100 @@ fn asked(endpoint: EndpointKey, filter: &AttemptedFilter) -> (Vec<Vec<Term>>, Na
     (wanted.clauses(&about), named)
 }
 
-/// The numbers of the endpoints to which message ?1 was attempted, with ids in [?2, ?3). What is sorted is small: endpoints
-/// may have a quarter of a megabyte, and are read for one page.
-fn destinations_sql(order: &str) -> String {
+/// The destinations of a message are found among its attempts if they are so many or fewer: as many as an application has endpoints by
+/// default. Else among the application's endpoints, of which most are some of them then.
+const FEW_DESTINATIONS: usize = 1_000;
+
+/// The next endpoint, by number, to which message ?1 was attempted.
+const NEXT_TRIED_SQL: &str = "SELECT min(endpoint_no) FROM attempt INDEXED BY attempt_by_message
+     WHERE message_no = ?1 AND endpoint_no > ?2";
+
+/// The endpoints to which a message was attempted, if they are few; from each straight to the next one, past its attempts.
+fn few_destinations(connection: &Connection, message: MessageKey) -> Result<Option<Vec<i64>>, SqlError> {
+    let mut next = connection.prepare_cached(NEXT_TRIED_SQL)?;
+    let (mut found, mut last) = (Vec::new(), i64::MIN);
+    while let Some(endpoint) = next.query_row([message.0, last], |row| row.get::<_, Option<i64>>(0))? {
+        if found.len() == FEW_DESTINATIONS {
+            return Ok(None);
+        }
+        found.push(endpoint);
+        last = endpoint;
+    }
+    Ok(Some(found))
+}
+
+/// Those of the endpoints ?3 (JSON) with ids in [?1, ?2). What is sorted is small: endpoints may have a quarter of a megabyte, and
+/// are read for one page.
+fn among_sql(order: &str) -> String {
     format!(
-        "SELECT endpoint.no
-         FROM (SELECT DISTINCT endpoint_no FROM attempt INDEXED BY attempt_by_message WHERE message_no = ?1) AS tried
-         CROSS JOIN endpoint ON endpoint.no = tried.endpoint_no
-         WHERE endpoint.id >= ?2 AND endpoint.id < ?3 ORDER BY endpoint.id {order}"
+        "SELECT endpoint.no, endpoint.id FROM json_each(?3) AS tried CROSS JOIN endpoint ON endpoint.no = tried.value
+         WHERE endpoint.id >= ?1 AND endpoint.id < ?2 ORDER BY endpoint.id {order}"
     )
+}
+
+/// All endpoints of the application of message ?3 with ids in [?1, ?2).
+fn all_sql(order: &str) -> String {
+    format!(
+        "SELECT no, id FROM endpoint INDEXED BY endpoint_by_id
+         WHERE application_no = (SELECT application_no FROM message WHERE no = ?3) AND id >= ?1 AND id < ?2
+         ORDER BY id {order}"
+    )
+}
+
+fn place(row: &Row<'_>) -> Result<(i64, Id), SqlError> {
+    Ok((row.get(0)?, row.get(1)?))
 }
 
 fn destinations(
     connection: &Connection,
     message: MessageKey,
     scan: Scan<Ksuid>,
-) -> Result<Listed<Destination>, SqlError> {
-    let Range { low, high, order, limit } = Range::of_ids(scan);
-    let limit = usize::try_from(limit).unwrap_or_default();
-    let mut numbers = connection.prepare_cached(&destinations_sql(order))?;
+) -> Result<Walked<Destination>, SqlError> {
+    let range = Range::of_ids(scan);
+    let few = few_destinations(connection, message)?;
+    let (sql, among) = match &few {
+        Some(few) => (among_sql(range.order), Value::Text(encode_json(few)?)),
+        None => (all_sql(range.order), Value::Integer(message.0)),
+    };
+    let mut numbers = connection.prepare_cached(&sql)?;
     let mut endpoints = connection.prepare_cached(&format!("SELECT {ENDPOINT_COLUMNS} FROM endpoint WHERE no = ?"))?;
     let mut tried = connection.prepare_cached(TRIED_SQL)?;
     let mut pending = connection.prepare_cached(PENDING_SQL)?;
-    let (mut found, mut bytes) = (Vec::new(), 0);
-    let mut numbers = numbers.query(params![message.0, low, high])?;
-    while found.len() < limit
-        && let Some(number) = numbers.next()?
-    {
-        if bytes >= PAGE_BYTES {
-            return Ok(Listed { rows: found, cut: true });
+    let read = |low: &[u8], high: &[u8], page: &mut Gathered<Destination>| {
+        let mut numbers = numbers.query(params![low, high, among])?;
+        while let Some(row) = numbers.next()? {
+            let Some((number, id)) = readable(place(row))? else { continue };
+            let Some(story) = story(&mut tried, message.0, number)? else {
+                if page.look(id) {
+                    continue;
+                }
+                break;
+            };
+            let mut rows = endpoints.query([number])?;
+            let Some(row) = rows.next()? else { continue };
+            let Some(endpoint) = readable(decode_endpoint(row))? else { continue };
+            let bytes = row_bytes(row);
+            let story = story.checked(&mut pending, message.0, number)?;
+            let (canceled, Tried { succeeded, next_attempt_at, .. }) = (story.is_canceled(), story.latest);
+            if !page.push(Destination { endpoint: endpoint.value, succeeded, next_attempt_at, canceled }, bytes) {
+                break;
+            }
         }
-        let mut rows = endpoints.query([number.get::<_, i64>(0)?])?;
-        let Some(row) = rows.next()? else { continue };
-        let Some(endpoint) = readable(decode_endpoint(row))? else { continue };
-        bytes += row_bytes(row);
-        let Some(story) = story(&mut tried, message.0, endpoint.key.0)? else { continue };
-        let story = story.checked(&mut pending, message.0, endpoint.key.0)?;
-        let (canceled, Tried { succeeded, next_attempt_at, .. }) = (story.is_canceled(), story.latest);
-        found.push(Destination { endpoint: endpoint.value, succeeded, next_attempt_at, canceled });
-    }
-    Ok(Listed { rows: found, cut: false })
+        Ok(())
+    };
+    List { log: MESSAGES, owner: 0, range: &range }.walk(read)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Bound;
+
+    use postrider_domain::ids::Id as _;
+    use postrider_store::Direction;
+
     use super::*;
-    use crate::plans::{assert_walks, plan};
+    use crate::history::tests::fan_out;
+    use crate::plans::{assert_walks, plan, steps};
 
     #[test]
     fn attempted_messages_walk_the_index_of_their_application() {
@@ -254,13 +303,62 @@ mod tests {
         assert_walks(TRIED_SQL, "attempt USING INDEX attempt_by_message (message_no=? AND endpoint_no=?)");
     }
 
+    /// [`fan_out`], with the endpoints themselves and so many others before them.
+    fn with_endpoints(endpoints: i64, attempts: i64, others: i64) -> Connection {
+        let connection = fan_out(endpoints, attempts);
+        connection.execute_batch("PRAGMA foreign_keys = OFF; BEGIN").unwrap();
+        let sql = "INSERT INTO endpoint (no, application_no, id, url, description, version, disabled, metadata, headers, signing_keys,
+                                          created_at, updated_at)
+             VALUES (?1, 1, ?2, 'https://a.example', '', 1, 0, '{}', '{}', '{}', 0, 0)";
+        for number in 1 - others..=endpoints {
+            let mut id = [0; 20];
+            id[12..].copy_from_slice(&(number + others).to_be_bytes());
+            connection.prepare_cached(sql).unwrap().execute(params![number, id]).unwrap();
+        }
+        connection.execute_batch("COMMIT").unwrap();
+        connection
+    }
+
     #[test]
-    fn destinations_read_the_attempts_of_their_message_only() {
+    fn a_page_of_destinations_costs_what_is_on_it_however_often_each_was_tried() {
+        let cost = |attempts| {
+            steps(&mut with_endpoints(100, attempts, 0), |connection| {
+                let page = destinations(connection, MessageKey(3), Scan::all(Direction::Ascending, 2)).unwrap();
+                assert_eq!(page.listed.rows.len(), 2);
+            })
+        };
+        let [few, many] = [1, 100].map(cost);
+        assert!(many <= few + 8, "{few} to {many} thousand steps");
+    }
+
+    #[test]
+    fn of_a_message_that_was_tried_at_very_many_endpoints_pages_end_early_and_show_all_of_them() {
+        let many = FEW_DESTINATIONS as i64 + 1;
+        let connection = with_endpoints(many, 1, 1_200);
+        let (mut lower, mut shown, mut pages) = (Bound::Unbounded, 0, 0);
+        loop {
+            let scan = Scan { lower, ..Scan::all(Direction::Ascending, 250) };
+            let page = destinations(&connection, MessageKey(3), scan).unwrap();
+            (shown, pages) = (shown + page.listed.rows.len(), pages + 1);
+            let last = page.listed.rows.last().map(|destination| destination.endpoint.id.ksuid());
+            assert!(page.reached.is_none() || page.listed.rows.is_empty() || pages == 3, "{pages}");
+            let Some(last) = page.reached.or(last) else { break };
+            lower = Bound::Excluded(last);
+        }
+        assert_eq!((shown, pages), (FEW_DESTINATIONS + 1, 2 + 5 + 1));
+    }
+
+    #[test]
+    fn destinations_are_looked_up_by_indexes() {
+        let tried = "attempt USING COVERING INDEX attempt_by_message (message_no=? AND endpoint_no>?)";
+        assert_walks(NEXT_TRIED_SQL, tried);
         for order in ["ASC", "DESC"] {
-            let plan = plan(&destinations_sql(order));
-            let walked = "SEARCH attempt USING COVERING INDEX attempt_by_message (message_no=?)";
-            assert!(plan.iter().any(|step| step == walked), "{plan:#?}");
-            assert!(!plan.iter().any(|step| step.starts_with("SCAN") && step != "SCAN tried"), "{plan:#?}");
+            let plan = plan(&among_sql(order));
+            assert!(!plan.iter().any(|step| step.starts_with("SCAN") && !step.starts_with("SCAN tried")), "{plan:#?}");
+            assert_walks(
+                &all_sql(order),
+                "endpoint USING COVERING INDEX endpoint_by_id (application_no=? AND id>? AND id<?)",
+            );
         }
     }
 }

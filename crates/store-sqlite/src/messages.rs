@@ -4,7 +4,10 @@ use async_trait::async_trait;
 use postrider_domain::ids::{Id as _, Ksuid, MessageId};
 use postrider_domain::message::Message;
 use postrider_domain::names::{EventTypeName, IdOrUid};
-use postrider_store::{ApplicationKey, MessageFilter, MessageKey, Messages, Scan, StoreError, Stored, Walked};
+use postrider_store::{
+    ApplicationKey, AttemptFilter, MessageFilter, MessageKey, Messages, Scan, StoreError, Stored, Walked,
+};
+use rusqlite::types::Null;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
@@ -95,6 +98,15 @@ pub(crate) fn quoted(name: Option<&impl std::fmt::Display>) -> Option<String> {
 /// A filter's list of types, for [`FILTER`].
 pub(crate) fn types(names: Option<&Vec<EventTypeName>>) -> Option<String> {
     names.map(|names| json_list(names.iter().map(EventTypeName::as_str)))
+}
+
+/// Whether a filter lets a message through, by its names.
+pub(crate) fn passes(connection: &Connection, message: MessageKey, filter: &AttemptFilter) -> Result<bool, SqlError> {
+    // The parameters of the filter have their numbers; the others are not asked for.
+    let mut statement = connection.prepare_cached(&format!("SELECT 1 FROM message WHERE no = ?1 AND {FILTER}"))?;
+    let (types, channel, tag) =
+        (types(filter.event_types.as_ref()), quoted(filter.channel.as_ref()), quoted(filter.tag.as_ref()));
+    Ok(statement.exists(params![message.0, Null, Null, Null, types, channel, Null, tag])?)
 }
 
 /// A message, and the bytes of its payload.

@@ -1,7 +1,10 @@
 //! The outbox: notices are added by whatever writes what they report, in its transaction.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::delivery::DisableReason;
 use postrider_domain::ids::{ApplicationId, EndpointId};
@@ -9,8 +12,9 @@ use postrider_domain::names::{EventTypeName, Uid};
 use postrider_domain::notice::{self, AttemptNotice, EndpointNotice, LastAttempt, NoticeKind};
 use postrider_domain::time::Timestamp;
 use postrider_store::{AttemptRecord, EndpointKey, MAX_NOTICES, MessageKey, Notice, NoticeKey, Outbox, StoreError};
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::SqliteStore;
 use crate::askers::Whose;
@@ -101,7 +105,8 @@ fn reported(tx: &Tx<'_>, endpoint: EndpointKey) -> Result<Option<Reported>, SqlE
     })
 }
 
-/// Whether so many notices wait for an operator that no more are added. Counted only if there may be that many.
+/// Whether so many notices wait for an operator that no more are added. What is counted of them is looked at only if there may be
+/// that many: a count that makes no sense keeps nobody from being told.
 fn is_full(tx: &Tx<'_>, recipient: &str) -> Result<bool, SqlError> {
     let most = i64::try_from(MAX_NOTICES).unwrap_or(i64::MAX);
     let span = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?));
@@ -111,15 +116,34 @@ fn is_full(tx: &Tx<'_>, recipient: &str) -> Result<bool, SqlError> {
     if last - first < most - 1 {
         return Ok(false);
     }
-    let mut count = tx.prepare_cached("SELECT count(*) FROM outbox WHERE recipient = ?")?;
-    Ok(count.query_row([recipient], |row| row.get::<_, i64>(0))? >= most)
+    let mut count = tx.prepare_cached("SELECT notices FROM outbox_room WHERE recipient = ?")?;
+    let count = count.query_row([recipient], |row| row.get::<_, i64>(0)).optional()?;
+    Ok(count.is_some_and(|count| count >= most))
+}
+
+/// How often the log says, at most, that notices are dropped.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+
+/// When the log last said so, and how many were dropped since.
+static DROPPED: Mutex<(Option<Instant>, u64)> = Mutex::new((None, 0));
+
+fn warn_of_dropped(recipient: &str, kind: NoticeKind) {
+    let mut dropped = DROPPED.lock();
+    dropped.1 += 1;
+    let now = Instant::now();
+    if dropped.0.is_some_and(|last| now.duration_since(last) < WARNING_INTERVAL) {
+        return;
+    }
+    let (event_type, count) = (kind.event_type(), dropped.1);
+    tracing::warn!(recipient, event_type, dropped = count, "operational webhooks are dropped: too many wait");
+    *dropped = (Some(now), 0);
 }
 
 fn add<T: Serialize>(tx: &Tx<'_>, recipient: &str, kind: NoticeKind, data: &T) -> Result<(), SqlError> {
     let payload = notice::payload(kind, data)
         .map_err(|error| SqlError::Driver(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))?;
     if is_full(tx, recipient)? {
-        tracing::warn!(recipient, event_type = kind.event_type(), "an operational webhook is dropped: too many wait");
+        warn_of_dropped(recipient, kind);
         return Ok(());
     }
     tx.prepare_cached("INSERT INTO outbox (recipient, event_type, payload) VALUES (?, ?, ?)")?.execute(params![
@@ -184,6 +208,44 @@ pub(crate) fn report_attempt(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn count(connection: &rusqlite::Connection, sql: &str) -> Option<i64> {
+        connection.query_row(sql, [], |row| row.get(0)).optional().unwrap()
+    }
+
+    #[test]
+    fn what_waits_for_an_operator_is_counted_however_it_comes_and_goes() {
+        let connection = crate::plans::database();
+        let add = "INSERT INTO outbox (recipient, event_type, payload) VALUES (?, 'a', x'7b7d')";
+        for recipient in ["a", "b", "a", "a"] {
+            connection.execute(add, [recipient]).unwrap();
+        }
+        let counted =
+            |recipient| count(&connection, &format!("SELECT notices FROM outbox_room WHERE recipient = '{recipient}'"));
+        assert_eq!(["a", "b", "c"].map(counted), [Some(3), Some(1), None]);
+        connection.execute("DELETE FROM outbox WHERE no IN (1, 2)", []).unwrap();
+        assert_eq!(["a", "b"].map(counted), [Some(2), None]);
+        connection.execute("UPDATE outbox_room SET notices = -9223372036854775808", []).unwrap();
+        connection.execute("DELETE FROM outbox WHERE no = 3", []).unwrap();
+        assert_eq!(counted("a"), None, "what makes no sense stops nothing");
+        connection.execute(add, ["a"]).unwrap();
+        assert_eq!(counted("a"), Some(1));
+    }
+
+    #[test]
+    fn a_store_whose_notices_were_not_counted_counts_them() {
+        let connection = rusqlite::Connection::open_in_memory().unwrap();
+        let (before, after) = crate::migrate::MIGRATIONS.split_at(16);
+        for migration in before {
+            connection.execute_batch(migration).unwrap();
+        }
+        let add = "INSERT INTO outbox (recipient, event_type, payload) VALUES ('a', 'a', x'7b7d'), ('a', 'b', x'7b7d')";
+        connection.execute(add, []).unwrap();
+        for migration in after {
+            connection.execute_batch(migration).unwrap();
+        }
+        assert_eq!(count(&connection, "SELECT notices FROM outbox_room WHERE recipient = 'a'"), Some(2));
+    }
 
     #[test]
     fn whether_an_operator_is_told_is_looked_up_by_indexes() {

@@ -5,7 +5,7 @@
 //!   Those with a time of their own are in a partial index. A message that the cursor passes before it is due gets a time of
 //!   its own.
 //! * Messages go with their attempts, in the order of their numbers, except those of which a delivery is pending. Nothing
-//!   says of a message whether one is, so all pending deliveries are looked through before a walk. Who adds one later notes
+//!   says of a message whether one is, so all pending deliveries are looked through before a walk. Who adds one later, or moves one back, notes
 //!   that in `held_message` (`work::hold`), which the commit that removes looks at.
 //! * URLs that an endpoint has no longer go when no attempt names them (`urls`).
 //! * What belongs to deleted applications goes at once: deliveries, then payloads, then everything else.
@@ -307,8 +307,8 @@ fn last_old(connection: &Connection, until: i64, ahead: i64) -> Result<Option<i6
     Ok(found)
 }
 
-/// Notes which of a walk's messages are in the next pending deliveries; returns where to go on. Deliveries only move ahead
-/// of this, so none is missed.
+/// Notes which of a walk's messages are in the next pending deliveries; returns where to go on. Deliveries move ahead of this, or
+/// back with a note (`work::make_due`), so none is missed.
 #[expect(clippy::type_complexity, reason = "a place in the table is its key")]
 fn look_through(
     connection: &Connection,

@@ -638,7 +638,7 @@ pub(crate) fn decode_misdated(row: &Row<'_>) -> Result<Misdated, SqlError> {
 }
 
 /// Makes a delivery due at `due`, or at the next microsecond at which its message is not due there already, and has the log
-/// say so. Whoever makes many due takes another microsecond for each: to look for a free one again and again would take the
+/// say so. Who looks for messages that may be removed may be past where it is then, and not yet where it was: so it is noted. Whoever makes many due takes another microsecond for each: to look for a free one again and again would take the
 /// square of their number.
 pub(crate) fn make_due(connection: &Connection, row: &Misdated, mut due: i64) -> Result<(), SqlError> {
     let Misdated { endpoint, due_at, message, made, trigger } = row;
@@ -655,6 +655,7 @@ pub(crate) fn make_due(connection: &Connection, row: &Misdated, mut due: i64) ->
     while insert.execute(params![endpoint, due, message, made, trigger])? == 0 {
         due += 1;
     }
+    hold(connection, MessageKey(*message))?;
     connection
         .prepare_cached(
             "UPDATE attempt SET next_attempt_at = ?4 WHERE next_attempt_at = ?3 AND (endpoint_no, id) IN (
@@ -802,6 +803,22 @@ mod tests {
         let mut put_off = connection.prepare(PUT_OFF_SQL).unwrap();
         let found = put_off.query_map([1, 5, 3], |row| row.get(2)).unwrap();
         assert_eq!(found.collect::<Result<Vec<i64>, _>>().unwrap(), [2]);
+    }
+
+    #[test]
+    fn what_is_made_due_earlier_keeps_its_message() {
+        let connection = crate::plans::database();
+        let rows = "INSERT INTO delivery (endpoint_no, due_at, message_no, made, trigger) VALUES (1, 90, 5, 1, 0), (1, 91, 11, 1, 0);
+             INSERT INTO endpoint_hold (endpoint_no, not_before, reason) VALUES (1, 50, 'asked');
+             UPDATE sequence SET next = 10 WHERE name = 'history';";
+        connection.execute_batch(rows).unwrap();
+        lift_hold(&connection, EndpointKey(1), Some(Timestamp::from_micros(20))).unwrap();
+        let due: i64 = connection.query_row("SELECT max(due_at) FROM delivery", [], |row| row.get(0)).unwrap();
+        assert!(due < 50);
+        // The other one is not old enough to be removed.
+        let mut held = connection.prepare("SELECT no FROM held_message").unwrap();
+        let held: Vec<i64> = held.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+        assert_eq!(held, [5]);
     }
 
     #[test]

@@ -116,7 +116,7 @@ async fn of_the_destinations_of_a_message_those_on_the_page_are_read() {
     assert!(spoil(&database) > 200);
     let store = SqliteStore::open(&database, Ownership::Owner).unwrap();
     let page = async |limit| store.destinations(MessageKey(7), Scan::all(Direction::Ascending, limit)).await;
-    assert_eq!(page(1).await.unwrap().rows.len(), 1);
+    assert_eq!(page(1).await.unwrap().listed.rows.len(), 1);
     assert!(page(2).await.is_err(), "those pages cannot be read");
     store.close().await;
 }

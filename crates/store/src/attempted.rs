@@ -8,7 +8,7 @@ use postrider_domain::message::Message;
 use postrider_domain::names::{Channel, EventTypeName, Tag};
 use postrider_domain::time::Timestamp;
 
-use crate::{ApplicationKey, EndpointKey, Listed, MessageKey, Scan, StoreError, Walked};
+use crate::{ApplicationKey, EndpointKey, MessageKey, Scan, StoreError, Walked};
 
 /// How a message stands with an endpoint to which it was attempted at least once. Each attempt says one of these, and the
 /// highest counts.
@@ -90,6 +90,8 @@ pub trait Attempted {
         scan: Scan<Ksuid>,
     ) -> Result<Walked<AttemptedMessage>, StoreError>;
 
-    /// A page of the endpoints to which a message was attempted, by endpoint id. Deleted ones are among them.
-    async fn destinations(&self, message: MessageKey, scan: Scan<Ksuid>) -> Result<Listed<Destination>, StoreError>;
+    /// A page of the endpoints to which a message was attempted, by endpoint id. Deleted ones are among them. Stops early after
+    /// [`crate::PAGE_BYTES`] of endpoints; and of a message that was attempted at very many, after [`crate::PAGE_ROWS`] of the
+    /// application's to which it was not.
+    async fn destinations(&self, message: MessageKey, scan: Scan<Ksuid>) -> Result<Walked<Destination>, StoreError>;
 }

@@ -5,7 +5,7 @@ use postrider_domain::attempt::Attempt;
 use postrider_domain::ids::{AttemptId, Ksuid};
 use postrider_domain::names::{Channel, EventTypeName, Tag};
 
-use crate::{ApplicationKey, EndpointKey, Listed, MessageKey, Scan, StoreError, Walked, WriteError};
+use crate::{ApplicationKey, EndpointKey, MessageKey, Scan, StoreError, Walked, WriteError};
 
 /// Which attempts a list shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,14 +49,14 @@ pub trait Attempts {
     ) -> Result<Walked<Attempt>, StoreError>;
 
     /// A page of the attempts for a message, by id; to one endpoint only if `endpoint` names it. Stops early after
-    /// [`crate::PAGE_BYTES`] of answers.
+    /// [`crate::PAGE_BYTES`] of answers, and after [`crate::PAGE_ROWS`] that the filter does not let through.
     async fn attempts_by_message(
         &self,
         message: MessageKey,
         endpoint: Option<EndpointKey>,
         filter: &AttemptFilter,
         scan: Scan<Ksuid>,
-    ) -> Result<Listed<Attempt>, StoreError>;
+    ) -> Result<Walked<Attempt>, StoreError>;
 
     /// One attempt of a message of this application, with that message as [`AttemptFilter::with_message`] gives it.
     async fn attempt(

@@ -249,7 +249,9 @@ impl Settlement {
         let names = self.origin.as_ref().map_or(0, |origin| lists * names_in_rows(&origin.message));
         // How the message stood is looked up, and how it stands now is posted by message, which has nothing in common with others.
         let stands = if attempt.succeeded && self.made == 0 { 0 } else { 4 };
-        1 + moves + stands + attempt.response.len() / ROW_BYTES + names
+        // Its endpoint's operator is looked up, and the notice is counted.
+        let notice = if self.notice.is_some() { 4 } else { 0 };
+        1 + moves + stands + notice + attempt.response.len() / ROW_BYTES + names
     }
 }
 

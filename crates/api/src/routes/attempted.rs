@@ -135,6 +135,9 @@ pub(super) async fn destinations(
     State(state): State<Shared>,
 ) -> Result<Response> {
     let message = tenant.message(&state).await?;
-    let page = walk.listed(state.store.destinations(message, walk.scan.clone()).await?);
-    Ok(page.answer(|destination| destination.endpoint.id.to_string(), DestinationOut::from))
+    let walked = state.store.destinations(message, walk.scan.clone()).await?;
+    let page = walk.listed(walked.listed);
+    let reached = walked.reached.map(|id| EndpointId::from_ksuid(id).to_string());
+    let iterator = |destination: &Destination| destination.endpoint.id.to_string();
+    Ok(page.answer_walked(reached, walk.reversed, iterator, DestinationOut::from))
 }

@@ -172,8 +172,8 @@ async fn message_page(
         return Ok(answer_page(&Page::empty(), None, false, false));
     }
     let walk = timed.walk(state.clock.now());
-    let rows = state.store.attempts_by_message(message, endpoint, &filter, walk.scan.clone()).await?;
-    Ok(answer_page(&walk.listed(rows), None, walk.reversed, filter.with_response))
+    let walked = state.store.attempts_by_message(message, endpoint, &filter, walk.scan.clone()).await?;
+    Ok(answer_page(&walk.listed(walked.listed), walked.reached, walk.reversed, filter.with_response))
 }
 
 pub(super) struct MessageQuery {

@@ -82,7 +82,7 @@ async fn by_message<H: Harness>(
     filter: AttemptFilter,
 ) -> Vec<Attempt> {
     let page = Scan::all(Direction::Ascending, 100);
-    world.store().attempts_by_message(key, endpoint, &filter, page).await.unwrap().rows
+    world.store().attempts_by_message(key, endpoint, &filter, page).await.unwrap().listed.rows
 }
 
 pub(super) async fn an_attempt_reads_back_as_it_was_settled<H: Harness>(world: &World<H>) {
@@ -122,7 +122,7 @@ pub(super) async fn lists_by_endpoint_and_by_message_show_theirs_only<H: Harness
     assert_eq!(by_message(world, one.key, Some(left.key), full()).await, want[1..2]);
     assert_eq!(by_message(world, two.key, Some(right.key), full()).await, []);
     let newest = Scan::all(Direction::Descending, 1);
-    let newest = world.store().attempts_by_message(one.key, None, &full(), newest).await.unwrap().rows;
+    let newest = world.store().attempts_by_message(one.key, None, &full(), newest).await.unwrap().listed.rows;
     assert_eq!(newest, want[1..2]);
 }
 

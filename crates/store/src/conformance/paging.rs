@@ -159,7 +159,8 @@ pub(super) async fn pages_of_attempts_visit_each_once<H: Harness>(world: &World<
     })
     .await;
     walk(&here, async |scan| {
-        let listed = store.attempts_by_message(message.key, Some(endpoint.key), &filter, scan).await.unwrap().rows;
+        let listed =
+            store.attempts_by_message(message.key, Some(endpoint.key), &filter, scan).await.unwrap().listed.rows;
         listed.iter().map(|attempt| attempt.id.ksuid()).collect()
     })
     .await;
@@ -168,7 +169,7 @@ pub(super) async fn pages_of_attempts_visit_each_once<H: Harness>(world: &World<
         if scan.upper == Bound::Unbounded {
             scan.upper = last;
         }
-        let listed = store.attempts_by_message(message.key, None, &filter, scan).await.unwrap().rows;
+        let listed = store.attempts_by_message(message.key, None, &filter, scan).await.unwrap().listed.rows;
         listed.iter().map(|attempt| attempt.id.ksuid()).collect()
     })
     .await;

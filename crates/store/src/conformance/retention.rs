@@ -282,7 +282,7 @@ pub(super) async fn what_belongs_to_a_deleted_application_is_erased_and_nothing_
     );
     assert_eq!(attempts(world, &others).await, 20);
     let left = world.store().attempts_by_message(messages[0].key, None, &AttemptFilter::default(), all).await.unwrap();
-    assert!(left.rows.is_empty());
+    assert!(left.listed.rows.is_empty());
 }
 
 pub(super) async fn the_clock_is_as_it_was_noted_or_as_the_newest_message_says<H: Harness>(world: &mut World<H>) {

@@ -14,7 +14,7 @@ use crate::{AttemptFilter, Direction, MessageKey, Scan, Settlement};
 async fn log<H: Harness>(world: &World<H>, message: MessageKey) -> Vec<(bool, Trigger, Option<Timestamp>)> {
     let page = Scan::all(Direction::Ascending, 100);
     let attempts =
-        world.store().attempts_by_message(message, None, &AttemptFilter::default(), page).await.unwrap().rows;
+        world.store().attempts_by_message(message, None, &AttemptFilter::default(), page).await.unwrap().listed.rows;
     attempts.iter().map(|attempt| (attempt.succeeded, attempt.trigger, attempt.next_attempt_at)).collect()
 }
 

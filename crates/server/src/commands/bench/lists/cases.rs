@@ -79,8 +79,8 @@ pub(super) fn all(application: &str, busy: &str, idle: &str, filled: &Filled) ->
         name: "attempts by message",
         path: format!("{app}/attempt/msg/{message}"),
         parameters: &[ATTEMPT_STATUSES, CLASSES, TYPES, CHANNELS],
-        unfiltered: "attempt_by_message",
-        filtered: "attempt_by_message",
+        unfiltered: "attempt_of_message",
+        filtered: "attempt_of_message",
     };
     attempts.cases(&[String::new()], &mut cases);
     let few = [
