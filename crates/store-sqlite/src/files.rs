@@ -226,8 +226,10 @@ pub(crate) struct Files {
     unreadable: AtomicBool,
     /// An error of reading, and for how many looks it counts.
     read_error: Mutex<Option<(String, u32)>>,
-    /// A write failed for want of room, and there was none yet when it was looked for last.
-    full: AtomicBool,
+    /// A write failed, for want of room for instance, and none has succeeded since there was some.
+    unwritten: AtomicBool,
+    /// There was room when it was looked for since.
+    has_room: AtomicBool,
     /// What was wrong when they were looked at last.
     problem: Mutex<Option<String>>,
 }
@@ -251,7 +253,8 @@ impl Files {
             broken: OnceLock::new(),
             unreadable: AtomicBool::new(false),
             read_error: Mutex::default(),
-            full: AtomicBool::new(false),
+            unwritten: AtomicBool::new(false),
+            has_room: AtomicBool::new(false),
             problem: Mutex::default(),
         }
     }
@@ -289,6 +292,15 @@ impl Files {
     /// The writer has committed: the WAL has so many frames.
     pub(crate) fn committed(&self, frames: i32) {
         self.frames.store(u64::from(frames.unsigned_abs()), Ordering::Relaxed);
+        // By itself it proves nothing: a little may fit into what the files have already.
+        if self.has_room.swap(false, Ordering::Relaxed) {
+            self.unwritten.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn could_not_write(&self) {
+        self.has_room.store(false, Ordering::Relaxed);
+        self.unwritten.store(true, Ordering::Relaxed);
     }
 
     /// Whether only opening the store again can help.
@@ -311,11 +323,11 @@ impl Files {
                 self.tell(&self.broken.get().cloned());
             }
             // Who writes hears of errors of writing by himself, each time; whoever only asks how the store is does not.
-            Some(ErrorCode::DiskFull) => self.full.store(true, Ordering::Relaxed),
+            Some(ErrorCode::DiskFull) => self.could_not_write(),
             Some(ErrorCode::SystemIoFailure)
                 if WRITE_ERRORS.contains(&error.sqlite_extended_error_code().unwrap_or(0)) =>
             {
-                self.full.store(true, Ordering::Relaxed);
+                self.could_not_write();
             }
             Some(ErrorCode::SystemIoFailure)
                 if READ_ERRORS.contains(&error.sqlite_extended_error_code().unwrap_or(0)) =>
@@ -327,34 +339,32 @@ impl Files {
         }
     }
 
-    /// What keeps the store from growing, if a write failed because of that and it is so still. A small write proves nothing:
-    /// it may fit into what the files have already.
+    /// What keeps the store from growing, if a write failed and it is so still. Once there is room, the next commit that writes ends
+    /// that; if it fails, it is so again.
     pub(crate) fn no_room(&self) -> Option<String> {
-        if !self.full.load(Ordering::Relaxed) {
+        if !self.unwritten.load(Ordering::Relaxed) {
             return None;
         }
         let problem = self.try_room().err().map(|error| format!("the store cannot grow: {error}"));
-        self.full.store(problem.is_some(), Ordering::Relaxed);
+        self.has_room.store(problem.is_none(), Ordering::Relaxed);
         problem
     }
 
     /// Makes a file as long as the longest of the store's and [`ROOM_BYTES`] more, and removes it. Only those bytes take room
     /// where the file system knows of holes; elsewhere it takes as much as the longest of the files, and so says "no room"
-    /// before there is none. It is not synced: a file system that finds out only then that there is no room, as over a
-    /// network, is believed too early, and the next write that does not fit makes health red again.
+    /// before there is none. It is synced: a file system may find out only then that there is no room, as over a network, or that
+    /// the disk does not take it.
     fn try_room(&self) -> std::io::Result<()> {
         let path = beside(&self.database.path, "-room");
         let longest = [&self.database, &self.wal].map(|file| match file.look() {
             Look::Same(bytes) => bytes,
             Look::Wrong(_) | Look::Unknown => 0,
         });
-        let written = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(PRIVATE)
-            .open(&path)
-            .and_then(|file| file.write_all_at(&vec![1; ROOM_BYTES], longest.into_iter().max().unwrap_or(0)));
+        let written =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(&path).and_then(|file| {
+                file.write_all_at(&vec![1; ROOM_BYTES], longest.into_iter().max().unwrap_or(0))?;
+                file.sync_all()
+            });
         // If it stays, the next one overwrites it.
         let _ = std::fs::remove_file(&path);
         written
@@ -594,6 +604,28 @@ mod tests {
         assert!(bytes >= files.wal_bytes(files.frames()), "it is as long as it should be");
         assert!(files.problem_after_commit(&connection, before).is_some());
         files.let_go(&connection);
+    }
+
+    #[test]
+    fn after_a_write_that_failed_only_one_that_succeeds_when_there_is_room_says_that_all_is_well() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, connection) = database(folder.path());
+        let files = Files::note(&path, &connection);
+        let error = |code| SqlError::Driver(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None));
+        let is_unwritten = || files.unwritten.load(Ordering::Relaxed);
+        for code in [rusqlite::ffi::SQLITE_FULL, SQLITE_IOERR_FSYNC] {
+            files.heard(&error(code));
+            files.committed(1);
+            assert!(is_unwritten(), "a little fits always");
+            assert_eq!(files.no_room(), None);
+            assert!(is_unwritten(), "nothing was written yet");
+            files.heard(&error(code));
+            files.committed(2);
+            assert!(is_unwritten(), "there may be none again");
+            assert_eq!(files.no_room(), None);
+            files.committed(3);
+            assert!(!is_unwritten());
+        }
     }
 
     #[test]

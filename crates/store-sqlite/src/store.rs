@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use postrider_store::{Observer, Store, StoreError};
+use rusqlite::OptionalExtension as _;
 
 use crate::SqliteStore;
 use crate::askers::Whose;
@@ -26,7 +27,9 @@ impl Store for SqliteStore {
                 Ok::<_, Abort<StoreError>>(())
             })
             .await?;
-        self.readers.run_own(|connection| Ok(connection.query_row("SELECT 1", [], |_| Ok(()))?)).await
+        // What was written is not in the memory of any reader.
+        let read = "SELECT next FROM sequence WHERE name = 'beat'";
+        self.readers.run_own(|connection| Ok(connection.query_row(read, [], |_| Ok(())).optional().map(drop)?)).await
     }
 
     fn observe(&self, observer: Arc<dyn Observer>) {

@@ -6,13 +6,13 @@
 //! the numbers that were given out since: so many in a read, wherever it is said to go on.
 
 use async_trait::async_trait;
-use postrider_domain::ids::{Id as _, Ksuid};
+use postrider_domain::ids::Ksuid;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
     ApplicationKey, Capped, EndpointKey, LATEST_COMMIT, MAX_CONSUMERS, MessageKey, StoreError, StreamFilter,
     StreamPosition, StreamSlice, Streams, WriteError,
 };
-use rusqlite::{Connection, OptionalExtension as _, Rows, Statement, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Rows, Statement, params};
 
 use crate::SqliteStore;
 use crate::decode::{SqlError, readable};
@@ -184,12 +184,10 @@ impl Gathered<'_> {
                 return Ok(rows.next()?.is_none());
             }
             let Some(row) = rows.next()? else { return Ok(true) };
-            let Some(message) = readable(decode_message(row))? else {
-                self.looked_at += 1;
-                continue;
-            };
-            step(&mut self.slice.position, message.key, message.value.id.ksuid());
+            // Also past what makes no sense: a poller that met nothing else would be where it was for ever.
+            step(&mut self.slice.position, MessageKey(row.get("no")?), place(row)?);
             self.looked_at += 1;
+            let Some(message) = readable(decode_message(row))? else { continue };
             let mut value = message.value;
             if self.filters.iter().all(|filter| filter.passes(&value.event_type, value.channels.as_deref())) {
                 let body: Option<Vec<u8>> = payload.query_row([message.key.0], |row| row.get(0))?;
@@ -199,6 +197,24 @@ impl Gathered<'_> {
             }
         }
     }
+}
+
+/// Where a row is in the order of ids, also if its id is none: at the first id that is not before it.
+fn place(row: &Row<'_>) -> Result<Ksuid, SqlError> {
+    // What is no blob is before all that are, and is not met.
+    let bytes = row.get_ref("id")?.as_blob().unwrap_or_default();
+    let mut place = [0; 20];
+    let length = bytes.len().min(place.len());
+    place[..length].copy_from_slice(&bytes[..length]);
+    if bytes.len() > place.len() {
+        for byte in place.iter_mut().rev() {
+            *byte = byte.wrapping_add(1);
+            if *byte != 0 {
+                break;
+            }
+        }
+    }
+    Ok(Ksuid::from_bytes(place))
 }
 
 /// How what came late is looked for.
@@ -278,6 +294,8 @@ fn read(
 
 #[cfg(test)]
 mod tests {
+    use postrider_domain::ids::Id as _;
+
     use super::*;
     use crate::plans::{assert_walks, database, plan, steps};
 
@@ -341,6 +359,39 @@ mod tests {
         let late: Vec<_> = late.map(|place| id(u64::from(place) * MINUTE / 2 / u64::from(2 * half), place)).collect();
         assert!(got == late, "{} in {reads} reads", got.len());
         assert_eq!(position.seen, Some(MessageKey(i64::from(2 * half))));
+    }
+
+    #[test]
+    fn a_poller_goes_on_behind_any_number_of_messages_that_make_no_sense() {
+        let many = MAX_LOOKED_AT as u32 + 10;
+        // What came late, and what follows.
+        for from in [at(MINUTE, 0, 1), StreamPosition { after: Ksuid::from_bytes([0; 20]), seen: None }] {
+            let connection = busy_minute(many);
+            connection.execute("UPDATE message SET event_type = x'00' WHERE no < ?", [many]).unwrap_err();
+            connection.execute("UPDATE message SET channels = 'no list' WHERE no < ?", [many]).unwrap();
+            let (mut position, mut reads) = (from, 0);
+            let found = loop {
+                let slice = read(&connection, ApplicationKey(1), &[], position, 250).unwrap();
+                (position, reads) = (slice.position, reads + 1);
+                if slice.done || reads > 10 {
+                    break slice.messages;
+                }
+            };
+            assert_eq!((found.len(), reads), (1, 2));
+        }
+    }
+
+    #[test]
+    fn an_id_that_is_none_is_a_place_too() {
+        let connection = database();
+        let place_of = |id: &[u8]| {
+            let sql = "SELECT ? AS id";
+            *connection.query_row(sql, [id], |row| Ok(place(row).unwrap())).unwrap().as_bytes()
+        };
+        assert_eq!(place_of(&[7; 20]), [7; 20]);
+        assert_eq!(place_of(&[7; 2])[..4], [7, 7, 0, 0]);
+        let long = [[7; 19].as_slice(), &[0xff, 0]].concat();
+        assert_eq!(place_of(&long)[17..], [7, 8, 0]);
     }
 
     #[test]

@@ -809,7 +809,7 @@ mod tests {
     fn what_is_made_due_earlier_keeps_its_message() {
         let connection = crate::plans::database();
         let rows = "INSERT INTO delivery (endpoint_no, due_at, message_no, made, trigger) VALUES (1, 90, 5, 1, 0), (1, 91, 11, 1, 0);
-             INSERT INTO endpoint_hold (endpoint_no, not_before, reason) VALUES (1, 50, 'asked');
+             INSERT INTO endpoint_hold (endpoint_no, not_before, reason) VALUES (1, 50, 'retry-after');
              UPDATE sequence SET next = 10 WHERE name = 'history';";
         connection.execute_batch(rows).unwrap();
         lift_hold(&connection, EndpointKey(1), Some(Timestamp::from_micros(20))).unwrap();
