@@ -12,7 +12,7 @@ INSERT INTO outbox_room (recipient, notices) SELECT recipient, count(*) FROM out
 
 CREATE TRIGGER outbox_added AFTER INSERT ON outbox BEGIN
     INSERT INTO outbox_room (recipient, notices) VALUES (NEW.recipient, 1)
-    ON CONFLICT DO UPDATE SET notices = max(notices, 0) + 1;
+    ON CONFLICT DO UPDATE SET notices = min(max(notices, 0), 1000000000) + 1;
 END;
 
 CREATE TRIGGER outbox_removed AFTER DELETE ON outbox BEGIN

@@ -20,8 +20,9 @@ use crate::files::Files;
 use crate::pause::Pause;
 use crate::turns::{Line as _, Turns};
 
-/// So many steps of SQLite, some microseconds' worth, a read takes before it looks whether it is to end.
-const STEPS: i32 = 1_000;
+/// So many steps of SQLite, a microsecond or two, a statement takes before it looks whether its read is to end; they are counted from
+/// one use of a prepared statement to the next.
+const STEPS: i32 = 100;
 
 /// A connection for reading.
 struct Reader {
@@ -118,7 +119,6 @@ impl Readers {
                 Ok(Ok(result)) => Ok(result),
                 Ok(Err(error)) if was_ended(&error) => {
                     let problem = "a read took so long that others had to wait for it, and was ended";
-                    tracing::warn!("{problem}");
                     Err(StoreError::Unavailable(problem.to_owned()))
                 }
                 Ok(Err(error)) => {

@@ -9,7 +9,7 @@ use axum::response::Response;
 use http::StatusCode;
 use postrider_domain::ids::{EndpointId, Id as _, Ksuid, MessageId};
 use postrider_domain::time::Timestamp;
-use postrider_store::{AttemptedFilter, AttemptedMessage, Direction, Scan, Standing};
+use postrider_store::{AttemptedFilter, AttemptedMessage, Destination, Direction, Scan, Standing};
 
 use crate::access::Tenant;
 use crate::error::Result;
