@@ -1,7 +1,7 @@
 //! What the system's files say of names: `/etc/hosts` and `/etc/resolv.conf`.
 //!
 //! Both are read as far as a bound: what is read here is held in memory. Lines that make no sense are passed over, as the
-//! system does.
+//! system does. Only regular files are read, because a pipe would never end.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
@@ -9,6 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::dns::{MAX_OF_FAMILY, Server, Servers};
 use crate::ours;
@@ -80,10 +82,18 @@ fn stamp(file: &Metadata) -> Stamp {
     (file.dev(), file.ino(), file.mtime(), file.mtime_nsec(), file.len())
 }
 
+/// Opens a regular file. Whatever else there may be at its path (a pipe, a device) could keep whoever reads it for ever, and a pipe
+/// already whoever opens it.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
+}
+
 /// The text of a file; nothing if it cannot be read. Fails only if this process can open no file at present.
 fn read(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes)) {
+    match open(path).and_then(|file| file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes)) {
         Err(error) if ours::is_limit(&error) => return Err(error),
         Err(error) => tracing::debug!(%error, file = %path.display(), "failed to read a file of the system"),
         Ok(_) => {}
@@ -189,5 +199,16 @@ mod tests {
         std::fs::write(file.path(), line.repeat(MAX_FILE_BYTES / line.len() + 10)).unwrap();
         let text = read(file.path()).unwrap();
         assert!(text.len() <= MAX_FILE_BYTES && text.lines().all(|read| read == line.trim_end()));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_is_no_regular_file_says_nothing_and_keeps_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("hosts");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        for path in [pipe.as_path(), folder.path(), Path::new("/dev/zero")] {
+            assert_eq!(read(path).unwrap(), "", "{path:?}");
+        }
     }
 }

@@ -69,7 +69,7 @@ const ROWS: &str = "
     INSERT INTO token_expiry VALUES (:app, '', 1, 1);
     INSERT INTO outbox (recipient, event_type, payload) VALUES ('victim', 'endpoint.created', x'7b7d');
     INSERT INTO attempt_tally VALUES (:ep, zeroblob(20), zeroblob(20), 0, 0);
-    INSERT INTO stream_reader VALUES (:ep, 'a', zeroblob(20), 1, 1);
+    INSERT INTO stream_reader VALUES (:ep, 'a', zeroblob(20), 1, 1, 0);
     INSERT INTO task (environment_no, id, kind, status, parameters, data, created_at, updated_at, endpoint_no)
         VALUES (1, randomblob(20), 'endpoint.replay', 'running', '{\"endpoint_no\":1,\"since\":0,\"until\":1}', '{}', 1, 1, :ep);
     INSERT INTO key_log (newest_at, entries) VALUES (1, zeroblob(24));

@@ -183,10 +183,11 @@ delegate! {
 
 delegate! {
     Streams
+    stream_beginning(endpoint: EndpointKey) -> Result<StreamPosition, StoreError>;
     stream(application: ApplicationKey, filters: Vec<StreamFilter>, from: StreamPosition, limit: usize) -> Result<StreamSlice, StoreError>;
     stream_position(endpoint: EndpointKey, reader: &str) -> Result<Option<StreamPosition>, StoreError>;
     begin_stream(endpoint: EndpointKey, reader: &str, beginning: StreamPosition, now: Timestamp) -> Result<StreamPosition, WriteError>;
-    set_stream_position(endpoint: EndpointKey, reader: &str, position: StreamPosition, now: Timestamp) -> Result<(), WriteError>;
+    set_stream_position(endpoint: EndpointKey, reader: &str, position: StreamPosition, now: Timestamp) -> Result<StreamPosition, WriteError>;
 }
 
 delegate! {

@@ -28,6 +28,7 @@ use crate::outbox;
 use crate::range::{NO_LIMIT, Range};
 use crate::retention::DELETED_KEPT;
 use crate::rows::{ENDPOINT_COLUMNS, decode_endpoint, decode_keys, encode_keys};
+use crate::streams::newest_message;
 use crate::urls;
 use crate::work::{application_of, lift_hold, look_again, put_off};
 use crate::writer::{Abort, FEW_ROWS, News, Place, Tx, rows_of, taken};
@@ -367,8 +368,9 @@ fn insert(tx: &Tx<'_>, application: ApplicationKey, new: NewEndpoint) -> Result<
     let number = tx
         .prepare_cached(
             "INSERT INTO endpoint (application_no, id, uid, url, description, version, disabled, event_types, channels,
-                                   throttle_rate, metadata, headers, signing_keys, created_at, updated_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                   throttle_rate, metadata, headers, signing_keys, created_at, updated_at,
+                                   newest_message)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .insert(params![
             application.0,
@@ -386,6 +388,7 @@ fn insert(tx: &Tx<'_>, application: ApplicationKey, new: NewEndpoint) -> Result<
             encode_keys(&SigningKeys::new(secret))?,
             endpoint.created_at.as_micros(),
             endpoint.updated_at.as_micros(),
+            newest_message(tx)?,
         ])
         .map_err(taken)?;
     if let Some(disablement) = endpoint.disablement {

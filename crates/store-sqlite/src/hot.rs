@@ -462,7 +462,7 @@ fn ended(attempt: &AttemptRecord) -> Timestamp {
 }
 
 /// Numbers of messages are below this.
-const MAX_NUMBER: i64 = 1 << 62;
+pub(crate) const MAX_NUMBER: i64 = 1 << 62;
 
 /// The number of the next message. What is stored is not believed if there are messages above it, or no numbers.
 fn next_number(connection: &Connection) -> Result<i64, SqlError> {

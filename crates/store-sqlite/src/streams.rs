@@ -1,39 +1,41 @@
 //! Reading an application's messages as a stream. Message numbers are given out by the one thread that commits, so the
-//! order of numbers is the order in which messages became visible: what came late has a number above the newest one that
-//! was seen.
+//! order of numbers is the order in which messages became visible, and what comes has a number above everything that was there.
 //!
-//! What came late is looked for among the messages of the minute before the last one that was read, if they are few, and else among
-//! the numbers that were given out since: so many in a read, wherever it is said to go on.
+//! A reader that begins walks the index of ids, and leaves out what came after it began; then it follows the index of numbers. Each
+//! read looks at a bounded number of entries, whatever its position says.
 
 use async_trait::async_trait;
-use postrider_domain::ids::Ksuid;
+use postrider_domain::ids::{Id as _, Ksuid};
+use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, Capped, EndpointKey, LATEST_COMMIT, MAX_CONSUMERS, MessageKey, StoreError, StreamFilter,
-    StreamPosition, StreamSlice, Streams, WriteError,
+    ApplicationKey, Capped, EndpointKey, MAX_CONSUMERS, MessageKey, StoreError, StreamFilter, StreamPosition,
+    StreamSlice, Streams, WriteError,
 };
-use rusqlite::{Connection, OptionalExtension as _, Row, Rows, Statement, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, params};
 
 use crate::SqliteStore;
 use crate::decode::{SqlError, readable};
+use crate::hot::MAX_NUMBER;
+use crate::range;
 use crate::rows::{MESSAGE_COLUMNS, PAYLOAD, decode_message};
 use crate::writer::{Abort, Tx};
 
 /// The most messages that one read looks at.
 const MAX_LOOKED_AT: usize = 1_000;
 
-/// What came late is looked for by id if so many messages of the application lie where it can be, or fewer. Of each, two entries of an
-/// index are read.
-const FEW_IDS: usize = 10_000;
-
-/// Else by number: so many in a read, whoever's they are. Of each, the beginning of a row is read.
-const MAX_NUMBERS: usize = 5_000;
+/// The most entries of the index of ids that one read passes: those of messages that came later are left out.
+const MAX_PASSED: usize = 10_000;
 
 /// A read ends when it has about so many bytes of payload.
 const MAX_BYTES: usize = 8 * 1024 * 1024;
 
 #[async_trait]
 impl Streams for SqliteStore {
+    async fn stream_beginning(&self, endpoint: EndpointKey) -> Result<StreamPosition, StoreError> {
+        self.readers.run(move |connection| beginning_of(connection, endpoint)).await
+    }
+
     async fn stream(
         &self,
         application: ApplicationKey,
@@ -62,8 +64,7 @@ impl Streams for SqliteStore {
                 if let Some(known) = position_of(tx, endpoint, &reader)? {
                     return Ok(known);
                 }
-                note(tx, endpoint, &reader, beginning, now)?;
-                Ok(beginning)
+                note(tx, endpoint, &reader, beginning, now)
             })
             .await
     }
@@ -74,10 +75,26 @@ impl Streams for SqliteStore {
         reader: &str,
         position: StreamPosition,
         now: Timestamp,
-    ) -> Result<(), WriteError> {
+    ) -> Result<StreamPosition, WriteError> {
         let reader = reader.to_owned();
         self.writer.run(endpoint, move |tx| note(tx, endpoint, &reader, position, now)).await
     }
+}
+
+/// The newest message there is; before all if there is none. One whose number makes no sense does not count: every other would be
+/// before it for good.
+pub(crate) fn newest_message(connection: &Connection) -> Result<i64, SqlError> {
+    let newest = "SELECT coalesce(max(no), 0) FROM message WHERE no < ?";
+    Ok(connection.prepare_cached(newest)?.query_row([MAX_NUMBER], |row| row.get(0))?)
+}
+
+fn beginning_of(connection: &Connection, endpoint: EndpointKey) -> Result<StreamPosition, SqlError> {
+    let (newest, created_at): (Option<i64>, i64) = connection
+        .prepare_cached("SELECT newest_message, created_at FROM endpoint WHERE no = ?")?
+        .query_row([endpoint.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let after = Ksuid::floor(Timestamp::from_micros(created_at));
+    let behind = |newest| StreamPosition::Behind { last: MessageKey(newest), after };
+    Ok(newest.map_or(StreamPosition::Since(after), behind))
 }
 
 fn position_of(
@@ -86,10 +103,11 @@ fn position_of(
     reader: &str,
 ) -> Result<Option<StreamPosition>, SqlError> {
     let position = connection
-        .prepare_cached("SELECT after, seen FROM stream_reader WHERE endpoint_no = ? AND name = ?")?
+        .prepare_cached("SELECT after, seen, by_number FROM stream_reader WHERE endpoint_no = ? AND name = ?")?
         .query_row(params![endpoint.0, reader], |row| {
-            let seen = row.get::<_, Option<i64>>(1)?.map(MessageKey);
-            Ok(StreamPosition { after: Ksuid::from_bytes(row.get(0)?), seen })
+            let after = Ksuid::from_bytes(row.get(0)?);
+            let (seen, by_number): (Option<i64>, bool) = (row.get(1)?, row.get(2)?);
+            Ok(seen.map_or(StreamPosition::Since(after), |seen| Place { after, seen, by_number }.position()))
         })
         .optional()?;
     Ok(position)
@@ -101,56 +119,64 @@ fn note(
     reader: &str,
     position: StreamPosition,
     now: Timestamp,
-) -> Result<(), Abort<WriteError>> {
+) -> Result<StreamPosition, Abort<WriteError>> {
+    let place = Place::begun(position, newest_message(tx)?);
+    let Place { after, seen, by_number } = place;
     let noted = tx
         .prepare_cached(
-            "INSERT OR REPLACE INTO stream_reader (endpoint_no, name, after, seen, updated_at)
-             SELECT ?1, ?2, ?3, ?4, ?5
-             WHERE (SELECT count(*) FROM stream_reader WHERE endpoint_no = ?1 AND name <> ?2) < ?6",
+            "INSERT OR REPLACE INTO stream_reader (endpoint_no, name, after, seen, by_number, updated_at)
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6
+             WHERE (SELECT count(*) FROM stream_reader WHERE endpoint_no = ?1 AND name <> ?2) < ?7",
         )?
-        .execute(params![
-            endpoint.0,
-            reader,
-            position.after.as_bytes(),
-            position.seen.map(|seen| seen.0),
-            now.as_micros(),
-            MAX_CONSUMERS
-        ])?;
+        .execute(params![endpoint.0, reader, after.as_bytes(), seen, by_number, now.as_micros(), MAX_CONSUMERS])?;
     if noted == 0 {
         return Err(Abort::Refused(WriteError::Full { of: Capped::Consumers, most: MAX_CONSUMERS as u64 }));
     }
-    Ok(())
+    Ok(place.position())
 }
 
-/// What came late, in the order in which it came: (application, from, to, newest seen, newest looked for, limit).
-const LATE_SQL: &str = "SELECT {COLUMNS}, NULL AS payload FROM message
-     WHERE no IN (SELECT no FROM message INDEXED BY message_by_id
-                  WHERE application_no = ?1 AND id > ?2 AND id <= ?3 AND no > ?4 AND no <= ?5
-                  ORDER BY no LIMIT ?6)
-     ORDER BY no";
+/// Where a reader is that has begun: a [`StreamPosition`] as it is stored.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    after: Ksuid,
+    seen: i64,
+    /// Whether it has looked at everything up to `seen`, and not only, of that, at everything up to `after`.
+    by_number: bool,
+}
 
-/// The same, looked for among all messages that came.
-const LATE_BY_NUMBER_SQL: &str = "SELECT {COLUMNS}, NULL AS payload FROM message NOT INDEXED
-     WHERE no > ?4 AND no <= ?5 AND application_no = ?1 AND id > ?2 AND id <= ?3
-     ORDER BY no LIMIT ?6";
+impl Place {
+    /// Where it is when this is the newest message.
+    fn begun(position: StreamPosition, newest: i64) -> Self {
+        // If there is nothing, there is nothing to go through.
+        let at = |after| Self { after, seen: newest, by_number: newest == 0 };
+        let place = match position {
+            StreamPosition::Since(after) => return at(after),
+            StreamPosition::Among { after, newest } => Self { after, seen: newest.0, by_number: false },
+            StreamPosition::Behind { last, after } => Self { after, seen: last.0, by_number: true },
+        };
+        // Beyond the newest it is of a store that had more: a backup was restored, and numbers from here on are those of other messages.
+        if place.seen > newest { at(place.after) } else { place }
+    }
 
-/// How many messages lie where it can be, counted up to a limit: (application, from, to, limit).
-const WINDOW_SQL: &str = "SELECT count(*) FROM (
-         SELECT 1 FROM message INDEXED BY message_by_id WHERE application_no = ?1 AND id > ?2 AND id <= ?3 LIMIT ?4
-     )";
+    fn position(self) -> StreamPosition {
+        let (after, seen) = (self.after, MessageKey(self.seen));
+        match self.by_number {
+            true => StreamPosition::Behind { last: seen, after },
+            false => StreamPosition::Among { after, newest: seen },
+        }
+    }
+}
 
-/// The number of the last of so many messages that came since: (newest seen, how many but one).
-const SINCE_SQL: &str = "SELECT no FROM message WHERE no > ?1 ORDER BY no LIMIT 1 OFFSET ?2";
-
-/// Whether any message that came between two numbers has an id before one.
-const IN_TIME_SQL: &str = "SELECT EXISTS (SELECT 1 FROM message WHERE no > ?1 AND no <= ?2 AND id < ?3)";
-
-/// What follows, in the order of ids: (application, after, limit).
-const NEXT_SQL: &str = "SELECT {COLUMNS}, NULL AS payload FROM message
+/// What there is behind an id, in the order of ids: (application, after, limit).
+const BY_ID_SQL: &str = "SELECT no, id FROM message INDEXED BY message_by_id
      WHERE application_no = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
 
-fn columns(sql: &str) -> String {
-    sql.replace("{COLUMNS}", MESSAGE_COLUMNS)
+/// What came behind a message, in the order in which it came: (application, last, newest).
+const BY_NUMBER_SQL: &str = "SELECT no FROM message INDEXED BY message_by_application
+     WHERE application_no = ?1 AND no > ?2 AND no <= ?3 ORDER BY no";
+
+fn message_sql() -> String {
+    format!("SELECT {MESSAGE_COLUMNS}, NULL AS payload FROM message WHERE no = ?")
 }
 
 /// The payload of a message that is taken: what filters leave out is not read.
@@ -158,101 +184,85 @@ fn payload_sql() -> String {
     format!("SELECT {PAYLOAD} FROM message WHERE no = ?")
 }
 
-/// What a read has gathered.
-struct Gathered<'a> {
-    slice: StreamSlice,
-    filters: &'a [StreamFilter],
+/// What a read gathers.
+struct Page<'c> {
+    connection: &'c Connection,
+    application: ApplicationKey,
+    filters: &'c [StreamFilter],
     limit: usize,
+    message: CachedStatement<'c>,
+    payload: CachedStatement<'c>,
+    messages: Vec<Message>,
     looked_at: usize,
     bytes: usize,
 }
 
-impl Gathered<'_> {
+impl Page<'_> {
     fn is_full(&self) -> bool {
-        self.slice.messages.len() >= self.limit || self.looked_at >= MAX_LOOKED_AT || self.bytes >= MAX_BYTES
+        self.messages.len() >= self.limit || self.looked_at >= MAX_LOOKED_AT || self.bytes >= MAX_BYTES
     }
 
-    /// Takes rows until it is full, and moves the position along; false if rows may be left.
-    fn take(
-        &mut self,
-        payload: &mut Statement<'_>,
-        mut rows: Rows<'_>,
-        step: impl Fn(&mut StreamPosition, MessageKey, Ksuid),
-    ) -> Result<bool, SqlError> {
-        loop {
+    /// Takes a message if it passes the filters; returns its id if it makes sense.
+    fn look(&mut self, number: i64) -> Result<Option<Ksuid>, SqlError> {
+        self.looked_at += 1;
+        let mut rows = self.message.query([number])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let Some(message) = readable(decode_message(row))? else { return Ok(None) };
+        let mut message = message.value;
+        let id = message.id.ksuid();
+        if self.filters.iter().all(|filter| filter.passes(&message.event_type, message.channels.as_deref())) {
+            let body: Option<Vec<u8>> = self.payload.query_row([number], |row| row.get(0))?;
+            message.payload = body.map(bytes::Bytes::from);
+            self.bytes += message.payload.as_ref().map_or(0, bytes::Bytes::len);
+            self.messages.push(message);
+        }
+        Ok(Some(id))
+    }
+
+    /// Takes what follows a place, which it moves along. Returns whether nothing is left.
+    fn take(&mut self, place: &mut Place, newest: i64) -> Result<bool, SqlError> {
+        if !place.by_number && !self.take_by_id(place)? {
+            return Ok(false);
+        }
+        place.by_number = true;
+        self.take_by_number(place, newest)
+    }
+
+    /// Takes what had come when the reader began; returns whether nothing of it is left.
+    fn take_by_id(&mut self, place: &mut Place) -> Result<bool, SqlError> {
+        let mut walk = self.connection.prepare_cached(BY_ID_SQL)?;
+        let mut entries = walk.query(params![self.application.0, place.after.as_bytes(), range::limit(MAX_PASSED)])?;
+        let mut passed = 0;
+        while let Some(entry) = entries.next()? {
+            let number: i64 = entry.get(0)?;
+            if number <= place.seen {
+                if self.is_full() {
+                    return Ok(false);
+                }
+                self.look(number)?;
+            }
+            passed += 1;
+            // Also past what makes no sense: a reader that met nothing else would be where it was for ever.
+            place.after = place_of(entry.get_ref(1)?.as_blob().unwrap_or_default());
+        }
+        Ok(passed < MAX_PASSED)
+    }
+
+    /// Takes what came since, up to the newest; returns whether nothing is left.
+    fn take_by_number(&mut self, place: &mut Place, newest: i64) -> Result<bool, SqlError> {
+        let mut walk = self.connection.prepare_cached(BY_NUMBER_SQL)?;
+        let mut entries = walk.query(params![self.application.0, place.seen, newest])?;
+        while let Some(entry) = entries.next()? {
             if self.is_full() {
-                return Ok(rows.next()?.is_none());
+                return Ok(false);
             }
-            let Some(row) = rows.next()? else { return Ok(true) };
-            // Also past what makes no sense: a poller that met nothing else would be where it was for ever.
-            step(&mut self.slice.position, MessageKey(row.get("no")?), place(row)?);
-            self.looked_at += 1;
-            let Some(message) = readable(decode_message(row))? else { continue };
-            let mut value = message.value;
-            if self.filters.iter().all(|filter| filter.passes(&value.event_type, value.channels.as_deref())) {
-                let body: Option<Vec<u8>> = payload.query_row([message.key.0], |row| row.get(0))?;
-                value.payload = body.map(bytes::Bytes::from);
-                self.bytes += value.payload.as_ref().map_or(0, bytes::Bytes::len);
-                self.slice.messages.push(value);
+            let number = entry.get(0)?;
+            if let Some(id) = self.look(number)? {
+                place.after = place.after.max(id);
             }
+            place.seen = number;
         }
-    }
-}
-
-/// Where a row is in the order of ids, also if its id is none: at the first id that is not before it.
-fn place(row: &Row<'_>) -> Result<Ksuid, SqlError> {
-    // What is no blob is before all that are, and is not met.
-    let bytes = row.get_ref("id")?.as_blob().unwrap_or_default();
-    let mut place = [0; 20];
-    let length = bytes.len().min(place.len());
-    place[..length].copy_from_slice(&bytes[..length]);
-    if bytes.len() > place.len() {
-        for byte in place.iter_mut().rev() {
-            *byte = byte.wrapping_add(1);
-            if *byte != 0 {
-                break;
-            }
-        }
-    }
-    Ok(Ksuid::from_bytes(place))
-}
-
-/// How what came late is looked for.
-struct Look {
-    sql: &'static str,
-    /// Up to this number.
-    until: i64,
-    /// Whether there is nothing behind it.
-    is_all: bool,
-}
-
-impl Look {
-    /// In the range of ids behind the one of a pair, up to the other, and of numbers likewise.
-    fn of(
-        connection: &Connection,
-        application: ApplicationKey,
-        (since, after): (Ksuid, Ksuid),
-        (seen, newest): (i64, i64),
-    ) -> Result<Self, SqlError> {
-        let by_id = Self { sql: LATE_SQL, until: newest, is_all: true };
-        let few = i64::try_from(FEW_IDS).unwrap_or(i64::MAX);
-        let there: i64 = connection
-            .prepare_cached(WINDOW_SQL)?
-            .query_row(params![application.0, since.as_bytes(), after.as_bytes(), few + 1], |row| row.get(0))?;
-        if there <= few {
-            return Ok(by_id);
-        }
-        let last = i64::try_from(MAX_NUMBERS - 1).unwrap_or(i64::MAX);
-        let until: Option<i64> =
-            connection.prepare_cached(SINCE_SQL)?.query_row([seen, last], |row| row.get(0)).optional()?;
-        let Some(until) = until else { return Ok(Self { sql: LATE_BY_NUMBER_SQL, ..by_id }) };
-        // Once all that came was made later than what still counts as late could have come, none of that follows. (Twice the time:
-        // clocks may be set right in between.)
-        let end = Ksuid::floor(after.timestamp().saturating_add(2 * LATEST_COMMIT));
-        let in_time: bool = connection
-            .prepare_cached(IN_TIME_SQL)?
-            .query_row(params![seen, until, end.as_bytes()], |row| row.get(0))?;
-        Ok(Self { sql: LATE_BY_NUMBER_SQL, until, is_all: !in_time })
+        Ok(true)
     }
 }
 
@@ -265,39 +275,43 @@ fn read(
 ) -> Result<StreamSlice, SqlError> {
     // One snapshot: the newest message must be the newest of what the other statements see.
     let snapshot = connection.unchecked_transaction()?;
-    let newest: i64 = snapshot.query_row("SELECT coalesce(max(no), 0) FROM message", [], |row| row.get(0))?;
-    let slice = StreamSlice { messages: Vec::new(), position: from, done: false };
-    let mut gathered = Gathered { slice, filters, limit, looked_at: 0, bytes: 0 };
-    let mut payload = snapshot.prepare_cached(&payload_sql())?;
-    let most = i64::try_from(MAX_LOOKED_AT + 1).unwrap_or(i64::MAX);
-    if let Some(seen) = from.seen.filter(|seen| seen.0 < newest) {
-        let since = Ksuid::floor(from.after.timestamp().saturating_sub(LATEST_COMMIT));
-        let look = Look::of(&snapshot, application, (since, from.after), (seen.0, newest))?;
-        let mut late = snapshot.prepare_cached(&columns(look.sql))?;
-        let (since, after) = (since.as_bytes(), from.after.as_bytes());
-        let rows = late.query(params![application.0, since, after, seen.0, look.until, most])?;
-        if !gathered.take(&mut payload, rows, |position, key, _| position.seen = Some(key))? {
-            return Ok(gathered.slice);
-        }
-        if !look.is_all {
-            gathered.slice.position.seen = Some(MessageKey(look.until));
-            return Ok(gathered.slice);
+    let newest = newest_message(&snapshot)?;
+    let mut page = Page {
+        connection: &snapshot,
+        application,
+        filters,
+        limit,
+        message: snapshot.prepare_cached(&message_sql())?,
+        payload: snapshot.prepare_cached(&payload_sql())?,
+        messages: Vec::new(),
+        looked_at: 0,
+        bytes: 0,
+    };
+    let mut place = Place::begun(from, newest);
+    let done = page.take(&mut place, newest)?;
+    Ok(StreamSlice { messages: page.messages, position: place.position(), done })
+}
+
+/// Where an id is in the order of ids, also if it is none: at the first one that is not before it.
+fn place_of(bytes: &[u8]) -> Ksuid {
+    let mut place = [0; 20];
+    let length = bytes.len().min(place.len());
+    place[..length].copy_from_slice(&bytes[..length]);
+    if bytes.len() > place.len() {
+        for byte in place.iter_mut().rev() {
+            *byte = byte.wrapping_add(1);
+            if *byte != 0 {
+                break;
+            }
         }
     }
-    let mut next = snapshot.prepare_cached(&columns(NEXT_SQL))?;
-    let rows = next.query(params![application.0, from.after.as_bytes(), most])?;
-    gathered.slice.done = gathered.take(&mut payload, rows, |position, _, id| position.after = id)?;
-    // Nothing at or below `after` is left that this snapshot holds.
-    gathered.slice.position.seen = Some(MessageKey(newest));
-    Ok(gathered.slice)
+    Ksuid::from_bytes(place)
 }
 
 #[cfg(test)]
 mod tests {
-    use postrider_domain::ids::Id as _;
-
     use super::*;
-    use crate::plans::{assert_walks, database, plan, steps};
+    use crate::plans::{assert_walks, database, steps};
 
     const MINUTE: u64 = 60_000_000;
 
@@ -324,21 +338,41 @@ mod tests {
         connection
     }
 
-    fn at(micros: u64, number: u32, seen: u32) -> StreamPosition {
-        StreamPosition { after: Ksuid::from_bytes(id(micros, number)), seen: Some(MessageKey(seen.into())) }
+    /// Where one is who began when `newest` was the newest message, and has come to this id.
+    fn among(micros: u64, number: u32, newest: u32) -> StreamPosition {
+        StreamPosition::Among { after: Ksuid::from_bytes(id(micros, number)), newest: MessageKey(newest.into()) }
+    }
+
+    fn behind(micros: u64, last: u32) -> StreamPosition {
+        StreamPosition::Behind { last: MessageKey(last.into()), after: Ksuid::from_bytes(id(micros, 0)) }
+    }
+
+    /// What is read from a position to the end, and in how many reads.
+    fn read_on(connection: &Connection, position: &mut StreamPosition) -> (Vec<[u8; 20]>, usize) {
+        let (mut got, mut reads) = (Vec::new(), 0);
+        loop {
+            let slice = read(connection, ApplicationKey(1), &[], *position, 250).unwrap();
+            got.extend(slice.messages.iter().map(|message| *message.id.ksuid().as_bytes()));
+            (*position, reads) = (slice.position, reads + 1);
+            if slice.done {
+                return (got, reads);
+            }
+        }
     }
 
     #[test]
     fn a_read_looks_at_a_bounded_number_of_messages_wherever_it_goes_on() {
         let (mut few, mut many) = (busy_minute(30_000), busy_minute(120_000));
-        // At the end of a busy minute, having seen nothing, next to nothing, or half of it.
-        for seen in [1, 10, 15_000] {
+        let begins = StreamPosition::Since(Ksuid::floor(Timestamp::EPOCH));
+        // At the beginning or the end of a busy minute, with nothing, next to nothing or half of it to go through by id.
+        let (early, late) = ([1, 10, 15_000].map(|newest| among(0, 0, newest)), among(MINUTE, 0, 15_000));
+        for from in early.into_iter().chain([late, begins, behind(0, 1), behind(0, 15_000), behind(MINUTE, 200_000)]) {
             let [few, many] = [&mut few, &mut many].map(|connection| {
                 steps(connection, |connection| {
-                    read(connection, ApplicationKey(1), &[], at(MINUTE, 0, seen), 1).map(drop).unwrap();
+                    read(connection, ApplicationKey(1), &[], from, 1).map(drop).unwrap();
                 })
             });
-            assert!(many <= few + few / 10, "{seen}: {few} to {many}");
+            assert!(many <= few + few / 10, "{from:?}: {few} to {many}");
         }
     }
 
@@ -346,79 +380,63 @@ mod tests {
     fn what_came_late_in_a_busy_minute_is_found_once_and_in_its_order() {
         let half = 15_000;
         let connection = busy_minute(2 * half);
-        let (mut position, mut got, mut reads) = (at(MINUTE, 0, half), Vec::new(), 0);
-        loop {
-            let slice = read(&connection, ApplicationKey(1), &[], position, 250).unwrap();
-            got.extend(slice.messages.iter().map(|message| *message.id.ksuid().as_bytes()));
-            (position, reads) = (slice.position, reads + 1);
-            if slice.done {
-                break;
-            }
-        }
+        let mut position = among(MINUTE, 0, half);
+        let (got, reads) = read_on(&connection, &mut position);
         let late = (1..=half).map(|number| 2 * number - 1);
         let late: Vec<_> = late.map(|place| id(u64::from(place) * MINUTE / 2 / u64::from(2 * half), place)).collect();
         assert!(got == late, "{} in {reads} reads", got.len());
-        assert_eq!(position.seen, Some(MessageKey(i64::from(2 * half))));
-    }
-
-    #[test]
-    fn a_poller_goes_on_behind_any_number_of_messages_that_make_no_sense() {
-        let many = MAX_LOOKED_AT as u32 + 10;
-        // What came late, and what follows.
-        for from in [at(MINUTE, 0, 1), StreamPosition { after: Ksuid::from_bytes([0; 20]), seen: None }] {
-            let connection = busy_minute(many);
-            connection.execute("UPDATE message SET event_type = x'00' WHERE no < ?", [many]).unwrap_err();
-            connection.execute("UPDATE message SET channels = 'no list' WHERE no < ?", [many]).unwrap();
-            let (mut position, mut reads) = (from, 0);
-            let found = loop {
-                let slice = read(&connection, ApplicationKey(1), &[], position, 250).unwrap();
-                (position, reads) = (slice.position, reads + 1);
-                if slice.done || reads > 10 {
-                    break slice.messages;
-                }
-            };
-            assert_eq!((found.len(), reads), (1, 2));
-        }
+        assert!(matches!(position, StreamPosition::Behind { last, .. } if last.0 == i64::from(2 * half)));
     }
 
     #[test]
     fn an_id_that_is_none_is_a_place_too() {
-        let connection = database();
-        let place_of = |id: &[u8]| {
-            let sql = "SELECT ? AS id";
-            *connection.query_row(sql, [id], |row| Ok(place(row).unwrap())).unwrap().as_bytes()
-        };
-        assert_eq!(place_of(&[7; 20]), [7; 20]);
-        assert_eq!(place_of(&[7; 2])[..4], [7, 7, 0, 0]);
+        assert_eq!(*place_of(&[7; 20]).as_bytes(), [7; 20]);
+        assert_eq!(place_of(&[7; 2]).as_bytes()[..4], [7, 7, 0, 0]);
         let long = [[7; 19].as_slice(), &[0xff, 0]].concat();
-        assert_eq!(place_of(&long)[17..], [7, 8, 0]);
+        assert_eq!(place_of(&long).as_bytes()[17..], [7, 8, 0]);
     }
 
     #[test]
-    fn what_came_long_after_a_busy_minute_is_not_looked_through_for_late_messages_of_it() {
-        let connection = busy_minute(30_000);
-        connection.execute_batch("BEGIN").unwrap();
-        let sql = "INSERT INTO message (no, application_no, id, event_type, created_at) VALUES (?, 2, ?, 'a', 0)";
-        for number in 30_001..=60_000 {
-            connection.prepare_cached(sql).unwrap().execute(params![number, id(10 * MINUTE, number)]).unwrap();
-        }
-        connection.execute_batch("COMMIT").unwrap();
-        let slice = read(&connection, ApplicationKey(1), &[], at(MINUTE, 0, 30_000), 1).unwrap();
-        assert_eq!((slice.messages.len(), slice.done, slice.position.seen), (0, true, Some(MessageKey(60_000))));
+    fn one_that_has_little_to_go_through_by_id_soon_passes_what_came_later() {
+        let connection = busy_minute(60_000);
+        // All that is left of what it began with is the first message; 60,000 entries follow.
+        let (got, reads) = read_on(&connection, &mut among(0, 0, 1));
+        assert_eq!((got.len(), got.iter().collect::<std::collections::BTreeSet<_>>().len()), (60_000, 60_000));
+        assert!(reads <= 60_000 / 250 + 60_000 / MAX_PASSED + 1, "{reads}");
     }
 
     #[test]
-    fn a_stream_walks_the_index_of_its_application() {
-        assert_walks(&columns(NEXT_SQL), "message USING INDEX message_by_id (application_no=? AND id>?)");
-        let plan = plan(&columns(LATE_SQL));
-        let looked_through = "SEARCH message USING COVERING INDEX message_by_id (application_no=? AND id>? AND id<?)";
-        assert!(plan.iter().any(|step| step == looked_through), "{plan:#?}");
-        for sql in [LATE_BY_NUMBER_SQL, SINCE_SQL, IN_TIME_SQL] {
-            let plan = crate::plans::plan(&columns(sql));
-            assert!(
-                plan.iter().any(|step| step.starts_with("SEARCH message USING INTEGER PRIMARY KEY (rowid>?")),
-                "{plan:#?}"
-            );
+    fn one_that_read_more_than_there_is_goes_on_by_id() {
+        // A backup was restored, and what came since has numbers that are below those that the reader knows.
+        let connection = busy_minute(1_000);
+        connection.execute("DELETE FROM message WHERE no > 300", []).unwrap();
+        let insert = "INSERT INTO message (no, application_no, id, event_type, created_at) VALUES (?, 1, ?, 'a', 0)";
+        for number in 400..410 {
+            connection.execute(insert, params![number, id(2 * MINUTE, number)]).unwrap();
         }
+        for mut position in [behind(MINUTE, 1_000), among(MINUTE, 0, 1_000)] {
+            let (got, _) = read_on(&connection, &mut position);
+            assert_eq!(got, (400..410).map(|number| id(2 * MINUTE, number)).collect::<Vec<_>>());
+            assert!(matches!(position, StreamPosition::Behind { last: MessageKey(409), .. }), "{position:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_makes_no_sense_keeps_nothing_from_a_reader() {
+        let connection = busy_minute(10);
+        connection.execute("UPDATE message SET no = ? WHERE no = 10", [i64::MAX]).unwrap();
+        let mut position = StreamPosition::Since(Ksuid::floor(Timestamp::EPOCH));
+        assert_eq!(read_on(&connection, &mut position).0.len(), 9);
+        let insert = "INSERT INTO message (no, application_no, id, event_type, created_at) VALUES (11, 1, ?, 'a', 0)";
+        connection.execute(insert, [id(0, 0)]).unwrap();
+        assert_eq!(read_on(&connection, &mut position).0, [id(0, 0)]);
+    }
+
+    #[test]
+    fn a_stream_walks_the_indexes_of_its_application() {
+        assert_walks(BY_ID_SQL, "message USING COVERING INDEX message_by_id (application_no=? AND id>?)");
+        let by_number =
+            "message USING COVERING INDEX message_by_application (application_no=? AND rowid>? AND rowid<?)";
+        assert_walks(BY_NUMBER_SQL, by_number);
     }
 }

@@ -58,7 +58,7 @@ pub use observer::{Dispatch, Fresh, Observer, Observers};
 pub use outbox::{Notice, NoticeKey, Outbox};
 pub use retention::{Retention, Swept};
 pub use scan::{Direction, Listed, MAX_CONSUMERS, PAGE_BYTES, PAGE_ROWS, Scan, Walked, limits};
-pub use streams::{LATEST_COMMIT, StreamFilter, StreamPosition, StreamSlice, Streams};
+pub use streams::{StreamFilter, StreamPosition, StreamSlice, Streams};
 pub use tasks::{
     ASKED_BY_SCHEDULE, ASKED_PER_DAY, Advanced, Job, MAX_ATTEMPTS_OF_MESSAGE, MAX_COUNTED_APPLICATIONS,
     MAX_COUNTED_TYPES, MAX_ENDED_TASKS, MAX_MANUAL_OF_ENDPOINT, MAX_NOTICES, MAX_RECOVERED, MAX_TASKS_OF_APPLICATION,

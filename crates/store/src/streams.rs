@@ -1,11 +1,10 @@
 //! Reading an application's messages as a stream, for those who poll instead of being called.
 //!
-//! A list by id is no stream: ids are made before the commit, so a message can appear below one that was read already. A
-//! [`StreamPosition`] therefore also says what the store had taken when it was made, and the next read looks back for what
-//! came late. So a reader that passes on the position it was given gets every message at least once, and in the absence of
-//! stragglers in the order of their ids.
-
-use std::time::Duration;
+//! The order of a stream is the order in which messages were committed. That of their ids is none that can be relied on: ids are
+//! made before the commit, so a message can appear below one that was read already, and by a clock, which may be wrong by years and
+//! be set right. So only a reader that begins goes by id, from the instant that it asks for through what there is when it begins; what
+//! comes after that it gets as it comes. A reader that passes on the position it was given gets every message at least once, whatever
+//! clocks do.
 
 use async_trait::async_trait;
 use postrider_domain::ids::Ksuid;
@@ -15,16 +14,27 @@ use postrider_domain::time::Timestamp;
 
 use crate::{ApplicationKey, EndpointKey, MessageKey, StoreError, WriteError};
 
-/// How long the way from a message's id to its commit may be for the message not to be missed.
-pub const LATEST_COMMIT: Duration = Duration::from_secs(60);
-
 /// Where a reader is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StreamPosition {
-    /// Everything up to this id was looked at,
-    pub after: Ksuid,
-    /// as far as the store had taken it when this was its newest message; `None` if nothing was looked at so far.
-    pub seen: Option<MessageKey>,
+pub enum StreamPosition {
+    /// It has not begun: it wants what there is above this id, and everything that comes later.
+    Since(Ksuid),
+    /// It began when `newest` was the newest message. Of what had come by then it has looked at everything up to the id `after`; of
+    /// what came later, at nothing.
+    Among {
+        /// What it looked at last.
+        after: Ksuid,
+        /// Up to here it goes by id.
+        newest: MessageKey,
+    },
+    /// It has looked at everything up to the message `last`.
+    Behind {
+        /// The place.
+        last: MessageKey,
+        /// The highest id that it saw. Where it goes on if the store is one of before `last`, because a backup was restored: what is
+        /// given out then are numbers that it knows.
+        after: Ksuid,
+    },
 }
 
 /// Which messages a reader wants.
@@ -59,6 +69,9 @@ pub struct StreamSlice {
 /// Operations on streams.
 #[async_trait]
 pub trait Streams {
+    /// Where somebody begins who wants every message since there is the endpoint.
+    async fn stream_beginning(&self, endpoint: EndpointKey) -> Result<StreamPosition, StoreError>;
+
     /// The next messages behind `from` that pass all of `filters`: at most `limit`, and fewer if many had to be looked at or
     /// their payloads are large.
     async fn stream(
@@ -72,7 +85,7 @@ pub trait Streams {
     /// Where a named reader of an endpoint's stream is; `None` if it never said.
     async fn stream_position(&self, endpoint: EndpointKey, reader: &str) -> Result<Option<StreamPosition>, StoreError>;
 
-    /// Where a named reader is; one that is new is at `beginning` from now on, and whoever reads under its name at the same
+    /// Where a named reader is; one that is new begins now, at `beginning`, and whoever reads under its name at the same
     /// instant is there, too. [`WriteError::Full`] if it is new, and the endpoint has [`crate::MAX_CONSUMERS`].
     async fn begin_stream(
         &self,
@@ -82,12 +95,12 @@ pub trait Streams {
         now: Timestamp,
     ) -> Result<StreamPosition, WriteError>;
 
-    /// Notes where a named reader is. [`WriteError::Full`] if it is new, and the endpoint has [`crate::MAX_CONSUMERS`].
+    /// Notes where a named reader is, and returns it: one that has not begun does so now. [`WriteError::Full`] if it is new, and the endpoint has [`crate::MAX_CONSUMERS`].
     async fn set_stream_position(
         &self,
         endpoint: EndpointKey,
         reader: &str,
         position: StreamPosition,
         now: Timestamp,
-    ) -> Result<(), WriteError>;
+    ) -> Result<StreamPosition, WriteError>;
 }

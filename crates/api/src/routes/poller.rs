@@ -76,29 +76,39 @@ impl FromQuery for PollQuery {
             channels: query.channel()?.map(|channel| vec![channel]),
         };
         let iterator =
-            query.iterator(|| format!("^msg_{KSUID_PATTERN}\\.[0-9]{{1,18}}$")).map(parse_iterator).transpose()?;
+            query.iterator(|| format!("^msg_{KSUID_PATTERN}[.-][0-9]{{1,18}}$")).map(parse_iterator).transpose()?;
         Ok(Self { limit: pagination::limit(query)?, iterator, filter, after: query.date("after")? })
     }
 }
 
-/// `<message id>.<newest message seen>`; to callers, just a text.
+/// A message's id, and the number of a message: `<after>.0` of a reader that has not begun, `<after>.<newest>` of one that goes by id
+/// still, `<after>-<last>` of one that goes by number. To callers, just a text.
 fn iterator(position: StreamPosition) -> String {
-    let seen = position.seen.map_or(0, |seen| seen.0);
-    format!("{}.{seen}", MessageId::from_ksuid(position.after))
+    let (after, separator, number) = match position {
+        StreamPosition::Since(after) => (after, '.', 0),
+        StreamPosition::Among { after, newest } => (after, '.', newest.0),
+        StreamPosition::Behind { last, after } => (after, '-', last.0),
+    };
+    format!("{}{separator}{number}", MessageId::from_ksuid(after))
 }
 
 fn parse_iterator(text: &str) -> Result<StreamPosition> {
     let parse = |text: &str| {
-        let (id, seen) = text.split_once('.')?;
-        let (id, seen) = (id.parse::<MessageId>().ok()?, seen.parse::<i64>().ok()?);
-        Some(StreamPosition { after: id.ksuid(), seen: (seen > 0).then_some(MessageKey(seen)) })
+        let by_number = text.contains('-');
+        let (id, number) = text.split_once(if by_number { '-' } else { '.' })?;
+        let (after, number) = (id.parse::<MessageId>().ok()?.ksuid(), number.parse::<i64>().ok()?);
+        Some(match number {
+            last if by_number => StreamPosition::Behind { last: MessageKey(last), after },
+            0 => StreamPosition::Since(after),
+            newest => StreamPosition::Among { after, newest: MessageKey(newest) },
+        })
     };
     parse(text).ok_or_else(|| ApiError::invalid(&["query", "iterator"], "is not an iterator of this stream"))
 }
 
 /// Before everything made from `at` on.
 fn before(at: Timestamp) -> StreamPosition {
-    StreamPosition { after: Ksuid::floor(at), seen: None }
+    StreamPosition::Since(Ksuid::floor(at))
 }
 
 /// A slice of a stream.
@@ -128,8 +138,11 @@ async fn slice<N>(
 }
 
 /// Where a reader begins that has no iterator: at what it asks for, else at the first message since there is the endpoint.
-fn beginning(query: &PollQuery, endpoint: &Endpoint) -> StreamPosition {
-    before(query.after.unwrap_or(endpoint.created_at))
+async fn beginning(state: &router::State, query: &PollQuery, endpoint: EndpointKey) -> Result<StreamPosition> {
+    match query.after {
+        Some(at) => Ok(before(at)),
+        None => Ok(state.store.stream_beginning(endpoint).await?),
+    }
 }
 
 pub(super) async fn poll(
@@ -137,9 +150,12 @@ pub(super) async fn poll(
     tenant: Tenant,
     State(state): State<Shared>,
 ) -> Result<Response> {
-    let endpoint = sink(&tenant, &state).await?.value;
-    let from = query.iterator.unwrap_or_else(|| beginning(&query, &endpoint));
-    slice(&state, &tenant, &endpoint, query, from).await
+    let endpoint = sink(&tenant, &state).await?;
+    let from = match query.iterator {
+        Some(position) => position,
+        None => beginning(&state, &query, endpoint.key).await?,
+    };
+    slice(&state, &tenant, &endpoint.value, query, from).await
 }
 
 pub(super) async fn poll_as_consumer(
@@ -150,15 +166,12 @@ pub(super) async fn poll_as_consumer(
     let endpoint = sink(&tenant, &state).await?;
     let consumer = consumer(&tenant)?;
     let from = match query.iterator {
-        Some(position) => {
-            note(&state, endpoint.key, consumer, position).await?;
-            position
-        }
+        Some(position) => note(&state, endpoint.key, consumer, position).await?,
         None => match state.store.stream_position(endpoint.key, consumer).await? {
             Some(known) => known,
             // From its first slice on it is one of those that there may be, and not only once it is done with that.
             None => {
-                let beginning = beginning(&query, &endpoint.value);
+                let beginning = beginning(&state, &query, endpoint.key).await?;
                 state.store.begin_stream(endpoint.key, consumer, beginning, state.clock.now()).await?
             }
         },
@@ -166,8 +179,13 @@ pub(super) async fn poll_as_consumer(
     slice(&state, &tenant, &endpoint.value, query, from).await
 }
 
-/// Notes where a consumer is. A new one beyond what an endpoint may have is refused.
-async fn note(state: &Shared, endpoint: EndpointKey, consumer: &str, position: StreamPosition) -> Result<()> {
+/// Notes where a consumer is, and returns it. A new one beyond what an endpoint may have is refused.
+async fn note(
+    state: &Shared,
+    endpoint: EndpointKey,
+    consumer: &str,
+    position: StreamPosition,
+) -> Result<StreamPosition> {
     Ok(state.store.set_stream_position(endpoint, consumer, position, state.clock.now()).await?)
 }
 
@@ -195,8 +213,7 @@ pub(super) async fn seek(
     let after =
         Timestamp::parse(&body.after).map_err(|error| ApiError::invalid(&["body", "after"], error.to_string()))?;
     let endpoint = sink(&tenant, &state).await?;
-    let position = before(after);
-    note(&state, endpoint.key, consumer(&tenant)?, position).await?;
+    let position = note(&state, endpoint.key, consumer(&tenant)?, before(after)).await?;
     Ok(answer::json(StatusCode::OK, &SeekOut { iterator: iterator(position) }))
 }
 

@@ -209,7 +209,11 @@ macro_rules! conformance_cases {
             streams {
                 a_stream_is_read_slice_by_slice_to_its_end,
                 what_comes_late_is_not_missed,
+                a_reader_gets_what_came_while_the_clock_was_wrong,
+                a_named_reader_gets_what_came_while_the_clock_was_wrong,
                 a_stream_shows_what_passes_all_filters,
+                who_begins_where_there_is_nothing_gets_what_comes,
+                an_endpoints_stream_begins_where_the_endpoint_does,
                 a_reader_is_where_it_said,
             }
             tokens {

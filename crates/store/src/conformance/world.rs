@@ -151,7 +151,11 @@ impl<H: Harness> World<H> {
     }
 
     pub(super) fn new_message(&self) -> Message {
-        let now = self.tick();
+        self.new_message_at(self.tick())
+    }
+
+    /// What a clock that shows `now` makes.
+    pub(super) fn new_message_at(&self, now: Timestamp) -> Message {
         Message {
             id: MessageId::new(now, &self.entropy),
             event_id: None,
