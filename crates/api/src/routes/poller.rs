@@ -232,3 +232,28 @@ fn consumer<N: Need>(tenant: &Tenant<N>) -> Result<&str> {
     }
     Ok(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_iterator_reads_back_and_those_of_before_mean_what_they_meant() {
+        let after = Ksuid::floor(Timestamp::from_micros(1_767_323_045_000_000));
+        let (newest, last) = (MessageKey(7), MessageKey(0));
+        for position in [
+            StreamPosition::Since(after),
+            StreamPosition::Among { after, newest },
+            StreamPosition::Behind { last, after },
+            StreamPosition::Behind { last: newest, after },
+        ] {
+            assert_eq!(parse_iterator(&iterator(position)).unwrap(), position);
+        }
+        let id = MessageId::from_ksuid(after);
+        assert_eq!(parse_iterator(&format!("{id}.0")).unwrap(), StreamPosition::Since(after));
+        assert_eq!(parse_iterator(&format!("{id}.7")).unwrap(), StreamPosition::Among { after, newest });
+        for text in ["", "7", "msg_x-7"].map(str::to_owned).into_iter().chain([format!("{id}-"), format!("{id}7")]) {
+            assert!(parse_iterator(&text).is_err(), "{text}");
+        }
+    }
+}
