@@ -433,6 +433,29 @@ mod tests {
     }
 
     #[test]
+    fn readers_of_before_go_on_where_they_were() {
+        let connection = crate::open::connect(std::path::Path::new(":memory:")).unwrap();
+        let migrations = crate::migrate::MIGRATIONS;
+        let this = migrations.iter().position(|sql| sql.contains("message_by_application")).unwrap();
+        migrations[..this].iter().for_each(|sql| connection.execute_batch(sql).unwrap());
+        let insert = "INSERT INTO message (no, application_no, id, event_type, created_at) VALUES (?, 1, ?, 'a', 0)";
+        // The last one came late, below those that one reader had read.
+        for (number, micros) in [(1, 10), (2, 20), (3, 15)] {
+            connection.execute(insert, params![number, id(micros * MINUTE, 0)]).unwrap();
+        }
+        let reader = "INSERT INTO stream_reader (endpoint_no, name, after, seen, updated_at) VALUES (1, ?, ?, ?, 0)";
+        for (name, after, seen) in [("read", 20, Some(2)), ("began", 0, Some(2)), ("new", 12, None)] {
+            connection.execute(reader, params![name, id(after * MINUTE, 0), seen]).unwrap();
+        }
+        migrations[this..].iter().for_each(|sql| connection.execute_batch(sql).unwrap());
+        for (name, places) in [("read", vec![15]), ("began", vec![10, 20, 15]), ("new", vec![15, 20])] {
+            let mut position = position_of(&connection, EndpointKey(1), name).unwrap().unwrap();
+            let wanted: Vec<_> = places.into_iter().map(|micros| id(micros * MINUTE, 0)).collect();
+            assert_eq!(read_on(&connection, &mut position).0, wanted, "{name}");
+        }
+    }
+
+    #[test]
     fn a_stream_walks_the_indexes_of_its_application() {
         assert_walks(BY_ID_SQL, "message USING COVERING INDEX message_by_id (application_no=? AND id>?)");
         let by_number =
