@@ -23,7 +23,7 @@ const TEXTS: [&str; 4] = ["CAST(x'ff' AS TEXT)", "''", "'{'", "x'ff00'"];
 const BLOBS: [&str; 4] = ["x''", "'garbage'", "x'ff'", "zeroblob(40)"];
 
 /// The rows of each table that are the victim's: application :app, endpoint :ep.
-const VICTIMS: [(&str, &str); 30] = [
+const VICTIMS: [(&str, &str); 31] = [
     ("environment", "id = 'org_victim'"),
     ("application", "no = :app"),
     ("endpoint", "no = :ep"),
