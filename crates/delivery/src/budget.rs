@@ -14,10 +14,13 @@
 //! A permit stands for a request, and is never overdrawn. Each open lane has one, so that it can always make a request; it
 //! takes more for more requests at a time.
 
+use std::collections::HashMap;
 use std::ops::{AddAssign, SubAssign};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use postrider_domain::time::Timestamp;
 use postrider_store::{ApplicationKey, EnvironmentKey};
 
 use crate::holders::{Environments, Holders, Whose};
@@ -48,6 +51,39 @@ struct Taken {
     all: Own,
     holders: Holders<Own>,
     environments: Arc<Environments>,
+    starving: HashMap<Line, Timestamp, foldhash::fast::RandomState>,
+}
+
+/// Where a lane stands that has nothing and was refused, and when it last was: behind its application's others, if that has
+/// something, and else behind its environment's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Line {
+    Application(Whose),
+    Environment(Option<EnvironmentKey>),
+}
+
+/// As long as a lane with nothing was refused so lately, others that have nothing let it go first.
+const STARVING: Duration = Duration::from_millis(400);
+
+/// Lines that nobody stands in any more are looked for when there are so many.
+const MANY_LINES: usize = 1_024;
+
+/// What something was taken of, to which it is to be given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// What there is.
+    Within,
+    /// What may be overdrawn.
+    Beyond,
+}
+
+impl Part {
+    fn of(self, amount: i64) -> Own {
+        match self {
+            Self::Within => Own { within: amount, beyond: 0 },
+            Self::Beyond => Own { within: 0, beyond: amount },
+        }
+    }
 }
 
 /// What one has taken.
@@ -62,27 +98,50 @@ struct Own {
 impl Budget {
     pub(crate) fn new(total: u64, divisor: i64, environments: &Arc<Environments>) -> Self {
         let (all, holders, environments) = (Own::default(), Holders::default(), Arc::clone(environments));
-        Self { total: signed(total), divisor, taken: Mutex::new(Taken { all, holders, environments }) }
+        let taken = Taken { all, holders, environments, starving: HashMap::default() };
+        Self { total: signed(total), divisor, taken: Mutex::new(taken) }
     }
 
-    /// Takes `amount` for a lane of `whose` that has `share` already; false if that would be more than the due of the lane, of
+    /// Notes that a lane that has nothing was refused.
+    pub(crate) fn starves(&self, whose: Whose, now: Timestamp) {
+        let mut taken = self.taken.lock();
+        let has_something = taken.holders.of_application(whose) != Own::default();
+        let line = if has_something { Line::Application(whose) } else { taken.line_of_environment(whose) };
+        taken.starving.insert(line, now);
+        if taken.starving.len() > MANY_LINES {
+            taken.starving.retain(|_, at| now.since(*at) < STARVING);
+        }
+    }
+
+    /// Whether a lane of the application, or of its environment, that has nothing was refused lately: whoever has nothing, and was
+    /// not, lets it go first.
+    pub(crate) fn is_starving(&self, whose: Whose, now: Timestamp) -> bool {
+        let taken = self.taken.lock();
+        if taken.starving.is_empty() {
+            return false;
+        }
+        let lines = [Line::Application(whose), taken.line_of_environment(whose)];
+        lines.iter().any(|line| taken.starving.get(line).is_some_and(|at| now.since(*at) < STARVING))
+    }
+
+    /// Takes `amount` for a lane of `whose` that has `share` already; `None` if that would be more than the due of the lane, of
     /// its application, or of its environment. A lane that has nothing may overdraw.
-    pub(crate) fn try_take(&self, whose: Whose, share: u64, amount: u64) -> bool {
+    pub(crate) fn try_take(&self, whose: Whose, share: u64, amount: u64) -> Option<Part> {
         let mut taken = self.taken.lock();
         let amount = signed(amount);
         let (own, environment) = taken.holders.of(whose, &taken.environments);
         let free = self.total - taken.all.within;
         let fits = leaves_enough(own.within, amount, room(environment.within, free));
         if fits && (share == 0 || self.is_due(share, amount, free)) {
-            taken.add(whose, Own { within: amount, beyond: 0 });
-            return true;
+            taken.add(whose, Part::Within.of(amount));
+            return Some(Part::Within);
         }
         let left = self.overdraft() - taken.all.beyond;
         let granted = share == 0 && may_overdraw(own.beyond, amount, room(environment.beyond, left));
-        if granted {
-            taken.add(whose, Own { within: 0, beyond: amount });
-        }
-        granted
+        granted.then(|| {
+            taken.add(whose, Part::Beyond.of(amount));
+            Part::Beyond
+        })
     }
 
     /// Whether `amount` more is within the due of a lane with this share, of its application and of its environment, without
@@ -105,14 +164,18 @@ impl Budget {
     /// Takes `amount`, whatever is free: what is there already can only be counted.
     pub(crate) fn charge(&self, whose: Whose, amount: u64) {
         if amount > 0 {
-            self.taken.lock().add(whose, Own { within: signed(amount), beyond: 0 });
+            self.taken.lock().add(whose, Part::Within.of(signed(amount)));
         }
     }
 
-    /// What is given back was overdrawn, as long as anything is.
-    pub(crate) fn give_back(&self, whose: Whose, amount: u64) {
+    /// What was charged is charged no more.
+    pub(crate) fn discharge(&self, whose: Whose, amount: u64) {
+        self.give_back(whose, Part::Within, amount);
+    }
+
+    pub(crate) fn give_back(&self, whose: Whose, part: Part, amount: u64) {
         if amount > 0 {
-            self.taken.lock().give_back(whose, signed(amount));
+            self.taken.lock().subtract(whose, part.of(signed(amount)));
         }
     }
 
@@ -146,20 +209,28 @@ fn leaves_enough(own: i64, amount: i64, room: i64) -> bool {
     own < room && (own == 0 || own.saturating_add(amount) <= room) && amount <= room
 }
 
+/// Whether an application that has `own` may have one more place of those that are `free`, of which its environment has so many.
+pub(crate) fn has_due(own: usize, of_environment: usize, free: usize) -> bool {
+    let signed = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    leaves_enough(signed(own), 1, room(signed(of_environment), signed(free)))
+}
+
 /// The same of what is overdrawn, of which whoever has nothing has one message as long as anything is left.
 fn may_overdraw(own: i64, amount: i64, room: i64) -> bool {
     room > 0 && (own == 0 || own.saturating_add(amount) <= room)
 }
 
 impl Taken {
+    fn line_of_environment(&self, whose: Whose) -> Line {
+        Line::Environment(self.environments.of(whose))
+    }
+
     fn add(&mut self, whose: Whose, more: Own) {
         self.holders.add(whose, more, &self.environments);
         self.all += more;
     }
 
-    fn give_back(&mut self, whose: Whose, amount: i64) {
-        let beyond = amount.min(self.holders.of_application(whose).beyond);
-        let less = Own { within: amount - beyond, beyond };
+    fn subtract(&mut self, whose: Whose, less: Own) {
         self.holders.subtract(whose, less);
         self.all -= less;
     }
@@ -289,6 +360,14 @@ impl Permits {
         self.0.lock().free > 0
     }
 
+    /// Whether there is any for an environment.
+    pub(crate) fn has_room(&self, environment: Option<EnvironmentKey>) -> bool {
+        let shares = self.0.lock();
+        let free = i64::from(shares.free);
+        let is_few = shares.total < Self::FEW_PERMITS;
+        free > 0 && (is_few || room(shares.held.of_environment(environment).into(), free) > 0)
+    }
+
     /// Whether half of them or more are free.
     pub(crate) fn has_plenty(&self) -> bool {
         let shares = self.0.lock();
@@ -368,12 +447,12 @@ mod tests {
 
     /// Takes ones for a lane until it is refused; returns its share.
     fn fill(budget: &Budget, whose: Whose) -> u64 {
-        (0..).take_while(|share| budget.try_take(whose, *share, 1)).count() as u64
+        (0..).take_while(|share| budget.try_take(whose, *share, 1).is_some()).count() as u64
     }
 
     /// Takes so much for each lane until one is refused; returns how many have it.
     fn lanes(budget: &Budget, whose: Whose, amount: u64) -> usize {
-        (0..10_000).take_while(|_| budget.try_take(whose, 0, amount)).count()
+        (0..10_000).take_while(|_| budget.try_take(whose, 0, amount).is_some()).count()
     }
 
     fn fill_permits(permits: &Permits, of: i64) -> usize {
@@ -400,11 +479,11 @@ mod tests {
     fn every_lane_may_have_one_until_memory_is_overdrawn_by_as_much_again() {
         let budget = Budget::new(100, 2, &each_its_own(1_000));
         let applications = (1..).map(|of| Some(ApplicationKey(of)));
-        let has_one = |of: &Whose| budget.try_take(*of, 0, 10);
+        let has_one = |of: &Whose| budget.try_take(*of, 0, 10).is_some();
         assert_eq!(applications.take_while(has_one).count(), 19);
         assert!(budget.free(Some(ApplicationKey(99))) < 10);
-        budget.give_back(A, 10);
-        assert!(budget.try_take(A, 0, 10));
+        budget.give_back(A, Part::Within, 10);
+        assert!(budget.try_take(A, 0, 10).is_some());
     }
 
     #[test]
@@ -412,36 +491,52 @@ mod tests {
         let budget = Budget::new(1_000, 2, &each_its_own(1_000));
         assert_eq!(lanes(&budget, A, 10), 76, "a half of three quarters of what there is, and as much again");
         assert!(
-            budget.try_take(B, 0, 10) && budget.try_take(B, 10, 100),
+            budget.try_take(B, 0, 10).and(budget.try_take(B, 10, 100)).is_some(),
             "others have more than one message at a time"
         );
         assert!(lanes(&budget, B, 10) >= 35);
         let others = (3..).map(|of| Some(ApplicationKey(of)));
-        assert!(others.take_while(|of| budget.try_take(*of, 0, 10)).count() >= 10, "whoever has nothing has one");
+        assert!(
+            others.take_while(|of| budget.try_take(*of, 0, 10).is_some()).count() >= 10,
+            "whoever has nothing has one"
+        );
         assert!(budget.used() <= 2_000);
     }
 
     #[test]
     fn what_is_given_back_is_all_that_was_taken() {
         let budget = Budget::new(1_000, 2, &each_its_own(1_000));
-        let count = lanes(&budget, A, 10);
+        let parts: Vec<_> = std::iter::from_fn(|| budget.try_take(A, 0, 10)).collect();
+        assert!(parts.contains(&Part::Within) && parts.contains(&Part::Beyond));
         budget.charge(A, 300);
         budget.charge(B, 7);
-        for _ in 0..count {
-            budget.give_back(A, 10);
+        for part in parts {
+            budget.give_back(A, part, 10);
         }
         assert_eq!(budget.used(), 307);
-        budget.give_back(A, 300);
-        budget.give_back(B, 7);
+        budget.discharge(A, 300);
+        budget.discharge(B, 7);
         assert_eq!(budget.used(), 0);
         assert!(budget.taken.lock().holders.is_empty());
+    }
+
+    /// The first messages are overdrawn, and answers come and go.
+    #[test]
+    fn what_is_charged_and_discharged_makes_no_room_for_more_that_is_overdrawn() {
+        let budget = Budget::new(1_000, 2, &each_its_own(10));
+        let most = lanes(&budget, A, 10);
+        for _ in 0..100 {
+            budget.charge(A, 20);
+            budget.discharge(A, 20);
+        }
+        assert_eq!((lanes(&budget, A, 10), budget.used()), (0, 10 * most as i64));
     }
 
     #[test]
     fn large_messages_leave_room_for_small_ones() {
         let memory = Memory::new(32 << 20, &nowhere());
-        while memory.of(2 << 20).try_take(A, 0, 2 << 20) {}
-        assert!((1..=100).all(|nth| memory.of(1_000).try_take(A, (nth - 1) * 1_000, 1_000)));
+        while memory.of(2 << 20).try_take(A, 0, 2 << 20).is_some() {}
+        assert!((1..=100).all(|nth| memory.of(1_000).try_take(A, (nth - 1) * 1_000, 1_000).is_some()));
     }
 
     #[test]
@@ -466,8 +561,8 @@ mod tests {
         let (one, other) = ((0..2_000).map(|of| Some(ApplicationKey(of))), Some(ApplicationKey(2_000)));
         assert_eq!(one.clone().filter(|of| permits.open(*of)).count(), 750);
         assert_eq!((1..1_000).take_while(|_| permits.open(other)).count(), 94);
-        assert_eq!(one.filter(|of| budget.try_take(*of, 0, 1)).count(), 1_500);
-        assert!(budget.try_take(other, 0, 10) && budget.try_take(other, 10, 50));
+        assert_eq!(one.filter(|of| budget.try_take(*of, 0, 1).is_some()).count(), 1_500);
+        assert!(budget.try_take(other, 0, 10).and(budget.try_take(other, 10, 50)).is_some());
     }
 
     #[test]

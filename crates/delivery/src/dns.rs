@@ -228,9 +228,13 @@ impl Servers {
     /// Whether a server knows the root, in which nobody's name servers have a say.
     async fn works(&self, number: usize) -> bool {
         let question = Question::new(&Name::root(), Family::V4);
-        timeout(self.patience.min(REPEAT), question.ask(&self.servers[number]))
-            .await
-            .is_ok_and(|said| said.is_ok_and(|said| said != Err(ResolveError::Unanswered)))
+        let server = &self.servers[number];
+        match timeout(self.patience.min(REPEAT), question.ask(server)).await {
+            Ok(Ok(said)) => said != Err(ResolveError::Unanswered),
+            // What this machine lacks says nothing of the server.
+            Ok(Err(error)) => ours::is_limit(&error) || server.lacks_ports(&error),
+            Err(_) => false,
+        }
     }
 }
 

@@ -259,9 +259,9 @@ impl Engine {
             budgets: Budgets {
                 memory: Memory::new(options.memory_bytes, &environments),
                 permits: Permits::new(options.max_in_flight, &environments),
-                environments,
                 rates: RateBook::default(),
-                turns: Turns::default(),
+                turns: Turns::new(&environments),
+                environments,
             },
             settler: Settler::default(),
             kept: KeptAnswers::new(options.kept_responses_per_day),
@@ -466,7 +466,8 @@ impl Shared {
     /// Opens lanes for those who wait, as far as there are permits.
     pub(crate) fn take_turns(self: &Arc<Self>) {
         while !self.is_stopping() && self.budgets.permits.any_free() {
-            let next = self.budgets.turns.next(|of| self.budgets.permits.open(of));
+            let permits = &self.budgets.permits;
+            let next = self.budgets.turns.next(|environment| permits.has_room(environment), |of| permits.open(of));
             let Some((endpoint, of)) = next else { return };
             // If a lane was opened meanwhile, it may not know of a change for which this one waited.
             self.open(endpoint, of, |state, _| state.mark_stale());

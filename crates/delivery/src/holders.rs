@@ -74,6 +74,11 @@ impl<T: Copy + Default + PartialEq + AddAssign + SubAssign> Holders<T> {
         (own, self.by_environment.get(&environment).copied().unwrap_or_default())
     }
 
+    /// What an environment holds.
+    pub(crate) fn of_environment(&self, environment: Option<EnvironmentKey>) -> T {
+        self.by_environment.get(&environment).copied().unwrap_or_default()
+    }
+
     /// What an application holds.
     pub(crate) fn of_application(&self, whose: Whose) -> T {
         self.by_application.get(&whose).map(|holding| holding.amount).unwrap_or_default()

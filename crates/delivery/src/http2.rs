@@ -126,23 +126,25 @@ impl Http2 {
         let streams = Arc::new(Streams::new(meter, leavings, Arc::clone(&cut_short)));
         let (in_use, mut unused) = oneshot::channel::<()>();
         tokio::spawn(async move {
-            tokio::select! {
-                ended = io => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%error, "an HTTP/2 connection ended");
+            let life = async {
+                tokio::select! {
+                    ended = io => {
+                        if let Err(error) = ended {
+                            tracing::debug!(%error, "an HTTP/2 connection ended");
+                        }
+                        ending.end();
+                        // It takes no more requests. Those that it has are answered yet, if that is all that the receiver wanted
+                        // (RFC 9113 §6.8).
+                        let _ = (&mut unused).await;
                     }
-                    ending.end();
-                    // It takes no more requests. Those that it has are answered yet, if that is all that the receiver wanted
-                    // (RFC 9113 §6.8).
-                    let _ = (&mut unused).await;
+                    _ = &mut unused => ending.end(),
                 }
-                _ = &mut unused => ending.end(),
-                () = cut_short.notified() => {
-                    ending.end();
-                    return;
-                }
+                tokio::time::sleep(CLOSING_PATIENCE).await;
+            };
+            tokio::select! {
+                () = life => {}
+                () = cut_short.notified() => ending.end(),
             }
-            tokio::time::sleep(CLOSING_PATIENCE).await;
             drop(uncut);
         });
         // Before it is known how many streams there are, nobody can count on one.

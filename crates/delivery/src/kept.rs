@@ -3,7 +3,8 @@
 //! An answer is cut at [`MAX_KEPT_ANSWER_BYTES`] anyway. But one message to a thousand endpoints that fail eight times each makes
 //! eight thousand rows of the log, and what each receiver puts into them is its own choice. So the long answers of one
 //! application share an allowance; when it is used up, the first [`SHORT_ANSWER_BYTES`] of each are kept until some of it is
-//! there again. Kept in memory: a restart gives back what was used.
+//! there again. Kept in memory: a restart gives back what was used. Nor is a long answer kept when there is no memory for it
+//! until it is stored.
 
 use std::collections::HashMap;
 
@@ -19,7 +20,7 @@ postrider_domain::limits! {
     /// What an application's long responses may add to the log of attempts in a day, beyond the first 256 bytes of each
     setting "delivery.kept_responses_per_day", beyond "256 bytes of each are kept until some of it is there again";
     /// What is always kept of a response's body
-    const SHORT_ANSWER_BYTES: usize = 256, "bytes", beyond "cut, at a character if it is text";
+    pub(crate) const SHORT_ANSWER_BYTES: usize = 256, "bytes", beyond "cut, at a character if it is text";
 }
 
 /// Applications without anything used are looked for when there are this many, and then whenever their number has doubled.
@@ -53,9 +54,16 @@ impl KeptAnswers {
         if self.used.lock().spend(application, beyond as u64, self.per_day, now) {
             return answer;
         }
-        let short = &answer[..SHORT_ANSWER_BYTES];
+        shorten(answer)
+    }
+}
+
+/// What is always kept of an answer.
+pub(crate) fn shorten(answer: Bytes) -> Bytes {
+    match answer.get(..SHORT_ANSWER_BYTES) {
         // A copy: the rest of it is to be let go of.
-        Bytes::copy_from_slice(cut_text(short).map_or(short, str::as_bytes))
+        Some(short) => Bytes::copy_from_slice(cut_text(short).map_or(short, str::as_bytes)),
+        None => answer,
     }
 }
 

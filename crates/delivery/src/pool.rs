@@ -4,6 +4,7 @@
 //! waited longest: whoever has few keeps them, however many others have. Most requests never come here: a lane's worker keeps its connection from one request to the next (see [`crate::sender::Slot`]). So one
 //! mutex, held for a few map operations and never while a socket is used or closed, is enough.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,8 +44,9 @@ struct Idle {
     by_origin: HashMap<Arc<Origin>, VecDeque<u64>>,
     /// The numbers of an application's.
     by_application: HashMap<ApplicationKey, BTreeSet<u64>>,
-    /// How many each application has, the one with most last.
-    ranks: BTreeSet<(usize, ApplicationKey)>,
+    /// How many each application has, and which of them has waited longest; the one with most, and of those the one whose has
+    /// waited longest, last.
+    ranks: BTreeSet<(usize, Reverse<u64>, ApplicationKey)>,
 }
 
 struct Waiting {
@@ -131,19 +133,20 @@ impl Idle {
 
     /// Changes what an application has.
     fn rank(&mut self, application: ApplicationKey, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
+        let rank = |own: &BTreeSet<u64>| own.first().map(|oldest| (own.len(), Reverse(*oldest), application));
         let own = self.by_application.entry(application).or_default();
-        self.ranks.remove(&(own.len(), application));
+        if let Some(before) = rank(own) {
+            self.ranks.remove(&before);
+        }
         change(own);
-        if own.is_empty() {
-            self.by_application.remove(&application);
-        } else {
-            self.ranks.insert((own.len(), application));
+        match rank(own) {
+            Some(after) => drop(self.ranks.insert(after)),
+            None => drop(self.by_application.remove(&application)),
         }
     }
 
     fn remove_of_whoever_has_most(&mut self) -> Option<Waiting> {
-        let (_, application) = self.ranks.last()?;
-        let oldest = *self.by_application.get(application)?.first()?;
+        let (_, Reverse(oldest), _) = *self.ranks.last()?;
         self.remove(oldest)
     }
 

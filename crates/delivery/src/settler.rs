@@ -172,7 +172,7 @@ async fn commit(shared: &Arc<Shared>, mut batch: Vec<Unsettled>) {
                     // Held until the next start, so that it is not sent again and again meanwhile.
                     let unsettled = batch.remove(place);
                     let answer = unsettled.answer_bytes();
-                    shared.budgets.memory.of(answer).give_back(unsettled.application(), answer);
+                    shared.budgets.memory.of(answer).discharge(unsettled.application(), answer);
                     tracing::error!(%error, endpoint = unsettled.settlement.endpoint.0, "a result cannot be stored");
                 }
                 break;

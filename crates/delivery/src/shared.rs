@@ -275,15 +275,16 @@ fn close_beyond(most: usize, hosts: &mut Hosts) {
     for (number, member) in idle.iter().enumerate() {
         by_application.entry(member.application).or_default().push((Reverse(member.used_at), number));
     }
-    let mut ranks: BinaryHeap<_> = by_application.iter().map(|(application, own)| (own.len(), *application)).collect();
+    let rank = |application: ApplicationKey, own: &BinaryHeap<_>| (own.len(), own.peek().copied(), application);
+    let mut ranks: BinaryHeap<_> = by_application.iter().map(|(application, own)| rank(*application, own)).collect();
     let mut idle = idle;
     for _ in 0..beyond {
-        let Some((_, application)) = ranks.pop() else { return };
+        let Some((.., application)) = ranks.pop() else { return };
         let Some(own) = by_application.get_mut(&application) else { return };
         if let Some((_, oldest)) = own.pop() {
             idle[oldest].connection = None;
         }
-        ranks.push((own.len(), application));
+        ranks.push(rank(application, own));
     }
 }
 

@@ -12,9 +12,11 @@ use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::{Failure, Next, Outcome, Progress, transition};
 use postrider_domain::ids::AttemptId;
 use postrider_domain::notice;
-use postrider_store::{AttemptRecord, DeliveryKey, EndpointKey, Origin, Settlement};
+use postrider_domain::time::Timestamp;
+use postrider_store::{ApplicationKey, AttemptRecord, DeliveryKey, EndpointKey, Origin, Settlement};
 
 use crate::engine::Shared;
+use crate::kept::{SHORT_ANSWER_BYTES, shorten};
 use crate::lane::{Held, Lane, Ready};
 use crate::sender::{Sent, Slot};
 use crate::settler::Unsettled;
@@ -84,7 +86,7 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
             url: Arc::clone(&ready.url),
             succeeded,
             status_code,
-            response: shared.kept.cut(ready.target.application, response(sent.outcome), now),
+            response: kept(shared, ready.target.application, response(sent.outcome), now),
             duration_ms: u32::try_from(sent.duration.as_millis()).unwrap_or(u32::MAX),
         }),
         next: decision.next,
@@ -94,6 +96,17 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
     };
     let unsettled = Unsettled { lane: Arc::clone(lane), held: Some(delivery), settlement };
     shared.settler.submit(unsettled, &shared.budgets.memory);
+}
+
+/// What is kept of an answer: all of it as far as the application's allowance and memory go.
+fn kept(shared: &Shared, application: ApplicationKey, answer: Bytes, now: Timestamp) -> Bytes {
+    let answer = shared.kept.cut(application, answer, now);
+    let bytes = answer.len() as u64;
+    if answer.len() <= SHORT_ANSWER_BYTES || shared.budgets.memory.of(bytes).is_ample(Some(application), 0, bytes) {
+        answer
+    } else {
+        shorten(answer)
+    }
 }
 
 /// The end of a delivery whose payload is gone: there is nothing to send.

@@ -14,7 +14,7 @@ use postrider_domain::time::Timestamp;
 use postrider_store::{DeliveryKey, Due, DueSlice, MessageKey};
 
 use super::{Budgets, Busy, State, Step};
-use crate::budget::SMALL_BYTES;
+use crate::budget::{Budget, Part, SMALL_BYTES};
 
 /// A window is this many times what may be under way, within these bounds.
 const WINDOW_FACTOR: u32 = 8;
@@ -38,11 +38,15 @@ pub(super) struct Reserved {
     amount: u64,
     /// What has to fit: says which memory it is.
     least: u64,
+    part: Part,
 }
 
 /// The wait before memory that was refused is asked for again: the first one, and the longest.
 pub(super) const FIRST_HUNGER: Duration = Duration::from_millis(50);
-const LAST_HUNGER: Duration = Duration::from_secs(1);
+const LAST_HUNGER: Duration = Duration::from_millis(250);
+
+/// The wait of a lane that has nothing, where others have nothing and were refused: each of them asks before it does.
+const MANNERS: Duration = Duration::from_millis(300);
 
 /// The wait before a load is repeated that found nothing but what is still on its way through memory; twice as long each time.
 pub(super) const FIRST_ON_ITS_WAY: Duration = Duration::from_millis(20);
@@ -58,6 +62,8 @@ pub(crate) struct Held {
     pub(crate) made: u32,
     pub(crate) trigger: Trigger,
     pub(crate) message: Arc<Message>,
+    /// Of what its memory was taken.
+    pub(super) part: Part,
 }
 
 impl Held {
@@ -115,9 +121,12 @@ impl State {
         let key = DeliveryKey { due_at: message.created_at, message: key };
         // What waits in the store is older: taking this one first would let it overtake for ever.
         let free = !self.more && self.hungry.is_none() && self.window.len() < self.window_size();
-        // Before it is known whose it is, nothing is charged to anybody.
-        let room = free && self.application.is_some();
-        let delivery = Held { key, made: 0, trigger: Trigger::Scheduled, message: Arc::clone(message) };
+        // Before it is known whose it is, nothing is charged to anybody. And whoever has nothing lets those go first who were refused.
+        let starving = |bytes: u64| budgets.memory.of(bytes).is_starving(self.application, message.created_at);
+        let bytes = OVERHEAD_BYTES + message.payload.as_ref().map_or(0, |payload| payload.len() as u64);
+        let room = free && self.application.is_some() && !(self.held.is_empty() && starving(bytes));
+        let (trigger, message) = (Trigger::Scheduled, Arc::clone(message));
+        let delivery = Held { key, made: 0, trigger, message, part: Part::Within };
         let taken = self.held.contains(&key) || (room && self.hold(delivery, budgets));
         if !taken {
             self.wake();
@@ -125,14 +134,16 @@ impl State {
         taken
     }
 
+    /// Takes memory for a delivery, and charge of it; false if that is refused.
     pub(super) fn hold(&mut self, delivery: Held, budgets: &Budgets) -> bool {
         let bytes = delivery.bytes();
         let share = &mut self.held_bytes[usize::from(bytes > SMALL_BYTES)];
-        if !budgets.memory.of(bytes).try_take(self.application, *share, bytes) {
+        let Some(part) = budgets.memory.of(bytes).try_take(self.application, *share, bytes) else {
             self.hungry.get_or_insert(Timestamp::MAX);
             self.needs = delivery.message.payload.as_ref().map(Bytes::len);
             return false;
-        }
+        };
+        let delivery = Held { part, ..delivery };
         *share += bytes;
         (self.hungry, self.hunger) = (None, FIRST_HUNGER);
         self.held.insert(delivery.key);
@@ -150,7 +161,7 @@ impl State {
         answer_bytes: u64,
         budgets: &Budgets,
     ) {
-        budgets.memory.of(answer_bytes).give_back(self.application, answer_bytes);
+        budgets.memory.of(answer_bytes).discharge(self.application, answer_bytes);
         // A retry that became due before it was stored is missed by a load before the commit, and by parking after it.
         if next_at.is_some_and(|at| at <= self.loaded_until) {
             self.wake();
@@ -158,9 +169,9 @@ impl State {
         if self.held.remove(&delivery.key) {
             let bytes = delivery.bytes();
             self.held_bytes[usize::from(bytes > SMALL_BYTES)] -= bytes;
-            budgets.memory.of(bytes).give_back(self.application, bytes);
+            budgets.memory.of(bytes).give_back(self.application, delivery.part, bytes);
             if self.held.is_empty() {
-                // It may have one message now, if anybody may.
+                // It may have one message now, if nobody else waits for one.
                 self.hungry = None;
             }
             if self.busy == Some(Busy::Load) {
@@ -295,7 +306,8 @@ impl State {
             empty.push(due);
             return true;
         };
-        self.hold(Held { key: due.key, made: due.made, trigger: due.trigger, message }, budgets)
+        let Due { key, made, trigger, .. } = due;
+        self.hold(Held { key, made, trigger, message, part: Part::Within }, budgets)
     }
 
     /// A delivery without payload was canceled.
@@ -307,18 +319,30 @@ impl State {
     /// it: a thousand lanes that wait for that would read it again and again, and leave no reader to anybody else.
     pub(super) fn hungry_until(&mut self, now: Timestamp, budgets: &Budgets) -> Option<Timestamp> {
         match self.hungry {
-            Some(Timestamp::MAX) => return self.go_hungry(now),
+            Some(Timestamp::MAX) => return self.go_hungry(now, budgets),
             Some(until) if until > now => return self.hungry,
+            None if self.held.is_empty() && self.memory(budgets).is_starving(self.application, now) => {
+                self.hungry = Some(now.saturating_add(MANNERS));
+                return self.hungry;
+            }
             _ => {}
         }
         if !self.reserve(budgets) {
-            return self.go_hungry(now);
+            return self.go_hungry(now, budgets);
         }
         self.hungry = None;
         None
     }
 
-    fn go_hungry(&mut self, now: Timestamp) -> Option<Timestamp> {
+    /// The memory that the next delivery needs, as far as is known.
+    fn memory<'a>(&self, budgets: &'a Budgets) -> &'a Budget {
+        budgets.memory.of(OVERHEAD_BYTES + self.needs.unwrap_or(0) as u64)
+    }
+
+    fn go_hungry(&mut self, now: Timestamp, budgets: &Budgets) -> Option<Timestamp> {
+        if self.held.is_empty() {
+            self.memory(budgets).starves(self.application, now);
+        }
         self.hungry = Some(now.saturating_add(self.hunger));
         self.hunger = (self.hunger * 2).min(LAST_HUNGER);
         self.hungry
@@ -334,14 +358,14 @@ impl State {
         let ample = memory.is_ample(self.application, share, least + LOOK_BYTES);
         let amount = if ample { least + LOOK_BYTES } else { least };
         let taken = memory.try_take(self.application, share, amount);
-        self.reserved = taken.then_some(Reserved { amount, least });
-        taken
+        self.reserved = taken.map(|part| Reserved { amount, least, part });
+        taken.is_some()
     }
 
     /// What was taken for a load is paid for by what it found.
     pub(super) fn give_back_reserved(&mut self, budgets: &Budgets) {
-        if let Some(Reserved { amount, least }) = self.reserved.take() {
-            budgets.memory.of(least).give_back(self.application, amount);
+        if let Some(Reserved { amount, least, part }) = self.reserved.take() {
+            budgets.memory.of(least).give_back(self.application, part, amount);
         }
     }
 
