@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -208,6 +208,8 @@ pub(crate) struct Shared {
     dispatched: AtomicI64,
     erased: ErasedAhead,
     pub(crate) unsent: Unsent,
+    /// Bytes of answers that were not kept for want of memory.
+    pub(crate) cut_bytes: AtomicU64,
     stopping: AtomicBool,
     workers: AtomicUsize,
     worker_left: Notify,
@@ -223,6 +225,8 @@ pub struct Usage {
     pub permits: u32,
     /// Bytes of messages that wait in memory, and of answers that are not stored yet; less than nothing would be a mistake.
     pub memory_bytes: i64,
+    /// Bytes of answers that were not kept for want of memory, since the engine was started.
+    pub cut_bytes: u64,
 }
 
 /// Delivers what the store holds.
@@ -271,6 +275,7 @@ impl Engine {
             dispatched: AtomicI64::new(newest.map_or(0, |newest| newest.0)),
             erased: ErasedAhead::default(),
             unsent: Unsent::default(),
+            cut_bytes: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             workers: AtomicUsize::new(0),
             worker_left: Notify::new(),
@@ -305,7 +310,8 @@ impl Engine {
     pub fn usage(&self) -> Usage {
         let Budgets { memory, permits, .. } = &self.shared.budgets;
         let requests = self.shared.workers.load(Ordering::SeqCst);
-        Usage { requests, permits: permits.used(), memory_bytes: memory.used() }
+        let cut_bytes = self.shared.cut_bytes.load(Ordering::Relaxed);
+        Usage { requests, permits: permits.used(), memory_bytes: memory.used(), cut_bytes }
     }
 
     /// What intake hands accepted messages to.

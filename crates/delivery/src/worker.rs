@@ -5,6 +5,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -103,10 +104,11 @@ fn kept(shared: &Shared, application: ApplicationKey, answer: Bytes, now: Timest
     let answer = shared.kept.cut(application, answer, now);
     let bytes = answer.len() as u64;
     if answer.len() <= SHORT_ANSWER_BYTES || shared.budgets.memory.of(bytes).is_ample(Some(application), 0, bytes) {
-        answer
-    } else {
-        shorten(answer)
+        return answer;
     }
+    let short = shorten(answer);
+    shared.cut_bytes.fetch_add(bytes - short.len() as u64, Ordering::Relaxed);
+    short
 }
 
 /// The end of a delivery whose payload is gone: there is nothing to send.

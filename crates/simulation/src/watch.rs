@@ -41,7 +41,8 @@ impl Watch {
         book.note(|events| {
             let answers: u64 = events.unsettled.values().sum();
             let answers = i64::try_from(answers).unwrap_or(i64::MAX);
-            if usage.memory_bytes < answers {
+            // What was cut is not told one by one.
+            if usage.memory_bytes < answers - i64::try_from(usage.cut_bytes).unwrap_or(i64::MAX) {
                 events.breaks(Broken::Uncounted);
             }
             // Overdrawn by as much again; the last message of each kind may go beyond that, and answers are only counted.
