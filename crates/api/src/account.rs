@@ -34,7 +34,7 @@ use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::ApplicationId;
 use postrider_domain::memory::Part;
 use postrider_ingest::budget::{Budget, Held, Refused, Share};
-use postrider_ingest::{IMPORTS, LimitOptions};
+use postrider_ingest::{IMPORTS, LimitOptions, Tenant, Whose};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::at_work::AtWork;
@@ -161,6 +161,8 @@ pub(crate) struct Account {
     /// The places of the application whose token it is.
     line: OnceLock<Arc<Semaphore>>,
     held: Mutex<Holdings>,
+    /// The application that the path names.
+    application: OnceLock<Arc<str>>,
     /// Who is told how far the request is.
     watched: Option<Watched>,
 }
@@ -186,7 +188,8 @@ impl Account {
 
     /// The account of a request of which somebody is told how far it is.
     pub(crate) fn watched(budgets: Arc<Budgets>, watched: Option<Watched>) -> Arc<Self> {
-        Arc::new(Self { budgets, shares: OnceLock::new(), line: OnceLock::new(), held: Mutex::default(), watched })
+        let (shares, line, application) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Arc::new(Self { budgets, shares, line, held: Mutex::default(), application, watched })
     }
 
     fn watcher(&self) -> Option<Arc<dyn Progress>> {
@@ -260,14 +263,24 @@ impl Account {
         }
     }
 
-    /// Whose caller it is, once that is known.
-    pub(crate) fn environment(&self) -> Option<&EnvironmentId> {
-        self.shares.get()?.iter().find_map(|share| match &share.party {
-            Party::Operator(environment) | Party::Applications(environment) | Party::Public(environment) => {
-                Some(environment)
+    /// Notes the application that the path names.
+    pub(crate) fn concerns(&self, application: &str) {
+        let _ = self.application.set(application.into());
+    }
+
+    /// Among whom the request waits to have its body read, once its caller is known. A token waits among those of its application,
+    /// and nobody else does; the operator once for each application, so that what he sends for one does not wait behind what he
+    /// sends for another.
+    pub(crate) fn tenant(&self) -> Option<Tenant> {
+        let (mut environment, mut whose) = (None, self.application.get().cloned().map(Whose::Named));
+        for share in self.shares.get()?.iter() {
+            match &share.party {
+                Party::Operator(of) | Party::Applications(of) | Party::Public(of) => environment = Some(of.clone()),
+                Party::Application(application) => whose = Some(Whose::Tokens(*application)),
+                Party::Strangers => {}
             }
-            Party::Application(_) | Party::Strangers => None,
-        })
+        }
+        Some(Tenant { environment: environment?, whose: whose.unwrap_or(Whose::Environment) })
     }
 
     /// Makes room for a page, or for something else that may be as large. To be called without a turn; work on the request pauses.

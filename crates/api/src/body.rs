@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::RequestExt as _;
 use axum::body::Body as AxumBody;
 use axum::extract::FromRequest;
 use bytes::{Bytes, BytesMut};
@@ -22,6 +23,7 @@ use postrider_domain::settings::Span;
 
 use crate::account::Account;
 use crate::error::{ApiError, Result};
+use crate::params::Params;
 use crate::router::Shared;
 
 /// The most bytes that are thrown away for the sake of a readable answer.
@@ -112,9 +114,14 @@ pub(crate) struct Incoming {
 impl FromRequest<Shared> for Incoming {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request<AxumBody>, state: &Shared) -> Result<Self> {
+    async fn from_request(mut request: Request<AxumBody>, state: &Shared) -> Result<Self> {
         let account = request.extensions().get::<Arc<Account>>().cloned();
         let account = account.unwrap_or_else(|| Account::watched(Arc::clone(&state.budgets), None));
+        if let Ok(params) = request.extract_parts_with_state::<Params, _>(state).await
+            && let Ok(application) = params.name("app_id")
+        {
+            account.concerns(application);
+        }
         Ok(Self { body: request.into_body(), account })
     }
 }

@@ -1,6 +1,7 @@
 //! Work on what is large: reading megabytes of JSON or thousands of values, writing an export. It takes its time, and a thread
 //! that does it answers nobody meanwhile. So it is done by threads of their own, which give way to those that serve and deliver
-//! when cores are short, and bodies are read on half of the cores at most; environments take turns.
+//! when cores are short, and bodies are read on half of the cores at most; environments take turns,
+//! and within one its applications.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -85,13 +86,12 @@ pub(crate) async fn read<T: Send + 'static>(
     takes_time: bool,
     read: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T> {
-    let of = account.environment().filter(|_| takes_time);
-    let Some(environment) = of else {
+    let Some(tenant) = takes_time.then(|| account.tenant()).flatten() else {
         account.begin_work().await?;
         return Ok(read());
     };
     account.pause_work();
-    let turn = state.intake.reading_turn(environment).await?;
+    let turn = state.intake.reading_turn(tenant).await?;
     let read = move || {
         let read = read();
         drop(turn);

@@ -22,11 +22,14 @@ impl Params {
         self.0.iter().find(|(key, _)| *key == name).map(|(_, value)| value).ok_or_else(|| ApiError::no_such("path"))
     }
 
+    /// The same of one that names something. What is longer than a name names nothing, and is made by no upsert either.
+    pub(crate) fn name(&self, name: &'static str) -> Result<&str> {
+        self.text(name).ok().filter(|text| text.len() <= MAX_NAME_BYTES).ok_or_else(|| ApiError::no_such("path"))
+    }
+
     /// A parameter that may be an id or the caller's own identifier.
     pub(crate) fn id_or_uid<I: Id>(&self, name: &'static str) -> Result<IdOrUid<I>> {
-        let text = self.text(name)?;
-        // What is longer names nothing, and is made by no upsert either.
-        if text.len() > MAX_NAME_BYTES { Err(ApiError::no_such("path")) } else { Ok(IdOrUid::parse(text)) }
+        self.name(name).map(IdOrUid::parse)
     }
 
     /// A parameter that can only be an id of such a thing.

@@ -21,13 +21,13 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::batcher::{self, Batcher, Turned, Waiting};
 use crate::budget::Refused;
-use crate::judge::{Judges, MAX_WAIT_SECONDS, Tenant};
+use crate::judge::{Judges, MAX_WAIT_SECONDS};
 use crate::options::LimitOptions;
 use crate::routes::{Name, RouteCache};
 use crate::rules::{RuleCache, Verdict};
 use crate::submission::{NewApplication, Submission, SubmitError, Submitted, Violation};
 use crate::sweeper;
-use crate::turns::{Crowded, Turn, Turns};
+use crate::turns::{Crowded, Tenant, Turn, Turns};
 
 /// For how long an idempotency key is remembered (rest-contract §13).
 pub(crate) const KEY_LIFETIME: Duration = Duration::from_secs(12 * 3_600);
@@ -72,10 +72,9 @@ impl Intake {
         Self { store, clock, entropy, routes, rules, batcher, readings, task: Mutex::new(Some(task)), sweeper }
     }
 
-    /// Waits until an environment may have another large body read. Whoever has the turn waits for nothing that depends on what
+    /// Waits until a tenant may have another large body read. Whoever has the turn waits for nothing that depends on what
     /// clients send or read: others could wait for it as long.
-    pub async fn reading_turn(&self, environment: &EnvironmentId) -> Result<Turn, SubmitError> {
-        let tenant = Tenant { environment: environment.clone(), application: None };
+    pub async fn reading_turn(&self, tenant: Tenant) -> Result<Turn, SubmitError> {
         let turn = tokio::time::timeout(Duration::from_secs(MAX_WAIT_SECONDS), self.readings.take(tenant)).await;
         turn.unwrap_or(Err(Crowded)).map_err(|Crowded| SubmitError::TooMany)
     }

@@ -27,7 +27,7 @@ pub use intake::Intake;
 pub use judge::{BeyondBudget, Bounds, CheckError, IMPORTS, Judges, Place, Program, SchemaOptions, run_child};
 pub use options::LimitOptions;
 pub use submission::{NewApplication, Submission, SubmitError, Submitted, Violation};
-pub use turns::Turn;
+pub use turns::{Tenant, Turn, Whose};
 
 /// What taking messages in takes in memory at most.
 pub fn memory(limits: &LimitOptions, schemas: &SchemaOptions) -> Vec<Part> {

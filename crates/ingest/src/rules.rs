@@ -23,9 +23,10 @@ use postrider_store::{Routes, Store, StoreError};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
 
-use crate::judge::{BeyondBudget, Judgement, Judges, Tenant};
+use crate::judge::{BeyondBudget, Judgement, Judges};
 use crate::shared_loads::SharedLoads;
 use crate::submission::{SubmitError, Violation};
+use crate::turns::{Tenant, Whose};
 
 /// Room for schemas, in bytes. Here they are kept as texts; what they are compiled to is in the processes that compare.
 pub(crate) const CAPACITY: u64 = 8 * 1024 * 1024;
@@ -125,7 +126,7 @@ impl RuleCache {
             return Ok(Verdict::Passes(Vec::new()));
         }
         let Kind::Schema { version, text } = &entry.kind else { return Ok(Verdict::Passes(Vec::new())) };
-        let tenant = Tenant { environment: environment.clone(), application: Some(routes.application) };
+        let tenant = Tenant { environment: environment.clone(), whose: Whose::Application(routes.application) };
         let payload = message.payload.clone().unwrap_or_default();
         let judgement = if waits { self.judges.compare(&tenant, text, &payload).await } else { Judgement::Busy };
         let warns = rules.schemas == SchemaEnforcement::Warn;

@@ -10,10 +10,33 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use postrider_domain::application::EnvironmentId;
+use postrider_domain::ids::ApplicationId;
 use postrider_store::ApplicationKey;
 use tokio::sync::oneshot;
 
-use crate::judge::{MAX_WAITING, MAX_WAITING_IN_ALL, Tenant};
+use crate::judge::{MAX_WAITING, MAX_WAITING_IN_ALL};
+
+/// Who waits for turns: each beside the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// The environment.
+    pub environment: EnvironmentId,
+    /// And whose it is there.
+    pub whose: Whose,
+}
+
+/// What takes turns within an environment.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Whose {
+    /// What concerns all of it.
+    Environment,
+    /// What concerns an application that was found.
+    Application(ApplicationKey),
+    /// What the tokens of an application ask for.
+    Tokens(ApplicationId),
+    /// What the operator asks for of the application that he names so.
+    Named(Arc<str>),
+}
 
 /// Too many wait already.
 #[derive(Debug)]
@@ -49,9 +72,9 @@ struct Environment {
     waiting: usize,
     /// Its place in the order.
     rank: u64,
-    applications: HashMap<Option<ApplicationKey>, Application, foldhash::fast::RandomState>,
+    applications: HashMap<Whose, Application, foldhash::fast::RandomState>,
     /// Those that may be given a turn, in order.
-    ready: BTreeSet<(u64, Option<ApplicationKey>)>,
+    ready: BTreeSet<(u64, Whose)>,
 }
 
 struct Application {
@@ -125,7 +148,7 @@ impl State {
                 return Err(Crowded);
             }
             environment
-                .change(tenant.application, rank, shares, |application| {
+                .change(&tenant.whose, rank, shares, |application| {
                     if application.waiting.len() >= MAX_WAITING {
                         return Err(Crowded);
                     }
@@ -146,9 +169,9 @@ impl State {
         self.turn += 1;
         let rank = self.served();
         let given = self.change(&next, shares, |environment| {
-            let Some((_, application)) = environment.ready.first().copied() else { return false };
+            let Some((_, application)) = environment.ready.first().cloned() else { return false };
             environment.waiting -= 1;
-            let given = environment.change(application, rank, shares, |application| {
+            let given = environment.change(&application, rank, shares, |application| {
                 let give = application.waiting.pop_front();
                 // Whoever does not wait any more gets none.
                 let given = give.is_some_and(|give| give.send(()).is_ok());
@@ -173,7 +196,7 @@ impl State {
         let rank = self.newcomer();
         self.change(&tenant.environment, shares, |environment| {
             environment.taken -= 1;
-            environment.change(tenant.application, rank, shares, |application| application.taken -= 1);
+            environment.change(&tenant.whose, rank, shares, |application| application.taken -= 1);
         });
     }
 
@@ -202,22 +225,16 @@ impl State {
 
 impl Environment {
     /// The same for an application of it. `rank` is for one that is not there.
-    fn change<T>(
-        &mut self,
-        id: Option<ApplicationKey>,
-        rank: u64,
-        shares: Shares,
-        change: impl FnOnce(&mut Application) -> T,
-    ) -> T {
+    fn change<T>(&mut self, id: &Whose, rank: u64, shares: Shares, change: impl FnOnce(&mut Application) -> T) -> T {
         let new = || Application { taken: 0, rank, waiting: VecDeque::new() };
-        let application = self.applications.entry(id).or_insert_with(new);
-        self.ready.remove(&(application.rank, id));
+        let application = self.applications.entry(id.clone()).or_insert_with(new);
+        self.ready.remove(&(application.rank, id.clone()));
         let result = change(application);
         if application.taken < shares.of_application && !application.waiting.is_empty() {
-            self.ready.insert((application.rank, id));
+            self.ready.insert((application.rank, id.clone()));
         }
         if application.taken == 0 && application.waiting.is_empty() {
-            self.applications.remove(&id);
+            self.applications.remove(id);
         }
         result
     }
@@ -247,7 +264,7 @@ mod tests {
 
     fn tenant(environment: &str, application: i64) -> Tenant {
         let environment = EnvironmentId::parse(&format!("org_{environment}")).unwrap();
-        Tenant { environment, application: Some(postrider_store::ApplicationKey(application)) }
+        Tenant { environment, whose: Whose::Application(ApplicationKey(application)) }
     }
 
     #[tokio::test]

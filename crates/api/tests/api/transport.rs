@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use hyper_util::rt::TokioIo;
 use postrider_domain::application::EnvironmentId;
+use postrider_ingest::{Tenant, Turn, Whose};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -133,20 +136,26 @@ async fn a_client_that_uploads_too_much_can_read_its_answer() {
     assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("HTTP/1.1 204 "), "{answer}");
 }
 
+/// All turns to have something large read.
+fn all_turns(world: &World) -> Vec<Turn> {
+    let turn_of = |number: usize| {
+        let environment = EnvironmentId::parse(&format!("org_{number}")).unwrap();
+        let intake = world.intake.clone();
+        async move { intake.reading_turn(Tenant { environment, whose: Whose::Environment }).await.unwrap() }
+    };
+    let turns: Vec<_> = (0..).map_while(|number| turn_of(number).now_or_never()).collect();
+    assert!(!turns.is_empty());
+    turns
+}
+
 #[tokio::test]
 async fn whoever_waits_for_a_turn_to_have_a_large_body_read_is_not_worked_on() {
     let world = World::new();
     let app = world.app("shop").await;
     let path = format!("/app/{app}/endpoint/{}", world.endpoint(&app, "main").await);
     let token = app_token(&app, &[]);
-    // Others have all the turns.
-    let turn_of = |number: usize| {
-        let other = EnvironmentId::parse(&format!("org_{number}")).unwrap();
-        let intake = world.intake.clone();
-        async move { intake.reading_turn(&other).await.unwrap() }
-    };
-    let turns: Vec<_> = (0..).map_while(|number| turn_of(number).now_or_never()).collect();
-    assert!(!turns.is_empty());
+    // Others have them.
+    let turns = all_turns(&world);
     let body = json!({ "description": "x".repeat(100_000) });
     let waiting = join_all((0..100).map(|_| world.send_as(&token, "PATCH", &path, Some(&body))));
     let small = async {
@@ -161,4 +170,64 @@ async fn whoever_waits_for_a_turn_to_have_a_large_body_read_is_not_worked_on() {
     drop(turns);
     world.send_as(&token, "PATCH", &path, Some(&body)).await.invalid();
     world.close().await;
+}
+
+/// What becomes of a large body of the operator's for one application, when a hundred for another came before: those of its token,
+/// or the operator's own.
+async fn is_not_behind_another_application(with_its_token: bool) {
+    let world = World::new();
+    let (one, other) = (world.app("one").await, world.app("other").await);
+    let endpoint = world.endpoint(&one, "main").await;
+    let path = format!("/app/{one}/endpoint/{endpoint}");
+    let operator = org_token(ORG);
+    let token = if with_its_token { app_token(&one, &[]) } else { operator.clone() };
+    let turns = all_turns(&world);
+    let large = json!({ "description": "x".repeat(100_000) });
+    let mut first: FuturesUnordered<_> =
+        (0..100).map(|_| world.send_as(&token, "PATCH", &path, Some(&large))).collect();
+    let come = async {
+        for _ in 0..50 {
+            world.send_as(&token, "GET", &path, None).await.expect(200);
+        }
+    };
+    tokio::select! {
+        _ = first.next() => panic!("none of them has a turn"),
+        () = come => {}
+    }
+    // There is no event type, so nothing has to be stored before it is answered.
+    let (message, messages) = (json!({ "payload": { "text": ",".repeat(5_200) } }), format!("/app/{other}/msg"));
+    let mut last = Box::pin(world.send_as(&operator, "POST", &messages, Some(&message)));
+    let comes = async {
+        for _ in 0..50 {
+            world.send_as(&operator, "GET", &format!("/app/{other}"), None).await.expect(200);
+        }
+    };
+    tokio::select! {
+        _ = &mut last => panic!("it has no turn"),
+        _ = first.next() => panic!("none of them has a turn"),
+        () = comes => {}
+    }
+    drop(turns);
+    let mut before = 0;
+    let answer = loop {
+        tokio::select! {
+            biased;
+            answer = &mut last => break answer,
+            Some(_) = first.next() => before += 1,
+        }
+    };
+    answer.invalid();
+    assert!(before < 10, "{before} came before");
+    drop((first, last));
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_large_body_does_not_wait_behind_all_of_another_applications_token() {
+    is_not_behind_another_application(true).await;
+}
+
+#[tokio::test]
+async fn a_large_body_does_not_wait_behind_all_that_the_operator_sends_for_another_application() {
+    is_not_behind_another_application(false).await;
 }

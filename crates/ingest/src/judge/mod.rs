@@ -17,7 +17,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::settings::Span;
-use postrider_store::ApplicationKey;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -25,7 +24,7 @@ pub use child::{Bounds, run as run_child};
 pub use process::Program;
 
 use crate::submission::Violation;
-use crate::turns::{Crowded, Turn, Turns};
+use crate::turns::{Crowded, Tenant, Turn, Turns, Whose};
 use idle::Idle;
 use process::{Child, Ended, Failure};
 
@@ -122,15 +121,6 @@ pub enum Place {
     Threads,
 }
 
-/// Who has something judged: each waits for its turn beside the others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Tenant {
-    /// The environment.
-    pub environment: EnvironmentId,
-    /// The application; `None` for what concerns all of the environment.
-    pub application: Option<ApplicationKey>,
-}
-
 /// What became of comparing a payload with a schema.
 #[derive(Debug)]
 pub(crate) enum Judgement {
@@ -187,7 +177,7 @@ impl Judges {
         environment: &EnvironmentId,
         schemas: &[&str],
     ) -> Result<Vec<(usize, String)>, CheckError> {
-        let tenant = Tenant { environment: environment.clone(), application: None };
+        let tenant = Tenant { environment: environment.clone(), whose: Whose::Environment };
         let (mut patience, mut time) = (Duration::from_secs(MAX_WAIT_SECONDS), Duration::from_secs(CHECK_ALL_SECONDS));
         let mut problems = Vec::new();
         for (place, schema) in schemas.iter().enumerate() {
@@ -234,7 +224,7 @@ impl Judges {
     /// Waits until an environment may read another import: one of each at a time, and a few in all. Whoever has the turn waits for
     /// nothing that depends on what clients send or read.
     pub async fn import_turn(&self, environment: &EnvironmentId) -> Result<Turn, CheckError> {
-        let tenant = Tenant { environment: environment.clone(), application: None };
+        let tenant = Tenant { environment: environment.clone(), whose: Whose::Environment };
         let turn = tokio::time::timeout(Duration::from_secs(MAX_WAIT_SECONDS), self.imports.take(tenant)).await;
         turn.unwrap_or(Err(Crowded)).map_err(|Crowded| CheckError::Busy)
     }
@@ -298,7 +288,7 @@ mod tests {
         let judges = Judges::new(Place::Threads, SchemaOptions { processes: 1, ..SchemaOptions::default() });
         let turns = Arc::clone(&judges.turns);
         tokio::spawn(async move {
-            let tenant = Tenant { environment: environment("other"), application: None };
+            let tenant = Tenant { environment: environment("other"), whose: Whose::Environment };
             while let Ok(turn) = turns.take(tenant.clone()).await {
                 tokio::time::sleep(time).await;
                 drop(turn);
