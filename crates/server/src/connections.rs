@@ -1,18 +1,23 @@
 //! The connections of callers: how many there may be, in all and from one address, and which of them goes when there are
 //! too many.
 //!
-//! A connection is closed for another only where that undoes nothing that its caller could count on, in this order:
+//! A connection is closed for another only where that undoes nothing that its caller could count on. Of the connections of one
+//! address they go in this order ([`QUIET`], [`SLOWLY`], [`LAST`]), and of each kind the one that has been so for longest:
 //!
-//! 1. It has nothing to do, or the answer to a caller without a good token is ready and not read to its end. Whatever such a
-//!    caller reads of it, a byte now and then, makes it no younger.
-//! 2. A request whose body does not come, or an answer to a known caller that is not read: for [`SLOW_SECONDS`] already, where
+//! 1. The answer to a caller without a good token is ready and not read to its end. Whatever such a caller reads of it, a byte now and
+//!    then, makes it no younger.
+//! 2. It has nothing to do, for [`NEW_SECONDS`] already; if its last request was a known caller's, for [`KEPT_SECONDS`].
+//! 3. A request whose body does not come, or an answer to a known caller that is not read: for [`SLOW_SECONDS`] already, where
 //!    [`PACE_BYTES`] that come or are read make up for a second. Who keeps that pace is never closed for another.
-//! 3. A request whose caller is not known yet. It is answered at once that there is no room, and its connection ends: nothing was
+//! 4. A request whose caller is not known yet. It is answered at once that there is no room, and its connection ends: nothing was
 //!    done for it that anybody would miss.
+//! 5. It has nothing to do, but is new, or its request of before is just answered: known callers' after all others. So whoever has
+//!    requests with keys that nobody knows on all connections that he can get, one after the other, does not end those that known
+//!    callers use from the same address.
 //!
-//! Of the first kind that there is, of the address that has most connections, the one that has been so for longest. If one of the
-//! third kind comes from an address that has more than that one's, it goes instead: otherwise whoever has requests with
-//! keys that nobody knows on all of his connections, one after the other, would keep everybody else out.
+//! Of several addresses the one that has most connections gives one of the first two kinds; if there is none of these, one of the
+//! third. If one of the others comes from an address that has more than that one's, it goes instead: otherwise those requests with keys
+//! that nobody knows would keep everybody else out.
 //!
 //! The request of a known caller is answered first: also one that comes in the instant in which its connection is chosen. Such a
 //! connection counts again until it may be closed, so that there is one too many for as long; what is too many is closed
@@ -37,7 +42,7 @@ use tokio::time::Instant;
 postrider_domain::limits! {
     in "Connections of callers";
     /// Connections
-    setting "server.max_connections", beyond "one that is idle, or is not read by a caller without a good token, is closed: of the address with most connections, the one for which that is true for longest; if there is none, a slow one; if there is none, or its address has fewer, one whose request has no known caller yet, which is answered 503; if there is none, the new one is answered 503";
+    setting "server.max_connections", beyond "one that is idle, or is not read by a caller without a good token, is closed: of the address with most connections, the one for which that is true for longest; if there is none, a slow one; if there is none, or its address has fewer, one whose request has no known caller yet, which is answered 503, and then one that is idle only since a moment ago; if there is none, the new one is answered 503";
     /// Connections from one address; of IPv6, from one network of 64 bits
     setting "server.max_connections_per_address", beyond "the same, among those of the address";
     /// The first request on a new connection, up to its body
@@ -48,6 +53,10 @@ postrider_domain::limits! {
     setting "server.write_timeout", beyond "the connection is cut";
     /// A known caller's answer that is not read, or a body that does not come, before its connection may be closed for another
     pub(crate) const SLOW_SECONDS: u64 = 5, "seconds", beyond "closed if there are too many connections, and none that is idle";
+    /// A connection without a request before it is idle, and may be closed for another
+    pub(crate) const NEW_SECONDS: u64 = 1, "seconds", beyond "it goes before requests whose callers are not known yet, and before slow ones; until then after them";
+    /// The same of one whose last request was a known caller's
+    pub(crate) const KEPT_SECONDS: u64 = 10, "seconds", beyond "the same";
     /// What makes up for a second of that when it is read, or comes
     pub(crate) const PACE_BYTES: usize = 16_384, "bytes", beyond "who keeps this pace is never closed for another";
     /// The head of a request, and what is read ahead. Of what comes in one go, up to twice as much may pass. A head has at most 100 headers, and its URL 65,534 bytes
@@ -66,6 +75,26 @@ postrider_domain::limits! {
 
 const SLOW: Duration = Duration::from_secs(SLOW_SECONDS);
 
+/// A reason for which a connection may be closed for another, when it has been there for so long.
+type Step = (Kind, Duration);
+
+/// What is closed first: nothing is lost by it.
+const QUIET: [Step; 3] = [
+    (Kind::Unread, Duration::ZERO),
+    (Kind::Idle, Duration::from_secs(NEW_SECONDS)),
+    (Kind::Kept, Duration::from_secs(KEPT_SECONDS)),
+];
+
+/// What is closed then.
+const SLOWLY: Step = (Kind::Slow, SLOW);
+
+/// What is closed when there is none of these, or from an address that has more connections.
+const LAST: [Step; 3] = [(Kind::Unknown, Duration::ZERO), (Kind::Idle, Duration::ZERO), (Kind::Kept, Duration::ZERO)];
+
+/// The addresses with most connections at which is looked for one that has been slow, or idle, for long enough. If there is none,
+/// the one that has been so for longest is taken.
+const LOOKED_AT: usize = 64;
+
 /// All connections.
 pub(crate) struct Connections {
     state: Mutex<State>,
@@ -82,8 +111,17 @@ struct State {
     by_address: HashMap<IpAddr, usize>,
     /// All but those that are about to be gone.
     count: usize,
-    /// The addresses that have one that may be closed, by [`Kind`]: first those that have most.
-    ranks: [BTreeSet<Rank>; KINDS],
+    /// The addresses that have one that may be closed, by [`Kind`].
+    ranks: [Ranks; KINDS],
+}
+
+/// Addresses that have a connection of one [`Kind`].
+#[derive(Default)]
+struct Ranks {
+    /// First those that have most.
+    by_count: BTreeSet<Rank>,
+    /// First that which has the one that has been so for longest.
+    by_age: BTreeSet<(Instant, usize)>,
 }
 
 /// How many connections an address has, since when the first of a kind may be closed, and where the address is.
@@ -100,18 +138,22 @@ struct Address {
     places: usize,
 }
 
-/// Why a connection may be closed for another, in the order in which they are.
+/// Why a connection may be closed for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// There is no request, or its caller is not known, and the answer is ready.
-    Done,
+    /// The answer to a caller who is not known is ready.
+    Unread,
+    /// There is no request.
+    Idle,
+    /// The same, and the last one was a known caller's.
+    Kept,
     /// The client of a request is slow, and was so since then, had it not paused.
     Slow,
     /// There is a request, and it is not known yet whose.
     Unknown,
 }
 
-const KINDS: usize = 3;
+const KINDS: usize = 5;
 
 struct Entry {
     /// Where in [`State::addresses`].
@@ -261,28 +303,57 @@ impl Address {
         self.waiting[kind].first().map(|(since, _)| (Reverse(self.count), *since, at))
     }
 
-    /// Which of its connections of this kind goes for another.
-    fn first(&self, kind: Kind, now: Instant) -> Option<usize> {
+    /// Which of its connections goes for another, for this reason.
+    fn first(&self, (kind, least): Step, now: Instant) -> Option<usize> {
         let (since, number) = self.waiting[kind as usize].first()?;
-        kind.is_due(*since, now).then_some(*number)
+        has_been(*since, now, least).then_some(*number)
     }
 
     /// Which of its connections goes for another.
     fn to_close(&self, now: Instant) -> Option<usize> {
-        [Kind::Done, Kind::Slow, Kind::Unknown].into_iter().find_map(|kind| self.first(kind, now))
+        QUIET.into_iter().chain([SLOWLY]).chain(LAST).find_map(|step| self.first(step, now))
     }
 }
 
-impl Kind {
-    /// Whether what has been so since then gives way now.
-    fn is_due(self, since: Instant, now: Instant) -> bool {
-        self != Self::Slow || is_slow(since, now)
+impl Ranks {
+    fn replace(&mut self, before: Option<Rank>, after: Option<Rank>) {
+        if before == after {
+            return;
+        }
+        if let Some((count, since, at)) = before {
+            self.by_count.remove(&(count, since, at));
+            self.by_age.remove(&(since, at));
+        }
+        if let Some((count, since, at)) = after {
+            self.by_count.insert((count, since, at));
+            self.by_age.insert((since, at));
+        }
     }
+
+    /// The address, of those that have most connections, of which one has been so for so long.
+    fn first(&self, least: Duration, now: Instant) -> Option<usize> {
+        let (since, oldest) = self.by_age.first()?;
+        if !has_been(*since, now, least) {
+            return None;
+        }
+        let mut most = self.by_count.iter().take(LOOKED_AT);
+        Some(most.find(|(_, since, _)| has_been(*since, now, least)).map_or(*oldest, |(.., at)| *at))
+    }
+}
+
+/// That which comes from an address with most connections; of those from addresses that have as many, the first.
+fn most(candidates: impl Iterator<Item = (usize, usize)>) -> Option<(usize, usize)> {
+    candidates.min_by_key(|(count, _)| Reverse(*count))
+}
+
+/// Whether what has been so since then has been for so long at least.
+fn has_been(since: Instant, now: Instant, least: Duration) -> bool {
+    now.saturating_duration_since(since) >= least
 }
 
 /// Whether a client that has been waited for since then has been for too long.
 fn is_slow(since: Instant, now: Instant) -> bool {
-    now.saturating_duration_since(since) >= SLOW
+    has_been(since, now, SLOW)
 }
 
 impl State {
@@ -357,27 +428,23 @@ impl State {
         change(&mut self.addresses[at]);
         let after = ranks(&self.addresses[at]);
         for (ranks, (before, after)) in self.ranks.iter_mut().zip(before.into_iter().zip(after)) {
-            if before == after {
-                continue;
-            }
-            if let Some(before) = before {
-                ranks.remove(&before);
-            }
-            ranks.extend(after);
+            ranks.replace(before, after);
         }
     }
 
     /// Which connection goes for another.
     fn to_close(&self, now: Instant) -> Option<usize> {
-        let first = |kind: Kind| {
-            let ranks = self.ranks[kind as usize].iter();
-            ranks.copied().find(|(_, since, _)| kind.is_due(*since, now)).map(|rank| (kind, rank))
-        };
-        let known = first(Kind::Done).or_else(|| first(Kind::Slow));
-        // Of two whose addresses have as many, the first goes.
-        let goes = known.into_iter().chain(first(Kind::Unknown)).min_by_key(|(_, (count, ..))| *count);
-        let (kind, (.., at)) = goes?;
-        self.addresses[at].first(kind, now)
+        let quiet = self.first_of(QUIET, now).or_else(|| self.first_of([SLOWLY], now));
+        let (_, number) = most(quiet.into_iter().chain(self.first_of(LAST, now)))?;
+        Some(number)
+    }
+
+    /// Which of them goes for one of these reasons, and how many its address has.
+    fn first_of<const COUNT: usize>(&self, steps: [Step; COUNT], now: Instant) -> Option<(usize, usize)> {
+        most(steps.into_iter().filter_map(|step| {
+            let address = &self.addresses[self.ranks[step.0 as usize].first(step.1, now)?];
+            Some((address.count, address.first(step, now)?))
+        }))
     }
 
     /// Tells a connection that may be closed to do so, also if a request has no known caller.
@@ -390,7 +457,7 @@ impl State {
     fn tell(&mut self, number: usize, before: Told, now: Instant) {
         let entry = &self.all[number];
         let told = match entry.waits() {
-            Some((Kind::Done, _)) => Told::Close,
+            Some((Kind::Unread | Kind::Idle | Kind::Kept, _)) => Told::Close,
             Some((Kind::Slow, since)) if is_slow(since, now) => Told::Close,
             Some((Kind::Unknown, _)) if before == Told::Refuse => Told::Refuse,
             _ => Told::Finish,
@@ -435,8 +502,11 @@ impl State {
 impl Entry {
     /// Whether it may be closed for another.
     fn waits(&self) -> Option<(Kind, Instant)> {
-        if self.requests == 0 || (self.unanswered == 0 && !self.is_known) {
-            return Some((Kind::Done, self.since));
+        if self.requests == 0 {
+            return Some((if self.is_known { Kind::Kept } else { Kind::Idle }, self.since));
+        }
+        if self.unanswered == 0 && !self.is_known {
+            return Some((Kind::Unread, self.since));
         }
         if self.asks_who {
             return Some((Kind::Unknown, self.since));
@@ -653,6 +723,12 @@ mod tests {
     use super::*;
     use futures_util::FutureExt as _;
 
+    impl Ranks {
+        fn is_empty(&self) -> bool {
+            self.by_count.is_empty() && self.by_age.is_empty()
+        }
+    }
+
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
     const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
 
@@ -672,7 +748,7 @@ mod tests {
     }
 
     /// One of which it is not known yet whose it is.
-    fn unknown(place: &Arc<Place>) -> Busy {
+    fn nobodys(place: &Arc<Place>) -> Busy {
         let busy = place.begin();
         busy.ask_who();
         busy
@@ -712,7 +788,9 @@ mod tests {
         let _first = admit(&connections, THERE);
         assert!(!is_closed(&few) && is_closed(&many[0]), "what is not read is as good as idle");
         let _second = admit(&connections, THERE);
-        assert!(is_closed(&few), "it has as many, and has had nothing to do for longest");
+        assert!(!is_closed(&few) && is_closed(&many[1]), "it has as many, but they are new");
+        let _third = connections.admit_at(THERE, after(NEW_SECONDS));
+        assert!(is_closed(&few), "its address has most now, and it has had nothing to do for longest");
         drop(busy);
     }
 
@@ -733,7 +811,7 @@ mod tests {
         let few = admit(&connections, THERE);
         let many = [HERE; 3].map(|address| admit(&connections, address));
         // Those of the other address are there for longer.
-        let busy = [&few, &many[0], &many[1], &many[2]].map(unknown);
+        let busy = [&few, &many[0], &many[1], &many[2]].map(nobodys);
         let new = admit(&connections, THERE);
         assert_eq!(many[0].told(None).now_or_never(), Some(Told::Refuse));
         assert!(many[0].refused().now_or_never().is_some() && few.refused().now_or_never().is_none());
@@ -741,12 +819,13 @@ mod tests {
         assert!(is_closed(&many[0]), "it is told so, and does not keep its place");
         // What is known by then stays.
         busy[2].caller_is_known();
-        let newer = admit(&connections, THERE);
+        let newer = connections.admit_at(THERE, after(NEW_SECONDS));
         assert!(is_closed(&new), "it has nothing to do, and its address has as many");
         drop((few, newer));
         let _others = [THERE; 2].map(|address| admit(&connections, address));
         let _last = admit(&connections, IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 3)));
-        assert_eq!([1, 2].map(|at| many[at].told(None).now_or_never()), [None, None]);
+        // The others are new, and their address has as many.
+        assert_eq!([1, 2].map(|at| many[at].told(None).now_or_never()), [None, Some(Told::Refuse)]);
         assert_eq!(connections.state.lock().count, 4);
     }
 
@@ -754,7 +833,7 @@ mod tests {
     fn who_is_new_is_not_closed_for_an_address_that_has_requests_of_nobody_on_all_of_its_connections() {
         let connections = Connections::new(4, 4);
         let many = [HERE; 3].map(|address| admit(&connections, address));
-        let busy = many.each_ref().map(unknown);
+        let busy = many.each_ref().map(nobodys);
         let new = admit(&connections, THERE);
         let _more = admit(&connections, HERE);
         assert!(!is_closed(&new), "it has nothing to do, but is not one of many");
@@ -763,10 +842,73 @@ mod tests {
     }
 
     #[test]
+    fn of_one_address_what_known_callers_use_goes_after_requests_of_nobody() {
+        let connections = Connections::new(5, 5);
+        let [slow, unknown, read, kept, new] = [HERE; 5].map(|address| admit(&connections, address));
+        drop(unread(&kept, true));
+        let busy = (known(&slow), nobodys(&unknown), unread(&read, false));
+        slow.wait(Awaited::Body, 0);
+        let goes = |seconds| {
+            let (mut state, now) = (connections.state.lock(), after(seconds));
+            let number = state.addresses[0].to_close(now);
+            assert_eq!(state.to_close(now), number, "there is one address");
+            state.close(number.unwrap(), now);
+            number.unwrap()
+        };
+        assert_eq!(goes(0), read.number);
+        assert_eq!(goes(0), unknown.number);
+        assert_eq!(goes(0), new.number);
+        assert_eq!(goes(0), kept.number);
+        drop(busy);
+    }
+
+    #[test]
+    fn of_one_address_what_has_been_idle_for_long_goes_before_what_is_slow_and_that_before_requests_of_nobody() {
+        let connections = Connections::new(4, 4);
+        let [unknown, slow, kept, new] = [HERE; 4].map(|address| admit(&connections, address));
+        drop(unread(&kept, true));
+        let busy = (known(&slow), nobodys(&unknown));
+        slow.wait(Awaited::Body, 0);
+        let to_close = |seconds| connections.state.lock().to_close(after(seconds));
+        assert_eq!(to_close(0), Some(unknown.number));
+        assert_eq!(to_close(NEW_SECONDS), Some(new.number));
+        drop(new);
+        assert_eq!(to_close(SLOW_SECONDS + 1), Some(slow.number));
+        assert_eq!(to_close(KEPT_SECONDS), Some(kept.number));
+        drop(busy);
+    }
+
+    #[test]
+    fn who_is_slow_for_long_enough_is_found_behind_any_number_that_are_not_yet() {
+        let many = u32::try_from(3 * LOOKED_AT).unwrap();
+        let connections = Connections::new(2 * many + 1, 2);
+        let slow = |address: IpAddr| {
+            let place = admit(&connections, address);
+            let busy = known(&place);
+            place.wait(Awaited::Body, 0);
+            (place, busy)
+        };
+        let first = slow(HERE);
+        let address = |number: u32| IpAddr::V4(std::net::Ipv4Addr::from_bits(0x0a00_0000 + number / 2));
+        let others: Vec<_> = (0..2 * many).map(|number| slow(address(number))).collect();
+        // Those go on, and are waited for anew.
+        let since = |place: &Place| connections.state.lock().all[place.number].client.since.unwrap();
+        let due = since(&first.0) + SLOW;
+        for (place, _) in &others {
+            connections.state.lock().change(place.number, due, |entry| {
+                entry.client.go_on(Awaited::Body, due);
+                entry.client.wait(Awaited::Body, PACE_BYTES * 10, due);
+            });
+        }
+        assert_eq!(connections.state.lock().to_close(due - Duration::from_nanos(1)), None);
+        assert_eq!(connections.state.lock().to_close(due), Some(first.0.number));
+    }
+
+    #[test]
     fn a_caller_that_becomes_known_as_its_request_is_turned_away_is_answered() {
         let connections = Connections::new(1, 1);
         let first = admit(&connections, HERE);
-        let busy = unknown(&first);
+        let busy = nobodys(&first);
         let _second = admit(&connections, THERE);
         busy.caller_is_known();
         busy.ask_who();
@@ -923,7 +1065,7 @@ mod tests {
         assert_eq!(mine.iter().filter(|place| is_closed(place)).count(), 8);
         drop((other, mine));
         let state = connections.state.lock();
-        assert!(state.all.is_empty() && state.ranks.iter().all(BTreeSet::is_empty) && state.by_address.is_empty());
+        assert!(state.all.is_empty() && state.ranks.iter().all(Ranks::is_empty) && state.by_address.is_empty());
         assert!(state.addresses.is_empty() && state.count == 0);
     }
 
