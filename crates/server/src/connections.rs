@@ -502,7 +502,9 @@ impl State {
 impl Entry {
     /// Whether it may be closed for another.
     fn waits(&self) -> Option<(Kind, Instant)> {
-        if self.requests == 0 {
+        // A short answer is not under way any more, but may not have fit beside what its client has not read.
+        let is_written = !self.client.awaits_reader;
+        if self.requests == 0 && (is_written || !self.is_known) {
             return Some((if self.is_known { Kind::Kept } else { Kind::Idle }, self.since));
         }
         if self.unanswered == 0 && !self.is_known {
@@ -978,6 +980,20 @@ mod tests {
         assert!(connections.admit_at(THERE, soon).is_none(), "not for long");
         assert!(connections.admit_at(THERE, after(SLOW_SECONDS + 1)).is_some());
         assert!(!is_closed(&first) && is_closed(&second));
+    }
+
+    #[test]
+    fn a_known_callers_short_answer_that_did_not_fit_is_not_idle_until_it_is_written() {
+        let connections = Connections::new(1, 1);
+        let first = admit(&connections, HERE);
+        drop(unread(&first, true));
+        first.wait(Awaited::Reader, 0);
+        assert!(connections.admit_at(THERE, after(SLOW_SECONDS - 1)).is_none());
+        first.go_on(Awaited::Reader);
+        assert_eq!(connections.state.lock().all[first.number].waits().map(|(kind, _)| kind), Some(Kind::Kept));
+        first.wait(Awaited::Reader, 0);
+        assert!(connections.admit_at(THERE, after(SLOW_SECONDS + 1)).is_some());
+        assert!(is_closed(&first));
     }
 
     #[test]

@@ -318,7 +318,8 @@ impl AsRef<[u8]> for Unwritten {
     }
 }
 
-/// A piece no longer than this is in the socket's buffer at once.
+/// A piece no longer than this is in the socket's buffer at once, mostly. If it is not, the connection is not idle all the same, because
+/// its client is waited for.
 const SHORT_BYTES: usize = 4 * 1024;
 
 impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Answer<B> {
