@@ -71,7 +71,10 @@ pub(super) fn routes() -> Routes {
             Operation::new("v1.health.get", "Whether the server and its store work")
                 .returns_nothing(StatusCode::NO_CONTENT, "They do.")
                 .error(StatusCode::INTERNAL_SERVER_ERROR, "The store does not. `database` says what is wrong.")
-                .error(StatusCode::SERVICE_UNAVAILABLE, "The store does not answer."),
+                .error(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "The store does not answer (`unhealthy`), or connections are needed for others (`overloaded`).",
+                ),
         )
         .get(
             "/health/ping",
