@@ -57,6 +57,8 @@ postrider_domain::limits! {
     pub(crate) const NEW_SECONDS: u64 = 1, "seconds", beyond "it goes before requests whose callers are not known yet, and before slow ones; until then after them";
     /// The same of one whose last request was a known caller's
     pub(crate) const KEPT_SECONDS: u64 = 10, "seconds", beyond "the same";
+    /// The answer to a caller without a good token, when the server ends
+    pub(crate) const UNREAD_AT_THE_END_SECONDS: u64 = 1, "seconds until it is read", beyond "the connection is closed";
     /// What makes up for a second of that when it is read, or comes
     pub(crate) const PACE_BYTES: usize = 16_384, "bytes", beyond "who keeps this pace is never closed for another";
     /// The head of a request, and what is read ahead. Of what comes in one go, up to twice as much may pass. A head has at most 100 headers, and its URL 65,534 bytes
@@ -74,6 +76,8 @@ postrider_domain::limits! {
 }
 
 const SLOW: Duration = Duration::from_secs(SLOW_SECONDS);
+
+const UNREAD_AT_THE_END: Duration = Duration::from_secs(UNREAD_AT_THE_END_SECONDS);
 
 /// A reason for which a connection may be closed for another, when it has been there for so long.
 type Step = (Kind, Duration);
@@ -278,11 +282,23 @@ impl Connections {
         }
     }
 
-    /// Tells all connections that the server ends, and waits until they are gone. There must be no new ones.
+    /// Tells all connections that the server ends, and waits until they are gone. There must be no new ones. An answer to a caller
+    /// without a good token is not waited for until it is read: it may never be.
     pub(crate) async fn end(&self) {
         self.tell_all(Told::End);
         while !self.state.lock().all.is_empty() {
-            self.gone.notified().await;
+            self.close_unread(Instant::now());
+            let _ = tokio::time::timeout(UNREAD_AT_THE_END, self.gone.notified()).await;
+        }
+    }
+
+    fn close_unread(&self, now: Instant) {
+        for (_, entry) in &self.state.lock().all {
+            if let Some((Kind::Unread, since)) = entry.waits()
+                && has_been(since, now, UNREAD_AT_THE_END)
+            {
+                entry.sign.tell(Told::Close);
+            }
         }
     }
 
@@ -1094,6 +1110,27 @@ mod tests {
         busy.caller_is_known();
         busy.answer();
         assert_eq!([first, second].map(|place| place.told(None).now_or_never()), [Some(Told::Cut); 2]);
+    }
+
+    #[tokio::test]
+    async fn who_has_no_good_token_and_does_not_read_does_not_hold_up_the_end() {
+        let connections = Connections::new(4, 4);
+        let [nobodys, late, known, idle] = [HERE; 4].map(|address| admit(&connections, address));
+        let (busy, early, late_one) = (unread(&known, true), unread(&nobodys, false), late.begin());
+        known.wait(Awaited::Reader, 0);
+        assert!(connections.end().now_or_never().is_none());
+        let told = || [&nobodys, &late, &known, &idle].map(|place| place.told(None).now_or_never().unwrap());
+        assert_eq!(told(), [Told::End; 4], "it may read it yet");
+        connections.close_unread(after(UNREAD_AT_THE_END_SECONDS));
+        assert_eq!(told(), [Told::Close, Told::End, Told::End, Told::End]);
+        late_one.answer();
+        connections.close_unread(after(3_600));
+        assert_eq!(
+            told(),
+            [Told::Close, Told::Close, Told::End, Told::End],
+            "how long others may take the settings say"
+        );
+        drop((early, late_one, busy));
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! A connection that does not send a request, sends it too slowly, or does not take its answer, is closed. So is one for which
 //! nothing is done when there are too many (see [`crate::connections`]). One that is idle at shutdown is closed at once; one with
-//! a request under way gets its answer first.
+//! a request under way gets its answer first. For an answer that nobody with a good token reads, the end does not wait.
 //!
 //! What a client does not read, and what the server does not read of it, is bounded for each connection in the system's memory,
 //! too; and a connection that has much to write takes turns with the others ([`crate::patient`]).
@@ -217,7 +217,7 @@ impl Shared {
                         told = Some(what);
                         match what {
                             Told::Close => {
-                                tracing::debug!("a connection for which nothing was done was closed for the sake of another");
+                                tracing::debug!("a connection for which nothing was done was closed");
                                 break;
                             }
                             Told::Cut => break,
