@@ -40,6 +40,7 @@ mod webhooks;
 
 pub use account::{limits, memory};
 pub use auth::KeyUsage;
+pub use axum::response::Response;
 pub use large::Workers;
 pub use options::{AuthOptions, SigningOptions};
 pub use progress::{Progress, Watched};

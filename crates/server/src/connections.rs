@@ -10,7 +10,8 @@
 //! 3. A request whose body does not come, or an answer to a known caller that is not read: for [`SLOW_SECONDS`] already, where
 //!    [`PACE_BYTES`] that come or are read make up for a second. Who keeps that pace is never closed for another.
 //! 4. A request whose caller is not known yet. It is answered at once that there is no room, and its connection ends: nothing was
-//!    done for it that anybody would miss.
+//!    done for it that anybody would miss. If more of its body comes, that is read for [`FAREWELL_SECONDS`], so that its client gets the
+//!    answer, and does not count.
 //! 5. It has nothing to do, but is new, or its request of before is just answered: known callers' after all others. So whoever has
 //!    requests with keys that nobody knows on all connections that he can get, one after the other, does not end those that known
 //!    callers use from the same address.
@@ -57,6 +58,10 @@ postrider_domain::limits! {
     pub(crate) const NEW_SECONDS: u64 = 1, "seconds", beyond "it goes before requests whose callers are not known yet, and before slow ones; until then after them";
     /// The same of one whose last request was a known caller's
     pub(crate) const KEPT_SECONDS: u64 = 10, "seconds", beyond "the same";
+    /// Connections that end, after their request was turned away, when its body has come; beside those that count
+    pub(crate) const MAX_FAREWELLS: usize = 16, "connections", beyond "closed at once, and a client that still sends may not get the 503";
+    /// For how long each
+    pub(crate) const FAREWELL_SECONDS: u64 = 1, "seconds", beyond "the same";
     /// The answer to a caller without a good token, when the server ends
     pub(crate) const UNREAD_AT_THE_END_SECONDS: u64 = 1, "seconds until it is read", beyond "the connection is closed";
     /// What makes up for a second of that when it is read, or comes
@@ -231,6 +236,8 @@ pub(crate) struct Place {
     connections: Arc<Connections>,
     number: usize,
     sign: Arc<Sign>,
+    /// Its last request was turned away.
+    is_turned_away: AtomicBool,
     /// What was answered is not written yet, because the client does not read, or others write.
     is_unwritten: AtomicBool,
 }
@@ -271,7 +278,8 @@ impl Connections {
         }
         let (number, sign) = state.insert(address, now);
         drop(state);
-        Some(Place { connections: Arc::clone(self), number, sign, is_unwritten: AtomicBool::new(false) })
+        let (is_turned_away, is_unwritten) = (AtomicBool::new(false), AtomicBool::new(false));
+        Some(Place { connections: Arc::clone(self), number, sign, is_turned_away, is_unwritten })
     }
 
     /// Closes a connection, if one may be closed, to free what it takes.
@@ -623,6 +631,16 @@ impl Place {
     /// told something ([`Self::told`]).
     pub(crate) async fn refused(&self) {
         self.poll_until(|| self.sign.told() == Some(Told::Refuse)).await;
+    }
+
+    /// Notes that it is.
+    pub(crate) fn turn_away(&self) {
+        self.is_turned_away.store(true, Ordering::Release);
+    }
+
+    /// Whether it was: then the connection is about to end.
+    pub(crate) fn is_turned_away(&self) -> bool {
+        self.is_turned_away.load(Ordering::Acquire)
     }
 
     /// Notes whether there is something that was answered and is not written. Whoever says that there is nothing any more wakes

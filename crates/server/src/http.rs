@@ -20,13 +20,16 @@ use http::{HeaderValue, header};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use postrider_api::{Api, Progress, Watched};
+use postrider_api::{Api, Progress, Response, Watched};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::config::ServerOptions;
-use crate::connections::{Busy, Connections, MAX_HEAD_BYTES, Place, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, Told};
+use crate::connections::{
+    Busy, Connections, FAREWELL_SECONDS, MAX_FAREWELLS, MAX_HEAD_BYTES, Place, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES,
+    Told,
+};
 use crate::patient::{Line, Patient};
 
 /// The pause when no connection can be accepted, mostly because no file descriptor is free.
@@ -34,6 +37,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Connections that wait to be accepted, as far as the system allows so many.
 const BACKLOG: u32 = 1_024;
+
+/// How long a connection may take to end whose request was turned away.
+const FAREWELL: Duration = Duration::from_secs(FAREWELL_SECONDS);
 
 /// What is said to whoever comes when there is no connection that may be closed for theirs.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
@@ -68,8 +74,22 @@ struct Shared {
     api: Api,
     bounds: Bounds,
     connections: Arc<Connections>,
-    /// Where connections wait that have much to write.
+    means: Means,
+}
+
+/// What a connection needs of what all share.
+#[derive(Clone)]
+struct Means {
+    /// Where it waits if it has much to write.
     line: Line,
+    /// For connections that end when their request was turned away, and its body has not come yet.
+    farewells: Arc<Semaphore>,
+}
+
+impl Default for Means {
+    fn default() -> Self {
+        Self { line: Line::default(), farewells: Arc::new(Semaphore::new(MAX_FAREWELLS)) }
+    }
 }
 
 /// Listens on the first address of this name on which that is possible.
@@ -100,7 +120,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves until `stop` completes, then ends the connections in order. How long they may take is the caller's to bound.
 pub(crate) async fn serve(listener: TcpListener, api: Api, bounds: Bounds, stop: impl Future<Output = ()>) {
     let connections = Connections::new(bounds.most, bounds.most_per_address);
-    let shared = Shared { api, bounds, connections, line: Line::default() };
+    let shared = Shared { api, bounds, connections, means: Means::default() };
     // Whoever waits no longer for the end of this cuts what is left.
     let _cut = Cut(Arc::clone(&shared.connections));
     let mut stop = std::pin::pin!(stop);
@@ -133,8 +153,8 @@ impl Drop for Cut {
 
 /// Answers a request, once what was answered before it is written: hyper would keep it all for a client that does not read. Until then
 /// the request has not come, and gives way to others with its connection.
-async fn answer(
-    api: Api,
+async fn answer<A: Future<Output = Response>>(
+    respond: impl FnOnce(Request) -> A,
     place: Arc<Place>,
     request: http::Request<hyper::body::Incoming>,
 ) -> Result<http::Response<impl http_body::Body<Data = Bytes, Error: std::error::Error + Send + Sync>>, Infallible> {
@@ -150,8 +170,11 @@ async fn answer(
     let answer = tokio::select! {
         // Who calls is mostly known before it is waited for anything.
         biased;
-        answer = api.respond(request) => answer,
-        () = turned_away => Api::give_way(),
+        answer = respond(request) => answer,
+        () = turned_away => {
+            place.turn_away();
+            Api::give_way()
+        }
     };
     busy.answer();
     let mut answer = answer.map(|body| Answer { body, busy });
@@ -176,58 +199,75 @@ impl Shared {
     fn serve_connection(&self, stream: TcpStream, place: Place) {
         // Answers are small and wait for nothing: Nagle's delay would only hold them back. Failing is harmless.
         let _ = stream.set_nodelay(true);
-        let (place, first) = (Arc::new(place), Arc::new(Notify::new()));
-        let service = {
-            let (api, place, first) = (self.api.clone(), Arc::clone(&place), Arc::clone(&first));
-            service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                first.notify_one();
-                answer(api.clone(), Arc::clone(&place), request)
-            })
+        let api = self.api.clone();
+        let respond = move |request| {
+            let api = api.clone();
+            async move { api.respond(request).await }
         };
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.bounds.idle)
-            .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(Patient::new(stream, &self.line, self.bounds.write, &place)), service);
-        let head = self.bounds.head;
-        tokio::spawn(async move {
-            let mut connection = std::pin::pin!(connection);
-            let mut too_slow = std::pin::pin!(async {
-                if tokio::time::timeout(head, first.notified()).await.is_ok() {
-                    std::future::pending::<()>().await;
+        tokio::spawn(carry(stream, Arc::new(place), self.bounds.clone(), self.means.clone(), respond));
+    }
+}
+
+/// Carries a connection to its end.
+async fn carry<A: Future<Output = Response> + 'static>(
+    stream: TcpStream,
+    place: Arc<Place>,
+    bounds: Bounds,
+    means: Means,
+    respond: impl Fn(Request) -> A + Clone + 'static,
+) {
+    let first = Arc::new(Notify::new());
+    let service = {
+        let (place, first) = (Arc::clone(&place), Arc::clone(&first));
+        service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            first.notify_one();
+            answer(respond.clone(), Arc::clone(&place), request)
+        })
+    };
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(bounds.idle)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(Patient::new(stream, &means.line, bounds.write, &place)), service);
+    let mut connection = std::pin::pin!(connection);
+    let mut too_slow = std::pin::pin!(async {
+        if tokio::time::timeout(bounds.head, first.notified()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    });
+    let mut told = None;
+    loop {
+        tokio::select! {
+            // What has come is read first: no request is begun and then dropped.
+            biased;
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    // Clients come and go; nothing was lost that they were told is safe.
+                    tracing::debug!(%error, "a connection ended early");
                 }
-            });
-            let mut told = None;
-            loop {
-                tokio::select! {
-                    // What has come is read first: no request is begun and then dropped.
-                    biased;
-                    ended = connection.as_mut() => {
-                        if let Err(error) = ended {
-                            // Clients come and go; nothing was lost that they were told is safe.
-                            tracing::debug!(%error, "a connection ended early");
+                break;
+            }
+            () = &mut too_slow => {
+                tracing::debug!("a connection was closed, because no request came");
+                break;
+            }
+            what = place.told(told) => {
+                told = Some(what);
+                match what {
+                    Told::Close => {
+                        tracing::debug!("a connection for which nothing was done was closed");
+                        if place.is_turned_away() && let Ok(_farewell) = means.farewells.try_acquire() {
+                            // While its request's body comes, to close it would take the answer from the client. It ends by itself.
+                            let _ = tokio::time::timeout(FAREWELL, connection.as_mut()).await;
                         }
                         break;
                     }
-                    () = &mut too_slow => {
-                        tracing::debug!("a connection was closed, because no request came");
-                        break;
-                    }
-                    what = place.told(told) => {
-                        told = Some(what);
-                        match what {
-                            Told::Close => {
-                                tracing::debug!("a connection for which nothing was done was closed");
-                                break;
-                            }
-                            Told::Cut => break,
-                            // A request under way is answered, and then the connection ends by itself.
-                            Told::Refuse | Told::Finish | Told::End => connection.as_mut().graceful_shutdown(),
-                        }
-                    }
+                    Told::Cut => break,
+                    // A request under way is answered, and then the connection ends by itself.
+                    Told::Refuse | Told::Finish | Told::End => connection.as_mut().graceful_shutdown(),
                 }
             }
-        });
+        }
     }
 }
 
@@ -240,6 +280,8 @@ async fn refuse(mut stream: TcpStream) {
     };
     let _ = tokio::time::timeout(ACCEPT_PAUSE, told).await;
 }
+
+type Request = http::Request<Coming<hyper::body::Incoming>>;
 
 /// The body of a request, of which is told when it does not come, as long as the request is under way.
 struct Coming<B> {
@@ -348,5 +390,51 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Answer<B> {
 
     fn size_hint(&self) -> http_body::SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt as _;
+    use tokio::io::AsyncReadExt as _;
+
+    #[tokio::test]
+    async fn a_request_that_is_turned_away_is_told_so_also_while_its_body_comes() {
+        const LEN: usize = 1_000_000;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let head = format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {LEN}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let connections = Connections::new(1, 1);
+        let place = Arc::new(connections.admit(peer.ip()).unwrap());
+        // Who calls is looked up for ever. What is dropped of a body is read to its end, as the API does.
+        let begun = Arc::new(Notify::new());
+        let respond = {
+            let begun = Arc::clone(&begun);
+            move |request: Request| {
+                tokio::spawn(request.into_body().collect());
+                begun.notify_one();
+                std::future::pending()
+            }
+        };
+        let second = Duration::from_secs(1);
+        let bounds = Bounds { most: 1, most_per_address: 1, head: second, idle: second, write: second };
+        let carried = tokio::spawn(carry(stream, place, bounds, Means::default(), respond));
+        begun.notified().await;
+        let other = loop {
+            match connections.admit(IpAddr::from([127, 0, 0, 2])) {
+                Some(place) => break place,
+                None => tokio::task::yield_now().await,
+            }
+        };
+        let mut answer = vec![0; 12];
+        client.read_exact(&mut answer).await.unwrap();
+        client.write_all(&vec![b'x'; LEN]).await.expect("the connection is not reset");
+        client.read_to_end(&mut answer).await.expect("nor is it then");
+        assert!(answer.starts_with(b"HTTP/1.1 503"));
+        carried.await.unwrap();
+        drop(other);
     }
 }

@@ -23,7 +23,7 @@ use crate::commands::JUDGE;
 use crate::config::{Config, ServerOptions};
 use crate::supervisor::Supervisor;
 
-/// File descriptors that are kept for the store, the log, the listener and whatever else.
+/// File descriptors that are kept for the store, the log, the listener, connections that end, and whatever else.
 const OTHER_DESCRIPTORS: u64 = 128;
 
 /// The part of the descriptors that callers of the API get at most: one of so many. The rest is for deliveries.
