@@ -52,6 +52,8 @@ struct Taken {
     holders: Holders<Own>,
     environments: Arc<Environments>,
     starving: HashMap<Line, Timestamp, foldhash::fast::RandomState>,
+    /// When there are so many of them, those that are over are looked for.
+    clean_at: usize,
 }
 
 /// Where a lane stands that has nothing and was refused, and when it last was: behind its application's others, if that has
@@ -65,8 +67,8 @@ enum Line {
 /// As long as a lane with nothing was refused so lately, others that have nothing let it go first.
 const STARVING: Duration = Duration::from_millis(400);
 
-/// Lines that nobody stands in any more are looked for when there are so many.
-const MANY_LINES: usize = 1_024;
+/// Lines that nobody stands in any more are looked for when there are this many, and then whenever their number has doubled.
+const FIRST_CLEANING: usize = 1_024;
 
 /// What something was taken of, to which it is to be given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +100,8 @@ struct Own {
 impl Budget {
     pub(crate) fn new(total: u64, divisor: i64, environments: &Arc<Environments>) -> Self {
         let (all, holders, environments) = (Own::default(), Holders::default(), Arc::clone(environments));
-        let taken = Taken { all, holders, environments, starving: HashMap::default() };
+        let (starving, clean_at) = (HashMap::default(), FIRST_CLEANING);
+        let taken = Taken { all, holders, environments, starving, clean_at };
         Self { total: signed(total), divisor, taken: Mutex::new(taken) }
     }
 
@@ -108,8 +111,9 @@ impl Budget {
         let has_something = taken.holders.of_application(whose) != Own::default();
         let line = if has_something { Line::Application(whose) } else { taken.line_of_environment(whose) };
         taken.starving.insert(line, now);
-        if taken.starving.len() > MANY_LINES {
+        if taken.starving.len() >= taken.clean_at {
             taken.starving.retain(|_, at| now.since(*at) < STARVING);
+            taken.clean_at = (taken.starving.len() * 2).max(FIRST_CLEANING);
         }
     }
 
