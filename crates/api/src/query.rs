@@ -233,28 +233,24 @@ impl<'a> QueryString<'a> {
                 rest.is_empty() || index.is_some_and(|index| index.bytes().all(|byte| byte.is_ascii_digit()))
             })
         };
-        self.pairs
-            .iter()
-            .filter(move |(key, _)| belongs(key))
-            .flat_map(|(_, value)| value.split(','))
-            .filter(|item| !item.is_empty())
+        self.pairs.iter().filter(move |(key, _)| belongs(key)).flat_map(|(_, value)| value.split(','))
     }
 
     /// The event types that a list is filtered by; `None` is all. Empty ones are passed over: an empty array can't be told
-    /// from an array of one empty name.
+    /// from an array of one empty name. They count towards the bound like all others.
     pub(crate) fn event_types(&self) -> Result<Option<Vec<EventTypeName>>> {
         let item = || json!({ "type": "string", "pattern": format!("{NAME_PATTERN}|^$"), "maxLength": MAX_NAME_BYTES });
         self.note("event_types", || json!({ "type": "array", "items": item(), "maxItems": MAX_EVENT_TYPES }));
+        let refuse = |msg| ApiError::invalid(&["query", "event_types"], msg);
+        if self.array("event_types").nth(MAX_EVENT_TYPES).is_some() {
+            return Err(refuse(format!("must have at most {MAX_EVENT_TYPES} elements")));
+        }
         let names: Vec<_> = self
             .array("event_types")
-            .take(MAX_EVENT_TYPES + 1)
+            .filter(|name| !name.is_empty())
             .map(EventTypeName::parse)
             .collect::<Result<_, _>>()
-            .map_err(|error| ApiError::invalid(&["query", "event_types"], error.to_string()))?;
-        if names.len() > MAX_EVENT_TYPES {
-            let msg = format!("must have at most {MAX_EVENT_TYPES} elements");
-            return Err(ApiError::invalid(&["query", "event_types"], msg));
-        }
+            .map_err(|error| refuse(error.to_string()))?;
         Ok((!names.is_empty()).then_some(names))
     }
 
@@ -322,6 +318,18 @@ mod tests {
         assert_eq!(types(&query).len(), MAX_EVENT_TYPES);
         let query = format!("event_types={}", "a,".repeat(MAX_EVENT_TYPES + 1));
         assert!(matches!(QueryString::parse(&query).unwrap().event_types(), Err(ApiError::Invalid(_))));
+    }
+
+    #[test]
+    fn empty_names_in_an_array_count_towards_its_bound_though_they_are_passed_over() {
+        assert!(types(&format!("event_types={}", ",".repeat(MAX_EVENT_TYPES - 1))).is_empty());
+        for query in [
+            format!("event_types={}", ",".repeat(MAX_EVENT_TYPES)),
+            format!("event_types={}a", ",".repeat(MAX_EVENT_TYPES)),
+            "event_types=&".repeat(MAX_EVENT_TYPES + 1),
+        ] {
+            assert!(matches!(QueryString::parse(&query).unwrap().event_types(), Err(ApiError::Invalid(_))), "{query}");
+        }
     }
 
     #[test]
