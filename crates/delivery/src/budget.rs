@@ -17,13 +17,13 @@
 use std::collections::HashMap;
 use std::ops::{AddAssign, SubAssign};
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_domain::time::Timestamp;
 use postrider_store::{ApplicationKey, EnvironmentKey};
 
 use crate::holders::{Environments, Holders, Whose};
+use crate::limits::STARVING;
 
 postrider_domain::limits! {
     in "Delivering";
@@ -63,9 +63,6 @@ enum Line {
     Application(Whose),
     Environment(Option<EnvironmentKey>),
 }
-
-/// As long as a lane with nothing was refused so lately, others that have nothing let it go first.
-const STARVING: Duration = Duration::from_millis(400);
 
 /// Lines that nobody stands in any more are looked for when there are this many, and then whenever their number has doubled.
 const FIRST_CLEANING: usize = 1_024;

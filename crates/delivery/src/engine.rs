@@ -260,6 +260,8 @@ impl Engine {
         }
         let environments = Arc::default();
         let shared = Arc::new(Shared {
+            settler: Settler::new(&environments),
+            reads: Reads::new(&environments),
             budgets: Budgets {
                 memory: Memory::new(options.memory_bytes, &environments),
                 permits: Permits::new(options.max_in_flight, &environments),
@@ -267,10 +269,8 @@ impl Engine {
                 turns: Turns::new(&environments),
                 environments,
             },
-            settler: Settler::default(),
             kept: KeptAnswers::new(options.kept_responses_per_day),
             waker: Waker::new(),
-            reads: Reads::new(),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             dispatched: AtomicI64::new(newest.map_or(0, |newest| newest.0)),
             erased: ErasedAhead::default(),

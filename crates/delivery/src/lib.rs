@@ -21,6 +21,7 @@ mod idler;
 mod kept;
 mod lane;
 pub mod limits;
+mod lines;
 mod memory;
 mod meter;
 pub mod options;

@@ -10,6 +10,16 @@ pub use responses::{MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_INTERIM};
 /// How long whoever has answered may take to read the rest of the message.
 pub(crate) const REST_PATIENCE: Duration = Duration::from_secs(responses::REST_SECONDS);
 
+/// The longest wait before memory that was refused is asked for again.
+pub(crate) const LAST_HUNGER: Duration = Duration::from_millis(lanes::LAST_HUNGER_MILLIS);
+
+/// The wait of a lane that has nothing, where others have nothing and were refused: each of them asks before it does.
+pub(crate) const MANNERS: Duration = Duration::from_millis(lanes::MANNERS_MILLIS);
+
+/// As long as a lane with nothing was refused so lately, others that have nothing let it go first. Longer than a wait for
+/// memory and than manners, so that whoever starves is remembered until it asks again.
+pub(crate) const STARVING: Duration = Duration::from_millis(lanes::STARVING_MILLIS);
+
 /// Every bound of this crate.
 pub fn limits() -> Vec<Limit> {
     [
@@ -60,8 +70,14 @@ mod lanes {
         pub(crate) const MAX_HELD: usize = 2_048, "deliveries", beyond "they wait in the store";
         /// Endpoints that wait in memory for a lane
         pub(crate) const MAX_WAITING_FOR_A_LANE: usize = 65_536, "endpoints", beyond "they wait in the store";
-        /// Reads of the store for endpoints at a time; applications take turns
+        /// Reads of the store for endpoints at a time; environments and their applications take turns
         pub(crate) const READS_AT_A_TIME: usize = 3, "reads", beyond "endpoints wait for their turn";
+        /// The longest wait of an endpoint between two questions for memory that it was refused
+        pub(crate) const LAST_HUNGER_MILLIS: u64 = 250, "milliseconds", beyond "it asks again";
+        /// The wait of an endpoint that has no message in memory and lets others go first that were refused
+        pub(crate) const MANNERS_MILLIS: u64 = 300, "milliseconds", beyond "it asks again";
+        /// After it was refused memory, an endpoint that has none goes before others that have none
+        pub(crate) const STARVING_MILLIS: u64 = 400, "milliseconds", beyond "it must have asked again";
         /// Endpoints with a learned pace or a hold that are remembered without a lane, in each of 64 parts
         pub(crate) const MAX_REMEMBERED: usize = 4_096, "endpoints", beyond "their pace is learned again, and the store is asked for holds";
     }

@@ -1,29 +1,30 @@
 //! Turns at reading from the store: what the engine reads for lanes, a few at a time.
 //!
-//! Applications take turns, and an application's lanes in the order in which they came. So one with a thousand endpoints that
-//! all come due at once keeps the others waiting for one read of its own, not for a thousand; and whoever else reads (a health
-//! check) stands behind as many as there are turns, not behind them all.
+//! Environments and their applications take turns, and an application's lanes in the order in which they came. So one with a
+//! thousand endpoints that all come due at once keeps the others waiting for one read of its own, not for a thousand; and
+//! whoever else reads (a health check) stands behind as many as there are turns, not behind them all.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use postrider_store::ApplicationKey;
 use tokio::sync::oneshot;
 
+use crate::holders::{Environments, Whose};
 use crate::limits::READS_AT_A_TIME;
+use crate::lines::Lines;
 
 /// Who reads, and who waits for it.
 #[derive(Debug)]
-pub(crate) struct Reads(Mutex<Queues>);
+pub(crate) struct Reads {
+    queue: Mutex<Queue>,
+    environments: Arc<Environments>,
+}
 
 #[derive(Debug)]
-struct Queues {
+struct Queue {
     free: usize,
-    /// Of those that wait: as many as there are lanes, at most.
-    of: HashMap<Option<ApplicationKey>, VecDeque<oneshot::Sender<Turn>>>,
-    /// Whose turn it is next; each application that waits is in it once.
-    order: VecDeque<Option<ApplicationKey>>,
+    /// Those that wait: as many as there are lanes, at most.
+    lines: Lines<oneshot::Sender<Turn>>,
 }
 
 /// Leave to read, until it is dropped.
@@ -31,46 +32,25 @@ struct Queues {
 pub(crate) struct Turn(Option<Arc<Reads>>);
 
 impl Reads {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Queues { free: READS_AT_A_TIME, of: HashMap::new(), order: VecDeque::new() })))
+    pub(crate) fn new(environments: &Arc<Environments>) -> Arc<Self> {
+        let queue = Mutex::new(Queue { free: READS_AT_A_TIME, lines: Lines::default() });
+        Arc::new(Self { queue, environments: Arc::clone(environments) })
     }
 
     /// Waits for a turn.
-    pub(crate) async fn turn(self: &Arc<Self>, of: Option<ApplicationKey>) -> Turn {
+    pub(crate) async fn turn(self: &Arc<Self>, of: Whose) -> Turn {
         let waits = {
-            let mut queues = self.0.lock();
-            if queues.free > 0 {
-                queues.free -= 1;
+            let mut queue = self.queue.lock();
+            if queue.free > 0 {
+                queue.free -= 1;
                 return Turn(Some(Arc::clone(self)));
             }
             let (let_in, waits) = oneshot::channel();
-            queues.push(of, let_in);
+            queue.lines.push(self.environments.of(of), of, let_in);
             waits
         };
         // Nobody drops the other end but who gave the turn.
         waits.await.unwrap_or(Turn(None))
-    }
-}
-
-impl Queues {
-    fn push(&mut self, of: Option<ApplicationKey>, let_in: oneshot::Sender<Turn>) {
-        let queue = self.of.entry(of).or_default();
-        if queue.is_empty() {
-            self.order.push_back(of);
-        }
-        queue.push_back(let_in);
-    }
-
-    fn pop(&mut self) -> Option<oneshot::Sender<Turn>> {
-        let of = self.order.pop_front()?;
-        let queue = self.of.get_mut(&of)?;
-        let next = queue.pop_front();
-        if queue.is_empty() {
-            self.of.remove(&of);
-        } else {
-            self.order.push_back(of);
-        }
-        next
     }
 }
 
@@ -80,14 +60,14 @@ impl Drop for Turn {
         let Some(reads) = self.0.take() else { return };
         loop {
             let next = {
-                let mut queues = reads.0.lock();
-                let next = queues.pop();
+                let mut queue = reads.queue.lock();
+                let next = queue.lines.next(|_| true, |_| true);
                 if next.is_none() {
-                    queues.free += 1;
+                    queue.free += 1;
                 }
                 next
             };
-            let Some(next) = next else { return };
+            let Some((next, _)) = next else { return };
             match next.send(Turn(Some(Arc::clone(&reads)))) {
                 Ok(()) => return,
                 // That one has stopped waiting. Outside the lock, and not dropped: dropping would come back here.
@@ -102,16 +82,17 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures_util::FutureExt as _;
+    use postrider_store::ApplicationKey;
 
     use super::*;
 
-    fn of(number: i64) -> Option<ApplicationKey> {
+    fn of(number: i64) -> Whose {
         Some(ApplicationKey(number))
     }
 
     #[tokio::test]
     async fn applications_take_turns_and_their_lanes_come_in_order() {
-        let reads = Reads::new();
+        let reads = Reads::new(&Arc::default());
         let mut busy = Vec::new();
         for _ in 0..READS_AT_A_TIME {
             busy.push(reads.turn(of(1)).now_or_never().expect("there is room"));
@@ -131,13 +112,13 @@ mod tests {
         waiting.join_all().await;
         assert_eq!(*order.lock(), [0, 3, 4, 1, 2, 5]);
         drop(busy);
-        let queues = reads.0.lock();
-        assert!(queues.free == READS_AT_A_TIME && queues.of.is_empty() && queues.order.is_empty());
+        let queue = reads.queue.lock();
+        assert!(queue.free == READS_AT_A_TIME && queue.lines.is_empty());
     }
 
     #[tokio::test]
     async fn a_turn_that_nobody_waits_for_any_more_goes_to_the_next() {
-        let reads = Reads::new();
+        let reads = Reads::new(&Arc::default());
         let mut busy = Vec::new();
         for _ in 0..READS_AT_A_TIME {
             busy.push(reads.turn(of(1)).await);
@@ -161,6 +142,6 @@ mod tests {
         drop(late);
         next.await.unwrap();
         assert_eq!(reached.load(Ordering::SeqCst), 1);
-        assert_eq!(reads.0.lock().free, READS_AT_A_TIME);
+        assert_eq!(reads.queue.lock().free, READS_AT_A_TIME);
     }
 }

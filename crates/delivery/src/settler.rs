@@ -1,11 +1,12 @@
 //! Recording results: attempts and next states, in batches.
 //!
 //! Workers hand over what came of each attempt and go on. Everything that gathers while one commit is under way goes into
-//! the next, up to a bound, and applications take turns: until its result is stored a delivery is held, and takes memory of
-//! its lane's share, so an application whose results waited behind thousands of others' could send nothing. A result is never dropped: if the store fails, the batch is tried again until it takes it; meanwhile its
+//! the next, up to a bound, and environments and their applications take turns: until its result is stored a delivery is
+//! held, and takes memory of its lane's share, so an application whose results waited behind thousands of others' could send
+//! nothing. A result is never dropped: if the store fails, the batch is tried again until it takes it; meanwhile its
 //! deliveries stay held, so they are not sent again, and the lanes' shares of memory stop new ones from piling up.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,12 +15,14 @@ use parking_lot::Mutex;
 use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::Next;
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApplicationKey, EndpointKey, Settlement, StoreError, Unstorable};
+use postrider_store::{EndpointKey, Settlement, StoreError, Unstorable};
 use tokio::sync::Notify;
 
 use crate::budget::Memory;
 use crate::engine::Shared;
+use crate::holders::{Environments, Whose};
 use crate::lane::{Held, Lane};
+use crate::lines::{Lines, Turn};
 
 /// The most rows in one batch, or those of one result, so that no commit takes long.
 const MAX_ROWS: usize = 512;
@@ -45,7 +48,7 @@ pub(crate) struct Unsettled {
 
 impl Unsettled {
     /// Whose it is; `None` if the lane does not know.
-    fn application(&self) -> Option<ApplicationKey> {
+    fn application(&self) -> Whose {
         let origin = self.settlement.origin.as_ref().map(|origin| origin.application);
         origin.or_else(|| self.lane.state.lock().application())
     }
@@ -56,54 +59,7 @@ impl Unsettled {
     }
 }
 
-/// What waits to be stored, by whose it is.
-struct Lines<T> {
-    by_application: HashMap<Option<ApplicationKey>, VecDeque<T>, foldhash::fast::RandomState>,
-    /// Those that have something, in the order of their turns.
-    order: VecDeque<Option<ApplicationKey>>,
-}
-
-impl<T> Default for Lines<T> {
-    fn default() -> Self {
-        Self { by_application: HashMap::default(), order: VecDeque::new() }
-    }
-}
-
-impl<T> Lines<T> {
-    fn push(&mut self, whose: Option<ApplicationKey>, one: T) {
-        let line = self.by_application.entry(whose).or_default();
-        if line.is_empty() {
-            self.order.push_back(whose);
-        }
-        line.push_back(one);
-    }
-
-    /// The next ones, in turns, as long as `fits` says so.
-    fn take(&mut self, mut fits: impl FnMut(&T) -> bool) -> Vec<T> {
-        let mut taken = Vec::new();
-        while let Some(whose) = self.order.pop_front() {
-            let Some(line) = self.by_application.get_mut(&whose) else { continue };
-            let count = line.iter().take(TURN).take_while(|one| fits(one)).count();
-            let is_full = count < TURN.min(line.len());
-            taken.extend(line.drain(..count));
-            if line.is_empty() {
-                self.by_application.remove(&whose);
-            } else if count == 0 {
-                // What did not fit is first in the next batch, where it does.
-                self.order.push_front(whose);
-            } else {
-                self.order.push_back(whose);
-            }
-            if is_full {
-                break;
-            }
-        }
-        taken
-    }
-}
-
 /// The queue of results.
-#[derive(Default)]
 pub(crate) struct Settler {
     queue: Mutex<Lines<Unsettled>>,
     arrived: Notify,
@@ -111,15 +67,26 @@ pub(crate) struct Settler {
     committed: Notify,
     /// Results in the queue or in a commit.
     pending: AtomicUsize,
+    environments: Arc<Environments>,
 }
 
 impl Settler {
+    pub(crate) fn new(environments: &Arc<Environments>) -> Self {
+        Self {
+            queue: Mutex::default(),
+            arrived: Notify::new(),
+            committed: Notify::new(),
+            pending: AtomicUsize::new(0),
+            environments: Arc::clone(environments),
+        }
+    }
+
     /// Hands over a result.
     pub(crate) fn submit(&self, unsettled: Unsettled, memory: &Memory) {
         let (answer, whose) = (unsettled.answer_bytes(), unsettled.application());
         memory.of(answer).charge(whose, answer);
         self.pending.fetch_add(1, Ordering::SeqCst);
-        self.queue.lock().push(whose, unsettled);
+        self.queue.lock().push(self.environments.of(whose), whose, unsettled);
         self.arrived.notify_one();
     }
 
@@ -136,12 +103,15 @@ impl Settler {
 
     fn next_batch(&self) -> Vec<Unsettled> {
         let (mut rows, mut endpoints) = (0, HashSet::<EndpointKey, foldhash::fast::RandomState>::default());
-        self.queue.lock().take(|Unsettled { settlement, .. }| {
+        let mut fits = |Unsettled { settlement, .. }: &Unsettled| {
             let before = rows;
             let is_first = endpoints.insert(settlement.endpoint);
             rows += settlement.rows() + if is_first { ENDPOINT_ROWS } else { 0 };
             before == 0 || rows <= MAX_ROWS
-        })
+        };
+        let (mut queue, mut batch) = (self.queue.lock(), Vec::new());
+        while queue.turn(TURN, &mut fits, &mut batch) == Turn::Whole {}
+        batch
     }
 }
 
@@ -221,74 +191,5 @@ fn tell_lanes(shared: &Arc<Shared>, batch: &[Unsettled]) {
     }
     if let Some(at) = wake_at {
         shared.waker.expect(at);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MANY: Option<ApplicationKey> = Some(ApplicationKey(1));
-    const ONE: Option<ApplicationKey> = Some(ApplicationKey(2));
-
-    /// Takes batches of so many until nothing is left.
-    fn batches(lines: &mut Lines<u32>, of: usize) -> Vec<Vec<u32>> {
-        let mut all = Vec::new();
-        loop {
-            let mut room = of;
-            let batch = lines.take(|_| {
-                let fits = room > 0;
-                room = room.saturating_sub(1);
-                fits
-            });
-            if batch.is_empty() {
-                return all;
-            }
-            all.push(batch);
-        }
-    }
-
-    #[test]
-    fn an_applications_one_result_waits_for_no_thousand_of_anothers() {
-        let mut lines = Lines::default();
-        (0..10_000).for_each(|number| lines.push(MANY, number));
-        lines.push(ONE, 77_777);
-        let batches = batches(&mut lines, 128);
-        assert!(batches[0].contains(&77_777), "it is in the first batch");
-        let of_many: Vec<_> = batches.concat().into_iter().filter(|number| *number != 77_777).collect();
-        assert_eq!(of_many, (0..10_000).collect::<Vec<_>>(), "the others keep their order, and none is lost");
-        assert!(lines.order.is_empty() && lines.by_application.is_empty());
-    }
-
-    #[test]
-    fn small_batches_are_shared_too() {
-        let mut lines = Lines::default();
-        for number in 0..20 {
-            lines.push(MANY, number);
-            lines.push(ONE, 100 + number);
-        }
-        let batches = batches(&mut lines, 3);
-        assert_eq!(batches[..3], [vec![0, 1, 2], vec![100, 101, 102], vec![3, 4, 5]]);
-        assert_eq!(batches.concat().len(), 40);
-    }
-
-    #[test]
-    fn what_is_too_heavy_for_the_rest_of_a_batch_is_first_in_the_next() {
-        let mut lines = Lines::default();
-        for number in 0..100 {
-            lines.push(MANY, number);
-        }
-        lines.push(ONE, 1_000);
-        let mut batch = || {
-            let mut taken = 0;
-            lines.take(|one| {
-                // A thousand fits alone.
-                let fits = taken == 0 || (taken < 10 && *one < 1_000);
-                taken += if *one < 1_000 { 1 } else { 10 };
-                fits
-            })
-        };
-        assert_eq!(batch(), (0..8).collect::<Vec<_>>());
-        assert_eq!(batch(), [1_000]);
     }
 }

@@ -4,7 +4,7 @@
 //! with very many keeps the others waiting for one turn, not for all of its own. What waits here is in the store, too, and a
 //! start finds it there.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,6 +14,7 @@ use postrider_store::{EndpointKey, EnvironmentKey};
 use crate::budget::has_due;
 use crate::holders::{Environments, Whose};
 use crate::limits::MAX_WAITING_FOR_A_LANE;
+use crate::lines::Lines;
 
 /// Places that are not filled from the store: more than an application has endpoints, so that whoever is taken out of the
 /// store finds one.
@@ -32,50 +33,7 @@ struct Queues {
     endpoints: HashSet<EndpointKey>,
     /// How many of each application wait, wherever they stand.
     of: HashMap<Whose, usize>,
-    by_environment: HashMap<Option<EnvironmentKey>, Queue>,
-    /// Whose turn it is next; each environment of which anybody waits is in it once.
-    order: VecDeque<Option<EnvironmentKey>>,
-}
-
-/// Those of one environment.
-#[derive(Debug, Default)]
-struct Queue {
-    by_application: HashMap<Whose, VecDeque<EndpointKey>>,
-    /// As [`Queues::order`], of applications.
-    order: VecDeque<Whose>,
-    count: usize,
-}
-
-impl Queue {
-    fn push(&mut self, endpoint: EndpointKey, of: Whose) {
-        let waiting = self.by_application.entry(of).or_default();
-        if waiting.is_empty() {
-            self.order.push_back(of);
-        }
-        waiting.push_back(endpoint);
-        self.count += 1;
-    }
-
-    /// The next endpoint whose application is `admitted`.
-    fn next(&mut self, mut admitted: impl FnMut(Whose) -> bool) -> Option<(EndpointKey, Whose)> {
-        for _ in 0..self.order.len() {
-            let of = self.order.pop_front()?;
-            if !admitted(of) {
-                self.order.push_back(of);
-                continue;
-            }
-            let waiting = self.by_application.get_mut(&of)?;
-            let endpoint = waiting.pop_front()?;
-            if waiting.is_empty() {
-                self.by_application.remove(&of);
-            } else {
-                self.order.push_back(of);
-            }
-            self.count -= 1;
-            return Some((endpoint, of));
-        }
-        None
-    }
+    lines: Lines<EndpointKey>,
 }
 
 impl Turns {
@@ -110,14 +68,10 @@ impl Turns {
         let environment = self.environments.of(of);
         let free = MAX_WAITING_FOR_A_LANE.saturating_sub(queues.endpoints.len());
         let own = queues.of.get(&of).copied().unwrap_or(0);
-        let of_environment = queues.by_environment.get(&environment).map_or(0, |queue| queue.count);
-        if !has_due(own, of_environment, free) {
+        if !has_due(own, queues.lines.count_of(environment), free) {
             return false;
         }
-        if of_environment == 0 {
-            queues.order.push_back(environment);
-        }
-        queues.by_environment.entry(environment).or_default().push(endpoint, of);
+        queues.lines.push(environment, of, endpoint);
         *queues.of.entry(of).or_default() += 1;
         queues.endpoints.insert(endpoint);
         self.count.store(queues.endpoints.len(), Ordering::Relaxed);
@@ -128,32 +82,20 @@ impl Turns {
     /// through.
     pub(crate) fn next(
         &self,
-        mut has_room: impl FnMut(Option<EnvironmentKey>) -> bool,
-        mut admitted: impl FnMut(Whose) -> bool,
+        has_room: impl FnMut(Option<EnvironmentKey>) -> bool,
+        admitted: impl FnMut(Whose) -> bool,
     ) -> Option<(EndpointKey, Whose)> {
         let mut queues = self.queues.lock();
-        let queues = &mut *queues;
-        for _ in 0..queues.order.len() {
-            let environment = queues.order.pop_front()?;
-            let queue = queues.by_environment.get_mut(&environment)?;
-            let next = if has_room(environment) { queue.next(&mut admitted) } else { None };
-            if queue.count > 0 {
-                queues.order.push_back(environment);
-            } else {
-                queues.by_environment.remove(&environment);
+        let (endpoint, of) = queues.lines.next(has_room, admitted)?;
+        queues.endpoints.remove(&endpoint);
+        if let Some(own) = queues.of.get_mut(&of) {
+            *own -= 1;
+            if *own == 0 {
+                queues.of.remove(&of);
             }
-            let Some((endpoint, of)) = next else { continue };
-            queues.endpoints.remove(&endpoint);
-            if let Some(own) = queues.of.get_mut(&of) {
-                *own -= 1;
-                if *own == 0 {
-                    queues.of.remove(&of);
-                }
-            }
-            self.count.store(queues.endpoints.len(), Ordering::Relaxed);
-            return Some((endpoint, of));
         }
-        None
+        self.count.store(queues.endpoints.len(), Ordering::Relaxed);
+        Some((endpoint, of))
     }
 }
 

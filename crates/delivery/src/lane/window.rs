@@ -15,6 +15,7 @@ use postrider_store::{DeliveryKey, Due, DueSlice, MessageKey};
 
 use super::{Budgets, Busy, State, Step};
 use crate::budget::{Budget, Part, SMALL_BYTES};
+use crate::limits::{LAST_HUNGER, MANNERS};
 
 /// A window is this many times what may be under way, within these bounds.
 const WINDOW_FACTOR: u32 = 8;
@@ -41,12 +42,8 @@ pub(super) struct Reserved {
     part: Part,
 }
 
-/// The wait before memory that was refused is asked for again: the first one, and the longest.
+/// The first wait before memory that was refused is asked for again.
 pub(super) const FIRST_HUNGER: Duration = Duration::from_millis(50);
-const LAST_HUNGER: Duration = Duration::from_millis(250);
-
-/// The wait of a lane that has nothing, where others have nothing and were refused: each of them asks before it does.
-const MANNERS: Duration = Duration::from_millis(300);
 
 /// The wait before a load is repeated that found nothing but what is still on its way through memory; twice as long each time.
 pub(super) const FIRST_ON_ITS_WAY: Duration = Duration::from_millis(20);
