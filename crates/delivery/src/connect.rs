@@ -158,7 +158,7 @@ impl Connector {
             max_age: options.connection_max_age.0,
             made: AtomicU32::new(0),
             failed: Failed::default(),
-            handshakes: Handshakes::new(),
+            handshakes: Handshakes::new(&environments),
             leavings: Arc::default(),
             looking_up: shares(sockets::look_ups(options.max_in_flight), MAX_LOOK_UPS_OF_APPLICATION),
             second_addresses: shares(sockets::second_addresses(options.max_in_flight), u32::MAX),

@@ -28,13 +28,13 @@ use crate::budget::{Memory, Permits};
 use crate::idler;
 use crate::kept::KeptAnswers;
 use crate::lane::{Budgets, Lane, Load, Messages, Ready, State, Step, TROUBLE_PAUSE};
-use crate::limits::MAX_REMEMBERED;
+use crate::limits::{MAX_REMEMBERED, READS_AT_A_TIME};
 use crate::options::DeliveryOptions;
 use crate::pace::Pace;
 use crate::rate::RateBook;
-use crate::reads::Reads;
 use crate::sender::{Carrier, Sender};
 use crate::settler::{self, Settler, Unsettled};
+use crate::slots::Slots;
 use crate::turns::Turns;
 use crate::unsent::Unsent;
 use crate::waker::{self, Waker};
@@ -202,7 +202,7 @@ pub(crate) struct Shared {
     pub(crate) settler: Settler,
     pub(crate) kept: KeptAnswers,
     pub(crate) waker: Waker,
-    reads: Arc<Reads>,
+    reads: Arc<Slots>,
     shards: Vec<Mutex<Shard>>,
     /// The newest message that was handed over by its accept commit, or was there at start.
     dispatched: AtomicI64,
@@ -261,7 +261,7 @@ impl Engine {
         let environments = Arc::default();
         let shared = Arc::new(Shared {
             settler: Settler::new(&environments),
-            reads: Reads::new(&environments),
+            reads: Slots::new(READS_AT_A_TIME, &environments),
             budgets: Budgets {
                 memory: Memory::new(options.memory_bytes, &environments),
                 permits: Permits::new(options.max_in_flight, &environments),
@@ -616,9 +616,9 @@ impl Shared {
             let state = lane.state.lock();
             (state.application(), state.doubts_hold())
         };
-        let turn = self.reads.turn(of).await;
+        let slot = self.reads.slot(of).await;
         let read = self.target_and_hold(lane.key, asks).await;
-        drop(turn);
+        drop(slot);
         match read {
             Ok(Some((target, hold))) => {
                 let ready = self.prepare(&Arc::new(target));
@@ -696,10 +696,10 @@ impl Shared {
 
     async fn load(self: Arc<Self>, lane: Arc<Lane>, load: Load) {
         let of = lane.state.lock().application();
-        let turn = self.reads.turn(of).await;
+        let slot = self.reads.slot(of).await;
         let held = lane.state.lock().held_keys(&load);
         let found = self.store.due(lane.key, load.now, load.after, held, load.limit, load.max_bytes).await;
-        drop(turn);
+        drop(slot);
         match found {
             Ok(found) => {
                 let dispatched = MessageKey(self.dispatched.load(Ordering::SeqCst));

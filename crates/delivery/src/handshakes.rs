@@ -2,72 +2,56 @@
 //!
 //! A handshake takes a processor for about a millisecond, for two with the worst certificates that a receiver may show, and
 //! hundreds can be ready at a time. If each were computed as soon as it is ready, everybody's requests would wait behind all
-//! of them. So at most half of the processors compute handshakes, and applications take turns: each has one among those that
-//! wait for a processor. Only what is computed takes a turn. To wait for the network takes none, so a receiver that stalls
-//! keeps no other handshake waiting.
+//! of them. So at most half of the processors compute handshakes, and environments and their applications take turns
+//! (`slots.rs`). Only what is computed takes a turn. To wait for the network takes none, so a receiver that stalls keeps no
+//! other handshake waiting.
 
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::Poll;
 
-use parking_lot::Mutex;
 use postrider_store::ApplicationKey;
-use tokio::sync::Semaphore;
 
+use crate::holders::Environments;
+use crate::slots::Slots;
 use crate::waits::Waits;
 
 postrider_domain::limits! {
     in "Receivers over TLS";
-    /// One handshake is computed at a time for so many processors of this machine, at least one; applications take turns
+    /// One handshake is computed at a time for so many processors of this machine, at least one; environments and their applications take turns
     pub const PROCESSORS_PER_HANDSHAKE: usize = 2, "processors", beyond "handshakes wait";
 }
 
 /// The handshakes of all connections.
 #[derive(Debug)]
 pub(crate) struct Handshakes {
-    processors: Semaphore,
-    /// Of each application that makes handshakes, who of them waits for a processor.
-    turns: Mutex<HashMap<ApplicationKey, Weak<Semaphore>>>,
+    processors: Arc<Slots>,
 }
 
 impl Handshakes {
     /// For this machine.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(environments: &Arc<Environments>) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self::at_a_time((processors / PROCESSORS_PER_HANDSHAKE).max(1))
+        Self::at_a_time((processors / PROCESSORS_PER_HANDSHAKE).max(1), environments)
     }
 
-    fn at_a_time(count: usize) -> Self {
-        Self { processors: Semaphore::new(count), turns: Mutex::default() }
+    fn at_a_time(count: usize, environments: &Arc<Environments>) -> Self {
+        Self { processors: Slots::new(count, environments) }
     }
 
     /// Makes a handshake for an application, each step of it in turn. `waits` counts how long it waits for that.
     pub(crate) async fn make<F: Future>(&self, application: ApplicationKey, waits: &Waits, handshake: F) -> F::Output {
-        let own = self.turns_of(application);
         let mut handshake = pin!(handshake);
         loop {
             {
-                let turn = async { (own.acquire().await, self.processors.acquire().await) };
-                let _turn = waits.count(turn).await;
+                let _slot = waits.count(self.processors.slot(Some(application))).await;
                 if let Poll::Ready(result) = futures_util::poll!(handshake.as_mut()) {
                     return result;
                 }
             }
             woken().await;
         }
-    }
-
-    fn turns_of(&self, application: ApplicationKey) -> Arc<Semaphore> {
-        let mut all = self.turns.lock();
-        let known = all.get(&application).and_then(Weak::upgrade);
-        known.unwrap_or_else(|| {
-            all.retain(|_, turns| turns.strong_count() > 0);
-            let turns = Arc::new(Semaphore::new(1));
-            all.insert(application, Arc::downgrade(&turns));
-            turns
-        })
     }
 }
 
@@ -79,6 +63,8 @@ async fn woken() {
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+
     use super::*;
 
     const A: ApplicationKey = ApplicationKey(1);
@@ -86,8 +72,9 @@ mod tests {
 
     #[tokio::test]
     async fn applications_take_turns_however_many_handshakes_one_has() {
-        let (handshakes, made) = (Arc::new(Handshakes::at_a_time(1)), Arc::new(Mutex::new(Vec::new())));
-        let busy = handshakes.processors.acquire().await.unwrap();
+        let (handshakes, made) =
+            (Arc::new(Handshakes::at_a_time(1, &Arc::default())), Arc::new(Mutex::new(Vec::new())));
+        let busy = handshakes.processors.slot(None).await;
         let tasks: Vec<_> = [(A, 1), (A, 2), (A, 3), (B, 4)]
             .into_iter()
             .map(|(application, number)| {
@@ -108,7 +95,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_handshake_that_waits_for_the_network_keeps_no_other_waiting() {
-        let handshakes = Arc::new(Handshakes::at_a_time(1));
+        let handshakes = Arc::new(Handshakes::at_a_time(1, &Arc::default()));
         let (answer, answered) = tokio::sync::oneshot::channel();
         let (began, begun) = tokio::sync::oneshot::channel();
         let stalled = Arc::clone(&handshakes);
@@ -123,16 +110,14 @@ mod tests {
         assert_eq!(handshakes.make(A, &Waits::default(), async { 1 }).await, 1);
         answer.send(2).unwrap();
         assert_eq!(stalled.await.unwrap(), 2);
-        drop(handshakes.turns_of(B));
-        assert_eq!(handshakes.turns.lock().len(), 1, "applications that make none are forgotten");
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_wait_for_a_turn_is_counted_and_the_wait_for_the_network_is_not() {
-        let (handshakes, waits) = (Handshakes::at_a_time(1), Waits::default());
+        let (handshakes, waits) = (Handshakes::at_a_time(1, &Arc::default()), Waits::default());
         let second = std::time::Duration::from_secs(1);
         let busy = async {
-            let _busy = handshakes.processors.acquire().await;
+            let _busy = handshakes.processors.slot(None).await;
             tokio::time::sleep(3 * second).await;
         };
         tokio::join!(busy, handshakes.make(A, &waits, tokio::time::sleep(5 * second)));

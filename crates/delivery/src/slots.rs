@@ -1,8 +1,8 @@
-//! Turns at reading from the store: what the engine reads for lanes, a few at a time.
+//! So many at a time, in turns: what the engine reads from the store for lanes, and handshakes that are computed.
 //!
-//! Environments and their applications take turns, and an application's lanes in the order in which they came. So one with a
-//! thousand endpoints that all come due at once keeps the others waiting for one read of its own, not for a thousand; and
-//! whoever else reads (a health check) stands behind as many as there are turns, not behind them all.
+//! Environments and their applications take turns, and what is of one application comes in order. So one with a thousand
+//! endpoints that all come due at once keeps the others waiting for one read of its own, not for a thousand; and whoever else
+//! reads (a health check) stands behind as many as there are slots, not behind them all.
 
 use std::sync::Arc;
 
@@ -10,12 +10,11 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::holders::{Environments, Whose};
-use crate::limits::READS_AT_A_TIME;
 use crate::lines::Lines;
 
-/// Who reads, and who waits for it.
+/// Who has a slot, and who waits for one.
 #[derive(Debug)]
-pub(crate) struct Reads {
+pub(crate) struct Slots {
     queue: Mutex<Queue>,
     environments: Arc<Environments>,
 }
@@ -23,44 +22,44 @@ pub(crate) struct Reads {
 #[derive(Debug)]
 struct Queue {
     free: usize,
-    /// Those that wait: as many as there are lanes, at most.
-    lines: Lines<oneshot::Sender<Turn>>,
+    /// Those that wait: as many as there are lanes, or connections that are made, at most.
+    lines: Lines<oneshot::Sender<Slot>>,
 }
 
-/// Leave to read, until it is dropped.
+/// Held until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Turn(Option<Arc<Reads>>);
+pub(crate) struct Slot(Option<Arc<Slots>>);
 
-impl Reads {
-    pub(crate) fn new(environments: &Arc<Environments>) -> Arc<Self> {
-        let queue = Mutex::new(Queue { free: READS_AT_A_TIME, lines: Lines::default() });
+impl Slots {
+    pub(crate) fn new(count: usize, environments: &Arc<Environments>) -> Arc<Self> {
+        let queue = Mutex::new(Queue { free: count, lines: Lines::default() });
         Arc::new(Self { queue, environments: Arc::clone(environments) })
     }
 
-    /// Waits for a turn.
-    pub(crate) async fn turn(self: &Arc<Self>, of: Whose) -> Turn {
+    /// Waits for a slot.
+    pub(crate) async fn slot(self: &Arc<Self>, of: Whose) -> Slot {
         let waits = {
             let mut queue = self.queue.lock();
             if queue.free > 0 {
                 queue.free -= 1;
-                return Turn(Some(Arc::clone(self)));
+                return Slot(Some(Arc::clone(self)));
             }
             let (let_in, waits) = oneshot::channel();
             queue.lines.push(self.environments.of(of), of, let_in);
             waits
         };
-        // Nobody drops the other end but who gave the turn.
-        waits.await.unwrap_or(Turn(None))
+        // Nobody drops the other end but who gave the slot.
+        waits.await.unwrap_or(Slot(None))
     }
 }
 
-impl Drop for Turn {
+impl Drop for Slot {
     /// Hands it on to whoever is next.
     fn drop(&mut self) {
-        let Some(reads) = self.0.take() else { return };
+        let Some(slots) = self.0.take() else { return };
         loop {
             let next = {
-                let mut queue = reads.queue.lock();
+                let mut queue = slots.queue.lock();
                 let next = queue.lines.next(|_| true, |_| true);
                 if next.is_none() {
                     queue.free += 1;
@@ -68,7 +67,7 @@ impl Drop for Turn {
                 next
             };
             let Some((next, _)) = next else { return };
-            match next.send(Turn(Some(Arc::clone(&reads)))) {
+            match next.send(Slot(Some(Arc::clone(&slots)))) {
                 Ok(()) => return,
                 // That one has stopped waiting. Outside the lock, and not dropped: dropping would come back here.
                 Err(mut refused) => drop(refused.0.take()),
@@ -86,25 +85,27 @@ mod tests {
 
     use super::*;
 
+    const COUNT: usize = 3;
+
     fn of(number: i64) -> Whose {
         Some(ApplicationKey(number))
     }
 
     #[tokio::test]
     async fn applications_take_turns_and_their_lanes_come_in_order() {
-        let reads = Reads::new(&Arc::default());
+        let slots = Slots::new(COUNT, &Arc::default());
         let mut busy = Vec::new();
-        for _ in 0..READS_AT_A_TIME {
-            busy.push(reads.turn(of(1)).now_or_never().expect("there is room"));
+        for _ in 0..COUNT {
+            busy.push(slots.slot(of(1)).now_or_never().expect("there is room"));
         }
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut waiting = tokio::task::JoinSet::new();
         for (number, application) in [1, 1, 1, 2, 3, 1].into_iter().enumerate() {
-            let (reads, order) = (Arc::clone(&reads), Arc::clone(&order));
+            let (slots, order) = (Arc::clone(&slots), Arc::clone(&order));
             waiting.spawn(async move {
-                let turn = reads.turn(of(application)).await;
+                let slot = slots.slot(of(application)).await;
                 order.lock().push(number);
-                drop(turn);
+                drop(slot);
             });
             tokio::task::yield_now().await;
         }
@@ -112,36 +113,36 @@ mod tests {
         waiting.join_all().await;
         assert_eq!(*order.lock(), [0, 3, 4, 1, 2, 5]);
         drop(busy);
-        let queue = reads.queue.lock();
-        assert!(queue.free == READS_AT_A_TIME && queue.lines.is_empty());
+        let queue = slots.queue.lock();
+        assert!(queue.free == COUNT && queue.lines.is_empty());
     }
 
     #[tokio::test]
-    async fn a_turn_that_nobody_waits_for_any_more_goes_to_the_next() {
-        let reads = Reads::new(&Arc::default());
+    async fn a_slot_that_nobody_waits_for_any_more_goes_to_the_next() {
+        let slots = Slots::new(COUNT, &Arc::default());
         let mut busy = Vec::new();
-        for _ in 0..READS_AT_A_TIME {
-            busy.push(reads.turn(of(1)).await);
+        for _ in 0..COUNT {
+            busy.push(slots.slot(of(1)).await);
         }
-        let mut gone = Box::pin(reads.turn(of(1)));
+        let mut gone = Box::pin(slots.slot(of(1)));
         assert!(gone.as_mut().now_or_never().is_none());
         let reached = Arc::new(AtomicUsize::new(0));
         let next = {
-            let (reads, reached) = (Arc::clone(&reads), Arc::clone(&reached));
+            let (slots, reached) = (Arc::clone(&slots), Arc::clone(&reached));
             tokio::spawn(async move {
-                let _turn = reads.turn(of(2)).await;
+                let _slot = slots.slot(of(2)).await;
                 reached.fetch_add(1, Ordering::SeqCst);
             })
         };
         tokio::task::yield_now().await;
         drop(gone);
-        // One that is dropped when it was let in already hands its turn on, too.
-        let mut late = Box::pin(reads.turn(of(3)));
+        // One that is dropped when it was let in already hands its slot on, too.
+        let mut late = Box::pin(slots.slot(of(3)));
         assert!(late.as_mut().now_or_never().is_none());
         busy.clear();
         drop(late);
         next.await.unwrap();
         assert_eq!(reached.load(Ordering::SeqCst), 1);
-        assert_eq!(reads.queue.lock().free, READS_AT_A_TIME);
+        assert_eq!(slots.queue.lock().free, COUNT);
     }
 }
