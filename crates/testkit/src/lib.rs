@@ -11,6 +11,7 @@
 pub mod certificates;
 pub mod client;
 pub mod clock;
+pub mod disk;
 pub mod ledger;
 pub mod load;
 pub mod process;
@@ -24,6 +25,7 @@ pub mod wait;
 pub use certificates::{Authority, Identity};
 pub use client::{Answer, App, Client};
 pub use clock::ManualClock;
+pub use disk::{Disk, Fault, FaultKind, Plan};
 pub use ledger::Ledger;
 pub use load::{Acked, Load};
 pub use receiver::{Received, Receiver, Reply};

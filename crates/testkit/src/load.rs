@@ -1,7 +1,7 @@
 //! Several callers at once that send message after message, and remember exactly what they were promised.
 //!
 //! A caller names an idempotency key, and repeats its request until it has an answer: what a careful caller does when a
-//! server dies under it.
+//! server dies under it. Every so often it sends a batch instead of one message.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,17 +13,29 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::client::App;
+use crate::client::{Answer, App};
 use crate::{random, wait};
 
 /// Before a caller repeats a request that failed.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// One request in so many is a batch, and of so many messages.
+const BATCH_EVERY: usize = 8;
+const BATCH: usize = 4;
+
+/// The event type of messages that are sent alone.
+pub const ALONE: &str = "load.alone";
+
+/// The event type of messages that are sent in batches.
+pub const BATCHED: &str = "load.batched";
+
 /// A message that was answered with a 2xx.
 #[derive(Debug, Clone)]
 pub struct Acked {
-    /// The idempotency key, which is also in the payload.
+    /// What is in the payload, and in no other.
     pub key: String,
+    /// [`ALONE`] or [`BATCHED`].
+    pub event_type: &'static str,
     /// The id in the answer.
     pub id: String,
     /// The payload as it was sent.
@@ -90,29 +102,44 @@ impl Load {
 
 async fn call(app: App, mut phase: watch::Receiver<Phase>, total: Arc<AtomicU64>) -> Vec<Acked> {
     let mut acked = Vec::new();
-    while *phase.borrow() == Phase::Run {
+    for number in 1.. {
+        if *phase.borrow() != Phase::Run {
+            break;
+        }
+        let of = if number % BATCH_EVERY == 0 { BATCH } else { 1 };
         let sent = tokio::select! {
-            sent = send_until_acked(&app) => sent,
+            sent = send_until_acked(&app, of) => sent,
             _ = phase.wait_for(|phase| *phase == Phase::Abandon) => break,
         };
-        acked.push(sent);
-        total.fetch_add(1, Ordering::SeqCst);
+        total.fetch_add(sent.len() as u64, Ordering::SeqCst);
+        acked.extend(sent);
     }
     acked
 }
 
-async fn send_until_acked(app: &App) -> Acked {
-    let key = random::name();
+/// Sends so many messages in one request, which is a batch if that is more than one.
+async fn send_until_acked(app: &App, count: usize) -> Vec<Acked> {
+    let event_type = if count == 1 { ALONE } else { BATCHED };
+    let keys: Vec<String> = (0..count).map(|_| random::name()).collect();
     // The blanks must arrive as they are.
-    let payload = format!(r#"{{ "key":  "{key}", "text": "some text, so that it is not all too short" }}"#);
-    let body = format!(r#"{{"eventType":"load.test","payload":{payload}}}"#);
-    let path = app.path("/msg");
+    let payload = |key| format!(r#"{{ "key":  "{key}", "text": "some text, so that it is not all too short" }}"#);
+    let item = |key| format!(r#"{{"eventType":"{event_type}","payload":{}}}"#, payload(key));
+    let items: Vec<String> = keys.iter().map(item).collect();
+    let (path, body) = match &items[..] {
+        [one] => (app.path("/msg"), one.clone()),
+        many => (app.path("/msg/batch"), format!("[{}]", many.join(","))),
+    };
     for requests in 1.. {
-        let request = app.client.request(Method::POST, &path).header("idempotency-key", &key).body(body.clone());
+        let request = app.client.request(Method::POST, &path).header("idempotency-key", &keys[0]).body(body.clone());
         match request.try_send().await {
             Ok(answer) if answer.succeeded() => {
-                let id = answer.json()["id"].as_str().expect("a message has an id").to_owned();
-                return Acked { key, id, payload, requests };
+                let acked = keys.iter().zip(ids(&answer)).filter_map(|(key, id)| {
+                    Some(Acked { key: key.clone(), event_type, id: id?, payload: payload(key), requests })
+                });
+                let acked: Vec<_> = acked.collect();
+                if acked.len() == count {
+                    return acked;
+                }
             }
             Ok(answer) => assert!(answer.status >= 500, "{} {}", answer.status, answer.text()),
             Err(_) => {}
@@ -120,6 +147,16 @@ async fn send_until_acked(app: &App) -> Acked {
         sleep(PAUSE).await;
     }
     unreachable!("requests are repeated for ever")
+}
+
+/// The ids in the answer to a message or to a batch, in which what was not accepted has none.
+fn ids(answer: &Answer) -> Vec<Option<String>> {
+    let answer = answer.json();
+    let id = |of: &Value| of["id"].as_str().map(ToOwned::to_owned);
+    match answer["data"].as_array() {
+        Some(results) => results.iter().map(id).collect(),
+        None => vec![id(&answer)],
+    }
 }
 
 /// Everything in a list of the API, page by page; `path` is the list's, with its first parameter.

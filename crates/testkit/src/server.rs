@@ -139,9 +139,20 @@ impl TestServer {
     /// # Panics
     /// If it runs, or ends before it listens.
     pub async fn start(&mut self) {
+        assert!(self.try_start().await, "the server ended before it listened{}", self.log);
+    }
+
+    /// As [`TestServer::start`], of a server that may end before it listens; whether it listens.
+    ///
+    /// # Panics
+    /// If it runs.
+    pub async fn try_start(&mut self) -> bool {
         let stdout = self.spawn();
         let address = stdout.listening_address(&self.log).await;
-        self.address.send_replace(address.unwrap_or_else(|| panic!("the server ended before it listened{}", self.log)));
+        address.is_some_and(|address| {
+            self.address.send_replace(address);
+            true
+        })
     }
 
     /// Starts the process without waiting until it listens, for tests that kill it while it starts.
@@ -266,8 +277,11 @@ impl TestServer {
     /// # Panics
     /// If it does not run, or does not end.
     pub async fn ended(&mut self) -> ExitStatus {
-        let mut child = self.child.take().expect("the server runs");
-        wait::within("the end of the server", child.wait()).await.expect("a child process can be waited for")
+        // Whoever stops waiting leaves it as it is.
+        let child = self.child.as_mut().expect("the server runs");
+        let status = wait::within("the end of the server", child.wait()).await;
+        self.child = None;
+        status.expect("a child process can be waited for")
     }
 
     /// How the process ended, if it has.
