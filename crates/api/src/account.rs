@@ -50,6 +50,8 @@ postrider_domain::limits! {
     pub const OPERATOR_PERCENT: u64 = 87, "%", beyond "429";
     /// Requests under way of an application's tokens, in percent of `server.max_connections`
     pub const APPLICATION_PERCENT: u64 = 35, "%", beyond "429";
+    /// Requests under way that send lines of messages, of all callers, in percent of `server.max_connections`; one operator has half
+    pub const LINES_PERCENT: u64 = 25, "%", beyond "429 (own share) or 503";
     /// Bytes of request bodies in memory
     setting "limits.request_bytes", beyond "waits up to 5 s, then 429 (own share) or 503";
     /// Bytes of answers in memory until they are read
@@ -96,6 +98,9 @@ pub fn memory(limits: &LimitOptions, connections: u64) -> Vec<Part> {
     ]
 }
 
+/// However few connections there may be, so many requests send lines.
+const FEWEST_LINES: u64 = 4;
+
 const PATIENCE: Duration = Duration::from_secs(PATIENCE_SECONDS);
 
 /// Who shares.
@@ -131,6 +136,7 @@ fn shares(principal: &Principal) -> Shares {
 /// The budgets of the API.
 pub(crate) struct Budgets {
     requests: Arc<Budget<Party>>,
+    lines: Arc<Budget<Party>>,
     uploads: Arc<Budget<Party>>,
     answers: Arc<Budget<Party>>,
     at_work: AtWork,
@@ -145,6 +151,7 @@ impl Budgets {
     pub(crate) fn new(options: &LimitOptions, connections: u64) -> Self {
         Self {
             requests: Budget::new(connections.saturating_mul(2)),
+            lines: Budget::new((connections * LINES_PERCENT / 100).max(FEWEST_LINES)),
             uploads: Budget::new(options.request_bytes),
             answers: Budget::new(options.response_bytes),
             at_work: AtWork::default(),
@@ -174,6 +181,11 @@ struct Holdings {
     work: Option<OwnedSemaphorePermit>,
     upload: Option<Held<Party>>,
     answer: Option<Held<Party>>,
+}
+
+/// A place among the requests that send lines.
+pub(crate) struct LinesPlace {
+    _held: Held<Party>,
 }
 
 /// Marks requests for lists, whose answers may be large.
@@ -254,6 +266,13 @@ impl Account {
         let place = self.budgets.requests.try_take(shares, 1).map_err(|refused| over(refused, "requests under way"))?;
         self.held.lock().place = Some(place);
         Ok(())
+    }
+
+    /// Takes a place among the requests that send lines, which may go on for ever, until it is dropped.
+    pub(crate) fn take_lines(&self) -> Result<Option<LinesPlace>> {
+        let Some(shares) = self.shares.get() else { return Ok(None) };
+        let place = self.budgets.lines.try_take(shares, 1);
+        place.map(|place| Some(LinesPlace { _held: place })).map_err(|refused| over(refused, "requests of lines"))
     }
 
     /// What has come of the body is worked on, and its client is not waited for until more is asked for.

@@ -29,6 +29,9 @@ use crate::router::Shared;
 /// The most bytes that are thrown away for the sake of a readable answer.
 const DRAIN_BYTES: usize = 16 * 1024 * 1024;
 
+/// A piece of what is thrown away counts as so many bytes at least: to read it costs as much.
+const PIECE_BYTES: usize = 1_024;
+
 /// The longest time for which they are.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 
@@ -86,7 +89,7 @@ async fn drain<B: Body<Data = Bytes> + Unpin>(mut body: B) {
     let mut drained = 0;
     while drained < DRAIN_BYTES {
         match next_data(&mut body).await {
-            Some(Ok(data)) => drained += data.len(),
+            Some(Ok(data)) => drained += data.len().max(PIECE_BYTES),
             Some(Err(_)) | None => return,
         }
     }

@@ -27,10 +27,15 @@ pub(crate) fn takes_time(body: &[u8], values: usize) -> bool {
     body.len() > AT_ONCE_BYTES || json::has_more_values(body, values)
 }
 
+/// Lines that are read at once. What is wrong with each, if that is much, costs more than it has bytes.
+const AT_ONCE_LINES: usize = 100;
+
 /// Whether lines of messages do, all together.
 pub(crate) fn lines_take_time(lines: &[Line]) -> bool {
     let bytes: usize = lines.iter().map(Line::len).sum();
-    bytes > AT_ONCE_BYTES || lines.iter().map(|line| json::values(line.text())).sum::<usize>() > PASSED_OVER
+    lines.len() > AT_ONCE_LINES
+        || bytes > AT_ONCE_BYTES
+        || lines.iter().map(|line| json::values(line.text())).sum::<usize>() > PASSED_OVER
 }
 
 /// How far the threads stand back: at 5, Linux gives a thread about a quarter of a core that it shares with one at 0. Much
@@ -125,5 +130,7 @@ mod tests {
         assert!(lines_take_time(&lines(&values(PASSED_OVER + 10))));
         assert!(lines_take_time(&lines(&"x".repeat(AT_ONCE_BYTES / 10 + 1))));
         assert!(!lines_take_time(&[Line::TooLong]));
+        assert!(!lines_take_time(&vec![Line::TooLong; AT_ONCE_LINES]));
+        assert!(lines_take_time(&vec![Line::TooLong; AT_ONCE_LINES + 1]));
     }
 }

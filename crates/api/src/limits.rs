@@ -9,6 +9,7 @@ pub fn limits() -> Vec<Limit> {
         crate::idempotency::limits(),
         crate::at_work::limits(),
         crate::json::limits(),
+        crate::lines::limits(),
         crate::rules::limits(),
         crate::typos::limits(),
         crate::pagination::limits(),

@@ -1,5 +1,6 @@
 //! A body of lines, read in chunks: as many lines as have come, up to a limit. Of what has not been handed out, at most
-//! one line and one piece of the body are in memory.
+//! one line and one piece of the body are in memory. Blanks between lines keep a request alive, and are no use beyond that: there
+//! may be so many in a row.
 
 use std::time::Duration;
 
@@ -9,6 +10,12 @@ use postrider_domain::message::MAX_BODY_BYTES;
 use crate::account::Account;
 use crate::body::Incoming;
 use crate::error::{ApiError, Result};
+
+postrider_domain::limits! {
+    in "Requests";
+    /// Blanks and empty lines in a row, in a body of lines
+    pub(crate) const MAX_BLANKS: usize = 65_536, "bytes", beyond "400 as the last result; what came before is stored";
+}
 
 /// The most bytes of lines in a chunk, so that a chunk of large lines is small in number.
 const CHUNK_BYTES: usize = 4 * 1024 * 1024;
@@ -45,6 +52,8 @@ pub(crate) struct Lines {
     buffer: BytesMut,
     /// How much of the buffer is known to hold no end of a line.
     searched: usize,
+    /// Bytes of blanks since the last line.
+    blanks: usize,
     /// In a line that is too long, of which the rest is thrown away.
     skipping: bool,
     ended: bool,
@@ -55,7 +64,8 @@ pub(crate) struct Lines {
 impl Lines {
     /// The lines of a body of which the first piece was read, and charged, already.
     pub(crate) fn new(first: Bytes, body: Incoming) -> Self {
-        Self { body, buffer: BytesMut::from(first), searched: 0, skipping: false, ended: false, broken: None }
+        let buffer = BytesMut::from(first);
+        Self { body, buffer, searched: 0, blanks: 0, skipping: false, ended: false, broken: None }
     }
 
     /// What they are charged to.
@@ -122,6 +132,9 @@ impl Lines {
     /// The next line that is complete.
     fn next(&mut self) -> Option<Line> {
         loop {
+            if self.searched == 0 && !self.skipping && !self.skip_blanks() {
+                return None;
+            }
             let end = self.buffer[self.searched..].iter().position(|&byte| byte == b'\n');
             let Some(end) = end.map(|end| self.searched + end) else {
                 self.searched = self.buffer.len();
@@ -132,13 +145,23 @@ impl Lines {
                 self.buffer.advance(end + 1);
                 continue;
             }
+            self.blanks = 0;
             let line = self.buffer.split_to(end + 1).freeze();
-            match line[..end].trim_ascii() {
-                [] => {}
-                text if text.len() > MAX_BODY_BYTES => return Some(Line::TooLong),
-                text => return Some(Line::Text(line.slice_ref(text))),
-            }
+            let text = line[..end].trim_ascii();
+            return Some(if text.len() > MAX_BODY_BYTES { Line::TooLong } else { Line::Text(line.slice_ref(text)) });
         }
+    }
+
+    /// Passes over the blanks that the buffer begins with; false if there were too many in a row.
+    fn skip_blanks(&mut self) -> bool {
+        let count = self.buffer.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        self.buffer.advance(count);
+        self.blanks += count;
+        if self.blanks > MAX_BLANKS {
+            self.buffer.clear();
+            self.broken = Some(ApiError::bad_request(format!("more than {MAX_BLANKS} bytes came that are no line")));
+        }
+        self.broken.is_none()
     }
 
     /// What there is of a line that has not ended.
@@ -261,12 +284,28 @@ mod tests {
         let operator =
             crate::auth::Principal::Environment(postrider_domain::application::EnvironmentId::default_environment());
         account.open(&operator, false).await.unwrap();
-        let much = |byte| std::iter::repeat_n(Bytes::from(vec![byte; 1 << 20]), 40);
+        let much = std::iter::repeat_n(Bytes::from(vec![b'x'; 1 << 20]), 40);
         let line = |text: &'static str| std::iter::once(Bytes::from_static(text.as_bytes()));
-        let pieces = much(b'x').chain(line("\na\n")).chain(much(b'\n')).chain(line("b"));
+        let pieces = much.chain(line("\na\n"));
         let stream = futures_util::stream::iter(pieces.map(Ok::<_, std::convert::Infallible>));
         let lines = Lines::new(Bytes::new(), Incoming::charged_to(Body::from_stream(stream), account));
-        assert_eq!(all(lines, 10).await, [Line::TooLong, text("a"), text("b")]);
+        assert_eq!(all(lines, 10).await, [Line::TooLong, text("a")]);
+    }
+
+    #[tokio::test]
+    async fn so_many_blanks_in_a_row_are_no_lines_that_anybody_needs() {
+        let blanks = |count| std::iter::repeat_n(Bytes::from(vec![b'\n'; 1_024]), count);
+        let line = |text: &'static str| std::iter::once(Bytes::from_static(text.as_bytes()));
+        let most = MAX_BLANKS / 1_024;
+        let kept_alive = blanks(most).chain(line("a\n")).chain(blanks(most)).chain(line("b\n"));
+        assert_eq!(all(body(kept_alive.collect()), 10).await, [text("a"), text("b")]);
+        for after in ["a\n", ""] {
+            let mut lines = body(line(after).chain(blanks(most + 1)).chain(line("b\n")).collect());
+            if !after.is_empty() {
+                assert_eq!(lines.chunk(10).await.unwrap(), [text("a")]);
+            }
+            assert_eq!(lines.chunk(10).await.unwrap_err().status(), http::StatusCode::BAD_REQUEST);
+        }
     }
 
     #[derive(Default)]

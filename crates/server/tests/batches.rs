@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use http::Method;
-use postrider_testkit::{App, Receiver, TestServer, TestServerBuilder};
+use postrider_testkit::{App, Receiver, TestServer, TestServerBuilder, wait};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
@@ -181,4 +181,46 @@ async fn a_client_that_does_not_read_its_results_holds_up_nobody_and_misses_none
         }
     }
     sending.await.unwrap();
+}
+
+#[tokio::test]
+async fn requests_of_lines_leave_connections_to_others_and_places_to_other_operators() {
+    let server = server().set("server.max_connections", "64").start().await;
+    let app = server.app().await;
+    let (path, mut open) = (app.path("/msg/batch"), Vec::new());
+    let refused = loop {
+        let mut talk = Conversation::begin(&server, &path).await;
+        talk.say(&format!("{}\n", message(open.len()))).await;
+        let head = talk.head().await;
+        if !head.starts_with("HTTP/1.1 202") {
+            break head;
+        }
+        open.push(talk);
+        assert!(open.len() < 16, "a quarter of the connections");
+    };
+    assert!(refused.starts_with("HTTP/1.1 429") && open.len() > 4, "{} were let in: {refused}", open.len());
+    // All else goes on, and so do those who are in.
+    assert_eq!(send(&app, &[message(100)]).await["accepted"], 1);
+    assert_eq!(open[0].results().await[0]["status"], 202);
+    open.pop();
+    wait::until("the place that was given back", async || {
+        let mut talk = Conversation::begin(&server, &path).await;
+        talk.say(&format!("{}\n", message(200))).await;
+        talk.head().await.starts_with("HTTP/1.1 202").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn lines_that_are_nothing_but_blanks_end_with_a_result_that_says_so() {
+    let server = server().start().await;
+    let app = server.app().await;
+    let mut talk = Conversation::begin(&server, &app.path("/msg/batch")).await;
+    talk.say(&format!("{}\n", message(0))).await;
+    talk.head().await;
+    assert_eq!(talk.results().await[0]["status"], 202);
+    talk.say(&"\n".repeat(100_000)).await;
+    let last = talk.results().await;
+    assert_eq!((&last[0]["index"], &last[0]["status"]), (&json!(1), &json!(400)));
+    assert_eq!(app.client.get(&app.path("/msg/e-0")).await.status, 200);
 }

@@ -29,6 +29,8 @@ postrider_domain::limits! {
     in "Batches of messages";
     /// The items of an array. Lines of JSON may be any number
     pub(crate) const MAX_ITEMS: usize = 1_000, "messages", beyond "422";
+    /// After each line of a request that is not accepted, its next ones are read so much later
+    pub(crate) const FLAW_MILLIS: u64 = 1, "milliseconds", beyond "they wait";
     /// What is told of all that is wrong with the items of an array, or of the lines that are answered together; of a few items,
     /// 32 KiB for each
     pub(crate) const MAX_DETAIL_BYTES: usize = 1_048_576, "bytes", beyond "of each of the others only the first problem is told, in short";

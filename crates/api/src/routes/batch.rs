@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -16,12 +17,13 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use postrider_ingest::{Submission, SubmitError, Submitted};
 
 use crate::access::Operator;
+use crate::account::LinesPlace;
 use crate::answer;
 use crate::body::Incoming;
 use crate::error::{ApiError, Result};
 use crate::large;
 use crate::lines::{Line, Lines};
-use crate::model::batch::{Batch, BatchIn, BatchOut, Details, MAX_ITEMS, room, write_result};
+use crate::model::batch::{Batch, BatchIn, BatchOut, Details, FLAW_MILLIS, MAX_ITEMS, room, write_result};
 use crate::openapi::types::APPLICATION_PATTERN;
 use crate::openapi::{Operation, Routes};
 use crate::params::Params;
@@ -30,6 +32,9 @@ use crate::routes::messages::addressee;
 
 /// The largest body of an array, in bytes. Lines may go on for ever.
 pub(crate) const MAX_ARRAY_BYTES: usize = 8 * 1024 * 1024;
+
+/// How long the next lines of a request wait for each that was not accepted.
+const FLAW: Duration = Duration::from_millis(FLAW_MILLIS);
 
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 
@@ -67,7 +72,9 @@ pub(super) async fn create(
     let first = body.next().await?.unwrap_or_default();
     body.account().charge(first.len()).await?;
     if is_lines(&headers, &first) {
-        return Stream { state, batch, lines: Lines::new(first, body), taken: 0 }.answer().await;
+        let place = body.account().take_lines()?;
+        let (lines, pause) = (Lines::new(first, body), Duration::ZERO);
+        return Stream { state, batch, lines, taken: 0, pause, _place: place }.answer().await;
     }
     let account = Arc::clone(body.account());
     let body = body.read_after(first, MAX_ARRAY_BYTES).await?;
@@ -133,6 +140,9 @@ struct Stream {
     batch: Batch,
     lines: Lines,
     taken: usize,
+    /// Before the next chunk is read.
+    pause: Duration,
+    _place: Option<LinesPlace>,
 }
 
 impl Stream {
@@ -152,6 +162,8 @@ impl Stream {
 
     /// The results of the next chunk, and what goes on; nothing does after the last one.
     async fn more(mut self) -> (Bytes, Option<Self>) {
+        // While it pauses, nothing of the body is read.
+        tokio::time::sleep(std::mem::take(&mut self.pause)).await;
         match self.lines.chunk(MAX_ITEMS).await {
             Ok(lines) if lines.is_empty() => (Bytes::new(), None),
             Ok(lines) => {
@@ -179,6 +191,8 @@ impl Stream {
         let read_all = move || lines.into_iter().enumerate().map(read).collect();
         let items = large::read(&self.state, self.lines.account(), takes_time, read_all).await?;
         let results = submit(&self.state, items).await?;
+        let flaws = results.iter().filter(|result| result.is_err()).count();
+        self.pause = FLAW * u32::try_from(flaws).unwrap_or(u32::MAX);
         let mut out = Vec::with_capacity(results.len() * 128);
         let mut details = Details::of(results.len());
         for (place, result) in results.into_iter().enumerate() {
