@@ -360,12 +360,12 @@ impl Files {
             Look::Same(bytes) => bytes,
             Look::Wrong(_) | Look::Unknown => 0,
         });
-        let written =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(&path).and_then(|file| {
-                file.write_all_at(&vec![1; ROOM_BYTES], longest.into_iter().max().unwrap_or(0))?;
-                file.sync_all()
-            });
-        // If it stays, the next one overwrites it.
+        // One that stayed, or a link that somebody else put there: what a link leads to is not written to.
+        let _ = std::fs::remove_file(&path);
+        let written = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(&path).and_then(|file| {
+            file.write_all_at(&vec![1; ROOM_BYTES], longest.into_iter().max().unwrap_or(0))?;
+            file.sync_all()
+        });
         let _ = std::fs::remove_file(&path);
         written
     }

@@ -43,6 +43,10 @@ impl LockFile {
     pub(crate) fn take(database: &Path) -> Result<Self, OpenError> {
         let path = beside(database, ".lock");
         let failed = |error: std::io::Error| OpenError::path(database, &error);
+        // What a link leads to is not written to, and a pipe not waited for.
+        if std::fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
+            return Err(failed(std::io::Error::other("its lock file is no ordinary file")));
+        }
         tighten(&path);
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).read(true).write(true).mode(0o600);

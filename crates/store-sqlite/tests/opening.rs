@@ -38,6 +38,22 @@ async fn a_second_owner_is_told_who_the_first_one_is() {
 }
 
 #[tokio::test]
+async fn what_links_beside_a_store_lead_to_is_not_written_to() {
+    let (folder, path) = folder();
+    let precious = folder.path().join("precious");
+    std::fs::write(&precious, "words").unwrap();
+    let link = |name: &str| std::os::unix::fs::symlink(&precious, folder.path().join(name)).unwrap();
+    link("postrider.db.lock");
+    assert!(refused(&path, Ownership::Owner).to_string().contains("lock file"));
+    std::fs::remove_file(folder.path().join("postrider.db.lock")).unwrap();
+    let store = SqliteStore::open(&path, Ownership::Owner).unwrap();
+    link("postrider.db-room");
+    store.ping().await.unwrap();
+    store.close().await;
+    assert_eq!(std::fs::read_to_string(&precious).unwrap(), "words");
+}
+
+#[tokio::test]
 async fn whoever_asks_whether_the_store_works_has_it_write() {
     let (_folder, path) = folder();
     let store = SqliteStore::open(&path, Ownership::Owner).unwrap();
