@@ -16,13 +16,13 @@
 
 use std::collections::HashMap;
 use std::ops::{AddAssign, SubAssign};
-use std::sync::Arc;
 
 use parking_lot::Mutex;
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApplicationKey, EnvironmentKey};
+use postrider_store::EnvironmentKey;
 
-use crate::holders::{Environments, Holders, Whose};
+use crate::holders::{Holders, Owner, Whose, environment_of};
+use crate::kept::SHORT_ANSWER_BYTES;
 use crate::limits::STARVING;
 
 postrider_domain::limits! {
@@ -50,7 +50,6 @@ pub(crate) struct Budget {
 struct Taken {
     all: Own,
     holders: Holders<Own>,
-    environments: Arc<Environments>,
     starving: HashMap<Line, Timestamp, foldhash::fast::RandomState>,
     /// When there are so many of them, those that are over are looked for.
     clean_at: usize,
@@ -95,10 +94,10 @@ struct Own {
 }
 
 impl Budget {
-    pub(crate) fn new(total: u64, divisor: i64, environments: &Arc<Environments>) -> Self {
-        let (all, holders, environments) = (Own::default(), Holders::default(), Arc::clone(environments));
+    pub(crate) fn new(total: u64, divisor: i64) -> Self {
+        let (all, holders) = (Own::default(), Holders::default());
         let (starving, clean_at) = (HashMap::default(), FIRST_CLEANING);
-        let taken = Taken { all, holders, environments, starving, clean_at };
+        let taken = Taken { all, holders, starving, clean_at };
         Self { total: signed(total), divisor, taken: Mutex::new(taken) }
     }
 
@@ -106,7 +105,7 @@ impl Budget {
     pub(crate) fn starves(&self, whose: Whose, now: Timestamp) {
         let mut taken = self.taken.lock();
         let has_something = taken.holders.of_application(whose) != Own::default();
-        let line = if has_something { Line::Application(whose) } else { taken.line_of_environment(whose) };
+        let line = if has_something { Line::Application(whose) } else { Line::Environment(environment_of(whose)) };
         taken.starving.insert(line, now);
         if taken.starving.len() >= taken.clean_at {
             taken.starving.retain(|_, at| now.since(*at) < STARVING);
@@ -121,7 +120,7 @@ impl Budget {
         if taken.starving.is_empty() {
             return false;
         }
-        let lines = [Line::Application(whose), taken.line_of_environment(whose)];
+        let lines = [Line::Application(whose), Line::Environment(environment_of(whose))];
         lines.iter().any(|line| taken.starving.get(line).is_some_and(|at| now.since(*at) < STARVING))
     }
 
@@ -130,7 +129,7 @@ impl Budget {
     pub(crate) fn try_take(&self, whose: Whose, share: u64, amount: u64) -> Option<Part> {
         let mut taken = self.taken.lock();
         let amount = signed(amount);
-        let (own, environment) = taken.holders.of(whose, &taken.environments);
+        let (own, environment) = taken.holders.of(whose);
         let free = self.total - taken.all.within;
         let fits = leaves_enough(own.within, amount, room(environment.within, free));
         if fits && (share == 0 || self.is_due(share, amount, free)) {
@@ -150,7 +149,7 @@ impl Budget {
     pub(crate) fn is_ample(&self, whose: Whose, share: u64, amount: u64) -> bool {
         let (taken, amount) = (self.taken.lock(), signed(amount));
         let free = self.total - taken.all.within;
-        let (own, environment) = taken.holders.of(whose, &taken.environments);
+        let (own, environment) = taken.holders.of(whose);
         leaves_enough(own.within, amount, room(environment.within, free)) && self.is_due(share, amount, free)
     }
 
@@ -189,12 +188,8 @@ impl Budget {
     /// What is left for an application; nothing if it has its due.
     fn free(&self, whose: Whose) -> u64 {
         let taken = self.taken.lock();
-        let (own, environment) = taken.holders.of(whose, &taken.environments);
+        let (own, environment) = taken.holders.of(whose);
         u64::try_from(room(environment.within, self.total - taken.all.within) - own.within).unwrap_or(0)
-    }
-
-    fn belongs(&self, application: ApplicationKey, environment: EnvironmentKey) {
-        self.taken.lock().holders.belongs(application, environment);
     }
 }
 
@@ -222,12 +217,8 @@ fn may_overdraw(own: i64, amount: i64, room: i64) -> bool {
 }
 
 impl Taken {
-    fn line_of_environment(&self, whose: Whose) -> Line {
-        Line::Environment(self.environments.of(whose))
-    }
-
     fn add(&mut self, whose: Whose, more: Own) {
-        self.holders.add(whose, more, &self.environments);
+        self.holders.add(whose, more);
         self.all += more;
     }
 
@@ -255,25 +246,21 @@ fn signed(amount: u64) -> i64 {
     i64::try_from(amount).unwrap_or(i64::MAX)
 }
 
-/// Bytes of memory for messages that wait, by their size.
+/// Bytes of memory for messages that wait, by their size, and for what receivers answered until it is stored.
 #[derive(Debug)]
 pub(crate) struct Memory {
     small: Budget,
     large: Budget,
+    answers: Budget,
 }
 
 impl Memory {
-    /// A quarter is for small messages only.
-    pub(crate) fn new(total: u64, environments: &Arc<Environments>) -> Self {
-        let small = total / 4;
-        let new = |bytes| Budget::new(bytes, 2, environments);
-        Self { small: new(small), large: new(total - small) }
-    }
-
-    /// It has become known where an application belongs.
-    pub(crate) fn belongs(&self, application: ApplicationKey, environment: EnvironmentKey) {
-        self.small.belongs(application, environment);
-        self.large.belongs(application, environment);
+    /// A quarter is for small messages only, and an eighth for long answers: whoever has a backlog fills what there is for his
+    /// messages, and then his answers are worth most.
+    pub(crate) fn new(total: u64) -> Self {
+        let (small, answers) = (total / 4, total / 8);
+        let new = |bytes| Budget::new(bytes, 2);
+        Self { small: new(small), large: new(total - small - answers), answers: new(answers) }
     }
 
     /// What pays for a message of this size.
@@ -281,9 +268,19 @@ impl Memory {
         if bytes <= SMALL_BYTES { &self.small } else { &self.large }
     }
 
+    /// What pays for an answer of this size. A short one, which is kept in any case, counts beside its message.
+    pub(crate) fn of_answer(&self, bytes: u64) -> &Budget {
+        if bytes <= SHORT_ANSWER_BYTES as u64 { &self.small } else { &self.answers }
+    }
+
+    /// Whether there is memory for an answer.
+    pub(crate) fn has_room_for_answer(&self, whose: Whose, bytes: u64) -> bool {
+        bytes <= SHORT_ANSWER_BYTES as u64 || self.answers.is_ample(whose, 0, bytes)
+    }
+
     /// What is taken in all.
     pub(crate) fn used(&self) -> i64 {
-        self.small.used() + self.large.used()
+        self.small.used() + self.large.used() + self.answers.used()
     }
 
     /// What is left for an application.
@@ -304,7 +301,6 @@ struct Shares {
     total: u32,
     free: u32,
     held: Holders<u32>,
-    environments: Arc<Environments>,
 }
 
 impl Permits {
@@ -314,16 +310,10 @@ impl Permits {
     /// Fewer permits than these in all are few.
     const FEW_PERMITS: u32 = 64;
 
-    pub(crate) fn new(total: u32, environments: &Arc<Environments>) -> Self {
+    pub(crate) fn new(total: u32) -> Self {
         let few = if total < Self::FEW_PERMITS { (total / 2).min(4) } else { 0 };
         let total = total.max(1);
-        let (held, environments) = (Holders::default(), Arc::clone(environments));
-        Self(Mutex::new(Shares { few, total, free: total, held, environments }))
-    }
-
-    /// It has become known where an application belongs.
-    pub(crate) fn belongs(&self, application: ApplicationKey, environment: EnvironmentKey) {
-        self.0.lock().held.belongs(application, environment);
+        Self(Mutex::new(Shares { few, total, free: total, held: Holders::default() }))
     }
 
     /// A permit for a lane to open; false if none is free, or the application has its share.
@@ -332,7 +322,7 @@ impl Permits {
     }
 
     /// A permit for an application that may hold so many at most.
-    pub(crate) fn open_within(&self, of: ApplicationKey, most: u32) -> bool {
+    pub(crate) fn open_within(&self, of: Owner, most: u32) -> bool {
         let mut shares = self.0.lock();
         shares.held.of_application(Some(of)) < most && shares.take(Some(of))
     }
@@ -345,7 +335,7 @@ impl Permits {
     }
 
     /// The lane of nobody turns out to be this application's; false if that has more than its share now.
-    pub(crate) fn adopt(&self, by: ApplicationKey) -> bool {
+    pub(crate) fn adopt(&self, by: Owner) -> bool {
         let mut shares = self.0.lock();
         shares.give_back(None);
         let granted = shares.take(Some(by));
@@ -399,7 +389,7 @@ impl Permits {
 impl Shares {
     /// Whether an application may have one more, of what there is for its environment.
     fn leaves_enough(&self, of: Whose) -> bool {
-        let (own, environment) = self.held.of(of, &self.environments);
+        let (own, environment) = self.held.of(of);
         // Of few there is nothing to keep for other environments.
         let is_few = self.total < Permits::FEW_PERMITS;
         let room = if is_few { self.free.into() } else { room(environment.into(), self.free.into()) };
@@ -416,7 +406,7 @@ impl Shares {
 
     fn count(&mut self, of: Whose) {
         self.free = self.free.saturating_sub(1);
-        self.held.add(of, 1, &self.environments);
+        self.held.add(of, 1);
     }
 
     fn give_back(&mut self, of: Whose) {
@@ -428,22 +418,14 @@ impl Shares {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::holders::owner;
 
-    const A: Whose = Some(ApplicationKey(1));
-    const B: Whose = Some(ApplicationKey(2));
+    const A: Whose = own(1);
+    const B: Whose = own(2);
 
-    /// Environments of which nothing is known.
-    fn nowhere() -> Arc<Environments> {
-        Arc::default()
-    }
-
-    /// So many applications, each of an environment of its own.
-    fn each_its_own(count: i64) -> Arc<Environments> {
-        let environments = Environments::default();
-        for number in 0..count {
-            environments.learn(ApplicationKey(number), EnvironmentKey(number));
-        }
-        Arc::new(environments)
+    /// An application with an environment of its own.
+    const fn own(number: i64) -> Whose {
+        Some(owner(number, number))
     }
 
     /// Takes ones for a lane until it is refused; returns its share.
@@ -457,19 +439,19 @@ mod tests {
     }
 
     fn fill_permits(permits: &Permits, of: i64) -> usize {
-        (0..10_000).take_while(|_| permits.open(Some(ApplicationKey(of)))).count()
+        (0..10_000).take_while(|_| permits.open(own(of))).count()
     }
 
     #[test]
     fn one_lane_never_takes_all() {
-        let budget = Budget::new(1_000, 2, &each_its_own(1_000));
+        let budget = Budget::new(1_000, 2);
         let share = fill(&budget, A);
         assert!((300..=500).contains(&share), "{share}");
     }
 
     #[test]
     fn a_thousand_greedy_lanes_leave_something_for_the_next() {
-        let budget = Budget::new(100_000, 2, &each_its_own(1_000));
+        let budget = Budget::new(100_000, 2);
         for _ in 0..1_000 {
             fill(&budget, A);
         }
@@ -478,25 +460,25 @@ mod tests {
 
     #[test]
     fn every_lane_may_have_one_until_memory_is_overdrawn_by_as_much_again() {
-        let budget = Budget::new(100, 2, &each_its_own(1_000));
-        let applications = (1..).map(|of| Some(ApplicationKey(of)));
+        let budget = Budget::new(100, 2);
+        let applications = (1..).map(own);
         let has_one = |of: &Whose| budget.try_take(*of, 0, 10).is_some();
         assert_eq!(applications.take_while(has_one).count(), 19);
-        assert!(budget.free(Some(ApplicationKey(99))) < 10);
+        assert!(budget.free(own(99)) < 10);
         budget.give_back(A, Part::Within, 10);
         assert!(budget.try_take(A, 0, 10).is_some());
     }
 
     #[test]
     fn an_application_leaves_as_much_memory_as_it_has_and_overdraws_as_much_as_it_leaves_for_that() {
-        let budget = Budget::new(1_000, 2, &each_its_own(1_000));
+        let budget = Budget::new(1_000, 2);
         assert_eq!(lanes(&budget, A, 10), 76, "a half of three quarters of what there is, and as much again");
         assert!(
             budget.try_take(B, 0, 10).and(budget.try_take(B, 10, 100)).is_some(),
             "others have more than one message at a time"
         );
         assert!(lanes(&budget, B, 10) >= 35);
-        let others = (3..).map(|of| Some(ApplicationKey(of)));
+        let others = (3..).map(own);
         assert!(
             others.take_while(|of| budget.try_take(*of, 0, 10).is_some()).count() >= 10,
             "whoever has nothing has one"
@@ -506,7 +488,7 @@ mod tests {
 
     #[test]
     fn what_is_given_back_is_all_that_was_taken() {
-        let budget = Budget::new(1_000, 2, &each_its_own(1_000));
+        let budget = Budget::new(1_000, 2);
         let parts: Vec<_> = std::iter::from_fn(|| budget.try_take(A, 0, 10)).collect();
         assert!(parts.contains(&Part::Within) && parts.contains(&Part::Beyond));
         budget.charge(A, 300);
@@ -524,7 +506,7 @@ mod tests {
     /// The first messages are overdrawn, and answers come and go.
     #[test]
     fn what_is_charged_and_discharged_makes_no_room_for_more_that_is_overdrawn() {
-        let budget = Budget::new(1_000, 2, &each_its_own(10));
+        let budget = Budget::new(1_000, 2);
         let most = lanes(&budget, A, 10);
         for _ in 0..100 {
             budget.charge(A, 20);
@@ -535,31 +517,39 @@ mod tests {
 
     #[test]
     fn large_messages_leave_room_for_small_ones() {
-        let memory = Memory::new(32 << 20, &nowhere());
+        let memory = Memory::new(32 << 20);
         while memory.of(2 << 20).try_take(A, 0, 2 << 20).is_some() {}
         assert!((1..=100).all(|nth| memory.of(1_000).try_take(A, (nth - 1) * 1_000, 1_000).is_some()));
     }
 
     #[test]
+    fn an_application_that_waits_with_all_the_messages_it_may_has_memory_for_answers() {
+        let memory = Memory::new(32 << 20);
+        while memory.of(1_000).try_take(A, 0, 1_000).is_some() {}
+        while memory.of(100_000).try_take(A, 0, 100_000).is_some() {}
+        let mut kept = 0;
+        while memory.has_room_for_answer(A, 2_000) {
+            memory.of_answer(2_000).charge(A, 2_000);
+            kept += 1;
+        }
+        assert!((500..=1_000).contains(&kept), "three eighths of an eighth of what there is: {kept}");
+        assert!(memory.has_room_for_answer(B, 2_000), "others' are kept, too");
+    }
+
+    #[test]
     fn an_application_leaves_as_many_permits_as_it_holds_of_what_there_is_for_its_environment() {
-        let permits = Permits::new(1_000, &each_its_own(1_000));
+        let permits = Permits::new(1_000);
         assert_eq!(fill_permits(&permits, 1), 375);
         assert_eq!(fill_permits(&permits, 2), 235);
         assert_eq!(permits.free(), 390);
-        let others = (3..1_000).take_while(|of| permits.open(Some(ApplicationKey(*of)))).count();
+        let others = (3..1_000).take_while(|of| permits.open(own(*of))).count();
         assert_eq!((others, permits.free()), (390, 0), "whoever has none gets one as long as there is one");
     }
 
     #[test]
     fn an_environment_leaves_a_third_of_what_it_has_however_many_applications_it_has() {
-        let environments = Environments::default();
-        for application in (0..2_000).map(ApplicationKey) {
-            environments.learn(application, EnvironmentKey(1));
-        }
-        environments.learn(ApplicationKey(2_000), EnvironmentKey(2));
-        let environments = Arc::new(environments);
-        let (permits, budget) = (Permits::new(1_000, &environments), Budget::new(1_000, 2, &environments));
-        let (one, other) = ((0..2_000).map(|of| Some(ApplicationKey(of))), Some(ApplicationKey(2_000)));
+        let (permits, budget) = (Permits::new(1_000), Budget::new(1_000, 2));
+        let (one, other) = ((0..2_000).map(|of| Some(owner(1, of))), Some(owner(2, 2_000)));
         assert_eq!(one.clone().filter(|of| permits.open(*of)).count(), 750);
         assert_eq!((1..1_000).take_while(|_| permits.open(other)).count(), 94);
         assert_eq!(one.filter(|of| budget.try_take(*of, 0, 1).is_some()).count(), 1_500);
@@ -569,9 +559,9 @@ mod tests {
     #[test]
     fn there_are_never_more_requests_than_permits() {
         for total in 1..40 {
-            let permits = Permits::new(total, &each_its_own(1_000));
-            let lanes = (0..100).filter(|of| permits.open(Some(ApplicationKey(*of)))).count();
-            let more = (0..100).filter(|of| permits.more(Some(ApplicationKey(*of)), 1)).count();
+            let permits = Permits::new(total);
+            let lanes = (0..100).filter(|of| permits.open(own(*of))).count();
+            let more = (0..100).filter(|of| permits.more(own(*of), 1)).count();
             assert!(lanes + more <= total as usize);
         }
     }
@@ -579,7 +569,7 @@ mod tests {
     #[test]
     fn with_few_permits_a_lane_makes_more_than_one_request_and_leaves_some() {
         for (total, most) in [(1, 1), (2, 1), (3, 1), (4, 2), (8, 3), (16, 4), (63, 7), (64, 7)] {
-            let (permits, of) = (Permits::new(total, &nowhere()), Some(ApplicationKey(1)));
+            let (permits, of) = (Permits::new(total), A);
             assert!(permits.open(of));
             let requests = (1..).take_while(|requests| permits.more(of, *requests)).count() + 1;
             assert_eq!((requests, permits.free()), (most, total - most as u32), "of {total}");
@@ -588,13 +578,22 @@ mod tests {
 
     #[test]
     fn a_lane_of_nobody_counts_for_its_application_when_that_is_known() {
-        let permits = Permits::new(4, &nowhere());
-        assert!(permits.open(None) && permits.adopt(ApplicationKey(1)));
-        assert!(permits.open(None) && permits.adopt(ApplicationKey(1)));
-        assert!(permits.open(None) && !permits.adopt(ApplicationKey(1)), "it has its share");
+        let permits = Permits::new(4);
+        assert!(permits.open(None) && permits.adopt(owner(1, 1)));
+        assert!(permits.open(None) && permits.adopt(owner(1, 1)));
+        assert!(permits.open(None) && !permits.adopt(owner(1, 1)), "it has its share");
         for _ in 0..3 {
-            permits.give_back(Some(ApplicationKey(1)));
+            permits.give_back(A);
         }
         assert_eq!(permits.free(), 4);
+    }
+
+    /// Each lane is of another application of the same environment, and its endpoint is read before the next one opens.
+    #[test]
+    fn lanes_of_nobody_give_an_environment_no_more_than_its_share() {
+        let permits = Permits::new(1_000);
+        let lanes = (0..1_000).take_while(|_| permits.open(None));
+        let within = lanes.enumerate().take_while(|(number, _)| permits.adopt(owner(1, *number as i64))).count();
+        assert_eq!(within, 750, "the next one is to close at once");
     }
 }

@@ -22,7 +22,6 @@ use parking_lot::Mutex;
 use postrider_domain::clock::Clock;
 use postrider_domain::delivery::Failure;
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApplicationKey, EnvironmentKey};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -32,7 +31,7 @@ use crate::addresses::Failed;
 use crate::answer::{Stage, Trouble};
 use crate::egress::{Forbidden, Policy};
 use crate::handshakes::Handshakes;
-use crate::holders::Environments;
+use crate::holders::Owner;
 use crate::http1::Http1;
 use crate::http2::Http2;
 use crate::options::DeliveryOptions;
@@ -60,7 +59,7 @@ pub(crate) struct Single {
     pub(crate) until: Timestamp,
     pub(crate) address: SocketAddr,
     /// Who used it last.
-    pub(crate) application: ApplicationKey,
+    pub(crate) owner: Owner,
 }
 
 impl Single {
@@ -125,7 +124,6 @@ pub(crate) struct Connector {
     failed: Failed,
     handshakes: Handshakes,
     leavings: Arc<Leavings>,
-    environments: Arc<Environments>,
     looking_up: Arc<Shares>,
     second_addresses: Arc<Shares>,
 }
@@ -147,8 +145,6 @@ impl Tried {
 
 impl Connector {
     pub(crate) fn new(options: &DeliveryOptions, resolve: Arc<dyn Resolve>, tls: Tls, clock: Arc<dyn Clock>) -> Self {
-        let environments = Arc::default();
-        let shares = |total, most| Shares::new(total, most, &environments);
         Self {
             policy: Policy::new(options),
             resolve,
@@ -158,11 +154,10 @@ impl Connector {
             max_age: options.connection_max_age.0,
             made: AtomicU32::new(0),
             failed: Failed::default(),
-            handshakes: Handshakes::new(&environments),
+            handshakes: Handshakes::new(),
             leavings: Arc::default(),
-            looking_up: shares(sockets::look_ups(options.max_in_flight), MAX_LOOK_UPS_OF_APPLICATION),
-            second_addresses: shares(sockets::second_addresses(options.max_in_flight), u32::MAX),
-            environments,
+            looking_up: Shares::new(sockets::look_ups(options.max_in_flight), MAX_LOOK_UPS_OF_APPLICATION),
+            second_addresses: Shares::new(sockets::second_addresses(options.max_in_flight), u32::MAX),
         }
     }
 
@@ -174,14 +169,14 @@ impl Connector {
     pub(crate) async fn connect(
         &self,
         to: &Origin,
-        application: ApplicationKey,
+        owner: Owner,
         stage: &Stage,
         tried: &Tried,
     ) -> Result<Made, Trouble> {
-        let addresses = self.addresses(to, application, stage.waits()).await?;
+        let addresses = self.addresses(to, owner, stage.waits()).await?;
         let until = self.clock.now().saturating_add(self.age());
         stage.connecting();
-        let (transport, address) = self.dial(to, &addresses, application, stage, tried).await?;
+        let (transport, address) = self.dial(to, &addresses, owner, stage, tried).await?;
         tried.settle_on(address);
         if transport.speaks_http2() {
             return Ok(Made::Http2 {
@@ -191,15 +186,7 @@ impl Connector {
         }
         transport.meter().turn_off();
         let connection = Box::new(Http1::new(transport));
-        Ok(Made::Http1(Single { connection, until, address, application }))
-    }
-
-    /// It is known where an application belongs, by whose share look-ups and second addresses go.
-    pub(crate) fn learn(&self, application: ApplicationKey, environment: EnvironmentKey) {
-        if self.environments.learn(application, environment) {
-            self.looking_up.belongs(application, environment);
-            self.second_addresses.belongs(application, environment);
-        }
+        Ok(Made::Http1(Single { connection, until, address, owner }))
     }
 
     /// Remembers that what was tried came to nothing: other addresses come first next time.
@@ -223,16 +210,11 @@ impl Connector {
     }
 
     /// The addresses of a host, every one of them allowed, in the order in which they are to be tried.
-    async fn addresses(
-        &self,
-        to: &Origin,
-        application: ApplicationKey,
-        waits: &Waits,
-    ) -> Result<Vec<SocketAddr>, Trouble> {
+    async fn addresses(&self, to: &Origin, owner: Owner, waits: &Waits) -> Result<Vec<SocketAddr>, Trouble> {
         let found = match &to.host {
             url::Host::Ipv4(address) => vec![IpAddr::from(*address)],
             url::Host::Ipv6(address) => vec![IpAddr::from(*address)],
-            url::Host::Domain(name) => self.look_up(name, application, waits).await?,
+            url::Host::Domain(name) => self.look_up(name, owner, waits).await?,
         };
         for address in &found {
             self.policy.check(*address).map_err(|why| self.refuse(to, why))?;
@@ -240,11 +222,11 @@ impl Connector {
         Ok(self.failed.order(to, &found, self.clock.now()))
     }
 
-    async fn look_up(&self, name: &str, application: ApplicationKey, waits: &Waits) -> Result<Vec<IpAddr>, Trouble> {
+    async fn look_up(&self, name: &str, owner: Owner, waits: &Waits) -> Result<Vec<IpAddr>, Trouble> {
         let found = match self.resolve.known(name).await {
             Some(known) => known,
             None => {
-                let turn = waits.count(self.looking_up.take(application));
+                let turn = waits.count(self.looking_up.take(owner));
                 let turn = tokio::time::timeout(LOOK_UP_PATIENCE, turn).await;
                 let _turn = turn.map_err(|_| unresolved(ResolveError::Busy))?;
                 self.resolve.resolve(name).await
@@ -275,7 +257,7 @@ impl Connector {
         &self,
         to: &Origin,
         addresses: &[SocketAddr],
-        application: ApplicationKey,
+        owner: Owner,
         stage: &Stage,
         tried: &Tried,
     ) -> Result<(Transport, SocketAddr), Trouble> {
@@ -288,7 +270,7 @@ impl Connector {
         loop {
             if let Some(next) = waiting.next() {
                 if trying.len() == 1 && second.is_none() {
-                    second = self.second_addresses.try_take(application);
+                    second = self.second_addresses.try_take(owner);
                 }
                 let most = if second.is_some() { AT_ONCE } else { 1 };
                 while trying.len() >= most {
@@ -296,7 +278,7 @@ impl Connector {
                 }
                 tried.add(next);
                 connected.store(false, Ordering::Relaxed);
-                trying.push_back(self.open(to, application, next, stage, &connected).boxed());
+                trying.push_back(self.open(to, owner, next, stage, &connected).boxed());
             }
             if trying.is_empty() {
                 return Err(trouble.unwrap_or_else(|| Trouble::new(Failure::Resolve, UNRESOLVED)));
@@ -326,7 +308,7 @@ impl Connector {
     async fn open(
         &self,
         to: &Origin,
-        application: ApplicationKey,
+        owner: Owner,
         address: SocketAddr,
         stage: &Stage,
         connected: &AtomicBool,
@@ -342,16 +324,10 @@ impl Connector {
             return Ok((Transport::plain(wire), address));
         }
         stage.securing();
-        Ok((self.secure(to, application, stage.waits(), wire).await?, address))
+        Ok((self.secure(to, owner, stage.waits(), wire).await?, address))
     }
 
-    async fn secure(
-        &self,
-        to: &Origin,
-        application: ApplicationKey,
-        waits: &Waits,
-        wire: Wire,
-    ) -> Result<Transport, Trouble> {
+    async fn secure(&self, to: &Origin, owner: Owner, waits: &Waits, wire: Wire) -> Result<Transport, Trouble> {
         let name = match &to.host {
             url::Host::Ipv4(address) => ServerName::from(IpAddr::from(*address)),
             url::Host::Ipv6(address) => ServerName::from(IpAddr::from(*address)),
@@ -361,7 +337,7 @@ impl Connector {
         };
         let asked = Asked::default();
         let handshake = asked.watch(self.tls.connect(name, wire));
-        let stream = self.handshakes.make(application, waits, handshake).await;
+        let stream = self.handshakes.make(owner, waits, handshake).await;
         let stream = stream.map_err(|error| match error {
             error if !self.has_roots && tls::is_about_issuer(&error) => Trouble::new(Failure::Tls, tls::NO_ROOTS),
             error => Trouble::new(Failure::Tls, asked.describe(&error)),

@@ -7,11 +7,11 @@
 //!
 //! A panic while one lane is looked after is caught here, and harms that lane only: it is left alone for a while.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -25,6 +25,7 @@ use postrider_store::{ApplicationKey, Dispatch, EndpointKey, Fresh, MessageKey, 
 use tokio::sync::Notify;
 
 use crate::budget::{Memory, Permits};
+use crate::holders::{Environments, Owner, Whose, environment_of};
 use crate::idler;
 use crate::kept::KeptAnswers;
 use crate::lane::{Budgets, Lane, Load, Messages, Ready, State, Step, TROUBLE_PAUSE};
@@ -35,6 +36,7 @@ use crate::rate::RateBook;
 use crate::sender::{Carrier, Sender};
 use crate::settler::{self, Settler, Unsettled};
 use crate::slots::Slots;
+use crate::stuck::Stuck;
 use crate::turns::Turns;
 use crate::unsent::Unsent;
 use crate::waker::{self, Waker};
@@ -60,9 +62,6 @@ const TIDYING: Duration = Duration::from_secs(1);
 
 /// How long an endpoint that cannot be read is left alone. Who changes it is noticed at once.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(600);
-
-/// When endpoints that found no place among those who wait are looked at again.
-const LATER: Duration = Duration::from_secs(1);
 
 /// Of the time to end, the last one in so many parts is for storing what is known.
 const STORING: u32 = 10;
@@ -208,8 +207,8 @@ pub(crate) struct Shared {
     dispatched: AtomicI64,
     erased: ErasedAhead,
     pub(crate) unsent: Unsent,
-    /// Bytes of answers that were not kept for want of memory.
-    pub(crate) cut_bytes: AtomicU64,
+    pub(crate) stuck: Stuck,
+    environments: Environments,
     stopping: AtomicBool,
     workers: AtomicUsize,
     worker_left: Notify,
@@ -258,16 +257,14 @@ impl Engine {
         if endpoints > 0 {
             tracing::info!(endpoints, "deliveries are pending from before");
         }
-        let environments = Arc::default();
         let shared = Arc::new(Shared {
-            settler: Settler::new(&environments),
-            reads: Slots::new(READS_AT_A_TIME, &environments),
+            settler: Settler::new(),
+            reads: Slots::new(READS_AT_A_TIME),
             budgets: Budgets {
-                memory: Memory::new(options.memory_bytes, &environments),
-                permits: Permits::new(options.max_in_flight, &environments),
+                memory: Memory::new(options.memory_bytes),
+                permits: Permits::new(options.max_in_flight),
                 rates: RateBook::default(),
-                turns: Turns::new(&environments),
-                environments,
+                turns: Turns::default(),
             },
             kept: KeptAnswers::new(options.kept_responses_per_day),
             waker: Waker::new(),
@@ -275,7 +272,8 @@ impl Engine {
             dispatched: AtomicI64::new(newest.map_or(0, |newest| newest.0)),
             erased: ErasedAhead::default(),
             unsent: Unsent::default(),
-            cut_bytes: AtomicU64::new(0),
+            stuck: Stuck::default(),
+            environments: Environments::default(),
             stopping: AtomicBool::new(false),
             workers: AtomicUsize::new(0),
             worker_left: Notify::new(),
@@ -310,7 +308,7 @@ impl Engine {
     pub fn usage(&self) -> Usage {
         let Budgets { memory, permits, .. } = &self.shared.budgets;
         let requests = self.shared.workers.load(Ordering::SeqCst);
-        let cut_bytes = self.shared.cut_bytes.load(Ordering::Relaxed);
+        let cut_bytes = self.shared.kept.cut_bytes();
         Usage { requests, permits: permits.used(), memory_bytes: memory.used(), cut_bytes }
     }
 
@@ -384,12 +382,8 @@ impl Shared {
     /// Opens a lane with a permit of `of` that was taken, runs `change` on it, and pumps it. If one is open by now, that is
     /// used. `change` is told whether what comes with a message may be older than a change of the endpoint: of one that is
     /// told later, the lane hears.
-    fn open<T>(
-        self: &Arc<Self>,
-        endpoint: EndpointKey,
-        of: Option<ApplicationKey>,
-        change: impl FnOnce(&mut State, bool) -> T,
-    ) -> T {
+    fn open<T>(self: &Arc<Self>, endpoint: EndpointKey, of: Whose, change: impl FnOnce(&mut State, bool) -> T) -> T {
+        let mut is_given_back = false;
         let (lane, result) = {
             let (mut shard, now) = (self.shard(endpoint).lock(), self.clock.now());
             let changed = shard.changed_lately(now);
@@ -397,6 +391,7 @@ impl Shared {
             match found.as_ref().map(|lane| (lane, lane.state.lock())) {
                 Some((lane, mut state)) if !state.is_closed() => {
                     self.budgets.permits.give_back(of);
+                    is_given_back = true;
                     let result = change(&mut state, changed);
                     (Arc::clone(lane), result)
                 }
@@ -411,6 +406,9 @@ impl Shared {
                 }
             }
         };
+        if is_given_back {
+            self.permit_free();
+        }
         self.pump(&lane);
         result
     }
@@ -423,7 +421,7 @@ impl Shared {
         if let Some(taken) = self.with_open(target.key, offer) {
             return taken;
         }
-        let of = Some(target.application);
+        let of = Some(Owner::of(target));
         let on_hold = self.shard(target.key).lock().is_on_hold(target.key, self.clock.now());
         // Where hardly anything is free, those who came before go first.
         let turns = &self.budgets.turns;
@@ -444,7 +442,7 @@ impl Shared {
 
     /// Sees to it that these endpoints are looked after, whose deliveries are or may be due: by their lanes, or in turn, or
     /// at the end of what holds them back, when the store's index of wakes has them.
-    fn bring_up(self: &Arc<Self>, endpoints: impl Iterator<Item = (EndpointKey, Option<ApplicationKey>)>) {
+    fn bring_up(self: &Arc<Self>, endpoints: impl Iterator<Item = (EndpointKey, Whose)>) {
         let now = self.clock.now();
         let due = endpoints.filter(|(endpoint, _)| !self.shard(*endpoint).lock().is_on_hold(*endpoint, now));
         self.bring_up_now(due, State::wake);
@@ -454,18 +452,19 @@ impl Shared {
     /// them back may have been lifted. Runs `change` on the lanes that are open.
     pub(crate) fn bring_up_now(
         self: &Arc<Self>,
-        endpoints: impl Iterator<Item = (EndpointKey, Option<ApplicationKey>)>,
+        endpoints: impl Iterator<Item = (EndpointKey, Whose)>,
         change: fn(&mut State),
     ) {
-        let mut crowded_out = Vec::new();
+        let turns = &self.budgets.turns;
+        let mut crowded_out = BTreeMap::<Duration, Vec<EndpointKey>>::new();
         for (endpoint, of) in endpoints {
-            if self.with_open(endpoint, change).is_none() && !self.budgets.turns.push(endpoint, of) {
-                crowded_out.push(endpoint);
+            if self.with_open(endpoint, change).is_none() && !turns.push(endpoint, of) {
+                crowded_out.entry(turns.pause(environment_of(of))).or_default().push(endpoint);
             }
         }
         self.waker.turn();
-        if !crowded_out.is_empty() {
-            self.runtime.spawn(Arc::clone(self).wake_later(crowded_out));
+        for (pause, endpoints) in crowded_out {
+            self.runtime.spawn(Arc::clone(self).wake_later(endpoints, pause));
         }
     }
 
@@ -481,7 +480,7 @@ impl Shared {
     }
 
     /// Sees to it that a delivery which is due at `at` is found then. The accept commit has noted its endpoint.
-    fn later(self: &Arc<Self>, endpoint: EndpointKey, of: Option<ApplicationKey>, at: Timestamp) {
+    fn later(self: &Arc<Self>, endpoint: EndpointKey, of: Whose, at: Timestamp) {
         if at > self.clock.now() {
             self.waker.expect(at);
         } else {
@@ -491,10 +490,10 @@ impl Shared {
     }
 
     /// Notes endpoints that found no place to wait, so that the waker comes back to them.
-    async fn wake_later(self: Arc<Self>, endpoints: Vec<EndpointKey>) {
+    async fn wake_later(self: Arc<Self>, endpoints: Vec<EndpointKey>, pause: Duration) {
         loop {
             let now = self.clock.now();
-            let later = now.saturating_add(LATER);
+            let later = now.saturating_add(pause);
             match self.store.wake_later(endpoints.clone(), later).await {
                 Ok(()) => {
                     self.waker.expect(later);
@@ -578,7 +577,7 @@ impl Shared {
     fn forget(self: &Arc<Self>, lane: &Arc<Lane>, waits: bool) {
         let (of, known) = {
             let state = lane.state.lock();
-            (state.application(), Remembered::of(&state, waits))
+            (state.owner(), Remembered::of(&state, waits))
         };
         {
             let mut shard = self.shard(lane.key).lock();
@@ -614,7 +613,7 @@ impl Shared {
     async fn read_target(self: Arc<Self>, lane: Arc<Lane>) {
         let (of, asks) = {
             let state = lane.state.lock();
-            (state.application(), state.doubts_hold())
+            (state.owner(), state.doubts_hold())
         };
         let slot = self.reads.slot(of).await;
         let read = self.target_and_hold(lane.key, asks).await;
@@ -686,18 +685,20 @@ impl Shared {
 
     /// Whatever an endpoint is like, preparing it harms nobody else.
     fn prepare(&self, target: &Arc<Target>) -> Arc<Ready> {
-        self.budgets.learn(target.application, target.environment);
+        let owner = Owner::of(target);
+        self.environments.learn(owner);
         let prepared = catch_unwind(AssertUnwindSafe(|| self.carrier.prepare(target))).unwrap_or_else(|_| {
             tracing::error!(endpoint = %target.endpoint.id, "an endpoint could not be prepared because of an internal error");
-            Sender::unprepared(target.application)
+            Sender::unprepared(owner)
         });
         Arc::new(Ready { prepared, url: target.endpoint.url.as_str().into(), target: Arc::clone(target) })
     }
 
     async fn load(self: Arc<Self>, lane: Arc<Lane>, load: Load) {
-        let of = lane.state.lock().application();
+        let of = lane.state.lock().owner();
         let slot = self.reads.slot(of).await;
-        let held = lane.state.lock().held_keys(&load);
+        let mut held = lane.state.lock().held_keys(&load);
+        self.stuck.leave_out(lane.key, load.after, &mut held);
         let found = self.store.due(lane.key, load.now, load.after, held, load.limit, load.max_bytes).await;
         drop(slot);
         match found {
@@ -808,11 +809,15 @@ impl Handle {
 impl Dispatch for Handle {
     fn dispatch(&self, batch: Vec<Fresh>) {
         let shared = &self.0;
-        let mut not_taken: Vec<(EndpointKey, Option<ApplicationKey>)> = Vec::new();
+        let mut not_taken: Vec<(EndpointKey, Whose)> = Vec::new();
         for fresh in &batch {
+            // All are of one application.
+            if let Some(target) = fresh.targets.first() {
+                shared.environments.learn(Owner::of(target));
+            }
             for target in &fresh.targets {
                 shared.carrier.between_messages();
-                let (key, of) = (target.key, Some(target.application));
+                let (key, of) = (target.key, Some(Owner::of(target)));
                 if let Some(at) = fresh.message.deliver_at {
                     self.guarded("noting a message for later", |shared| shared.later(key, of, at));
                     continue;
@@ -840,6 +845,7 @@ impl Dispatch for Handle {
 impl Observer for Handle {
     fn endpoint_changed(&self, endpoint: EndpointKey, of: Option<ApplicationKey>) {
         self.guarded("noting a change of an endpoint", |shared| {
+            let of = shared.environments.owner(of);
             shared.shard(endpoint).lock().changed_at = Some(shared.clock.now());
             // A lane is wanted even if there is none: if the endpoint was disabled, what it has pending is to be canceled.
             shared.bring_up_now(std::iter::once((endpoint, of)), State::mark_stale);
@@ -847,7 +853,9 @@ impl Observer for Handle {
     }
 
     fn work_added(&self, endpoint: EndpointKey, of: Option<ApplicationKey>) {
-        self.guarded("noting work for an endpoint", |shared| shared.bring_up(std::iter::once((endpoint, of))));
+        self.guarded("noting work for an endpoint", |shared| {
+            shared.bring_up(std::iter::once((endpoint, shared.environments.owner(of))));
+        });
     }
 
     fn messages_expunged(&self, messages: &[MessageKey]) {

@@ -11,9 +11,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use postrider_store::ApplicationKey;
-
-use crate::holders::Environments;
+use crate::holders::Owner;
 use crate::slots::Slots;
 use crate::waits::Waits;
 
@@ -31,21 +29,21 @@ pub(crate) struct Handshakes {
 
 impl Handshakes {
     /// For this machine.
-    pub(crate) fn new(environments: &Arc<Environments>) -> Self {
+    pub(crate) fn new() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self::at_a_time((processors / PROCESSORS_PER_HANDSHAKE).max(1), environments)
+        Self::at_a_time((processors / PROCESSORS_PER_HANDSHAKE).max(1))
     }
 
-    fn at_a_time(count: usize, environments: &Arc<Environments>) -> Self {
-        Self { processors: Slots::new(count, environments) }
+    fn at_a_time(count: usize) -> Self {
+        Self { processors: Slots::new(count) }
     }
 
     /// Makes a handshake for an application, each step of it in turn. `waits` counts how long it waits for that.
-    pub(crate) async fn make<F: Future>(&self, application: ApplicationKey, waits: &Waits, handshake: F) -> F::Output {
+    pub(crate) async fn make<F: Future>(&self, owner: Owner, waits: &Waits, handshake: F) -> F::Output {
         let mut handshake = pin!(handshake);
         loop {
             {
-                let _slot = waits.count(self.processors.slot(Some(application))).await;
+                let _slot = waits.count(self.processors.slot(Some(owner))).await;
                 if let Poll::Ready(result) = futures_util::poll!(handshake.as_mut()) {
                     return result;
                 }
@@ -66,21 +64,21 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
+    use crate::holders::owner;
 
-    const A: ApplicationKey = ApplicationKey(1);
-    const B: ApplicationKey = ApplicationKey(2);
+    const A: Owner = owner(1, 1);
+    const B: Owner = owner(1, 2);
 
     #[tokio::test]
     async fn applications_take_turns_however_many_handshakes_one_has() {
-        let (handshakes, made) =
-            (Arc::new(Handshakes::at_a_time(1, &Arc::default())), Arc::new(Mutex::new(Vec::new())));
+        let (handshakes, made) = (Arc::new(Handshakes::at_a_time(1)), Arc::new(Mutex::new(Vec::new())));
         let busy = handshakes.processors.slot(None).await;
         let tasks: Vec<_> = [(A, 1), (A, 2), (A, 3), (B, 4)]
             .into_iter()
-            .map(|(application, number)| {
+            .map(|(of, number)| {
                 let (handshakes, made) = (Arc::clone(&handshakes), Arc::clone(&made));
                 tokio::spawn(async move {
-                    handshakes.make(application, &Waits::default(), async { made.lock().push(number) }).await;
+                    handshakes.make(of, &Waits::default(), async { made.lock().push(number) }).await;
                 })
             })
             .collect();
@@ -95,7 +93,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_handshake_that_waits_for_the_network_keeps_no_other_waiting() {
-        let handshakes = Arc::new(Handshakes::at_a_time(1, &Arc::default()));
+        let handshakes = Arc::new(Handshakes::at_a_time(1));
         let (answer, answered) = tokio::sync::oneshot::channel();
         let (began, begun) = tokio::sync::oneshot::channel();
         let stalled = Arc::clone(&handshakes);
@@ -114,7 +112,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_wait_for_a_turn_is_counted_and_the_wait_for_the_network_is_not() {
-        let (handshakes, waits) = (Handshakes::at_a_time(1, &Arc::default()), Waits::default());
+        let (handshakes, waits) = (Handshakes::at_a_time(1), Waits::default());
         let second = std::time::Duration::from_secs(1);
         let busy = async {
             let _busy = handshakes.processors.slot(None).await;

@@ -1,77 +1,89 @@
 //! Who holds how much of something that is shared: applications, and the environments that they belong to.
 //!
-//! What is shared is shared among environments first: whoever runs one can make as many applications as he likes. A lane, a
-//! request or a look-up names its application only; of that it is remembered where it belongs ([`Environments`]), as soon
-//! as its endpoint was read. What it holds before is nobody's in particular, and moves then.
+//! What is shared is shared among environments first: whoever runs one can make as many applications as he likes. So what is
+//! taken is taken for an application together with its environment ([`Owner`]), from the first on. Of a lane that is not known
+//! before its endpoint was read; until then what it has is nobody's, of which there is one share.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::{AddAssign, SubAssign};
 
 use parking_lot::RwLock;
-use postrider_store::{ApplicationKey, EnvironmentKey};
+use postrider_store::{ApplicationKey, EnvironmentKey, Target};
+
+/// An application, and the environment that it belongs to for as long as it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Owner {
+    pub(crate) environment: EnvironmentKey,
+    pub(crate) application: ApplicationKey,
+}
+
+impl Owner {
+    /// Whose an endpoint is.
+    pub(crate) fn of(target: &Target) -> Self {
+        Self { environment: target.environment, application: target.application }
+    }
+}
 
 /// Whose a lane is; `None` until that is known.
-pub(crate) type Whose = Option<ApplicationKey>;
+pub(crate) type Whose = Option<Owner>;
+
+/// The environment of whoever that is.
+pub(crate) fn environment_of(whose: Whose) -> Option<EnvironmentKey> {
+    whose.map(|owner| owner.environment)
+}
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 postrider_domain::limits! {
     in "Delivering";
     /// Applications of which it is remembered to which environment they belong
-    pub(crate) const MAX_KNOWN: usize = 65_536, "applications", beyond "all are forgotten, and learned again as their endpoints are read";
+    pub(crate) const MAX_KNOWN: usize = 65_536, "applications", beyond "all are forgotten, and learned again with their messages; until then a change of an endpoint waits for its turn with those of whom that is not known";
 }
 
-/// Which environments applications belong to, as far as is known here.
+/// Which environments applications belong to, as far as is known here: for those who tell of an endpoint by its application
+/// alone. Whatever was taken knows by itself whose it is, so nothing depends on what is forgotten here.
 #[derive(Debug, Default)]
 pub(crate) struct Environments(RwLock<Map<ApplicationKey, EnvironmentKey>>);
 
 impl Environments {
-    /// Remembers it; false if it was known.
-    pub(crate) fn learn(&self, application: ApplicationKey, environment: EnvironmentKey) -> bool {
-        if self.0.read().contains_key(&application) {
-            return false;
+    /// Remembers it.
+    pub(crate) fn learn(&self, owner: Owner) {
+        if self.0.read().contains_key(&owner.application) {
+            return;
         }
         let mut known = self.0.write();
         if known.len() >= MAX_KNOWN {
             known.clear();
         }
-        known.insert(application, environment).is_none()
+        known.insert(owner.application, owner.environment);
     }
 
-    pub(crate) fn of(&self, whose: Whose) -> Option<EnvironmentKey> {
-        self.0.read().get(&whose?).copied()
+    /// Whose something of this application is; `None` if that is not known.
+    pub(crate) fn owner(&self, application: Option<ApplicationKey>) -> Whose {
+        let application = application?;
+        let environment = *self.0.read().get(&application)?;
+        Some(Owner { environment, application })
     }
 }
 
 /// What each holds.
 #[derive(Debug)]
 pub(crate) struct Holders<T> {
-    by_application: Map<Whose, Holding<T>>,
+    by_owner: Map<Whose, T>,
     by_environment: Map<Option<EnvironmentKey>, T>,
-}
-
-#[derive(Debug)]
-struct Holding<T> {
-    amount: T,
-    /// Where it counts, which is where it was known to belong when it began to hold something.
-    environment: Option<EnvironmentKey>,
 }
 
 impl<T> Default for Holders<T> {
     fn default() -> Self {
-        Self { by_application: Map::default(), by_environment: Map::default() }
+        Self { by_owner: Map::default(), by_environment: Map::default() }
     }
 }
 
 impl<T: Copy + Default + PartialEq + AddAssign + SubAssign> Holders<T> {
     /// What an application holds, and all of its environment.
-    pub(crate) fn of(&self, whose: Whose, environments: &Environments) -> (T, T) {
-        let (own, environment) = match self.by_application.get(&whose) {
-            Some(holding) => (holding.amount, holding.environment),
-            None => (T::default(), environments.of(whose)),
-        };
-        (own, self.by_environment.get(&environment).copied().unwrap_or_default())
+    pub(crate) fn of(&self, whose: Whose) -> (T, T) {
+        (self.of_application(whose), self.of_environment(environment_of(whose)))
     }
 
     /// What an environment holds.
@@ -81,72 +93,61 @@ impl<T: Copy + Default + PartialEq + AddAssign + SubAssign> Holders<T> {
 
     /// What an application holds.
     pub(crate) fn of_application(&self, whose: Whose) -> T {
-        self.by_application.get(&whose).map(|holding| holding.amount).unwrap_or_default()
+        self.by_owner.get(&whose).copied().unwrap_or_default()
     }
 
-    pub(crate) fn add(&mut self, whose: Whose, amount: T, environments: &Environments) {
-        let new = || Holding { amount: T::default(), environment: environments.of(whose) };
-        let holding = self.by_application.entry(whose).or_insert_with(new);
-        holding.amount += amount;
-        *self.by_environment.entry(holding.environment).or_default() += amount;
+    pub(crate) fn add(&mut self, whose: Whose, amount: T) {
+        *self.by_owner.entry(whose).or_default() += amount;
+        *self.by_environment.entry(environment_of(whose)).or_default() += amount;
     }
 
     /// Takes back a part of what an application holds.
     pub(crate) fn subtract(&mut self, whose: Whose, amount: T) {
-        let Entry::Occupied(mut holding) = self.by_application.entry(whose) else { return };
-        holding.get_mut().amount -= amount;
-        let (left, environment) = (holding.get().amount, holding.get().environment);
-        if left == T::default() {
-            holding.remove();
-        }
-        self.subtract_of(environment, amount);
-    }
-
-    fn subtract_of(&mut self, environment: Option<EnvironmentKey>, amount: T) {
-        let Entry::Occupied(mut all) = self.by_environment.entry(environment) else { return };
-        *all.get_mut() -= amount;
-        if *all.get() == T::default() {
-            all.remove();
-        }
-    }
-
-    /// It has become known where an application belongs.
-    pub(crate) fn belongs(&mut self, application: ApplicationKey, environment: EnvironmentKey) {
-        let Some(holding) = self.by_application.get_mut(&Some(application)) else { return };
-        let (amount, before) = (holding.amount, holding.environment.replace(environment));
-        *self.by_environment.entry(Some(environment)).or_default() += amount;
-        self.subtract_of(before, amount);
+        subtract(self.by_owner.entry(whose), amount);
+        subtract(self.by_environment.entry(environment_of(whose)), amount);
     }
 
     pub(crate) fn amounts(&self) -> impl Iterator<Item = T> {
-        self.by_application.values().map(|holding| holding.amount)
+        self.by_owner.values().copied()
     }
 
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.by_application.is_empty() && self.by_environment.is_empty()
+        self.by_owner.is_empty() && self.by_environment.is_empty()
     }
+}
+
+/// Whoever holds nothing any more takes no place.
+fn subtract<K, T: Copy + Default + PartialEq + SubAssign>(of: Entry<'_, K, T>, amount: T) {
+    let Entry::Occupied(mut held) = of else { return };
+    *held.get_mut() -= amount;
+    if *held.get() == T::default() {
+        held.remove();
+    }
+}
+
+/// For tests: an application of an environment.
+#[cfg(test)]
+pub(crate) const fn owner(environment: i64, application: i64) -> Owner {
+    Owner { environment: EnvironmentKey(environment), application: ApplicationKey(application) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const A: ApplicationKey = ApplicationKey(1);
-    const B: ApplicationKey = ApplicationKey(2);
-
     #[test]
-    fn an_environment_holds_what_its_applications_hold_also_before_it_was_known() {
-        let (environments, mut holders) = (Environments::default(), Holders::<i64>::default());
-        holders.add(Some(A), 3, &environments);
-        assert!(environments.learn(A, EnvironmentKey(7)) && !environments.learn(A, EnvironmentKey(7)));
-        holders.belongs(A, EnvironmentKey(7));
-        environments.learn(B, EnvironmentKey(7));
-        holders.add(Some(B), 4, &environments);
-        assert_eq!(holders.of(Some(A), &environments), (3, 7));
-        holders.subtract(Some(A), 3);
-        assert_eq!(holders.of(Some(A), &environments), (0, 4), "it is known where it would count");
-        holders.subtract(Some(B), 4);
+    fn an_environment_holds_what_its_applications_hold() {
+        let mut holders = Holders::<i64>::default();
+        let (a, b, nobody) = (Some(owner(7, 1)), Some(owner(7, 2)), None);
+        holders.add(a, 3);
+        holders.add(b, 4);
+        holders.add(nobody, 5);
+        assert_eq!((holders.of(a), holders.of(nobody)), ((3, 7), (5, 5)));
+        holders.subtract(a, 3);
+        assert_eq!(holders.of(a), (0, 4));
+        holders.subtract(b, 4);
+        holders.subtract(nobody, 5);
         assert!(holders.is_empty());
     }
 
@@ -154,8 +155,10 @@ mod tests {
     fn so_many_applications_are_known_and_no_more() {
         let environments = Environments::default();
         for number in 0..=MAX_KNOWN as i64 {
-            environments.learn(ApplicationKey(number), EnvironmentKey(1));
+            environments.learn(owner(1, number));
         }
         assert_eq!(environments.0.read().len(), 1);
+        let whose = |number| environments.owner(Some(ApplicationKey(number)));
+        assert_eq!((whose(MAX_KNOWN as i64), whose(0)), (Some(owner(1, MAX_KNOWN as i64)), None));
     }
 }

@@ -1,5 +1,5 @@
 //! What is to be done now and then, also when nothing is sent: connections that nobody has used for a while are closed, and what
-//! was not told yet of deliveries that were canceled is told.
+//! was not told yet of deliveries that were canceled, and of responses that were cut, is told.
 //!
 //! The pool closes connections by itself whenever one is taken or given back, and its size is bounded; but a receiver
 //! should not have to keep connections open for nothing.
@@ -18,5 +18,6 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         shared.clock.sleep_until(shared.clock.now().saturating_add(INTERVAL)).await;
         shared.carrier.close_idle();
         shared.unsent.say_the_rest(shared.clock.now());
+        shared.kept.say_the_rest(shared.clock.now());
     }
 }

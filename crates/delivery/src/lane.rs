@@ -23,10 +23,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use postrider_domain::delivery::{Hold, HoldReason};
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApplicationKey, DeliveryKey, EndpointKey, EnvironmentKey, MessageKey, Target};
+use postrider_store::{DeliveryKey, EndpointKey, MessageKey, Target};
 
 use crate::budget::{Memory, Permits};
-use crate::holders::Environments;
+use crate::holders::{Owner, Whose};
 use crate::limits::MAX_HELD;
 use crate::pace::Pace;
 use crate::rate::{Limited, Limits, RateBook};
@@ -91,18 +91,6 @@ pub(crate) struct Budgets {
     pub(crate) rates: RateBook,
     /// Those who wait for a lane.
     pub(crate) turns: Turns,
-    /// Of whose applications permits and memory are shared.
-    pub(crate) environments: Arc<Environments>,
-}
-
-impl Budgets {
-    /// It is known where an application belongs.
-    pub(crate) fn learn(&self, application: ApplicationKey, environment: EnvironmentKey) {
-        if self.environments.learn(application, environment) {
-            self.permits.belongs(application, environment);
-            self.memory.belongs(application, environment);
-        }
-    }
 }
 
 /// One endpoint with work.
@@ -131,7 +119,7 @@ pub(crate) struct State {
     /// What was taken for the load under way.
     reserved: Option<window::Reserved>,
     /// Whose permits it has; `None` until that is known.
-    application: Option<ApplicationKey>,
+    owner: Whose,
     turn: Turn,
     /// Its application had more than its share when that became known: others are to have their turn at once.
     in_excess: bool,
@@ -183,8 +171,8 @@ enum Busy {
 }
 
 impl Lane {
-    /// A lane that has one permit of `application`. `doubts_hold`: the store may have noted that its endpoint is held back.
-    pub(crate) fn new(key: EndpointKey, application: Option<ApplicationKey>, pace: Pace, doubts_hold: bool) -> Self {
+    /// A lane that has one permit of `owner`. `doubts_hold`: the store may have noted that its endpoint is held back.
+    pub(crate) fn new(key: EndpointKey, owner: Whose, pace: Pace, doubts_hold: bool) -> Self {
         let state = State {
             ready: None,
             stale: false,
@@ -197,7 +185,7 @@ impl Lane {
             reserved: None,
             hunger: FIRST_HUNGER,
             on_its_way: FIRST_ON_ITS_WAY,
-            application,
+            owner,
             turn: Turn::Preparing,
             in_excess: false,
             workers: 0,
@@ -227,8 +215,8 @@ impl State {
     }
 
     /// Whose permits the lane has.
-    pub(crate) fn application(&self) -> Option<ApplicationKey> {
-        self.application
+    pub(crate) fn owner(&self) -> Whose {
+        self.owner
     }
 
     /// Until when the store knows that the endpoint is held back.
@@ -268,9 +256,10 @@ impl State {
             endpoint.throttle_rate.map(|rate| (Limited::Endpoint(*key), rate)),
             application_rate.map(|rate| (Limited::Application(*application), rate)),
         ];
-        if self.application.is_none() {
-            self.in_excess = !budgets.permits.adopt(*application);
-            self.application = Some(*application);
+        if self.owner.is_none() {
+            let owner = Owner::of(&ready.target);
+            self.in_excess = !budgets.permits.adopt(owner);
+            self.owner = Some(owner);
         }
         self.ready = Some(ready);
     }
@@ -325,7 +314,7 @@ impl State {
     /// Whether others wait for what this lane has. Where its application has less than its share they don't: they wait for
     /// lanes of their own.
     fn is_wanted(&self, budgets: &Budgets) -> bool {
-        budgets.turns.any() && budgets.permits.is_short(self.application)
+        budgets.turns.any() && budgets.permits.is_short(self.owner)
     }
 
     /// The lane knows what there is to do.
@@ -345,7 +334,7 @@ impl State {
     pub(crate) fn worker_left(&mut self, budgets: &Budgets) {
         self.workers -= 1;
         if self.workers > 0 {
-            budgets.permits.give_back(self.application);
+            budgets.permits.give_back(self.owner);
         }
     }
 
@@ -524,13 +513,13 @@ impl State {
     fn may_start(&self, budgets: &Budgets) -> bool {
         !self.window.is_empty()
             && self.workers < self.pace.limit()
-            && (self.workers == 0 || budgets.permits.more(self.application, self.workers))
+            && (self.workers == 0 || budgets.permits.more(self.owner, self.workers))
     }
 
     /// The permit for one more request is not needed. The first one is the lane's own.
     fn return_permit(&self, budgets: &Budgets) {
         if self.workers > 0 {
-            budgets.permits.give_back(self.application);
+            budgets.permits.give_back(self.owner);
         }
     }
 

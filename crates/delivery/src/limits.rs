@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postrider_domain::limits::Limit;
 
-pub(crate) use lanes::{MAX_HELD, MAX_REMEMBERED, MAX_WAITING_FOR_A_LANE, READS_AT_A_TIME};
+pub(crate) use lanes::{CROWD, MAX_HELD, MAX_REMEMBERED, MAX_WAITING_FOR_A_LANE, READS_AT_A_TIME};
 pub use responses::{MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_INTERIM};
 
 /// How long whoever has answered may take to read the rest of the message.
@@ -19,6 +19,10 @@ pub(crate) const MANNERS: Duration = Duration::from_millis(lanes::MANNERS_MILLIS
 /// As long as a lane with nothing was refused so lately, others that have nothing let it go first. Longer than a wait for
 /// memory and than manners, so that whoever starves is remembered until it asks again.
 pub(crate) const STARVING: Duration = Duration::from_millis(lanes::STARVING_MILLIS);
+
+/// When endpoints that found no place among those who wait for a lane are looked at again, at the earliest, and at the latest.
+pub(crate) const CROWDED_PAUSE: Duration = Duration::from_secs(lanes::CROWDED_SECONDS);
+pub(crate) const LONGEST_CROWDED_PAUSE: Duration = Duration::from_secs(lanes::LONGEST_CROWDED_SECONDS);
 
 /// Every bound of this crate.
 pub fn limits() -> Vec<Limit> {
@@ -35,6 +39,7 @@ pub fn limits() -> Vec<Limit> {
         crate::http2::limits(),
         crate::rest::limits(),
         crate::holders::limits(),
+        crate::stuck::limits(),
         crate::budget::limits(),
         crate::certificates::limits(),
         crate::tls::limits(),
@@ -70,6 +75,12 @@ mod lanes {
         pub(crate) const MAX_HELD: usize = 2_048, "deliveries", beyond "they wait in the store";
         /// Endpoints that wait in memory for a lane
         pub(crate) const MAX_WAITING_FOR_A_LANE: usize = 65_536, "endpoints", beyond "they wait in the store";
+        /// The wait of an endpoint that finds no place there
+        pub(crate) const CROWDED_SECONDS: u64 = 1, "seconds", beyond "it is looked for again";
+        /// Endpoints of its environment that wait, for each so many of which it waits as long again
+        pub(crate) const CROWD: usize = 1_024, "endpoints", beyond "it waits longer, in the store";
+        /// The longest wait of an endpoint that finds no place there
+        pub(crate) const LONGEST_CROWDED_SECONDS: u64 = 30, "seconds", beyond "it is looked for again";
         /// Reads of the store for endpoints at a time; environments and their applications take turns
         pub(crate) const READS_AT_A_TIME: usize = 3, "reads", beyond "endpoints wait for their turn";
         /// The longest wait of an endpoint between two questions for memory that it was refused

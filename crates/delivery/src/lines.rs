@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use postrider_store::EnvironmentKey;
 
-use crate::holders::Whose;
+use crate::holders::{Whose, environment_of};
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
@@ -54,7 +54,8 @@ pub(crate) enum Turn {
 }
 
 impl<T> Lines<T> {
-    pub(crate) fn push(&mut self, environment: Option<EnvironmentKey>, of: Whose, one: T) {
+    pub(crate) fn push(&mut self, of: Whose, one: T) {
+        let environment = environment_of(of);
         let line = self.by_environment.entry(environment).or_default();
         if line.count == 0 {
             self.order.push_back(environment);
@@ -72,16 +73,18 @@ impl<T> Lines<T> {
         self.by_environment.get(&environment).map_or(0, |line| line.count)
     }
 
-    /// The next one whose environment has `room`, and whose application is `admitted`. What has no room is not looked through.
+    /// The next one that still waits, whose environment has `room`, and whose application is `admitted`. What has no room is not
+    /// looked through, and what does not wait any more costs nobody a turn.
     pub(crate) fn next(
         &mut self,
         mut has_room: impl FnMut(Option<EnvironmentKey>) -> bool,
         mut admitted: impl FnMut(Whose) -> bool,
+        mut waits: impl FnMut(&T) -> bool,
     ) -> Option<(T, Whose)> {
         for _ in 0..self.order.len() {
             let environment = self.order.pop_front()?;
             let line = self.by_environment.get_mut(&environment)?;
-            let next = if has_room(environment) { line.next(&mut admitted) } else { None };
+            let next = if has_room(environment) { line.next(&mut admitted, &mut waits) } else { None };
             self.ends_turn(environment);
             if next.is_some() {
                 return next;
@@ -120,17 +123,26 @@ impl<T> Lines<T> {
 }
 
 impl<T> Line<T> {
-    fn next(&mut self, mut admitted: impl FnMut(Whose) -> bool) -> Option<(T, Whose)> {
+    fn next(
+        &mut self,
+        mut admitted: impl FnMut(Whose) -> bool,
+        mut waits: impl FnMut(&T) -> bool,
+    ) -> Option<(T, Whose)> {
         for _ in 0..self.order.len() {
             let of = self.order.pop_front()?;
             if !admitted(of) {
                 self.order.push_back(of);
                 continue;
             }
-            let one = self.by_application.get_mut(&of)?.pop_front()?;
-            self.count -= 1;
+            let waiting = self.by_application.get_mut(&of)?;
+            let gone = waiting.iter().take_while(|one| !waits(one)).count();
+            waiting.drain(..gone);
+            let next = waiting.pop_front();
+            self.count -= gone + usize::from(next.is_some());
             self.ends_turn(of);
-            return Some((one, of));
+            if let Some(one) = next {
+                return Some((one, of));
+            }
         }
         None
     }
@@ -162,14 +174,14 @@ impl<T> Line<T> {
 
 #[cfg(test)]
 mod tests {
-    use postrider_store::ApplicationKey;
-
     use super::*;
+    use crate::holders::owner;
 
-    const HERE: Option<EnvironmentKey> = Some(EnvironmentKey(1));
-    const THERE: Option<EnvironmentKey> = Some(EnvironmentKey(2));
-    const MANY: Whose = Some(ApplicationKey(1));
-    const ONE: Whose = Some(ApplicationKey(2));
+    const HERE: i64 = 1;
+    const THERE: i64 = 2;
+    const MANY: Whose = Some(owner(HERE, 1));
+    const ONE: Whose = Some(owner(HERE, 2));
+    const ONE_THERE: Whose = Some(owner(THERE, 2));
 
     /// Takes batches of so many until nothing is left, eight in a turn.
     fn batches(lines: &mut Lines<u32>, of: usize) -> Vec<Vec<u32>> {
@@ -192,8 +204,8 @@ mod tests {
     #[test]
     fn an_applications_one_waits_for_no_thousand_of_anothers() {
         let mut lines = Lines::default();
-        (0..10_000).for_each(|number| lines.push(HERE, MANY, number));
-        lines.push(HERE, ONE, 77_777);
+        (0..10_000).for_each(|number| lines.push(MANY, number));
+        lines.push(ONE, 77_777);
         let batches = batches(&mut lines, 128);
         assert!(batches[0].contains(&77_777), "it is in the first batch");
         let of_many: Vec<_> = batches.concat().into_iter().filter(|number| *number != 77_777).collect();
@@ -205,9 +217,9 @@ mod tests {
     fn an_environments_one_waits_for_no_thousand_applications_of_another() {
         let mut lines = Lines::default();
         for number in 0..1_000 {
-            lines.push(HERE, Some(ApplicationKey(10 + i64::from(number))), number);
+            lines.push(Some(owner(HERE, 10 + i64::from(number))), number);
         }
-        lines.push(THERE, ONE, 77_777);
+        lines.push(ONE_THERE, 77_777);
         assert_eq!(batches(&mut lines, 8)[0], [0, 77_777, 1, 2, 3, 4, 5, 6]);
         assert!(lines.is_empty());
     }
@@ -216,8 +228,8 @@ mod tests {
     fn small_batches_are_shared_too() {
         let mut lines = Lines::default();
         for number in 0..20 {
-            lines.push(HERE, MANY, number);
-            lines.push(HERE, ONE, 100 + number);
+            lines.push(MANY, number);
+            lines.push(ONE, 100 + number);
         }
         let batches = batches(&mut lines, 3);
         assert_eq!(batches[..3], [vec![0, 1, 2], vec![100, 101, 102], vec![3, 4, 5]]);
@@ -226,10 +238,10 @@ mod tests {
 
     #[test]
     fn what_is_too_heavy_for_the_rest_of_a_batch_is_first_in_the_next() {
-        for of_the_heavy in [HERE, THERE] {
+        for of_the_heavy in [ONE, ONE_THERE] {
             let mut lines = Lines::default();
-            (0..100).for_each(|number| lines.push(HERE, MANY, number));
-            lines.push(of_the_heavy, ONE, 1_000);
+            (0..100).for_each(|number| lines.push(MANY, number));
+            lines.push(of_the_heavy, 1_000);
             let mut batch = || {
                 let (mut weight, mut batch) = (0, Vec::new());
                 // A thousand fits alone.
@@ -249,15 +261,30 @@ mod tests {
     #[test]
     fn whoever_is_not_admitted_or_has_no_room_is_passed_over_and_keeps_its_place() {
         let mut lines = Lines::default();
-        lines.push(HERE, MANY, 1);
-        lines.push(HERE, ONE, 2);
-        lines.push(THERE, Some(ApplicationKey(3)), 3);
-        assert_eq!(lines.next(|_| false, |_| true), None);
-        assert_eq!(lines.next(|_| true, |_| false), None);
-        assert_eq!(lines.next(|environment| environment == THERE, |_| true), Some((3, Some(ApplicationKey(3)))));
-        assert_eq!(lines.next(|_| true, |of| of == ONE), Some((2, ONE)));
-        assert_eq!((lines.count_of(HERE), lines.count_of(THERE)), (1, 0));
-        assert_eq!(lines.next(|_| true, |_| true), Some((1, MANY)));
+        let (here, there) = (environment_of(MANY), environment_of(ONE_THERE));
+        lines.push(MANY, 1);
+        lines.push(ONE, 2);
+        lines.push(ONE_THERE, 3);
+        assert_eq!(lines.next(|_| false, |_| true, |_| true), None);
+        assert_eq!(lines.next(|_| true, |_| false, |_| true), None);
+        assert_eq!(lines.next(|environment| environment == there, |_| true, |_| true), Some((3, ONE_THERE)));
+        assert_eq!(lines.next(|_| true, |of| of == ONE, |_| true), Some((2, ONE)));
+        assert_eq!((lines.count_of(here), lines.count_of(there)), (1, 0));
+        assert_eq!(lines.next(|_| true, |_| true, |_| true), Some((1, MANY)));
+        assert!(lines.is_empty());
+    }
+
+    #[test]
+    fn what_does_not_wait_any_more_costs_nobody_a_turn() {
+        let mut lines = Lines::default();
+        for number in [-1, -2, 1] {
+            lines.push(MANY, number);
+        }
+        lines.push(ONE, -3);
+        lines.push(ONE_THERE, 2);
+        lines.push(ONE_THERE, -4);
+        let mut next = || lines.next(|_| true, |_| true, |number| *number > 0).map(|(number, _)| number);
+        assert_eq!([next(), next(), next(), next()], [Some(1), Some(2), None, None]);
         assert!(lines.is_empty());
     }
 }

@@ -1,18 +1,23 @@
 //! What delivering takes in memory at most.
 
+use std::collections::VecDeque;
+
 use postrider_domain::attempt::MAX_KEPT_ANSWER_BYTES;
 use postrider_domain::memory::{KIB, Part};
-use postrider_store::{ApplicationKey, EndpointKey};
+use postrider_store::{ApplicationKey, EndpointKey, EnvironmentKey};
 
 use crate::addresses::MAX_FAILED;
 use crate::budget::OVERDRAFT;
 use crate::dns::{MAX_ANSWER_BYTES, SOCKETS_PER_LOOK_UP};
 use crate::engine::REMEMBERED_BYTES;
+use crate::holders::{MAX_KNOWN, Whose};
+use crate::kept::ALLOWANCES_BYTES;
 use crate::limits::{MAX_HEAD_BYTES, MAX_WAITING_FOR_A_LANE};
 use crate::options::DeliveryOptions;
 use crate::resolve::{CACHED_MISSES, CACHED_NAMES};
 use crate::rest::MAX_LEFT_BYTES;
 use crate::sockets;
+use crate::stuck::STUCK_BYTES;
 use crate::system::{MAX_FILE_BYTES, MAX_LISTED_NAMES};
 use crate::tls;
 
@@ -41,8 +46,19 @@ const LISTED_BYTES: u64 = 2 * (64 * MAX_LISTED_NAMES as u64 + MAX_FILE_BYTES as 
 /// An address that has failed, with the name of its host.
 const FAILED_BYTES: u64 = KIB / 2;
 
-/// A place among those who wait for a lane.
-const WAITING_BYTES: u64 = 4 * size_of::<(Option<ApplicationKey>, EndpointKey)>() as u64;
+/// A queue has room for so many at least, however few are in it.
+const LEAST_QUEUE: usize = 4;
+
+/// A place among those who wait for a lane, if it is the only one of its application: itself and what says that it waits, a count, and
+/// the application's queue and its turn. Tables and orders that have just grown are half empty.
+const WAITING_BYTES: u64 = (LEAST_QUEUE * size_of::<EndpointKey>()
+    + 2 * (size_of::<EndpointKey>()
+        + size_of::<(Whose, usize)>()
+        + size_of::<(Whose, VecDeque<EndpointKey>)>()
+        + size_of::<Whose>())) as u64;
+
+/// Which environments applications belong to; a table that has just grown is half empty.
+const KNOWN_BYTES: u64 = (MAX_KNOWN * 2 * size_of::<(ApplicationKey, EnvironmentKey)>()) as u64;
 
 /// Every part that is bounded here.
 pub fn memory(options: &DeliveryOptions) -> Vec<Part> {
@@ -53,7 +69,7 @@ pub fn memory(options: &DeliveryOptions) -> Vec<Part> {
     vec![
         Part::set(
             "delivery.memory_bytes",
-            "messages that wait to be sent; as much again while each endpoint has one",
+            "messages that wait to be sent, and responses; as much again while each endpoint has one",
             options.memory_bytes.saturating_mul(OVERDRAFT),
         ),
         Part::set("delivery.max_in_flight", "requests under way to endpoints", in_flight * REQUEST_BYTES),
@@ -61,6 +77,9 @@ pub fn memory(options: &DeliveryOptions) -> Vec<Part> {
         Part::fixed("messages over HTTP/2 that were answered and not read", MAX_LEFT_BYTES as u64),
         Part::fixed("what is remembered of slow endpoints", REMEMBERED_BYTES),
         Part::fixed("endpoints that wait for their turn", MAX_WAITING_FOR_A_LANE as u64 * WAITING_BYTES),
+        Part::fixed("to which environments applications belong", KNOWN_BYTES),
+        Part::fixed("what applications have used of what is kept of responses", ALLOWANCES_BYTES),
+        Part::fixed("deliveries whose results cannot be stored", STUCK_BYTES),
         Part::fixed("names of hosts", (CACHED_NAMES + CACHED_MISSES) as u64 * NAME_BYTES),
         Part::fixed("names that are being looked up", look_ups * LOOK_UP_BYTES),
         Part::fixed("what /etc/hosts says", LISTED_BYTES),

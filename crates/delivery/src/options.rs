@@ -146,12 +146,14 @@ postrider_domain::options! {
         /// The most requests under way in all. Bounded by the limit on open files, too.
         #[within(1, 1_000_000)]
         pub max_in_flight: u32 = 4096,
-        /// The most bytes of messages waiting in memory for their turn; whatever is beyond waits in the store.
+        /// The most bytes of messages waiting in memory for their turn; whatever is beyond waits in the store. An eighth of it
+        /// is for responses until they are stored.
         #[within(1_048_576, 1_099_511_627_776_u64)]
         pub memory_bytes: u64 = 32 * 1024 * 1024,
         /// The most bytes that the responses to one application's messages add to the log of attempts in a day, beyond the first
         /// 256 of each: so many at once, and as many again over each day. When they are used up, 256 bytes of each response are
-        /// kept. A restart forgets what was used.
+        /// kept. A restart forgets what was used. Nor is more than that kept of a response for which there is no room in
+        /// `delivery.memory_bytes`; the log says how many were cut.
         #[within(0, 1_099_511_627_776_u64)]
         pub kept_responses_per_day: u64 = 256 * 1024 * 1024,
         /// How long a shutdown may take in all. Requests under way, to endpoints and at the API, get most of it to finish;

@@ -1,19 +1,19 @@
 //! Connections over HTTP/1 that wait for their next request, by origin.
 //!
-//! Bounded per origin and in all; when there are too many, one of the application that has most is closed, the one that has
-//! waited longest: whoever has few keeps them, however many others have. Most requests never come here: a lane's worker keeps its connection from one request to the next (see [`crate::sender::Slot`]). So one
+//! Bounded per origin and in all; when there are too many, one of the environment that has most is closed, and of that one's
+//! applications of the one that has most, the one that has waited longest: whoever has few keeps them, however many others have. Most requests never come here: a lane's worker keeps its connection from one request to the next (see [`crate::sender::Slot`]). So one
 //! mutex, held for a few map operations and never while a socket is used or closed, is enough.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_domain::time::Timestamp;
-use postrider_store::ApplicationKey;
 
 use crate::connect::{Origin, Single};
+use crate::holders::Owner;
+use crate::ranks::Ranks;
 use crate::sockets;
 
 postrider_domain::limits! {
@@ -21,7 +21,7 @@ postrider_domain::limits! {
     /// Idle connections to one origin
     pub const MAX_PER_ORIGIN: usize = 64, "connections", beyond "the one that was idle longest is closed";
     /// Idle connections in all, of HTTP/1 and HTTP/2 each, or half of `delivery.max_in_flight` if that is less; each holds a socket, and over TLS about 10 KB of memory with HTTP/1, 80 KB with HTTP/2
-    pub const MAX_IDLE: usize = 1_024, "connections", beyond "of the application that has most, the one that was idle longest is closed";
+    pub const MAX_IDLE: usize = 1_024, "connections", beyond "of the environment that has most, and of that one's application that has most, the one that was idle longest is closed";
     /// The age of a connection, after which it gets no more requests
     setting "delivery.connection_max_age", beyond "the next request resolves the name again and opens another";
 }
@@ -42,11 +42,8 @@ struct Idle {
     waiting: BTreeMap<u64, Waiting>,
     /// The numbers of an origin's connections in `waiting`, oldest first.
     by_origin: HashMap<Arc<Origin>, VecDeque<u64>>,
-    /// The numbers of an application's.
-    by_application: HashMap<ApplicationKey, BTreeSet<u64>>,
-    /// How many each application has, and which of them has waited longest; the one with most, and of those the one whose has
-    /// waited longest, last.
-    ranks: BTreeSet<(usize, Reverse<u64>, ApplicationKey)>,
+    /// Whose they are.
+    ranks: Ranks,
 }
 
 struct Waiting {
@@ -62,7 +59,7 @@ impl Pool {
     }
 
     /// A connection to this origin that is open as far as is known, for whichever application it was made.
-    pub(crate) fn take(&self, origin: &Arc<Origin>, application: ApplicationKey, now: Timestamp) -> Option<Single> {
+    pub(crate) fn take(&self, origin: &Arc<Origin>, owner: Owner, now: Timestamp) -> Option<Single> {
         loop {
             let (found, expired) = {
                 let mut idle = self.idle.lock();
@@ -73,7 +70,7 @@ impl Pool {
             // Looked at outside the lock: it reads from the socket.
             let mut connection = found?;
             if connection.is_usable(now) {
-                connection.application = application;
+                connection.owner = owner;
                 return Some(connection);
             }
         }
@@ -119,7 +116,7 @@ impl Idle {
     fn put(&mut self, origin: &Arc<Origin>, connection: Single, most: usize, now: Timestamp) -> Vec<Waiting> {
         let number = self.next;
         self.next += 1;
-        self.rank(connection.application, |own| own.insert(number));
+        self.ranks.insert(connection.owner, number);
         self.waiting.insert(number, Waiting { origin: Arc::clone(origin), connection, since: now });
         let of_origin = self.by_origin.entry(Arc::clone(origin)).or_default();
         of_origin.push_back(number);
@@ -131,22 +128,8 @@ impl Idle {
         closed
     }
 
-    /// Changes what an application has.
-    fn rank(&mut self, application: ApplicationKey, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
-        let rank = |own: &BTreeSet<u64>| own.first().map(|oldest| (own.len(), Reverse(*oldest), application));
-        let own = self.by_application.entry(application).or_default();
-        if let Some(before) = rank(own) {
-            self.ranks.remove(&before);
-        }
-        change(own);
-        match rank(own) {
-            Some(after) => drop(self.ranks.insert(after)),
-            None => drop(self.by_application.remove(&application)),
-        }
-    }
-
     fn remove_of_whoever_has_most(&mut self) -> Option<Waiting> {
-        let (_, Reverse(oldest), _) = *self.ranks.last()?;
+        let (_, oldest) = self.ranks.first_to_go()?;
         self.remove(oldest)
     }
 
@@ -166,7 +149,7 @@ impl Idle {
 
     fn remove(&mut self, number: u64) -> Option<Waiting> {
         let waiting = self.waiting.remove(&number)?;
-        self.rank(waiting.connection.application, |own| own.remove(&number));
+        self.ranks.remove(waiting.connection.owner, number);
         if let Some(of_origin) = self.by_origin.get_mut(&waiting.origin) {
             of_origin.retain(|other| *other != number);
         }
@@ -184,6 +167,7 @@ impl Idle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::holders::owner;
     use crate::http1::Http1;
     use crate::transport::{Transport, Wire};
     use tokio::net::{TcpListener, TcpStream};
@@ -197,13 +181,13 @@ mod tests {
             let ours = TcpStream::connect(address).await.unwrap();
             peers.push(listener.accept().await.unwrap().0);
             let connection = Box::new(Http1::new(Transport::plain(Wire::new(ours))));
-            links.push(Single { connection, until: at(1_000), address, application: A });
+            links.push(Single { connection, until: at(1_000), address, owner: A });
         }
         (links, peers)
     }
 
-    const A: ApplicationKey = ApplicationKey(1);
-    const B: ApplicationKey = ApplicationKey(2);
+    const A: Owner = owner(1, 1);
+    const B: Owner = owner(1, 2);
 
     fn origin(port: u16) -> Arc<Origin> {
         Arc::new(Origin { https: false, host: url::Host::Domain("example.com".to_owned()), port })
@@ -265,15 +249,28 @@ mod tests {
         let pool = Pool::new(8);
         let (links, _peers) = connections(20).await;
         for (number, link) in links.into_iter().enumerate() {
-            let application = if number < 2 { B } else { A };
-            pool.put(&origin(number as u16), Single { application, ..link }, at(0));
+            let owner = if number < 2 { B } else { A };
+            pool.put(&origin(number as u16), Single { owner, ..link }, at(0));
         }
         assert_eq!(pool.len(), 4);
         for port in [0, 1, 18, 19] {
             assert!(pool.take(&origin(port), A, at(0)).is_some(), "{port}");
         }
         let idle = pool.idle.lock();
-        assert!(idle.by_application.is_empty() && idle.ranks.is_empty() && idle.by_origin.is_empty());
+        assert!(idle.ranks.is_empty() && idle.by_origin.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_environment_of_many_applications_leaves_the_others_theirs() {
+        let pool = Pool::new(8);
+        let (links, _peers) = connections(20).await;
+        for (number, link) in links.into_iter().enumerate() {
+            let owner = if number == 0 { owner(2, 0) } else { owner(1, number as i64) };
+            pool.put(&origin(number as u16), Single { owner, ..link }, at(0));
+        }
+        for port in [0, 17, 18, 19] {
+            assert!(pool.take(&origin(port), A, at(0)).is_some(), "{port}");
+        }
     }
 
     #[tokio::test]

@@ -25,7 +25,7 @@ use postrider_domain::endpoint::{EndpointUrl, Headers};
 use postrider_domain::message::Message;
 use postrider_domain::signature::SigningKeys;
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApplicationKey, Target};
+use postrider_store::{ApplicationKey, EnvironmentKey, Target};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +33,7 @@ use crate::answer::{Stage, Trouble};
 use crate::connect::{Connector, Made, Origin, Single, Tried};
 use crate::connection::Broken;
 use crate::egress::Policy;
+use crate::holders::Owner;
 use crate::options::DeliveryOptions;
 use crate::pool::Pool;
 use crate::request::{self, SignatureNames, Template};
@@ -106,7 +107,7 @@ pub struct Sender {
 pub struct Prepared {
     to: Result<Template, Trouble>,
     /// Whose share of connections it uses.
-    application: ApplicationKey,
+    owner: Owner,
 }
 
 /// What whoever sends one message after another keeps between them: the connection, if it is not one that all share.
@@ -147,7 +148,7 @@ pub struct Sent {
 /// One attempt under way.
 struct Attempt<'a> {
     to: &'a Template,
-    application: ApplicationKey,
+    owner: Owner,
     message: &'a Message,
     started: Timestamp,
     stage: Stage,
@@ -192,21 +193,20 @@ impl Sender {
 
     /// Prepares an endpoint: once per version of it.
     pub fn prepare(&self, target: &Target) -> Arc<Prepared> {
-        self.connector.learn(target.application, target.environment);
         let prepared = self.prepare_parts(&target.endpoint.url, &target.headers, &target.keys);
-        Arc::new(prepared.of(target.application))
+        Arc::new(Prepared { owner: Owner::of(target), ..prepared })
     }
 
     /// Prepares a URL that is no stored endpoint.
     pub fn prepare_parts(&self, url: &EndpointUrl, headers: &Headers, keys: &SigningKeys) -> Prepared {
         let to = request::prepare(url, headers, keys, self.policy(), &self.names);
-        Prepared { to, application: ApplicationKey(0) }
+        Prepared { to, owner: Owner { environment: EnvironmentKey(0), application: ApplicationKey(0) } }
     }
 
     /// Stands for an endpoint that could not be prepared because of an error of ours: every attempt fails with that.
-    pub(crate) fn unprepared(application: ApplicationKey) -> Arc<Prepared> {
+    pub(crate) fn unprepared(owner: Owner) -> Arc<Prepared> {
         let detail = "the request could not be made because of an internal error";
-        Arc::new(Prepared { to: Err(Trouble::new(Failure::Protocol, detail)), application })
+        Arc::new(Prepared { to: Err(Trouble::new(Failure::Protocol, detail)), owner })
     }
 
     /// Makes one attempt. Dropping the future ends the request.
@@ -214,8 +214,8 @@ impl Sender {
         let started = self.clock.now();
         let outcome = match &to.to {
             Ok(template) => {
-                let (application, tried) = (to.application, Tried::default());
-                let attempt = Attempt { to: template, application, message, started, stage: Stage::default(), tried };
+                let (owner, tried) = (to.owner, Tried::default());
+                let attempt = Attempt { to: template, owner, message, started, stage: Stage::default(), tried };
                 self.attempt(&attempt, slot).await
             }
             Err(refused) => refused.clone().into(),
@@ -309,10 +309,10 @@ impl Sender {
     }
 
     async fn connect(&self, attempt: &Attempt<'_>) -> Result<Link, Trouble> {
-        let Attempt { application, stage, tried, .. } = attempt;
+        let Attempt { owner, stage, tried, .. } = attempt;
         let origin = &attempt.to.origin;
         self.shared.make_room();
-        let made = self.connector.connect(origin, *application, stage, tried).await;
+        let made = self.connector.connect(origin, *owner, stage, tried).await;
         let made = made.inspect_err(|trouble| {
             if trouble.starved {
                 self.tell(trouble);
@@ -322,7 +322,7 @@ impl Sender {
         Ok(match made {
             Made::Http1(single) => Link::Single(single),
             Made::Http2 { connection, until } => {
-                let opened = Opened { connection, application: *application, until };
+                let opened = Opened { connection, owner: *owner, until };
                 // Others can use it from now on.
                 Link::Shared(Box::new(self.shared.add(origin, opened, attempt.size(), self.clock.now())))
             }
@@ -350,11 +350,11 @@ impl Sender {
         loop {
             let now = self.clock.now();
             waited |= began.elapsed() >= STREAM_WAIT;
-            match self.shared.next(origin, attempt.application, attempt.size(), waited, now) {
+            match self.shared.next(origin, attempt.owner, attempt.size(), waited, now) {
                 Turn::Use(stream) => return Ok(Way::Used(Link::Shared(stream))),
                 Turn::Connect(making) => return Ok(Way::New(Some(making))),
                 Turn::Unknown => {
-                    let idle = self.pool.take(origin, attempt.application, now);
+                    let idle = self.pool.take(origin, attempt.owner, now);
                     return Ok(idle.map_or(Way::New(None), |single| Way::Used(Link::Single(single))));
                 }
                 Turn::Wait(_) if began.elapsed() >= STREAM_PATIENCE => return Err(no_stream()),
@@ -413,9 +413,9 @@ fn no_stream() -> Trouble {
 }
 
 impl Prepared {
-    /// Says which application it belongs to, which is whose share of connections it uses.
+    /// Says which application of which environment it belongs to, which is whose share of connections it uses.
     #[must_use]
-    pub fn of(self, application: ApplicationKey) -> Self {
-        Self { application, ..self }
+    pub fn of(self, environment: EnvironmentKey, application: ApplicationKey) -> Self {
+        Self { owner: Owner { environment, application }, ..self }
     }
 }

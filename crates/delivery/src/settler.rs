@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 use crate::budget::Memory;
 use crate::engine::Shared;
-use crate::holders::{Environments, Whose};
+use crate::holders::Whose;
 use crate::lane::{Held, Lane};
 use crate::lines::{Lines, Turn};
 
@@ -48,13 +48,12 @@ pub(crate) struct Unsettled {
 
 impl Unsettled {
     /// Whose it is; `None` if the lane does not know.
-    fn application(&self) -> Whose {
-        let origin = self.settlement.origin.as_ref().map(|origin| origin.application);
-        origin.or_else(|| self.lane.state.lock().application())
+    pub(crate) fn owner(&self) -> Whose {
+        self.lane.state.lock().owner()
     }
 
     /// What the receiver's answer takes of memory until it is stored.
-    fn answer_bytes(&self) -> u64 {
+    pub(crate) fn answer_bytes(&self) -> u64 {
         self.settlement.attempt.as_ref().map_or(0, |attempt| attempt.response.len() as u64)
     }
 }
@@ -67,26 +66,19 @@ pub(crate) struct Settler {
     committed: Notify,
     /// Results in the queue or in a commit.
     pending: AtomicUsize,
-    environments: Arc<Environments>,
 }
 
 impl Settler {
-    pub(crate) fn new(environments: &Arc<Environments>) -> Self {
-        Self {
-            queue: Mutex::default(),
-            arrived: Notify::new(),
-            committed: Notify::new(),
-            pending: AtomicUsize::new(0),
-            environments: Arc::clone(environments),
-        }
+    pub(crate) fn new() -> Self {
+        Self { queue: Mutex::default(), arrived: Notify::new(), committed: Notify::new(), pending: AtomicUsize::new(0) }
     }
 
     /// Hands over a result.
     pub(crate) fn submit(&self, unsettled: Unsettled, memory: &Memory) {
-        let (answer, whose) = (unsettled.answer_bytes(), unsettled.application());
-        memory.of(answer).charge(whose, answer);
+        let (answer, whose) = (unsettled.answer_bytes(), unsettled.owner());
+        memory.of_answer(answer).charge(whose, answer);
         self.pending.fetch_add(1, Ordering::SeqCst);
-        self.queue.lock().push(self.environments.of(whose), whose, unsettled);
+        self.queue.lock().push(whose, unsettled);
         self.arrived.notify_one();
     }
 
@@ -139,11 +131,11 @@ async fn commit(shared: &Arc<Shared>, mut batch: Vec<Unsettled>) {
             Ok(unstorable) => {
                 // From the last to the first, so that their places stay right.
                 for Unstorable { place, error } in unstorable.into_iter().rev() {
-                    // Held until the next start, so that it is not sent again and again meanwhile.
                     let unsettled = batch.remove(place);
-                    let answer = unsettled.answer_bytes();
-                    shared.budgets.memory.of(answer).discharge(unsettled.application(), answer);
                     tracing::error!(%error, endpoint = unsettled.settlement.endpoint.0, "a result cannot be stored");
+                    // Not before the next start, so that it is not sent again and again meanwhile.
+                    shared.stuck.take(&unsettled, &shared.budgets);
+                    shared.pump(&unsettled.lane);
                 }
                 break;
             }

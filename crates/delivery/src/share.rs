@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use postrider_store::{ApplicationKey, EnvironmentKey};
+use postrider_store::ApplicationKey;
 use tokio::sync::Notify;
 
 use crate::budget::Permits;
-use crate::holders::Environments;
+use crate::holders::Owner;
 
 pub(crate) struct Shares {
     permits: Permits,
@@ -32,40 +32,30 @@ pub(crate) type Door = tokio::sync::Mutex<()>;
 /// One of them; dropping it gives it back.
 pub(crate) struct Share {
     of: Arc<Shares>,
-    application: ApplicationKey,
+    owner: Owner,
 }
 
 impl Shares {
-    pub(crate) fn new(total: u32, most: u32, environments: &Arc<Environments>) -> Arc<Self> {
-        Arc::new(Self {
-            permits: Permits::new(total, environments),
-            most,
-            freed: Notify::new(),
-            doors: Doors::default(),
-        })
-    }
-
-    /// It has become known where an application belongs.
-    pub(crate) fn belongs(&self, application: ApplicationKey, environment: EnvironmentKey) {
-        self.permits.belongs(application, environment);
+    pub(crate) fn new(total: u32, most: u32) -> Arc<Self> {
+        Arc::new(Self { permits: Permits::new(total), most, freed: Notify::new(), doors: Doors::default() })
     }
 
     /// One for an application, unless it has its share.
-    pub(crate) fn try_take(self: &Arc<Self>, application: ApplicationKey) -> Option<Share> {
-        let granted = self.permits.open_within(application, self.most);
-        granted.then(|| Share { of: Arc::clone(self), application })
+    pub(crate) fn try_take(self: &Arc<Self>, owner: Owner) -> Option<Share> {
+        let granted = self.permits.open_within(owner, self.most);
+        granted.then(|| Share { of: Arc::clone(self), owner })
     }
 
     /// Waits until the application may have one.
-    pub(crate) async fn take(self: &Arc<Self>, application: ApplicationKey) -> Share {
-        let door = self.doors.of(application);
+    pub(crate) async fn take(self: &Arc<Self>, owner: Owner) -> Share {
+        let door = self.doors.of(owner.application);
         let _first = door.lock().await;
         loop {
             let freed = self.freed.notified();
             tokio::pin!(freed);
             // From here on nothing that is given back is missed.
             freed.as_mut().enable();
-            if let Some(share) = self.try_take(application) {
+            if let Some(share) = self.try_take(owner) {
                 return share;
             }
             freed.await;
@@ -88,7 +78,7 @@ impl Doors {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.of.permits.give_back(Some(self.application));
+        self.of.permits.give_back(Some(self.owner));
         self.of.freed.notify_waiters();
     }
 }
@@ -96,27 +86,28 @@ impl Drop for Share {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::holders::owner;
 
-    const A: ApplicationKey = ApplicationKey(1);
-    const B: ApplicationKey = ApplicationKey(2);
+    const A: Owner = owner(1, 1);
+    const B: Owner = owner(1, 2);
 
-    fn fill(shares: &Arc<Shares>, of: ApplicationKey) -> Vec<Share> {
+    fn fill(shares: &Arc<Shares>, of: Owner) -> Vec<Share> {
         std::iter::from_fn(|| shares.try_take(of)).collect()
     }
 
     #[test]
     fn an_application_leaves_as_many_as_it_has_and_never_has_more_than_its_most() {
-        let shares = Shares::new(16, 100, &Arc::default());
+        let shares = Shares::new(16, 100);
         let held = (fill(&shares, A), fill(&shares, B));
         assert_eq!((held.0.len(), held.1.len()), (8, 4));
-        assert_eq!(fill(&Shares::new(16, 3, &Arc::default()), A).len(), 3);
+        assert_eq!(fill(&Shares::new(16, 3), A).len(), 3);
         drop(held);
         assert_eq!(fill(&shares, B).len(), 8, "what is dropped is given back");
     }
 
     #[tokio::test]
     async fn who_waits_gets_what_is_given_back_and_does_not_keep_others_from_theirs() {
-        let shares = Shares::new(4, 100, &Arc::default());
+        let shares = Shares::new(4, 100);
         let mut held = fill(&shares, A);
         let waiting: Vec<_> = (0..3)
             .map(|_| {

@@ -11,20 +11,20 @@
 //!
 //! One mutex, held for a few map operations per request and never while a socket is used.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_domain::time::Timestamp;
-use postrider_store::ApplicationKey;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
 use crate::connect::Origin;
+use crate::holders::Owner;
 use crate::http2::{Http2, Permit, Streams};
 use crate::pool::IDLE_TIMEOUT;
+use crate::ranks::Ranks;
 use crate::share::{Door, Doors};
 use crate::sockets;
 
@@ -70,14 +70,14 @@ pub(crate) struct Use {
 pub(crate) struct Making {
     hosts: Arc<Mutex<Hosts>>,
     origin: Arc<Origin>,
-    application: ApplicationKey,
+    owner: Owner,
 }
 
 /// A new connection.
 pub(crate) struct Opened {
     pub(crate) connection: Http2,
     /// Who opened it.
-    pub(crate) application: ApplicationKey,
+    pub(crate) owner: Owner,
     /// It gets no requests after this instant.
     pub(crate) until: Timestamp,
 }
@@ -94,7 +94,7 @@ type Hosts = HashMap<Arc<Origin>, Host>;
 struct Host {
     members: Vec<Member>,
     /// Who is opening connections.
-    making: Vec<ApplicationKey>,
+    making: Vec<Owner>,
     freed: Arc<Notify>,
     doors: Doors,
 }
@@ -103,7 +103,7 @@ struct Member {
     streams: Weak<Streams>,
     /// `None` once it gets no new requests; it counts as long as there are some under way.
     connection: Option<Http2>,
-    application: ApplicationKey,
+    owner: Owner,
     until: Timestamp,
     used_at: Timestamp,
 }
@@ -115,14 +115,7 @@ impl SharedPool {
     }
 
     /// What a request with a body of so many bytes is to do. `waited`: it has waited for a stream already.
-    pub(crate) fn next(
-        &self,
-        origin: &Arc<Origin>,
-        application: ApplicationKey,
-        size: usize,
-        waited: bool,
-        now: Timestamp,
-    ) -> Turn {
+    pub(crate) fn next(&self, origin: &Arc<Origin>, owner: Owner, size: usize, waited: bool, now: Timestamp) -> Turn {
         let mut hosts = self.hosts.lock();
         let Some(host) = hosts.get_mut(origin) else { return Turn::Unknown };
         host.tidy(now);
@@ -130,35 +123,35 @@ impl SharedPool {
             hosts.remove(origin);
             return Turn::Unknown;
         }
-        if let Some(stream) = host.stream(application, size, now) {
+        if let Some(stream) = host.stream(owner, size, now) {
             return Turn::Use(Box::new(stream));
         }
-        if !host.may_connect(application, waited) {
+        if !host.may_connect(owner, waited) {
             let freed = Arc::clone(&host.freed).notified_owned();
             // One may have become free before this was made.
-            return match host.stream(application, size, now) {
+            return match host.stream(owner, size, now) {
                 Some(stream) => Turn::Use(Box::new(stream)),
-                None => Turn::Wait(Wait { door: host.doors.of(application), freed }),
+                None => Turn::Wait(Wait { door: host.doors.of(owner.application), freed }),
             };
         }
-        host.making.push(application);
-        Turn::Connect(Making { hosts: Arc::clone(&self.hosts), origin: Arc::clone(origin), application })
+        host.making.push(owner);
+        Turn::Connect(Making { hosts: Arc::clone(&self.hosts), origin: Arc::clone(origin), owner })
     }
 
     /// Takes a new connection, for others to share unless there are too many, and a stream of it for whoever made it.
     pub(crate) fn add(&self, origin: &Arc<Origin>, opened: Opened, size: usize, now: Timestamp) -> Use {
-        let Opened { connection, application, until } = opened;
-        let permit = connection.streams().reserve_first(application, size);
+        let Opened { connection, owner, until } = opened;
+        let permit = connection.streams().reserve_first(owner.application, size);
         let mut hosts = self.hosts.lock();
         let host = hosts.entry(Arc::clone(origin)).or_default();
         host.tidy(now);
-        let own = host.members.iter().filter(|member| member.application == application).count();
-        if !host.serves(application) || (own < MAX_CONNECTIONS_OF_APPLICATION && host.members.len() < MAX_CONNECTIONS) {
+        let own = host.members.iter().filter(|member| member.owner == owner).count();
+        if !host.serves(owner) || (own < MAX_CONNECTIONS_OF_APPLICATION && host.members.len() < MAX_CONNECTIONS) {
             connection.streams().tell(&host.freed);
             host.members.push(Member {
                 streams: Arc::downgrade(connection.streams()),
                 connection: Some(connection.clone()),
-                application,
+                owner,
                 until,
                 used_at: now,
             });
@@ -209,21 +202,21 @@ impl Host {
         self.members.is_empty() && self.making.is_empty()
     }
 
-    fn stream(&mut self, application: ApplicationKey, size: usize, now: Timestamp) -> Option<Use> {
+    fn stream(&mut self, owner: Owner, size: usize, now: Timestamp) -> Option<Use> {
         self.members.iter_mut().find_map(|member| {
             let connection = member.connection.as_ref()?;
-            let permit = connection.streams().reserve(application, size, member.application == application)?;
+            let permit = connection.streams().reserve(owner.application, size, member.owner == owner)?;
             member.used_at = now;
             Some(Use { connection: connection.clone(), permit })
         })
     }
 
-    fn may_connect(&mut self, application: ApplicationKey, waited: bool) -> bool {
-        let making = self.making.iter().filter(|maker| **maker == application).count();
-        let own = making + self.members.iter().filter(|member| member.application == application).count();
-        if making == 0 && !self.serves(application) {
+    fn may_connect(&mut self, owner: Owner, waited: bool) -> bool {
+        let making = self.making.iter().filter(|maker| **maker == owner).count();
+        let own = making + self.members.iter().filter(|member| member.owner == owner).count();
+        if making == 0 && !self.serves(owner) {
             if own >= MAX_CONNECTIONS_OF_APPLICATION {
-                self.close_idle_of(application);
+                self.close_idle_of(owner);
             }
             return true;
         }
@@ -234,16 +227,19 @@ impl Host {
     }
 
     /// Closes the connection of an application that nobody has used for longest, if there is one that is not in use.
-    fn close_idle_of(&mut self, application: ApplicationKey) {
-        let idle = self.members.iter_mut().filter(|member| member.application == application && member.is_idle());
+    fn close_idle_of(&mut self, owner: Owner) {
+        let idle = self.members.iter_mut().filter(|member| member.owner == owner && member.is_idle());
         if let Some(oldest) = idle.min_by_key(|member| member.used_at) {
             oldest.connection = None;
         }
         self.members.retain(|member| member.connection.is_some() || member.streams.strong_count() > 0);
     }
 
-    fn serves(&self, application: ApplicationKey) -> bool {
-        self.members.iter().filter_map(|member| member.streams.upgrade()).any(|streams| streams.serves(application))
+    fn serves(&self, owner: Owner) -> bool {
+        self.members
+            .iter()
+            .filter_map(|member| member.streams.upgrade())
+            .any(|streams| streams.serves(owner.application))
     }
 }
 
@@ -259,39 +255,36 @@ impl Member {
     }
 }
 
-/// Closes idle connections until there are `most` of them: of the application that has most, the one that nobody has used for
-/// longest.
+/// Closes idle connections until there are `most` of them: of the environment that has most, and of that one's application that
+/// has most, the one that nobody has used for longest.
 fn close_beyond(most: usize, hosts: &mut Hosts) {
     if hosts.values().map(|host| host.members.len()).sum::<usize>() <= most {
         return;
     }
     let members = hosts.values_mut().flat_map(|host| &mut host.members);
-    let idle: Vec<_> = members.filter(|member| member.connection.is_some() && member.is_idle()).collect();
+    let mut idle: Vec<_> = members.filter(|member| member.connection.is_some() && member.is_idle()).collect();
     let beyond = idle.len().saturating_sub(most);
     if beyond == 0 {
         return;
     }
-    let mut by_application: HashMap<_, BinaryHeap<_>> = HashMap::new();
-    for (number, member) in idle.iter().enumerate() {
-        by_application.entry(member.application).or_default().push((Reverse(member.used_at), number));
+    idle.sort_by_key(|member| member.used_at);
+    let mut ranks = Ranks::default();
+    for (number, member) in (0..).zip(&idle) {
+        ranks.insert(member.owner, number);
     }
-    let rank = |application: ApplicationKey, own: &BinaryHeap<_>| (own.len(), own.peek().copied(), application);
-    let mut ranks: BinaryHeap<_> = by_application.iter().map(|(application, own)| rank(*application, own)).collect();
-    let mut idle = idle;
     for _ in 0..beyond {
-        let Some((.., application)) = ranks.pop() else { return };
-        let Some(own) = by_application.get_mut(&application) else { return };
-        if let Some((_, oldest)) = own.pop() {
-            idle[oldest].connection = None;
+        let Some((owner, number)) = ranks.first_to_go() else { return };
+        ranks.remove(owner, number);
+        if let Some(member) = usize::try_from(number).ok().and_then(|place| idle.get_mut(place)) {
+            member.connection = None;
         }
-        ranks.push(rank(application, own));
     }
 }
 
 impl Drop for Making {
     fn drop(&mut self) {
         if let Some(host) = self.hosts.lock().get_mut(&self.origin) {
-            if let Some(place) = host.making.iter().position(|maker| *maker == self.application) {
+            if let Some(place) = host.making.iter().position(|maker| *maker == self.owner) {
                 host.making.swap_remove(place);
             }
             host.freed.notify_waiters();

@@ -9,20 +9,19 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::holders::{Environments, Whose};
+use crate::holders::Whose;
 use crate::lines::Lines;
 
 /// Who has a slot, and who waits for one.
 #[derive(Debug)]
 pub(crate) struct Slots {
     queue: Mutex<Queue>,
-    environments: Arc<Environments>,
 }
 
 #[derive(Debug)]
 struct Queue {
     free: usize,
-    /// Those that wait: as many as there are lanes, or connections that are made, at most.
+    /// Those that wait, and those that have stopped waiting, which go when it is their application's turn.
     lines: Lines<oneshot::Sender<Slot>>,
 }
 
@@ -31,9 +30,8 @@ struct Queue {
 pub(crate) struct Slot(Option<Arc<Slots>>);
 
 impl Slots {
-    pub(crate) fn new(count: usize, environments: &Arc<Environments>) -> Arc<Self> {
-        let queue = Mutex::new(Queue { free: count, lines: Lines::default() });
-        Arc::new(Self { queue, environments: Arc::clone(environments) })
+    pub(crate) fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self { queue: Mutex::new(Queue { free: count, lines: Lines::default() }) })
     }
 
     /// Waits for a slot.
@@ -45,7 +43,7 @@ impl Slots {
                 return Slot(Some(Arc::clone(self)));
             }
             let (let_in, waits) = oneshot::channel();
-            queue.lines.push(self.environments.of(of), of, let_in);
+            queue.lines.push(of, let_in);
             waits
         };
         // Nobody drops the other end but who gave the slot.
@@ -60,7 +58,7 @@ impl Drop for Slot {
         loop {
             let next = {
                 let mut queue = slots.queue.lock();
-                let next = queue.lines.next(|_| true, |_| true);
+                let next = queue.lines.next(|_| true, |_| true, |waiting| !waiting.is_closed());
                 if next.is_none() {
                     queue.free += 1;
                 }
@@ -69,7 +67,7 @@ impl Drop for Slot {
             let Some((next, _)) = next else { return };
             match next.send(Slot(Some(Arc::clone(&slots)))) {
                 Ok(()) => return,
-                // That one has stopped waiting. Outside the lock, and not dropped: dropping would come back here.
+                // That one has stopped waiting in this moment. Outside the lock, and not dropped: dropping would come back here.
                 Err(mut refused) => drop(refused.0.take()),
             }
         }
@@ -80,20 +78,19 @@ impl Drop for Slot {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use futures_util::FutureExt as _;
-    use postrider_store::ApplicationKey;
-
     use super::*;
+    use crate::holders::owner;
+    use futures_util::FutureExt as _;
 
     const COUNT: usize = 3;
 
     fn of(number: i64) -> Whose {
-        Some(ApplicationKey(number))
+        Some(owner(1, number))
     }
 
     #[tokio::test]
     async fn applications_take_turns_and_their_lanes_come_in_order() {
-        let slots = Slots::new(COUNT, &Arc::default());
+        let slots = Slots::new(COUNT);
         let mut busy = Vec::new();
         for _ in 0..COUNT {
             busy.push(slots.slot(of(1)).now_or_never().expect("there is room"));
@@ -119,7 +116,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_slot_that_nobody_waits_for_any_more_goes_to_the_next() {
-        let slots = Slots::new(COUNT, &Arc::default());
+        let slots = Slots::new(COUNT);
         let mut busy = Vec::new();
         for _ in 0..COUNT {
             busy.push(slots.slot(of(1)).await);

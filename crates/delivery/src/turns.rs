@@ -5,27 +5,22 @@
 //! start finds it there.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_store::{EndpointKey, EnvironmentKey};
 
 use crate::budget::has_due;
-use crate::holders::{Environments, Whose};
-use crate::limits::MAX_WAITING_FOR_A_LANE;
+use crate::holders::{Whose, environment_of};
+use crate::limits::{CROWD, CROWDED_PAUSE, LONGEST_CROWDED_PAUSE, MAX_WAITING_FOR_A_LANE};
 use crate::lines::Lines;
 
-/// Places that are not filled from the store: more than an application has endpoints, so that whoever is taken out of the
-/// store finds one.
-const RESERVED: usize = MAX_WAITING_FOR_A_LANE / 16;
-
 /// Who waits.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Turns {
     queues: Mutex<Queues>,
     count: AtomicUsize,
-    environments: Arc<Environments>,
 }
 
 #[derive(Debug, Default)]
@@ -37,10 +32,6 @@ struct Queues {
 }
 
 impl Turns {
-    pub(crate) fn new(environments: &Arc<Environments>) -> Self {
-        Self { queues: Mutex::default(), count: AtomicUsize::new(0), environments: Arc::clone(environments) }
-    }
-
     /// Whether anybody waits.
     pub(crate) fn any(&self) -> bool {
         self.count.load(Ordering::Relaxed) > 0
@@ -52,10 +43,10 @@ impl Turns {
         queues.of.contains_key(&of) || queues.endpoints.contains(&endpoint)
     }
 
-    /// Whether there is room for those who wait in the store. The last places are for endpoints that messages come to: whoever
-    /// takes more out of the store only puts it back. One environment never takes all of the others.
-    pub(crate) fn has_room(&self) -> bool {
-        self.count.load(Ordering::Relaxed) < MAX_WAITING_FOR_A_LANE - RESERVED
+    /// How long an endpoint that found no place had better wait in the store: the longer, the more of its environment wait
+    /// before it. What is put back is taken out again, and everybody's commits wait for that.
+    pub(crate) fn pause(&self, environment: Option<EnvironmentKey>) -> Duration {
+        pause(self.queues.lock().lines.count_of(environment))
     }
 
     /// Lets an endpoint wait, if it doesn't already; false if there is no place for another of its application, which may
@@ -65,13 +56,13 @@ impl Turns {
         if queues.endpoints.contains(&endpoint) {
             return true;
         }
-        let environment = self.environments.of(of);
+        let environment = environment_of(of);
         let free = MAX_WAITING_FOR_A_LANE.saturating_sub(queues.endpoints.len());
         let own = queues.of.get(&of).copied().unwrap_or(0);
         if !has_due(own, queues.lines.count_of(environment), free) {
             return false;
         }
-        queues.lines.push(environment, of, endpoint);
+        queues.lines.push(of, endpoint);
         *queues.of.entry(of).or_default() += 1;
         queues.endpoints.insert(endpoint);
         self.count.store(queues.endpoints.len(), Ordering::Relaxed);
@@ -86,7 +77,7 @@ impl Turns {
         admitted: impl FnMut(Whose) -> bool,
     ) -> Option<(EndpointKey, Whose)> {
         let mut queues = self.queues.lock();
-        let (endpoint, of) = queues.lines.next(has_room, admitted)?;
+        let (endpoint, of) = queues.lines.next(has_room, admitted, |_| true)?;
         queues.endpoints.remove(&endpoint);
         if let Some(own) = queues.of.get_mut(&of) {
             *own -= 1;
@@ -99,22 +90,23 @@ impl Turns {
     }
 }
 
+fn pause(waiting: usize) -> Duration {
+    let crowds = u32::try_from(waiting / CROWD).unwrap_or(u32::MAX).max(1);
+    CROWDED_PAUSE.saturating_mul(crowds).min(LONGEST_CROWDED_PAUSE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postrider_store::ApplicationKey;
-
-    fn turns() -> Turns {
-        Turns::new(&Arc::default())
-    }
+    use crate::holders::owner;
 
     fn push(turns: &Turns, endpoint: i64, of: i64) -> bool {
-        turns.push(EndpointKey(endpoint), Some(ApplicationKey(of)))
+        turns.push(EndpointKey(endpoint), Some(owner(1, of)))
     }
 
     #[test]
     fn applications_take_turns_and_their_endpoints_come_in_order() {
-        let turns = turns();
+        let turns = Turns::default();
         for endpoint in [1, 2, 3, 3, 1] {
             assert!(push(&turns, endpoint, 1));
         }
@@ -127,49 +119,55 @@ mod tests {
 
     #[test]
     fn an_application_that_has_its_share_is_passed_over() {
-        let turns = turns();
+        let turns = Turns::default();
         assert!(push(&turns, 1, 1) && push(&turns, 2, 2));
-        let next = turns.next(|_| true, |of| of == Some(ApplicationKey(2)));
-        assert_eq!(next, Some((EndpointKey(2), Some(ApplicationKey(2)))));
+        let next = turns.next(|_| true, |of| of == Some(owner(1, 2)));
+        assert_eq!(next, Some((EndpointKey(2), Some(owner(1, 2)))));
         assert_eq!(turns.next(|_| true, |_| false), None);
         assert_eq!(turns.next(|_| false, |_| true), None);
         assert!(turns.any());
     }
 
     #[test]
-    fn as_long_as_there_is_room_every_endpoint_of_an_application_finds_a_place() {
-        let environments = Arc::new(Environments::default());
-        for of in 0..100 {
-            environments.learn(ApplicationKey(of), EnvironmentKey(of % 10));
-        }
-        let turns = Turns::new(&environments);
-        let mut others = (0..).map(|endpoint| push(&turns, endpoint, endpoint / 1_000));
-        while turns.has_room() {
-            assert_eq!(others.next(), Some(true));
-        }
-        assert!((1..=1_000).all(|endpoint| push(&turns, -endpoint, -1)));
-    }
-
-    #[test]
     fn one_application_leaves_places_for_the_others() {
-        let turns = turns();
+        let turns = Turns::default();
         let places = (0..).take_while(|endpoint| push(&turns, *endpoint, 1)).count();
         assert!(places <= MAX_WAITING_FOR_A_LANE / 2 + 1, "{places}");
         assert!(push(&turns, -1, 2));
     }
 
+    /// Lets as many of an environment wait as may.
+    fn crowd(turns: &Turns, environment: i64) -> usize {
+        let endpoints = (1_000..100_000).map(|endpoint| environment * 1_000_000 + endpoint);
+        endpoints.filter(|number| turns.push(EndpointKey(*number), Some(owner(environment, number % 199)))).count()
+    }
+
     #[test]
     fn one_environment_leaves_places_for_the_others_and_takes_turns_with_them() {
-        let environments = Arc::new(Environments::default());
-        for of in 0..200 {
-            environments.learn(ApplicationKey(of), EnvironmentKey(i64::from(of == 0)));
-        }
-        let turns = Turns::new(&environments);
-        let crowd = (1_000..100_000).filter(|endpoint| push(&turns, *endpoint, 1 + endpoint % 199)).count();
+        let turns = Turns::default();
+        let crowd = crowd(&turns, 1);
         assert!((MAX_WAITING_FOR_A_LANE / 2..=MAX_WAITING_FOR_A_LANE * 3 / 4).contains(&crowd), "{crowd}");
-        assert!(turns.has_room() && push(&turns, 1, 0) && push(&turns, 2, 0));
+        let other = Some(owner(2, 1));
+        assert!(turns.push(EndpointKey(1), other) && turns.push(EndpointKey(2), other));
         let order: Vec<_> =
             (0..4).filter_map(|_| turns.next(|_| true, |_| true)).map(|(endpoint, _)| endpoint.0 < 10).collect();
         assert_eq!(order, [false, true, false, true]);
+    }
+
+    #[test]
+    fn three_environments_that_have_all_they_may_leave_places_for_a_fourth() {
+        let turns = Turns::default();
+        let crowds = [1, 2, 3].map(|environment| crowd(&turns, environment));
+        assert!(crowds.iter().sum::<usize>() > MAX_WAITING_FOR_A_LANE * 15 / 16, "{crowds:?}");
+        assert!((1..=300).all(|endpoint| turns.push(EndpointKey(endpoint), Some(owner(4, 1)))));
+    }
+
+    #[test]
+    fn the_more_of_an_environment_wait_the_longer_is_who_finds_no_place_left_to_the_store() {
+        let turns = Turns::default();
+        crowd(&turns, 1);
+        let pause = |environment| turns.pause(Some(EnvironmentKey(environment)));
+        assert_eq!((pause(1), pause(2)), (LONGEST_CROWDED_PAUSE, CROWDED_PAUSE));
+        assert_eq!(super::pause(5 * CROWD), 5 * CROWDED_PAUSE);
     }
 }

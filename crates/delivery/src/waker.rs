@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use postrider_domain::time::Timestamp;
+use postrider_store::Woken;
 use tokio::sync::Notify;
 
 use crate::engine::Shared;
+use crate::holders::Owner;
 use crate::lane::State;
 
 /// How many endpoints are taken at a time.
@@ -19,9 +21,6 @@ const BATCH: usize = 256;
 
 /// The longest time without a look.
 const LONGEST: Duration = Duration::from_secs(30);
-
-/// When to look again if there is no place for those who are due: they wait in the store meanwhile, as they are.
-const FULL: Duration = Duration::from_secs(1);
 
 /// The wait after the store failed.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -73,17 +72,12 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 }
 
 async fn look(shared: &Arc<Shared>, now: Timestamp) {
-    if !shared.budgets.turns.has_room() {
-        return shared.waker.expect(now.saturating_add(FULL));
-    }
     match shared.store.take_wakes(now, BATCH).await {
         Ok(wakes) => {
-            for woken in &wakes.endpoints {
-                if let Some((application, environment)) = woken.application.zip(woken.environment) {
-                    shared.budgets.learn(application, environment);
-                }
-            }
-            let woken = wakes.endpoints.iter().map(|woken| (woken.endpoint, woken.application));
+            let woken = wakes.endpoints.into_iter().map(|Woken { endpoint, application, environment }| {
+                let owner = application.zip(environment);
+                (endpoint, owner.map(|(application, environment)| Owner { environment, application }))
+            });
             shared.bring_up_now(woken, State::wake);
             if let Some(at) = wakes.next_at {
                 shared.waker.expect(at);

@@ -5,7 +5,6 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -14,10 +13,10 @@ use postrider_domain::delivery::{Failure, Next, Outcome, Progress, transition};
 use postrider_domain::ids::AttemptId;
 use postrider_domain::notice;
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApplicationKey, AttemptRecord, DeliveryKey, EndpointKey, Origin, Settlement};
+use postrider_store::{AttemptRecord, DeliveryKey, EndpointKey, Origin, Settlement};
 
 use crate::engine::Shared;
-use crate::kept::{SHORT_ANSWER_BYTES, shorten};
+use crate::holders::Owner;
 use crate::lane::{Held, Lane, Ready};
 use crate::sender::{Sent, Slot};
 use crate::settler::Unsettled;
@@ -87,7 +86,7 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
             url: Arc::clone(&ready.url),
             succeeded,
             status_code,
-            response: kept(shared, ready.target.application, response(sent.outcome), now),
+            response: kept(shared, Owner::of(&ready.target), response(sent.outcome), now),
             duration_ms: u32::try_from(sent.duration.as_millis()).unwrap_or(u32::MAX),
         }),
         next: decision.next,
@@ -99,16 +98,10 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
     shared.settler.submit(unsettled, &shared.budgets.memory);
 }
 
-/// What is kept of an answer: all of it as far as the application's allowance and memory go.
-fn kept(shared: &Shared, application: ApplicationKey, answer: Bytes, now: Timestamp) -> Bytes {
-    let answer = shared.kept.cut(application, answer, now);
-    let bytes = answer.len() as u64;
-    if answer.len() <= SHORT_ANSWER_BYTES || shared.budgets.memory.of(bytes).is_ample(Some(application), 0, bytes) {
-        return answer;
-    }
-    let short = shorten(answer);
-    shared.cut_bytes.fetch_add(bytes - short.len() as u64, Ordering::Relaxed);
-    short
+/// What is kept of an answer: all of it as far as memory and the application's allowance go.
+fn kept(shared: &Shared, owner: Owner, answer: Bytes, now: Timestamp) -> Bytes {
+    let has_memory = |bytes| shared.budgets.memory.has_room_for_answer(Some(owner), bytes);
+    shared.kept.cut(owner.application, answer, has_memory, now)
 }
 
 /// The end of a delivery whose payload is gone: there is nothing to send.

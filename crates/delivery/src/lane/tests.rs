@@ -1,5 +1,6 @@
 //! Lanes by themselves: no store, no sender, a clock by hand.
 
+use bytes::Bytes;
 use postrider_domain::attempt::Trigger;
 use postrider_domain::entropy::SeededEntropy;
 use postrider_domain::ids::MessageId;
@@ -9,6 +10,10 @@ use postrider_store::{Due, DueSlice};
 
 use super::window::{LOADS_IN_A_ROW, OVERHEAD_BYTES};
 use super::*;
+use crate::holders::owner;
+
+/// Whose lanes are, unless it is said.
+const OWNER: Owner = owner(1, 1);
 
 const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 
@@ -17,19 +22,16 @@ fn budgets() -> Budgets {
 }
 
 fn with_memory(bytes: u64) -> Budgets {
-    let environments = Arc::default();
-    let (rates, turns) = (RateBook::default(), Turns::new(&environments));
-    let (memory, permits) = (Memory::new(bytes, &environments), Permits::new(1_000, &environments));
-    Budgets { memory, permits, rates, turns, environments }
+    let (memory, permits) = (Memory::new(bytes), Permits::new(1_000));
+    Budgets { memory, permits, rates: RateBook::default(), turns: Turns::default() }
 }
 
 fn with_permits(total: u32) -> Budgets {
-    let budgets = budgets();
-    Budgets { permits: Permits::new(total, &budgets.environments), ..budgets }
+    Budgets { permits: Permits::new(total), ..budgets() }
 }
 
 fn new_lane() -> Lane {
-    Lane::new(EndpointKey(1), Some(ApplicationKey(1)), Pace::new(4), false)
+    Lane::new(EndpointKey(1), Some(OWNER), Pace::new(4), false)
 }
 
 fn message() -> Arc<Message> {
@@ -260,8 +262,8 @@ fn ready(application_rate: Option<u16>) -> Arc<Ready> {
     );
     let target = Target {
         key: EndpointKey(1),
-        application: ApplicationKey(1),
-        environment: postrider_store::EnvironmentKey(1),
+        application: OWNER.application,
+        environment: OWNER.environment,
         endpoint,
         event_types: None,
         headers: postrider_domain::endpoint::Headers::default(),
@@ -269,7 +271,7 @@ fn ready(application_rate: Option<u16>) -> Arc<Ready> {
         application_rate,
     };
     Arc::new(Ready {
-        prepared: crate::sender::Sender::unprepared(ApplicationKey(1)),
+        prepared: crate::sender::Sender::unprepared(OWNER),
         url: target.endpoint.url.as_str().into(),
         target: Arc::new(target),
     })
@@ -277,7 +279,7 @@ fn ready(application_rate: Option<u16>) -> Arc<Ready> {
 
 /// A lane of a known endpoint, with a permit.
 fn open_lane(budgets: &Budgets, application_rate: Option<u16>) -> Lane {
-    assert!(budgets.permits.open(Some(ApplicationKey(1))));
+    assert!(budgets.permits.open(Some(OWNER)));
     let lane = new_lane();
     lane.state.lock().set_ready(ready(application_rate), budgets);
     lane
@@ -318,10 +320,10 @@ fn an_endpoint_that_is_held_back_gives_its_lane_back_and_loses_nothing() {
 fn a_hold_that_the_store_has_lifted_is_over_and_one_that_stands_is_noted_again() {
     for lifted in [true, false] {
         let budgets = budgets();
-        assert!(budgets.permits.open(Some(ApplicationKey(1))));
+        assert!(budgets.permits.open(Some(OWNER)));
         let mut pace = Pace::new(4);
         pace.hold_back(hold(3_600_000));
-        let lane = Lane::new(EndpointKey(1), Some(ApplicationKey(1)), pace, true);
+        let lane = Lane::new(EndpointKey(1), Some(OWNER), pace, true);
         let mut state = lane.state.lock();
         state.wake();
         assert!(matches!(state.next_step(NOW, &budgets), Step::Target) && state.doubts_hold());
@@ -422,8 +424,8 @@ fn a_lane_that_had_its_turn_makes_room_when_its_requests_are_over() {
 #[test]
 fn a_lane_whose_application_has_less_than_its_share_goes_on_while_another_one_waits_for_its_own() {
     let budgets = with_permits(100);
-    while budgets.permits.open(Some(ApplicationKey(2))) {}
-    assert!(budgets.turns.push(EndpointKey(2), Some(ApplicationKey(2))));
+    while budgets.permits.open(Some(owner(1, 2))) {}
+    assert!(budgets.turns.push(EndpointKey(2), Some(owner(1, 2))));
     let lane = open_lane(&budgets, None);
     let mut state = lane.state.lock();
     for number in 1..=2 {
@@ -645,6 +647,65 @@ fn whoever_is_refused_memory_has_it_before_those_who_had_it() {
         now = now.saturating_add(Duration::from_millis(50));
     }
     assert!(sent.iter().all(|sent| *sent >= 10), "{sent:?}");
+}
+
+/// Another lane of its application has nothing and was refused memory for a large message.
+#[test]
+fn a_lane_that_has_nothing_lets_those_go_first_who_were_refused_memory_of_the_same_kind() {
+    const LARGE: usize = 100_000;
+    let budgets = budgets();
+    budgets.memory.of(LARGE as u64).starves(Some(OWNER), NOW);
+    let payload = Some(Bytes::from(vec![b'x'; LARGE]));
+    let large = Arc::new(Message { payload, ..Message::clone(&message()) });
+    // One that comes with its commit.
+    let lane = open_lane(&budgets, None);
+    let mut state = lane.state.lock();
+    assert!(!state.offer(&large, MessageKey(1), &budgets));
+    assert!(matches!(state.next_step(NOW, &budgets), Step::WaitUntil(at) if at > NOW));
+    assert!(matches!(state.next_step(after(500), &budgets), Step::Load(load) if load.max_bytes >= LARGE));
+    // One that is come across in the store.
+    let lane = open_lane(&budgets, None);
+    let mut state = lane.state.lock();
+    state.wake();
+    let Step::Load(load) = state.next_step(NOW, &budgets) else { panic!("a small one may be next") };
+    let key = DeliveryKey { due_at: NOW, message: MessageKey(1) };
+    let due = Due { key, made: 0, trigger: Trigger::Scheduled, fresh: false, message: Some(large) };
+    assert!(state.loaded(vec![due.clone()].into(), load, MessageKey(1), &budgets).is_empty());
+    assert!(state.held.is_empty());
+    assert!(matches!(state.next_step(NOW, &budgets), Step::WaitUntil(at) if at > NOW));
+    // When it has waited, it is its turn, whoever else was refused meanwhile.
+    budgets.memory.of(LARGE as u64).starves(Some(OWNER), after(499));
+    let Step::Load(load) = state.next_step(after(500), &budgets) else { panic!("it has waited") };
+    assert!(state.loaded(vec![due].into(), load, MessageKey(1), &budgets).is_empty());
+    assert!(matches!(state.next_step(after(500), &budgets), Step::Work(..)));
+}
+
+#[test]
+fn a_result_that_cannot_be_stored_keeps_neither_lane_nor_memory_and_is_not_made_again() {
+    let (budgets, stuck) = (budgets(), crate::stuck::Stuck::default());
+    let lane = Arc::new(open_lane(&budgets, None));
+    for number in 1..=2 {
+        assert!(lane.state.lock().offer(&message(), MessageKey(number), &budgets));
+    }
+    let Step::Work(sent, _) = lane.state.lock().next_step(NOW, &budgets) else { panic!("a request") };
+    let key = sent.key;
+    let settlement = crate::worker::canceled(lane.key, key, 0, Trigger::Scheduled);
+    lane.state.lock().worker_left(&budgets);
+    // Meanwhile the receiver has asked for an hour.
+    lane.state.lock().pace.hold_back(hold(3_600_000));
+    assert!(matches!(lane.state.lock().next_step(NOW, &budgets), Step::Idle), "the result is waited for");
+    let unsettled = crate::settler::Unsettled { lane: Arc::clone(&lane), held: Some(sent), settlement };
+    stuck.take(&unsettled, &budgets);
+    assert!(matches!(lane.state.lock().next_step(NOW, &budgets), Step::Hold(_)));
+    lane.state.lock().hold_done();
+    assert!(matches!(lane.state.lock().next_step(NOW, &budgets), Step::Close { waits: false }));
+    assert_eq!(budgets.memory.used(), 0);
+    // The next lane leaves it out of what it loads.
+    let mut left_out = HashSet::default();
+    stuck.leave_out(lane.key, None, &mut left_out);
+    assert_eq!(left_out.iter().collect::<Vec<_>>(), [&key]);
+    stuck.leave_out(EndpointKey(2), None, &mut left_out);
+    assert_eq!(left_out.len(), 1, "it is of its endpoint only");
 }
 
 #[test]

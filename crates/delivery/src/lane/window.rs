@@ -119,9 +119,14 @@ impl State {
         // What waits in the store is older: taking this one first would let it overtake for ever.
         let free = !self.more && self.hungry.is_none() && self.window.len() < self.window_size();
         // Before it is known whose it is, nothing is charged to anybody. And whoever has nothing lets those go first who were refused.
-        let starving = |bytes: u64| budgets.memory.of(bytes).is_starving(self.application, message.created_at);
-        let bytes = OVERHEAD_BYTES + message.payload.as_ref().map_or(0, |payload| payload.len() as u64);
-        let room = free && self.application.is_some() && !(self.held.is_empty() && starving(bytes));
+        let starving = |bytes: u64| budgets.memory.of(bytes).is_starving(self.owner, message.created_at);
+        let needs = message.payload.as_ref().map(Bytes::len);
+        let bytes = OVERHEAD_BYTES + needs.unwrap_or(0) as u64;
+        let mut room = free && self.owner.is_some();
+        if room && self.held.is_empty() && starving(bytes) {
+            // It asks for that memory when it is its turn.
+            (room, self.needs) = (false, needs);
+        }
         let (trigger, message) = (Trigger::Scheduled, Arc::clone(message));
         let delivery = Held { key, made: 0, trigger, message, part: Part::Within };
         let taken = self.held.contains(&key) || (room && self.hold(delivery, budgets));
@@ -135,7 +140,7 @@ impl State {
     pub(super) fn hold(&mut self, delivery: Held, budgets: &Budgets) -> bool {
         let bytes = delivery.bytes();
         let share = &mut self.held_bytes[usize::from(bytes > SMALL_BYTES)];
-        let Some(part) = budgets.memory.of(bytes).try_take(self.application, *share, bytes) else {
+        let Some(part) = budgets.memory.of(bytes).try_take(self.owner, *share, bytes) else {
             self.hungry.get_or_insert(Timestamp::MAX);
             self.needs = delivery.message.payload.as_ref().map(Bytes::len);
             return false;
@@ -158,7 +163,7 @@ impl State {
         answer_bytes: u64,
         budgets: &Budgets,
     ) {
-        budgets.memory.of(answer_bytes).discharge(self.application, answer_bytes);
+        budgets.memory.of_answer(answer_bytes).discharge(self.owner, answer_bytes);
         // A retry that became due before it was stored is missed by a load before the commit, and by parking after it.
         if next_at.is_some_and(|at| at <= self.loaded_until) {
             self.wake();
@@ -166,7 +171,7 @@ impl State {
         if self.held.remove(&delivery.key) {
             let bytes = delivery.bytes();
             self.held_bytes[usize::from(bytes > SMALL_BYTES)] -= bytes;
-            budgets.memory.of(bytes).give_back(self.application, delivery.part, bytes);
+            budgets.memory.of(bytes).give_back(self.owner, delivery.part, bytes);
             if self.held.is_empty() {
                 // It may have one message now, if nobody else waits for one.
                 self.hungry = None;
@@ -249,6 +254,7 @@ impl State {
         budgets: &Budgets,
     ) -> Vec<Due> {
         self.busy = None;
+        let asked = self.reserved.as_ref().map_or(OVERHEAD_BYTES, |reserved| reserved.least);
         self.give_back_reserved(budgets);
         self.prepared();
         let meanwhile = std::mem::take(&mut self.meanwhile);
@@ -276,7 +282,9 @@ impl State {
             let has_ended = meanwhile.has_ended(&due);
             self.more |= has_ended && due.trigger == Trigger::Scheduled && !meanwhile.settled.contains(&key);
             let is_over = self.held.contains(&key) || has_ended;
-            if !is_over && !self.take_over(due, &mut empty, budgets) {
+            let has_charge = is_over
+                || self.has_waited_for(&due, asked, load.now, budgets) && self.take_over(due, &mut empty, budgets);
+            if !has_charge {
                 self.more = true;
                 break;
             }
@@ -293,6 +301,19 @@ impl State {
             self.on_its_way = FIRST_ON_ITS_WAY;
         }
         empty
+    }
+
+    /// Whether it is this lane's turn to take memory for a delivery that was loaded. One that has nothing was let in for the kind
+    /// of memory that it `asked` for; of the other kind others may have been refused.
+    fn has_waited_for(&mut self, due: &Due, asked: u64, now: Timestamp, budgets: &Budgets) -> bool {
+        let Some(payload) = due.message.as_ref().and_then(|message| message.payload.as_ref()) else { return true };
+        let memory = budgets.memory.of(OVERHEAD_BYTES + payload.len() as u64);
+        let is_other = !std::ptr::eq(memory, budgets.memory.of(asked));
+        if self.held.is_empty() && is_other && memory.is_starving(self.owner, now) {
+            self.needs = Some(payload.len());
+            return false;
+        }
+        true
     }
 
     /// Takes charge of a delivery that was loaded; false if there is no room. One without a payload is put with the others
@@ -318,7 +339,7 @@ impl State {
         match self.hungry {
             Some(Timestamp::MAX) => return self.go_hungry(now, budgets),
             Some(until) if until > now => return self.hungry,
-            None if self.held.is_empty() && self.memory(budgets).is_starving(self.application, now) => {
+            None if self.held.is_empty() && self.memory(budgets).is_starving(self.owner, now) => {
                 self.hungry = Some(now.saturating_add(MANNERS));
                 return self.hungry;
             }
@@ -338,7 +359,7 @@ impl State {
 
     fn go_hungry(&mut self, now: Timestamp, budgets: &Budgets) -> Option<Timestamp> {
         if self.held.is_empty() {
-            self.memory(budgets).starves(self.application, now);
+            self.memory(budgets).starves(self.owner, now);
         }
         self.hungry = Some(now.saturating_add(self.hunger));
         self.hunger = (self.hunger * 2).min(LAST_HUNGER);
@@ -352,9 +373,9 @@ impl State {
         let share = self.held_bytes[usize::from(least > SMALL_BYTES)];
         let memory = budgets.memory.of(least);
         // What is overdrawn is for one message of each lane.
-        let ample = memory.is_ample(self.application, share, least + LOOK_BYTES);
+        let ample = memory.is_ample(self.owner, share, least + LOOK_BYTES);
         let amount = if ample { least + LOOK_BYTES } else { least };
-        let taken = memory.try_take(self.application, share, amount);
+        let taken = memory.try_take(self.owner, share, amount);
         self.reserved = taken.map(|part| Reserved { amount, least, part });
         taken.is_some()
     }
@@ -362,7 +383,7 @@ impl State {
     /// What was taken for a load is paid for by what it found.
     pub(super) fn give_back_reserved(&mut self, budgets: &Budgets) {
         if let Some(Reserved { amount, least, part }) = self.reserved.take() {
-            budgets.memory.of(least).give_back(self.application, part, amount);
+            budgets.memory.of(least).give_back(self.owner, part, amount);
         }
     }
 
@@ -373,7 +394,7 @@ impl State {
         self.loads_in_a_row = if after.is_some() { self.loads_in_a_row + 1 } else { 0 };
         let max_bytes = match &self.reserved {
             Some(reserved) => reserved.amount - OVERHEAD_BYTES,
-            None => (budgets.memory.free(self.application) / 2).min(LOOK_BYTES),
+            None => (budgets.memory.free(self.owner) / 2).min(LOOK_BYTES),
         };
         let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         self.begin(Busy::Load, Step::Load(Load { now, after, limit: self.room(), max_bytes }))

@@ -23,7 +23,7 @@ use postrider_domain::names::EventTypeName;
 use postrider_domain::settings::Span;
 use postrider_domain::signature::{Secret, SecretKind, SigningKeys};
 use postrider_domain::time::Timestamp;
-use postrider_store::ApplicationKey;
+use postrider_store::{ApplicationKey, EnvironmentKey};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -263,7 +263,7 @@ impl Client {
 
     /// Sends once for this application.
     pub(crate) async fn send_for(&self, application: i64, url: &str) -> Sent {
-        let to = self.prepare(url).of(ApplicationKey(application));
+        let to = self.prepare(url).of(EnvironmentKey(1), ApplicationKey(application));
         let message = message("{}");
         self.sender.send(&to, &message, &mut Slot::default()).await
     }

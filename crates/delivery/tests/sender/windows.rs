@@ -10,7 +10,7 @@ use h2::{RecvStream, SendStream};
 use http::{Request, Response};
 use postrider_delivery::sender::{Sent, Slot};
 use postrider_domain::delivery::Failure;
-use postrider_store::ApplicationKey;
+use postrider_store::{ApplicationKey, EnvironmentKey};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -122,7 +122,7 @@ fn answer(mut respond: SendResponse<Bytes>, status: u16, text: &str) {
 }
 
 async fn send(client: &Client, application: i64, url: &str, size: usize) -> Sent {
-    let to = client.prepare(url).of(ApplicationKey(application));
+    let to = client.prepare(url).of(EnvironmentKey(1), ApplicationKey(application));
     client.sender.send(&to, &message(vec![b'x'; size]), &mut Slot::default()).await
 }
 
