@@ -13,6 +13,7 @@ mod connection;
 mod dns;
 pub mod egress;
 mod engine;
+mod fair;
 mod handshakes;
 mod holders;
 mod http1;

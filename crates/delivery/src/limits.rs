@@ -40,7 +40,7 @@ pub fn limits() -> Vec<Limit> {
         crate::rest::limits(),
         crate::holders::limits(),
         crate::stuck::limits(),
-        crate::budget::limits(),
+        crate::fair::limits(),
         crate::certificates::limits(),
         crate::tls::limits(),
         crate::handshakes::limits(),

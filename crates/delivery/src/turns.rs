@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use postrider_store::{EndpointKey, EnvironmentKey};
 
-use crate::budget::has_due;
+use crate::fair::Stock;
 use crate::holders::{Whose, environment_of};
 use crate::limits::{CROWD, CROWDED_PAUSE, LONGEST_CROWDED_PAUSE, MAX_WAITING_FOR_A_LANE};
 use crate::lines::Lines;
@@ -57,9 +57,12 @@ impl Turns {
             return true;
         }
         let environment = environment_of(of);
-        let free = MAX_WAITING_FOR_A_LANE.saturating_sub(queues.endpoints.len());
+        let stock = Stock {
+            total: signed(MAX_WAITING_FOR_A_LANE),
+            free: signed(MAX_WAITING_FOR_A_LANE.saturating_sub(queues.endpoints.len())),
+        };
         let own = queues.of.get(&of).copied().unwrap_or(0);
-        if !has_due(own, queues.lines.count_of(environment), free) {
+        if !stock.may_take(signed(own), signed(queues.lines.count_of(environment)), 1) {
             return false;
         }
         queues.lines.push(of, endpoint);
@@ -88,6 +91,10 @@ impl Turns {
         self.count.store(queues.endpoints.len(), Ordering::Relaxed);
         Some((endpoint, of))
     }
+}
+
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn pause(waiting: usize) -> Duration {
@@ -158,7 +165,7 @@ mod tests {
     fn three_environments_that_have_all_they_may_leave_places_for_a_fourth() {
         let turns = Turns::default();
         let crowds = [1, 2, 3].map(|environment| crowd(&turns, environment));
-        assert!(crowds.iter().sum::<usize>() > MAX_WAITING_FOR_A_LANE * 15 / 16, "{crowds:?}");
+        assert!(crowds.iter().sum::<usize>() > MAX_WAITING_FOR_A_LANE * 13 / 16, "{crowds:?}");
         assert!((1..=300).all(|endpoint| turns.push(EndpointKey(endpoint), Some(owner(4, 1)))));
     }
 
