@@ -1,7 +1,7 @@
 //! Endpoints: URLs that want messages, with their filters, limits and health.
 
 use crate::application::Metadata;
-use crate::delivery::DisableReason;
+use crate::delivery::{DisableReason, Hold};
 pub use crate::endpoint_url::{Credentials, EndpointUrl, MAX_URL_BYTES, UrlError};
 use crate::event_type::set;
 pub use crate::headers::Headers;
@@ -38,6 +38,8 @@ pub struct Endpoint {
     pub disabled: bool,
     /// Why and since when it is disabled; `None` if it is not, or if that was not noted.
     pub disablement: Option<Disablement>,
+    /// What holds it back: nothing is sent to it until then. It may be over.
+    pub held: Option<Hold>,
     /// The event types it wants; `None` is all.
     pub event_types: Option<Vec<EventTypeName>>,
     /// The channels it listens to; `None` is all.

@@ -194,6 +194,7 @@ mod tests {
             version: 1,
             disabled: false,
             disablement: None,
+            held: None,
             event_types: None,
             channels: Some(vec![Channel::from_trusted("c".repeat(MAX_NAME_BYTES)); MAX_ENDPOINT_CHANNELS]),
             throttle_rate: None,

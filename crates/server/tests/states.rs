@@ -73,6 +73,36 @@ async fn an_endpoint_that_is_gone_says_so_wherever_it_is_asked() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_is_held_back_says_until_when_and_why_until_that_is_lifted() {
+    let server = server().start().await;
+    let app = server.app().await;
+    let receiver = Receiver::sequence([Reply::status(503).header("retry-after", "600"), Reply::ok()]).await;
+    let endpoint = app.endpoint(&receiver.url()).await;
+    let path = format!("/endpoint/{endpoint}");
+    let fresh = app.client.get(&app.path(&path)).await.expect(200).json();
+    assert!(fresh.get("heldUntil").is_none() && fresh.get("heldReason").is_none(), "{fresh}");
+
+    let message = app.send("a", &json!({})).await;
+    let held = until(&app, &path, "an endpoint that is held back", |shown| shown.get("heldUntil").is_some()).await;
+    assert_eq!((&held["heldReason"], &held["disabled"]), (&json!("retry-after"), &json!(false)));
+    assert!(held["heldUntil"].as_str().unwrap() > held["createdAt"].as_str().unwrap(), "{held}");
+    let listed = app.client.get(&app.path("/endpoint")).await.expect(200).json();
+    assert_eq!(listed["data"][0]["heldUntil"], held["heldUntil"]);
+    let resend = app.path(&format!("/msg/{message}/endpoint/{endpoint}/resend"));
+    let answer = app.client.post(&resend, &json!({})).await.expect(202).json();
+    assert_eq!(answer, json!({ "heldUntil": held["heldUntil"], "heldReason": "retry-after" }));
+    let renamed = app.client.patch(&app.path(&path), &json!({ "description": "b" })).await.expect(200).json();
+    assert_eq!(renamed["heldUntil"], held["heldUntil"]);
+
+    let moved = app.client.patch(&app.path(&path), &json!({ "url": receiver.at("other") })).await.expect(200).json();
+    assert!(moved.get("heldUntil").is_none(), "{moved}");
+    let shown = app.client.get(&app.path(&path)).await.expect(200).json();
+    assert!(shown.get("heldUntil").is_none() && shown.get("heldReason").is_none(), "{shown}");
+    let answer = app.client.post(&resend, &json!({})).await.expect(202).json();
+    assert_eq!(answer, json!({}));
+}
+
+#[tokio::test]
 async fn what_was_canceled_is_canceled_everywhere() {
     let server = server().set("delivery.retry_schedule", r#"["1h"]"#).start().await;
     let app = server.app().await;

@@ -251,6 +251,7 @@ fn home(
         version: 1,
         disabled: false,
         disablement: None,
+        held: None,
         event_types: None,
         channels: None,
         throttle_rate,

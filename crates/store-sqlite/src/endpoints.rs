@@ -460,6 +460,7 @@ fn change(
     }
     if authorized || endpoint.url != before.url || endpoint.disabled != before.disabled {
         lift_hold(tx, key, Some(now).filter(|_| !endpoint.disabled))?;
+        endpoint.held = None;
     }
     if authorized || !endpoint.is_routed_as(&before) {
         make_routes_newer(tx, key)?;

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use postrider_domain::delivery::DisableReason;
+use postrider_domain::delivery::{DisableReason, Hold, HoldReason};
 use postrider_domain::endpoint::{Disablement, Endpoint, EndpointUrl, Headers};
 use postrider_domain::event_type_set::EventTypeSet;
 use postrider_domain::message::Message;
@@ -51,7 +51,10 @@ pub(crate) fn decode_message(row: &Row<'_>) -> Result<Stored<MessageKey, Message
 pub(crate) const ENDPOINT_COLUMNS: &str = "endpoint.no, endpoint.id, endpoint.uid, url, description, endpoint.version,
      disabled,
      (SELECT disabled_reason FROM endpoint_fact WHERE endpoint_no = endpoint.no) AS disabled_reason,
-     (SELECT disabled_since FROM endpoint_fact WHERE endpoint_no = endpoint.no) AS disabled_since, event_types, channels, endpoint.throttle_rate, endpoint.metadata, endpoint.created_at, endpoint.updated_at";
+     (SELECT disabled_since FROM endpoint_fact WHERE endpoint_no = endpoint.no) AS disabled_since,
+     (SELECT not_before FROM endpoint_hold WHERE endpoint_no = endpoint.no) AS held_until,
+     (SELECT reason FROM endpoint_hold WHERE endpoint_no = endpoint.no) AS held_reason, event_types, channels,
+     endpoint.throttle_rate, endpoint.metadata, endpoint.created_at, endpoint.updated_at";
 
 /// Reads an endpoint from a row with [`ENDPOINT_COLUMNS`].
 pub(crate) fn decode_endpoint(row: &Row<'_>) -> Result<Stored<EndpointKey, Endpoint>, SqlError> {
@@ -72,6 +75,7 @@ fn endpoint_of(
         version: columns.get("version")?,
         disabled: columns.get("disabled")?,
         disablement: decode_disablement(columns)?,
+        held: decode_held(columns)?,
         event_types,
         channels: names(columns.maybe_json::<Vec<String>>("channels")?, Channel::from_trusted),
         throttle_rate: columns.get("throttle_rate")?,
@@ -89,6 +93,13 @@ pub(crate) fn decode_disablement(columns: &Columns<'_, '_>) -> Result<Option<Dis
     Ok(reason.zip(since).map(|(reason, since)| Disablement { reason, since }))
 }
 
+/// Reads the columns `held_until` and `held_reason`. What makes no sense holds nothing.
+pub(crate) fn decode_held(columns: &Columns<'_, '_>) -> Result<Option<Hold>, SqlError> {
+    let reason = columns.get::<Option<String>>("held_reason")?.and_then(|word| HoldReason::parse(&word));
+    let until = columns.maybe_instant("held_until")?;
+    Ok(reason.zip(until).map(|(reason, until)| Hold { until, reason }))
+}
+
 fn names<T>(texts: Option<Vec<String>>, from_trusted: impl Fn(String) -> T) -> Option<Vec<T>> {
     texts.map(|texts| texts.into_iter().map(from_trusted).collect())
 }
@@ -99,7 +110,7 @@ pub(crate) const TARGET_COLUMNS: &str =
      disabled,
      (SELECT disabled_reason FROM endpoint_fact WHERE endpoint_no = endpoint.no) AS disabled_reason,
      (SELECT disabled_since FROM endpoint_fact WHERE endpoint_no = endpoint.no) AS disabled_since,
-     event_types, channels, endpoint.throttle_rate, '{}' AS metadata,
+     NULL AS held_until, NULL AS held_reason, event_types, channels, endpoint.throttle_rate, '{}' AS metadata,
      endpoint.created_at, endpoint.updated_at, headers, signing_keys, application_no, environment_no,
      application.throttle_rate AS application_rate,
      (endpoint.deleted_at IS NOT NULL OR application.deleted_at IS NOT NULL) AS gone";

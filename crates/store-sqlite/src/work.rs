@@ -27,7 +27,9 @@ use crate::askers::Whose;
 use crate::decode::{Columns, SqlError, all, first, readable};
 use crate::environments::{RULES_COLUMNS, decode_rules};
 use crate::hot::{SCHEDULED_LATER, delivery_key};
-use crate::rows::{MESSAGE_COLUMNS, MESSAGE_WIDTH, TARGET_COLUMNS, decode_disablement, decode_message, decode_target};
+use crate::rows::{
+    MESSAGE_COLUMNS, MESSAGE_WIDTH, TARGET_COLUMNS, decode_disablement, decode_held, decode_message, decode_target,
+};
 use crate::writer::{Abort, FEW_ROWS, News};
 use crate::{asked, idempotency, keys, range, set_back};
 
@@ -356,19 +358,24 @@ impl Work for SqliteStore {
                     Some(false) => {}
                 }
                 let mut statement = tx.prepare_cached(
-                    "SELECT endpoint.no, application_no, disabled, disabled_reason, disabled_since
+                    "SELECT endpoint.no, application_no, disabled, disabled_reason, disabled_since,
+                         not_before AS held_until, reason AS held_reason
                      FROM endpoint JOIN application ON application.no = application_no
-                         LEFT JOIN endpoint_fact ON endpoint_no = endpoint.no
+                         LEFT JOIN endpoint_fact ON endpoint_fact.endpoint_no = endpoint.no
+                         LEFT JOIN endpoint_hold ON endpoint_hold.endpoint_no = endpoint.no
                      WHERE endpoint.no = ? AND endpoint.deleted_at IS NULL AND application.deleted_at IS NULL",
                 )?;
                 let found = first(statement.query([endpoint.0])?, |row| {
                     let columns = Columns::new(row, "endpoint");
-                    let disablement = decode_disablement(&columns)?;
-                    let resent = if columns.get("disabled")? { Resent::Disabled(disablement) } else { Resent::Due };
+                    let held = decode_held(&columns)?.filter(|hold| hold.until > now);
+                    let resent = match columns.get("disabled")? {
+                        true => Resent::Disabled(decode_disablement(&columns)?),
+                        false => held.map_or(Resent::Due, Resent::Held),
+                    };
                     Ok((ApplicationKey(columns.get("application_no")?), resent))
                 })?;
                 let (application, resent) = found.ok_or(Abort::Refused(ResendError::Write(WriteError::NotFound)))?;
-                if resent == Resent::Due {
+                if !matches!(resent, Resent::Disabled(_)) {
                     // The smaller number first: who asks for one message again and again is refused by it.
                     if is_worn(tx, endpoint, message)? {
                         let full = WriteError::Full { of: Capped::Attempts, most: MAX_ATTEMPTS_OF_MESSAGE as u64 };

@@ -86,6 +86,7 @@ impl World {
             version: 1,
             disabled: false,
             disablement: None,
+            held: None,
             event_types: None,
             channels: None,
             throttle_rate: None,

@@ -118,6 +118,7 @@ fn endpoint(id: EndpointId) -> NewEndpoint {
         version: 1,
         disabled: false,
         disablement: None,
+        held: None,
         event_types: Some((0..1_000).map(name).collect()),
         channels: None,
         throttle_rate: None,

@@ -289,6 +289,8 @@ pub struct Unstorable {
 pub enum Resent {
     /// It is due.
     Due,
+    /// It is due, and will be sent when what holds its endpoint back is over.
+    Held(Hold),
     /// Nothing will be sent: the endpoint is disabled.
     Disabled(Option<Disablement>),
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use postrider_domain::attempt::{Attempt, MAX_KEPT_ANSWER_BYTES, cut_text};
-use postrider_domain::delivery::DisableReason;
+use postrider_domain::delivery::{DisableReason, Hold};
 use postrider_domain::endpoint::Disablement;
 use postrider_domain::ids::{AttemptId, EndpointId, MessageId};
 use postrider_domain::time::Timestamp;
@@ -13,6 +13,7 @@ use postrider_store::AttemptStats;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::model::endpoint::HeldOut;
 use crate::model::message::MessageOut;
 use crate::openapi::types::{ResponseShown, UrlShown};
 
@@ -150,8 +151,8 @@ fn shown(bytes: &[u8]) -> Cow<'_, str> {
     text.map_or_else(|| Cow::Owned(BASE64.encode(bytes)), Cow::Borrowed)
 }
 
-/// What came of asking for one more attempt. It is empty if the attempt will be made.
-#[derive(Serialize, JsonSchema)]
+/// What came of asking for one more attempt. It is empty if the attempt is made at once.
+#[derive(Default, Serialize, JsonSchema)]
 pub(crate) struct ResendOut {
     /// False if nothing will be sent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -164,9 +165,16 @@ pub(crate) struct ResendOut {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 200))]
     detail: Option<String>,
+    #[serde(flatten)]
+    held: HeldOut,
 }
 
 impl ResendOut {
+    /// It is made when what holds the endpoint back is over.
+    pub(crate) fn held(hold: Hold) -> Self {
+        Self { held: hold.into(), ..Self::default() }
+    }
+
     /// Nothing is sent to a disabled endpoint.
     pub(crate) fn disabled(why: Option<Disablement>) -> Self {
         let reason = match why.map(|why| why.reason) {
@@ -177,7 +185,7 @@ impl ResendOut {
         };
         let since = why.map_or(String::new(), |why| format!(" since {}", why.since));
         let detail = format!("The endpoint is disabled{since}, {reason}: nothing is sent to it. Enable it first.");
-        Self { sent: Some(false), code: Some("endpoint_disabled"), detail: Some(detail) }
+        Self { sent: Some(false), code: Some("endpoint_disabled"), detail: Some(detail), ..Self::default() }
     }
 }
 

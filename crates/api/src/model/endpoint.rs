@@ -1,6 +1,7 @@
 //! Endpoints on the wire (rest-contract §7).
 
 use postrider_domain::application::Metadata;
+use postrider_domain::delivery::Hold;
 use postrider_domain::endpoint::{
     Credentials, Endpoint, EndpointPatch, EndpointUrl, Headers, MAX_ENDPOINT_CHANNELS, MAX_ENDPOINT_DESCRIPTION,
     MAX_ENDPOINT_EVENT_TYPES,
@@ -164,6 +165,7 @@ impl EndpointParts {
             version: 1,
             disabled: false,
             disablement: None,
+            held: None,
             event_types: None,
             channels: None,
             throttle_rate: None,
@@ -300,6 +302,8 @@ pub(crate) struct EndpointOut<'a> {
     /// Since when it is disabled; null if it is not.
     disabled_since: Option<Timestamp>,
     #[serde(flatten)]
+    held: HeldOut,
+    #[serde(flatten)]
     wanted: EventTypesOut<'a>,
     /// The channels that it listens to; null is all.
     #[schemars(with = "Option<Vec<Channel>>", length(max = MAX_ENDPOINT_CHANNELS))]
@@ -315,8 +319,31 @@ pub(crate) struct EndpointOut<'a> {
     updated_at: Timestamp,
 }
 
-impl<'a> From<&'a Endpoint> for EndpointOut<'a> {
-    fn from(endpoint: &'a Endpoint) -> Self {
+/// What holds an endpoint back: nothing is sent to it before then, whoever asks for it.
+#[derive(Default, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct HeldOut {
+    /// Nothing is sent to the endpoint before then, also no resend. Absent if nothing holds it back. A change of its URL, headers
+    /// or secret ends it, and so does disabling and enabling it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_until: Option<Timestamp>,
+    /// Why: it asked for that (`retry-after`), it asked for less (`overloaded`), nothing was heard from it (`silent`), its rate limit is
+    /// used up (`rate-limit`), or the server could not make its attempts (`local`, `trouble`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["retry-after", "overloaded", "silent", "rate-limit", "local", "trouble"]))]
+    held_reason: Option<&'static str>,
+}
+
+impl From<Hold> for HeldOut {
+    fn from(hold: Hold) -> Self {
+        Self { held_until: Some(hold.until), held_reason: Some(hold.reason.as_str()) }
+    }
+}
+
+impl<'a> EndpointOut<'a> {
+    /// An endpoint as it is now.
+    pub(crate) fn new(endpoint: &'a Endpoint, now: Timestamp) -> Self {
+        let held = endpoint.held.filter(|hold| hold.until > now && !endpoint.disabled);
         Self {
             id: endpoint.id,
             url: endpoint.url.as_str(),
@@ -326,6 +353,7 @@ impl<'a> From<&'a Endpoint> for EndpointOut<'a> {
             disabled: endpoint.disabled,
             disabled_reason: endpoint.disablement.map(|disablement| disablement.reason.as_str()),
             disabled_since: endpoint.disablement.map(|disablement| disablement.since),
+            held: held.map(HeldOut::from).unwrap_or_default(),
             wanted: endpoint.event_types.as_deref().into(),
             channels: endpoint.channels.as_deref(),
             rate: endpoint.throttle_rate.into(),

@@ -59,7 +59,8 @@ pub(super) fn routes() -> Routes {
             Operation::new("v1.message-attempt.resend", "Send a message to an endpoint once more")
                 .description(
                     "One attempt is made, whatever the filters of the endpoint. It is not repeated if it fails. A disabled \
-                     endpoint gets nothing: then `sent` is false, and `detail` says why.",
+                     endpoint gets nothing: then `sent` is false, and `detail` says why. What an endpoint is sent that is held back \
+                     waits until `heldUntil`.",
                 )
                 .returns::<ResendOut>(StatusCode::ACCEPTED, "It will be made, unless `sent` is false."),
         )
@@ -209,6 +210,7 @@ pub(super) async fn expunge(operator: Operator, params: Params, State(state): St
 fn resent(resent: &Resent) -> StoredAnswer {
     let body = match resent {
         Resent::Due => Bytes::from_static(b"{}"),
+        Resent::Held(hold) => serde_json::to_vec(&ResendOut::held(*hold)).unwrap_or_default().into(),
         Resent::Disabled(why) => serde_json::to_vec(&ResendOut::disabled(*why)).unwrap_or_default().into(),
     };
     StoredAnswer { status: StatusCode::ACCEPTED.as_u16(), body }

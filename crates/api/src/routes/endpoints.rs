@@ -121,12 +121,12 @@ impl FromQuery for ListQuery {
     }
 }
 
-fn show(status: StatusCode, endpoint: &Endpoint) -> Response {
-    answer::json(status, &EndpointOut::from(endpoint))
+fn show(status: StatusCode, endpoint: &Endpoint, now: Timestamp) -> Response {
+    answer::json(status, &EndpointOut::new(endpoint, now))
 }
 
 fn created(endpoint: &Endpoint) -> StoredAnswer {
-    answer::to_store(StatusCode::CREATED, &EndpointOut::from(endpoint))
+    answer::to_store(StatusCode::CREATED, &EndpointOut::new(endpoint, endpoint.created_at))
 }
 
 /// Refuses a filter for event types that nobody has defined, that are archived, or that the caller may not see, all in the same words.
@@ -173,8 +173,9 @@ pub(super) async fn list(
     tenant: Tenant,
     State(state): State<Shared>,
 ) -> Result<Response> {
+    let now = state.clock.now();
     let page = walk.listed(state.store.endpoints(tenant.application.key, walk.scan.clone()).await?);
-    Ok(page.answer(|endpoint| endpoint.id.to_string(), EndpointOut::from))
+    Ok(page.answer(|endpoint| endpoint.id.to_string(), |endpoint| EndpointOut::new(endpoint, now)))
 }
 
 pub(super) async fn create(
@@ -194,7 +195,7 @@ pub(super) async fn create(
 }
 
 pub(super) async fn read(tenant: Tenant, State(state): State<Shared>) -> Result<Response> {
-    Ok(show(StatusCode::OK, &tenant.endpoint(&state).await?.value))
+    Ok(show(StatusCode::OK, &tenant.endpoint(&state).await?.value, state.clock.now()))
 }
 
 pub(super) async fn replace(
@@ -211,8 +212,8 @@ pub(super) async fn replace(
     let patch = parts.replacement();
     let otherwise = new_endpoint(&state, parts, now);
     Ok(match state.store.upsert_endpoint(tenant.application.key, &id, patch, otherwise, now).await? {
-        Upserted::Updated(endpoint) => show(StatusCode::OK, &endpoint),
-        Upserted::Created(endpoint) => show(StatusCode::CREATED, &endpoint),
+        Upserted::Updated(endpoint) => show(StatusCode::OK, &endpoint, now),
+        Upserted::Created(endpoint) => show(StatusCode::CREATED, &endpoint, now),
     })
 }
 
@@ -227,7 +228,7 @@ pub(super) async fn change(
     let id = tenant.params().id_or_uid(ID)?;
     event_types_exist(&state, &tenant, Some(&id), wanted_types(&patch)).await?;
     let now = state.clock.now();
-    Ok(show(StatusCode::OK, &state.store.update_endpoint(tenant.application.key, &id, patch, now).await?))
+    Ok(show(StatusCode::OK, &state.store.update_endpoint(tenant.application.key, &id, patch, now).await?, now))
 }
 
 pub(super) async fn delete(tenant: Tenant, State(state): State<Shared>) -> Result<Response> {

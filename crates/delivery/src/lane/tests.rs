@@ -249,6 +249,7 @@ fn ready(application_rate: Option<u16>) -> Arc<Ready> {
         version: 1,
         disabled: false,
         disablement: None,
+        held: None,
         event_types: None,
         channels: None,
         throttle_rate: None,

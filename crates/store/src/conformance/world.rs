@@ -105,6 +105,7 @@ impl<H: Harness> World<H> {
             version: 1,
             disabled: false,
             disablement: None,
+            held: None,
             event_types: None,
             channels: None,
             throttle_rate: None,
