@@ -200,3 +200,26 @@ async fn an_operator_who_can_not_be_told_keeps_no_other_from_being_told() {
     server.start().await;
     other.receiver.wait_for(300).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_of_whom_many_notices_wait_keeps_no_other_waiting() {
+    const MANY: i64 = 9_000;
+    const OTHER: &str = "org_of_somebody_else";
+    let mut server = server().start().await;
+    let (operator, _other) = (Operator::of(&server).await, Operator::of_environment(&server, OTHER).await);
+    server.terminate().await;
+    let database = rusqlite::Connection::open(server.store_path()).unwrap();
+    let add = |recipient: &str, count: i64| {
+        let waiting = r#"WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < ?2)
+             INSERT INTO outbox (recipient, event_type, payload)
+             SELECT ?1, 'endpoint.updated', CAST('{"type":"endpoint.updated","data":{}}' AS BLOB) FROM n"#;
+        database.execute(waiting, rusqlite::params![recipient, count]).unwrap();
+    };
+    add(OTHER, MANY);
+    add(server.org(), 1);
+    server.start().await;
+    operator.told("endpoint.updated").await;
+    server.terminate().await;
+    let left: i64 = database.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0)).unwrap();
+    assert!(left > MANY / 2, "{left} of {MANY} are left");
+}

@@ -192,7 +192,7 @@ delegate! {
 
 delegate! {
     Outbox
-    notices(limit: usize, except: Vec<Uid>) -> Result<Vec<Notice>, StoreError>;
+    notices(turn: NoticeTurn) -> Result<Vec<Notice>, StoreError>;
     remove_notices(notices: Vec<NoticeKey>) -> Result<(), StoreError>;
 }
 

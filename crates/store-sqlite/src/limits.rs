@@ -3,7 +3,7 @@
 postrider_domain::limits! {
     in "The store";
     /// Operational webhooks that wait to be sent
-    pub const MAX_NOTICES: i64 = 100_000, "notices", beyond "the oldest are dropped, with a warning in the log";
+    pub const MAX_NOTICES: i64 = 100_000, "notices", beyond "the oldest of those who have most are dropped, with a warning in the log";
     /// The write-ahead log (`-wal`), whatever is read through the server
     pub const KEPT_WAL_BYTES: u64 = 134_217_728, "bytes", beyond "while another process reads the store, in the seconds for which a long read is waited for, or while more is written than the disk can copy (150 MB/s, say); then it is cut to this again";
     /// What a caller reads while the write-ahead log, 64 MiB long, has to be started anew

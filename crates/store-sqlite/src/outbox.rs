@@ -11,37 +11,31 @@ use postrider_domain::ids::{ApplicationId, EndpointId};
 use postrider_domain::names::{EventTypeName, Uid};
 use postrider_domain::notice::{self, AttemptNotice, EndpointNotice, LastAttempt, NoticeKind};
 use postrider_domain::time::Timestamp;
-use postrider_store::{AttemptRecord, EndpointKey, MAX_NOTICES, MessageKey, Notice, NoticeKey, Outbox, StoreError};
-use rusqlite::{OptionalExtension as _, params};
+use postrider_store::{
+    AttemptRecord, EndpointKey, MAX_NOTICES, MessageKey, Notice, NoticeKey, NoticeTurn, Outbox, StoreError,
+};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::SqliteStore;
 use crate::askers::Whose;
-use crate::decode::{Columns, SqlError, all, first, readable};
+use crate::decode::{Columns, SqlError, all, first, listed, readable};
 use crate::inserts::json_list;
 use crate::range;
 use crate::writer::{Abort, News, Tx};
 
 #[async_trait]
 impl Outbox for SqliteStore {
-    async fn notices(&self, limit: usize, except: Vec<Uid>) -> Result<Vec<Notice>, StoreError> {
+    async fn notices(&self, turn: NoticeTurn) -> Result<Vec<Notice>, StoreError> {
         self.readers
             .run_own(move |connection| {
-                let mut statement = connection.prepare_cached(
-                    "SELECT no, recipient, event_type, payload FROM outbox
-                     WHERE recipient NOT IN (SELECT value FROM json_each(?)) ORDER BY no LIMIT ?",
-                )?;
-                let except = json_list(except.iter().map(Uid::as_str));
-                all(statement.query(params![except, range::limit(limit)])?, |row| {
-                    let columns = Columns::new(row, "outbox");
-                    Ok(Notice {
-                        key: NoticeKey(columns.get("no")?),
-                        recipient: Uid::from_trusted(columns.get("recipient")?),
-                        event_type: EventTypeName::from_trusted(columns.get("event_type")?),
-                        payload: Bytes::from(columns.get::<Vec<u8>>("payload")?),
-                    })
-                })
+                let mut notices = Vec::new();
+                for recipient in recipients(connection, &turn)? {
+                    notices.extend(oldest(connection, &recipient, turn.each)?);
+                }
+                Ok(notices)
             })
             .await
     }
@@ -58,6 +52,121 @@ impl Outbox for SqliteStore {
             .await
     }
 }
+
+/// Those who have notices, after one of them, but for some. The index is asked for one after the other: how many notices each has
+/// makes no difference.
+const RECIPIENTS_SQL: &str = "WITH RECURSIVE turn (recipient) AS (
+         SELECT min(recipient) FROM outbox WHERE recipient > ?1
+         UNION ALL
+         SELECT (SELECT min(recipient) FROM outbox WHERE recipient > turn.recipient) FROM turn
+             WHERE turn.recipient IS NOT NULL
+     )
+     SELECT recipient FROM turn WHERE recipient IS NOT NULL AND recipient NOT IN (SELECT value FROM json_each(?2)) LIMIT ?3";
+
+const OLDEST_SQL: &str = "SELECT no, recipient, event_type, payload FROM outbox WHERE recipient = ?1 ORDER BY no";
+
+/// Whose turn it is.
+fn recipients(connection: &Connection, turn: &NoticeTurn) -> Result<Vec<String>, SqlError> {
+    let except = json_list(turn.except.iter().map(Uid::as_str));
+    let mut statement = connection.prepare_cached(RECIPIENTS_SQL)?;
+    let mut after = |after: &str, limit: usize| {
+        let rows = statement.query(params![after, except, range::limit(limit)])?;
+        all(rows, |row| Columns::new(row, "outbox").get::<String>("recipient"))
+    };
+    let last = turn.after.as_ref().map_or("", Uid::as_str);
+    let mut found = after(last, turn.recipients)?;
+    if !last.is_empty() && found.len() < turn.recipients {
+        let from_the_first = after("", turn.recipients - found.len())?;
+        found.extend(from_the_first.into_iter().take_while(|recipient| recipient.as_str() <= last));
+    }
+    Ok(found)
+}
+
+/// The oldest notices to somebody.
+fn oldest(connection: &Connection, recipient: &str, limit: usize) -> Result<Vec<Notice>, SqlError> {
+    let mut statement = connection.prepare_cached(OLDEST_SQL)?;
+    let listed = listed(statement.query([recipient])?, range::limit(limit), |row| {
+        let columns = Columns::new(row, "outbox");
+        Ok(Notice {
+            key: NoticeKey(columns.get("no")?),
+            recipient: Uid::from_trusted(columns.get("recipient")?),
+            event_type: EventTypeName::from_trusted(columns.get("event_type")?),
+            payload: Bytes::from(columns.get::<Vec<u8>>("payload")?),
+        })
+    })?;
+    Ok(listed.rows)
+}
+
+// What is too much ---------------------------------------------------------------------------------------------------------
+
+/// How many of a recipient's notices are too many.
+pub(crate) struct Surplus {
+    recipient: Value,
+    notices: i64,
+}
+
+/// Whose notices are too many, if more wait than `most`, at most `rows` of them: those of whoever has more than his share, which is
+/// what each may have if all that has less is left as it is.
+pub(crate) fn surplus(connection: &Connection, most: i64, rows: usize) -> Result<Vec<Surplus>, SqlError> {
+    let span =
+        connection.query_row("SELECT (SELECT max(no) FROM outbox) - (SELECT min(no) FROM outbox)", [], |row| {
+            row.get::<_, Option<i64>>(0)
+        })?;
+    // Numbers are given out once, so there are no more notices than these. There may be much fewer.
+    if span.is_none_or(|span| span < most) {
+        return Ok(Vec::new());
+    }
+    // Counted, and not looked up: what is counted elsewhere may make no sense, and drops nothing.
+    let mut statement =
+        connection.prepare_cached("SELECT recipient, count(*) AS notices FROM outbox GROUP BY recipient")?;
+    let mut counts = all(statement.query([])?, |row| {
+        Ok(Surplus { recipient: row.get("recipient")?, notices: row.get("notices")? })
+    })?;
+    counts.sort_unstable_by_key(|count| count.notices);
+    let share = share(counts.iter().map(|count| count.notices), most);
+    let mut left = range::limit(rows);
+    let too_many = counts.into_iter().rev().map_while(|Surplus { recipient, notices }| {
+        let notices = (notices - share).min(left);
+        left -= notices.max(0);
+        (notices > 0).then_some(Surplus { recipient, notices })
+    });
+    Ok(too_many.collect())
+}
+
+/// How many each may have so that they have no more than `most` together, if who has less gives what he does not need to the others.
+/// The counts come in their order.
+fn share(counts: impl ExactSizeIterator<Item = i64>, most: i64) -> i64 {
+    let (mut left, mut others) = (most, range::limit(counts.len()));
+    for count in counts {
+        if count > left / others {
+            return left / others;
+        }
+        left -= count;
+        others -= 1;
+    }
+    i64::MAX
+}
+
+/// Drops the oldest of what is too much; says how many.
+pub(crate) fn drop_surplus(tx: &Tx<'_>, surplus: &[Surplus]) -> Result<usize, SqlError> {
+    let sql = "DELETE FROM outbox WHERE no IN (SELECT no FROM outbox WHERE recipient = ? ORDER BY no LIMIT ?)";
+    let mut delete = tx.prepare_cached(sql)?;
+    let mut dropped = 0;
+    for Surplus { recipient, notices } in surplus {
+        dropped += delete.execute(params![recipient, notices])?;
+    }
+    if dropped > 0 {
+        let recipients = surplus.len();
+        tracing::warn!(
+            notices = dropped,
+            recipients,
+            "operational webhooks were dropped, because too many waited to be sent"
+        );
+    }
+    Ok(dropped)
+}
+
+// What is added ------------------------------------------------------------------------------------------------------------
 
 /// An endpoint whose operator wants to be told.
 struct Reported {
@@ -246,6 +355,62 @@ mod tests {
             connection.execute_batch(migration).unwrap();
         }
         assert_eq!(count(&connection, "SELECT notices FROM outbox_room WHERE recipient = 'a'"), Some(2));
+    }
+
+    #[test]
+    fn what_is_too_much_is_of_who_has_most() {
+        for (counts, most, want) in [
+            (vec![], 10, i64::MAX),
+            (vec![3, 3, 4], 10, i64::MAX),
+            (vec![1, 2, 100], 10, 7),
+            (vec![5, 5, 5], 10, 3),
+            (vec![1, 50, 60], 11, 5),
+        ] {
+            assert_eq!(share(counts.iter().copied(), most), want, "{counts:?}");
+        }
+
+        let connection = crate::plans::database();
+        let many = |recipient, count: i64| {
+            let add = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?2)
+                INSERT INTO outbox (recipient, event_type, payload) SELECT ?1, 'a', x'7b7d' FROM n";
+            connection.execute(add, params![recipient, count]).unwrap();
+        };
+        let found = |most, rows| {
+            let surplus = surplus(&connection, most, rows).unwrap();
+            surplus.into_iter().map(|Surplus { recipient, notices }| (recipient, notices)).collect::<Vec<_>>()
+        };
+        assert_eq!(found(10, 100), []);
+        many("victim", 3);
+        many("evil", 50);
+        many("worse", 60);
+        many("victim", 2);
+        let text = |text: &str| Value::Text(text.to_owned());
+        assert_eq!(found(115, 100), []);
+        assert_eq!(found(15, 1_000), [(text("worse"), 55), (text("evil"), 45)]);
+        assert_eq!(found(15, 60), [(text("worse"), 55), (text("evil"), 5)]);
+        // Numbers alone drop nothing: most of them were sent.
+        connection.execute("DELETE FROM outbox WHERE recipient <> 'victim'", []).unwrap();
+        assert_eq!(found(15, 1_000), []);
+    }
+
+    #[test]
+    fn whose_turn_it_is_is_found_by_an_index() {
+        for sql in [RECIPIENTS_SQL, OLDEST_SQL] {
+            let plan = crate::plans::plan(sql);
+            let costly = |step: &String| step.contains("SCAN outbox") || step.contains("ORDER BY");
+            assert!(!plan.iter().any(costly), "{plan:#?}");
+            assert!(plan.iter().any(|step| step.contains("outbox_by_recipient (recipient")), "{plan:#?}");
+        }
+        let mut connection = crate::plans::database();
+        let add = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 20000)
+            INSERT INTO outbox (recipient, event_type, payload) SELECT CASE WHEN n < 20000 THEN 'a' ELSE 'b' END, 'a', x'7b7d' FROM n";
+        connection.execute(add, []).unwrap();
+        let turn = NoticeTurn { recipients: 10, each: 2, ..NoticeTurn::default() };
+        let steps = crate::plans::steps(&mut connection, |connection| {
+            assert_eq!(recipients(connection, &turn).unwrap(), ["a", "b"]);
+            assert_eq!(oldest(connection, "b", 2).unwrap().len(), 1);
+        });
+        assert!(steps < 3, "{steps} thousand steps");
     }
 
     #[test]

@@ -27,12 +27,11 @@ use crate::askers::Whose;
 use crate::blocks::{ATTEMPTS, Id, Log, MESSAGES};
 use crate::decode::{SqlError, readable};
 use crate::history::{self, MAX_COMPARED, Removal};
-use crate::limits::MAX_NOTICES;
 use crate::messages::erase;
 use crate::tasks::MAX_BYTES_ERASED;
 use crate::urls::{self, Former};
 use crate::writer::{Abort, Place, Tx};
-use crate::{range, set_back};
+use crate::{limits, outbox, range, set_back};
 
 /// What is dated further ahead was dated by a clock that is wrong.
 const AHEAD: Duration = Duration::from_secs(86_400);
@@ -147,6 +146,8 @@ impl Retention for SqliteStore {
     }
 
     async fn forget_leftovers(&self, before: Timestamp, rows: usize) -> Result<usize, StoreError> {
+        let most = limits::MAX_NOTICES;
+        let surplus = self.lists.run_at_once(move |connection| outbox::surplus(connection, most, rows)).await?;
         self.writer
             .run(Whose::Process, move |tx| {
                 let readers = tx
@@ -155,15 +156,7 @@ impl Retention for SqliteStore {
                          (SELECT endpoint_no, name FROM stream_reader WHERE updated_at < ? LIMIT ?)",
                     )?
                     .execute(params![before.as_micros(), range::limit(rows)])?;
-                let notices = tx
-                    .prepare_cached(
-                        "DELETE FROM outbox WHERE no IN
-                         (SELECT no FROM outbox WHERE no <= (SELECT max(no) FROM outbox) - ? ORDER BY no LIMIT ?)",
-                    )?
-                    .execute(params![MAX_NOTICES, range::limit(rows)])?;
-                if notices > 0 {
-                    tracing::warn!(notices, "operational webhooks were dropped, because too many waited to be sent");
-                }
+                let notices = outbox::drop_surplus(tx, &surplus)?;
                 let expired = "DELETE FROM api_key WHERE id IN (SELECT id FROM api_key WHERE expires_at < ? LIMIT ?)";
                 let keys = tx.prepare_cached(expired)?.execute(params![before.as_micros(), range::limit(rows)])?;
                 Ok::<_, Abort<StoreError>>(readers + notices + keys)

@@ -18,8 +18,8 @@ use postrider_domain::names::{EventTypeName, IdOrUid};
 use postrider_domain::signature::{Secret, SecretKind};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, Applications as _, EndpointKey, Endpoints as _, NewEndpoint, Store as _, TokenExpiry, Tokens as _,
-    Work as _,
+    ApplicationKey, Applications as _, EndpointKey, Endpoints as _, NewEndpoint, Retention as _, Store as _,
+    TokenExpiry, Tokens as _, Work as _,
 };
 use postrider_store_sqlite::{Ownership, SqliteStore};
 use tokio::task::JoinSet;
@@ -211,4 +211,38 @@ async fn what_a_caller_asks_for_and_gives_up_before_it_is_begun_is_not_carried_o
     let endpoint = store.endpoint(application, id).await.unwrap().unwrap().value;
     assert_eq!((endpoint.event_types, endpoint.description.as_str()), (None, "new"));
     world.store.close().await;
+}
+
+#[tokio::test]
+async fn what_is_dropped_of_notices_is_of_those_who_have_most() {
+    // With what the store keeps in all, and a slice more.
+    const MOST: i64 = 100_000;
+    const HOGS: i64 = 11;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("test.db");
+    SqliteStore::open(&path, Ownership::Owner).unwrap().close().await;
+    let database = rusqlite::Connection::open(&path).unwrap();
+    let add = |recipient: &str, count: i64| {
+        let add = "WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < ?2)
+             INSERT INTO outbox (recipient, event_type, payload) SELECT ?1, 'a', x'7b7d' FROM n";
+        database.execute(add, rusqlite::params![recipient, count]).unwrap();
+    };
+    // The oldest of all are those of whoever has few.
+    add("few", 500);
+    for hog in 0..HOGS {
+        add(&format!("hog_{hog}"), MOST / 10);
+    }
+    let store = SqliteStore::open(&path, Ownership::Owner).unwrap();
+    while store.forget_leftovers(NOW, 1_000).await.unwrap() >= 1_000 {}
+    let count = |of: &str| {
+        let sql = format!("SELECT count(*) FROM outbox WHERE recipient LIKE '{of}'");
+        database.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    assert_eq!(count("few"), 500);
+    assert!((MOST - HOGS..=MOST).contains(&count("%")), "{}", count("%"));
+    for hog in 0..HOGS {
+        let (left, share) = (count(&format!("hog_{hog}")), (MOST - 500) / HOGS);
+        assert!((share..share + HOGS).contains(&left), "{left} of {share}");
+    }
+    store.close().await;
 }

@@ -26,11 +26,25 @@ pub struct Notice {
     pub payload: Bytes,
 }
 
+/// Whose notices are asked for, and how many.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NoticeTurn {
+    /// Who had his turn last: those after him come first, in the order of their uids, and he himself last.
+    pub after: Option<Uid>,
+    /// Who has no turn.
+    pub except: Vec<Uid>,
+    /// Recipients, at most.
+    pub recipients: usize,
+    /// Notices of each of them, at most.
+    pub each: usize,
+}
+
 /// Operations on the outbox. It is filled by [`crate::Work::settle`] and by changes of endpoints.
 #[async_trait]
 pub trait Outbox {
-    /// The oldest notices to anybody but these, at most `limit`.
-    async fn notices(&self, limit: usize, except: Vec<Uid>) -> Result<Vec<Notice>, StoreError>;
+    /// The oldest notices of those whose turn it is, recipient after recipient. However many there are to one, it costs others
+    /// nothing.
+    async fn notices(&self, turn: NoticeTurn) -> Result<Vec<Notice>, StoreError>;
 
     /// Removes notices that were accepted as messages. What is not there any more is no error.
     async fn remove_notices(&self, notices: Vec<NoticeKey>) -> Result<(), StoreError>;

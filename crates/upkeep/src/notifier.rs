@@ -3,29 +3,31 @@
 //! A notice is removed after its message is on disk. A crash in between submits it again under the same idempotency key,
 //! which accepts nothing twice. From there on it is a message like any other: signed, filtered and retried.
 //!
-//! Recipients have nothing to do with each other: one whose notices can't be submitted is left alone for a while, longer
-//! each time, and everybody else's go on.
+//! Recipients have nothing to do with each other. They take turns, a few notices each, which are submitted in order; nobody waits
+//! for another's to be submitted. One whose notices can't be submitted is left alone for a while, longer each time, and
+//! everybody else's go on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::clock::Clock;
 use postrider_domain::names::{IdOrUid, Uid};
 use postrider_domain::time::Timestamp;
 use postrider_ingest::{Intake, Submission, SubmitError};
-use postrider_store::{ApplicationKey, EndpointKey, IdempotencyKey, MessageKey, Notice, Observer, Store, StoreError};
+use postrider_store::{
+    ApplicationKey, EndpointKey, IdempotencyKey, MessageKey, Notice, NoticeTurn, Observer, Store, StoreError,
+};
 use ring::digest::{Context, SHA256};
 use tokio::sync::Notify;
 
+use crate::limits::{NOTICES_OF_TURN, RECIPIENTS_AT_A_TIME};
 use crate::pause::{AFTER_FAILURE, sleep, sleep_or};
-
-/// Notices that are submitted together.
-const BATCH: usize = 128;
 
 /// The longest time without a look at the outbox. Only news that was missed waits for it.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -67,7 +69,7 @@ impl Notifier {
     pub async fn run(self) {
         let mut parked = Parked::default();
         loop {
-            match self.drain(&mut parked).await {
+            match self.send_all(&mut parked).await {
                 Ok(()) => sleep_or(&self.clock, parked.shortest_wait(self.clock.now()), &self.filled.0).await,
                 Err(StoreError::Closed) => return,
                 Err(error) => {
@@ -78,21 +80,52 @@ impl Notifier {
         }
     }
 
-    /// Submits everything that is in the outbox, but for recipients that are left alone.
-    async fn drain(&self, parked: &mut Parked) -> Result<(), StoreError> {
+    /// Submits everything that is in the outbox, but for recipients that are left alone. If the store fails meanwhile, what is being
+    /// submitted is submitted once more: its key accepts it once.
+    async fn send_all(&self, parked: &mut Parked) -> Result<(), StoreError> {
+        let mut under_way = FuturesUnordered::new();
+        let mut busy: HashSet<Uid> = HashSet::new();
+        let mut last = None;
         loop {
             let now = self.clock.now();
-            let notices = self.store.notices(BATCH, parked.still(now)).await?;
-            if notices.is_empty() {
+            let mut except = parked.still(now);
+            except.extend(busy.iter().cloned());
+            let recipients = RECIPIENTS_AT_A_TIME - busy.len();
+            let turn = NoticeTurn { after: last.clone(), except, recipients, each: NOTICES_OF_TURN };
+            for notices in self.store.notices(turn).await?.chunk_by(|one, next| one.recipient == next.recipient) {
+                last = Some(notices[0].recipient.clone());
+                busy.extend(last.clone());
+                under_way.push(self.send(notices.to_vec()));
+            }
+            if busy.is_empty() {
                 parked.forget_before(now);
                 return Ok(());
             }
-            // Polled in order, so they are queued, and accepted, in order.
-            let results = join_all(notices.iter().map(|notice| self.try_submit(notice))).await;
-            let done = notices.iter().zip(&results).filter(|(_, result)| result.is_ok());
-            self.store.remove_notices(done.map(|(notice, _)| notice.key).collect()).await?;
-            parked.learn(&notices, results, self.clock.now())?;
+            // Whose wait ends meanwhile has his turn soon: as somebody is at work, somebody will be done.
+            let news = async {
+                tokio::select! {
+                    sent = under_way.select_next_some() => Some(sent),
+                    () = sleep_or(&self.clock, parked.shortest_wait(now), &self.filled.0), if recipients > 0 => None,
+                }
+            };
+            let Some(sent) = news.await else { continue };
+            busy.remove(&sent.recipient);
+            parked.learn(sent, self.clock.now())?;
         }
+    }
+
+    /// Submits a recipient's notices, and removes those that were accepted.
+    async fn send(&self, notices: Vec<Notice>) -> Sent {
+        let recipient = notices[0].recipient.clone();
+        // Polled in order, so they are queued, and accepted, in order.
+        let results = join_all(notices.iter().map(|notice| self.try_submit(notice))).await;
+        let done = notices.iter().zip(&results).filter(|(_, result)| result.is_ok());
+        let removed = self.store.remove_notices(done.map(|(notice, _)| notice.key).collect()).await;
+        let removed = removed.map_err(|error| match error {
+            StoreError::Closed => Problem::Closed,
+            error => Problem::Other(error.to_string()),
+        });
+        Sent { recipient, result: results.into_iter().chain([removed]).find(Result::is_err).unwrap_or(Ok(())) }
     }
 
     /// Submits a notice; one that makes this panic concerns its recipient only.
@@ -140,6 +173,12 @@ enum Problem {
     Other(String),
 }
 
+/// What became of a recipient's turn.
+struct Sent {
+    recipient: Uid,
+    result: Result<(), Problem>,
+}
+
 /// Recipients that are left alone for a while.
 #[derive(Default)]
 struct Parked(HashMap<Uid, Wait>);
@@ -160,36 +199,23 @@ impl Parked {
         self.0.retain(|_, wait| wait.not_before > now);
     }
 
+    /// Until the next one's time comes.
     fn shortest_wait(&self, now: Timestamp) -> Duration {
-        let next = self.0.values().map(|wait| wait.not_before.since(now)).min();
-        next.map_or(LONGEST, |next| next.clamp(Duration::from_millis(1), LONGEST))
+        let waits = self.0.values().filter(|wait| wait.not_before > now).map(|wait| wait.not_before.since(now));
+        waits.min().unwrap_or(LONGEST).min(LONGEST)
     }
 
-    /// Takes in what became of a batch.
-    fn learn(
-        &mut self,
-        notices: &[Notice],
-        results: Vec<Result<(), Problem>>,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let mut failed: HashMap<&Uid, String> = HashMap::new();
-        for (notice, result) in notices.iter().zip(results) {
-            match result {
-                Ok(()) => {}
-                Err(Problem::Closed) => return Err(StoreError::Closed),
-                Err(Problem::Other(problem)) => drop(failed.insert(&notice.recipient, problem)),
+    /// Takes in what became of a turn.
+    fn learn(&mut self, Sent { recipient, result }: Sent, now: Timestamp) -> Result<(), StoreError> {
+        match result {
+            Ok(()) => drop(self.0.remove(&recipient)),
+            Err(Problem::Closed) => return Err(StoreError::Closed),
+            Err(Problem::Other(problem)) => {
+                let tries = self.0.get(&recipient).map_or(0, |wait| wait.tries) + 1;
+                let wait = AFTER_FAILURE.saturating_mul(2_u32.saturating_pow(tries - 1)).min(LONGEST_WAIT);
+                tracing::warn!(%recipient, problem, tries, "failed to send operational webhooks to an operator; trying again later");
+                self.0.insert(recipient, Wait { tries, not_before: now.saturating_add(wait) });
             }
-        }
-        for notice in notices {
-            if !failed.contains_key(&notice.recipient) {
-                self.0.remove(&notice.recipient);
-            }
-        }
-        for (recipient, problem) in failed {
-            let tries = self.0.get(recipient).map_or(0, |wait| wait.tries) + 1;
-            let wait = AFTER_FAILURE.saturating_mul(2_u32.saturating_pow(tries - 1)).min(LONGEST_WAIT);
-            self.0.insert(recipient.clone(), Wait { tries, not_before: now.saturating_add(wait) });
-            tracing::warn!(%recipient, problem, tries, "failed to send operational webhooks to an operator; trying again later");
         }
         Ok(())
     }

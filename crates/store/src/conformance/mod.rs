@@ -391,7 +391,7 @@ macro_rules! conformance_cases {
                 an_attempt_is_reported_once,
                 a_disabled_endpoint_is_reported_once_with_the_time_of_its_first_failure,
                 notices_survive_a_restart_until_they_are_removed,
-                notices_to_some_recipients_are_left_out,
+                recipients_take_turns,
                 the_event_types_of_notices_are_there,
             }
             api_keys {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::Harness;
 use super::world::{App, World, after, by_id, environment, other_environment, uid_of};
-use crate::{Direction, EventTypeFilter, Scan, Settlement};
+use crate::{Direction, EventTypeFilter, Notice, NoticeTurn, Scan, Settlement};
 
 const KINDS: [NoticeKind; 7] = [
     NoticeKind::EndpointCreated,
@@ -28,9 +28,14 @@ async fn told<H: Harness>(world: &World<H>, environment: &EnvironmentId) -> App 
     world.add_application(&EnvironmentId::management(), world.new_application(Some(environment.as_str()))).await
 }
 
+/// The oldest notices of each recipient.
+async fn oldest<H: Harness>(world: &World<H>, each: usize) -> Vec<Notice> {
+    world.store().notices(NoticeTurn { recipients: 10, each, ..NoticeTurn::default() }).await.unwrap()
+}
+
 /// The notices in the outbox, as recipient and payload; they are removed.
 async fn take<H: Harness>(world: &World<H>) -> Vec<(String, Value)> {
-    let notices = world.store().notices(100, Vec::new()).await.unwrap();
+    let notices = oldest(world, 100).await;
     world.store().remove_notices(notices.iter().map(|notice| notice.key).collect()).await.unwrap();
     let shown = notices.iter().map(|notice| {
         let payload: Value = serde_json::from_slice(&notice.payload).unwrap();
@@ -181,14 +186,14 @@ pub(super) async fn notices_survive_a_restart_until_they_are_removed<H: Harness>
     for _ in 0..3 {
         world.endpoint(&app).await;
     }
-    let before = world.store().notices(2, Vec::new()).await.unwrap();
+    let before = oldest(world, 2).await;
     assert_eq!(before.len(), 2);
     world.reopen().await;
-    assert_eq!(world.store().notices(2, Vec::new()).await.unwrap(), before);
+    assert_eq!(oldest(world, 2).await, before);
     for _ in 0..2 {
         world.store().remove_notices(vec![before[0].key]).await.unwrap();
     }
-    let left = world.store().notices(10, Vec::new()).await.unwrap();
+    let left = oldest(world, 10).await;
     assert_eq!((left.len(), &left[0]), (2, &before[1]));
     assert!(left[1].key > left[0].key);
 }
@@ -207,14 +212,38 @@ pub(super) async fn the_event_types_of_notices_are_there<H: Harness>(world: &Wor
     }
 }
 
-pub(super) async fn notices_to_some_recipients_are_left_out<H: Harness>(world: &World<H>) {
-    told(world, &environment()).await;
-    told(world, &other_environment()).await;
-    for environment in [environment(), other_environment(), environment()] {
-        let app = world.add_application(&environment, world.new_application(None)).await;
+pub(super) async fn recipients_take_turns<H: Harness>(world: &World<H>) {
+    let third = EnvironmentId::parse("org_third").unwrap();
+    let (first, other) = (environment(), other_environment());
+    let mut uids = Vec::new();
+    for environment in [&first, &other, &third] {
+        told(world, environment).await;
+        uids.push(uid_of(environment.as_str()));
+    }
+    // One has many before anybody else has any.
+    for environment in [&first, &first, &first, &first, &other, &third, &other] {
+        let app = world.add_application(environment, world.new_application(None)).await;
         world.endpoint(&app).await;
     }
-    let all = world.store().notices(10, Vec::new()).await.unwrap();
-    let except = vec![uid_of(environment().as_str()), uid_of("nobody")];
-    assert_eq!(world.store().notices(10, except).await.unwrap(), [all[1].clone()]);
+    let asked = async |after: Option<&EnvironmentId>, except: &[Uid], recipients| {
+        let after = after.map(|environment| uid_of(environment.as_str()));
+        let turn = NoticeTurn { after, except: except.to_vec(), recipients, each: 2 };
+        let notices = world.store().notices(turn).await.unwrap();
+        for pair in notices.windows(2).filter(|pair| pair[0].recipient == pair[1].recipient) {
+            assert!(pair[0].key < pair[1].key);
+        }
+        notices.into_iter().map(|notice| notice.recipient).collect::<Vec<_>>()
+    };
+    uids.sort_unstable();
+    let count = |uid: &Uid| if uid.as_str() == third.as_str() { 1 } else { 2 };
+    let of =
+        |order: [usize; 3]| order.iter().flat_map(|at| vec![uids[*at].clone(); count(&uids[*at])]).collect::<Vec<_>>();
+    assert_eq!(asked(None, &[], 10).await, of([0, 1, 2]));
+    let by_name = uids.iter().map(|uid| EnvironmentId::parse(uid.as_str()).unwrap()).collect::<Vec<_>>();
+    assert_eq!(asked(Some(&by_name[0]), &[], 10).await, of([1, 2, 0]));
+    assert_eq!(asked(Some(&by_name[2]), &[], 10).await, of([0, 1, 2]));
+    assert_eq!(asked(Some(&by_name[1]), &[], 1).await, vec![uids[2].clone(); count(&uids[2])]);
+    let except = [uids[2].clone(), uid_of("nobody")];
+    assert_eq!(asked(Some(&by_name[1]), &except, 1).await, vec![uids[0].clone(); count(&uids[0])]);
+    assert_eq!(asked(None, &uids, 10).await, []);
 }
