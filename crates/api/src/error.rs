@@ -66,7 +66,7 @@ pub(crate) enum Rejected {
 
 impl Rejected {
     /// For people.
-    fn reason(self) -> &'static str {
+    pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Missing => "there is no token: send the header 'Authorization: Bearer' with an API key or a token",
             Self::NotBearer => "the header 'Authorization' does not have the form 'Bearer <token>'",
@@ -223,6 +223,9 @@ impl IntoResponse for ApiError {
     }
 }
 
+/// The code of 401.
+pub(crate) const UNAUTHORIZED: &str = "authentication_failed";
+
 /// Says why also as RFC 6750 does.
 fn unauthorized(why: Rejected) -> Response {
     #[derive(serde::Serialize)]
@@ -231,7 +234,7 @@ fn unauthorized(why: Rejected) -> Response {
         detail: &'static str,
         reason: &'static str,
     }
-    let body = Unauthorized { code: "authentication_failed", detail: "Invalid token", reason: why.reason() };
+    let body = Unauthorized { code: UNAUTHORIZED, detail: "Invalid token", reason: why.reason() };
     let mut response = answer::json(StatusCode::UNAUTHORIZED, &body);
     let challenge = if why == Rejected::Missing { "Bearer" } else { r#"Bearer error="invalid_token""# };
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));

@@ -19,7 +19,7 @@ use schemars::JsonSchema;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::error::{ApiError, Problem, Result};
+use crate::error::{ApiError, Problem, Result, UNAUTHORIZED};
 use crate::json::{self, FromObject};
 use crate::model::message::MessageIn;
 use crate::openapi::types::Said;
@@ -31,6 +31,8 @@ postrider_domain::limits! {
     pub(crate) const MAX_ITEMS: usize = 1_000, "messages", beyond "422";
     /// After each line of a request that is not accepted, its next ones are read so much later
     pub(crate) const FLAW_MILLIS: u64 = 1, "milliseconds", beyond "they wait";
+    /// How often the caller of lines is looked at while none come; he is, too, before lines are taken
+    pub(crate) const LOOK_AT_CALLER_SECONDS: u64 = 1, "second", beyond "with a key or token that is good no longer, the last line says 401, and what follows is not taken";
     /// What is told of all that is wrong with the items of an array, or of the lines that are answered together; of a few items,
     /// 32 KiB for each
     pub(crate) const MAX_DETAIL_BYTES: usize = 1_048_576, "bytes", beyond "of each of the others only the first problem is told, in short";
@@ -278,8 +280,11 @@ pub(crate) fn write_result(out: &mut Vec<u8>, index: usize, result: Result<Submi
                     write_member(out, "detail", &detail);
                 }
                 invalid @ ApiError::Invalid(_) => write_problems(out, "detail", invalid, details),
-                // A batch is one caller's, who was let in.
-                ApiError::Unauthorized(_) => {}
+                // A batch is one caller's, who was let in, but may be none any more.
+                ApiError::Unauthorized(why) => {
+                    write_member(out, "code", &UNAUTHORIZED);
+                    write_member(out, "detail", &why.reason());
+                }
             }
             write!(out, "}}")
         }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use postrider_ingest::{Submission, SubmitError, Submitted};
+use tokio::time::timeout;
 
 use crate::access::Operator;
 use crate::account::LinesPlace;
@@ -23,7 +24,9 @@ use crate::body::Incoming;
 use crate::error::{ApiError, Result};
 use crate::large;
 use crate::lines::{Line, Lines};
-use crate::model::batch::{Batch, BatchIn, BatchOut, Details, FLAW_MILLIS, MAX_ITEMS, room, write_result};
+use crate::model::batch::{
+    Batch, BatchIn, BatchOut, Details, FLAW_MILLIS, LOOK_AT_CALLER_SECONDS, MAX_ITEMS, room, write_result,
+};
 use crate::openapi::types::APPLICATION_PATTERN;
 use crate::openapi::{Operation, Routes};
 use crate::params::Params;
@@ -35,6 +38,9 @@ pub(crate) const MAX_ARRAY_BYTES: usize = 8 * 1024 * 1024;
 
 /// How long the next lines of a request wait for each that was not accepted.
 const FLAW: Duration = Duration::from_millis(FLAW_MILLIS);
+
+/// How often the caller of lines is looked at while none come.
+const LOOK_AT_CALLER: Duration = Duration::from_secs(LOOK_AT_CALLER_SECONDS);
 
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 
@@ -72,9 +78,9 @@ pub(super) async fn create(
     let first = body.next().await?.unwrap_or_default();
     body.account().charge(first.len()).await?;
     if is_lines(&headers, &first) {
-        let place = body.account().take_lines()?;
+        let (caller, place) = (credentials(&headers), body.account().take_lines()?);
         let (lines, pause) = (Lines::new(first, body), Duration::ZERO);
-        return Stream { state, batch, lines, taken: 0, pause, _place: place }.answer().await;
+        return Stream { state, caller, batch, lines, taken: 0, pause, _place: place }.answer().await;
     }
     let account = Arc::clone(body.account());
     let body = body.read_after(first, MAX_ARRAY_BYTES).await?;
@@ -134,9 +140,16 @@ fn write_array(results: Vec<Result<Submitted>>) -> Bytes {
     out.into()
 }
 
+/// What of the headers says who is calling.
+fn credentials(headers: &HeaderMap) -> HeaderMap {
+    let value = headers.get(header::AUTHORIZATION).cloned();
+    value.into_iter().map(|value| (header::AUTHORIZATION, value)).collect()
+}
+
 /// Lines that are being taken.
 struct Stream {
     state: Shared,
+    caller: HeaderMap,
     batch: Batch,
     lines: Lines,
     taken: usize,
@@ -149,7 +162,7 @@ impl Stream {
     /// The answer begins with the results of the first chunk, so that a request that is wrong as a whole is answered as
     /// any other.
     async fn answer(mut self) -> Result<Response> {
-        let lines = self.lines.chunk(MAX_ITEMS).await?;
+        let lines = self.next().await?;
         self.lines.account().reserve_part(room(lines.len())).await?;
         let first = self.take(lines).await?;
         let rest = stream::unfold(Some(self), |this| async { Some(this?.more().await) });
@@ -160,11 +173,31 @@ impl Stream {
         Ok(response)
     }
 
+    /// The next chunk. The caller may be none any more by the time it comes: nothing is taken of who was not let in now, and he is not
+    /// waited for.
+    async fn next(&mut self) -> Result<Vec<Line>> {
+        let mut chunk = std::pin::pin!(self.lines.chunk(MAX_ITEMS));
+        let lines = loop {
+            if let Ok(lines) = timeout(LOOK_AT_CALLER, &mut chunk).await {
+                break lines?;
+            }
+            // Who is silent is not turned away because the store is.
+            let looked = self.state.authenticator.caller(&self.caller).await;
+            if let Err(error @ ApiError::Unauthorized(_)) = looked {
+                return Err(error);
+            }
+        };
+        if !lines.is_empty() {
+            self.state.authenticator.caller(&self.caller).await?;
+        }
+        Ok(lines)
+    }
+
     /// The results of the next chunk, and what goes on; nothing does after the last one.
     async fn more(mut self) -> (Bytes, Option<Self>) {
         // While it pauses, nothing of the body is read.
         tokio::time::sleep(std::mem::take(&mut self.pause)).await;
-        match self.lines.chunk(MAX_ITEMS).await {
+        match self.next().await {
             Ok(lines) if lines.is_empty() => (Bytes::new(), None),
             Ok(lines) => {
                 let count = lines.len();

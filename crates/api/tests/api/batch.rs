@@ -1,9 +1,16 @@
 //! Many messages in one request: as an array, and as lines.
 
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
 use bytes::Bytes;
+use futures_util::stream;
+use http::Request;
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
-use crate::world::{Answer, Extras, ORG, World, org_token};
+use crate::world::{Answer, Extras, ORG, World, org_token, sign};
 
 const PATH: &str = "/api/v1/app/shop/msg/batch";
 
@@ -215,4 +222,79 @@ async fn a_store_that_is_closed_fails_the_batch_as_a_whole() {
     let answer = send(&world, json!([message(None), message(None)]).to_string(), &[]).await;
     assert_eq!(answer.status, 503, "{answer:?}");
     assert_eq!(send(&world, ndjson(&[message(None)]), &[]).await.status, 503);
+}
+
+/// Lines that go on until the sender is dropped, and their answer.
+struct Open {
+    lines: tokio::sync::mpsc::UnboundedSender<Bytes>,
+    answer: Body,
+}
+
+impl Open {
+    /// Begins with a message.
+    async fn new(world: &World, token: &str) -> Self {
+        let (lines, received) = tokio::sync::mpsc::unbounded_channel::<Bytes>();
+        lines.send(ndjson(&[message(None)]).into()).unwrap();
+        let next = async |mut received: tokio::sync::mpsc::UnboundedReceiver<Bytes>| {
+            received.recv().await.map(|line| (Ok::<_, Infallible>(line), received))
+        };
+        let request = Request::post(PATH)
+            .header("host", "api.test")
+            .header("authorization", format!("Bearer {token}"))
+            .header("content-type", "application/x-ndjson")
+            .body(Body::from_stream(stream::unfold(received, next)))
+            .unwrap();
+        let response = world.api.respond(request).await;
+        assert_eq!(response.status(), 202);
+        Self { lines, answer: Body::new(response.into_body()) }
+    }
+
+    /// The next result; none at the end.
+    async fn next(&mut self) -> Option<Value> {
+        loop {
+            let piece = self.answer.frame().await?.unwrap().into_data().unwrap();
+            if !piece.is_empty() {
+                return Some(serde_json::from_slice(&piece).unwrap());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn lines_of_a_key_that_was_revoked_end_whether_more_of_them_come_or_not() {
+    let world = World::new();
+    world.app("shop").await;
+    for comes in [true, false] {
+        let before = stored(&world).await;
+        let key = world.operator_key().await;
+        let mut open = Open::new(&world, &key).await;
+        assert_eq!(open.next().await.unwrap()["status"], 202);
+        let id = world.store.api_keys().await.unwrap()[0].id;
+        world.store.revoke_api_key(id).await.unwrap();
+        world.clock.advance(Duration::from_secs(1));
+        if comes {
+            open.lines.send(ndjson(&[message(None), message(None)]).into()).unwrap();
+        }
+        let last = open.next().await.unwrap();
+        let told = (&last["index"], &last["status"], &last["code"], last["detail"].is_string());
+        assert_eq!(told, (&json!(1), &json!(401), &json!("authentication_failed"), true));
+        assert_eq!(open.next().await, None);
+        assert_eq!(stored(&world).await, before + 1);
+    }
+}
+
+#[tokio::test]
+async fn lines_of_a_token_that_has_expired_end() {
+    let world = World::new();
+    world.app("shop").await;
+    let expires = 1_767_323_045 + 60;
+    let mut open = Open::new(&world, &sign(&json!({ "sub": ORG, "exp": expires }))).await;
+    assert_eq!(open.next().await.unwrap()["status"], 202);
+    open.lines.send(ndjson(&[message(None)]).into()).unwrap();
+    assert_eq!(open.next().await.unwrap()["status"], 202);
+    // With the leeway.
+    world.clock.advance(Duration::from_secs(60 + 900));
+    open.lines.send(ndjson(&[message(None)]).into()).unwrap();
+    assert_eq!(open.next().await.unwrap()["status"], 401);
+    assert_eq!(open.next().await, None);
 }
