@@ -27,7 +27,7 @@ use crate::transport::Transport;
 
 postrider_domain::limits! {
     in "Receivers over HTTP/2";
-    /// What a receiver may send for one request, in frames; one that carries nothing of a response counts as eight, one of a head as 48 and by its length
+    /// What a receiver may send for one request, in frames; one that carries nothing of a response counts as eight, an acknowledgement of what was not asked as 128, one of a head as 48 and by its length
     pub const MAX_FRAMES: i64 = 1_024, "frames", beyond "the connection is closed";
     /// What a receiver may send for one request, as it comes over the network
     pub const MAX_BYTES: i64 = 262_144, "bytes", beyond "the connection is closed";
@@ -50,6 +50,8 @@ pub(crate) const RECORD: i64 = 5 + 16_384 + 2_048;
 const UNCOUNTED: i64 = i64::MAX / 2;
 /// What a frame costs that carries nothing of a response.
 const EMPTY_COST: i64 = 8;
+/// What the acknowledgement of a PING costs that was not sent: h2 warns of each.
+const UNASKED_COST: i64 = 128;
 /// What a frame of a head costs, and so many bytes of it: it may be an interim response, and a byte may stand for a field.
 const HEAD_COST: i64 = 48;
 const HEAD_BYTES_PER_COST: usize = 128;
@@ -118,6 +120,8 @@ pub(crate) struct Meter {
     whole_window: AtomicI64,
     /// Bytes of requests under way that are still to be written.
     unwritten: AtomicI64,
+    /// PINGs that were sent and are not acknowledged.
+    pings: AtomicI64,
     /// The receiver has said how many streams it allows, or that it leaves that open.
     settled: AtomicBool,
     /// The connection has ended.
@@ -136,6 +140,7 @@ impl Default for Meter {
             window: AtomicI64::new(FIRST_WINDOW),
             whole_window: AtomicI64::new(FIRST_WINDOW),
             unwritten: AtomicI64::new(0),
+            pings: AtomicI64::new(0),
             settled: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             settings: Notify::new(),
@@ -229,6 +234,13 @@ impl Meter {
         let _ = self.unwritten.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
     }
 
+    /// What the acknowledgement of a PING costs.
+    fn cost_of_acknowledgement(&self) -> i64 {
+        let fewer = |pings: i64| (pings > 0).then(|| pings - 1);
+        let asked = self.pings.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
+        asked.map_or(UNASKED_COST, |_| EMPTY_COST)
+    }
+
     /// The connection has ended: there is nothing to wait for.
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::Release);
@@ -285,6 +297,7 @@ const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
 const MAX_CONCURRENT_STREAMS: u16 = 3;
@@ -390,6 +403,7 @@ impl Frames {
             HEADERS | CONTINUATION => {
                 HEAD_COST + i64::try_from(head.length / HEAD_BYTES_PER_COST).unwrap_or(i64::MAX / 2)
             }
+            PING if head.flags & ACK != 0 => meter.cost_of_acknowledgement(),
             _ => EMPTY_COST,
         };
         meter.frames.fetch_sub(cost, Ordering::Relaxed);
@@ -438,7 +452,8 @@ impl Frames {
     }
 }
 
-/// Reads the heads of frames that are sent to a receiver: what they have of bodies is taken off the window.
+/// Reads the heads of frames that are sent to a receiver: what they have of bodies is taken off the window, and what is asked is
+/// noted.
 #[derive(Debug)]
 struct Written {
     parts: Parts,
@@ -451,10 +466,12 @@ impl Written {
 
     fn read(&mut self, mut bytes: &[u8], meter: &Meter) {
         while let Some(part) = self.parts.next(&mut bytes) {
-            if let Part::Head(head) = part
-                && head.kind == DATA
-            {
-                meter.wrote(head.length);
+            match part {
+                Part::Head(head) if head.kind == DATA => meter.wrote(head.length),
+                Part::Head(head) if head.kind == PING && head.flags & ACK == 0 => {
+                    meter.pings.fetch_add(1, Ordering::Relaxed);
+                }
+                _ => {}
             }
         }
     }
@@ -631,6 +648,22 @@ mod tests {
         assert!(!meter.is_spent());
         frames.read(&settings(1), &meter);
         assert!(meter.is_spent() && meter.check().is_err());
+    }
+
+    #[test]
+    fn an_acknowledgement_that_nobody_asked_for_costs_more_than_one_that_somebody_did() {
+        let (meter, mut frames, mut written) =
+            (Meter::default(), Frames::default(), Written { parts: Parts::default() });
+        let (ping, acknowledgement) = (frame(PING, 0, &[0; 8]), frame(PING, ACK, &[0; 8]));
+        let mut cost = |meter: &Meter| {
+            let before = meter.frames.load(Ordering::Relaxed);
+            frames.read(&acknowledgement, meter);
+            before - meter.frames.load(Ordering::Relaxed)
+        };
+        assert_eq!(cost(&meter), UNASKED_COST);
+        // What is acknowledged to the receiver is no question.
+        written.read(&[ping.clone(), acknowledgement.clone()].concat(), &meter);
+        assert_eq!([cost(&meter), cost(&meter)], [EMPTY_COST, UNASKED_COST]);
     }
 
     #[test]

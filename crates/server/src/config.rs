@@ -90,6 +90,8 @@ postrider_domain::options! {
     pub struct LogOptions in "log" {
         /// What is logged: `error`, `warn`, `info`, `debug` (every attempt) or `trace`, also per module, as in
         /// `info,postrider_delivery=debug`. Modules that are not named are at `info` if no level stands alone.
+        /// Those of the libraries below (`h2`, say) log errors only, unless they are named or the level is `debug` or `trace`: what
+        /// they warn of is up to receivers and callers.
         #[rule(log_level)]
         pub level: String = "info".to_owned(),
         /// `text` or `json`.

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use postrider_testkit::server::Stderr;
-use postrider_testkit::{Received, Receiver, Reply, TestServer, TestServerBuilder};
+use postrider_testkit::{Authority, Received, Receiver, Reply, TestServer, TestServerBuilder};
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 /// At the level `trace`, this many messages log far more than a pipe holds.
 const MESSAGES: usize = 30;
@@ -134,4 +136,40 @@ async fn a_start_although_nobody_reads_standard_output_and_error() {
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let status = tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap();
     assert_eq!(status.code(), Some(0), "{status}");
+}
+
+#[tokio::test]
+async fn a_receiver_writes_no_lines_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, authority) = (folder.path().join("log"), Authority::new());
+    let certificates = authority.write_pem(folder.path()).display().to_string();
+    let server = TestServer::builder(env!("CARGO_BIN_EXE_postrider")).variable("SSL_CERT_FILE", certificates);
+    let mut server = server.stderr(Stderr::File(log.clone())).start().await;
+    let acceptor = authority.issue(&["127.0.0.1"]).acceptor(&[b"h2"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/", listener.local_addr().unwrap());
+    // Settings; acknowledgements of what nobody asked; and 200, at the end of the first stream.
+    let hello = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let unasked = [&[0, 0, 8, 6, 1, 0, 0, 0, 0][..], &[0; 8]].concat().repeat(4);
+    let answer = [&unasked[..], &[0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88]].concat();
+    let receiver = tokio::spawn(async move {
+        let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+        stream.write_all(&hello).await.unwrap();
+        // The request's head comes after the preface and the settings.
+        let mut came = Vec::new();
+        while !came.windows(9).any(|head| head[3] == 1 && head[5..] == [0, 0, 0, 1]) {
+            stream.read_buf(&mut came).await.unwrap();
+        }
+        stream.write_all(&answer).await.unwrap();
+        stream.flush().await.unwrap();
+        while stream.read(&mut [0; 1024]).await.is_ok_and(|count| count > 0) {}
+    });
+    let app = server.app().await;
+    app.endpoint(&url).await;
+    let message = app.send("a", &json!({})).await;
+    assert_eq!(app.logged_attempts(&message, 1).await[0]["responseStatusCode"], 200);
+    server.terminate().await;
+    receiver.abort();
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(!log.contains("PING"), "{log}");
 }

@@ -27,6 +27,12 @@ const MODULES: [&str; 15] = [
     "mio",
 ];
 
+/// What the modules of our own crates begin with.
+const OWN: &str = "postrider";
+
+/// The levels at which everybody's lines are wanted.
+const CLOSE_LEVELS: [&str; 2] = ["debug", "trace"];
+
 /// A host or address with a port.
 pub(super) fn listen_address(text: &str) -> Result<(), String> {
     let has_port = |(host, port): (&str, &str)| is_host_name(host) && port.parse::<u16>().is_ok();
@@ -76,26 +82,35 @@ pub(super) fn log_level(text: &str) -> Result<(), String> {
 
 /// The filter that a level means. Something is always logged: text that is no level is refused, instead of being taken for
 /// the name of a module.
+///
+/// A level is that of our own crates. What others say goes by what receivers and callers send, as often as they send it: it is logged if
+/// it is an error, if they are named, or if the level is one for looking closely.
 pub(crate) fn log_filter(text: &str) -> Result<EnvFilter, String> {
-    let mut has_base = false;
+    let (mut base, mut modules) = ("info", Vec::new());
     for part in text.split(',').map(str::trim) {
         match part.split_once('=') {
-            None => has_base |= level(part)?,
+            None => {
+                level(part)?;
+                base = part;
+            }
             Some((module, own)) => {
                 known_module(module.trim())?;
                 if !own.trim().eq_ignore_ascii_case("off") {
                     level(own.trim())?;
                 }
+                modules.push(part);
             }
         }
     }
-    let text = if has_base { text.to_owned() } else { format!("info,{text}") };
+    let is_close = CLOSE_LEVELS.iter().any(|level| level.eq_ignore_ascii_case(base));
+    let all = if is_close { base.to_owned() } else { format!("error,{OWN}={base}") };
+    let text = [&[all.as_str()], &modules[..]].concat().join(",");
     EnvFilter::try_new(&text).map_err(|error| format!("is no level: {error}"))
 }
 
-fn level(text: &str) -> Result<bool, String> {
+fn level(text: &str) -> Result<(), String> {
     if LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text)) {
-        return Ok(true);
+        return Ok(());
     }
     Err(format!(
         "must be error, warn, info, debug or trace, also per module, as in info,postrider_delivery=debug, not '{text}'"

@@ -217,6 +217,21 @@ fn a_level_that_would_log_nothing_is_refused() {
 }
 
 #[test]
+fn a_level_is_that_of_our_own_crates_and_of_libraries_that_are_named() {
+    for (level, want) in [
+        ("info", "postrider=info,error"),
+        ("WARN", "postrider=warn,error"),
+        ("info,postrider_delivery=debug", "postrider_delivery=debug,postrider=info,error"),
+        ("postrider=debug", "postrider=debug,error"),
+        ("warn,h2=info", "postrider=warn,h2=info,error"),
+        ("debug", "debug"),
+        ("Trace,hyper=off", "hyper=off,trace"),
+    ] {
+        assert_eq!(super::log_filter(level).unwrap().to_string(), want, "{level}");
+    }
+}
+
+#[test]
 fn a_public_url_must_be_one_that_links_can_be_made_of() {
     for url in [
         "hooks.example.com",
