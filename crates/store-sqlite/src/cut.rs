@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -45,11 +45,11 @@ fn pages_in_wal(path: &Path) -> std::io::Result<HashSet<u64>> {
     let mut head = [0; WAL_HEAD];
     let (mut pages, mut uncommitted) = (HashSet::new(), Vec::new());
     let mut at = WAL_HEAD as u64;
-    if wal.read_exact_at(&mut head, 0).is_err() {
+    if !is_read(&wal, &mut head, 0)? {
         return Ok(pages);
     }
     let mut frame = [0; FRAME_HEAD];
-    while wal.read_exact_at(&mut frame, at).is_ok() {
+    while is_read(&wal, &mut frame, at)? {
         // What is left of an earlier round of the file has other salts.
         if frame[8..16] != head[16..24] {
             break;
@@ -64,9 +64,45 @@ fn pages_in_wal(path: &Path) -> std::io::Result<HashSet<u64>> {
     Ok(pages)
 }
 
+/// Whether so much is there; an error if that can't be read, which says nothing of what is there.
+fn is_read(file: &File, into: &mut [u8], at: u64) -> std::io::Result<bool> {
+    match file.read_exact_at(into, at) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// How much of a file is looked at to find out whether it can be read.
+const TRIED_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Why the beginning of a database, or of the WAL beside it, can't be read; `None` if it can.
+pub(crate) fn unreadable(path: &Path) -> Option<std::io::Error> {
+    let read = |path: &Path| {
+        let mut beginning = File::open(path)?.take(TRIED_BYTES);
+        std::io::copy(&mut beginning, &mut std::io::sink())
+    };
+    let problem = |path: &Path| read(path).err().filter(|error| error.kind() != ErrorKind::NotFound);
+    problem(path).or_else(|| problem(&beside(path, "-wal")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wal_that_can_not_be_read_is_none_that_ends() {
+        let (_folder, path) = store(1, &[2, 3]);
+        assert_eq!(missing(&path, 2).unwrap(), None);
+        assert!(unreadable(&path).is_none());
+        let wal = beside(&path, "-wal");
+        std::fs::remove_file(&wal).unwrap();
+        assert!(unreadable(&path).is_none());
+        // Can be opened, but not read.
+        std::fs::create_dir(&wal).unwrap();
+        missing(&path, 2).unwrap_err();
+        assert!(unreadable(&path).is_some());
+    }
 
     /// A database of so many pages in a sparse file, and a WAL with these pages, each of which is a commit, of which the last one is
     /// of an earlier round.

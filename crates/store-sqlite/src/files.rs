@@ -54,7 +54,8 @@ const WAL_SALT_AT: u64 = 16;
 const FRAME_SALT_AT: u64 = 8;
 
 /// What SQLite says if what is stored can't be read.
-const READ_ERRORS: [i32; 4] = [SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ, SQLITE_IOERR_DATA, SQLITE_IOERR_CORRUPTFS];
+pub(crate) const READ_ERRORS: [i32; 4] =
+    [SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ, SQLITE_IOERR_DATA, SQLITE_IOERR_CORRUPTFS];
 
 /// What SQLite says if something can't be written.
 const WRITE_ERRORS: [i32; 4] = [SQLITE_IOERR_WRITE, SQLITE_IOERR_FSYNC, SQLITE_IOERR_TRUNCATE, SQLITE_IOERR_SHMSIZE];
@@ -498,12 +499,18 @@ impl Files {
 
     /// Whether the WAL lacks its head, the last frame of the last commit, or that of the commit before it.
     fn has_hole(&self, before: u64) -> bool {
+        self.shows_hole(before, |at| self.salt(at))
+    }
+
+    /// The same by what is read. What can't be read is no hole: the disk may give it the next time.
+    fn shows_hole(&self, before: u64, salt: impl Fn(u64) -> Option<[u8; 8]>) -> bool {
         let frames = self.frames();
-        let Some(head) = self.salt(WAL_SALT_AT).filter(|_| frames > 0) else { return false };
-        let is_there = |frame: u64| {
-            frame == 0 || self.salt(self.wal_bytes(frame) - self.frame_bytes() + FRAME_SALT_AT) == Some(head)
+        let Some(head) = salt(WAL_SALT_AT).filter(|_| frames > 0) else { return false };
+        let is_missing = |frame: u64| {
+            let at = |frame| self.wal_bytes(frame) - self.frame_bytes() + FRAME_SALT_AT;
+            frame > 0 && salt(at(frame)).is_some_and(|found| found != head)
         };
-        head == [0; 8] || !is_there(frames) || (before < frames && !is_there(before))
+        head == [0; 8] || is_missing(frames) || (before < frames && is_missing(before))
     }
 
     /// What is in the WAL at a place where a salt should be: zeros if the file ends before. `None` if it can't be read.
@@ -644,6 +651,28 @@ mod tests {
         let before = files.frames();
         files.committed(i32::try_from(Claimed::by(&connection).unwrap().frames).unwrap());
         assert_eq!(files.problem_after_commit(&connection, before), None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_of_the_wal_is_no_hole_and_zeros_are_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, connection) = database(folder.path());
+        let files = Files::note(&path, &connection);
+        let before = files.frames();
+        connection.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+        files.committed(i32::try_from(Claimed::by(&connection).unwrap().frames).unwrap());
+        assert!(before > 0 && before < files.frames());
+        let mut places = std::collections::BTreeSet::new();
+        let asked = std::cell::RefCell::new(&mut places);
+        assert!(!files.shows_hole(before, |at| {
+            asked.borrow_mut().insert(at);
+            files.salt(at)
+        }));
+        assert_eq!(places.len(), 3);
+        for place in places {
+            assert!(!files.shows_hole(before, |at| if at == place { None } else { files.salt(at) }), "{place}");
+            assert!(files.shows_hole(before, |at| if at == place { Some([0; 8]) } else { files.salt(at) }), "{place}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, OpenFlags};
 
-use crate::files::Files;
+use crate::files::{Files, READ_ERRORS};
 use crate::lock::{Lock, LockFile};
 use crate::readers::Readers;
 use crate::writer::{Owned, Writer};
@@ -142,6 +142,17 @@ pub enum OpenError {
         /// What SQLite says.
         problem: String,
     },
+    /// The disk does not give what is in it.
+    #[error(
+        "the store {path} could not be read ({problem}): nothing says that it is damaged; leave it and its -wal as they are, see to the \
+         disk, and start again"
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite or the operating system says.
+        problem: String,
+    },
     /// It is not a file that can hold a database.
     #[error("{path} is not a regular file, so it cannot be a store: choose another path in store.url")]
     NotAFile {
@@ -199,10 +210,14 @@ impl OpenError {
 
     pub(crate) fn database(path: &Path, error: &rusqlite::Error) -> Self {
         // The index of the WAL is made at every start.
-        let is_index = error.sqlite_extended_error_code() == Some(SQLITE_IOERR_SHMSIZE);
+        let extended = error.sqlite_extended_error_code();
+        let is_index = extended == Some(SQLITE_IOERR_SHMSIZE);
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DiskFull) => Self::Full { path: path.to_owned(), problem: error.to_string() },
             _ if is_index => Self::Full { path: path.to_owned(), problem: error.to_string() },
+            _ if extended.is_some_and(|code| READ_ERRORS.contains(&code)) => {
+                Self::Unreadable { path: path.to_owned(), problem: error.to_string() }
+            }
             Some(rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::ReadOnly) => {
                 Self::Path { path: path.to_owned(), problem: error.to_string() }
             }
@@ -231,10 +246,10 @@ impl SqliteStore {
             let problem = "it is empty, but the -wal beside it is not".to_owned();
             return Err(OpenError::Damaged { path: path.to_owned(), problem });
         }
-        match ownership {
+        twice(path, || match ownership {
             Ownership::Owner => Self::open_as_owner(path),
             Ownership::Guest => Self::open_as_guest(path),
-        }
+        })
     }
 
     /// The same store, where an application's callers may ask for so many attempts in a day, and its tasks for as many, instead of
@@ -304,6 +319,21 @@ impl SqliteStore {
     }
 }
 
+/// Opens a store. What a disk did not give SQLite calls malformed, too, and whoever believes that loses what is in the WAL: so it is
+/// tried once more, and looked whether the files can be read, before one is called damaged.
+fn twice<T>(path: &Path, open: impl Fn() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    match open() {
+        Err(OpenError::Damaged { .. }) => {}
+        opened => return opened,
+    }
+    open().map_err(|error| match (error, cut::unreadable(path)) {
+        (OpenError::Damaged { path, .. }, Some(problem)) => {
+            OpenError::Unreadable { path, problem: problem.to_string() }
+        }
+        (error, _) => error,
+    })
+}
+
 /// Refuses a database of which pages are missing, before anything is written to it.
 fn check_whole(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     let pages: u64 = connection
@@ -364,4 +394,39 @@ fn connect_reader(path: &Path) -> Result<Connection, OpenError> {
         .execute_batch(&format!("PRAGMA query_only = ON; PRAGMA cache_size = -{READER_CACHE_KIB};"))
         .map_err(|error| OpenError::database(path, &error))?;
     Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn damaged(path: &Path) -> OpenError {
+        OpenError::Damaged { path: path.to_owned(), problem: "database disk image is malformed".to_owned() }
+    }
+
+    #[test]
+    fn a_store_is_damaged_if_it_is_so_twice_and_can_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        std::fs::write(&path, "no database").unwrap();
+        let tries = std::cell::Cell::new(0);
+        let once = || {
+            tries.set(tries.get() + 1);
+            if tries.get() == 1 { Err(damaged(&path)) } else { Ok(()) }
+        };
+        assert!(twice(&path, once).is_ok());
+        let always = || Err::<(), _>(damaged(&path));
+        assert!(matches!(twice(&path, always), Err(OpenError::Damaged { .. })));
+        // Can be opened, but not read.
+        std::fs::create_dir(files::beside(&path, "-wal")).unwrap();
+        assert!(matches!(twice(&path, always), Err(OpenError::Unreadable { .. })));
+    }
+
+    #[test]
+    fn what_the_disk_did_not_give_is_not_called_damaged() {
+        for code in READ_ERRORS {
+            let error = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+            assert!(matches!(OpenError::database(Path::new("a.db"), &error), OpenError::Unreadable { .. }), "{code}");
+        }
+    }
 }
