@@ -281,7 +281,7 @@ pub fn visible(text: &str) -> Result<(), Unseen> {
 
 /// Control characters, separators of lines, what Unicode says is shown as nothing (`Default_Ignorable_Code_Point`: marks without
 /// width or that turn the direction of what follows, fillers, selectors of variants), and the pattern of Braille without dots.
-fn is_unseen(letter: char) -> bool {
+pub fn is_unseen(letter: char) -> bool {
     letter.is_control()
         || matches!(letter, '\u{2028}' | '\u{2029}' | '\u{2800}')
         || DefaultIgnorableCodePoint::for_char(letter)

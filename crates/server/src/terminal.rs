@@ -9,6 +9,7 @@ use std::time::Duration;
 use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
 use clap::builder::Styles;
+use postrider_domain::settings::is_unseen;
 
 use crate::commands::STACK_BYTES;
 
@@ -85,11 +86,42 @@ pub(crate) fn paint(style: Style, text: impl std::fmt::Display) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// Without characters that a terminal would obey.
+/// Without characters that a terminal would obey, or that nobody would see: those that turn the direction of what follows make
+/// a text read as what it is not.
 pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
-    if text.chars().any(char::is_control) {
-        Cow::Owned(text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect())
+    if text.chars().any(is_unseen) {
+        Cow::Owned(text.chars().map(|letter| if is_unseen(letter) { '\u{fffd}' } else { letter }).collect())
     } else {
         Cow::Borrowed(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_obeys_or_nobody_sees_is_replaced() {
+        for letter in [
+            '\u{1b}',
+            '\u{9b}',
+            '\r',
+            '\u{61c}',
+            '\u{200b}',
+            '\u{200e}',
+            '\u{200f}',
+            '\u{2028}',
+            '\u{2029}',
+            '\u{202a}',
+            '\u{202e}',
+            '\u{2060}',
+            '\u{2066}',
+            '\u{2069}',
+            '\u{feff}',
+            '\u{e0041}',
+        ] {
+            assert_eq!(harmless(&format!("a{letter}b")), "a\u{fffd}b", "{letter:?}");
+        }
+        assert!(matches!(harmless("größer – 大きい שלום"), Cow::Borrowed(_)));
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::Full;
+use postrider_domain::settings::is_unseen;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -290,7 +291,7 @@ async fn exchange(
 }
 
 fn excerpt(status: StatusCode, body: &[u8]) -> String {
-    let text: String = String::from_utf8_lossy(body).chars().filter(|letter| !letter.is_control()).take(300).collect();
+    let text: String = String::from_utf8_lossy(body).chars().filter(|letter| !is_unseen(*letter)).take(300).collect();
     format!("{status} {text}")
 }
 
