@@ -14,7 +14,7 @@ use postrider_domain::event_type::{EventType, EventTypePatch};
 use postrider_domain::headers::HeaderChanges;
 use postrider_domain::ids::{ApplicationId, AttemptId, EndpointId, KeyId, Ksuid, MessageId, TaskId};
 use postrider_domain::message::Message;
-use postrider_domain::names::{EventTypeName, IdOrUid, Uid};
+use postrider_domain::names::{EventTypeName, IdOrUid};
 use postrider_domain::signature::{Secret, SigningKeys};
 use postrider_domain::task::Task;
 use postrider_domain::time::Timestamp;
