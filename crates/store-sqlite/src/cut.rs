@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -76,11 +76,20 @@ fn is_read(file: &File, into: &mut [u8], at: u64) -> std::io::Result<bool> {
 /// How much of a file is looked at to find out whether it can be read.
 const TRIED_BYTES: u64 = 64 * 1024 * 1024;
 
+/// At a time.
+const TRIED_PIECE: usize = 64 * 1024;
+
 /// Why the beginning of a database, or of the WAL beside it, can't be read; `None` if it can.
 pub(crate) fn unreadable(path: &Path) -> Option<std::io::Error> {
-    let read = |path: &Path| {
-        let mut beginning = File::open(path)?.take(TRIED_BYTES);
-        std::io::copy(&mut beginning, &mut std::io::sink())
+    let read = |path: &Path| -> std::io::Result<()> {
+        let (file, mut piece, mut at) = (File::open(path)?, vec![0; TRIED_PIECE], 0);
+        while at < TRIED_BYTES {
+            match file.read_at(&mut piece, at)? {
+                0 => break,
+                count => at += count as u64,
+            }
+        }
+        Ok(())
     };
     let problem = |path: &Path| read(path).err().filter(|error| error.kind() != ErrorKind::NotFound);
     problem(path).or_else(|| problem(&beside(path, "-wal")))

@@ -134,7 +134,8 @@ pub enum OpenError {
     },
     /// It is no database, or is one no more.
     #[error(
-        "the file {path} is no store, or it is damaged ({problem}): choose another path in store.url, or restore it from a backup"
+        "the file {path} is no store, or it is damaged ({problem}): if it was one, look for errors of its disk in the system's log first, \
+         and keep it with the -wal beside it; then choose another path in store.url, or restore it from a backup"
     )]
     Damaged {
         /// The file.
