@@ -251,10 +251,21 @@ fn outcomes(succeeded: Option<bool>, class: Option<u16>) -> Vec<Outcome> {
     }
 }
 
-/// An attempt, and how many bytes of answer it has.
+/// An attempt, and how many bytes of answer it shows.
 fn sized(attempt: Attempt) -> (Attempt, usize) {
-    let bytes = attempt.response.as_ref().map_or(0, |response| response.len());
+    let bytes = attempt.response.as_deref().map_or(0, shown_bytes);
     (attempt, bytes)
+}
+
+/// How many bytes an answer has as a text in JSON, at most, where a control character takes six: receivers answer what they like, and a
+/// page is charged beforehand for what it shows.
+fn shown_bytes(answer: &[u8]) -> usize {
+    let escaped = |byte: &u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 1,
+        ..b' ' => 5,
+        _ => 0,
+    };
+    answer.len() + answer.iter().map(escaped).sum::<usize>()
 }
 
 /// The stretches of endpoint ?1 that were counted and lie in [?2, ?3), as one.

@@ -9,8 +9,8 @@ use postrider_domain::ids::{Id as _, Ksuid};
 use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, Capped, EndpointKey, MAX_CONSUMERS, MessageKey, StoreError, StreamFilter, StreamPosition,
-    StreamSlice, Streams, WriteError,
+    ApplicationKey, Capped, EndpointKey, MAX_CONSUMERS, MessageKey, PAGE_BYTES, StoreError, StreamFilter,
+    StreamPosition, StreamSlice, Streams, WriteError,
 };
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, params};
 
@@ -26,9 +26,6 @@ const MAX_LOOKED_AT: usize = 1_000;
 
 /// The most entries of the index of ids that one read passes: those of messages that came later are left out.
 const MAX_PASSED: usize = 10_000;
-
-/// A read ends when it has about so many bytes of payload.
-const MAX_BYTES: usize = 8 * 1024 * 1024;
 
 #[async_trait]
 impl Streams for SqliteStore {
@@ -199,7 +196,7 @@ struct Page<'c> {
 
 impl Page<'_> {
     fn is_full(&self) -> bool {
-        self.messages.len() >= self.limit || self.looked_at >= MAX_LOOKED_AT || self.bytes >= MAX_BYTES
+        self.messages.len() >= self.limit || self.looked_at >= MAX_LOOKED_AT || self.bytes >= PAGE_BYTES
     }
 
     /// Takes a message if it passes the filters; returns its id if it makes sense.

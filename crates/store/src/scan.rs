@@ -16,8 +16,8 @@ pub enum Direction {
 
 postrider_domain::limits! {
     in "Lists";
-    /// What the rows of a page hold, not counting what the last of them brings: so large rows make a short page, and not
-    /// one that takes all memory
+    /// What the rows of a page hold, of answers what is shown of them as JSON, not counting what the last row brings: so large rows make
+    /// a short page, and not one that takes all memory
     pub const PAGE_BYTES: usize = 2_097_152, "bytes", beyond "the page ends early, and the next goes on";
     /// Rows that a page looks at where it takes more than an index to know what a filter lets through, or what costs as much
     pub const PAGE_ROWS: usize = 500, "rows", beyond "the page ends early, maybe without an element, and the next goes on";

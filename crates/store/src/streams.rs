@@ -73,7 +73,7 @@ pub trait Streams {
     async fn stream_beginning(&self, endpoint: EndpointKey) -> Result<StreamPosition, StoreError>;
 
     /// The next messages behind `from` that pass all of `filters`: at most `limit`, and fewer if many had to be looked at or
-    /// their payloads are large.
+    /// after [`crate::PAGE_BYTES`] of payload.
     async fn stream(
         &self,
         application: ApplicationKey,

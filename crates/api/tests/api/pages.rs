@@ -78,6 +78,51 @@ async fn an_empty_list_has_an_iterator_that_is_null() {
 }
 
 #[tokio::test]
+async fn the_largest_page_of_every_list_and_poller_is_what_it_was_charged_beforehand() {
+    let charged = postrider_api::limits().into_iter().find(|limit| limit.what.starts_with("What a list"));
+    let charged: usize = charged.unwrap().bound.trim_end_matches(" bytes").parse().unwrap();
+    let world = World::new();
+    world.app("shop").await;
+    // Each takes two bytes of JSON, and six in what receivers answer.
+    let quotes = "\"".repeat(4_096);
+    let metadata = json!({ "a": "x".repeat(4_000) });
+    for n in 0..250 {
+        let endpoint = json!({ "url": "https://example.com/hook", "uid": format!("ep{n}"), "description": quotes,
+                               "metadata": metadata, "disabled": n > 0 });
+        world.post("/app/shop/endpoint", endpoint).await.expect(201);
+        let event_type = json!({ "name": format!("type{n}"), "description": quotes,
+                                 "schemas": { "1": { "description": metadata["a"] } } });
+        world.post("/event-type", event_type).await.expect(201);
+        world.post("/app", json!({ "name": &quotes[..1_024], "metadata": metadata })).await.expect(201);
+    }
+    let name = |n: usize| format!("{n:0>256}");
+    let (channels, tags) = ((0..5).map(name).collect::<Vec<_>>(), (0..10).map(name).collect::<Vec<_>>());
+    for n in 0..250 {
+        // Large ones, with many between them that are small but for their names.
+        let payload = json!({ "a": "x".repeat(if n == 1 || (200..205).contains(&n) { 2_070_000 } else { 0 }) });
+        let message = json!({ "eventType": name(0), "eventId": name(n), "channels": channels, "tags": tags,
+                              "payload": payload });
+        let message = id(&world.post("/app/shop/msg", message).await.expect(202));
+        world.attempt("shop", "ep0", &message, 500, "\u{1}".repeat(20_000).as_bytes()).await;
+    }
+    for (path, least) in [
+        ("/app/shop/poller/ep0?", 4),
+        ("/app/shop/poller/ep0/consumer/one?", 4),
+        ("/app/shop/msg?", 4),
+        ("/app/shop/endpoint/ep0/msg?", 1),
+        ("/app/shop/attempt/endpoint/ep0?with_content=true&with_msg=true&", 2),
+        ("/app/shop/endpoint?", 2),
+        ("/event-type?with_content=true&", 2),
+        ("/app?", 1),
+    ] {
+        let page = world.get(&format!("{path}limit=250")).await;
+        page.expect(200);
+        let size = page.text.len();
+        assert!((least << 20..=charged).contains(&size), "{path}: {size} of {charged}");
+    }
+}
+
+#[tokio::test]
 async fn limits_orders_and_iterators_are_checked_before_the_caller() {
     let world = World::new();
     for (query, status) in [
