@@ -40,11 +40,12 @@ postrider_domain::options! {
         /// Threads that serve and deliver; 0 is one per core.
         #[within(0, 1_024)]
         pub threads: usize = 0,
-        /// The most connections of callers. When there are as many, one that is idle, or whose caller has no good token and does
-        /// not read, is closed for a new one: of the address that has most, the one for which that has been so for longest. If
-        /// there is none, a slow one is, and then a request whose caller is not known yet is answered 503: also instead, from an
-        /// address that has more than that one's. Idle is what has been so for a second, or ten if its last request was a known
-        /// caller's; until then it goes after all these. It is lowered to fit the limit on open files.
+        /// The most connections of callers. When there are as many, one that was last used without a good token, or on which no
+        /// request came for a second, is closed for a new one: of the address that has most, the one for which that has been so
+        /// for longest. If there is none, one that a known caller has left idle for ten seconds is, and then a slow one; or
+        /// instead, of an address that has more than that one's, a request whose caller is not known yet is answered 503, or one
+        /// that is new is closed. What a known caller has just used goes after all that is nobody's, but for new ones of an
+        /// address that has fewer. It is lowered to fit the limit on open files.
         #[within(1, 1_000_000)]
         pub max_connections: u32 = 2048,
         /// The most connections from one address, so that one caller does not crowd out the others: half of `max_connections`,

@@ -2,23 +2,28 @@
 //! too many.
 //!
 //! A connection is closed for another only where that undoes nothing that its caller could count on. Of the connections of one
-//! address they go in this order ([`QUIET`], [`SLOWLY`], [`LAST`]), and of each kind the one that has been so for longest:
+//! address they go in this order ([`ORDER`]), and of each kind the one that has been so for longest:
 //!
-//! 1. The answer to a caller without a good token is ready and not read to its end. Whatever such a caller reads of it, a byte now and
-//!    then, makes it no younger.
-//! 2. It has nothing to do, for [`NEW_SECONDS`] already; if its last request was a known caller's, for [`KEPT_SECONDS`].
+//! 1. A caller without a good token was answered. Whether, and how, he reads that makes no difference: a byte now and then makes the
+//!    connection no younger. Or no request came on it yet, for [`NEW_SECONDS`] already.
+//! 2. It has nothing to do, for [`KEPT_SECONDS`] already; its last request was a known caller's.
 //! 3. A request whose body does not come, or an answer to a known caller that is not read: for [`SLOW_SECONDS`] already, where
 //!    [`PACE_BYTES`] that come or are read make up for a second. Who keeps that pace is never closed for another.
 //! 4. A request whose caller is not known yet. It is answered at once that there is no room, and its connection ends: nothing was
 //!    done for it that anybody would miss. If more of its body comes, that is read for [`FAREWELL_SECONDS`], so that its client gets the
 //!    answer, and does not count.
-//! 5. It has nothing to do, but is new, or its request of before is just answered: known callers' after all others. So whoever has
-//!    requests with keys that nobody knows on all connections that he can get, one after the other, does not end those that known
-//!    callers use from the same address.
+//! 5. It is new, and no request came yet.
+//! 6. A known caller's request on it was just answered. So whoever has requests of nobody on all connections that he can get does not
+//!    end those that known callers use from the same address.
 //!
-//! Of several addresses the one that has most connections gives one of the first two kinds; if there is none of these, one of the
-//! third. If one of the others comes from an address that has more than that one's, it goes instead: otherwise those requests with keys
-//! that nobody knows would keep everybody else out.
+//! Of several addresses the kind decides first: what is nobody's (1) goes before what known callers keep or use, whatever addresses they
+//! are of; otherwise quiet connections from many addresses would end those of a busy one, which has more than each of them. If several
+//! addresses have some, the one that has most connections gives it; if there is none, then one of the second kind, and then one of the
+//! third.
+//!
+//! If one of the fourth or fifth comes from an address that has more than that one's, it goes instead: otherwise requests with keys that
+//! nobody knows, on all connections of an address, would keep everybody else out. One of the sixth goes instead of one of the second or
+//! third, and of the fifth: those who come anew have to get their request through, and if all are in use by one address, that has more.
 //!
 //! The request of a known caller is answered first: also one that comes in the instant in which its connection is chosen. Such a
 //! connection counts again until it may be closed, so that there is one too many for as long; what is too many is closed
@@ -43,7 +48,7 @@ use tokio::time::Instant;
 postrider_domain::limits! {
     in "Connections of callers";
     /// Connections
-    setting "server.max_connections", beyond "one that is idle, or is not read by a caller without a good token, is closed: of the address with most connections, the one for which that is true for longest; if there is none, a slow one; if there is none, or its address has fewer, one whose request has no known caller yet, which is answered 503, and then one that is idle only since a moment ago; if there is none, the new one is answered 503";
+    setting "server.max_connections", beyond "one that was last used without a good token, or on which no request comes, is closed: of the address with most connections, the one for which that is true for longest; if there is none, one that a known caller leaves idle, and then a slow one; if there is none, or its address has fewer, one whose request has no known caller yet, which is answered 503, or one that is new; what a known caller has just used goes after all that is nobody's; if there is none, the new one is answered 503";
     /// Connections from one address; of IPv6, from one network of 64 bits
     setting "server.max_connections_per_address", beyond "the same, among those of the address";
     /// The first request on a new connection, up to its body
@@ -54,10 +59,10 @@ postrider_domain::limits! {
     setting "server.write_timeout", beyond "the connection is cut";
     /// A known caller's answer that is not read, or a body that does not come, before its connection may be closed for another
     pub(crate) const SLOW_SECONDS: u64 = 5, "seconds", beyond "closed if there are too many connections, and none that is idle";
-    /// A connection without a request before it is idle, and may be closed for another
-    pub(crate) const NEW_SECONDS: u64 = 1, "seconds", beyond "it goes before requests whose callers are not known yet, and before slow ones; until then after them";
-    /// The same of one whose last request was a known caller's
-    pub(crate) const KEPT_SECONDS: u64 = 10, "seconds", beyond "the same";
+    /// A connection without a request, before it may be closed for another
+    pub(crate) const NEW_SECONDS: u64 = 1, "seconds", beyond "it goes before what known callers use, and requests whose callers are not known yet; until then after those";
+    /// An idle one whose last request was a known caller's
+    pub(crate) const KEPT_SECONDS: u64 = 10, "seconds", beyond "it goes after what is nobody's, and before slow ones; until then after all others";
     /// Connections that end, after their request was turned away, when its body has come; beside those that count
     pub(crate) const MAX_FAREWELLS: usize = 16, "connections", beyond "closed at once, and a client that still sends may not get the 503";
     /// For how long each
@@ -87,18 +92,23 @@ const UNREAD_AT_THE_END: Duration = Duration::from_secs(UNREAD_AT_THE_END_SECOND
 /// A reason for which a connection may be closed for another, when it has been there for so long.
 type Step = (Kind, Duration);
 
-/// What is closed first: nothing is lost by it.
-const QUIET: [Step; 3] = [
-    (Kind::Unread, Duration::ZERO),
-    (Kind::Idle, Duration::from_secs(NEW_SECONDS)),
-    (Kind::Kept, Duration::from_secs(KEPT_SECONDS)),
-];
+/// What is nobody's is closed first: nothing is lost by it.
+const NOBODYS: [Step; 2] = [(Kind::Unread, Duration::ZERO), (Kind::New, Duration::from_secs(NEW_SECONDS))];
 
-/// What is closed then.
+/// What a known caller used is closed then.
+const KEPT: Step = (Kind::Kept, Duration::from_secs(KEPT_SECONDS));
+
+/// And then what one keeps waiting.
 const SLOWLY: Step = (Kind::Slow, SLOW);
 
-/// What is closed when there is none of these, or from an address that has more connections.
-const LAST: [Step; 3] = [(Kind::Unknown, Duration::ZERO), (Kind::Idle, Duration::ZERO), (Kind::Kept, Duration::ZERO)];
+/// Who comes with a request is closed when there is none of these, or for an address that has more connections.
+const COMING: [Step; 2] = [(Kind::Unknown, Duration::ZERO), (Kind::New, Duration::ZERO)];
+
+/// What a known caller has just used goes last.
+const USED: Step = (Kind::Kept, Duration::ZERO);
+
+/// How the connections of one address go.
+const ORDER: [Step; 7] = [NOBODYS[0], NOBODYS[1], KEPT, SLOWLY, COMING[0], COMING[1], USED];
 
 /// The addresses with most connections at which is looked for one that has been slow, or idle, for long enough. If there is none,
 /// the one that has been so for longest is taken.
@@ -150,11 +160,11 @@ struct Address {
 /// Why a connection may be closed for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// The answer to a caller who is not known is ready.
+    /// A caller who is not known was answered, and may have read it.
     Unread,
-    /// There is no request.
-    Idle,
-    /// The same, and the last one was a known caller's.
+    /// There was no request yet.
+    New,
+    /// There is no request, and the last one was a known caller's.
     Kept,
     /// The client of a request is slow, and was so since then, had it not paused.
     Slow,
@@ -173,6 +183,8 @@ struct Entry {
     unanswered: usize,
     /// Whether it takes time to find out who is the caller of one.
     asks_who: bool,
+    /// Whether there was none yet.
+    is_new: bool,
     /// Whether the last one that was answered was a known caller's.
     is_known: bool,
     /// Since when there is no request, or none that is not answered, or whose caller is known.
@@ -335,7 +347,7 @@ impl Address {
 
     /// Which of its connections goes for another.
     fn to_close(&self, now: Instant) -> Option<usize> {
-        QUIET.into_iter().chain([SLOWLY]).chain(LAST).find_map(|step| self.first(step, now))
+        ORDER.into_iter().find_map(|step| self.first(step, now))
     }
 }
 
@@ -392,6 +404,7 @@ impl State {
             requests: 0,
             unanswered: 0,
             asks_who: false,
+            is_new: true,
             is_known: false,
             since: now,
             client: Client::default(),
@@ -458,9 +471,23 @@ impl State {
 
     /// Which connection goes for another.
     fn to_close(&self, now: Instant) -> Option<usize> {
-        let quiet = self.first_of(QUIET, now).or_else(|| self.first_of([SLOWLY], now));
-        let (_, number) = most(quiet.into_iter().chain(self.first_of(LAST, now)))?;
+        let nobodys = self.first_of(NOBODYS, now);
+        let (first, instead) = match nobodys {
+            Some(_) => (nobodys, self.first_of(COMING, now)),
+            None => (self.first_of([KEPT], now).or_else(|| self.first_of([SLOWLY], now)), self.last(now)),
+        };
+        let (_, number) = most(first.into_iter().chain(instead))?;
         Some(number)
+    }
+
+    /// Which goes if none has been so for long enough, and how many its address has.
+    fn last(&self, now: Instant) -> Option<(usize, usize)> {
+        let [unknown, new] = COMING.map(|step| self.first_of([step], now));
+        let used = self.first_of([USED], now);
+        // Whoever comes anew has nothing to be known by yet; a request that gives way can be made again.
+        let is_few = new.zip(used).is_some_and(|((new, _), (used, _))| used > new);
+        let coming = most(unknown.into_iter().chain(new.filter(|_| !is_few)));
+        coming.or(used)
     }
 
     /// Which of them goes for one of these reasons, and how many its address has.
@@ -481,7 +508,7 @@ impl State {
     fn tell(&mut self, number: usize, before: Told, now: Instant) {
         let entry = &self.all[number];
         let told = match entry.waits() {
-            Some((Kind::Unread | Kind::Idle | Kind::Kept, _)) => Told::Close,
+            Some((Kind::Unread | Kind::New | Kind::Kept, _)) => Told::Close,
             Some((Kind::Slow, since)) if is_slow(since, now) => Told::Close,
             Some((Kind::Unknown, _)) if before == Told::Refuse => Told::Refuse,
             _ => Told::Finish,
@@ -528,11 +555,11 @@ impl Entry {
     fn waits(&self) -> Option<(Kind, Instant)> {
         // A short answer is not under way any more, but may not have fit beside what its client has not read.
         let is_written = !self.client.awaits_reader;
-        if self.requests == 0 && (is_written || !self.is_known) {
-            return Some((if self.is_known { Kind::Kept } else { Kind::Idle }, self.since));
+        if self.requests == 0 && self.is_known && is_written {
+            return Some((Kind::Kept, self.since));
         }
         if self.unanswered == 0 && !self.is_known {
-            return Some((Kind::Unread, self.since));
+            return Some((if self.is_new { Kind::New } else { Kind::Unread }, self.since));
         }
         if self.asks_who {
             return Some((Kind::Unknown, self.since));
@@ -664,6 +691,7 @@ impl Entry {
         if self.requests == 0 {
             self.client.behind = Duration::ZERO;
         }
+        self.is_new = false;
         self.requests += 1;
         self.unanswered += 1;
     }
@@ -806,7 +834,7 @@ mod tests {
     fn the_connection_that_was_idle_for_longest_is_closed_for_a_new_one() {
         let connections = Connections::new(3, 3);
         let places = [admit(&connections, HERE), admit(&connections, HERE), admit(&connections, HERE)];
-        drop(places[0].begin());
+        drop(unread(&places[0], true));
         let _busy = known(&places[2]);
         let fourth = admit(&connections, HERE);
         assert_eq!([0, 1, 2].map(|at| is_closed(&places[at])), [false, true, false]);
@@ -875,6 +903,38 @@ mod tests {
         assert!(!is_closed(&new), "it has nothing to do, but is not one of many");
         assert_eq!(many[0].told(None).now_or_never(), Some(Told::Refuse));
         drop(busy);
+    }
+
+    /// Addresses of somebody who has many.
+    fn elsewhere(number: u8) -> IpAddr {
+        IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, number))
+    }
+
+    #[test]
+    fn what_is_nobodys_goes_before_what_known_callers_use_however_many_addresses_it_is_of() {
+        let connections = Connections::new(12, 12);
+        let kept = [HERE; 6].map(|address| admit(&connections, address));
+        kept.iter().for_each(|place| drop(unread(place, true)));
+        let others = [0, 1, 2, 3, 4, 5].map(|number| admit(&connections, elsewhere(number)));
+        // One with a request after the other, one that waits to be known, one that came a moment ago, and three that had an answer.
+        let under_way = (unread(&others[0], false), nobodys(&others[1]));
+        others[3..].iter().for_each(|place| drop(unread(place, false)));
+        let goes = |seconds| {
+            let (mut state, now) = (connections.state.lock(), after(seconds));
+            let number = state.to_close(now).unwrap();
+            state.close(number, now);
+            number
+        };
+        let first: Vec<_> = (0..4).map(|_| goes(0)).collect();
+        assert_eq!(
+            first,
+            [0, 3, 4, 5].map(|at| others[at].number),
+            "they may be younger, and alone at their addresses"
+        );
+        // The request of nobody goes, and not who comes anew; then what is used by one who has more.
+        assert_eq!([goes(0), goes(0)], [others[1].number, kept[0].number]);
+        assert_eq!([goes(NEW_SECONDS), goes(KEPT_SECONDS)], [others[2].number, kept[1].number]);
+        drop(under_way);
     }
 
     #[test]
@@ -1132,20 +1192,23 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_no_good_token_and_does_not_read_does_not_hold_up_the_end() {
-        let connections = Connections::new(4, 4);
-        let [nobodys, late, known, idle] = [HERE; 4].map(|address| admit(&connections, address));
+        let connections = Connections::new(5, 5);
+        let [nobodys, short, late, known, idle] = [HERE; 5].map(|address| admit(&connections, address));
         let (busy, early, late_one) = (unread(&known, true), unread(&nobodys, false), late.begin());
         known.wait(Awaited::Reader, 0);
+        // What is short is under way no longer, but did not fit beside what its client has not read.
+        drop(unread(&short, false));
+        short.wait(Awaited::Reader, 0);
         assert!(connections.end().now_or_never().is_none());
-        let told = || [&nobodys, &late, &known, &idle].map(|place| place.told(None).now_or_never().unwrap());
-        assert_eq!(told(), [Told::End; 4], "it may read it yet");
+        let told = || [&nobodys, &short, &late, &known, &idle].map(|place| place.told(None).now_or_never().unwrap());
+        assert_eq!(told(), [Told::End; 5], "it may read it yet");
         connections.close_unread(after(UNREAD_AT_THE_END_SECONDS));
-        assert_eq!(told(), [Told::Close, Told::End, Told::End, Told::End]);
+        assert_eq!(told(), [Told::Close, Told::Close, Told::End, Told::End, Told::End]);
         late_one.answer();
         connections.close_unread(after(3_600));
         assert_eq!(
             told(),
-            [Told::Close, Told::Close, Told::End, Told::End],
+            [Told::Close, Told::Close, Told::Close, Told::End, Told::End],
             "how long others may take the settings say"
         );
         drop((early, late_one, busy));

@@ -713,6 +713,38 @@ async fn two_addresses_that_ask_all_the_time_with_keys_that_nobody_knows_leave_r
 }
 
 #[tokio::test]
+async fn quiet_connections_of_nobody_from_many_addresses_end_none_that_known_callers_use() {
+    let server =
+        server().set("server.max_connections", "32").set("server.max_connections_per_address", "32").start().await;
+    let (busy, whoami) = (Ipv4Addr::new(127, 0, 0, 2), head("GET", "/api/v1/auth/whoami", &server.token(), ""));
+    let known = async || {
+        let mut connection = RawConnection::open_from(busy.into(), server.address()).await;
+        connection.write(&whoami).await.unwrap();
+        (connection.read_answer().await.unwrap().unwrap().status, connection)
+    };
+    let mut kept = Vec::new();
+    for _ in 0..12 {
+        kept.push(known().await);
+    }
+    let mut quiet = Vec::new();
+    for last in 100..120 {
+        let mut connection = RawConnection::open_from(Ipv4Addr::new(127, 0, 0, last).into(), server.address()).await;
+        connection.write(b"GET /api/v1/app HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        assert_eq!(connection.read_answer().await.unwrap().unwrap().status, 401);
+        quiet.push(connection);
+    }
+    // Whoever comes anew needs a place each time.
+    for _ in 0..15 {
+        kept.push(known().await);
+    }
+    for (status, connection) in &mut kept {
+        assert_eq!(*status, 200);
+        connection.write(&whoami).await.unwrap();
+        assert_eq!(connection.read_answer().await.unwrap().map(|answer| answer.status), Some(200));
+    }
+}
+
+#[tokio::test]
 async fn paths_and_queries_of_thousands_of_parts_are_refused_whoever_asks() {
     let server = server().start().await;
     let anybody = server.client_with(None);
