@@ -5,10 +5,12 @@
 //!
 //! * Every row at or after its owner's first block that meets a term has a posting of it at the start of the block that
 //!   covers the row: the last block that begins at or before its id.
-//! * A new block begins after every row there is, so it takes no row from the block before.
+//! * A new block begins after every row of the block before, so it takes no row from that.
 //!
 //! Ids are made when something starts, and rows are stored when it ends, so a row may come late and belong to an earlier
-//! block. What is remembered here is only ever a shortcut: whatever is forgotten is read again.
+//! block. Mostly that has rows above it, and takes it, however many it has. One that has none, and enough of others, ends there: after a
+//! clock that was ahead was set right, all rows come late, until that time has come. A row that is dated ahead of all others begins a
+//! block for the same reason: it would be above those that follow. What is remembered here is only ever a shortcut: whatever is forgotten is read again.
 
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -21,6 +23,9 @@ use crate::writer::Place;
 /// How many rows a block has before the next one begins. A list reads up to a block for each row that it shows, and each
 /// block costs an insert for each of its terms.
 pub(crate) const BLOCK_ROWS: usize = 16;
+
+/// A row that is so much younger than all others begins a block, whether or not the last one is full.
+const AHEAD_SECONDS: u32 = 3_600;
 
 /// Owners that are remembered.
 const MAX_OWNERS: usize = 4_096;
@@ -52,6 +57,18 @@ fn order(id: &Id) -> Order {
     front.copy_from_slice(&id[..16]);
     back.copy_from_slice(&id[16..]);
     (u128::from_be_bytes(front), u32::from_be_bytes(back))
+}
+
+/// When an id was made, in seconds.
+fn seconds(id: &Id) -> u32 {
+    u32::from_be_bytes([id[0], id[1], id[2], id[3]])
+}
+
+fn id_of((front, back): Order) -> Id {
+    let mut id = [0; 20];
+    id[..16].copy_from_slice(&front.to_be_bytes());
+    id[16..].copy_from_slice(&back.to_be_bytes());
+    id
 }
 
 /// The first block of an owner that has no rows yet begins here.
@@ -118,6 +135,7 @@ pub(crate) struct Blocks<'c> {
     following: Statement<'c>,
     newest: Statement<'c>,
     count: Statement<'c>,
+    above: Statement<'c>,
     owners: HashMap<i64, Owner>,
     /// How many terms were remembered since everything was forgotten.
     terms: usize,
@@ -144,6 +162,8 @@ struct Known {
     from: Order,
     /// Where the next block begins.
     until: Option<Order>,
+    /// No row of it that is known is above this one.
+    last: Option<Order>,
     /// Whether a term is posted for it.
     terms: std::collections::HashMap<Term, bool, BuildHasherDefault<Already>>,
     /// Whether no other terms are.
@@ -183,6 +203,9 @@ impl<'c> Blocks<'c> {
             newest: prepare(format!("SELECT max(id) FROM {rows} WHERE {owner} = ? AND length(id) = 20"))?,
             count: prepare(format!(
                 "SELECT count(*) FROM (SELECT 1 FROM {rows} WHERE {owner} = ? AND id >= ? LIMIT ?)"
+            ))?,
+            above: prepare(format!(
+                "SELECT max(id) FROM {rows} WHERE {owner} = ? AND id >= ? AND id < ? AND length(id) = 20"
             ))?,
             owners: HashMap::default(),
             terms: 0,
@@ -261,10 +284,14 @@ impl<'c> Blocks<'c> {
         self.load(owner)?;
         let most = self.share();
         let Some(state) = self.owners.get_mut(&owner) else { return Ok(None) };
+        if state.open.is_some_and(|open| id < open) {
+            return self.advance_late(owner, id);
+        }
         let is_newest = state.newest.is_none_or(|newest| id > newest);
-        let is_full = state.open.is_none() || state.rows >= BLOCK_ROWS;
+        let is_ahead = state.newest.is_some_and(|newest| seconds(&id).saturating_sub(seconds(&newest)) > AHEAD_SECONDS);
+        let is_full = state.open.is_none() || state.rows >= BLOCK_ROWS || is_ahead;
         if !is_newest || !is_full {
-            state.rows += usize::from(state.open.is_some_and(|open| id >= open));
+            state.rows += usize::from(state.open.is_some());
             state.newest = state.newest.max(Some(id));
             return Ok(None);
         }
@@ -278,6 +305,32 @@ impl<'c> Blocks<'c> {
         self.turn += 1;
         state.remember(Known::new(start, None, true, self.turn), most);
         Ok(Some(start))
+    }
+
+    /// The same for a row that belongs before the last block: one begins with it if the block that covers it has enough rows, and none
+    /// above it. Rows of the same batch that are not placed yet may be among those: then the last of them begins one.
+    fn advance_late(&mut self, owner: i64, id: Id) -> rusqlite::Result<Option<Id>> {
+        let Some(at) = self.find(owner, &id)? else { return Ok(None) };
+        let most = self.share();
+        let Some(state) = self.owners.get_mut(&owner) else { return Ok(None) };
+        let block = &mut state.known[at];
+        let (start, Some(until)) = (block.start, block.until) else { return Ok(None) };
+        if block.last.is_none_or(|last| last <= order(&id)) {
+            let last: Option<Id> = self.above.query_row(params![owner, start, id_of(until)], |row| row.get(0))?;
+            block.last = last.as_ref().map(order);
+        }
+        if block.last.is_some_and(|last| last > order(&id)) {
+            return Ok(None);
+        }
+        let rows: usize = self.count.query_row(params![owner, start, BLOCK_ROWS + 1], |row| row.get(0))?;
+        if rows <= BLOCK_ROWS {
+            return Ok(None);
+        }
+        self.post.execute(params![owner, BLOCK, id])?;
+        block.until = Some(order(&id));
+        self.turn += 1;
+        state.remember(Known::new(id, Some(until), true, self.turn), most);
+        Ok(Some(id))
     }
 
     /// Posts terms for the block of a row that is stored. Rows before the first block need none.
@@ -363,7 +416,7 @@ impl Owner {
 
 impl Known {
     fn new(start: Id, until: Option<Order>, complete: bool, turn: u64) -> Self {
-        Self { start, from: order(&start), until, terms: Default::default(), complete, turn }
+        Self { start, from: order(&start), until, last: None, terms: Default::default(), complete, turn }
     }
 }
 
@@ -443,6 +496,54 @@ mod tests {
         let begun: usize =
             connection.query_row("SELECT count(*) FROM attempt_posting WHERE term = 0", [], |row| row.get(0)).unwrap();
         assert!(begun > 3 * MAX_BLOCKS_OF_ONE, "{begun} blocks of {} rows", all.len());
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_leaves_no_long_block() {
+        // As far as in 2153, and by less than a block of its own takes.
+        for ahead in [4_000_000_000, AHEAD_SECONDS + 1] {
+            let connection = crate::plans::database();
+            let mut store = connection
+                .prepare("INSERT INTO message (application_no, id, event_type, created_at) VALUES (1, ?, 'a', 0)")
+                .unwrap();
+            let at = |second: u32, number: u64| {
+                let mut id = id(number);
+                id[..4].copy_from_slice(&second.to_be_bytes());
+                id
+            };
+            let mut blocks = Blocks::prepare(&connection, MESSAGES).unwrap();
+            let (mut all, mut rows) = (Vec::new(), Rows::default());
+            let mut store_batch = |blocks: &mut Blocks<'_>, ids: Vec<Id>| {
+                blocks.load(1).unwrap();
+                for id in ids {
+                    store.execute([id]).unwrap();
+                    let term = i64::from_be_bytes(id[4..12].try_into().unwrap()) % 30 + 100;
+                    rows.push(1, id, |spread| spread.push(term));
+                    all.push((id, term));
+                }
+                blocks.place(&mut rows, |_| Ok(()), |_, _| Ok(())).unwrap();
+            };
+            store_batch(&mut blocks, (0..5).map(|number| at(1, number)).collect());
+            store_batch(&mut blocks, (5..9).map(|number| at(1 + ahead, number)).collect());
+            for batch in 0..300_u64 {
+                let numbers = 10 + batch * 10..20 + batch * 10;
+                store_batch(&mut blocks, numbers.map(|number| at(2, number)).collect());
+                if batch % 100 == 99 {
+                    blocks.forget();
+                }
+            }
+            let covering = covering_sql(MESSAGES);
+            let mut start = connection.prepare(&covering).unwrap();
+            let posted = "SELECT 1 FROM message_posting WHERE application_no = 1 AND term = ? AND start = ?";
+            let mut posted = connection.prepare(posted).unwrap();
+            let mut counts = std::collections::BTreeMap::<Id, usize>::new();
+            for (id, term) in all {
+                let start: Id = start.query_row(params![1, id], |row| row.get(0)).unwrap();
+                assert!(posted.exists(params![term, start]).unwrap(), "{id:?}, term {term}");
+                *counts.entry(start).or_default() += 1;
+            }
+            assert!(counts.values().all(|count| *count <= BLOCK_ROWS + 10), "{ahead}: {counts:?}");
+        }
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //! is looked for in its block until a row is found that keeps it; of other rows as many are read as that takes, and no more than
 //! [`MAX_COMPARED`]. So the attempts of a message with any number of them go a few at a time, and cost what those few do. (Rows
 //! that make no sense have no terms: they go without a trace, or stay, and stop nothing. What a version before this one posted for
-//! combinations of names stays until its owner goes, and so does what a clock that was ahead had put into one long block, if its
-//! terms are met by nothing among so many rows.)
+//! combinations of names stays until its owner goes, and so do the terms of rows that go from a block of more than [`LONG_BLOCK`]: a
+//! clock that was ahead may have put any number into one, and everybody's history would wait while they are compared.)
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -19,12 +19,22 @@ use rusqlite::{Connection, Row, params};
 
 use crate::blocks::{ATTEMPTS, Id, Log, MESSAGES, covering_sql, following_sql};
 use crate::decode::{Columns, SqlError, readable};
+use crate::range;
 use crate::terms::{About, BLOCK, Outcome, Subject, Term, class_of};
 use crate::writer::{Place, Tx};
 
 /// So many rows that stay are compared with those that go in one transaction: some milliseconds' worth, for which everybody waits.
-/// What a step removes is chosen so that it is enough, unless a single attempt takes more.
+/// What a step removes is chosen so that it is enough, unless a single attempt takes more ([`Removal::keeps_terms`]).
 pub(crate) const MAX_COMPARED: usize = 4_096;
+
+/// So many are when a step is chosen: a little may come until it is carried out.
+pub(crate) const MAX_COMPARED_FIRST: usize = MAX_COMPARED / 2;
+
+/// What goes from a block of more rows is compared with none of them.
+pub(crate) const LONG_BLOCK: usize = 512;
+
+/// To find that out costs as much as to compare so many.
+const LONG_BLOCK_COST: usize = 16;
 
 /// Above every id.
 const END: [u8; 21] = [0xff; 21];
@@ -36,6 +46,8 @@ pub(crate) struct Removal {
     pub(crate) messages: BTreeSet<i64>,
     /// Attempts by endpoint and id.
     pub(crate) attempts: BTreeSet<(i64, Id)>,
+    /// Their terms stay, because to find out which nothing else meets takes too long.
+    pub(crate) keeps_terms: bool,
 }
 
 /// A message, as far as postings are concerned.
@@ -106,6 +118,12 @@ const TRIED_OF_ENDPOINT_SQL: &str = "SELECT id, message_no, succeeded, status_co
 
 const TRIED_SQL: &str = "SELECT id, message_no, succeeded, status_code
      FROM attempt WHERE endpoint_no = ? AND id = ?";
+
+/// Whether an owner's block has more rows than so many.
+fn long_sql(log: Log) -> String {
+    let Log { rows, owner, .. } = log;
+    format!("SELECT 1 FROM {rows} WHERE {owner} = ?1 AND id >= ?2 AND id < ?3 LIMIT 1 OFFSET ?4")
+}
 
 /// Where a block begins and ends.
 type Span = (Id, Vec<u8>);
@@ -297,8 +315,22 @@ impl Reading<'_> {
         Ok(false)
     }
 
+    /// Whether a block has too many rows to compare with.
+    fn is_long(&mut self, log: Log, owner: i64, start: &Id, end: &[u8]) -> Result<bool, SqlError> {
+        let mut statement = self.connection.prepare_cached(&long_sql(log))?;
+        let is_long = statement.exists(params![owner, start, end, range::limit(LONG_BLOCK)])?;
+        if is_long {
+            self.is_over |= self.left < LONG_BLOCK_COST;
+            self.left = self.left.saturating_sub(LONG_BLOCK_COST);
+        }
+        Ok(is_long)
+    }
+
     /// What a block of an endpoint's attempts loses.
     fn compare_attempts(&mut self, endpoint: i64, start: &Id, mut loss: Loss) -> Result<Change, SqlError> {
+        if self.is_long(ATTEMPTS, endpoint, start, &loss.end)? {
+            return Ok(Change::default());
+        }
         let mut statement = self.connection.prepare_cached(TRIED_OF_ENDPOINT_SQL)?;
         let mut rows = statement.query(params![endpoint, start, loss.end])?;
         let (mut is_empty, mut terms) = (true, Vec::new());
@@ -322,6 +354,9 @@ impl Reading<'_> {
 
     /// What a block of an application's messages loses.
     fn compare_messages(&mut self, application: i64, start: &Id, mut loss: Loss) -> Result<Change, SqlError> {
+        if self.is_long(MESSAGES, application, start, &loss.end)? {
+            return Ok(Change::default());
+        }
         let mut statement = self.connection.prepare_cached(ENTRIES_SQL)?;
         let mut rows = statement.query(params![application, start, loss.end])?;
         let (mut is_empty, mut terms) = (true, Vec::new());
@@ -398,7 +433,7 @@ fn tried(connection: &Connection, key: impl rusqlite::Params) -> Result<Option<T
 /// Removes messages and attempts, and what refers to them.
 pub(crate) fn remove(tx: &Tx<'_>, removal: &Removal) -> Result<(), SqlError> {
     // A little may have come since a reader compared.
-    let plan = plan(tx, removal, 2 * MAX_COMPARED)?;
+    let plan = plan(tx, removal, if removal.keeps_terms { 0 } else { MAX_COMPARED })?;
     remove_rows(tx, removal)?;
     for (log, changes) in [(MESSAGES, &plan.messages), (ATTEMPTS, &plan.attempts)] {
         unpost(tx, log, changes)?;
@@ -661,6 +696,18 @@ pub(crate) mod tests {
         connection
     }
 
+    /// So many messages in one block, each with a tag of its own.
+    pub(crate) fn one_block(messages: i64) -> Connection {
+        let connection = database();
+        connection.execute_batch("BEGIN").unwrap();
+        insert_blocks(&connection, MESSAGES, APPLICATION, &[[0; 20]]);
+        for message in 1..=messages {
+            insert_message(&connection, message, &message.to_string());
+        }
+        connection.execute_batch("COMMIT").unwrap();
+        connection
+    }
+
     #[test]
     fn a_few_attempts_cost_the_same_however_many_others_their_message_has() {
         let removal = |endpoints: i64, attempts: i64| Removal {
@@ -684,5 +731,8 @@ pub(crate) mod tests {
         assert_walks(OUTCOMES_SQL, "attempt USING COVERING INDEX attempt_by_message (message_no=? AND endpoint_no=?)");
         assert_walks(TRIED_OF_ENDPOINT_SQL, "attempt USING PRIMARY KEY (endpoint_no=? AND id>? AND id<?)");
         assert_walks(TRIED_SQL, "attempt USING PRIMARY KEY (endpoint_no=? AND id=?)");
+        let messages = "message USING COVERING INDEX message_by_id (application_no=? AND id>? AND id<?)";
+        assert_walks(&long_sql(MESSAGES), messages);
+        assert_walks(&long_sql(ATTEMPTS), "attempt USING PRIMARY KEY (endpoint_no=? AND id>? AND id<?)");
     }
 }

@@ -5,13 +5,13 @@
 //! filter itself, until the page is full. With one clause a page costs as many blocks as it has rows, at worst, and one look-up
 //! for each term of which there is nothing. Clauses that seldom meet may be long in vain: each time that one has to follow
 //! another counts as many rows as look-ups, each block that had nothing as [`BLOCK_ROWS`], and after [`PAGE_ROWS`] the page ends
-//! early. (A block of which the clock was ahead when it began is longer; it is read in one go.)
+//! early. Where many rows came late, a block is longer: of each as many rows are looked at as a page may look at, and the page ends there.
 
 use std::collections::VecDeque;
 
 use postrider_domain::ids::Ksuid;
 use postrider_store::{Listed, PAGE_BYTES, PAGE_ROWS, Walked};
-use rusqlite::{Connection, Row, Rows, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Rows, params};
 
 use crate::blocks::{BLOCK_ROWS, IS_ID, Id, Log, covering_sql, following_sql};
 use crate::decode::{SqlError, readable};
@@ -179,15 +179,36 @@ impl List<'_> {
         let first = first.clamp(low.clone(), high.clone());
         let ascending = self.range.is_ascending();
         if ascending && *low < first && !page.is_full() {
-            read(low, &first, &mut page)?;
+            self.read_some(connection, (low, &first), &mut page, &mut read)?;
         }
         if first < *high && !page.is_full() {
             self.gather_posted(connection, &clauses, named, &first, &mut page, &mut read)?;
         }
         if !ascending && *low < first && !page.is_full() {
-            read(low, &first, &mut page)?;
+            self.read_some(connection, (low, &first), &mut page, &mut read)?;
         }
         Ok(page.finish())
+    }
+
+    /// Reads what a part of the list has for a page, of which that looks at [`PAGE_ROWS`] at most, and ends with them.
+    fn read_some<T>(
+        &self,
+        connection: &Connection,
+        (low, high): (&[u8], &[u8]),
+        page: &mut Gathered<T>,
+        read: &mut impl FnMut(&[u8], &[u8], &mut Gathered<T>) -> Result<(), SqlError>,
+    ) -> Result<(), SqlError> {
+        let mut last = connection.prepare_cached(&last_looked_at_sql(self.log, self.range.order))?;
+        let last: Option<Id> =
+            last.query_row(params![self.owner, low, high, page.most - 1], |row| row.get(0)).optional()?;
+        let Some(last) = last else { return read(low, high, page) };
+        let behind = [last.as_slice(), &[0]].concat();
+        let (low, high) = if self.range.is_ascending() { (low, behind.as_slice()) } else { (last.as_slice(), high) };
+        read(low, high, page)?;
+        if !page.is_full() {
+            (page.found.cut, page.reached) = (true, Some(last));
+        }
+        Ok(())
     }
 
     fn first_block(&self, connection: &Connection) -> Result<Option<Id>, SqlError> {
@@ -227,7 +248,11 @@ impl List<'_> {
                 }
             };
             let (found, looked_at) = (page.found.rows.len(), page.looked_at);
-            read(low.max(&start), high.min(&end), page)?;
+            let part = (low.max(&start), high.min(&end));
+            match named {
+                Named::Rows => read(part.0, part.1, page)?,
+                Named::Blocks => self.read_some(connection, part, page, read)?,
+            }
             let cost = meeting.cost() + page.each;
             if page.found.rows.len() > found {
                 page.spend(cost);
@@ -242,6 +267,15 @@ impl List<'_> {
         }
         Ok(())
     }
+}
+
+/// The row of an owner, of those with ids in [?2, ?3), that comes after so many others of them.
+fn last_looked_at_sql(log: Log, order: &str) -> String {
+    let Log { rows, owner, .. } = log;
+    format!(
+        "SELECT id FROM {rows} WHERE {owner} = ?1 AND id >= ?2 AND id < ?3 AND length(id) = 20
+         ORDER BY id {order} LIMIT 1 OFFSET ?4"
+    )
 }
 
 /// Postings of several clauses: where all of them are.
@@ -469,8 +503,11 @@ mod tests {
             let connection = database();
             connection.execute_batch("BEGIN").unwrap();
             let mut post = connection.prepare("INSERT OR IGNORE INTO message_posting VALUES (1, ?, ?)").unwrap();
+            let insert = "INSERT INTO message (application_no, id, event_type, created_at) VALUES (1, ?, 'a', 0)";
+            let mut insert = connection.prepare(insert).unwrap();
             let mut block = None;
             for (place, (terms, begins)) in entries.iter().enumerate() {
+                insert.execute([id(place)]).unwrap();
                 if *begins {
                     block = Some(id(place));
                 }
@@ -480,7 +517,7 @@ mod tests {
                     post.execute(params![term, block]).unwrap();
                 }
             }
-            drop(post);
+            drop((insert, post));
             connection.execute_batch("COMMIT").unwrap();
             Self { connection, entries }
         }
@@ -569,6 +606,16 @@ mod tests {
     }
 
     #[test]
+    fn a_block_of_any_number_of_rows_ends_a_page_and_the_next_goes_on() {
+        let entry =
+            |place: usize| (vec![if place == 700 || place == 2_600 { 7 } else { 8 }], place == 0 || place == 100);
+        let world = World::new((0..3_000).map(entry).collect());
+        let [forth, back] = world.both_ways(&[vec![7]], 50, 500);
+        assert_eq!(forth, (vec![700, 2_600], 6));
+        assert_eq!(back, (vec![2_600, 700], 6));
+    }
+
+    #[test]
     fn a_name_that_is_rare_leads_past_what_the_other_has() {
         let world = blocks(6_000, |place| if place % 1_500 == 700 { vec![7, 8] } else { vec![7] });
         let rare = vec![700, 2_200, 3_700, 5_200];
@@ -636,6 +683,11 @@ mod tests {
                 let walked = format!("{postings} USING PRIMARY KEY ({owner}=? AND term=? AND start>? AND start<?)");
                 assert_walks(&chunk_sql(log, order), &walked);
             }
+            let walked = match log.postings == MESSAGES.postings {
+                true => "message USING COVERING INDEX message_by_id (application_no=? AND id>? AND id<?)",
+                false => "attempt USING PRIMARY KEY (endpoint_no=? AND id>? AND id<?)",
+            };
+            assert_walks(&last_looked_at_sql(log, "DESC"), walked);
             assert_walks(
                 &covering_sql(log),
                 &format!("{postings} USING PRIMARY KEY ({owner}=? AND term=? AND start<?)"),

@@ -26,7 +26,7 @@ use crate::SqliteStore;
 use crate::askers::Whose;
 use crate::blocks::{ATTEMPTS, Id, Log, MESSAGES};
 use crate::decode::{SqlError, readable};
-use crate::history::{self, MAX_COMPARED, Removal};
+use crate::history::{self, MAX_COMPARED_FIRST, Removal};
 use crate::messages::erase;
 use crate::tasks::MAX_BYTES_ERASED;
 use crate::urls::{self, Former};
@@ -103,11 +103,9 @@ impl Retention for SqliteStore {
         };
         let read = move |connection: &Connection| choose_bounded(connection, walk, until, ahead, rows);
         let step = self.lists.run_at_once(read).await?;
-        let Step { chosen, walk, ended } = step;
-        let removed = self
-            .writer
-            .run_rows(Whose::Process, rows, move |tx| Ok::<_, Abort<StoreError>>(remove_chosen(tx, &chosen)?))
-            .await?;
+        let Step { chosen, keeps_terms, walk, ended } = step;
+        let remove = move |tx: &Tx<'_>| Ok::<_, Abort<StoreError>>(remove_chosen(tx, &chosen, keeps_terms)?);
+        let removed = self.writer.run_rows(Whose::Process, rows, remove).await?;
         if !ended {
             progress.walk = Some(walk);
         }
@@ -221,11 +219,38 @@ struct Chosen {
 /// What a step of a walk found.
 struct Step {
     chosen: Vec<Chosen>,
+    /// [`Removal::keeps_terms`].
+    keeps_terms: bool,
     walk: Walk,
     ended: bool,
 }
 
 impl Step {
+    /// What is removed, except of messages that are held.
+    fn removal(&self, is_held: impl Fn(i64) -> bool) -> Removal {
+        Removal { keeps_terms: self.keeps_terms, ..removal(&self.chosen, is_held) }
+    }
+
+    /// Whether the first of what was chosen can be compared, if it is alone.
+    fn begins_with_little(&self, connection: &Connection) -> Result<bool, SqlError> {
+        let Some(first) = self.chosen.first() else { return Ok(true) };
+        let mut least = Removal::default();
+        match first.attempts.first() {
+            Some(attempt) => drop(least.attempts.insert(*attempt)),
+            None => drop(least.messages.insert(first.message)),
+        }
+        Ok(history::plan(connection, &least, MAX_COMPARED_FIRST)?.is_whole)
+    }
+
+    /// Leaves all but the first message to later steps, and the terms of that where they are.
+    fn keep_terms(&mut self) {
+        self.chosen.truncate(1);
+        if let Some(first) = self.chosen.first() {
+            self.walk.next = first.message + i64::from(first.whole);
+        }
+        (self.keeps_terms, self.ended) = (true, false);
+    }
+
     /// Leaves half of what was chosen to later steps; false if it is a single attempt, or nothing.
     fn halve(&mut self) -> bool {
         match self.chosen.as_mut_slice() {
@@ -353,19 +378,27 @@ fn choose(connection: &Connection, mut walk: Walk, until: i64, ahead: i64, rows:
         }
         walk.next = message + 1;
     }
-    Ok(Step { chosen, walk, ended: !cut && seen < rows })
+    Ok(Step { chosen, keeps_terms: false, walk, ended: !cut && seen < rows })
 }
 
 /// As [`choose`], but of what the postings of other rows take to be compared no more than one transaction should read. Reads it
-/// first, so that the writer finds it in memory.
+/// first, so that the writer finds it in memory. What takes too long even for a single attempt keeps its terms posted.
 fn choose_bounded(connection: &Connection, walk: Walk, until: i64, ahead: i64, rows: usize) -> Result<Step, SqlError> {
     let mut share = walk.fewer.map_or(rows, |fewer| 2 * fewer).clamp(1, rows);
     let mut step = choose(connection, walk, until, ahead, share)?;
-    while !history::plan(connection, &removal(&step.chosen, |_| false), MAX_COMPARED)?.is_whole && step.halve() {
+    if !is_bounded(connection, &step)? && !step.begins_with_little(connection)? {
+        step.keep_terms();
+        return Ok(step);
+    }
+    while !is_bounded(connection, &step)? && step.halve() {
         share /= 2;
     }
     step.walk.fewer = (share < rows).then_some(share);
     Ok(step)
+}
+
+fn is_bounded(connection: &Connection, step: &Step) -> Result<bool, SqlError> {
+    Ok(history::plan(connection, &step.removal(|_| false), MAX_COMPARED_FIRST)?.is_whole)
 }
 
 const RESPONSES_SQL: &str = "SELECT endpoint_no, id, coalesce(octet_length(response), 0)
@@ -416,7 +449,7 @@ impl Chosen {
 }
 
 /// Removes what was chosen, except what is to be delivered again; returns how many messages that were.
-fn remove_chosen(tx: &Tx<'_>, chosen: &[Chosen]) -> Result<usize, SqlError> {
+fn remove_chosen(tx: &Tx<'_>, chosen: &[Chosen], keeps_terms: bool) -> Result<usize, SqlError> {
     let mut held = tx.prepare_cached("SELECT 1 FROM held_message WHERE no = ?")?;
     let mut kept = BTreeSet::new();
     for chosen in chosen {
@@ -424,7 +457,7 @@ fn remove_chosen(tx: &Tx<'_>, chosen: &[Chosen]) -> Result<usize, SqlError> {
             kept.insert(chosen.message);
         }
     }
-    let removal = removal(chosen, |message| kept.contains(&message));
+    let removal = Removal { keeps_terms, ..removal(chosen, |message| kept.contains(&message)) };
     history::remove(tx, &removal)?;
     Ok(removal.messages.len())
 }
@@ -846,8 +879,8 @@ mod tests {
         let mut steps = 0;
         loop {
             let step = choose_bounded(&connection, walk, 100, 100, 250).unwrap();
-            let removal = removal(&step.chosen, |_| false);
-            assert!(history::plan(&connection, &removal, MAX_COMPARED).unwrap().is_whole);
+            let removal = step.removal(|_| false);
+            assert!(history::plan(&connection, &removal, MAX_COMPARED_FIRST).unwrap().is_whole);
             history::tests::delete_rows(&connection, &removal);
             (walk, steps) = (step.walk, steps + 1);
             if step.ended {
@@ -859,6 +892,49 @@ mod tests {
             .unwrap();
         assert_eq!(left, 0, "after {steps} steps");
         assert!(steps > 16 * 300 / 250 && steps < 300, "{steps}");
+    }
+
+    /// Removes everything that there is; returns in how many steps.
+    fn remove_all(connection: &Connection, until: i64) -> usize {
+        let mut walk = Walk { until, next: 0, held: BTreeSet::new(), fewer: None };
+        for steps in 1.. {
+            let step = choose_bounded(connection, walk, 100, 100, 250).unwrap();
+            history::tests::delete_rows(connection, &step.removal(|_| false));
+            walk = step.walk;
+            if step.ended {
+                return steps;
+            }
+        }
+        unreachable!()
+    }
+
+    fn left(connection: &Connection) -> i64 {
+        let sql = "SELECT (SELECT count(*) FROM attempt) + (SELECT count(*) FROM message)";
+        connection.query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn a_block_of_any_number_of_rows_holds_up_nobodys_history() {
+        // All in one block, and each with a tag of its own, which is looked for in vain.
+        let connection = history::tests::one_block(20_000);
+        let steps = remove_all(&connection, 20_000);
+        assert_eq!(left(&connection), 0);
+        // Each counts as two rows, because of its tag.
+        assert!(steps <= 2 * 20_000 / 250 + 10, "{steps}");
+    }
+
+    #[test]
+    fn an_attempt_that_takes_too_long_to_compare_alone_goes_with_others() {
+        // Nothing else succeeded, which thousands of attempts of the messages beside it are looked through for.
+        let connection = history::tests::fan_out(1, 3_000);
+        let first = "UPDATE attempt SET succeeded = 1 WHERE id = (SELECT min(id) FROM attempt)";
+        assert_eq!(connection.execute(first, []).unwrap(), 1);
+        let walk = Walk { until: 16, next: 0, held: BTreeSet::new(), fewer: None };
+        let step = choose_bounded(&connection, walk, 100, 100, 250).unwrap();
+        assert!(step.keeps_terms && !step.ended && step.walk.next == 1);
+        assert!(step.chosen[0].attempts.len() >= 50, "{}", step.chosen[0].attempts.len());
+        history::tests::delete_rows(&connection, &step.removal(|_| false));
+        assert!(!choose_bounded(&connection, step.walk, 100, 100, 250).unwrap().keeps_terms, "the rest is compared");
     }
 
     #[test]

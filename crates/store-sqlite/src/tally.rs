@@ -71,17 +71,17 @@ impl<'c> Tally<'c> {
         self.open.remove(&endpoint);
     }
 
-    /// A block began, after all attempts that are stored. Ends the stretch before it if that is long enough.
+    /// A block began. Ends the stretch before it if that is long enough.
     pub(crate) fn block_began(&mut self, begun: &Begun) -> rusqlite::Result<()> {
         let Begun { owner, start } = *begun;
         if let Some(stretch) = self.open.get_mut(&owner) {
-            stretch.blocks += 1;
+            // What came late may have begun it in a stretch that is counted already.
+            stretch.blocks += usize::from(start > stretch.start);
         } else if self.load(owner)?.is_none() {
             return Ok(());
         }
-        let Some(stretch) = self.open.get_mut(&owner).filter(|stretch| stretch.blocks > STRETCH_BLOCKS) else {
-            return Ok(());
-        };
+        let is_long = |stretch: &&mut Stretch| stretch.blocks > STRETCH_BLOCKS && stretch.start < start;
+        let Some(stretch) = self.open.get_mut(&owner).filter(is_long) else { return Ok(()) };
         self.close.execute(params![owner, stretch.start, start])?;
         *stretch = Stretch { start, blocks: 1 };
         Ok(())
