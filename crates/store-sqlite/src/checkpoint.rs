@@ -4,7 +4,7 @@
 //! connection of its own copies in the background (PASSIVE), a slice at a time, so that no commit waits long for the disk.
 //! When it has copied everything and the file is long, it asks the writer to finish the few pages that came meanwhile and
 //! start the file anew. What this process reads is held back for that once the file is long (`pause`), so that reads which overlap
-//! do not keep it from being started anew for ever. Nobody waits for readers of another process: while one keeps pages of the WAL
+//! do not keep it from being started anew for ever; but not again soon where that did not help. Nobody waits for readers of another process: while one keeps pages of the WAL
 //! in use, the WAL grows, and if nothing at all can be copied, the thread looks again after a rest that gets longer.
 //!
 //! When hardly anything is written, everything is copied within about two seconds, so that a copy of the database file alone
@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, ErrorCode};
+use tokio::time::Instant;
 
 use crate::decode::SqlError;
 use crate::files::Files;
@@ -58,9 +59,12 @@ const PATIENCE: Duration = Duration::from_millis(20);
 /// For so long reads under way are waited for until they are overdue.
 const LONGEST_READ: Duration = Duration::from_secs(LONGEST_READ_SECONDS);
 
-/// So often a pause, which is of [`LONGEST_READ`] and as much again, is twice as long after one that was too short for what the process
-/// itself reads.
+/// So often what the process itself reads, for which is waited for [`LONGEST_READ`] more, is waited for twice as long after a pause that
+/// was too short for it: up to 8 seconds more.
 const MAX_LONGER_PAUSES: u32 = 3;
+
+/// After reads were held back in vain, because somebody else reads, they are not held back for so long, unless something could be copied.
+const IN_VAIN: Duration = Duration::from_secs(30);
 
 /// How often the thread looks about without being asked to.
 const TICK: Duration = Duration::from_millis(500);
@@ -150,6 +154,7 @@ impl Checkpointer {
             longer: 1,
             misses: 0,
             late: 0,
+            in_vain: None,
             seen: 0,
             copied: 0,
             calm: 0,
@@ -192,6 +197,8 @@ struct Watch<F> {
     misses: u32,
     /// How often in a row the process's own reads took too long.
     late: u32,
+    /// When they were held back last, if that changed nothing.
+    in_vain: Option<Instant>,
     /// How many commits there were at the last tick.
     seen: u64,
     /// How many commits are in the database.
@@ -243,10 +250,17 @@ impl<F: Fn(u64) -> bool> Watch<F> {
     /// Copies a slice, and has the WAL started anew if it is time; if it is long, while nobody of this process reads it.
     fn look_after(&mut self) {
         let mut copied = self.copy();
+        if copied.is_some() {
+            self.in_vain = None;
+        }
+        if self.in_vain.is_some_and(|held| held.elapsed() < IN_VAIN) {
+            return self.rest();
+        }
         let reads = self.reads.clone();
-        let _held = if self.files.frames() >= LONG_PAGES {
-            let patience = LONGEST_READ * 2_u32.pow(self.late);
-            let Some(held) = reads.iter().map(|reads| reads.hold(patience)).collect::<Option<Vec<_>>>() else {
+        let held = if self.files.frames() >= LONG_PAGES {
+            let more = LONGEST_READ * 2_u32.pow(self.late);
+            let hold = |reads| Pause::hold(reads, LONGEST_READ, more);
+            let Some(held) = reads.iter().map(|reads| hold(reads)).collect::<Option<Vec<_>>>() else {
                 // Something of the process's own takes long, and is done soon.
                 self.late = (self.late + 1).min(MAX_LONGER_PAUSES);
                 return self.rest_for(1);
@@ -267,6 +281,7 @@ impl<F: Fn(u64) -> bool> Watch<F> {
             None => false,
         };
         if !goes_on {
+            self.in_vain = (!held.is_empty()).then(Instant::now);
             self.rest();
         }
     }
@@ -453,6 +468,39 @@ mod tests {
         reader.execute_batch("COMMIT").unwrap();
         assert!(copy(&own).unwrap().unwrap().is_all());
         restart(&writer, Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn reads_are_not_held_back_again_soon_where_that_did_not_help() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let open = || Connection::open(&path).unwrap();
+        let (writer, other, own) = (open(), open(), open());
+        writer.execute_batch("PRAGMA journal_mode = wal; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (a)").unwrap();
+        own.execute_batch("SELECT * FROM t").unwrap();
+        // As another process does that copies the database.
+        other.execute_batch("BEGIN; SELECT * FROM t").unwrap();
+        writer.execute("INSERT INTO t VALUES (zeroblob(?))", [LONG_PAGES * 4_096]).unwrap();
+        let files = Arc::new(Files::note(&path, &own));
+        files.committed(i32::try_from(LONG_PAGES).unwrap());
+        let reads: [Arc<Pause>; 2] = Default::default();
+        let (signs, reset) = (Arc::default(), |_| false);
+        let (rest, longer, misses, late, in_vain) = (0, 1, 0, 0, None);
+        let (reached, seen, copied, calm) = (0, 0, 0, 0);
+        let kept = reads.clone();
+        let mut watch =
+            Watch { own, files, reads, signs, reset, rest, longer, misses, late, in_vain, seen, copied, reached, calm };
+        watch.look_after();
+        assert!(watch.reached > 0 && watch.in_vain.is_none(), "what was there before is copied");
+        watch.look_after();
+        assert!(watch.in_vain.is_some());
+        let reading = kept[0].begin();
+        watch.look_after();
+        assert_eq!(watch.late, 0, "nobody was waited for");
+        drop(reading);
+        other.execute_batch("COMMIT").unwrap();
+        watch.look_after();
+        assert!(watch.reached >= LONG_PAGES, "{}", watch.reached);
     }
 
     /// What one write stores, and how many there are: four times what the file keeps, as fast as the disk takes it, which may be faster

@@ -2,7 +2,8 @@
 //!
 //! While reads overlap, there is always somebody who needs pages of the WAL, and it would grow for as long as that goes on. Reads
 //! that begin while they are held back wait; those under way are waited for, each of which is short. One that is not is overdue after
-//! a while: what a caller asked for is ended then (`readers`), and what the process reads is waited for a little longer.
+//! a second: what a caller asked for is ended then (`readers`), and what the process reads is waited for as long again, and for longer if
+//! that was too short several times (`checkpoint`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,17 +41,18 @@ impl Pause {
         Reading(Arc::clone(self))
     }
 
-    /// Holds reads back, and waits for those under way; after `patience` they are overdue, and `None` if they take longer than that
-    /// once more. One thread does so.
-    pub(crate) fn hold(&self, patience: Duration) -> Option<Held<'_>> {
+    /// Holds reads back, and waits for those under way; after `patience` they are overdue, and `None` if they take longer than
+    /// `more` from then on. One thread does so.
+    pub(crate) fn hold(&self, patience: Duration, more: Duration) -> Option<Held<'_>> {
         let mut state = self.state.lock();
         state.is_held = true;
         let held = Held(self);
-        let mut wait = || self.changed.wait_while_for(&mut state, |state| state.reading > 0, patience).timed_out();
-        let mut late = wait();
+        let mut wait =
+            |patience| self.changed.wait_while_for(&mut state, |state| state.reading > 0, patience).timed_out();
+        let mut late = wait(patience);
         if late {
             self.is_overdue.store(true, Ordering::Relaxed);
-            late = wait();
+            late = wait(more);
             self.is_overdue.store(false, Ordering::Relaxed);
         }
         drop(state);
@@ -87,13 +89,13 @@ mod tests {
     fn who_begins_to_read_while_reads_are_held_back_waits_and_who_reads_is_waited_for() {
         let pause = Arc::new(Pause::default());
         let first = pause.begin();
-        assert!(pause.hold(Duration::ZERO).is_none(), "somebody reads");
+        assert!(pause.hold(Duration::ZERO, Duration::ZERO).is_none(), "somebody reads");
         // Given up, it holds nobody back.
         let second = pause.begin();
         let (holding, (held, is_held)) = (Arc::clone(&pause), mpsc::channel());
         let (let_go, goes_on) = mpsc::channel::<()>();
         let holder = std::thread::spawn(move || {
-            let hold = holding.hold(Duration::from_secs(600));
+            let hold = holding.hold(Duration::from_secs(600), Duration::ZERO);
             held.send(hold.is_some()).unwrap();
             goes_on.recv().unwrap();
         });
@@ -111,6 +113,6 @@ mod tests {
         has_begun.recv().unwrap();
         holder.join().unwrap();
         reader.join().unwrap();
-        assert!(pause.hold(Duration::ZERO).is_some());
+        assert!(pause.hold(Duration::ZERO, Duration::ZERO).is_some());
     }
 }

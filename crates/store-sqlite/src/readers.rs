@@ -254,6 +254,8 @@ mod tests {
 
     use super::*;
 
+    const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
+
     #[tokio::test]
     async fn what_the_process_reads_does_not_wait_behind_what_callers_ask_for() {
         let connections = (0..3).map(|_| crate::plans::database()).collect();
@@ -302,7 +304,7 @@ mod tests {
         let asked = tokio::spawn(postrider_store::as_stranger(read(begun)));
         has_begun.recv().unwrap();
         let pause = readers.pause();
-        let held = tokio::task::spawn_blocking(move || pause.hold(std::time::Duration::from_secs(1)).is_some());
+        let held = tokio::task::spawn_blocking(move || pause.hold(SECOND, SECOND).is_some());
         assert!(held.await.unwrap());
         assert!(matches!(asked.await.unwrap(), Err(StoreError::Unavailable(_))));
         // The connection is as good as ever.
@@ -330,7 +332,7 @@ mod tests {
         });
         has_begun.recv().unwrap();
         let pause = readers.pause();
-        let held = tokio::task::spawn_blocking(move || pause.hold(std::time::Duration::from_millis(50)).is_some());
+        let held = tokio::task::spawn_blocking(move || pause.hold(SECOND / 20, SECOND / 20).is_some());
         assert!(!held.await.unwrap());
         let_go.send(()).unwrap();
         own.await.unwrap().unwrap();
