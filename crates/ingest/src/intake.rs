@@ -21,7 +21,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::batcher::{self, Batcher, Turned, Waiting};
 use crate::budget::Refused;
-use crate::judge::{Judges, MAX_WAIT_SECONDS};
+use crate::judge::{Judges, MAX_WAITING};
 use crate::options::LimitOptions;
 use crate::routes::{Name, RouteCache};
 use crate::rules::{RuleCache, Verdict};
@@ -35,6 +35,16 @@ pub(crate) const KEY_LIFETIME: Duration = Duration::from_secs(12 * 3_600);
 /// How often routes are loaded anew for one message before it is given up: each time, somebody changed its environment's rules
 /// in between. (Whoever changes endpoints keeps no message out: see [`NewMessage::rules`].)
 pub(crate) const MAX_RELOADS: usize = 10;
+
+postrider_domain::limits! {
+    in "Requests";
+    /// How long a large body, or an answer to one, waits for its turn to be read or written
+    const READING_WAIT_SECONDS: u64 = 10, "seconds", beyond "503 with `Retry-After`";
+    /// Those of one application's tokens, or of what the operator sends for one, that wait for it
+    const MAX_READINGS_WAITING: usize = 1_024, "bodies", beyond "429";
+}
+
+const _: () = assert!(MAX_READINGS_WAITING == MAX_WAITING, "who waits for either kind of turns is bounded alike");
 
 /// Large bodies that are read at a time: on half of the cores, so that the others are there for whoever sends little.
 fn at_a_time() -> usize {
@@ -75,8 +85,12 @@ impl Intake {
     /// Waits until a tenant may have another large body read. Whoever has the turn waits for nothing that depends on what
     /// clients send or read: others could wait for it as long.
     pub async fn reading_turn(&self, tenant: Tenant) -> Result<Turn, SubmitError> {
-        let turn = tokio::time::timeout(Duration::from_secs(MAX_WAIT_SECONDS), self.readings.take(tenant)).await;
-        turn.unwrap_or(Err(Crowded)).map_err(|Crowded| SubmitError::TooMany)
+        let wait = Duration::from_secs(READING_WAIT_SECONDS);
+        match tokio::time::timeout(wait, self.readings.take(tenant)).await {
+            Ok(turn) => turn.map_err(|Crowded| SubmitError::TooMany),
+            // Others may have all of them.
+            Err(_) => Err(SubmitError::Overloaded),
+        }
     }
 
     /// Accepts a message. `Ok` means that it is on disk, with its deliveries and its key.

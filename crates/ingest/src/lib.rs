@@ -48,5 +48,5 @@ pub fn memory(limits: &LimitOptions, schemas: &SchemaOptions) -> Vec<Part> {
 
 /// The bounds that are declared here, for `docs/limits.md`.
 pub fn limits() -> Vec<postrider_domain::limits::Limit> {
-    [batcher::limits(), budget::limits(), routes::limits(), judge::limits()].concat()
+    [batcher::limits(), budget::limits(), intake::limits(), routes::limits(), judge::limits()].concat()
 }

@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
-use postrider_testkit::{Ledger, Load, Receiver, Reply, TestServer, TestServerBuilder, random, wait};
+use postrider_testkit::{Ledger, Load, RawConnection, Receiver, Reply, TestServer, TestServerBuilder, random, wait};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::net::TcpStream;
@@ -87,6 +87,17 @@ async fn a_request_under_way_is_finished_and_recorded() {
     assert_eq!(attempts.len(), 1);
     assert_eq!(attempts[0]["status"], 0);
     assert_eq!(receiver.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn who_asks_for_much_without_a_token_and_reads_nothing_does_not_hold_up_the_end() {
+    let mut server = server().set("delivery.drain_timeout", "5m").start().await;
+    let mut connection = RawConnection::open(server.address()).await;
+    let requests = "GET /api/v1/app HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1_000);
+    // Until answers fill what there is on the way out, and so requests what there is on the way in.
+    while tokio::time::timeout(Duration::from_millis(500), connection.write(requests.as_bytes())).await.is_ok() {}
+    assert_eq!(server.terminate().await.code(), Some(0));
+    drop(connection);
 }
 
 #[tokio::test]

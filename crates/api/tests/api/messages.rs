@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use postrider_domain::application::EnvironmentId;
 use postrider_domain::clock::Clock as _;
+use postrider_ingest::{SubmitError, Tenant, Whose};
 use serde_json::{Value, json};
 
 use crate::world::{Answer, Extras, ORG, World, id, ids, org_token};
@@ -300,4 +303,20 @@ async fn a_payload_expires_at_its_time_and_its_message_stays() {
             if gone { answer.refused(400, "missing_payload") } else { drop(answer.expect(202)) }
         }
     }
+}
+
+#[tokio::test]
+async fn a_body_that_waits_behind_those_of_others_for_too_long_is_no_fault_of_its_sender() {
+    let world = World::new();
+    let tenant = |number: usize| Tenant {
+        environment: EnvironmentId::parse(&format!("org_{number}")).unwrap(),
+        whose: Whose::Environment,
+    };
+    let mut turns = Vec::new();
+    while let Some(turn) = world.intake.reading_turn(tenant(turns.len())).now_or_never() {
+        turns.push(turn.unwrap());
+    }
+    tokio::time::pause();
+    assert!(matches!(world.intake.reading_turn(tenant(turns.len())).await, Err(SubmitError::Overloaded)));
+    drop(turns);
 }
