@@ -3,7 +3,8 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
-use postrider_testkit::{Ledger, Load, RawConnection, Receiver, Reply, TestServer, TestServerBuilder, random, wait};
+use postrider_testkit::raw::RawConnection;
+use postrider_testkit::{Ledger, Load, Receiver, Reply, TestServer, TestServerBuilder, random, wait};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::net::TcpStream;
