@@ -92,7 +92,8 @@ async fn a_request_under_way_is_finished_and_recorded() {
 
 #[tokio::test]
 async fn who_asks_for_much_without_a_token_and_reads_nothing_does_not_hold_up_the_end() {
-    let mut server = server().set("delivery.drain_timeout", "5m").start().await;
+    let patient = server().set("server.write_timeout", "10m").set("delivery.drain_timeout", "10m");
+    let mut server = patient.start().await;
     let mut connection = RawConnection::open(server.address()).await;
     let requests = "GET /api/v1/app HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1_000);
     // Until answers fill what there is on the way out, and so requests what there is on the way in.
