@@ -103,3 +103,56 @@ impl<'c> Tally<'c> {
         self.late.execute(params![owner, id]).map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::blocks::{ATTEMPTS, Blocks, Rows};
+
+    fn id(second: u32, number: u32) -> Id {
+        let mut id = [0; 20];
+        id[..4].copy_from_slice(&second.to_be_bytes());
+        id[16..].copy_from_slice(&number.to_be_bytes());
+        id
+    }
+
+    #[test]
+    fn what_comes_late_below_what_a_clock_dated_ahead_is_counted_once_and_by_the_stretch() {
+        let connection = crate::plans::database();
+        let insert =
+            "INSERT INTO attempt (endpoint_no, id, message_no, url_no, number, trigger, started_at, duration_ms,
+                 succeeded, status_code) VALUES (1, ?, 1, 1, 1, 0, 0, 0, 1, 200)";
+        let mut insert = connection.prepare(insert).unwrap();
+        let mut blocks = Blocks::prepare(&connection, ATTEMPTS).unwrap();
+        let tally = RefCell::new(Tally::prepare(&connection).unwrap());
+        let mut store = |ids: Vec<Id>| {
+            let mut rows = Rows::default();
+            blocks.load(1).unwrap();
+            for id in ids {
+                insert.execute([id]).unwrap();
+                rows.push(1, id, |terms| terms.push(7));
+            }
+            let begun = |begun| tally.borrow_mut().block_began(&begun);
+            blocks.place(&mut rows, begun, |owner, id| tally.borrow_mut().came_late(owner, id)).unwrap();
+        };
+        store((0..40).map(|number| id(1, number)).collect());
+        store(vec![id(4_000_000_000, 0)]);
+        for batch in 0..500 {
+            // Some of each batch belong to what was counted already.
+            let mut ids: Vec<_> = (0..8).map(|number| id(2, batch * 8 + number)).collect();
+            ids.push(id(1, 1_000 + batch));
+            store(ids);
+        }
+        let counted = "SELECT count(*), sum(succeeded) = (SELECT count(*) FROM attempt WHERE id >= min(start) AND id < max(until)),
+                 max(succeeded) FROM attempt_tally";
+        let (stretches, is_true, most): (usize, bool, usize) =
+            connection.query_row(counted, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+        assert!(is_true && stretches >= 2, "{stretches}");
+        assert!(most < 3_000, "{most}");
+        let gaps = "SELECT count(*) FROM attempt_tally AS one WHERE EXISTS (SELECT 1 FROM attempt_tally WHERE start > one.start)
+                 AND NOT EXISTS (SELECT 1 FROM attempt_tally WHERE start = one.until)";
+        assert_eq!(connection.query_row(gaps, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+    }
+}
