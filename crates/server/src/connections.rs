@@ -21,9 +21,11 @@
 //! addresses have some, the one that has most connections gives it; if there is none, then one of the second kind, and then one of the
 //! third.
 //!
-//! If one of the fourth or fifth comes from an address that has more than that one's, it goes instead: otherwise requests with keys that
-//! nobody knows, on all connections of an address, would keep everybody else out. One of the sixth goes instead of one of the second or
-//! third, and of the fifth: those who come anew have to get their request through, and if all are in use by one address, that has more.
+//! If one of the fourth comes from an address that has more than that one's, it goes instead: otherwise requests with keys that
+//! nobody knows, on all connections of an address, would keep everybody else out. One of the fifth or sixth goes instead of one of the
+//! second or third, but not of the first: who comes anew over a busy address is not closed for what is nobody's either. And one of the sixth
+//! goes instead of one of the fifth: those who come anew have to get their request through, and if all are in use by one address, that
+//! has more.
 //!
 //! The request of a known caller is answered first: also one that comes in the instant in which its connection is chosen. Such a
 //! connection counts again until it may be closed, so that there is one too many for as long; what is too many is closed
@@ -473,7 +475,7 @@ impl State {
     fn to_close(&self, now: Instant) -> Option<usize> {
         let nobodys = self.first_of(NOBODYS, now);
         let (first, instead) = match nobodys {
-            Some(_) => (nobodys, self.first_of(COMING, now)),
+            Some(_) => (nobodys, self.first_of([COMING[0]], now)),
             None => (self.first_of([KEPT], now).or_else(|| self.first_of([SLOWLY], now)), self.last(now)),
         };
         let (_, number) = most(first.into_iter().chain(instead))?;
@@ -913,8 +915,9 @@ mod tests {
     #[test]
     fn what_is_nobodys_goes_before_what_known_callers_use_however_many_addresses_it_is_of() {
         let connections = Connections::new(12, 12);
-        let kept = [HERE; 6].map(|address| admit(&connections, address));
+        let kept = [HERE; 5].map(|address| admit(&connections, address));
         kept.iter().for_each(|place| drop(unread(place, true)));
+        let just_come = admit(&connections, HERE);
         let others = [0, 1, 2, 3, 4, 5].map(|number| admit(&connections, elsewhere(number)));
         // One with a request after the other, one that waits to be known, one that came a moment ago, and three that had an answer.
         let under_way = (unread(&others[0], false), nobodys(&others[1]));
@@ -931,6 +934,7 @@ mod tests {
             [0, 3, 4, 5].map(|at| others[at].number),
             "they may be younger, and alone at their addresses"
         );
+        drop(just_come);
         // The request of nobody goes, and not who comes anew; then what is used by one who has more.
         assert_eq!([goes(0), goes(0)], [others[1].number, kept[0].number]);
         assert_eq!([goes(NEW_SECONDS), goes(KEPT_SECONDS)], [others[2].number, kept[1].number]);
