@@ -525,7 +525,7 @@ mod tests {
             memory.of_answer(2_000).charge(A, 2_000);
             kept += 1;
         }
-        assert!((500..=1_000).contains(&kept), "three eighths of an eighth of what there is: {kept}");
+        assert!((500..=1_000).contains(&kept), "less than a third of an eighth of what there is: {kept}");
         assert!(memory.has_room_for_answer(B, 2_000), "others' are kept, too");
     }
 
