@@ -30,12 +30,18 @@ pub(crate) const OVERDRAFT: u64 = 2;
 /// A message that costs no more than this many bytes of memory is small.
 pub(crate) const SMALL_BYTES: u64 = 16 * 1024;
 
+/// What counts as next to nothing of what is for large messages, and for small ones.
+const LEAST_OF_LARGE: u64 = 4 * SMALL_BYTES;
+const LEAST_OF_SMALL: u64 = SMALL_BYTES / 16;
+
 /// A resource with a fixed total.
 #[derive(Debug)]
 pub(crate) struct Budget {
     total: i64,
     /// A lane's share may reach what is free divided by this.
     divisor: i64,
+    /// What is next to nothing.
+    least: i64,
     taken: Mutex<Taken>,
 }
 
@@ -49,11 +55,12 @@ struct Taken {
 }
 
 /// Where a lane stands that has nothing and was refused, and when it last was: behind its application's others, if that has
-/// something, and else behind its environment's.
+/// something, and else behind its environment's, or, if that has nothing, behind everybody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Line {
     Application(Whose),
     Environment(Option<EnvironmentKey>),
+    All,
 }
 
 /// Lines that nobody stands in any more are looked for when there are this many, and then whenever their number has doubled.
@@ -87,18 +94,24 @@ struct Own {
 }
 
 impl Budget {
-    pub(crate) fn new(total: u64, divisor: i64) -> Self {
+    pub(crate) fn new(total: u64, divisor: i64, least: u64) -> Self {
         let (all, holders) = (Own::default(), Holders::default());
         let (starving, clean_at) = (HashMap::default(), FIRST_CLEANING);
         let taken = Taken { all, holders, starving, clean_at };
-        Self { total: signed(total), divisor, taken: Mutex::new(taken) }
+        Self { total: signed(total), divisor, least: signed(least), taken: Mutex::new(taken) }
     }
 
     /// Notes that a lane that has nothing was refused.
     pub(crate) fn starves(&self, whose: Whose, now: Timestamp) {
         let mut taken = self.taken.lock();
-        let has_something = taken.holders.of_application(whose) != Own::default();
-        let line = if has_something { Line::Application(whose) } else { Line::Environment(environment_of(whose)) };
+        let (own, environment) = taken.holders.of(whose);
+        let line = if own != Own::default() {
+            Line::Application(whose)
+        } else if environment != Own::default() {
+            Line::Environment(environment_of(whose))
+        } else {
+            Line::All
+        };
         taken.starving.insert(line, now);
         if taken.starving.len() >= taken.clean_at {
             taken.starving.retain(|_, at| now.since(*at) < STARVING);
@@ -106,14 +119,14 @@ impl Budget {
         }
     }
 
-    /// Whether a lane of the application, or of its environment, that has nothing was refused lately: whoever has nothing, and was
-    /// not, lets it go first.
+    /// Whether a lane of the application, or of its environment, or of one that has nothing, was refused lately that has nothing:
+    /// whoever has nothing, and was not refused, lets it go first.
     pub(crate) fn is_starving(&self, whose: Whose, now: Timestamp) -> bool {
         let taken = self.taken.lock();
         if taken.starving.is_empty() {
             return false;
         }
-        let lines = [Line::Application(whose), Line::Environment(environment_of(whose))];
+        let lines = [Line::Application(whose), Line::Environment(environment_of(whose)), Line::All];
         lines.iter().any(|line| taken.starving.get(line).is_some_and(|at| now.since(*at) < STARVING))
     }
 
@@ -146,13 +159,13 @@ impl Budget {
 
     /// What there is.
     fn within(&self, taken: &Taken) -> Stock {
-        Stock { total: self.total, free: self.total - taken.all.within }
+        Stock { total: self.total, free: self.total - taken.all.within, least: self.least }
     }
 
     /// What may be overdrawn.
     fn beyond(&self, taken: &Taken) -> Stock {
         let total = self.overdraft();
-        Stock { total, free: total - taken.all.beyond }
+        Stock { total, free: total - taken.all.beyond, least: self.least }
     }
 
     fn is_due(&self, share: u64, amount: i64, free: i64) -> bool {
@@ -196,9 +209,10 @@ impl Budget {
 }
 
 /// Whether a lane that has nothing of an application that has `own` may overdraw. A message may be more than is left, of what is
-/// not kept for those who have next to nothing; and where nothing is overdrawn, it may be more than there is.
+/// not kept for those who have next to nothing, and of that for an environment that has nothing; and where nothing is overdrawn, it may
+/// be more than there is.
 fn may_overdraw(stock: Stock, own: i64, of_environment: i64, amount: i64) -> bool {
-    let is_one_more = own == 0 && stock.common(of_environment) > 0;
+    let is_one_more = own == 0 && (stock.common(of_environment) > 0 || of_environment == 0 && stock.free > 0);
     let is_first = stock.free == stock.total && stock.total > 0;
     is_first || is_one_more || stock.may_take(own, of_environment, amount)
 }
@@ -246,8 +260,9 @@ impl Memory {
     /// messages, and then his answers are worth most.
     pub(crate) fn new(total: u64) -> Self {
         let (small, answers) = (total / 4, total / 8);
-        let new = |bytes| Budget::new(bytes, 2);
-        Self { small: new(small), large: new(total - small - answers), answers: new(answers) }
+        let new = |bytes, least| Budget::new(bytes, 2, least);
+        let large = new(total - small - answers, LEAST_OF_LARGE);
+        Self { small: new(small, LEAST_OF_SMALL), large, answers: new(answers, LEAST_OF_SMALL) }
     }
 
     /// What pays for a message of this size.
@@ -386,7 +401,7 @@ impl Shares {
     }
 
     fn stock(&self) -> Stock {
-        Stock { total: self.total.into(), free: self.free.into() }
+        Stock { total: self.total.into(), free: self.free.into(), least: 1 }
     }
 
     fn take(&mut self, of: Whose) -> bool {
@@ -437,14 +452,14 @@ mod tests {
 
     #[test]
     fn one_lane_never_takes_all() {
-        let budget = Budget::new(1_000, 2);
+        let budget = Budget::new(1_000, 2, 1);
         let share = fill(&budget, A);
         assert!((250..=500).contains(&share), "{share}");
     }
 
     #[test]
     fn a_thousand_greedy_lanes_leave_something_for_the_next() {
-        let budget = Budget::new(100_000, 2);
+        let budget = Budget::new(100_000, 2, 1);
         for _ in 0..1_000 {
             fill(&budget, A);
         }
@@ -453,10 +468,10 @@ mod tests {
 
     #[test]
     fn every_lane_may_have_one_until_memory_is_overdrawn_by_as_much_again() {
-        let budget = Budget::new(100, 2);
+        let budget = Budget::new(100, 2, 1);
         let applications = (1..).map(own);
         let has_one = |of: &Whose| budget.try_take(*of, 0, 10).is_some();
-        assert_eq!(applications.take_while(has_one).count(), 17);
+        assert_eq!(applications.take_while(has_one).count(), 18);
         assert!(budget.free(own(99)) < 10);
         budget.give_back(A, Part::Within, 10);
         assert!(budget.try_take(A, 0, 10).is_some());
@@ -464,7 +479,7 @@ mod tests {
 
     #[test]
     fn an_application_leaves_as_much_memory_as_it_has_and_overdraws_as_much_as_it_leaves_for_that() {
-        let budget = Budget::new(1_000, 2);
+        let budget = Budget::new(1_000, 2, 1);
         assert_eq!(lanes(&budget, A, 10), 58, "less than a third of what there is, and as much again");
         assert!(
             budget.try_take(B, 0, 10).and(budget.try_take(B, 10, 100)).is_some(),
@@ -480,8 +495,26 @@ mod tests {
     }
 
     #[test]
+    fn who_starves_goes_before_all_who_share_what_he_was_refused() {
+        let (budget, now) = (Budget::new(1_000, 2, 1), Timestamp::from_micros(0));
+        let starving = |of: [Whose; 3]| of.map(|of| budget.is_starving(of, now));
+        let [mine, beside, elsewhere] = [owner(1, 1), owner(1, 2), owner(2, 3)].map(Some);
+        budget.starves(mine, now);
+        assert_eq!(starving([mine, beside, elsewhere]), [true; 3], "nobody of his environment has anything");
+        let later = now.saturating_add(STARVING);
+        assert!(!budget.is_starving(beside, later));
+        budget.charge(beside, 10);
+        budget.starves(mine, later);
+        assert!(budget.is_starving(beside, later) && !budget.is_starving(elsewhere, later));
+        let last = later.saturating_add(STARVING);
+        budget.charge(mine, 10);
+        budget.starves(mine, last);
+        assert!(budget.is_starving(mine, last) && !budget.is_starving(beside, last));
+    }
+
+    #[test]
     fn what_is_given_back_is_all_that_was_taken() {
-        let budget = Budget::new(1_000, 2);
+        let budget = Budget::new(1_000, 2, 1);
         let parts: Vec<_> = std::iter::from_fn(|| budget.try_take(A, 0, 10)).collect();
         assert!(parts.contains(&Part::Within) && parts.contains(&Part::Beyond));
         budget.charge(A, 300);
@@ -499,7 +532,7 @@ mod tests {
     /// The first messages are overdrawn, and answers come and go.
     #[test]
     fn what_is_charged_and_discharged_makes_no_room_for_more_that_is_overdrawn() {
-        let budget = Budget::new(1_000, 2);
+        let budget = Budget::new(1_000, 2, 1);
         let most = lanes(&budget, A, 10);
         for _ in 0..100 {
             budget.charge(A, 20);
@@ -541,7 +574,7 @@ mod tests {
 
     #[test]
     fn an_environment_leaves_a_third_of_what_it_has_however_many_applications_it_has() {
-        let (permits, budget) = (Permits::new(1_000), Budget::new(1_000, 2));
+        let (permits, budget) = (Permits::new(1_000), Budget::new(1_000, 2, 1));
         let (one, other) = ((0..2_000).map(|of| Some(owner(1, of))), Some(owner(2, 2_000)));
         assert_eq!(one.clone().filter(|of| permits.open(*of)).count(), 657);
         assert_eq!((1..1_000).take_while(|_| permits.open(other)).count(), 72);

@@ -16,7 +16,7 @@ postrider_domain::limits! {
     pub(crate) const ENVIRONMENT_FACTOR: i64 = 3, "times", beyond "its endpoints wait for their turn; no attempt is counted";
     /// Of the same, one part of so many is kept for environments, and of what an environment may have for applications, that have next to nothing
     pub(crate) const KEPT_PART: i64 = 8, "parts", beyond "whoever has more waits";
-    /// Next to nothing: one part of so many, and at least one request or place
+    /// Next to nothing: one part of so many, and at least one request or place, 64 KiB for large messages and 1 KiB for small ones
     pub(crate) const CRUMBS: i64 = 1_024, "parts", beyond "of what is kept nothing more is given";
 }
 
@@ -26,6 +26,8 @@ pub(crate) struct Stock {
     pub(crate) total: i64,
     /// Less than nothing, if more was taken than there is.
     pub(crate) free: i64,
+    /// At least so much is next to nothing.
+    pub(crate) least: i64,
 }
 
 impl Stock {
@@ -35,7 +37,7 @@ impl Stock {
 
     /// How much an environment that has `taken` may take now.
     pub(crate) fn room(self, taken: i64) -> i64 {
-        self.common(taken).max(of_what_is_kept(taken, self.total, self.free.max(0), self.kept())).max(0)
+        self.common(taken).max(self.of_what_is_kept(taken, self.total, self.free.max(0), self.kept())).max(0)
     }
 
     /// How much of that is not of what is kept.
@@ -51,15 +53,17 @@ impl Stock {
         let room = self.room(taken);
         let total = taken.saturating_add(room);
         let kept = if taken == 0 { 0 } else { total / KEPT_PART };
-        amount <= room && (leaves_enough(own, amount, room - kept) || amount <= of_what_is_kept(own, total, room, kept))
+        amount <= room
+            && (leaves_enough(own, amount, room - kept) || amount <= self.of_what_is_kept(own, total, room, kept))
     }
-}
 
-/// How much of what is kept, of which so much is free, somebody may take who has `own`.
-fn of_what_is_kept(own: i64, total: i64, free: i64, kept: i64) -> i64 {
-    let crumb = (total / CRUMBS).max(1) - own;
-    let first = if own == 0 { (free - kept / 2) / 2 } else { 0 };
-    crumb.max(first).min(free)
+    /// How much of what is kept of a total, of which so much is free, somebody may take who has `own`. Who has nothing may take more
+    /// than crumbs as long as half of it remains, and a little until it is gone.
+    fn of_what_is_kept(self, own: i64, total: i64, free: i64, kept: i64) -> i64 {
+        let crumb = (total / CRUMBS).max(self.least) - own;
+        let first = if own == 0 { ((free - kept / 2) / 2).max(kept / 16) } else { 0 };
+        crumb.max(first).min(free)
+    }
 }
 
 /// Whether an application that has `own` leaves as much as it has of what there is.
@@ -76,12 +80,13 @@ mod tests {
     /// Who has taken how much of something.
     struct Taken {
         total: i64,
+        least: i64,
         of: HashMap<(i64, i64), i64>,
     }
 
     impl Taken {
         fn new(total: i64) -> Self {
-            Self { total, of: HashMap::new() }
+            Self { total, least: 1, of: HashMap::new() }
         }
 
         fn all(&self) -> i64 {
@@ -93,7 +98,7 @@ mod tests {
         }
 
         fn take(&mut self, environment: i64, application: i64, amount: i64) -> bool {
-            let stock = Stock { total: self.total, free: self.total - self.all() };
+            let stock = Stock { total: self.total, free: self.total - self.all(), least: self.least };
             let taken = self.of_environment(environment);
             let own = self.of.entry((environment, application)).or_default();
             let takes = stock.may_take(*own, taken, amount);
@@ -144,13 +149,13 @@ mod tests {
     #[test]
     fn large_amounts_leave_small_ones_something_of_what_is_kept() {
         const MIB: i64 = 1 << 20;
-        let mut taken = Taken::new(48 * MIB);
+        let mut taken = Taken { least: 64 << 10, ..Taken::new(20 * MIB) };
         for application in 0..200 {
             let amount = [2 * MIB, MIB / 2, MIB / 4, MIB / 8][application % 4];
             taken.fill(1, application as i64, amount);
         }
-        let small = (1_000..1_040).filter(|application| taken.take(1, *application, 17 * 1_024)).count();
-        assert_eq!(small, 40);
+        let small = (1_000..1_020).filter(|application| taken.take(1, *application, 17 * 1_024)).count();
+        assert_eq!(small, 20);
     }
 
     #[test]

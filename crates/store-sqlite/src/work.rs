@@ -154,8 +154,10 @@ impl Work for SqliteStore {
                         wakes.next_at = Some(due_at);
                         break;
                     }
-                    let application = row.get::<_, Option<i64>>(2)?.map(ApplicationKey);
-                    let environment = row.get::<_, Option<i64>>(3)?.map(EnvironmentKey);
+                    // Of one that makes no sense it is not known whose it is, until the endpoint itself is read.
+                    let number = |column| readable(row.get::<_, Option<i64>>(column).map_err(SqlError::from));
+                    let (application, environment) = (number(2)?.flatten(), number(3)?.flatten());
+                    let (application, environment) = (application.map(ApplicationKey), environment.map(EnvironmentKey));
                     wakes.endpoints.push(Woken { endpoint: EndpointKey(row.get(0)?), application, environment });
                 }
                 let mut delete = tx.prepare_cached("DELETE FROM wake WHERE endpoint_no = ?")?;

@@ -374,3 +374,18 @@ async fn deliveries_that_make_no_sense_are_looked_at_once_however_many_they_are(
         broken.store.close().await;
     }
 }
+
+#[tokio::test]
+async fn an_endpoint_of_which_it_makes_no_sense_whose_it_is_keeps_nobodys_work_from_being_found() {
+    // Tables take anything then, as a disk that is broken does.
+    let loose = "PRAGMA foreign_keys = off; PRAGMA writable_schema = ON;
+                 UPDATE sqlite_schema SET sql = replace(sql, ') STRICT', ')') WHERE name IN ('endpoint', 'application');
+                 PRAGMA writable_schema = RESET";
+    for senseless in ["UPDATE endpoint SET application_no", "UPDATE application SET environment_no"] {
+        let sql = format!("{loose}; {senseless} = 'garbage'; INSERT INTO wake VALUES (1, 1), (99, 2)");
+        let broken = broken_by(&sql).await;
+        let taken = broken.store.take_wakes(Timestamp::from_micros(3), 10).await.unwrap();
+        let endpoints: Vec<_> = taken.endpoints.iter().map(|woken| woken.endpoint).collect();
+        assert_eq!(endpoints, [broken.endpoint, EndpointKey(99)], "{senseless}");
+    }
+}

@@ -184,6 +184,8 @@ impl State {
 
     /// A hand has delivered a message, and with the result the store has ended what the schedule had for it.
     pub(crate) fn series_ended(&mut self, message: MessageKey, budgets: &Budgets) {
+        // It may have been what memory was refused for.
+        self.needs = None;
         if self.busy == Some(Busy::Load) {
             self.meanwhile.delivered.insert(message);
         }
@@ -200,6 +202,8 @@ impl State {
     /// Takes what waits of these messages out of the window; it stays held until its end is stored. What is being loaded of
     /// them is taken for what has no payload.
     pub(crate) fn withdraw(&mut self, messages: &Messages) -> Vec<Held> {
+        // One of them may have been what memory was refused for.
+        self.needs = None;
         if self.busy == Some(Busy::Load) {
             self.meanwhile.too_much |= self.meanwhile.erased.len() + messages.len() > MAX_ERASED_MEANWHILE;
             if !self.meanwhile.too_much {
