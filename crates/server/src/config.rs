@@ -42,7 +42,7 @@ postrider_domain::options! {
         pub threads: usize = 0,
         /// The most connections of callers. When there are as many, one that was last used without a good token, or on which no
         /// request came for a second, is closed for a new one: of the address that has most, the one for which that has been so
-        /// for longest. If there is none, one that a known caller has left idle for ten seconds is, and then a slow one; or
+        /// for longest. Only if there is none, one that a known caller has left idle for ten seconds is, and then a slow one; or
         /// instead, of an address that has more than that one's, a request whose caller is not known yet is answered 503, or one
         /// that is new is closed. What a known caller has just used goes after all that is nobody's, but for new ones of an
         /// address that has fewer. It is lowered to fit the limit on open files.

@@ -16,16 +16,16 @@
 //! 6. A known caller's request on it was just answered. So whoever has requests of nobody on all connections that he can get does not
 //!    end those that known callers use from the same address.
 //!
-//! Of several addresses the kind decides first: what is nobody's (1) goes before what known callers keep or use, whatever addresses they
-//! are of; otherwise quiet connections from many addresses would end those of a busy one, which has more than each of them. If several
-//! addresses have some, the one that has most connections gives it; if there is none, then one of the second kind, and then one of the
-//! third.
+//! Of several addresses the kind decides first: what is nobody's (1) goes before all others, whatever addresses they are of; otherwise
+//! quiet connections from many addresses would end those of a busy one, which has more than each of them: those that known callers keep,
+//! those of who comes anew, and requests whose caller is not known yet, which may be those of known callers, too, while they are looked
+//! up. If several addresses have some, the one that has most connections gives it; if there is none, then one of the second kind, and
+//! then one of the third.
 //!
-//! If one of the fourth comes from an address that has more than that one's, it goes instead: otherwise requests with keys that
-//! nobody knows, on all connections of an address, would keep everybody else out. One of the fifth or sixth goes instead of one of the
-//! second or third, but not of the first: who comes anew over a busy address is not closed for what is nobody's either. And one of the sixth
-//! goes instead of one of the fifth: those who come anew have to get their request through, and if all are in use by one address, that
-//! has more.
+//! Only then it matters who has more. If one of the fourth, fifth or sixth comes from an address that has more than that of the second or
+//! third, it goes instead: otherwise requests with keys that nobody knows, on all connections of an address, would keep everybody else
+//! out. And one of the sixth goes instead of one of the fifth: those who come anew have to get their request through, and if all are in
+//! use by one address, that has more.
 //!
 //! The request of a known caller is answered first: also one that comes in the instant in which its connection is chosen. Such a
 //! connection counts again until it may be closed, so that there is one too many for as long; what is too many is closed
@@ -50,7 +50,7 @@ use tokio::time::Instant;
 postrider_domain::limits! {
     in "Connections of callers";
     /// Connections
-    setting "server.max_connections", beyond "one that was last used without a good token, or on which no request comes, is closed: of the address with most connections, the one for which that is true for longest; if there is none, one that a known caller leaves idle, and then a slow one; if there is none, or its address has fewer, one whose request has no known caller yet, which is answered 503, or one that is new; what a known caller has just used goes after all that is nobody's; if there is none, the new one is answered 503";
+    setting "server.max_connections", beyond "one that was last used without a good token, or on which no request comes, is closed: of the address with most connections, the one for which that is true for longest; only if there is none, one that a known caller leaves idle, and then a slow one; if there is none of these, or its address has fewer, one whose request has no known caller yet, which is answered 503, or one that is new; what a known caller has just used goes after all that is nobody's; if there is none, the new one is answered 503";
     /// Connections from one address; of IPv6, from one network of 64 bits
     setting "server.max_connections_per_address", beyond "the same, among those of the address";
     /// The first request on a new connection, up to its body
@@ -473,13 +473,15 @@ impl State {
 
     /// Which connection goes for another.
     fn to_close(&self, now: Instant) -> Option<usize> {
-        let nobodys = self.first_of(NOBODYS, now);
-        let (first, instead) = match nobodys {
-            Some(_) => (nobodys, self.first_of([COMING[0]], now)),
-            None => (self.first_of([KEPT], now).or_else(|| self.first_of([SLOWLY], now)), self.last(now)),
-        };
-        let (_, number) = most(first.into_iter().chain(instead))?;
+        // However many another address has: a request whose caller is not known yet may be that of a known one, who is looked up.
+        let (_, number) = self.first_of(NOBODYS, now).or_else(|| self.first_of_known(now))?;
         Some(number)
+    }
+
+    /// Which goes if none is nobody's, and how many its address has.
+    fn first_of_known(&self, now: Instant) -> Option<(usize, usize)> {
+        let first = self.first_of([KEPT], now).or_else(|| self.first_of([SLOWLY], now));
+        most(first.into_iter().chain(self.last(now)))
     }
 
     /// Which goes if none has been so for long enough, and how many its address has.
@@ -939,6 +941,24 @@ mod tests {
         assert_eq!([goes(0), goes(0)], [others[1].number, kept[0].number]);
         assert_eq!([goes(NEW_SECONDS), goes(KEPT_SECONDS)], [others[2].number, kept[1].number]);
         drop(under_way);
+    }
+
+    #[test]
+    fn a_caller_who_is_looked_up_at_a_busy_address_is_not_turned_away_for_what_is_nobodys() {
+        let connections = Connections::new(6, 6);
+        let busy = [HERE; 3].map(|address| admit(&connections, address));
+        let looked_up = busy.each_ref().map(nobodys);
+        let others = [0, 1, 2].map(|number| admit(&connections, elsewhere(number)));
+        // One was answered, one has a request that is, and one is silent.
+        drop(unread(&others[0], false));
+        let answered = unread(&others[1], false);
+        let _new = [3, 4, 5].map(|number| connections.admit_at(elsewhere(number), after(NEW_SECONDS)).unwrap());
+        assert_eq!(others.each_ref().map(|place| is_closed(place)), [true; 3]);
+        assert_eq!(busy.each_ref().map(|place| place.told(None).now_or_never()), [None; 3]);
+        // Those that came have nothing to do either, but came a moment ago.
+        let _more = admit(&connections, THERE);
+        assert_eq!(busy[0].told(None).now_or_never(), Some(Told::Refuse));
+        drop((looked_up, answered));
     }
 
     #[test]
