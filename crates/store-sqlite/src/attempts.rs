@@ -276,7 +276,12 @@ const COUNTED_SQL: &str = "SELECT count(*) FILTER (WHERE succeeded), count(*) FI
      FROM attempt WHERE endpoint_no = ? AND id >= ? AND id < ?";
 
 /// Adds up what was counted already, and counts what lies before and after that.
-fn stats(connection: &Connection, endpoint: EndpointKey, from: Ksuid, to: Ksuid) -> Result<AttemptStats, SqlError> {
+pub(crate) fn stats(
+    connection: &Connection,
+    endpoint: EndpointKey,
+    from: Ksuid,
+    to: Ksuid,
+) -> Result<AttemptStats, SqlError> {
     let (from, to) = (from.as_bytes().to_vec(), to.as_bytes().to_vec());
     let mut tallied = connection.prepare_cached(TALLIED_SQL)?;
     let (start, until, succeeded, failed) = tallied.query_row(params![endpoint.0, from, to], |row| {

@@ -74,6 +74,9 @@ fn id_of((front, back): Order) -> Id {
 /// The first block of an owner that has no rows yet begins here.
 const BEFORE_ALL: Id = [0; 20];
 
+/// No id is as high as this.
+pub(crate) const BEHIND_ALL: [u8; 21] = [0xff; 21];
+
 /// A log and its postings.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Log {
@@ -202,7 +205,7 @@ impl<'c> Blocks<'c> {
             following: prepare(following_sql(log))?,
             newest: prepare(format!("SELECT max(id) FROM {rows} WHERE {owner} = ? AND length(id) = 20"))?,
             count: prepare(format!(
-                "SELECT count(*) FROM (SELECT 1 FROM {rows} WHERE {owner} = ? AND id >= ? LIMIT ?)"
+                "SELECT count(*) FROM (SELECT 1 FROM {rows} WHERE {owner} = ? AND id >= ? AND id < ? LIMIT ?)"
             ))?,
             above: prepare(format!(
                 "SELECT max(id) FROM {rows} WHERE {owner} = ? AND id >= ? AND id < ? AND length(id) = 20"
@@ -240,7 +243,8 @@ impl<'c> Blocks<'c> {
         let newest = self.newest.query_row([owner], |row| row.get(0))?;
         let (rows, known) = match open {
             Some(start) => {
-                let count: usize = self.count.query_row(params![owner, start, BLOCK_ROWS], |row| row.get(0))?;
+                let count: usize =
+                    self.count.query_row(params![owner, start, BEHIND_ALL, BLOCK_ROWS], |row| row.get(0))?;
                 (count, vec![Known::new(start, None, false, self.turn)])
             }
             None => (0, Vec::new()),
@@ -322,7 +326,8 @@ impl<'c> Blocks<'c> {
         if block.last.is_some_and(|last| last > order(&id)) {
             return Ok(None);
         }
-        let rows: usize = self.count.query_row(params![owner, start, BLOCK_ROWS + 1], |row| row.get(0))?;
+        let rows: usize =
+            self.count.query_row(params![owner, start, id_of(until), BLOCK_ROWS + 1], |row| row.get(0))?;
         if rows <= BLOCK_ROWS {
             return Ok(None);
         }
@@ -544,6 +549,35 @@ mod tests {
             }
             assert!(counts.values().all(|count| *count <= BLOCK_ROWS + 10), "{ahead}: {counts:?}");
         }
+    }
+
+    #[test]
+    fn what_comes_below_many_rows_that_a_clock_dated_ahead_has_full_blocks() {
+        let connection = crate::plans::database();
+        let mut store = connection
+            .prepare("INSERT INTO message (application_no, id, event_type, created_at) VALUES (1, ?, 'a', 0)")
+            .unwrap();
+        let mut blocks = Blocks::prepare(&connection, MESSAGES).unwrap();
+        let mut rows = Rows::default();
+        let mut begun = 0;
+        let mut store_row = |second: u32, number: u64| {
+            let mut id = id(number);
+            id[..4].copy_from_slice(&second.to_be_bytes());
+            blocks.load(1).unwrap();
+            store.execute([id]).unwrap();
+            rows.push(1, id, |spread| spread.push(7));
+            let count = |_| {
+                begun += 1;
+                Ok(())
+            };
+            blocks.place(&mut rows, count, |_, _| Ok(())).unwrap();
+        };
+        (0..5).for_each(|number| store_row(1, number));
+        (5..45).for_each(|number| store_row(4_000_000_000, number));
+        let late: u64 = 3_000;
+        (100..100 + late).for_each(|number| store_row(2, number));
+        let (most, least) = (late as usize / BLOCK_ROWS * 3 / 2, late as usize / BLOCK_ROWS / 2);
+        assert!((least..=most).contains(&begun), "{begun} blocks");
     }
 
     #[test]

@@ -192,6 +192,7 @@ impl<'c> Indexer<'c> {
             &mut self.attempted,
             |begun| tally.borrow_mut().block_began(&begun),
             |endpoint, id| tally.borrow_mut().came_late(endpoint, id),
-        )
+        )?;
+        self.tally.placed()
     }
 }
