@@ -158,7 +158,7 @@ fn list(
     let types = messages::types(filter.event_types.as_ref());
     let (channel, tag) = (messages::quoted(filter.channel.as_ref()), messages::quoted(filter.tag.as_ref()));
     let read = |low: &[u8], high: &[u8], page: &mut Gathered<AttemptedMessage>| {
-        let mut rows = candidates.query(params![application.0, low, high, page.wanted(), types, channel, 0, tag])?;
+        let mut rows = candidates.query(params![application.0, low, high, page.most_rows(), types, channel, 0, tag])?;
         while let Some(row) = rows.next()? {
             let (number, id): (i64, Id) = (row.get(0)?, row.get(1)?);
             let story = story(&mut tried, number, endpoint.0)?;

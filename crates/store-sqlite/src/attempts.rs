@@ -163,7 +163,7 @@ fn list(
             endpoint.map(|key| key.0),
             low,
             high,
-            page.wanted(),
+            page.most_rows(),
             types,
             channel,
             filter.with_response,

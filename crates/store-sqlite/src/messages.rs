@@ -192,9 +192,9 @@ fn list(
         (types(filter.event_types.as_ref()), quoted(filter.channel.as_ref()), quoted(filter.tag.as_ref()));
     let mut statement = connection.prepare_cached(&list_sql(range.order))?;
     let read = |low: &[u8], high: &[u8], page: &mut Gathered<Message>| {
-        let wanted = page.wanted();
+        let most = page.most_rows();
         let rows =
-            statement.query(params![application.0, low, high, wanted, types, channel, filter.with_payload, tag])?;
+            statement.query(params![application.0, low, high, most, types, channel, filter.with_payload, tag])?;
         page.take(rows, |row| Ok(sized(decode_message(row)?.value)))
     };
     let list = List { log: MESSAGES, owner: application.0, range: &range };

@@ -65,11 +65,6 @@ impl<T> Gathered<T> {
         self.found.cut || self.found.rows.len() >= self.limit
     }
 
-    /// How many rows are still wanted, for `LIMIT`.
-    pub(crate) fn wanted(&self) -> i64 {
-        crate::range::limit(self.limit - self.found.rows.len())
-    }
-
     /// Adds a row that holds so many bytes of what can be large, unless the page holds enough of that already; says whether
     /// more rows are wanted.
     pub(crate) fn push(&mut self, row: T, bytes: usize) -> bool {
@@ -82,7 +77,14 @@ impl<T> Gathered<T> {
         !self.is_full()
     }
 
-    /// Adds the rows of a query that make sense. `decode` also says how many bytes of what can be large a row holds.
+    /// How many rows a query may have, for `LIMIT`. More than are wanted: if it ended with these, each that makes no sense would hide
+    /// another one. What is behind the last one that is wanted is not read.
+    pub(crate) fn most_rows(&self) -> i64 {
+        crate::range::limit(self.limit.max(PAGE_ROWS))
+    }
+
+    /// Adds the rows of a query that make sense, until the page is full. `decode` also says how many bytes of what can be large a row
+    /// holds.
     pub(crate) fn take(
         &mut self,
         mut rows: Rows<'_>,
@@ -635,6 +637,55 @@ mod tests {
         // To compare with 501 names costs 7 for each of 60 blocks; to look for each type in each of them would be 30,000.
         for (shown, pages) in world.both_ways(&[types, vec![8]], 100, 600) {
             assert_eq!((shown.len(), pages), (60, 1));
+        }
+    }
+
+    #[test]
+    fn rows_that_make_no_sense_hide_no_others_whatever_blocks_they_are_in() {
+        const COUNT: usize = 1_200;
+        let is_damaged = |place: usize| [3, 4, 5, 611, 612].contains(&place);
+        // One block, and some that are short, before and after it.
+        for long in [0..COUNT, 16..1_100] {
+            let entry =
+                |place: usize| (vec![7], place == long.start || (place.is_multiple_of(16) && !long.contains(&place)));
+            let World { connection, .. } = World::new((0..COUNT).map(entry).collect());
+            let mut damage = connection.prepare("UPDATE message SET event_type = 'b' WHERE id = ?").unwrap();
+            for place in (0..COUNT).filter(|place| is_damaged(*place)) {
+                damage.execute([id(place)]).unwrap();
+            }
+            for direction in [Direction::Ascending, Direction::Descending] {
+                let (mut shown, mut scan) = (Vec::new(), Scan::all(direction, 10));
+                loop {
+                    let range = Range::of_ids(scan.clone());
+                    let sql = "SELECT id, event_type FROM message WHERE application_no = 1 AND id >= ? AND id < ?";
+                    let sql = format!("{sql} ORDER BY id {} LIMIT ?", range.order);
+                    let mut statement = connection.prepare(&sql).unwrap();
+                    let read = |low: &[u8], high: &[u8], page: &mut Gathered<usize>| {
+                        let rows = statement.query(params![low, high, page.most_rows()])?;
+                        page.take(rows, |row| {
+                            let damage = rusqlite::Error::IntegralValueOutOfRange(1, 0);
+                            let makes_sense = row.get::<_, String>(1)? == "a";
+                            if makes_sense { Ok((number(&row.get::<_, Id>(0)?), 0)) } else { Err(damage.into()) }
+                        })
+                    };
+                    let list = List { log: MESSAGES, owner: 1, range: &range };
+                    let Walked { listed, reached } =
+                        list.gather(&connection, vec![vec![7]], Named::Blocks, read).unwrap();
+                    let is_over = !listed.cut && listed.rows.len() < scan.limit;
+                    let last = listed.rows.last().map(|place| Ksuid::from_bytes(id(*place)));
+                    shown.extend(listed.rows);
+                    let Some(next) = reached.or(last).filter(|_| !is_over) else { break };
+                    match direction {
+                        Direction::Ascending => scan.lower = Bound::Excluded(next),
+                        Direction::Descending => scan.upper = Bound::Excluded(next),
+                    }
+                }
+                shown.sort_unstable();
+                assert!(
+                    shown.into_iter().eq((0..COUNT).filter(|place| !is_damaged(*place))),
+                    "{direction:?}, {long:?}"
+                );
+            }
         }
     }
 
