@@ -4,7 +4,9 @@
 //! connection of its own copies in the background (PASSIVE), a slice at a time, so that no commit waits long for the disk.
 //! When it has copied everything and the file is long, it asks the writer to finish the few pages that came meanwhile and
 //! start the file anew. What this process reads is held back for that once the file is long (`pause`), so that reads which overlap
-//! do not keep it from being started anew for ever; but not again soon where that did not help. Nobody waits for readers of another process: while one keeps pages of the WAL
+//! do not keep it from being started anew for ever; but not for a while where that did not help and nothing can be copied. Where another
+//! process reads again and again, something can be each time, and reads are held back as often as the rests allow: there is no telling
+//! a process that has just ended its last read from one that begins the next. Nobody waits for readers of another process: while one keeps pages of the WAL
 //! in use, the WAL grows, and if nothing at all can be copied, the thread looks again after a rest that gets longer.
 //!
 //! When hardly anything is written, everything is copied within about two seconds, so that a copy of the database file alone
@@ -63,7 +65,8 @@ const LONGEST_READ: Duration = Duration::from_secs(LONGEST_READ_SECONDS);
 /// was too short for it: up to 8 seconds more.
 const MAX_LONGER_PAUSES: u32 = 3;
 
-/// After reads were held back in vain, because somebody else reads, they are not held back for so long, unless something could be copied.
+/// After reads were held back in vain, because somebody else reads, they are not held back for so long, unless something could be copied:
+/// then whoever it was has ended a read, and maybe it was the last one.
 const IN_VAIN: Duration = Duration::from_secs(30);
 
 /// How often the thread looks about without being asked to.
