@@ -129,6 +129,10 @@ pub(crate) struct State {
     noted_hold: Option<Timestamp>,
     /// What holds the endpoint back was noted before there was this lane: only the store knows whether that stands.
     doubts_hold: bool,
+    /// It was read from the store: a change of the endpoint may have lifted it since.
+    hold_was_read: bool,
+    /// The endpoint changed while its hold was being noted, which may come after what the change has lifted.
+    takes_hold_back: bool,
     limits: Limits,
     /// The newest message that was offered: no older one is still to come.
     offered: MessageKey,
@@ -191,6 +195,8 @@ impl Lane {
             workers: 0,
             pace,
             noted_hold: None,
+            hold_was_read: false,
+            takes_hold_back: false,
             doubts_hold,
             limits: [None; 2],
             offered: MessageKey(i64::MIN),
@@ -236,7 +242,9 @@ impl State {
 
     /// What the store has noted. If that is nothing, it was lifted, because the endpoint is another one now.
     pub(crate) fn hold_read(&mut self, hold: Option<Hold>) {
-        self.doubts_hold = false;
+        self.hold_was_read = hold.is_some();
+        // What changed while it was read may have lifted it.
+        self.doubts_hold = self.stale && self.hold_was_read;
         match hold {
             Some(hold) => self.pace.hold_back(hold),
             None => {
@@ -249,6 +257,7 @@ impl State {
     /// Takes the endpoint as it is now. What was learned of another receiver does not count for this one.
     pub(crate) fn set_ready(&mut self, ready: Arc<Ready>, budgets: &Budgets) {
         if self.ready.as_ref().is_some_and(|former| !former.is_same_receiver(&ready)) {
+            self.hold_was_read = false;
             self.pace.forget();
         }
         let Target { key, application, application_rate, endpoint, .. } = ready.target.as_ref();
@@ -267,6 +276,8 @@ impl State {
     /// The endpoint changed: read it again before the next request.
     pub(crate) fn mark_stale(&mut self) {
         self.stale = true;
+        self.doubts_hold |= self.hold_was_read;
+        self.takes_hold_back |= matches!(self.busy, Some(Busy::Hold(_)));
         self.wake();
     }
 
@@ -382,17 +393,24 @@ impl State {
         self.busy = None;
     }
 
-    /// The store noted that the endpoint is held back.
+    /// The store noted that the endpoint is held back. If the endpoint changed meanwhile, the hold may be of what it was before: it
+    /// is over then, also where that is not so, and what is parked next removes it from the store.
     pub(crate) fn hold_done(&mut self) {
-        if let Some(Busy::Hold(until)) = self.busy.take() {
+        let Some(Busy::Hold(until)) = self.busy.take() else { return };
+        if !std::mem::take(&mut self.takes_hold_back) {
             self.noted_hold = Some(until);
+            return;
         }
+        (self.noted_hold, self.hold_was_read, self.doubts_hold) = (None, false, false);
+        self.pace.forget();
+        self.wake();
     }
 
     /// The store failed at what it was asked last.
     pub(crate) fn store_failed(&mut self, retry_at: Timestamp, budgets: &Budgets) {
         self.stale |= self.busy == Some(Busy::Target);
         self.busy = None;
+        self.takes_hold_back = false;
         self.give_back_reserved(budgets);
         self.meanwhile = Meanwhile::default();
         self.retry_store_at = Some(retry_at);

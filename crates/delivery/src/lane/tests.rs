@@ -339,6 +339,61 @@ fn a_hold_that_the_store_has_lifted_is_over_and_one_that_stands_is_noted_again()
     }
 }
 
+/// A lane of an endpoint that was held back before there was the lane, whose target is being read.
+fn lane_that_reads(budgets: &Budgets) -> Lane {
+    assert!(budgets.permits.open(Some(OWNER)));
+    let mut pace = Pace::new(4);
+    pace.hold_back(hold(3_600_000));
+    let lane = Lane::new(EndpointKey(1), Some(OWNER), pace, true);
+    let mut state = lane.state.lock();
+    state.wake();
+    assert!(matches!(state.next_step(NOW, budgets), Step::Target) && state.doubts_hold());
+    drop(state);
+    lane
+}
+
+#[test]
+fn a_hold_that_is_lifted_while_or_after_it_is_read_is_looked_at_again() {
+    for changed_while_read in [true, false] {
+        let budgets = budgets();
+        let lane = lane_that_reads(&budgets);
+        let mut state = lane.state.lock();
+        if changed_while_read {
+            state.mark_stale();
+        }
+        state.target_read();
+        state.hold_read(Some(hold(3_600_000)));
+        state.set_ready(ready(None), &budgets);
+        if !changed_while_read {
+            state.mark_stale();
+        }
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Target) && state.doubts_hold());
+        state.target_read();
+        state.hold_read(None);
+        state.set_ready(ready(None), &budgets);
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Load(_)));
+    }
+}
+
+#[test]
+fn a_hold_that_is_noted_while_a_change_lifts_it_is_taken_back() {
+    let budgets = budgets();
+    let lane = lane_that_reads(&budgets);
+    let mut state = lane.state.lock();
+    state.target_read();
+    state.hold_read(Some(hold(3_600_000)));
+    state.set_ready(ready(None), &budgets);
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Hold(_)));
+    state.mark_stale();
+    state.hold_done();
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Target) && !state.doubts_hold());
+    state.target_read();
+    state.set_ready(ready(None), &budgets);
+    let Step::Load(load) = state.next_step(NOW, &budgets) else { panic!("it sends what is due") };
+    assert!(state.loaded(DueSlice::default(), load, MessageKey(1), &budgets).is_empty());
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Park(_)), "which ends it in the store");
+}
+
 #[test]
 fn what_was_learned_of_one_receiver_does_not_hold_another_back() {
     let budgets = budgets();
