@@ -124,12 +124,12 @@ mod tests {
     #[test]
     fn after_many_greedy_environments_the_next_one_finds_something() {
         let mut taken = Taken::new(4_096);
-        for environment in 0..200 {
+        for environment in 0..120 {
             for application in 0..12 {
                 taken.fill(environment, application, 1);
             }
         }
-        let next = taken.fill(99, 1, 1);
+        let next = taken.fill(999, 1, 1);
         assert!(next >= 1, "{next}");
         assert!(taken.all() <= 4_096);
     }
@@ -140,7 +140,7 @@ mod tests {
         for application in 0..150 {
             taken.fill(1, application, 1);
         }
-        let next = taken.fill(1, 99, 1);
+        let next = taken.fill(1, 999, 1);
         assert!(next >= 1, "{next}");
         assert!(taken.of_environment(1) <= 4_096 * 3 / 4);
         assert!(taken.fill(2, 1, 1) >= 256, "and another environment has a good part");

@@ -317,28 +317,6 @@ fn an_endpoint_that_is_held_back_gives_its_lane_back_and_loses_nothing() {
     assert_eq!(state.noted_hold(), Some(hold(3_600_000).until));
 }
 
-#[test]
-fn a_hold_that_the_store_has_lifted_is_over_and_one_that_stands_is_noted_again() {
-    for lifted in [true, false] {
-        let budgets = budgets();
-        assert!(budgets.permits.open(Some(OWNER)));
-        let mut pace = Pace::new(4);
-        pace.hold_back(hold(3_600_000));
-        let lane = Lane::new(EndpointKey(1), Some(OWNER), pace, true);
-        let mut state = lane.state.lock();
-        state.wake();
-        assert!(matches!(state.next_step(NOW, &budgets), Step::Target) && state.doubts_hold());
-        state.target_read();
-        state.hold_read((!lifted).then(|| hold(3_600_000)));
-        state.set_ready(ready(None), &budgets);
-        match state.next_step(NOW, &budgets) {
-            Step::Load(_) => assert!(lifted),
-            Step::Hold(noted) => assert!(!lifted && noted == hold(3_600_000)),
-            _ => panic!("it sends, or is held back"),
-        }
-    }
-}
-
 /// A lane of an endpoint that was held back before there was the lane, whose target is being read.
 fn lane_that_reads(budgets: &Budgets) -> Lane {
     assert!(budgets.permits.open(Some(OWNER)));
@@ -350,6 +328,23 @@ fn lane_that_reads(budgets: &Budgets) -> Lane {
     assert!(matches!(state.next_step(NOW, budgets), Step::Target) && state.doubts_hold());
     drop(state);
     lane
+}
+
+#[test]
+fn a_hold_that_the_store_has_lifted_is_over_and_one_that_stands_is_noted_again() {
+    for lifted in [true, false] {
+        let budgets = budgets();
+        let lane = lane_that_reads(&budgets);
+        let mut state = lane.state.lock();
+        state.target_read();
+        state.hold_read((!lifted).then(|| hold(3_600_000)));
+        state.set_ready(ready(None), &budgets);
+        match state.next_step(NOW, &budgets) {
+            Step::Load(_) => assert!(lifted),
+            Step::Hold(noted) => assert!(!lifted && noted == hold(3_600_000)),
+            _ => panic!("it sends, or is held back"),
+        }
+    }
 }
 
 #[test]
