@@ -373,6 +373,16 @@ impl Permits {
         shares.free == 0 || !shares.leaves_enough(of)
     }
 
+    /// Whether another has less than this one: of two environments what they have counts, within one their applications. Of one
+    /// application everybody has less than it.
+    pub(crate) fn has_less(&self, other: Whose, than: Whose) -> bool {
+        let held = &self.0.lock().held;
+        if environment_of(other) == environment_of(than) {
+            return other == than || held.of_application(other) < held.of_application(than);
+        }
+        held.of_environment(environment_of(other)) < held.of_environment(environment_of(than))
+    }
+
     pub(crate) fn give_back(&self, of: Whose) {
         self.0.lock().give_back(of);
     }

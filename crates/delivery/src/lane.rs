@@ -316,16 +316,21 @@ impl State {
         Ok(self.window.pop_front().map(|delivery| (delivery, ready)))
     }
 
-    /// Whether others are to have a lane now.
-    fn has_had_its_turn(&self, now: Timestamp, budgets: &Budgets) -> bool {
+    /// Whether others are to have a lane now. If none are, it has another turn.
+    fn has_had_its_turn(&mut self, now: Timestamp, budgets: &Budgets) -> bool {
         let is_over = self.in_excess || matches!(self.turn, Turn::Since(began) if now.since(began) >= TURN);
-        is_over && self.is_wanted(budgets)
+        if !is_over || self.is_wanted(budgets) {
+            return is_over;
+        }
+        (self.in_excess, self.turn) = (false, Turn::Since(now));
+        false
     }
 
     /// Whether others wait for what this lane has. Where its application has less than its share they don't: they wait for
-    /// lanes of their own.
+    /// lanes of their own; nor do those who have as much as it has.
     fn is_wanted(&self, budgets: &Budgets) -> bool {
-        budgets.turns.any() && budgets.permits.is_short(self.owner)
+        let (turns, permits, own) = (&budgets.turns, &budgets.permits, self.owner);
+        turns.any() && permits.is_short(own) && turns.any_of(own, |other| permits.has_less(other, own))
     }
 
     /// The lane knows what there is to do.

@@ -11,6 +11,9 @@ use postrider_store::EnvironmentKey;
 
 use crate::holders::{Whose, environment_of};
 
+/// So many are looked at, when one is looked for to whom another would make room.
+const MAX_ASKED: usize = 256;
+
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 /// What waits.
@@ -71,6 +74,18 @@ impl<T> Lines<T> {
     /// How much of an environment's waits.
     pub(crate) fn count_of(&self, environment: Option<EnvironmentKey>) -> usize {
         self.by_environment.get(&environment).map_or(0, |line| line.count)
+    }
+
+    /// Whether anything waits to which one of an application `yields`. Asks for one of each other environment, and for each application
+    /// of its own; says yes, if there are very many.
+    pub(crate) fn any_of(&self, own: Whose, mut yields: impl FnMut(Whose) -> bool) -> bool {
+        let environment = environment_of(own);
+        let of_own = self.by_environment.get(&environment);
+        let applications = of_own.into_iter().flat_map(|line| line.order.iter().copied());
+        let environments = self.order.iter().filter(|other| **other != environment);
+        let others = environments.filter_map(|other| self.by_environment.get(other)?.order.front().copied());
+        let mut candidates = applications.chain(others);
+        candidates.by_ref().take(MAX_ASKED).any(&mut yields) || candidates.next().is_some()
     }
 
     /// The next one that still waits, whose environment has `room`, and whose application is `admitted`. What has no room is not

@@ -43,6 +43,11 @@ impl Turns {
         queues.of.contains_key(&of) || queues.endpoints.contains(&endpoint)
     }
 
+    /// Whether anybody waits to whom this one `yields`.
+    pub(crate) fn any_of(&self, own: Whose, yields: impl FnMut(Whose) -> bool) -> bool {
+        self.queues.lock().lines.any_of(own, yields)
+    }
+
     /// How long an endpoint that found no place had better wait in the store: the longer, the more of its environment wait
     /// before it. What is put back is taken out again, and everybody's commits wait for that.
     pub(crate) fn pause(&self, environment: Option<EnvironmentKey>) -> Duration {

@@ -320,7 +320,11 @@ impl Files {
         let SqlError::Driver(error) = error else { return };
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-                self.fail(format!("{} is damaged ({error})", self.database.path.display()));
+                // SQLite says the same of a page that its disk could not give.
+                let path = self.database.path.display();
+                self.fail(format!(
+                    "{path} is damaged, or its disk could not read it: its errors are in the system's log ({error})"
+                ));
                 self.tell(&self.broken.get().cloned());
             }
             // Who writes hears of errors of writing by himself, each time; whoever only asks how the store is does not.

@@ -486,6 +486,43 @@ fn a_lane_whose_application_has_less_than_its_share_goes_on_while_another_one_wa
     assert!(state.take(after(60_000), &budgets).is_some(), "nobody waits for what it has");
 }
 
+/// An application has all that is to be had, and another one its share of that; one more endpoint of the other waits, and none of ours.
+fn with_one_that_waits(its_permits: u32, our_permits: u32) -> (Budgets, Lane) {
+    let budgets = with_permits(100);
+    let (other, ours) = (owner(2, 2), owner(1, 1));
+    assert_eq!(OWNER, ours);
+    for _ in 0..its_permits {
+        assert!(budgets.permits.open(Some(other)));
+    }
+    let lane = open_lane(&budgets, None);
+    for _ in 1..our_permits {
+        assert!(budgets.permits.open(Some(ours)));
+    }
+    while (3..1_000).any(|number| budgets.permits.open(Some(owner(number, number)))) {}
+    assert!(budgets.permits.is_short(Some(ours)));
+    assert!(budgets.turns.push(EndpointKey(2), Some(other)));
+    (budgets, lane)
+}
+
+#[test]
+fn a_lane_makes_no_room_for_whoever_has_as_much_as_its_own_application() {
+    for (its, ours, is_over) in [(9, 9, false), (12, 9, false), (5, 9, true)] {
+        let (budgets, lane) = with_one_that_waits(its, ours);
+        let mut state = lane.state.lock();
+        for number in 1..=4 {
+            assert!(state.offer(&message(), MessageKey(number), &budgets));
+        }
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Work(..)));
+        assert_eq!(state.take(after(60_000), &budgets).is_none(), is_over, "{its} beside {ours}");
+        // It has another turn, and then it is looked at again.
+        if !is_over {
+            assert!(budgets.turns.push(EndpointKey(3), Some(OWNER)));
+            assert!(state.take(after(60_500), &budgets).is_some());
+            assert!(state.take(after(61_000), &budgets).is_none(), "an endpoint of its own application waits");
+        }
+    }
+}
+
 #[test]
 fn a_store_that_is_slow_costs_a_lane_no_turn_and_one_that_fails_does() {
     let budgets = with_permits(1);
