@@ -4,7 +4,7 @@
 //! than a fraction of what is still free, so there is always something left for the next one; an endpoint that hangs can't fill
 //! the house.
 //!
-//! Memory is overdrawn at most by as much again as there is: every lane may have one message, until then. What is overdrawn
+//! Memory is overdrawn at most by as much again as there is, and one message: every lane may have one, until then. What is overdrawn
 //! is counted by itself, and shared by applications in the same way, so that one that overdraws takes nothing of what
 //! others have for more than one message at a time. Small messages have a part of their own, so that a few endpoints with
 //! large ones don't leave the others one message at a time.
@@ -49,7 +49,7 @@ pub(crate) struct Budget {
 struct Taken {
     all: Own,
     holders: Holders<Own>,
-    starving: HashMap<Line, Timestamp, foldhash::fast::RandomState>,
+    starving: HashMap<Line, Refused, foldhash::fast::RandomState>,
     /// When there are so many of them, those that are over are looked for.
     clean_at: usize,
 }
@@ -61,6 +61,33 @@ enum Line {
     Application(Whose),
     Environment(Option<EnvironmentKey>),
     All,
+}
+
+/// Who stands in a line.
+#[derive(Debug, Clone, Copy)]
+struct Refused {
+    /// When the last one was refused.
+    at: Timestamp,
+    /// The least of what was refused, and when.
+    least: i64,
+    least_at: Timestamp,
+}
+
+impl Refused {
+    fn new(amount: i64, at: Timestamp) -> Self {
+        Self { at, least: amount, least_at: at }
+    }
+
+    fn is_over(&self, now: Timestamp) -> bool {
+        now.since(self.at) >= STARVING
+    }
+
+    fn again(&mut self, amount: i64, now: Timestamp) {
+        self.at = now;
+        if amount <= self.least || now.since(self.least_at) >= STARVING {
+            (self.least, self.least_at) = (amount, now);
+        }
+    }
 }
 
 /// Lines that nobody stands in any more are looked for when there are this many, and then whenever their number has doubled.
@@ -101,9 +128,9 @@ impl Budget {
         Self { total: signed(total), divisor, least: signed(least), taken: Mutex::new(taken) }
     }
 
-    /// Notes that a lane that has nothing was refused.
-    pub(crate) fn starves(&self, whose: Whose, now: Timestamp) {
-        let mut taken = self.taken.lock();
+    /// Notes that a lane that has nothing was refused so much.
+    pub(crate) fn starves(&self, whose: Whose, amount: u64, now: Timestamp) {
+        let (amount, mut taken) = (signed(amount), self.taken.lock());
         let (own, environment) = taken.holders.of(whose);
         let line = if own != Own::default() {
             Line::Application(whose)
@@ -112,22 +139,26 @@ impl Budget {
         } else {
             Line::All
         };
-        taken.starving.insert(line, now);
+        let refused = taken.starving.entry(line).and_modify(|refused| refused.again(amount, now));
+        refused.or_insert(Refused::new(amount, now));
         if taken.starving.len() >= taken.clean_at {
-            taken.starving.retain(|_, at| now.since(*at) < STARVING);
+            taken.starving.retain(|_, refused| !refused.is_over(now));
             taken.clean_at = (taken.starving.len() * 2).max(FIRST_CLEANING);
         }
     }
 
     /// Whether a lane of the application, or of its environment, or of one that has nothing, was refused lately that has nothing:
-    /// whoever has nothing, and was not refused, lets it go first.
-    pub(crate) fn is_starving(&self, whose: Whose, now: Timestamp) -> bool {
-        let taken = self.taken.lock();
-        if taken.starving.is_empty() {
+    /// whoever has nothing, and was not refused, lets it go first. Not for crumbs, nor does one application wait for another whose
+    /// messages are all larger: there may be no place for them for long.
+    pub(crate) fn is_starving(&self, whose: Whose, amount: u64, now: Timestamp) -> bool {
+        let (amount, taken) = (signed(amount), self.taken.lock());
+        if taken.starving.is_empty() || amount <= self.least {
             return false;
         }
-        let lines = [Line::Application(whose), Line::Environment(environment_of(whose)), Line::All];
-        lines.iter().any(|line| taken.starving.get(line).is_some_and(|at| now.since(*at) < STARVING))
+        let line = |line| taken.starving.get(&line).filter(|refused| !refused.is_over(now));
+        let others = [Line::Environment(environment_of(whose)), Line::All];
+        line(Line::Application(whose)).is_some()
+            || others.into_iter().filter_map(line).any(|refused| refused.least <= amount)
     }
 
     /// Takes `amount` for a lane of `whose` that has `share` already; `None` if that would be more than the due of the lane, of
@@ -507,19 +538,19 @@ mod tests {
     #[test]
     fn who_starves_goes_before_all_who_share_what_he_was_refused() {
         let (budget, now) = (Budget::new(1_000, 2, 1), Timestamp::from_micros(0));
-        let starving = |of: [Whose; 3]| of.map(|of| budget.is_starving(of, now));
+        let starving = |of: [Whose; 3]| of.map(|of| budget.is_starving(of, 10, now));
         let [mine, beside, elsewhere] = [owner(1, 1), owner(1, 2), owner(2, 3)].map(Some);
-        budget.starves(mine, now);
+        budget.starves(mine, 10, now);
         assert_eq!(starving([mine, beside, elsewhere]), [true; 3], "nobody of his environment has anything");
         let later = now.saturating_add(STARVING);
-        assert!(!budget.is_starving(beside, later));
+        assert!(!budget.is_starving(beside, 10, later));
         budget.charge(beside, 10);
-        budget.starves(mine, later);
-        assert!(budget.is_starving(beside, later) && !budget.is_starving(elsewhere, later));
+        budget.starves(mine, 10, later);
+        assert!(budget.is_starving(beside, 10, later) && !budget.is_starving(elsewhere, 10, later));
         let last = later.saturating_add(STARVING);
         budget.charge(mine, 10);
-        budget.starves(mine, last);
-        assert!(budget.is_starving(mine, last) && !budget.is_starving(beside, last));
+        budget.starves(mine, 10, last);
+        assert!(budget.is_starving(mine, 10, last) && !budget.is_starving(beside, 10, last));
     }
 
     #[test]

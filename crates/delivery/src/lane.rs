@@ -23,7 +23,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use postrider_domain::delivery::{Hold, HoldReason};
 use postrider_domain::time::Timestamp;
-use postrider_store::{DeliveryKey, EndpointKey, MessageKey, Target};
+use postrider_store::{DeliveryKey, EndpointKey, MessageKey, Target, TooLarge};
 
 use crate::budget::{Memory, Permits};
 use crate::holders::{Owner, Whose};
@@ -114,8 +114,8 @@ pub(crate) struct State {
     hunger: Duration,
     /// How long the lane waits after the next load that finds only what is still on its way.
     on_its_way: Duration,
-    /// The payload's bytes of the next one in the store, if it did not fit when it was come across.
-    needs: Option<usize>,
+    /// The next one in the store, if it did not fit when it was come across.
+    needs: Option<TooLarge>,
     /// What was taken for the load under way.
     reserved: Option<window::Reserved>,
     /// Whose permits it has; `None` until that is known.
@@ -133,6 +133,8 @@ pub(crate) struct State {
     hold_was_read: bool,
     /// The endpoint changed while its hold was being noted, which may come after what the change has lifted.
     takes_hold_back: bool,
+    /// The store may have a hold that is over: that is seen to before anything else, or it would be believed after a start.
+    has_hold_to_lift: bool,
     limits: Limits,
     /// The newest message that was offered: no older one is still to come.
     offered: MessageKey,
@@ -197,6 +199,7 @@ impl Lane {
             noted_hold: None,
             hold_was_read: false,
             takes_hold_back: false,
+            has_hold_to_lift: false,
             doubts_hold,
             limits: [None; 2],
             offered: MessageKey(i64::MIN),
@@ -393,13 +396,14 @@ impl State {
         }
     }
 
-    /// The store noted when the endpoint is next due.
+    /// The store noted when the endpoint is next due, and that nothing holds it back.
     pub(crate) fn park_done(&mut self) {
         self.busy = None;
+        self.has_hold_to_lift = false;
     }
 
     /// The store noted that the endpoint is held back. If the endpoint changed meanwhile, the hold may be of what it was before: it
-    /// is over then, also where that is not so, and what is parked next removes it from the store.
+    /// is over then, also where that is not so, and the store hears that at once.
     pub(crate) fn hold_done(&mut self) {
         let Some(Busy::Hold(until)) = self.busy.take() else { return };
         if !std::mem::take(&mut self.takes_hold_back) {
@@ -407,6 +411,7 @@ impl State {
             return;
         }
         (self.noted_hold, self.hold_was_read, self.doubts_hold) = (None, false, false);
+        self.has_hold_to_lift = true;
         self.pace.forget();
         self.wake();
     }
@@ -439,6 +444,14 @@ impl State {
         self.begin_turn(now);
         let store_asleep = self.retry_store_at.filter(|at| *at > now);
         let idle_store = self.busy.is_none() && store_asleep.is_none();
+        if self.has_hold_to_lift {
+            // Whatever waits is not looked at, so it is due from the first on.
+            return if idle_store {
+                self.begin(Busy::Park, Step::Park(Timestamp::EPOCH))
+            } else {
+                self.wait(store_asleep)
+            };
+        }
         if self.has_had_its_turn(now, budgets) && self.pace.hold(now).is_none() {
             return self.end_turn(budgets);
         }

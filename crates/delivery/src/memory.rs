@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use postrider_domain::attempt::MAX_KEPT_ANSWER_BYTES;
 use postrider_domain::memory::{KIB, Part};
+use postrider_domain::message::MAX_BODY_BYTES;
 use postrider_store::{ApplicationKey, EndpointKey, EnvironmentKey};
 
 use crate::addresses::MAX_FAILED;
@@ -69,8 +70,8 @@ pub fn memory(options: &DeliveryOptions) -> Vec<Part> {
     vec![
         Part::set(
             "delivery.memory_bytes",
-            "messages that wait to be sent, and responses; as much again while each endpoint has one",
-            options.memory_bytes.saturating_mul(OVERDRAFT),
+            "messages that wait to be sent, and responses; as much again while each endpoint has one, the last of which may be above that",
+            options.memory_bytes.saturating_mul(OVERDRAFT).saturating_add(MAX_BODY_BYTES as u64),
         ),
         Part::set("delivery.max_in_flight", "requests under way to endpoints", in_flight * REQUEST_BYTES),
         Part::fixed("connections to endpoints kept for the next request", idle * (HTTP1_BYTES + HTTP2_BYTES)),

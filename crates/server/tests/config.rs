@@ -33,7 +33,7 @@ fn check_prints_what_memory_the_settings_allow_and_its_sum() {
     let text = text(&output);
     assert!(
         text.contains(
-            "64.0 MiB  messages that wait to be sent, and responses; as much again while each endpoint has one (delivery.memory_bytes)"
+            "66.0 MiB  messages that wait to be sent, and responses; as much again while each endpoint has one, the last of which may be above that (delivery.memory_bytes)"
         ),
         "{text}"
     );

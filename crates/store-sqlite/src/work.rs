@@ -16,7 +16,7 @@ use postrider_domain::time::Timestamp;
 use postrider_store::{
     AcceptError, Accepted, ApplicationKey, Capped, DeliveryKey, Due, DueSlice, EndpointKey, EnvironmentKey,
     IdempotencyKey, MAX_ATTEMPTS_OF_MESSAGE, MAX_MANUAL_OF_ENDPOINT, MessageKey, NewMessage, Once, ResendError, Resent,
-    Routes, Settlement, StoreError, Target, Unstorable, Wakes, Woken, Work, WriteError, Written,
+    Routes, Settlement, StoreError, Target, TooLarge, Unstorable, Wakes, Woken, Work, WriteError, Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -750,7 +750,7 @@ fn read_due(connection: &Connection, endpoint: EndpointKey, slice: &Slice) -> Re
         }
         bytes = bytes.saturating_add(pending.payload_bytes);
         if bytes > slice.max_bytes {
-            found.too_large = Some(pending.payload_bytes);
+            found.too_large = Some(TooLarge { message: pending.key.message, payload_bytes: pending.payload_bytes });
             break;
         }
         found.due.extend(readable(pending.with_message(row))?);

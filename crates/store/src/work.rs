@@ -175,8 +175,17 @@ pub struct Due {
 pub struct DueSlice {
     /// Earliest first.
     pub due: Vec<Due>,
-    /// The payload's bytes of the one after these, if they end there because it was too large.
-    pub too_large: Option<usize>,
+    /// The one after these, if they end there because it was too large.
+    pub too_large: Option<TooLarge>,
+}
+
+/// A due delivery whose payload is more than was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLarge {
+    /// Its message.
+    pub message: MessageKey,
+    /// The payload's bytes.
+    pub payload_bytes: usize,
 }
 
 impl From<Vec<Due>> for DueSlice {

@@ -6,9 +6,9 @@ use postrider_domain::entropy::SeededEntropy;
 use postrider_domain::ids::MessageId;
 use postrider_domain::message::Message;
 use postrider_domain::names::EventTypeName;
-use postrider_store::{Due, DueSlice};
+use postrider_store::{Due, DueSlice, TooLarge};
 
-use super::window::{LOADS_IN_A_ROW, OVERHEAD_BYTES};
+use super::window::{LOADS_IN_A_ROW, Messages, OVERHEAD_BYTES};
 use super::*;
 use crate::holders::owner;
 
@@ -381,12 +381,18 @@ fn a_hold_that_is_noted_while_a_change_lifts_it_is_taken_back() {
     assert!(matches!(state.next_step(NOW, &budgets), Step::Hold(_)));
     state.mark_stale();
     state.hold_done();
-    assert!(matches!(state.next_step(NOW, &budgets), Step::Target) && !state.doubts_hold());
-    state.target_read();
-    state.set_ready(ready(None), &budgets);
-    let Step::Load(load) = state.next_step(NOW, &budgets) else { panic!("it sends what is due") };
-    assert!(state.loaded(DueSlice::default(), load, MessageKey(1), &budgets).is_empty());
-    assert!(matches!(state.next_step(NOW, &budgets), Step::Park(_)), "which ends it in the store");
+    // Before whatever there is to send, and also if its turn is over, the store hears that.
+    assert!(budgets.turns.push(EndpointKey(2), Some(OWNER)));
+    while budgets.permits.open(Some(OWNER)) {}
+    state.turn = Turn::Since(NOW);
+    assert!(matches!(state.next_step(after(2_000), &budgets), Step::Park(Timestamp::EPOCH)));
+    state.store_failed(after(3_000), &budgets);
+    assert!(matches!(state.next_step(after(2_000), &budgets), Step::WaitUntil(at) if at == after(3_000)));
+    state.timer_done(after(3_000));
+    assert!(matches!(state.next_step(after(3_000), &budgets), Step::Park(Timestamp::EPOCH)));
+    state.park_done();
+    assert!(!state.doubts_hold());
+    assert!(matches!(state.next_step(after(3_000), &budgets), Step::Close { waits: true }));
 }
 
 #[test]
@@ -633,6 +639,10 @@ struct Waiting {
     look_at: Timestamp,
 }
 
+fn too_large(payload_bytes: usize) -> TooLarge {
+    TooLarge { message: MessageKey(1), payload_bytes }
+}
+
 impl Waiting {
     /// Lets the lane act once at its time; how many bytes it read.
     fn act(&mut self, now: Timestamp, budgets: &Budgets) -> usize {
@@ -651,8 +661,11 @@ impl Waiting {
                     fresh: false,
                     message: Some(Arc::new(Message { payload, ..Message::clone(&message()) })),
                 };
-                let found =
-                    if fits { vec![due].into() } else { DueSlice { due: Vec::new(), too_large: Some(self.payload) } };
+                let found = if fits {
+                    vec![due].into()
+                } else {
+                    DueSlice { due: Vec::new(), too_large: Some(too_large(self.payload)) }
+                };
                 assert!(state.loaded(found, load, MessageKey(1), budgets).is_empty());
                 if fits { self.payload } else { 0 }
             }
@@ -742,7 +755,7 @@ fn whoever_is_refused_memory_has_it_before_those_who_had_it() {
 fn a_lane_that_has_nothing_lets_those_go_first_who_were_refused_memory_of_the_same_kind() {
     const LARGE: usize = 100_000;
     let budgets = budgets();
-    budgets.memory.of(LARGE as u64).starves(Some(OWNER), NOW);
+    budgets.memory.of(LARGE as u64).starves(Some(OWNER), LARGE as u64, NOW);
     let payload = Some(Bytes::from(vec![b'x'; LARGE]));
     let large = Arc::new(Message { payload, ..Message::clone(&message()) });
     // One that comes with its commit.
@@ -762,10 +775,70 @@ fn a_lane_that_has_nothing_lets_those_go_first_who_were_refused_memory_of_the_sa
     assert!(state.held.is_empty());
     assert!(matches!(state.next_step(NOW, &budgets), Step::WaitUntil(at) if at > NOW));
     // When it has waited, it is its turn, whoever else was refused meanwhile.
-    budgets.memory.of(LARGE as u64).starves(Some(OWNER), after(499));
+    budgets.memory.of(LARGE as u64).starves(Some(OWNER), LARGE as u64, after(499));
     let Step::Load(load) = state.next_step(after(500), &budgets) else { panic!("it has waited") };
     assert!(state.loaded(vec![due].into(), load, MessageKey(1), &budgets).is_empty());
     assert!(matches!(state.next_step(after(500), &budgets), Step::Work(..)));
+}
+
+/// An environment that has nothing was refused 2 MB.
+#[test]
+fn what_is_smaller_does_not_wait_for_a_large_message_of_somebody_else() {
+    let budgets = budgets();
+    budgets.memory.of(2_000_000).charge(Some(owner(3, 3)), 1);
+    budgets.memory.of(2_000_000).starves(Some(owner(2, 2)), 2_000_000, NOW);
+    for (bytes, waits) in [(17_000, false), (100_000, false), (2_000_000, true)] {
+        let large = Arc::new(Message { payload: Some(vec![b'x'; bytes].into()), ..Message::clone(&message()) });
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        // What there is room for in these small budgets is not what is asked here.
+        let _ = state.offer(&large, MessageKey(1), &budgets);
+        let starving = budgets.memory.of(bytes as u64).is_starving(Some(OWNER), bytes as u64, NOW);
+        assert_eq!(starving, waits, "{bytes}");
+        assert!(waits || !state.held.is_empty(), "{bytes}");
+    }
+    // Of the same application whoever needs crumbs goes first, and nobody else.
+    budgets.memory.of(2_000_000).starves(Some(OWNER), 2_000_000, NOW);
+    let starving = |bytes| budgets.memory.of(bytes).is_starving(Some(OWNER), bytes, NOW);
+    assert_eq!([17_000, 60_000, 100_000].map(starving), [false, false, true]);
+}
+
+#[test]
+fn the_least_of_what_was_refused_counts_as_long_as_it_is_refused() {
+    let budgets = budgets();
+    let memory = budgets.memory.of(1_000_000);
+    let other = Some(owner(2, 2));
+    memory.charge(Some(owner(3, 3)), 1);
+    memory.starves(other, 100_000, NOW);
+    for millis in [200, 390, 410, 600] {
+        memory.starves(other, 2_000_000, after(millis));
+        let starving = memory.is_starving(Some(OWNER), 500_000, after(millis));
+        assert_eq!(starving, millis < 400, "{millis}");
+    }
+}
+
+#[test]
+fn what_memory_was_refused_for_is_known_until_that_very_message_is_gone() {
+    let budgets = budgets();
+    let lane = open_lane(&budgets, None);
+    let mut state = lane.state.lock();
+    let beyond = |payload_bytes| DueSlice { due: Vec::new(), too_large: Some(too_large(payload_bytes)) };
+    let load = |state: &mut State| {
+        state.wake();
+        let Step::Load(load) = state.next_step(NOW, &budgets) else { panic!("it loads") };
+        load
+    };
+    let first = load(&mut state);
+    assert!(state.loaded(beyond(300_000), first, MessageKey(1), &budgets).is_empty());
+    let other: Messages = [MessageKey(2)].into_iter().collect();
+    assert!(state.withdraw(&other).is_empty());
+    state.series_ended(MessageKey(2), &budgets);
+    let second = load(&mut state);
+    assert!(second.max_bytes >= 300_000, "memory was taken before it was read");
+    assert!(state.loaded(beyond(300_000), second, MessageKey(1), &budgets).is_empty());
+    let own: Messages = [MessageKey(1)].into_iter().collect();
+    assert!(state.withdraw(&own).is_empty());
+    assert!(load(&mut state).max_bytes < 300_000, "whatever is next");
 }
 
 #[test]
@@ -814,7 +887,7 @@ fn while_memory_is_short_a_lane_takes_what_its_message_needs_and_no_more() {
             match state.next_step(now, &budgets) {
                 Step::Load(load) if load.max_bytes >= 1_000 => loads.push(place),
                 Step::Load(load) => {
-                    let beyond = DueSlice { due: Vec::new(), too_large: Some(1_000) };
+                    let beyond = DueSlice { due: Vec::new(), too_large: Some(too_large(1_000)) };
                     assert!(state.loaded(beyond, load, MessageKey(1), &budgets).is_empty());
                 }
                 Step::WaitUntil(at) => state.timer_done(at),

@@ -7,11 +7,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use postrider_domain::attempt::Trigger;
 use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
-use postrider_store::{DeliveryKey, Due, DueSlice, MessageKey};
+use postrider_store::{DeliveryKey, Due, DueSlice, MessageKey, TooLarge};
 
 use super::{Budgets, Busy, State, Step};
 use crate::budget::{Budget, Part, SMALL_BYTES};
@@ -110,6 +109,12 @@ impl Meanwhile {
     }
 }
 
+/// What a message needs in memory; nothing, if there is no payload any more.
+fn needs_of(key: MessageKey, message: &Message) -> Option<TooLarge> {
+    let payload_bytes = message.payload.as_ref()?.len();
+    Some(TooLarge { message: key, payload_bytes })
+}
+
 impl State {
     /// Offers a delivery straight from its accept commit. It is taken if there is room (true), else found in the store
     /// later.
@@ -119,9 +124,9 @@ impl State {
         // What waits in the store is older: taking this one first would let it overtake for ever.
         let free = !self.more && self.hungry.is_none() && self.window.len() < self.window_size();
         // Before it is known whose it is, nothing is charged to anybody. And whoever has nothing lets those go first who were refused.
-        let starving = |bytes: u64| budgets.memory.of(bytes).is_starving(self.owner, message.created_at);
-        let needs = message.payload.as_ref().map(Bytes::len);
-        let bytes = OVERHEAD_BYTES + needs.unwrap_or(0) as u64;
+        let starving = |bytes: u64| budgets.memory.of(bytes).is_starving(self.owner, bytes, message.created_at);
+        let needs = needs_of(key.message, message);
+        let bytes = OVERHEAD_BYTES + needs.map_or(0, |needs| needs.payload_bytes) as u64;
         let mut room = free && self.owner.is_some();
         if room && self.held.is_empty() && starving(bytes) {
             // It asks for that memory when it is its turn.
@@ -142,7 +147,7 @@ impl State {
         let share = &mut self.held_bytes[usize::from(bytes > SMALL_BYTES)];
         let Some(part) = budgets.memory.of(bytes).try_take(self.owner, *share, bytes) else {
             self.hungry.get_or_insert(Timestamp::MAX);
-            self.needs = delivery.message.payload.as_ref().map(Bytes::len);
+            self.needs = needs_of(delivery.key.message, &delivery.message);
             return false;
         };
         let delivery = Held { part, ..delivery };
@@ -185,7 +190,7 @@ impl State {
     /// A hand has delivered a message, and with the result the store has ended what the schedule had for it.
     pub(crate) fn series_ended(&mut self, message: MessageKey, budgets: &Budgets) {
         // It may have been what memory was refused for.
-        self.needs = None;
+        self.needs.take_if(|needs| needs.message == message);
         if self.busy == Some(Busy::Load) {
             self.meanwhile.delivered.insert(message);
         }
@@ -203,7 +208,7 @@ impl State {
     /// them is taken for what has no payload.
     pub(crate) fn withdraw(&mut self, messages: &Messages) -> Vec<Held> {
         // One of them may have been what memory was refused for.
-        self.needs = None;
+        self.needs.take_if(|needs| messages.contains(&needs.message));
         if self.busy == Some(Busy::Load) {
             self.meanwhile.too_much |= self.meanwhile.erased.len() + messages.len() > MAX_ERASED_MEANWHILE;
             if !self.meanwhile.too_much {
@@ -310,11 +315,14 @@ impl State {
     /// Whether it is this lane's turn to take memory for a delivery that was loaded. One that has nothing was let in for the kind
     /// of memory that it `asked` for; of the other kind others may have been refused.
     fn has_waited_for(&mut self, due: &Due, asked: u64, now: Timestamp, budgets: &Budgets) -> bool {
-        let Some(payload) = due.message.as_ref().and_then(|message| message.payload.as_ref()) else { return true };
-        let memory = budgets.memory.of(OVERHEAD_BYTES + payload.len() as u64);
+        let Some(needs) = due.message.as_ref().and_then(|message| needs_of(due.key.message, message)) else {
+            return true;
+        };
+        let bytes = OVERHEAD_BYTES + needs.payload_bytes as u64;
+        let memory = budgets.memory.of(bytes);
         let is_other = !std::ptr::eq(memory, budgets.memory.of(asked));
-        if self.held.is_empty() && is_other && memory.is_starving(self.owner, now) {
-            self.needs = Some(payload.len());
+        if self.held.is_empty() && is_other && memory.is_starving(self.owner, bytes, now) {
+            self.needs = Some(needs);
             return false;
         }
         true
@@ -343,7 +351,7 @@ impl State {
         match self.hungry {
             Some(Timestamp::MAX) => return self.go_hungry(now, budgets),
             Some(until) if until > now => return self.hungry,
-            None if self.held.is_empty() && self.memory(budgets).is_starving(self.owner, now) => {
+            None if self.held.is_empty() && self.memory(budgets).is_starving(self.owner, self.least(), now) => {
                 self.hungry = Some(now.saturating_add(MANNERS));
                 return self.hungry;
             }
@@ -356,14 +364,19 @@ impl State {
         None
     }
 
-    /// The memory that the next delivery needs, as far as is known.
+    /// How much memory the next delivery needs, as far as is known.
+    fn least(&self) -> u64 {
+        OVERHEAD_BYTES + self.needs.map_or(0, |needs| needs.payload_bytes) as u64
+    }
+
+    /// The memory that it needs.
     fn memory<'a>(&self, budgets: &'a Budgets) -> &'a Budget {
-        budgets.memory.of(OVERHEAD_BYTES + self.needs.unwrap_or(0) as u64)
+        budgets.memory.of(self.least())
     }
 
     fn go_hungry(&mut self, now: Timestamp, budgets: &Budgets) -> Option<Timestamp> {
         if self.held.is_empty() {
-            self.memory(budgets).starves(self.owner, now);
+            self.memory(budgets).starves(self.owner, self.least(), now);
         }
         self.hungry = Some(now.saturating_add(self.hunger));
         self.hunger = (self.hunger * 2).min(LAST_HUNGER);
@@ -372,8 +385,10 @@ impl State {
 
     /// Takes memory for what did not fit into the last load, and for more of its kind if there is enough; false if it is refused.
     fn reserve(&mut self, budgets: &Budgets) -> bool {
-        let Some(needs) = self.needs else { return true };
-        let least = OVERHEAD_BYTES + needs as u64;
+        if self.needs.is_none() {
+            return true;
+        }
+        let least = self.least();
         let share = self.held_bytes[usize::from(least > SMALL_BYTES)];
         let memory = budgets.memory.of(least);
         // What is overdrawn is for one message of each lane.

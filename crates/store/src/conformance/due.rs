@@ -84,7 +84,7 @@ pub(super) async fn limits_by_number_and_bytes_are_kept<H: Harness>(world: &Worl
     }
     let load = async |limit, max_bytes| {
         let slice = world.store().due(endpoint.key, FAR, None, HashSet::new(), limit, max_bytes).await.unwrap();
-        (slice.due.len(), slice.too_large)
+        (slice.due.len(), slice.too_large.map(|too_large| too_large.payload_bytes))
     };
     assert_eq!(load(3, usize::MAX).await, (3, None));
     assert_eq!(load(usize::MAX, usize::MAX).await, (4, None));
