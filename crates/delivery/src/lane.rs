@@ -23,7 +23,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use postrider_domain::delivery::{Hold, HoldReason};
 use postrider_domain::time::Timestamp;
-use postrider_store::{DeliveryKey, EndpointKey, MessageKey, Target, TooLarge};
+use postrider_store::{DeliveryKey, EndpointKey, Target, TooLarge};
 
 use crate::budget::{Memory, Permits};
 use crate::holders::{Owner, Whose};
@@ -136,8 +136,6 @@ pub(crate) struct State {
     /// The store may have a hold that is over: that is seen to before anything else, or it would be believed after a start.
     has_hold_to_lift: bool,
     limits: Limits,
-    /// The newest message that was offered: no older one is still to come.
-    offered: MessageKey,
     /// The store may have due deliveries that are not held.
     more: bool,
     /// Where the next load goes on, so that it does not walk past everything that is held and not settled yet. What was
@@ -202,7 +200,6 @@ impl Lane {
             has_hold_to_lift: false,
             doubts_hold,
             limits: [None; 2],
-            offered: MessageKey(i64::MIN),
             more: false,
             place: None,
             loads_in_a_row: 0,

@@ -25,6 +25,7 @@ pub mod limits;
 mod lines;
 mod memory;
 mod meter;
+mod on_their_way;
 pub mod options;
 mod ours;
 mod outbox;

@@ -41,6 +41,7 @@ pub fn limits() -> Vec<Limit> {
         crate::holders::limits(),
         crate::stuck::limits(),
         crate::fair::limits(),
+        crate::on_their_way::limits(),
         crate::certificates::limits(),
         crate::tls::limits(),
         crate::handshakes::limits(),

@@ -93,7 +93,6 @@ delegate! {
     cancel_deliveries(endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError>;
     resend(endpoint: EndpointKey, message: MessageKey, now: Timestamp, once: Option<Once<Resent>>) -> Result<Written<Resent>, ResendError>;
     forget_keys(before: Timestamp, limit: usize) -> Result<bool, StoreError>;
-    newest_message() -> Result<Option<MessageKey>, StoreError>;
     health(endpoint: EndpointKey) -> Result<Option<Health>, StoreError>;
     backlog(endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError>;
 }

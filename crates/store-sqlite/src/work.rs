@@ -412,15 +412,6 @@ impl Work for SqliteStore {
             .await
     }
 
-    async fn newest_message(&self) -> Result<Option<MessageKey>, StoreError> {
-        self.readers
-            .run_own(|connection| {
-                let newest: Option<i64> = connection.query_row("SELECT max(no) FROM message", [], |row| row.get(0))?;
-                Ok(newest.map(MessageKey))
-            })
-            .await
-    }
-
     async fn health(&self, endpoint: EndpointKey) -> Result<Option<Health>, StoreError> {
         self.readers
             .run_own(move |connection| {

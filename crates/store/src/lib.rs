@@ -17,7 +17,7 @@
 //!   its idempotency key finds out.
 //! * Writes are seen by every later call, from whichever task.
 //! * Handles ([`ApplicationKey`], [`EndpointKey`], [`MessageKey`]) are the engine's own compact names: stable, never
-//!   reused, never shown to callers of the API.
+//!   reused, never shown to callers of the API. Nothing follows from their order.
 
 mod api_keys;
 mod applications;
@@ -54,7 +54,7 @@ pub use error::{Capped, StoreError, WriteError};
 pub use event_types::{EventTypeFilter, EventTypes};
 pub use idempotency::{IdempotencyKey, Once, Owner, StoredAnswer, Written};
 pub use messages::{MessageFilter, MessageKey, Messages};
-pub use observer::{Dispatch, Fresh, Observer, Observers};
+pub use observer::{Dispatch, Fresh, HandOver, Observer, Observers};
 pub use outbox::{Notice, NoticeKey, NoticeTurn, Outbox};
 pub use retention::{Retention, Swept};
 pub use scan::{Direction, Listed, MAX_CONSUMERS, PAGE_BYTES, PAGE_ROWS, Scan, Walked, limits};

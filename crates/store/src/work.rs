@@ -429,9 +429,6 @@ pub trait Work {
     /// keep some longer: [`NewMessage::idempotency`] says which still count.) Returns whether there may be more.
     async fn forget_keys(&self, before: Timestamp, limit: usize) -> Result<bool, StoreError>;
 
-    /// The newest message in the store, whichever application's.
-    async fn newest_message(&self) -> Result<Option<MessageKey>, StoreError>;
-
     /// What is remembered of an endpoint's failures; `None` if it never existed.
     async fn health(&self, endpoint: EndpointKey) -> Result<Option<Health>, StoreError>;
 

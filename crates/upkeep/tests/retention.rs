@@ -130,10 +130,7 @@ async fn the_agent_comes_by_often_enough_and_at_once_when_an_application_is_dele
     gone(second).await;
     // Handles outlive their applications.
     world.store.delete_application(&world.environment, &IdOrUid::Id(world.id), world.clock.now()).await.unwrap();
-    wait::until("the messages to be erased", async || {
-        world.store.newest_message().await.unwrap().is_none().then_some(())
-    })
-    .await;
+    wait::until("the messages to be erased", async || (!world.look(second).await.0).then_some(())).await;
     agent.abort();
 }
 

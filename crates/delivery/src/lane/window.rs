@@ -15,6 +15,7 @@ use postrider_store::{DeliveryKey, Due, DueSlice, MessageKey, TooLarge};
 use super::{Budgets, Busy, State, Step};
 use crate::budget::{Budget, Part, SMALL_BYTES};
 use crate::limits::{LAST_HUNGER, MANNERS};
+use crate::on_their_way::OnTheirWay;
 
 /// A window is this many times what may be under way, within these bounds.
 const WINDOW_FACTOR: u32 = 8;
@@ -119,7 +120,6 @@ impl State {
     /// Offers a delivery straight from its accept commit. It is taken if there is room (true), else found in the store
     /// later.
     pub(crate) fn offer(&mut self, message: &Arc<Message>, key: MessageKey, budgets: &Budgets) -> bool {
-        self.offered = self.offered.max(key);
         let key = DeliveryKey { due_at: message.created_at, message: key };
         // What waits in the store is older: taking this one first would let it overtake for ever.
         let free = !self.more && self.hungry.is_none() && self.window.len() < self.window_size();
@@ -252,14 +252,13 @@ impl State {
         (self.pace.limit() * WINDOW_FACTOR).clamp(MIN_WINDOW, MAX_WINDOW) as usize
     }
 
-    /// Takes what a load found. `dispatched` is the newest message that was handed over from its accept commit: one that is
-    /// newer, and newer than what was offered here, is still on its way through memory, and will be offered. Deliveries
+    /// Takes what a load found. One that is still on its way through memory will be offered. Deliveries
     /// without a payload are returned: there is nothing to send, they can only be canceled.
     pub(crate) fn loaded(
         &mut self,
         found: DueSlice,
         load: Load,
-        dispatched: MessageKey,
+        on_their_way: &OnTheirWay,
         budgets: &Budgets,
     ) -> Vec<Due> {
         self.busy = None;
@@ -272,7 +271,6 @@ impl State {
             return Vec::new();
         }
         let mut empty = Vec::new();
-        let seen = dispatched.max(self.offered);
         let ended = load.was_the_last(&found);
         self.more |= !ended || load.after.is_some();
         self.needs = found.too_large;
@@ -282,7 +280,7 @@ impl State {
             if meanwhile.erased.contains(&key.message) {
                 due.message = None;
             }
-            if due.fresh && key.message > seen {
+            if due.fresh && due.message.as_ref().is_some_and(|message| on_their_way.has(&message.id)) {
                 // If there is no room for it when it is offered, it is looked for again.
                 passed_over = true;
                 continue;

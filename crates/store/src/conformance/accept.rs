@@ -261,30 +261,6 @@ pub(super) async fn an_empty_batch_is_nothing<H: Harness>(world: &World<H>) {
     world.store().settle(Vec::new()).await.unwrap();
 }
 
-pub(super) async fn the_newest_message_is_the_one_accepted_last<H: Harness>(world: &mut World<H>) {
-    assert_eq!(world.store().newest_message().await.unwrap(), None);
-    let apps = [world.application().await, world.application().await];
-    for app in apps.iter().cycle().take(5) {
-        let message = world.message(app, &[]).await;
-        assert_eq!(world.store().newest_message().await.unwrap(), Some(message.key));
-    }
-    world.reopen().await;
-    let before = world.store().newest_message().await.unwrap();
-    let message = world.message(&apps[0], &[]).await;
-    assert!(before < Some(message.key), "handles grow in the order of acceptance, whoever accepts");
-    let batch = vec![world.draft(&apps[1], &[]).await, world.draft(&apps[0], &[]).await];
-    let results = world.store().accept(batch).await;
-    let keys: Vec<_> = results
-        .iter()
-        .map(|result| match result {
-            Ok(Accepted::New(key)) => *key,
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    assert!(message.key < keys[0] && keys[0] < keys[1], "{keys:?}");
-    assert_eq!(world.store().newest_message().await.unwrap(), Some(keys[1]));
-}
-
 pub(super) async fn a_delivery_that_is_put_off_is_in_the_index_of_wakes_and_not_fresh<H: Harness>(world: &World<H>) {
     let app = world.application().await;
     let (endpoint, other) = (world.endpoint(&app).await, world.endpoint(&app).await);

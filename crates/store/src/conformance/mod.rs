@@ -252,7 +252,6 @@ macro_rules! conformance_cases {
                 a_refused_message_does_not_hurt_its_batch,
                 racing_batches_accept_each_message_once,
                 an_empty_batch_is_nothing,
-                the_newest_message_is_the_one_accepted_last,
                 a_delivery_that_is_put_off_is_in_the_index_of_wakes_and_not_fresh,
                 a_manual_success_ends_a_delivery_that_is_put_off,
             }
