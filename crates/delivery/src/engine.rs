@@ -672,7 +672,8 @@ impl Shared {
         drop(slot);
         match found {
             Ok(found) => {
-                let empty = lane.state.lock().loaded(found, load, &self.on_their_way, &self.budgets);
+                let is_passed_over = |message: &MessageId| self.on_their_way.is_passed_over(message, lane.key);
+                let empty = lane.state.lock().loaded(found, load, is_passed_over, &self.budgets);
                 self.unsent.note(lane.key, empty.len(), self.clock.now());
                 for due in empty {
                     let settlement = worker::canceled(lane.key, due.key, due.made, due.trigger);
@@ -800,9 +801,17 @@ impl Dispatch for Handle {
                 }
             }
             // After the offers: a load that does not find it on its way any more may rely on them.
-            shared.on_their_way.arrived(&fresh.message.id);
+            for endpoint in shared.on_their_way.arrived(&fresh.message.id) {
+                let has = shared.with_open(endpoint, |state| state.has(&fresh.message, fresh.key));
+                if !has.unwrap_or(false) {
+                    let target = fresh.targets.iter().find(|target| target.key == endpoint);
+                    not_taken.push((endpoint, target.map(|target| Owner::of(target))));
+                }
+            }
         }
-        batch.dropped.iter().for_each(|message| shared.on_their_way.arrived(message));
+        for message in &batch.dropped {
+            shared.on_their_way.arrived(message);
+        }
         shared.on_their_way.handed_over();
         // After that: a load that came before has passed over what was not taken.
         if !not_taken.is_empty() {

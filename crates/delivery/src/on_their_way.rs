@@ -1,13 +1,14 @@
 //! Messages that are on their way through memory: from before they are stored until they were offered to their endpoints.
 //!
-//! A load finds such a message in the store, and leaves it to the hand-over: it would be delivered twice otherwise. Nothing else is
-//! concluded from it, and nothing from the order of messages, which other processes may store meanwhile.
+//! A load finds such a message in the store, and passes it over: it would be delivered twice otherwise. Whoever passed something over is
+//! looked after once it has arrived, unless he has it: he may have taken it, and dropped it again, before he passed it over. Nothing is
+//! concluded from the order of messages, which other processes may store meanwhile.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use parking_lot::Mutex;
 use postrider_domain::ids::MessageId;
-use postrider_store::MessageKey;
+use postrider_store::{EndpointKey, MessageKey};
 
 use crate::lane::Messages;
 
@@ -22,7 +23,8 @@ pub(crate) struct OnTheirWay(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    messages: HashSet<MessageId, foldhash::fast::RandomState>,
+    /// Each with the endpoints that passed it over: at most those that it goes to.
+    messages: HashMap<MessageId, Vec<EndpointKey>, foldhash::fast::RandomState>,
     /// How many batches were announced, and how many of them were handed over.
     announced: u64,
     handed_over: u64,
@@ -44,12 +46,12 @@ impl OnTheirWay {
     pub(crate) fn announce(&self, messages: &[MessageId]) {
         let mut inner = self.0.lock();
         inner.announced += 1;
-        inner.messages.extend(messages);
+        inner.messages.extend(messages.iter().map(|message| (*message, Vec::new())));
     }
 
-    /// A message was offered to its endpoints, or was not stored after all.
-    pub(crate) fn arrived(&self, message: &MessageId) {
-        self.0.lock().messages.remove(message);
+    /// A message was offered to its endpoints, or was not stored after all. Returns who passed it over.
+    pub(crate) fn arrived(&self, message: &MessageId) -> Vec<EndpointKey> {
+        self.0.lock().messages.remove(message).unwrap_or_default()
     }
 
     /// All messages of a batch have arrived; batches do in the order in which they were announced.
@@ -62,8 +64,14 @@ impl OnTheirWay {
         }
     }
 
-    pub(crate) fn has(&self, message: &MessageId) -> bool {
-        self.0.lock().messages.contains(message)
+    /// Whether a message is on its way; then it is noted that the endpoint passes it over.
+    pub(crate) fn is_passed_over(&self, message: &MessageId, by: EndpointKey) -> bool {
+        let mut inner = self.0.lock();
+        let Some(passed_over) = inner.messages.get_mut(message) else { return false };
+        if !passed_over.contains(&by) {
+            passed_over.push(by);
+        }
+        true
     }
 
     /// Notes messages whose payloads were erased.
@@ -104,13 +112,14 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_on_its_way_until_it_has_arrived() {
-        let way = OnTheirWay::default();
+    fn a_message_is_on_its_way_until_it_has_arrived_and_then_those_who_passed_it_over_are_told() {
+        let (way, one, other) = (OnTheirWay::default(), EndpointKey(1), EndpointKey(2));
         way.announce(&[id(1), id(2)]);
-        assert!(way.has(&id(1)) && way.has(&id(2)) && !way.has(&id(3)));
-        way.arrived(&id(1));
-        assert!(!way.has(&id(1)) && way.has(&id(2)));
-        way.arrived(&id(2));
+        assert!(way.is_passed_over(&id(1), one) && way.is_passed_over(&id(1), other));
+        assert!(way.is_passed_over(&id(1), one) && !way.is_passed_over(&id(3), one));
+        assert_eq!(way.arrived(&id(1)), [one, other]);
+        assert!(!way.is_passed_over(&id(1), one));
+        assert!(way.arrived(&id(1)).is_empty() && way.arrived(&id(2)).is_empty());
         way.handed_over();
         assert!(way.0.lock().messages.is_empty());
     }

@@ -162,7 +162,11 @@ impl Courier {
         match manner {
             Manner::Fails => answered(500, None),
             Manner::AsksForLess => answered(503, None),
-            Manner::AsksToWait => answered(429, Some(receivers.dice.time(*receivers.dice.one(&ASKED)))),
+            Manner::AsksToWait => {
+                let asked = (endpoint, target.endpoint.url.as_str().to_owned());
+                receivers.book.note(|events| events.asked_to_wait.insert(asked));
+                answered(429, Some(receivers.dice.time(*receivers.dice.one(&ASKED))))
+            }
             Manner::IsGone => answered(410, None),
             Manner::AnswersAtLength => {
                 let body = Bytes::from_static(&LONG_ANSWER);

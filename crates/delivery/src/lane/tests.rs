@@ -11,7 +11,6 @@ use postrider_store::{Due, DueSlice, MessageKey, TooLarge};
 use super::window::{LOADS_IN_A_ROW, Messages, OVERHEAD_BYTES};
 use super::*;
 use crate::holders::owner;
-use crate::on_their_way::OnTheirWay;
 
 /// Whose lanes are, unless it is said.
 const OWNER: Owner = owner(1, 1);
@@ -64,12 +63,9 @@ fn numbered(number: i64) -> Arc<Message> {
     Arc::new(Message { id, ..Message::clone(&message()) })
 }
 
-/// Of these messages those that are newer than one are on their way.
-fn on_their_way(messages: &[i64], arrived: i64) -> OnTheirWay {
-    let way = OnTheirWay::default();
-    let later = messages.iter().filter(|number| **number > arrived);
-    way.announce(&later.map(|number| numbered(*number).id).collect::<Vec<_>>());
-    way
+/// Whether it is one of these messages, and newer than one.
+fn is_later(messages: &[i64], arrived: i64, message: &MessageId) -> bool {
+    messages.iter().any(|number| *number > arrived && numbered(*number).id == *message)
 }
 
 /// What the store has: deliveries that are due, by number.
@@ -90,7 +86,10 @@ impl Stored {
         };
         let all = self.0.iter().map(due);
         let found = all.filter(|due| Some(due.key) > after && !held.contains(&due.key)).take(3).collect::<Vec<_>>();
-        assert_eq!(state.loaded(found.into(), load, &on_their_way(&self.0, dispatched), budgets).len(), 0);
+        assert_eq!(
+            state.loaded(found.into(), load, |message| is_later(&self.0, dispatched, message), budgets).len(),
+            0
+        );
         let mut numbers: Vec<i64> = state.held.iter().map(|key| key.message.0).collect();
         numbers.sort_unstable();
         (after.map(|after| after.message.0), numbers)
@@ -211,7 +210,7 @@ fn what_is_erased_while_it_is_loaded_is_not_sent() {
         let mut state = lane.state.lock();
         let (load, due) = loading(&mut state, &budgets);
         assert!(state.withdraw(&messages.iter().copied().collect()).is_empty());
-        let empty = state.loaded(vec![due].into(), load, &OnTheirWay::default(), &budgets);
+        let empty = state.loaded(vec![due].into(), load, |_| false, &budgets);
         assert!(state.window.is_empty());
         assert!(empty.len() == 1 || state.more, "it is canceled, or loaded again");
     }
@@ -230,7 +229,7 @@ fn what_a_hand_has_delivered_is_not_sent_by_the_schedule() {
     let (load, due) = loading(&mut state, &budgets);
     let manual = Due { key: DeliveryKey { due_at: after(1), ..due.key }, trigger: Trigger::Manual, ..due.clone() };
     state.series_ended(MessageKey(1), &budgets);
-    state.loaded(vec![due, manual].into(), load, &OnTheirWay::default(), &budgets);
+    state.loaded(vec![due, manual].into(), load, |_| false, &budgets);
     let triggers: Vec<Trigger> = state.window.iter().map(|delivery| delivery.trigger).collect();
     assert_eq!(triggers, [Trigger::Manual], "another one that a hand asked for is sent");
 }
@@ -560,7 +559,7 @@ fn a_store_that_is_slow_costs_a_lane_no_turn_and_one_that_fails_does() {
         fresh: false,
         message: Some(message()),
     };
-    assert!(state.loaded(vec![due].into(), load, &OnTheirWay::default(), &budgets).is_empty());
+    assert!(state.loaded(vec![due].into(), load, |_| false, &budgets).is_empty());
     assert!(matches!(state.next_step(after(5_000), &budgets), Step::Work(..)), "its turn begins now");
 
     let budgets = with_permits(1);
@@ -605,7 +604,7 @@ fn what_has_no_payload_is_not_loaded_without_end_while_the_store_takes_no_result
             Due { key, made: 0, trigger: Trigger::Scheduled, fresh: false, message: None }
         };
         let found: Vec<Due> = (0..load.limit).map(|_| due()).collect();
-        assert_eq!(state.loaded(found.into(), load, &OnTheirWay::default(), &budgets).len(), load.limit);
+        assert_eq!(state.loaded(found.into(), load, |_| false, &budgets).len(), load.limit);
         loads += 1;
         assert!(loads < 10_000, "it ends");
     }
@@ -635,7 +634,7 @@ fn a_lane_whose_memory_is_refused_asks_seldom() {
                     fresh: false,
                     message: Some(message()),
                 };
-                assert!(state.loaded(vec![due].into(), load, &OnTheirWay::default(), &budgets).is_empty());
+                assert!(state.loaded(vec![due].into(), load, |_| false, &budgets).is_empty());
             }
             Step::WaitUntil(at) => {
                 state.timer_done(at);
@@ -682,7 +681,7 @@ impl Waiting {
                 } else {
                     DueSlice { due: Vec::new(), too_large: Some(too_large(self.payload)) }
                 };
-                assert!(state.loaded(found, load, &OnTheirWay::default(), budgets).is_empty());
+                assert!(state.loaded(found, load, |_| false, budgets).is_empty());
                 if fits { self.payload } else { 0 }
             }
             Step::Work(delivery, _) => {
@@ -787,13 +786,13 @@ fn a_lane_that_has_nothing_lets_those_go_first_who_were_refused_memory_of_the_sa
     let Step::Load(load) = state.next_step(NOW, &budgets) else { panic!("a small one may be next") };
     let key = DeliveryKey { due_at: NOW, message: MessageKey(1) };
     let due = Due { key, made: 0, trigger: Trigger::Scheduled, fresh: false, message: Some(large) };
-    assert!(state.loaded(vec![due.clone()].into(), load, &OnTheirWay::default(), &budgets).is_empty());
+    assert!(state.loaded(vec![due.clone()].into(), load, |_| false, &budgets).is_empty());
     assert!(state.held.is_empty());
     assert!(matches!(state.next_step(NOW, &budgets), Step::WaitUntil(at) if at > NOW));
     // When it has waited, it is its turn, whoever else was refused meanwhile.
     budgets.memory.of(LARGE as u64).starves(Some(OWNER), LARGE as u64, after(499));
     let Step::Load(load) = state.next_step(after(500), &budgets) else { panic!("it has waited") };
-    assert!(state.loaded(vec![due].into(), load, &OnTheirWay::default(), &budgets).is_empty());
+    assert!(state.loaded(vec![due].into(), load, |_| false, &budgets).is_empty());
     assert!(matches!(state.next_step(after(500), &budgets), Step::Work(..)));
 }
 
@@ -845,13 +844,13 @@ fn what_memory_was_refused_for_is_known_until_that_very_message_is_gone() {
         load
     };
     let first = load(&mut state);
-    assert!(state.loaded(beyond(300_000), first, &OnTheirWay::default(), &budgets).is_empty());
+    assert!(state.loaded(beyond(300_000), first, |_| false, &budgets).is_empty());
     let other: Messages = [MessageKey(2)].into_iter().collect();
     assert!(state.withdraw(&other).is_empty());
     state.series_ended(MessageKey(2), &budgets);
     let second = load(&mut state);
     assert!(second.max_bytes >= 300_000, "memory was taken before it was read");
-    assert!(state.loaded(beyond(300_000), second, &OnTheirWay::default(), &budgets).is_empty());
+    assert!(state.loaded(beyond(300_000), second, |_| false, &budgets).is_empty());
     let own: Messages = [MessageKey(1)].into_iter().collect();
     assert!(state.withdraw(&own).is_empty());
     assert!(load(&mut state).max_bytes < 300_000, "whatever is next");
@@ -904,7 +903,7 @@ fn while_memory_is_short_a_lane_takes_what_its_message_needs_and_no_more() {
                 Step::Load(load) if load.max_bytes >= 1_000 => loads.push(place),
                 Step::Load(load) => {
                     let beyond = DueSlice { due: Vec::new(), too_large: Some(too_large(1_000)) };
-                    assert!(state.loaded(beyond, load, &OnTheirWay::default(), &budgets).is_empty());
+                    assert!(state.loaded(beyond, load, |_| false, &budgets).is_empty());
                 }
                 Step::WaitUntil(at) => state.timer_done(at),
                 _ => {}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider_domain::attempt::Trigger;
+use postrider_domain::ids::MessageId;
 use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
 use postrider_store::{DeliveryKey, Due, DueSlice, MessageKey, TooLarge};
@@ -15,7 +16,6 @@ use postrider_store::{DeliveryKey, Due, DueSlice, MessageKey, TooLarge};
 use super::{Budgets, Busy, State, Step};
 use crate::budget::{Budget, Part, SMALL_BYTES};
 use crate::limits::{LAST_HUNGER, MANNERS};
-use crate::on_their_way::OnTheirWay;
 
 /// A window is this many times what may be under way, within these bounds.
 const WINDOW_FACTOR: u32 = 8;
@@ -238,6 +238,11 @@ impl State {
         }
     }
 
+    /// Whether it has taken charge of a message that came from its accept commit.
+    pub(crate) fn has(&self, message: &Message, key: MessageKey) -> bool {
+        self.held.contains(&DeliveryKey { due_at: message.created_at, message: key })
+    }
+
     /// What a load has to leave out.
     pub(crate) fn held_keys(&self, load: &Load) -> HashSet<DeliveryKey> {
         self.held.iter().filter(|key| Some(**key) > load.after).copied().collect()
@@ -252,13 +257,13 @@ impl State {
         (self.pace.limit() * WINDOW_FACTOR).clamp(MIN_WINDOW, MAX_WINDOW) as usize
     }
 
-    /// Takes what a load found. One that is still on its way through memory will be offered. Deliveries
-    /// without a payload are returned: there is nothing to send, they can only be canceled.
+    /// Takes what a load found. One that `is_passed_over` is still on its way through memory: it will be offered, and whoever passed it
+    /// over and does not have it then is woken. Deliveries without a payload are returned: there is nothing to send, they can only be canceled.
     pub(crate) fn loaded(
         &mut self,
         found: DueSlice,
         load: Load,
-        on_their_way: &OnTheirWay,
+        is_passed_over: impl Fn(&MessageId) -> bool,
         budgets: &Budgets,
     ) -> Vec<Due> {
         self.busy = None;
@@ -280,8 +285,7 @@ impl State {
             if meanwhile.erased.contains(&key.message) {
                 due.message = None;
             }
-            if due.fresh && due.message.as_ref().is_some_and(|message| on_their_way.has(&message.id)) {
-                // If there is no room for it when it is offered, it is looked for again.
+            if due.fresh && due.message.as_ref().is_some_and(|message| is_passed_over(&message.id)) {
                 passed_over = true;
                 continue;
             }
