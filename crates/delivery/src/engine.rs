@@ -385,6 +385,7 @@ impl Shared {
     fn offer(self: &Arc<Self>, fresh: &Fresh, target: &Arc<Target>) -> bool {
         // Under the lane's lock, which a withdrawal takes after it noted what is erased.
         let offer = |state: &mut State| {
+            state.sees_receiver(target.receiver);
             !self.on_their_way.is_erased(fresh.key) && state.offer(&fresh.message, fresh.key, &self.budgets)
         };
         if let Some(taken) = self.with_open(target.key, offer) {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use postrider_domain::delivery::{Hold, HoldReason};
+use postrider_domain::delivery::{Decision, Hold, HoldReason, Outcome};
 use postrider_domain::time::Timestamp;
 use postrider_store::{DeliveryKey, EndpointKey, Target, TooLarge};
 
@@ -55,10 +55,7 @@ impl Ready {
     /// Whether requests would go to the same place, with the same credentials.
     fn is_same_receiver(&self, other: &Self) -> bool {
         let (a, b) = (self.target.as_ref(), other.target.as_ref());
-        a.endpoint.url == b.endpoint.url
-            && a.endpoint.disabled == b.endpoint.disabled
-            && a.headers == b.headers
-            && a.keys == b.keys
+        a.receiver == b.receiver && a.endpoint.disabled == b.endpoint.disabled
     }
 }
 
@@ -271,6 +268,20 @@ impl State {
             self.owner = Some(owner);
         }
         self.ready = Some(ready);
+    }
+
+    /// Whoever offers or loads something says which receiver the endpoint has: if it is a newer one, this lane was not told yet.
+    pub(crate) fn sees_receiver(&mut self, receiver: u64) {
+        if self.ready.as_ref().is_some_and(|ready| ready.target.receiver < receiver) {
+            self.mark_stale();
+        }
+    }
+
+    /// Learns from an attempt, unless it went to another receiver than the endpoint has now.
+    pub(crate) fn learn(&mut self, receiver: u64, outcome: &Outcome, decision: &Decision, now: Timestamp) {
+        if self.ready.as_ref().is_none_or(|ready| ready.target.receiver == receiver) {
+            self.pace.learn(outcome, decision, now);
+        }
     }
 
     /// The endpoint changed: read it again before the next request.

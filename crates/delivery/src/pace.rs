@@ -141,7 +141,11 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_micros(1_767_323_045_000_000);
 
     fn learn(pace: &mut Pace, outcome: &Outcome, hold_until: Option<Timestamp>) {
-        pace.learn(outcome, &Decision { next: Next::Succeeded, against: None, hold_until }, NOW);
+        pace.learn(
+            outcome,
+            &Decision { next: Next::Succeeded, elsewhere: Next::Succeeded, against: None, hold_until },
+            NOW,
+        );
     }
 
     fn until(pace: &Pace, now: Timestamp) -> Option<Timestamp> {

@@ -510,14 +510,18 @@ pub(crate) fn lower_wake(connection: &Connection, endpoint: EndpointKey, at: Tim
     Ok(())
 }
 
-/// What held the endpoint back is over: whatever it was learned from is another one now, or wants nothing any more. With
+/// The endpoint has another receiver now, or wants nothing any more: what held it back is over, and answers that are still to come from
+/// the former one do not count ([`Target::receiver`]). With
 /// `now`, if it had asked to be left alone, retries that are due at the end of that or later are due then: those of the
 /// [`MISDATED_ROWS`] deliveries that come first, which [`put_off`] counts.
-pub(crate) fn lift_hold(
+pub(crate) fn change_receiver(
     connection: &Connection,
     endpoint: EndpointKey,
     now: Option<Timestamp>,
 ) -> Result<(), SqlError> {
+    connection
+        .prepare_cached("UPDATE endpoint SET receiver = CAST(receiver AS INTEGER) + 1 WHERE no = ?")?
+        .execute([endpoint.0])?;
     let lifted: Option<(i64, String)> = connection
         .prepare_cached("DELETE FROM endpoint_hold WHERE endpoint_no = ? RETURNING not_before, reason")?
         .query_row([endpoint.0], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -544,7 +548,7 @@ const PUT_OFF_SQL: &str = "SELECT endpoint_no, due_at, message_no, made, trigger
          WHERE endpoint_no = ?1 AND due_at >= ?2 ORDER BY due_at, message_no LIMIT ?3
      ) WHERE made > 0";
 
-/// How many retries [`lift_hold`] would make due; each counts as a row.
+/// How many retries [`change_receiver`] would make due; each counts as a row.
 pub(crate) fn put_off(connection: &Connection, endpoint: EndpointKey) -> Result<usize, SqlError> {
     let asked: Option<i64> = connection
         .prepare_cached("SELECT not_before FROM endpoint_hold WHERE endpoint_no = ? AND reason = ?")?
@@ -729,7 +733,12 @@ fn read_due(connection: &Connection, endpoint: EndpointKey, slice: &Slice) -> Re
     let DeliveryKey { due_at, message: MessageKey(after) } = slice.after;
     let largest = i64::try_from(slice.max_bytes).unwrap_or(i64::MAX);
     let mut rows = due.query(params![endpoint.0, due_at.as_micros(), after, slice.until.as_micros(), largest])?;
-    let (mut found, mut bytes) = (DueSlice::default(), 0_usize);
+    let receiver = connection
+        .prepare_cached("SELECT CAST(receiver AS INTEGER) FROM endpoint WHERE no = ?")?
+        .query_row([endpoint.0], |row| row.get::<_, i64>(0))
+        .optional()?;
+    let (mut found, mut bytes) =
+        (DueSlice { receiver: receiver.map(i64::unsigned_abs), ..DueSlice::default() }, 0_usize);
     while let Some(row) = rows.next()? {
         if found.due.len() >= slice.limit {
             break;
@@ -812,7 +821,7 @@ mod tests {
              INSERT INTO endpoint_hold (endpoint_no, not_before, reason) VALUES (1, 50, 'retry-after');
              UPDATE sequence SET next = 10 WHERE name = 'history';";
         connection.execute_batch(rows).unwrap();
-        lift_hold(&connection, EndpointKey(1), Some(Timestamp::from_micros(20))).unwrap();
+        change_receiver(&connection, EndpointKey(1), Some(Timestamp::from_micros(20))).unwrap();
         let due: i64 = connection.query_row("SELECT max(due_at) FROM delivery", [], |row| row.get(0)).unwrap();
         assert!(due < 50);
         // The other one is not old enough to be removed.

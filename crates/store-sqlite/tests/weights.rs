@@ -267,6 +267,7 @@ async fn settle(
         trigger: Trigger::Scheduled,
         attempt: None,
         next,
+        elsewhere: None,
         against: against.map(|kind| EndpointFact { at: NOW, kind }),
         notice: None,
         origin: None,

@@ -67,8 +67,8 @@ pub use tasks::{
 };
 pub use tokens::{IssuedToken, MAX_TOKEN_RULES, TokenExpiry, Tokens, limits as token_limits};
 pub use work::{
-    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, DueSlice, NewMessage, Origin, ResendError, Resent, Routes,
-    Settlement, Target, TooLarge, Unstorable, Wakes, Woken, Work,
+    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, DueSlice, Elsewhere, NewMessage, Origin, ResendError,
+    Resent, Routes, Settlement, Target, TooLarge, Unstorable, Wakes, Woken, Work,
 };
 
 /// A thing with the engine's handle for it.

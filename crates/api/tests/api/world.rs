@@ -338,6 +338,7 @@ impl World {
                 duration_ms: 12,
             }),
             next,
+            elsewhere: None,
             against: None,
             notice: None,
             origin: None,

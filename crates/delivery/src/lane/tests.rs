@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use postrider_domain::attempt::Trigger;
+use postrider_domain::delivery::Next;
 use postrider_domain::entropy::SeededEntropy;
 use postrider_domain::ids::MessageId;
 use postrider_domain::message::Message;
@@ -284,6 +285,7 @@ fn ready(application_rate: Option<u16>) -> Arc<Ready> {
         headers: postrider_domain::endpoint::Headers::default(),
         keys: postrider_domain::signature::SigningKeys::new(secret),
         application_rate,
+        receiver: 0,
     };
     Arc::new(Ready {
         prepared: crate::sender::Sender::unprepared(OWNER),
@@ -411,6 +413,45 @@ fn a_hold_that_is_noted_while_a_change_lifts_it_is_taken_back() {
 }
 
 #[test]
+fn a_lane_that_was_not_told_of_another_receiver_sees_it_by_what_is_offered_or_loaded() {
+    for is_offered in [true, false] {
+        let budgets = budgets();
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        state.wake();
+        let Step::Load(load) = state.next_step(NOW, &budgets) else { panic!("it loads") };
+        let found = |receiver| DueSlice { receiver, ..DueSlice::default() };
+        assert!(state.loaded(found(Some(0)), load, |_| false, &budgets).is_empty());
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Park(_)), "it is the same");
+        state.park_done();
+        if is_offered {
+            state.sees_receiver(1);
+        } else {
+            state.wake();
+            let Step::Load(load) = state.next_step(NOW, &budgets) else { panic!("it loads") };
+            assert!(state.loaded(found(Some(1)), load, |_| false, &budgets).is_empty());
+        }
+        state.wake();
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Target));
+    }
+}
+
+#[test]
+fn what_a_former_receiver_answers_is_not_learned() {
+    let budgets = budgets();
+    for (receiver, is_learned) in [(0, true), (1, false)] {
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        let outcome = Outcome::Answered { status: 503, retry_after: None, body: Bytes::new() };
+        let until = hold(3_600_000).until;
+        let next = Next::Waiting(until);
+        let decision = Decision { next, elsewhere: next, against: None, hold_until: Some(until) };
+        state.learn(receiver, &outcome, &decision, NOW);
+        assert_eq!(state.pace.hold(NOW).is_some(), is_learned, "{receiver}");
+    }
+}
+
+#[test]
 fn what_was_learned_of_one_receiver_does_not_hold_another_back() {
     let budgets = budgets();
     let lane = open_lane(&budgets, None);
@@ -421,7 +462,7 @@ fn what_was_learned_of_one_receiver_does_not_hold_another_back() {
     assert!(state.pace.hold(NOW).is_some(), "a rate says nothing of the receiver");
     let other = ready(None);
     let mut target = other.target.as_ref().clone();
-    target.endpoint.url = postrider_domain::endpoint::EndpointUrl::parse("http://127.0.0.2/").unwrap();
+    target.receiver += 1;
     let other = Ready { target: Arc::new(target), prepared: Arc::clone(&other.prepared), url: "".into() };
     state.set_ready(Arc::new(other), &budgets);
     assert!(matches!(state.next_step(NOW, &budgets), Step::Work(..)));
@@ -679,7 +720,7 @@ impl Waiting {
                 let found = if fits {
                     vec![due].into()
                 } else {
-                    DueSlice { due: Vec::new(), too_large: Some(too_large(self.payload)) }
+                    DueSlice { too_large: Some(too_large(self.payload)), ..DueSlice::default() }
                 };
                 assert!(state.loaded(found, load, |_| false, budgets).is_empty());
                 if fits { self.payload } else { 0 }
@@ -837,7 +878,7 @@ fn what_memory_was_refused_for_is_known_until_that_very_message_is_gone() {
     let budgets = budgets();
     let lane = open_lane(&budgets, None);
     let mut state = lane.state.lock();
-    let beyond = |payload_bytes| DueSlice { due: Vec::new(), too_large: Some(too_large(payload_bytes)) };
+    let beyond = |payload_bytes| DueSlice { too_large: Some(too_large(payload_bytes)), ..DueSlice::default() };
     let load = |state: &mut State| {
         state.wake();
         let Step::Load(load) = state.next_step(NOW, &budgets) else { panic!("it loads") };
@@ -902,7 +943,7 @@ fn while_memory_is_short_a_lane_takes_what_its_message_needs_and_no_more() {
             match state.next_step(now, &budgets) {
                 Step::Load(load) if load.max_bytes >= 1_000 => loads.push(place),
                 Step::Load(load) => {
-                    let beyond = DueSlice { due: Vec::new(), too_large: Some(too_large(1_000)) };
+                    let beyond = DueSlice { too_large: Some(too_large(1_000)), ..DueSlice::default() };
                     assert!(state.loaded(beyond, load, |_| false, &budgets).is_empty());
                 }
                 Step::WaitUntil(at) => state.timer_done(at),

@@ -279,6 +279,9 @@ impl State {
         let ended = load.was_the_last(&found);
         self.more |= !ended || load.after.is_some();
         self.needs = found.too_large;
+        if let Some(receiver) = found.receiver {
+            self.sees_receiver(receiver);
+        }
         let (mut place, mut passed_over, mut useful) = (load.after, false, false);
         for mut due in found.due {
             let key = due.key;

@@ -285,6 +285,8 @@ macro_rules! conformance_cases {
                 the_delivery_of_a_deleted_endpoint_is_logged_but_not_scheduled,
                 health_remembers_the_first_failure_until_a_success,
                 only_what_is_stored_disables,
+                what_a_receiver_answered_that_the_endpoint_has_no_more_does_not_count,
+                another_url_begins_anew,
                 disabling_is_seen_by_routes_and_observers,
                 a_batch_settles_many_endpoints_at_once,
                 a_manual_success_ends_the_series_that_was_never_attempted,
