@@ -731,10 +731,12 @@ impl Shared {
     }
 
     async fn hold(self: Arc<Self>, lane: Arc<Lane>, hold: Hold) {
-        match self.store.hold(lane.key, hold).await {
-            Ok(()) => {
-                tracing::debug!(endpoint = lane.key.0, until = %hold.until, reason = hold.reason.as_str(), "an endpoint is held back");
-                lane.state.lock().hold_done();
+        let receiver = lane.state.lock().receiver();
+        match self.store.hold(lane.key, hold, receiver).await {
+            Ok(is_noted) => {
+                let (until, reason) = (hold.until, hold.reason.as_str());
+                tracing::debug!(endpoint = lane.key.0, %until, reason, is_noted, "an endpoint is held back");
+                lane.state.lock().hold_done(is_noted);
                 self.waker.expect(hold.until);
                 self.pump(&lane);
             }

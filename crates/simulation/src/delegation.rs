@@ -84,7 +84,7 @@ delegate! {
     accepted_under(application: ApplicationKey, key: IdempotencyKey, not_before: Timestamp) -> Result<Option<Message>, StoreError>;
     take_wakes(now: Timestamp, limit: usize) -> Result<Wakes, StoreError>;
     park(endpoint: EndpointKey, after: Timestamp) -> Result<Option<Timestamp>, StoreError>;
-    hold(endpoint: EndpointKey, hold: Hold) -> Result<(), StoreError>;
+    hold(endpoint: EndpointKey, hold: Hold, receiver: Option<u64>) -> Result<bool, StoreError>;
     holds() -> Result<Vec<(EndpointKey, Hold)>, StoreError>;
     hold_of(endpoint: EndpointKey) -> Result<Option<Hold>, StoreError>;
     wake_later(endpoints: Vec<EndpointKey>, at: Timestamp) -> Result<(), StoreError>;

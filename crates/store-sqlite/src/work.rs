@@ -191,10 +191,18 @@ impl Work for SqliteStore {
             .await
     }
 
-    async fn hold(&self, endpoint: EndpointKey, hold: Hold) -> Result<(), StoreError> {
+    async fn hold(&self, endpoint: EndpointKey, hold: Hold, receiver: Option<u64>) -> Result<bool, StoreError> {
         let Hold { until, reason } = hold;
+        let asked = receiver.map(|receiver| i64::try_from(receiver).unwrap_or(i64::MAX));
         self.writer
             .run(Whose::Engine(endpoint), move |tx| {
+                let present = tx
+                    .prepare_cached("SELECT CAST(receiver AS INTEGER) FROM endpoint WHERE no = ?")?
+                    .query_row([endpoint.0], |row| row.get::<_, i64>(0))
+                    .optional()?;
+                if asked.zip(present).is_some_and(|(asked, present)| asked != present) {
+                    return Ok::<_, Abort<StoreError>>(false);
+                }
                 tx.prepare_cached(
                     "INSERT INTO endpoint_hold (endpoint_no, not_before, reason) VALUES (?, ?, ?)
                      ON CONFLICT DO UPDATE SET not_before = excluded.not_before, reason = excluded.reason",
@@ -205,7 +213,7 @@ impl Work for SqliteStore {
                      ON CONFLICT DO UPDATE SET due_at = excluded.due_at",
                 )?
                 .execute(params![endpoint.0, until.as_micros()])?;
-                Ok::<_, Abort<StoreError>>(())
+                Ok(true)
             })
             .await
     }

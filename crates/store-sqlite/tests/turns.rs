@@ -121,7 +121,10 @@ async fn beside<A: Future<Output = ()> + Send + 'static>(
     other("a note of the engine", Box::new(Box::pin(async move { assert!(park.park(endpoint, NOW).await.is_ok()) })));
     let hold = Hold { until: NOW, reason: HoldReason::Trouble };
     let held = store();
-    other("a hold of the engine", Box::new(Box::pin(async move { held.hold(endpoint, hold).await.unwrap() })));
+    other(
+        "a hold of the engine",
+        Box::new(Box::pin(async move { assert!(held.hold(endpoint, hold, None).await.unwrap()) })),
+    );
     for (what, tenant) in [("another environment", neighbour), ("the same environment", same_environment)] {
         let (of, new, environment) = (store(), world.application(), tenant.environment.clone());
         let create = async move { drop(of.create_application(&environment, new, None).await.unwrap()) };

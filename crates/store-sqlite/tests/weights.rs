@@ -313,7 +313,7 @@ async fn holds_that_are_lifted_do_not_have_all_their_retries_moved_in_one_commit
         small.endpoint.event_types = None;
         stored.store.create_endpoint(application, small, None).await.unwrap();
         let key = stored.store.endpoint(application, &IdOrUid::Id(id)).await.unwrap().unwrap().key;
-        stored.store.hold(key, Hold { until, reason: HoldReason::Asked }).await.unwrap();
+        stored.store.hold(key, Hold { until, reason: HoldReason::Asked }, None).await.unwrap();
         ids.push(id);
         keys.push(key);
     }

@@ -406,7 +406,8 @@ pub trait Work {
 
     /// Holds an endpoint back: it is in the index of wakes at `hold.until`, whether it has deliveries or not, and nothing
     /// puts it there earlier until it is parked, or held back until another instant. The caller has taken charge of nothing.
-    async fn hold(&self, endpoint: EndpointKey, hold: Hold) -> Result<(), StoreError>;
+    /// Says whether that was noted: it is not if `receiver`, from which it was learned, is not the endpoint's [`Target::receiver`] any more.
+    async fn hold(&self, endpoint: EndpointKey, hold: Hold, receiver: Option<u64>) -> Result<bool, StoreError>;
 
     /// What holds an endpoint back, also if its time is over. A change of the endpoint's URL, keys or headers lifts it in
     /// the same commit, and so does enabling, disabling or deleting it. Retries that the endpoint asked to put off beyond

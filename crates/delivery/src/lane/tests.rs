@@ -106,7 +106,7 @@ fn an_endpoint_that_cannot_be_read_is_held_back_and_keeps_no_lane() {
     let until = NOW.saturating_add(Duration::from_secs(600));
     state.no_target(Some(Hold { until, reason: HoldReason::Trouble }), &budgets);
     assert!(matches!(state.next_step(NOW, &budgets), Step::Hold(hold) if hold.until == until));
-    state.hold_done();
+    state.hold_done(true);
     assert!(matches!(state.next_step(NOW, &budgets), Step::Close { waits: false }));
 }
 
@@ -329,7 +329,7 @@ fn an_endpoint_that_is_held_back_gives_its_lane_back_and_loses_nothing() {
     assert_eq!(budgets.memory.used(), 0, "what waited is in the store only");
     // What comes meanwhile is found at the end of the hold.
     state.wake();
-    state.hold_done();
+    state.hold_done(true);
     assert!(matches!(state.next_step(NOW, &budgets), Step::Close { waits: false }));
     assert_eq!(state.noted_hold(), Some(hold(3_600_000).until));
 }
@@ -388,7 +388,7 @@ fn a_hold_that_is_lifted_while_or_after_it_is_read_is_looked_at_again() {
 }
 
 #[test]
-fn a_hold_that_is_noted_while_a_change_lifts_it_is_taken_back() {
+fn a_hold_that_the_store_does_not_note_is_over_and_the_endpoint_is_read_again() {
     let budgets = budgets();
     let lane = lane_that_reads(&budgets);
     let mut state = lane.state.lock();
@@ -396,20 +396,11 @@ fn a_hold_that_is_noted_while_a_change_lifts_it_is_taken_back() {
     state.hold_read(Some(hold(3_600_000)));
     state.set_ready(ready(None), &budgets);
     assert!(matches!(state.next_step(NOW, &budgets), Step::Hold(_)));
-    state.mark_stale();
-    state.hold_done();
-    // Before whatever there is to send, and also if its turn is over, the store hears that.
-    assert!(budgets.turns.push(EndpointKey(2), Some(OWNER)));
-    while budgets.permits.open(Some(OWNER)) {}
-    state.turn = Turn::Since(NOW);
-    assert!(matches!(state.next_step(after(2_000), &budgets), Step::Park(Timestamp::EPOCH)));
-    state.store_failed(after(3_000), &budgets);
-    assert!(matches!(state.next_step(after(2_000), &budgets), Step::WaitUntil(at) if at == after(3_000)));
-    state.timer_done(after(3_000));
-    assert!(matches!(state.next_step(after(3_000), &budgets), Step::Park(Timestamp::EPOCH)));
-    state.park_done();
-    assert!(!state.doubts_hold());
-    assert!(matches!(state.next_step(after(3_000), &budgets), Step::Close { waits: true }));
+    state.hold_done(false);
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Target) && !state.doubts_hold());
+    state.target_read();
+    state.set_ready(ready(None), &budgets);
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Load(_)), "it sends what is due");
 }
 
 #[test]
@@ -914,7 +905,7 @@ fn a_result_that_cannot_be_stored_keeps_neither_lane_nor_memory_and_is_not_made_
     let unsettled = crate::settler::Unsettled { lane: Arc::clone(&lane), held: Some(sent), settlement };
     stuck.take(&unsettled, &budgets);
     assert!(matches!(lane.state.lock().next_step(NOW, &budgets), Step::Hold(_)));
-    lane.state.lock().hold_done();
+    lane.state.lock().hold_done(true);
     assert!(matches!(lane.state.lock().next_step(NOW, &budgets), Step::Close { waits: false }));
     assert_eq!(budgets.memory.used(), 0);
     // The next lane leaves it out of what it loads.

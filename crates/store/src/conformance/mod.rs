@@ -286,6 +286,7 @@ macro_rules! conformance_cases {
                 health_remembers_the_first_failure_until_a_success,
                 only_what_is_stored_disables,
                 what_a_receiver_answered_that_the_endpoint_has_no_more_does_not_count,
+                what_a_receiver_asked_that_the_endpoint_has_no_more_holds_nothing_back,
                 another_url_begins_anew,
                 disabling_is_seen_by_routes_and_observers,
                 a_batch_settles_many_endpoints_at_once,

@@ -1,7 +1,7 @@
 //! Cases for settling: the attempt and the delivery's next state, in one commit.
 
 use postrider_domain::attempt::Trigger;
-use postrider_domain::delivery::{Against, DisableReason, EndpointFact, Next};
+use postrider_domain::delivery::{Against, DisableReason, EndpointFact, Hold, HoldReason, Next};
 use postrider_domain::endpoint::{Disablement, EndpointPatch, EndpointUrl};
 use postrider_domain::entropy::SeededEntropy;
 use postrider_domain::signature::{Secret, SecretKind};
@@ -223,6 +223,20 @@ pub(super) async fn what_a_receiver_answered_that_the_endpoint_has_no_more_does_
         let found = world.store().endpoint(app.key, &by_id(endpoint.value.id)).await.unwrap().unwrap().value;
         assert_eq!(found.disabled, counts, "{what}");
         assert_eq!(world.due(&endpoint, FAR).await.is_empty(), counts, "{what}");
+    }
+}
+
+pub(super) async fn what_a_receiver_asked_that_the_endpoint_has_no_more_holds_nothing_back<H: Harness>(
+    world: &World<H>,
+) {
+    for (what, counts) in [("url", false), ("secret", false), ("enabled", false), ("description", true)] {
+        let app = world.application().await;
+        let endpoint = world.endpoint(&app).await;
+        let receiver = world.store().target(endpoint.key).await.unwrap().unwrap().receiver;
+        changes(world, &app, &endpoint, what).await;
+        let hold = Hold { until: after(world.tick(), 3_600), reason: HoldReason::Asked };
+        assert_eq!(world.store().hold(endpoint.key, hold, Some(receiver)).await.unwrap(), counts, "{what}");
+        assert_eq!(world.store().hold_of(endpoint.key).await.unwrap(), counts.then_some(hold), "{what}");
     }
 }
 
