@@ -355,6 +355,7 @@ macro_rules! conformance_cases {
                 tasks_that_ended_stay_as_they_are_until_they_are_forgotten,
                 one_task_at_a_time_sends_messages_to_an_endpoint_again,
                 tasks_that_run_are_bounded_by_application_and_environment,
+                tasks_of_applications_leave_places_to_others,
                 tasks_that_run_are_named_for_every_application,
                 of_tasks_that_ended_the_last_to_end_stay_of_each_application,
                 recover_sends_each_failed_message_once_whatever_the_size_of_a_step,
