@@ -208,7 +208,11 @@ delegate! {
 }
 
 delegate! {
-    Retention
+    Retention {
+        fn believed(&self, now: Timestamp) -> Timestamp {
+            self.below.believed(now)
+        }
+    }
     sweep_payloads(now: Timestamp, kept: Duration, rows: usize) -> Result<Swept, StoreError>;
     sweep_messages(now: Timestamp, kept: Duration, rows: usize) -> Result<Swept, StoreError>;
     erase_deleted(now: Timestamp, rows: usize) -> Result<Swept, StoreError>;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -15,7 +16,7 @@ use crate::files::{Files, READ_ERRORS};
 use crate::lock::{Lock, LockFile};
 use crate::readers::Readers;
 use crate::writer::{Owned, Writer};
-use crate::{SqliteStore, blocks, cut, files, migrate};
+use crate::{SqliteStore, blocks, cut, files, migrate, retention};
 
 /// Earlier versions of SQLite can corrupt a database when a WAL file is reset while it is checkpointed.
 const OLDEST_SQLITE: i32 = 3_051_003;
@@ -306,6 +307,8 @@ impl SqliteStore {
             }
         };
         let observers = Arc::new(Observers::default());
+        // What makes no sense there says nothing.
+        let seen = retention::seen(&connection).unwrap_or_default();
         let writer = Writer::start(connection, owned, Some(Arc::clone(&lock)), Arc::clone(&observers))
             .map_err(|error| OpenError::path(path, &error))?;
         Ok(Self {
@@ -314,6 +317,7 @@ impl SqliteStore {
             lists,
             observers,
             progress: tokio::sync::Mutex::default(),
+            seen: AtomicI64::new(seen),
             asked_per_day: ASKED_PER_DAY,
             lock: Mutex::new(Some(lock)),
         })

@@ -56,7 +56,7 @@ pub use idempotency::{IdempotencyKey, Once, Owner, StoredAnswer, Written};
 pub use messages::{MessageFilter, MessageKey, Messages};
 pub use observer::{Dispatch, Fresh, HandOver, Observer, Observers};
 pub use outbox::{Notice, NoticeKey, NoticeTurn, Outbox};
-pub use retention::{Retention, Swept};
+pub use retention::{MOST_AHEAD, Retention, Swept};
 pub use scan::{Direction, Listed, MAX_CONSUMERS, PAGE_BYTES, PAGE_ROWS, Scan, Walked, limits};
 pub use streams::{StreamFilter, StreamPosition, StreamSlice, Streams};
 pub use tasks::{
