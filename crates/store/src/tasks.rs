@@ -41,7 +41,7 @@ postrider_domain::limits! {
     /// What a delivery by the schedule counts as among the attempts that were asked for (`limits.asked_per_day`)
     pub const ASKED_BY_SCHEDULE: u64 = 10, "attempts", beyond "however many it takes";
     /// Notices to one operator that wait to be sent
-    pub const MAX_NOTICES: usize = 10_000, "notices", beyond "a notice is dropped, and the log says so";
+    pub const MAX_NOTICES: usize = 10_000, "notices", beyond "the oldest ones about the applications that have most are dropped, and the log says how many";
 }
 
 /// How many attempts an application's callers may ask for in a day, if nobody says otherwise: so many by `resend`, and as many by

@@ -394,6 +394,8 @@ macro_rules! conformance_cases {
                 a_disabled_endpoint_is_reported_once_with_the_time_of_its_first_failure,
                 notices_survive_a_restart_until_they_are_removed,
                 recipients_take_turns,
+                a_change_takes_the_place_of_one_of_the_same_endpoint_that_waits,
+                applications_of_a_recipient_take_turns,
                 the_event_types_of_notices_are_there,
             }
             api_keys {
