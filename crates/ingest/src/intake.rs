@@ -129,7 +129,7 @@ impl Intake {
 
     /// The message of a submission.
     pub(crate) fn draft(&self, submission: Submission, now: Timestamp) -> Result<Draft, SubmitError> {
-        let key = submission.idempotency.map(|key| (key, now.saturating_sub(KEY_LIFETIME)));
+        let key = submission.idempotency.map(|key| (key, self.store.believed(now).saturating_sub(KEY_LIFETIME)));
         let deliver_at = submission.deliver_at.filter(|at| *at > now);
         let expires_at = submission.retention.map(|kept| now.saturating_add(kept));
         if deliver_at.is_some_and(|at| at >= expires_at.unwrap_or(now.saturating_add(MAX_DELAY))) {

@@ -118,8 +118,8 @@ delegate! {
     signing_keys(endpoint: EndpointKey) -> Result<Option<SigningKeys>, StoreError>;
     rotate_secret(endpoint: EndpointKey, next: Secret, grace_until: Timestamp, now: Timestamp, once: Option<Once<Secret>>) -> Result<Written<Secret>, RotateError>;
     headers(endpoint: EndpointKey) -> Result<Option<Headers>, StoreError>;
-    set_headers(endpoint: EndpointKey, headers: Headers) -> Result<(), WriteError>;
-    merge_headers(endpoint: EndpointKey, changes: HeaderChanges) -> Result<(), ChangeHeadersError>;
+    set_headers(endpoint: EndpointKey, headers: Headers, now: Timestamp) -> Result<(), WriteError>;
+    merge_headers(endpoint: EndpointKey, changes: HeaderChanges, now: Timestamp) -> Result<(), ChangeHeadersError>;
 }
 
 delegate! {
@@ -208,7 +208,11 @@ delegate! {
 }
 
 delegate! {
-    Retention
+    Retention {
+        fn believed(&self, now: Timestamp) -> Timestamp {
+            self.below.believed(now)
+        }
+    }
     sweep_payloads(now: Timestamp, kept: Duration, rows: usize) -> Result<Swept, StoreError>;
     sweep_messages(now: Timestamp, kept: Duration, rows: usize) -> Result<Swept, StoreError>;
     erase_deleted(now: Timestamp, rows: usize) -> Result<Swept, StoreError>;

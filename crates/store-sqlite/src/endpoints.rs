@@ -214,23 +214,28 @@ impl Endpoints for SqliteStore {
         self.readers.run(move |connection| read_headers(connection, endpoint)).await
     }
 
-    async fn set_headers(&self, endpoint: EndpointKey, headers: Headers) -> Result<(), WriteError> {
+    async fn set_headers(&self, endpoint: EndpointKey, headers: Headers, now: Timestamp) -> Result<(), WriteError> {
         let stored = move |connection: &Connection| stored_of(connection, endpoint);
         self.writer
             .run_over(endpoint, FEW_ROWS, stored, move |tx| {
                 let before = read_headers(tx, endpoint)?.ok_or(Abort::Refused(WriteError::NotFound))?;
-                Ok(write_headers(tx, endpoint, &before, &headers)?)
+                Ok(write_headers(tx, endpoint, (&before, &headers), now)?)
             })
             .await
     }
 
-    async fn merge_headers(&self, endpoint: EndpointKey, changes: HeaderChanges) -> Result<(), ChangeHeadersError> {
+    async fn merge_headers(
+        &self,
+        endpoint: EndpointKey,
+        changes: HeaderChanges,
+        now: Timestamp,
+    ) -> Result<(), ChangeHeadersError> {
         let stored = move |connection: &Connection| stored_of(connection, endpoint);
         self.writer
             .run_over(endpoint, FEW_ROWS, stored, move |tx| {
                 let headers = read_headers(tx, endpoint)?.ok_or(Abort::Refused(WriteError::NotFound.into()))?;
                 let after = headers.changed(changes).map_err(|error| Abort::Refused(error.into()))?;
-                Ok(write_headers(tx, endpoint, &headers, &after)?)
+                Ok(write_headers(tx, endpoint, (&headers, &after), now)?)
             })
             .await
     }
@@ -305,9 +310,14 @@ fn read_headers(connection: &Connection, endpoint: EndpointKey) -> Result<Option
     first(statement.query([endpoint.0])?, |row: &Row<'_>| Columns::new(row, "endpoint").json("headers"))
 }
 
-fn write_headers(tx: &Tx<'_>, endpoint: EndpointKey, before: &Headers, after: &Headers) -> Result<(), SqlError> {
+fn write_headers(
+    tx: &Tx<'_>,
+    endpoint: EndpointKey,
+    (before, after): (&Headers, &Headers),
+    now: Timestamp,
+) -> Result<(), SqlError> {
     store_headers(tx, endpoint, after)?;
-    change_receiver(tx, endpoint, None)?;
+    change_receiver(tx, endpoint, Some(now))?;
     if after != before {
         make_routes_newer(tx, endpoint)?;
     }

@@ -191,7 +191,7 @@ async fn small_changes_of_large_endpoints_do_not_go_into_one_commit() {
                 let key = store.endpoint(application, &id).await.unwrap().unwrap().key;
                 let mut headers = Headers::new();
                 headers.insert("A", "b");
-                store.set_headers(key, headers).await.unwrap();
+                store.set_headers(key, headers, NOW).await.unwrap();
             }
         })
         .await;

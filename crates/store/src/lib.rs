@@ -56,14 +56,14 @@ pub use idempotency::{IdempotencyKey, Once, Owner, StoredAnswer, Written};
 pub use messages::{MessageFilter, MessageKey, Messages};
 pub use observer::{Dispatch, Fresh, HandOver, Observer, Observers};
 pub use outbox::{Notice, NoticeKey, NoticeTurn, Outbox};
-pub use retention::{Retention, Swept};
+pub use retention::{MOST_AHEAD, Retention, Swept};
 pub use scan::{Direction, Listed, MAX_CONSUMERS, PAGE_BYTES, PAGE_ROWS, Scan, Walked, limits};
 pub use streams::{StreamFilter, StreamPosition, StreamSlice, Streams};
 pub use tasks::{
     ASKED_BY_SCHEDULE, ASKED_PER_DAY, Advanced, Job, MAX_ATTEMPTS_OF_MESSAGE, MAX_COUNTED_APPLICATIONS,
-    MAX_COUNTED_TYPES, MAX_ENDED_TASKS, MAX_MANUAL_OF_ENDPOINT, MAX_NOTICES, MAX_RECOVERED, MAX_TASKS_OF_APPLICATION,
-    MAX_TASKS_OF_ENVIRONMENT, NewTask, Outcome, ReplayFilter, RunningTask, Span, TaskError, TaskFilter, Tasks,
-    limits as task_limits,
+    MAX_COUNTED_TYPES, MAX_ENDED_TASKS, MAX_FIRST_TASKS_OF_ENVIRONMENT, MAX_MANUAL_OF_ENDPOINT, MAX_NOTICES,
+    MAX_RECOVERED, MAX_TASKS_OF_APPLICATION, MAX_TASKS_OF_ENVIRONMENT, NewTask, Outcome, ReplayFilter, RunningTask,
+    Span, TaskError, TaskFilter, Tasks, limits as task_limits,
 };
 pub use tokens::{IssuedToken, MAX_TOKEN_RULES, TokenExpiry, Tokens, limits as token_limits};
 pub use work::{

@@ -127,7 +127,7 @@ pub(super) async fn import(
     let (import, turn) = read_import(&state, &operator.environment, account, body, read).await?;
     schemas::check(&state, &operator.environment, environment::schemas(&import)).await?;
     let import = Import { most: state.limits.event_types_per_environment, ..import };
-    let once = idempotency::once(operator.once, now, imported);
+    let once = idempotency::once(operator.once, state.store.believed(now), imported);
     Ok(answer::written(bring_in(&state, &operator.environment, import, turn, now, once).await?, imported))
 }
 

@@ -103,9 +103,9 @@ pub(super) async fn routes_that_changed_are_refused<H: Harness>(world: &World<H>
     drafts.push(("rotate", draft().await));
     done(store.rotate_secret(endpoint.key, world.secret(), FAR, world.tick(), None).await.unwrap());
     drafts.push(("headers", draft().await));
-    store.set_headers(endpoint.key, Headers::from([("X-A".to_owned(), "1".to_owned())])).await.unwrap();
+    store.set_headers(endpoint.key, Headers::from([("X-A".to_owned(), "1".to_owned())]), world.tick()).await.unwrap();
     drafts.push(("merged headers", draft().await));
-    store.merge_headers(endpoint.key, BTreeMap::from([("X-A".into(), None)])).await.unwrap();
+    store.merge_headers(endpoint.key, BTreeMap::from([("X-A".into(), None)]), world.tick()).await.unwrap();
     // What the engine does by itself counts like what a caller does.
     world.message(&app, &[&endpoint]).await;
     let due = world.only_due(&endpoint).await;

@@ -356,6 +356,7 @@ macro_rules! conformance_cases {
                 tasks_that_ended_stay_as_they_are_until_they_are_forgotten,
                 one_task_at_a_time_sends_messages_to_an_endpoint_again,
                 tasks_that_run_are_bounded_by_application_and_environment,
+                tasks_of_applications_leave_places_to_others,
                 tasks_that_run_are_named_for_every_application,
                 of_tasks_that_ended_the_last_to_end_stay_of_each_application,
                 recover_sends_each_failed_message_once_whatever_the_size_of_a_step,
@@ -394,6 +395,8 @@ macro_rules! conformance_cases {
                 a_disabled_endpoint_is_reported_once_with_the_time_of_its_first_failure,
                 notices_survive_a_restart_until_they_are_removed,
                 recipients_take_turns,
+                a_change_takes_the_place_of_one_of_the_same_endpoint_that_waits,
+                applications_of_a_recipient_take_turns,
                 the_event_types_of_notices_are_there,
             }
             api_keys {

@@ -233,7 +233,7 @@ async fn change<H: Harness>(world: &World<H>, app: &App, endpoint: &Ep, what: &s
             let rotated = store.rotate_secret(endpoint.key, world.secret(), now, now, None).await;
             return drop(rotated.unwrap());
         }
-        "headers" => return store.set_headers(endpoint.key, Headers::new()).await.unwrap(),
+        "headers" => return store.set_headers(endpoint.key, Headers::new(), now).await.unwrap(),
         "delete" => return store.delete_endpoint(app.key, &id, now).await.unwrap(),
         _ => return store.delete_application(&environment(), &by_id(app.value.id), now).await.unwrap(),
     };
@@ -277,6 +277,7 @@ pub(super) async fn retries_that_were_put_off_are_due_when_the_hold_is_lifted<H:
     for (reason, what, due, lifted) in [
         (HoldReason::Asked, "url", 2, true),
         (HoldReason::Asked, "secret", 2, true),
+        (HoldReason::Asked, "headers", 2, true),
         (HoldReason::Asked, "description", 0, false),
         (HoldReason::Asked, "disable", 0, true),
         (HoldReason::Silent, "url", 0, true),
