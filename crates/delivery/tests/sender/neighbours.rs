@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use postrider_delivery::sender::{Sent, Slot};
 use postrider_domain::delivery::Failure;
@@ -19,6 +20,7 @@ use crate::secure::{Authority, url};
 use crate::support::{Client, PATIENCE, Receiver, answered, failed, message};
 
 const DATA: u8 = 0;
+const PING: u8 = 6;
 /// `:status: 200`, indexed.
 const STATUS_200: u8 = 0x88;
 
@@ -221,5 +223,33 @@ async fn many_responses_in_pieces_at_a_time_and_such_of_which_some_are_empty_lea
             assert_eq!(answered(&sent).0, 200);
         }
         assert!((0..3).flat_map(|round| gateway.times(round)).all(|times| times <= 2));
+    }
+}
+
+#[tokio::test]
+async fn frames_of_no_request_that_end_a_connection_are_no_failed_attempt_of_others() {
+    let pings = |_| vec![frame(PING, 0, 0, &[0; 8]); 20_000];
+    let (came, gateway) = beside_a_neighbour(Arc::new(pings)).await;
+    for sent in came {
+        // It was made again, alone.
+        let text = "the receiver sent too much over HTTP/2 that is no response";
+        assert_eq!(failed(&sent), (Failure::Protocol, text));
+    }
+    assert!((0..3).flat_map(|round| gateway.times(round)).all(|times| times <= 2));
+}
+
+#[tokio::test]
+async fn a_request_that_is_given_up_before_it_is_sent_leaves_those_behind_it_their_numbers() {
+    let authority = Authority::new();
+    let gateway = Gateway::start(&authority, Arc::new(|number| in_pieces(number, 3_000, b"x"))).await;
+    let client = Arc::new(authority.client(PATIENCE));
+    let url = gateway.url();
+    let hello = || send_of(&client, NEIGHBOUR, &url, "hello".to_owned()).boxed();
+    assert_eq!(answered(&hello().await).0, 200);
+    for _ in 0..10 {
+        // As far as it gets without waiting: it is handed over.
+        assert!(hello().now_or_never().is_none());
+        assert_eq!(answered(&send_of(&client, TENANT, &url, "go".to_owned()).await).0, 200);
+        assert_eq!(answered(&hello().await).0, 200);
     }
 }
