@@ -14,6 +14,7 @@ mod dns;
 pub mod egress;
 mod engine;
 mod fair;
+mod frames;
 mod handshakes;
 mod holders;
 mod http1;

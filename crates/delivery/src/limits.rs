@@ -37,6 +37,7 @@ pub fn limits() -> Vec<Limit> {
         crate::connect::limits(),
         crate::shared::limits(),
         crate::http2::limits(),
+        crate::sender::limits(),
         crate::rest::limits(),
         crate::holders::limits(),
         crate::stuck::limits(),
