@@ -13,7 +13,6 @@ mod connection;
 mod dns;
 pub mod egress;
 mod engine;
-mod fair;
 mod handshakes;
 mod holders;
 mod http1;

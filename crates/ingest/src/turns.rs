@@ -1,12 +1,12 @@
 //! Turns: who may have something judged, or something large read or written, next. Environments share the time that this takes, and in
-//! each of them its applications: whoever used much waits until the others that want some have had as much ([`fair`]). A turn can't
+//! each of them its applications: whoever used much waits until the others that want some have had as much ([`shared_time`]). A turn can't
 //! be interrupted; so whoever asks for little waits for what is under way, and not for all who ask for much.
 //!
 //! Whoever has no token shares the time of one caller with all others who have none, and that counts more ([`NO_TOKEN`]).
 //!
 //! Who may be next is kept in order, so that a turn costs the same however many wait.
 
-mod fair;
+mod shared_time;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::judge::{MAX_WAITING, MAX_WAITING_IN_ALL};
-use fair::{Bounds, Fair, Member, Nanos, Next, Waits};
+use shared_time::{Bounds, Member, Nanos, Next, SharedTime, Waits};
 
 postrider_domain::limits! {
     in "Requests";
@@ -117,13 +117,13 @@ struct State {
     waiting: usize,
     /// Numbers those who come.
     arrivals: u64,
-    callers: Fair<Caller, Applications>,
+    callers: SharedTime<Caller, Applications>,
 }
 
 /// What waits of one caller.
 struct Applications {
     waiting: usize,
-    applications: Fair<Whose, VecDeque<Wait>>,
+    applications: SharedTime<Whose, VecDeque<Wait>>,
 }
 
 struct Wait {
@@ -174,7 +174,7 @@ impl Turns {
             remembered: REMEMBERED_ENVIRONMENTS,
             long: nanos(Duration::from_millis(LONG_MILLIS)),
         };
-        let state = State { taken: 0, taken_long: 0, waiting: 0, arrivals: 0, callers: Fair::new(bounds) };
+        let state = State { taken: 0, taken_long: 0, waiting: 0, arrivals: 0, callers: SharedTime::new(bounds) };
         Arc::new(Self { state: Mutex::new(state), shares })
     }
 
@@ -283,7 +283,7 @@ impl State {
 impl Applications {
     fn new(shares: Shares) -> Self {
         let bounds = Bounds { most: shares.of_application, remembered: REMEMBERED_APPLICATIONS, long: Nanos::MAX };
-        Self { waiting: 0, applications: Fair::new(bounds) }
+        Self { waiting: 0, applications: SharedTime::new(bounds) }
     }
 
     /// Gives a turn to whoever is next of those who wait for one; `false` if he does not wait any more.

@@ -35,7 +35,7 @@ pub(super) struct Next {
 }
 
 /// Those who share time.
-pub(super) struct Fair<K, T> {
+pub(super) struct SharedTime<K, T> {
     now: Nanos,
     /// Those that have a turn, or wait for one.
     active: usize,
@@ -80,7 +80,7 @@ enum Place {
     Ready(usize, Rank),
 }
 
-impl<K: Ord + Hash + Clone, T: Waits> Fair<K, T> {
+impl<K: Ord + Hash + Clone, T: Waits> SharedTime<K, T> {
     pub(super) fn new(bounds: Bounds) -> Self {
         let (members, ready) = (HashMap::default(), Default::default());
         Self { now: 0, active: 0, members, ready, idle: BTreeSet::new(), bounds }
