@@ -13,7 +13,6 @@ mod connection;
 mod dns;
 pub mod egress;
 mod engine;
-mod fair;
 mod frames;
 mod handshakes;
 mod holders;

@@ -41,7 +41,6 @@ pub fn limits() -> Vec<Limit> {
         crate::rest::limits(),
         crate::holders::limits(),
         crate::stuck::limits(),
-        crate::fair::limits(),
         crate::on_their_way::limits(),
         crate::certificates::limits(),
         crate::tls::limits(),

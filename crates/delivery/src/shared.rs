@@ -27,13 +27,13 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
 use crate::connect::Origin;
-use crate::fair::Stock;
 use crate::holders::Owner;
 use crate::http2::{Http2, Permit, Streams};
 use crate::pool::IDLE_TIMEOUT;
 use crate::ranks::Ranks;
 use crate::share::{Door, Doors};
 use crate::sockets;
+use postrider_domain::fair::Stock;
 
 postrider_domain::limits! {
     in "Receivers over HTTP/2";

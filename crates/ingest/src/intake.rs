@@ -78,7 +78,7 @@ impl Intake {
         let task = tokio::spawn(batcher::run(Arc::clone(&batcher), Arc::clone(&store), dispatcher));
         let sweeper = tokio::spawn(sweeper::run(Arc::clone(&store), Arc::clone(&clock))).abort_handle();
         let (routes, rules) = (RouteCache::new(), RuleCache::new(judges));
-        let readings = Turns::new(at_a_time());
+        let readings = Turns::for_work(at_a_time());
         Self { store, clock, entropy, routes, rules, batcher, readings, task: Mutex::new(Some(task)), sweeper }
     }
 
