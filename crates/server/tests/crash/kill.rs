@@ -102,7 +102,7 @@ async fn a_request_repeated_after_a_crash_that_followed_the_commit_gets_the_orig
 
 #[tokio::test]
 async fn retries_that_were_waiting_are_made_after_a_crash() {
-    let mut server = server().set("delivery.retry_schedule", r#"["500ms","10ms"]"#).start().await;
+    let mut server = server().set("delivery.retry_schedule", r#"["5s","10ms"]"#).start().await;
     let app = server.app().await;
     let healthy = Arc::new(AtomicU64::new(0));
     let gate = Arc::clone(&healthy);
