@@ -13,7 +13,7 @@ use postrider_store::{
 use crate::ModelStore;
 use crate::idempotency::Subject;
 use crate::lists;
-use crate::state::{News, State, Tenant};
+use crate::state::{Kind, News, State, Tenant};
 
 #[async_trait]
 impl Applications for ModelStore {
@@ -135,7 +135,7 @@ impl State {
     ) -> Result<Application, WriteError> {
         self.check_uid(environment, application.uid.as_ref(), None)?;
         self.environment(environment);
-        let key = ApplicationKey(self.next_number());
+        let key = ApplicationKey(self.next_number(Kind::Application));
         let environment = environment.clone();
         let tenant = Tenant { environment, application: application.clone(), version: 1, deleted_at: None };
         self.applications.insert(key, tenant);

@@ -15,7 +15,7 @@ use postrider_store::{
 };
 
 use crate::idempotency::Subject;
-use crate::state::{News, Receiver, State};
+use crate::state::{Kind, News, Receiver, State};
 use crate::{ModelStore, lists};
 
 #[async_trait]
@@ -129,7 +129,7 @@ impl Endpoints for ModelStore {
     async fn set_headers(&self, endpoint: EndpointKey, headers: Headers) -> Result<(), WriteError> {
         self.try_write(|state| {
             state.live_endpoint(endpoint).ok_or(WriteError::NotFound)?;
-            state.change_headers(endpoint, headers);
+            state.change_headers(endpoint, &headers);
             Ok(())
         })
     }
@@ -138,7 +138,7 @@ impl Endpoints for ModelStore {
         self.try_write(|state| {
             let receiver = state.live_endpoint(endpoint).ok_or(WriteError::NotFound)?;
             let headers = receiver.headers.changed(changes)?;
-            state.change_headers(endpoint, headers);
+            state.change_headers(endpoint, &headers);
             Ok(())
         })
     }
@@ -192,7 +192,7 @@ impl State {
         self.check_endpoint_uid(application, endpoint.uid.as_ref(), None)?;
         let by_hand = Disablement { reason: DisableReason::ByHand, since: endpoint.created_at };
         endpoint.disablement = endpoint.disabled.then_some(by_hand);
-        let key = EndpointKey(self.next_number());
+        let key = EndpointKey(self.next_number(Kind::Endpoint));
         let receiver = Receiver {
             application,
             endpoint: endpoint.clone(),
@@ -241,10 +241,10 @@ impl State {
         Ok(Endpoint { held: self.holds.get(&key).copied(), ..endpoint })
     }
 
-    fn change_headers(&mut self, key: EndpointKey, headers: Headers) {
+    fn change_headers(&mut self, key: EndpointKey, headers: &Headers) {
         let before = std::mem::replace(&mut self.receiver(key).headers, headers.clone());
         self.lift_hold(key, None);
-        if headers != before {
+        if *headers != before {
             self.make_routes_newer(key);
         }
         self.tell_changed(key);

@@ -7,7 +7,7 @@ use postrider_store::{
     ApplicationKey, EndpointKey, IdempotencyKey, MessageKey, Once, Owner, StoredAnswer, WriteError, Written,
 };
 
-use crate::state::State;
+use crate::state::{Kind, State};
 
 /// What a request is about. Its key is another one for anything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl State {
         let written = write(self)?;
         let answer = answer(&written);
         self.check_room(&owner, most, not_before, answer.room())?;
-        let number = self.next_number();
+        let number = self.next_number(Kind::Answer);
         self.answers.insert(number, Answer { owner, key, subject, created_at: now, answer });
         Ok(Written::Done(written))
     }

@@ -15,7 +15,7 @@ use postrider_store::{
 };
 
 use crate::ModelStore;
-use crate::state::{News, Receiver, State, Tenant};
+use crate::state::{Kind, News, Receiver, State, Tenant};
 
 #[async_trait]
 impl Outbox for ModelStore {
@@ -85,7 +85,7 @@ impl State {
     fn add_notice<T: serde::Serialize>(&mut self, recipient: Uid, kind: NoticeKind, data: &T) {
         let waiting = self.notices.values().filter(|notice| notice.recipient == recipient).count();
         let Some(payload) = notice::payload(kind, data).ok().filter(|_| waiting < MAX_NOTICES) else { return };
-        let key = NoticeKey(self.next_number());
+        let key = NoticeKey(self.next_number(Kind::Notice));
         let event_type = EventTypeName::from_trusted(kind.event_type().to_owned());
         self.notices.insert(key, Notice { key, recipient, event_type, payload });
         self.news.push(News::NoticeAdded);

@@ -69,7 +69,9 @@ impl Retention for ModelStore {
         self.write(|state| {
             let old = state.readers.iter().filter(|(_, reader)| reader.updated_at < before);
             let old: Vec<_> = old.map(|(name, _)| name.clone()).take(rows).collect();
-            old.iter().for_each(|name| drop(state.readers.remove(name)));
+            for name in &old {
+                state.readers.remove(name);
+            }
             let expired = state.api_keys.iter().filter(|key| key.expires_at.is_some_and(|at| at < before));
             let expired: Vec<_> = expired.map(|key| key.id).take(rows).collect();
             state.api_keys.retain(|key| !expired.contains(&key.id));
@@ -132,7 +134,9 @@ impl State {
         let pending = self.deliveries.keys().filter(|(endpoint, _)| is_of_deleted(endpoint));
         let pending: Vec<_> = pending.copied().take(rows).collect();
         if !pending.is_empty() {
-            pending.iter().for_each(|key| drop(self.deliveries.remove(key)));
+            for key in &pending {
+                self.deliveries.remove(key);
+            }
             return Some(0);
         }
         let of_deleted = || self.messages.iter().filter(|(_, sent)| is_deleted(&sent.application));

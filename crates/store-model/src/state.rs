@@ -54,8 +54,8 @@ pub(crate) struct State {
     pub(crate) shown: Option<Timestamp>,
     /// When the clock was last believed.
     pub(crate) believed: Option<Timestamp>,
-    /// The last handle of any kind that was given out: none is given out twice.
-    last: i64,
+    /// The last handle of each kind that was given out: none is given out twice.
+    last: BTreeMap<Kind, i64>,
     /// What observers are to be told when this is committed.
     pub(crate) news: Vec<News>,
 }
@@ -69,6 +69,18 @@ pub(crate) enum News {
     NoticeAdded,
     TaskAdded,
     ApplicationDeleted,
+}
+
+/// What handles are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Environment,
+    Application,
+    Endpoint,
+    Message,
+    Url,
+    Answer,
+    Notice,
 }
 
 #[derive(Debug, Clone)]
@@ -150,16 +162,18 @@ impl State {
         state
     }
 
-    /// A number that was never given out.
-    pub(crate) fn next_number(&mut self) -> i64 {
-        self.last += 1;
-        self.last
+    /// A number that was never given out to one of this kind. They are counted as SQLite counts them, so that whoever compares
+    /// engines finds the same ones.
+    pub(crate) fn next_number(&mut self, kind: Kind) -> i64 {
+        let last = self.last.entry(kind).or_default();
+        *last += 1;
+        *last
     }
 
     /// An environment, which exists from now on if it did not.
     pub(crate) fn environment(&mut self, id: &EnvironmentId) -> &mut Environment {
         if !self.environments.contains_key(id) {
-            let key = EnvironmentKey(self.next_number());
+            let key = EnvironmentKey(self.next_number(Kind::Environment));
             let new = Environment { key, settings: EnvironmentSettings::default(), rules_version: 0 };
             self.environments.insert(id.clone(), new);
         }

@@ -8,7 +8,7 @@ use postrider_domain::time::Timestamp;
 use postrider_store::{ApplicationKey, AttemptRecord, EndpointKey, FORMER_URLS_PER_DAY, URL_OVERHEAD, WriteError};
 
 use crate::asked::Use;
-use crate::state::State;
+use crate::state::{Kind, State};
 
 /// A URL of an endpoint.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ impl State {
     }
 
     fn add_url(&mut self, endpoint: EndpointKey, url: &str, retired_at: Option<Timestamp>) -> i64 {
-        let number = self.next_number();
+        let number = self.next_number(Kind::Url);
         self.urls.insert(number, Url { endpoint, url: url.to_owned(), retired_at });
         number
     }

@@ -24,7 +24,7 @@ use postrider_store::{
 
 use crate::asked::Use;
 use crate::idempotency::Subject;
-use crate::state::{Delivery, News, Receiver, Sent, State, Tenant};
+use crate::state::{Delivery, Kind, News, Receiver, Sent, State, Tenant};
 use crate::{ModelStore, lists, messages};
 
 #[async_trait]
@@ -234,11 +234,11 @@ impl State {
         {
             return Ok(Accepted::Replayed(Arc::new(known)));
         }
-        let is_taken = |sent: &Sent| message.event_id.is_some() && sent.message.event_id == message.event_id;
-        if self.messages_of(application).any(|(_, sent)| is_taken(sent)) {
+        let is_taken = |sent: &Sent| sent.message.event_id == message.event_id;
+        if message.event_id.is_some() && self.messages_of(application).any(|(_, sent)| is_taken(sent)) {
             return Err(AcceptError::Conflict);
         }
-        let key = MessageKey(self.next_number());
+        let key = MessageKey(self.next_number(Kind::Message));
         if let Some((idempotency, _)) = idempotency {
             self.accepted_under.insert(idempotency.0, key);
         }
