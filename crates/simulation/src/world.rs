@@ -54,7 +54,7 @@ pub(crate) struct Place {
 pub(crate) struct World {
     pub(crate) environment: EnvironmentId,
     pub(crate) homes: Vec<Place>,
-    /// How often a run of keys fails that is made with a message under a key.
+    /// How often a run of keys fails that is made with a message under a key, if the store makes runs.
     pub(crate) failing_runs: f64,
     /// Who came later.
     newcomers: Mutex<Vec<Place>>,
@@ -74,6 +74,8 @@ pub struct Report {
     pub requests: usize,
     /// Promises that were broken.
     pub broken: Vec<Broken>,
+    /// Whether it is the same over every store: nothing fails in it that only one has.
+    pub is_the_same_over_all: bool,
     /// What happened, a line for each event.
     pub trace: Vec<String>,
 }
@@ -89,7 +91,9 @@ pub enum Over<'a> {
 
 impl Over<'_> {
     fn store(self, beginning: Beginning) -> Arc<dyn Store> {
-        let Self::Sqlite(folder) = self else { return Arc::new(ModelStore::open(Arc::default())) };
+        let Self::Sqlite(folder) = self else {
+            return Arc::new(ModelStore::open(Arc::default()).failing_at(image::fails));
+        };
         let path = folder.join("postrider.db");
         let copied = image::copy(beginning, &path);
         assert!(copied.is_ok(), "a file in {}: {copied:?}", folder.display());
@@ -203,6 +207,7 @@ impl World {
         let (dice, book, store) = (&self.dice, &self.book, self.store.as_ref());
         let (application, application_id) = make_application(dice, book, store, &self.environment, now);
         let place = home(dice, book, store, application, application_id, None, now);
+        self.relay.pass_on();
         self.newcomers.lock().push(place);
         place
     }

@@ -57,19 +57,27 @@ pub struct ModelStore {
     is_closed: AtomicBool,
     /// How many attempts an application's callers may ask for in a day: so many by `resend`, and as many by tasks.
     asked_per_day: u64,
+    /// See [`ModelStore::failing_at`].
+    fails_at: fn(&[u8]) -> bool,
 }
 
 impl ModelStore {
     /// Opens a store on a database.
     pub fn open(database: Arc<Database>) -> Self {
         let (observers, is_closed) = (Observers::default(), AtomicBool::new(false));
-        Self { database, observers, is_closed, asked_per_day: ASKED_PER_DAY }
+        Self { database, observers, is_closed, asked_per_day: ASKED_PER_DAY, fails_at: |_| false }
     }
 
     /// The same, with another number of attempts that an application's callers may ask for in a day.
     #[must_use]
     pub fn asked_at_most(self, per_day: u64) -> Self {
         Self { asked_per_day: per_day, ..self }
+    }
+
+    /// The same, but a batch fails, as on a full disk, in which a message with such a payload would be accepted.
+    #[must_use]
+    pub fn failing_at(self, payload: fn(&[u8]) -> bool) -> Self {
+        Self { fails_at: payload, ..self }
     }
 
     fn check_open(&self) -> Result<(), StoreError> {

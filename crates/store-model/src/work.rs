@@ -56,13 +56,21 @@ impl Work for ModelStore {
     }
 
     async fn accept(&self, batch: Vec<NewMessage>) -> Vec<Result<Accepted, AcceptError>> {
-        let count = batch.len();
-        let accepted = self.write(|state| {
-            let latest = batch.iter().map(|new| new.message.created_at).max();
-            let results = batch.into_iter().map(|new| state.accept(new)).collect();
-            state.shown = state.shown.max(latest);
-            results
-        });
+        let (count, fails_at) = (batch.len(), self.fails_at);
+        let fails = batch.iter().any(|new| new.message.payload.as_deref().is_some_and(fails_at));
+        let accepted = if fails {
+            self.try_write(|state| {
+                let before = state.newest();
+                let results = state.accept_all(batch);
+                let mut new = state.messages.range(before..).filter(|(key, _)| **key > before);
+                match new.any(|(_, sent)| sent.message.payload.as_deref().is_some_and(fails_at)) {
+                    true => Err(StoreError::Unavailable("simulated".to_owned())),
+                    false => Ok(results),
+                }
+            })
+        } else {
+            self.write(|state| state.accept_all(batch))
+        };
         accepted.unwrap_or_else(|error| vec![Err(AcceptError::Store(error)); count])
     }
 
@@ -223,6 +231,13 @@ impl State {
             keys: keys.clone(),
             application_rate: tenant.application.throttle_rate,
         })
+    }
+
+    fn accept_all(&mut self, batch: Vec<NewMessage>) -> Vec<Result<Accepted, AcceptError>> {
+        let latest = batch.iter().map(|new| new.message.created_at).max();
+        let results = batch.into_iter().map(|new| self.accept(new)).collect();
+        self.shown = self.shown.max(latest);
+        results
     }
 
     fn accept(&mut self, new: NewMessage) -> Result<Accepted, AcceptError> {
