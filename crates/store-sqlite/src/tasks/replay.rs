@@ -124,7 +124,7 @@ fn with_count(mut data: Map<String, Value>) -> Map<String, Value> {
 }
 
 /// Messages of a time. Whether one was attempted at an endpoint, or is pending there without an attempt, is looked up: where it is
-/// due that was accepted for it, and among those that were added or put somewhere else later.
+/// due that was accepted for it, among those that were added or put somewhere else later, and among those that somebody asked for.
 fn walk_sql() -> String {
     format!(
         "SELECT {MESSAGE_COLUMNS}, NULL AS payload, EXISTS (SELECT 1 FROM payload WHERE payload.message_no = message.no) AS has_payload,
@@ -139,6 +139,9 @@ fn walk_sql() -> String {
              ) OR EXISTS (
                  SELECT 1 FROM delivery INDEXED BY delivery_later
                  WHERE delivery.endpoint_no = :endpoint AND delivery.message_no = message.no AND trigger = 2
+             ) OR EXISTS (
+                 SELECT 1 FROM delivery INDEXED BY delivery_manual
+                 WHERE delivery.endpoint_no = :endpoint AND delivery.message_no = message.no AND trigger = 1
              ) AS known
          FROM message
          WHERE application_no = :application AND message.id >= :from AND message.id < :end
