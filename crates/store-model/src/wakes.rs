@@ -13,6 +13,11 @@ use crate::urls::ended;
 /// So many retries are due when what an endpoint asked for is lifted.
 const MAX_PUT_OFF: usize = 1_000;
 
+/// The instant for one of several that are made due at once: so they keep their order.
+fn nth_after(at: Timestamp, nth: usize) -> Timestamp {
+    at.saturating_add(Duration::from_micros(nth as u64))
+}
+
 impl State {
     /// Puts an endpoint into the index, or leaves it there earlier; at the end of what holds it back, if that is later.
     pub(crate) fn lower_wake(&mut self, endpoint: EndpointKey, at: Timestamp) {
@@ -78,7 +83,9 @@ impl State {
         let is_put_off = |key: DeliveryKey, made: u32| key.due_at >= lifted.until && key.due_at > now && made > 0;
         let put_off = self.pending(endpoint).filter(|(key, delivery)| is_put_off(*key, delivery.made));
         let put_off: Vec<_> = put_off.map(|(key, _)| key).take(MAX_PUT_OFF).collect();
-        put_off.into_iter().for_each(|key| self.make_due(endpoint, key, now));
+        for (nth, key) in put_off.into_iter().enumerate() {
+            self.make_due(endpoint, key, nth_after(now, nth));
+        }
     }
 
     /// Makes a delivery due at `at`, or as soon after it as its message is not due, and has the log say so.
@@ -104,11 +111,11 @@ impl State {
         let mut pulled = 0;
         for (endpoint, key) in late {
             if !self.is_scheduled(endpoint, key) {
-                self.make_due(endpoint, key, now);
+                self.make_due(endpoint, key, nth_after(now, pulled));
                 pulled += 1;
             }
         }
-        mended + pulled
+        mended + pulled as u64
     }
 
     /// Whether it is due when whoever sent it asked for, and was not tried yet.
@@ -126,7 +133,7 @@ impl State {
         let mut mended = 0;
         for (endpoint, key) in later {
             if let Some(wait) = self.wait_of(endpoint, key, now) {
-                self.make_due(endpoint, key, now.saturating_add(wait));
+                self.make_due(endpoint, key, nth_after(now.saturating_add(wait), mended));
                 mended += 1;
             }
         }
@@ -134,7 +141,7 @@ impl State {
             hold.until = hold.until.saturating_sub(shown.since(now)).max(now);
         }
         self.shown = Some(now);
-        mended
+        mended as u64
     }
 
     /// For how long a delivery is to wait from now, if it was misdated.
