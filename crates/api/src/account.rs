@@ -34,7 +34,7 @@ use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::ApplicationId;
 use postrider_domain::memory::Part;
 use postrider_ingest::budget::{Budget, Held, Refused, Share};
-use postrider_ingest::{IMPORTS, LimitOptions, Tenant, Whose};
+use postrider_ingest::{Caller, IMPORTS, LimitOptions, Tenant, Whose};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::at_work::AtWork;
@@ -289,17 +289,19 @@ impl Account {
 
     /// Among whom the request waits to have its body read, once its caller is known. A token waits among those of its application,
     /// and nobody else does; the operator once for each application, so that what he sends for one does not wait behind what he
-    /// sends for another.
+    /// sends for another; whoever has none among all who have none.
     pub(crate) fn tenant(&self) -> Option<Tenant> {
-        let (mut environment, mut whose) = (None, self.application.get().cloned().map(Whose::Named));
+        let mut whose = self.application.get().cloned().map_or(Whose::Environment, Whose::Named);
+        let mut caller = None;
         for share in self.shares.get()?.iter() {
             match &share.party {
-                Party::Operator(of) | Party::Applications(of) | Party::Public(of) => environment = Some(of.clone()),
-                Party::Application(application) => whose = Some(Whose::Tokens(*application)),
+                Party::Operator(of) | Party::Applications(of) => caller = Some(Caller::Environment(of.clone())),
+                Party::Application(application) => whose = Whose::Tokens(*application),
+                Party::Public(of) => return Some(Tenant::public(of.clone())),
                 Party::Strangers => {}
             }
         }
-        Some(Tenant { environment: environment?, whose: whose.unwrap_or(Whose::Environment) })
+        Some(Tenant { caller: caller?, whose })
     }
 
     /// Makes room for a page, or for something else that may be as large. To be called without a turn; work on the request pauses.

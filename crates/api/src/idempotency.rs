@@ -78,10 +78,10 @@ fn text(headers: &HeaderMap) -> Result<Option<&[u8]>> {
     }
 }
 
-/// Has a write carried out once, and its answer remembered.
+/// Has a write carried out once, and its answer remembered. By which time keys are old is what the store believes.
 pub(crate) fn once<T>(
     keyed: Option<Keyed>,
-    now: Timestamp,
+    believed: Timestamp,
     answer: impl FnOnce(&T) -> StoredAnswer + Send + 'static,
 ) -> Option<Once<T>> {
     let Keyed { key, owner } = keyed?;
@@ -89,5 +89,5 @@ pub(crate) fn once<T>(
         Owner::Operator(_) => MAX_ANSWERS_OF_OPERATOR,
         Owner::Application(_) => MAX_ANSWERS_OF_APPLICATION,
     };
-    Some(Once { key, owner, most, not_before: now.saturating_sub(KEPT), answer: Box::new(answer) })
+    Some(Once { key, owner, most, not_before: believed.saturating_sub(KEPT), answer: Box::new(answer) })
 }

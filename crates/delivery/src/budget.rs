@@ -1,6 +1,6 @@
 //! What all lanes share: bytes of memory for waiting messages, and permits for requests.
 //!
-//! How much a lane, an application and an environment may have says `fair.rs`. A lane may take more as long as what it has is less
+//! How much a lane, an application and an environment may have says `fair.rs` of `domain`. A lane may take more as long as what it has is less
 //! than a fraction of what is still free, so there is always something left for the next one; an endpoint that hangs can't fill
 //! the house.
 //!
@@ -16,10 +16,10 @@ use std::collections::HashMap;
 use std::ops::{AddAssign, SubAssign};
 
 use parking_lot::Mutex;
+use postrider_domain::fair::{Stock, leaves_enough};
 use postrider_domain::time::Timestamp;
 use postrider_store::EnvironmentKey;
 
-use crate::fair::{Stock, leaves_enough};
 use crate::holders::{Holders, Owner, Whose, environment_of};
 use crate::kept::SHORT_ANSWER_BYTES;
 use crate::limits::STARVING;

@@ -6,6 +6,7 @@ use std::io;
 use postrider_domain::delivery::Failure;
 
 use crate::answer::Trouble;
+use crate::holders::Owner;
 use crate::tls;
 
 const UNREADABLE: &str = "the receiver broke the rules of HTTP/2, or the head of its response is larger than 64 KiB, so its status is not known";
@@ -13,30 +14,53 @@ const UNREADABLE: &str = "the receiver broke the rules of HTTP/2, or the head of
 /// The request got no response.
 #[derive(Debug)]
 pub(crate) struct Broken {
-    /// Nothing says that the receiver saw the request, so on a connection that had been idle it can be made again.
-    pub(crate) unheard: bool,
+    pub(crate) again: Again,
     pub(crate) trouble: Trouble,
+    /// Because of whose request the connection, which others use, too, has ended.
+    pub(crate) culprit: Option<Owner>,
+}
+
+/// Whether a request may be made once more within its attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    Not,
+    /// Nothing says that the receiver saw it, so it may, if the connection had been idle.
+    Unheard,
+    /// The connection ended because of others' requests, or nobody knows because of whose: it may, whether the receiver saw it or not.
+    ByOthers,
 }
 
 impl Broken {
     /// What hyper says about an HTTP/2 connection.
     pub(crate) fn new(error: &hyper::Error, unheard: bool) -> Self {
-        Self { unheard, trouble: describe(error) }
+        let again = if unheard { Again::Unheard } else { Again::Not };
+        Self { again, ..Self::of(describe(error)) }
+    }
+
+    /// The request is over for this reason.
+    pub(crate) fn of(trouble: Trouble) -> Self {
+        Self { again: Again::Not, trouble, culprit: None }
+    }
+
+    /// The connection was ended because of what the receiver sent, and not for this request as far as can be told.
+    pub(crate) fn by_others() -> Self {
+        let detail = "the HTTP/2 connection, which others use, too, was ended because of what the receiver sent for others' requests or for none";
+        Self { again: Again::ByOthers, ..Self::of(Trouble::new(Failure::Protocol, detail)) }
     }
 
     /// The connection, which had been idle, is no use any more.
     pub(crate) fn stale() -> Self {
-        Self { unheard: true, trouble: closed(None) }
+        Self { again: Again::Unheard, ..Self::of(closed(None)) }
     }
 
     /// The exchange is over, but no status was noted.
     pub(crate) fn without_response() -> Self {
-        Self { unheard: false, trouble: closed(None) }
+        Self::of(closed(None))
     }
 
     /// There was nothing that could have been sent.
     pub(crate) fn unbuilt() -> Self {
-        Self { unheard: false, trouble: Trouble::new(Failure::Protocol, "the request could not be built") }
+        Self::of(Trouble::new(Failure::Protocol, "the request could not be built"))
     }
 }
 

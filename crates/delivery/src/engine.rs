@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -19,9 +19,12 @@ use parking_lot::Mutex;
 use postrider_domain::clock::Clock;
 use postrider_domain::delivery::{Hold, HoldReason, RetryPolicy};
 use postrider_domain::entropy::Entropy;
+use postrider_domain::ids::MessageId;
 use postrider_domain::retry::jittered_up;
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApplicationKey, Dispatch, EndpointKey, Fresh, MessageKey, Observer, Store, StoreError, Target};
+use postrider_store::{
+    ApplicationKey, Dispatch, EndpointKey, Fresh, HandOver, MessageKey, Observer, Store, StoreError, Target,
+};
 use tokio::sync::Notify;
 
 use crate::budget::{Memory, Permits};
@@ -30,6 +33,7 @@ use crate::idler;
 use crate::kept::KeptAnswers;
 use crate::lane::{Budgets, Lane, Load, Messages, Ready, State, Step, TROUBLE_PAUSE};
 use crate::limits::{MAX_REMEMBERED, READS_AT_A_TIME};
+use crate::on_their_way::OnTheirWay;
 use crate::options::DeliveryOptions;
 use crate::pace::Pace;
 use crate::rate::RateBook;
@@ -158,38 +162,6 @@ impl Shard {
     }
 }
 
-/// Messages whose payloads were erased before they were handed over: the commit that erased them came between the one that
-/// accepted them and the hand-over. They are not to be taken from there; the store has them, without payload. There are no
-/// more of them than messages between these two, of which the intake has a bound.
-#[derive(Default)]
-struct ErasedAhead {
-    messages: Mutex<Messages>,
-    /// There hardly ever are any.
-    any: AtomicBool,
-}
-
-impl ErasedAhead {
-    /// Notes those that are newer than what was handed over.
-    fn note(&self, erased: &Messages, dispatched: MessageKey) {
-        let mut messages = self.messages.lock();
-        messages.extend(erased.iter().filter(|key| **key > dispatched));
-        self.any.store(!messages.is_empty(), Ordering::SeqCst);
-    }
-
-    fn has(&self, message: MessageKey) -> bool {
-        self.any.load(Ordering::SeqCst) && self.messages.lock().contains(&message)
-    }
-
-    /// Those up to this one were handed over.
-    fn forget(&self, dispatched: MessageKey) {
-        if self.any.load(Ordering::SeqCst) {
-            let mut messages = self.messages.lock();
-            messages.retain(|key| *key > dispatched);
-            self.any.store(!messages.is_empty(), Ordering::SeqCst);
-        }
-    }
-}
-
 pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -203,9 +175,7 @@ pub(crate) struct Shared {
     pub(crate) waker: Waker,
     reads: Arc<Slots>,
     shards: Vec<Mutex<Shard>>,
-    /// The newest message that was handed over by its accept commit, or was there at start.
-    dispatched: AtomicI64,
-    erased: ErasedAhead,
+    on_their_way: OnTheirWay,
     pub(crate) unsent: Unsent,
     pub(crate) stuck: Stuck,
     environments: Environments,
@@ -253,7 +223,6 @@ impl Engine {
         }
         let endpoints = store.rebuild_wakes().await?;
         let holds = store.holds().await?;
-        let newest = store.newest_message().await?;
         if endpoints > 0 {
             tracing::info!(endpoints, "deliveries are pending from before");
         }
@@ -269,8 +238,7 @@ impl Engine {
             kept: KeptAnswers::new(options.kept_responses_per_day),
             waker: Waker::new(),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            dispatched: AtomicI64::new(newest.map_or(0, |newest| newest.0)),
-            erased: ErasedAhead::default(),
+            on_their_way: OnTheirWay::default(),
             unsent: Unsent::default(),
             stuck: Stuck::default(),
             environments: Environments::default(),
@@ -416,8 +384,10 @@ impl Shared {
     /// Offers a fresh delivery to its lane; false if it was not taken.
     fn offer(self: &Arc<Self>, fresh: &Fresh, target: &Arc<Target>) -> bool {
         // Under the lane's lock, which a withdrawal takes after it noted what is erased.
-        let offer =
-            |state: &mut State| !self.erased.has(fresh.key) && state.offer(&fresh.message, fresh.key, &self.budgets);
+        let offer = |state: &mut State| {
+            state.sees_receiver(target.receiver);
+            !self.on_their_way.is_erased(fresh.key) && state.offer(&fresh.message, fresh.key, &self.budgets)
+        };
         if let Some(taken) = self.with_open(target.key, offer) {
             return taken;
         }
@@ -703,8 +673,8 @@ impl Shared {
         drop(slot);
         match found {
             Ok(found) => {
-                let dispatched = MessageKey(self.dispatched.load(Ordering::SeqCst));
-                let empty = lane.state.lock().loaded(found, load, dispatched, &self.budgets);
+                let is_passed_over = |message: &MessageId| self.on_their_way.is_passed_over(message, lane.key);
+                let empty = lane.state.lock().loaded(found, load, is_passed_over, &self.budgets);
                 self.unsent.note(lane.key, empty.len(), self.clock.now());
                 for due in empty {
                     let settlement = worker::canceled(lane.key, due.key, due.made, due.trigger);
@@ -721,7 +691,7 @@ impl Shared {
     /// without a payload, and canceled then.
     fn withdraw(self: &Arc<Self>, messages: &[MessageKey]) {
         let messages: Messages = messages.iter().copied().collect();
-        self.erased.note(&messages, MessageKey(self.dispatched.load(Ordering::SeqCst)));
+        self.on_their_way.erase(&messages);
         for shard in &self.shards {
             let lanes: Vec<_> = shard.lock().lanes.values().cloned().collect();
             for lane in lanes {
@@ -761,10 +731,12 @@ impl Shared {
     }
 
     async fn hold(self: Arc<Self>, lane: Arc<Lane>, hold: Hold) {
-        match self.store.hold(lane.key, hold).await {
-            Ok(()) => {
-                tracing::debug!(endpoint = lane.key.0, until = %hold.until, reason = hold.reason.as_str(), "an endpoint is held back");
-                lane.state.lock().hold_done();
+        let receiver = lane.state.lock().receiver();
+        match self.store.hold(lane.key, hold, receiver).await {
+            Ok(is_noted) => {
+                let (until, reason) = (hold.until, hold.reason.as_str());
+                tracing::debug!(endpoint = lane.key.0, %until, reason, is_noted, "an endpoint is held back");
+                lane.state.lock().hold_done(is_noted);
                 self.waker.expect(hold.until);
                 self.pump(&lane);
             }
@@ -807,10 +779,14 @@ impl Handle {
 }
 
 impl Dispatch for Handle {
-    fn dispatch(&self, batch: Vec<Fresh>) {
+    fn announce(&self, messages: &[MessageId]) {
+        self.0.on_their_way.announce(messages);
+    }
+
+    fn dispatch(&self, batch: HandOver) {
         let shared = &self.0;
         let mut not_taken: Vec<(EndpointKey, Whose)> = Vec::new();
-        for fresh in &batch {
+        for fresh in &batch.fresh {
             // All are of one application.
             if let Some(target) = fresh.targets.first() {
                 shared.environments.learn(Owner::of(target));
@@ -827,13 +803,20 @@ impl Dispatch for Handle {
                     not_taken.push((key, of));
                 }
             }
+            // After the offers: a load that does not find it on its way any more may rely on them.
+            for endpoint in shared.on_their_way.arrived(&fresh.message.id) {
+                let has = shared.with_open(endpoint, |state| state.has(&fresh.message, fresh.key));
+                if !has.unwrap_or(false) {
+                    let target = fresh.targets.iter().find(|target| target.key == endpoint);
+                    not_taken.push((endpoint, target.map(|target| Owner::of(target))));
+                }
+            }
         }
-        // After the offers: a load that sees this number may rely on them.
-        if let Some(newest) = batch.iter().map(|fresh| fresh.key.0).max() {
-            shared.dispatched.fetch_max(newest, Ordering::SeqCst);
-            shared.erased.forget(MessageKey(newest));
+        for message in &batch.dropped {
+            shared.on_their_way.arrived(message);
         }
-        // After that: a load that came before it has passed over what was not taken.
+        shared.on_their_way.handed_over();
+        // After that: a load that came before has passed over what was not taken.
         if !not_taken.is_empty() {
             not_taken.sort_unstable();
             not_taken.dedup();

@@ -20,7 +20,7 @@ use postrider_domain::time::Timestamp;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use crate::answer::Stage;
-use crate::connection::{Broken, closed, ended};
+use crate::connection::{Again, Broken, closed, ended};
 use crate::limits::REST_PATIENCE;
 use crate::meter::Credit;
 use crate::response::{Parser, Step};
@@ -122,7 +122,7 @@ impl<B: Buf> Exchange<'_, B> {
             match ready!(self.poll_read(cx)) {
                 Ok(Step::More) => {}
                 Ok(Step::Over { reusable, .. }) => return Poll::Ready(Ok(reusable && self.written)),
-                Ok(Step::Refused(trouble)) => return Poll::Ready(Err(Broken { unheard: false, trouble })),
+                Ok(Step::Refused(trouble)) => return Poll::Ready(Err(Broken::of(trouble))),
                 Err(error) => return Poll::Ready(self.end(error.as_ref())),
             }
         }
@@ -184,6 +184,7 @@ impl<B: Buf> Exchange<'_, B> {
             (true, false) => ended(error, "within the status line of its response"),
         };
         // Whoever sends too much beside responses would send it again.
-        Err(Broken { unheard: !self.heard && !self.transport.meter().has_overrun(), trouble })
+        let unheard = !self.heard && !self.transport.meter().has_overrun();
+        Err(Broken { again: if unheard { Again::Unheard } else { Again::Not }, ..Broken::of(trouble) })
     }
 }

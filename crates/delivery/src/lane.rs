@@ -21,9 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use postrider_domain::delivery::{Hold, HoldReason};
+use postrider_domain::delivery::{Decision, Hold, HoldReason, Outcome};
 use postrider_domain::time::Timestamp;
-use postrider_store::{DeliveryKey, EndpointKey, MessageKey, Target, TooLarge};
+use postrider_store::{DeliveryKey, EndpointKey, Target, TooLarge};
 
 use crate::budget::{Memory, Permits};
 use crate::holders::{Owner, Whose};
@@ -55,10 +55,7 @@ impl Ready {
     /// Whether requests would go to the same place, with the same credentials.
     fn is_same_receiver(&self, other: &Self) -> bool {
         let (a, b) = (self.target.as_ref(), other.target.as_ref());
-        a.endpoint.url == b.endpoint.url
-            && a.endpoint.disabled == b.endpoint.disabled
-            && a.headers == b.headers
-            && a.keys == b.keys
+        a.receiver == b.receiver && a.endpoint.disabled == b.endpoint.disabled
     }
 }
 
@@ -131,13 +128,7 @@ pub(crate) struct State {
     doubts_hold: bool,
     /// It was read from the store: a change of the endpoint may have lifted it since.
     hold_was_read: bool,
-    /// The endpoint changed while its hold was being noted, which may come after what the change has lifted.
-    takes_hold_back: bool,
-    /// The store may have a hold that is over: that is seen to before anything else, or it would be believed after a start.
-    has_hold_to_lift: bool,
     limits: Limits,
-    /// The newest message that was offered: no older one is still to come.
-    offered: MessageKey,
     /// The store may have due deliveries that are not held.
     more: bool,
     /// Where the next load goes on, so that it does not walk past everything that is held and not settled yet. What was
@@ -198,11 +189,8 @@ impl Lane {
             pace,
             noted_hold: None,
             hold_was_read: false,
-            takes_hold_back: false,
-            has_hold_to_lift: false,
             doubts_hold,
             limits: [None; 2],
-            offered: MessageKey(i64::MIN),
             more: false,
             place: None,
             loads_in_a_row: 0,
@@ -276,11 +264,29 @@ impl State {
         self.ready = Some(ready);
     }
 
+    /// Which receiver the endpoint has, as far as this lane knows.
+    pub(crate) fn receiver(&self) -> Option<u64> {
+        self.ready.as_ref().map(|ready| ready.target.receiver)
+    }
+
+    /// Whoever offers or loads something says which receiver the endpoint has: if it is a newer one, this lane was not told yet.
+    pub(crate) fn sees_receiver(&mut self, receiver: u64) {
+        if self.ready.as_ref().is_some_and(|ready| ready.target.receiver < receiver) {
+            self.mark_stale();
+        }
+    }
+
+    /// Learns from an attempt, unless it went to another receiver than the endpoint has now.
+    pub(crate) fn learn(&mut self, receiver: u64, outcome: &Outcome, decision: &Decision, now: Timestamp) {
+        if self.ready.as_ref().is_none_or(|ready| ready.target.receiver == receiver) {
+            self.pace.learn(outcome, decision, now);
+        }
+    }
+
     /// The endpoint changed: read it again before the next request.
     pub(crate) fn mark_stale(&mut self) {
         self.stale = true;
         self.doubts_hold |= self.hold_was_read;
-        self.takes_hold_back |= matches!(self.busy, Some(Busy::Hold(_)));
         self.wake();
     }
 
@@ -396,31 +402,27 @@ impl State {
         }
     }
 
-    /// The store noted when the endpoint is next due, and that nothing holds it back.
+    /// The store noted when the endpoint is next due.
     pub(crate) fn park_done(&mut self) {
         self.busy = None;
-        self.has_hold_to_lift = false;
     }
 
-    /// The store noted that the endpoint is held back. If the endpoint changed meanwhile, the hold may be of what it was before: it
-    /// is over then, also where that is not so, and the store hears that at once.
-    pub(crate) fn hold_done(&mut self) {
+    /// The store noted that the endpoint is held back; or it did not, because the endpoint has another receiver than this lane knows.
+    pub(crate) fn hold_done(&mut self, is_noted: bool) {
         let Some(Busy::Hold(until)) = self.busy.take() else { return };
-        if !std::mem::take(&mut self.takes_hold_back) {
+        if is_noted {
             self.noted_hold = Some(until);
             return;
         }
         (self.noted_hold, self.hold_was_read, self.doubts_hold) = (None, false, false);
-        self.has_hold_to_lift = true;
         self.pace.forget();
-        self.wake();
+        self.mark_stale();
     }
 
     /// The store failed at what it was asked last.
     pub(crate) fn store_failed(&mut self, retry_at: Timestamp, budgets: &Budgets) {
         self.stale |= self.busy == Some(Busy::Target);
         self.busy = None;
-        self.takes_hold_back = false;
         self.give_back_reserved(budgets);
         self.meanwhile = Meanwhile::default();
         self.retry_store_at = Some(retry_at);
@@ -444,14 +446,6 @@ impl State {
         self.begin_turn(now);
         let store_asleep = self.retry_store_at.filter(|at| *at > now);
         let idle_store = self.busy.is_none() && store_asleep.is_none();
-        if self.has_hold_to_lift {
-            // Whatever waits is not looked at, so it is due from the first on.
-            return if idle_store {
-                self.begin(Busy::Park, Step::Park(Timestamp::EPOCH))
-            } else {
-                self.wait(store_asleep)
-            };
-        }
         if self.has_had_its_turn(now, budgets) && self.pace.hold(now).is_none() {
             return self.end_turn(budgets);
         }

@@ -10,27 +10,32 @@
 //! * Of TLS, whatever is not HTTP is counted by itself: heads of records, session tickets, changes of keys. A ticket of
 //!   18 bytes costs as much as 2,000 bytes of a response, and TLS takes as many as come. This holds for HTTP/1, too, whose
 //!   parser bounds the rest.
-//! * Frames are counted where they are plain text, by a reader of their nine-byte heads. It also learns from SETTINGS how
-//!   many streams the receiver allows, and from WINDOW_UPDATE and the DATA that is written how much the connection takes,
-//!   which hyper does not tell.
+//! * Frames are counted where they are plain text (`frames.rs`). Those of one stream, and the records that bring them, are its
+//!   request's alone: a stream that has used its share up is spent, which ends that request, and what is on its way still
+//!   ([`MAX_LATE_FRAMES`]) costs nobody else anything. So the connection's credit is for what belongs to no stream.
+//! * Of a connection that ends it is known because of which stream, if it was one ([`Meter::culprit`]).
 
+use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
-use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
-use crate::transport::Transport;
+use crate::holders::Owner;
 
 postrider_domain::limits! {
     in "Receivers over HTTP/2";
     /// What a receiver may send for one request, in frames; one that carries nothing of a response counts as eight, an acknowledgement of what was not asked as 128, one of a head as 48 and by its length
-    pub const MAX_FRAMES: i64 = 1_024, "frames", beyond "the connection is closed";
-    /// What a receiver may send for one request, as it comes over the network
-    pub const MAX_BYTES: i64 = 262_144, "bytes", beyond "the connection is closed";
+    pub const MAX_FRAMES: i64 = 1_024, "frames", beyond "the request is reset, and a status that is known stands; of what belongs to no request: the connection is closed";
+    /// The same in bytes
+    pub const MAX_BYTES: i64 = 262_144, "bytes", beyond "as with its frames";
+    /// What may come for one request, in frames, after it was reset or given up: it was on its way
+    pub const MAX_LATE_FRAMES: i64 = 8_192, "frames", beyond "the connection is closed; others' requests on it are made again, and the application gets connections of its own";
+    /// Requests over one connection of which more may come after they were reset or given up
+    pub(crate) const MAX_LATE_STREAMS: usize = 256, "requests", beyond "what comes for the oldest counts as what belongs to none";
     /// What a receiver may send while it owes no response
     pub const MAX_IDLE_FRAMES: i64 = 256, "frames", beyond "the connection is closed";
     /// What a receiver may send while it owes no response
@@ -48,18 +53,20 @@ const HANDSHAKE_BYTES: i64 = 96 * 1024;
 pub(crate) const RECORD: i64 = 5 + 16_384 + 2_048;
 /// What receivers are taken to send at most before TLS is on: more than comes.
 const UNCOUNTED: i64 = i64::MAX / 2;
+/// What a record of TLS takes beside what is in it, at most: its head, a number, and what authenticates it (RFC 5246 §6.2.3.3).
+const RECORD_OVERHEAD: i64 = 5 + 8 + 16;
 /// What a frame costs that carries nothing of a response.
-const EMPTY_COST: i64 = 8;
+pub(crate) const EMPTY_COST: i64 = 8;
 /// What the acknowledgement of a PING costs that was not sent: h2 warns of each.
-const UNASKED_COST: i64 = 128;
+pub(crate) const UNASKED_COST: i64 = 128;
 /// What a frame of a head costs, and so many bytes of it: it may be an interim response, and a byte may stand for a field.
-const HEAD_COST: i64 = 48;
-const HEAD_BYTES_PER_COST: usize = 128;
+pub(crate) const HEAD_COST: i64 = 48;
+pub(crate) const HEAD_BYTES_PER_COST: usize = 128;
 /// What a connection takes before the receiver has said more, and the most it can say (RFC 9113 §6.9).
-const FIRST_WINDOW: i64 = 65_535;
-const MAX_WINDOW: i64 = 0x7fff_ffff;
+pub(crate) const FIRST_WINDOW: i64 = 65_535;
+pub(crate) const MAX_WINDOW: i64 = 0x7fff_ffff;
 /// The streams that are taken for allowed before the receiver has said how many (RFC 9113 §6.5.2 recommends at least 100).
-const UNSAID_STREAMS: u32 = 100;
+pub(crate) const UNSAID_STREAMS: u32 = 100;
 
 /// The receiver has sent too much.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +134,62 @@ pub(crate) struct Meter {
     /// The connection has ended.
     ended: AtomicBool,
     settings: Notify,
+    by_stream: Mutex<ByStream>,
+    /// The stream of the last frame that was passed on, until more is asked for: what is wrong with it ends the connection.
+    in_doubt: AtomicU32,
+}
+
+/// What the receiver may still send on each stream.
+#[derive(Debug, Default)]
+struct ByStream {
+    /// How many were opened.
+    opened: u32,
+    open: HashMap<u32, Stream, foldhash::fast::RandomState>,
+    /// Whose requests are over, while the receiver has not ended them.
+    late: BTreeMap<u32, Late>,
+    /// The stream that brought so much that the connection ends.
+    ruinous: Option<Owner>,
+}
+
+/// The stream of a request that is under way.
+#[derive(Debug)]
+struct Stream {
+    owner: Owner,
+    frames: i64,
+    bytes: i64,
+    late: i64,
+    /// The receiver has ended it.
+    ended: bool,
+    spent: CancellationToken,
+    spent_on_heads: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct Late {
+    owner: Owner,
+    frames: i64,
+}
+
+/// A stream that was opened.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) number: u32,
+    /// Told when the receiver has sent too much on it.
+    pub(crate) spent: CancellationToken,
+    /// Whether that was a head, so that it was one of too many.
+    pub(crate) spent_on_heads: Arc<AtomicBool>,
+}
+
+/// Whose a frame is, and what is done with it.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Charged {
+    /// It belongs to a request.
+    Stream,
+    /// It belongs to a request that is over, as far as we are concerned.
+    Late,
+    /// It belongs to none.
+    #[default]
+    Connection,
 }
 
 impl Default for Meter {
@@ -144,11 +207,121 @@ impl Default for Meter {
             settled: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             settings: Notify::new(),
+            by_stream: Mutex::default(),
+            in_doubt: AtomicU32::new(0),
         }
     }
 }
 
+impl ByStream {
+    fn charge(&mut self, number: u32, (cost, bytes, is_head): (i64, i64, bool)) -> Charged {
+        if let Some(stream) = self.open.get_mut(&number) {
+            if stream.ended {
+                return Charged::Connection;
+            }
+            if !stream.spent.is_cancelled() {
+                stream.frames -= cost;
+                stream.bytes -= bytes;
+                if stream.frames < 0 || stream.bytes < 0 {
+                    stream.spent_on_heads.store(is_head, Ordering::Release);
+                    stream.spent.cancel();
+                }
+                return Charged::Stream;
+            }
+            stream.late -= cost;
+            if stream.late < 0 {
+                self.ruinous = self.ruinous.or(Some(stream.owner));
+            }
+            return Charged::Late;
+        }
+        let Some(late) = self.late.get_mut(&number) else { return Charged::Connection };
+        late.frames -= cost;
+        if late.frames < 0 {
+            self.ruinous = self.ruinous.or(Some(late.owner));
+        }
+        Charged::Late
+    }
+}
+
 impl Meter {
+    /// Opens a stream for a request with a body of so many bytes, by whatever `hands_over` the request. Streams are numbered in the
+    /// order in which requests are handed over.
+    pub(crate) fn open<T>(&self, owner: Owner, size: usize, hands_over: impl FnOnce() -> T) -> (Opened, T) {
+        let credit = Credit::of_request(size);
+        let mut by_stream = self.by_stream.lock();
+        let number = by_stream.opened.saturating_mul(2).saturating_add(1);
+        by_stream.opened = by_stream.opened.saturating_add(1);
+        let spent = CancellationToken::new();
+        let spent_on_heads = Arc::new(AtomicBool::new(false));
+        let opened = Opened { number, spent: spent.clone(), spent_on_heads: Arc::clone(&spent_on_heads) };
+        let (frames, bytes, late, ended) = (credit.frames, credit.bytes, MAX_LATE_FRAMES, false);
+        let stream = Stream { owner, frames, bytes, late, ended, spent, spent_on_heads };
+        by_stream.open.insert(number, stream);
+        (opened, hands_over())
+    }
+
+    /// The request on a stream is over.
+    pub(crate) fn close(&self, number: u32) {
+        let mut by_stream = self.by_stream.lock();
+        let Some(stream) = by_stream.open.remove(&number).filter(|stream| !stream.ended) else { return };
+        if by_stream.late.len() >= MAX_LATE_STREAMS {
+            by_stream.late.pop_first();
+        }
+        by_stream.late.insert(number, Late { owner: stream.owner, frames: stream.late });
+    }
+
+    /// The receiver has ended a stream.
+    pub(crate) fn end_stream(&self, number: u32) {
+        let mut by_stream = self.by_stream.lock();
+        if by_stream.late.remove(&number).is_none()
+            && let Some(stream) = by_stream.open.get_mut(&number)
+        {
+            stream.ended = true;
+        }
+    }
+
+    /// Counts a frame.
+    pub(crate) fn charge(&self, number: u32, cost: i64, bytes: usize, is_head: bool) -> Charged {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX / 2);
+        let charged = self.by_stream.lock().charge(number, (cost, bytes, is_head));
+        if charged == Charged::Connection {
+            self.frames.fetch_sub(cost, Ordering::Relaxed);
+        }
+        charged
+    }
+
+    /// A record goes on with a frame of this stream: one more that is to be read for it.
+    pub(crate) fn charge_record(&self, number: u32) {
+        self.by_stream.lock().charge(number, (1, 0, false));
+    }
+
+    /// So many bytes of what came are some stream's.
+    pub(crate) fn refund(&self, bytes: i64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A record brought what is some stream's.
+    pub(crate) fn explain_record(&self) {
+        self.bytes.fetch_add(RECORD_OVERHEAD, Ordering::Relaxed);
+        self.overhead.fetch_add(RECORD_OVERHEAD, Ordering::Relaxed);
+    }
+
+    /// A frame of this stream is passed on, or, if it is 0, all that were are understood.
+    pub(crate) fn doubt(&self, number: u32) {
+        self.in_doubt.store(number, Ordering::Release);
+    }
+
+    /// Because of whose request the connection has ended, if it was one.
+    pub(crate) fn culprit(&self) -> Option<Owner> {
+        let by_stream = self.by_stream.lock();
+        let in_doubt = || {
+            let number = self.in_doubt.load(Ordering::Acquire);
+            let open = by_stream.open.get(&number).map(|stream| stream.owner);
+            open.or_else(|| by_stream.late.get(&number).map(|late| late.owner))
+        };
+        by_stream.ruinous.or_else(in_doubt)
+    }
+
     /// Counts no more but what is not HTTP.
     pub(crate) fn turn_off(&self) {
         self.off.store(true, Ordering::Relaxed);
@@ -180,7 +353,9 @@ impl Meter {
 
     /// Whether the receiver has sent too much over HTTP/2.
     pub(crate) fn is_spent(&self) -> bool {
-        self.frames.load(Ordering::Relaxed) < 0 || self.bytes.load(Ordering::Relaxed) < 0
+        self.frames.load(Ordering::Relaxed) < 0
+            || self.bytes.load(Ordering::Relaxed) < 0
+            || self.by_stream.lock().ruinous.is_some()
     }
 
     /// Whether the receiver has sent too much that is not HTTP.
@@ -219,14 +394,14 @@ impl Meter {
         self.whole_window.load(Ordering::Relaxed)
     }
 
-    fn widen(&self, by: u32) {
+    pub(crate) fn widen(&self, by: u32) {
         let wider = |window: i64| Some((window + i64::from(by)).min(MAX_WINDOW));
         // h2 ends a connection whose window is raised beyond what can be, so that one need not be right.
         let _ = self.window.fetch_update(Ordering::Relaxed, Ordering::Relaxed, wider);
         self.whole_window.fetch_max(self.window.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    fn wrote(&self, bytes: usize) {
+    pub(crate) fn wrote(&self, bytes: usize) {
         let bytes = i64::try_from(bytes).unwrap_or(MAX_WINDOW);
         self.window.fetch_sub(bytes, Ordering::Relaxed);
         // A body whose request is over may still be written, if the receiver did not wait for it.
@@ -235,10 +410,33 @@ impl Meter {
     }
 
     /// What the acknowledgement of a PING costs.
-    fn cost_of_acknowledgement(&self) -> i64 {
+    pub(crate) fn cost_of_acknowledgement(&self) -> i64 {
         let fewer = |pings: i64| (pings > 0).then(|| pings - 1);
         let asked = self.pings.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
         asked.map_or(UNASKED_COST, |_| EMPTY_COST)
+    }
+
+    /// A PING was sent.
+    pub(crate) fn asked(&self) {
+        self.pings.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The receiver allows so many streams.
+    pub(crate) fn allow(&self, streams: u32) {
+        self.streams.store(streams, Ordering::Relaxed);
+    }
+
+    /// The receiver's settings begin, which leave open how many streams there are unless they say so.
+    pub(crate) fn settings_begin(&self) {
+        if !self.settled.load(Ordering::Relaxed) {
+            self.allow(u32::MAX);
+        }
+    }
+
+    /// The receiver's settings are here.
+    pub(crate) fn settings_end(&self) {
+        self.settled.store(true, Ordering::Release);
+        self.settings.notify_waiters();
     }
 
     /// The connection has ended: there is nothing to wait for.
@@ -291,379 +489,18 @@ impl Meter {
     }
 }
 
-/// The kinds of frames that matter here (RFC 9113 §6).
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const CONTINUATION: u8 = 9;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const WINDOW_UPDATE: u8 = 8;
-const ACK: u8 = 1;
-const MAX_CONCURRENT_STREAMS: u16 = 3;
-
-const HEAD: usize = 9;
-const SETTING: usize = 6;
-const INCREMENT: usize = 4;
-/// What a client sends before its first frame.
-const PREFACE: usize = 24;
-
-/// The head of a frame.
-struct Head {
-    length: usize,
-    kind: u8,
-    flags: u8,
-    /// It is of the connection, not of one stream. The first bit of a stream's number means nothing.
-    of_connection: bool,
-}
-
-impl Head {
-    fn parse(bytes: [u8; HEAD]) -> Self {
-        let [long, middle, short, kind, flags, stream @ ..] = bytes;
-        let length = u32::from_be_bytes([0, long, middle, short]) as usize;
-        Self { length, kind, flags, of_connection: u32::from_be_bytes(stream) << 1 == 0 }
-    }
-}
-
-/// A part of a stream of frames.
-enum Part<'a> {
-    Head(Head),
-    /// A piece of the last frame's payload.
-    Payload(&'a [u8]),
-}
-
-/// Takes a stream of bytes, which comes in pieces of any size, apart.
-#[derive(Debug, Default)]
-struct Parts {
-    head: [u8; HEAD],
-    /// So much of the head is here.
-    read: usize,
-    /// Bytes of the frame's payload that are still to come.
-    left: usize,
-}
-
-impl Parts {
-    /// The next part, which it takes off `bytes`.
-    fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Part<'a>> {
-        if self.left > 0 && !bytes.is_empty() {
-            let (payload, rest) = bytes.split_at(self.left.min(bytes.len()));
-            self.left -= payload.len();
-            *bytes = rest;
-            return Some(Part::Payload(payload));
-        }
-        let (piece, rest) = bytes.split_at((HEAD - self.read).min(bytes.len()));
-        self.head[self.read..][..piece.len()].copy_from_slice(piece);
-        self.read += piece.len();
-        *bytes = rest;
-        if self.read < HEAD {
-            return None;
-        }
-        self.read = 0;
-        let head = Head::parse(self.head);
-        self.left = head.length;
-        Some(Part::Head(head))
-    }
-}
-
-/// What is read of a frame's payload.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Content {
-    #[default]
-    Other,
-    Settings,
-    /// The connection's window.
-    Window,
-}
-
-/// Reads the heads of frames that a receiver sends, its settings, and how much more it takes.
-#[derive(Debug, Default)]
-struct Frames {
-    parts: Parts,
-    content: Content,
-    /// The setting, or the increment of the window, that is being read.
-    field: Vec<u8>,
-}
-
-impl Frames {
-    fn read(&mut self, mut bytes: &[u8], meter: &Meter) {
-        while let Some(part) = self.parts.next(&mut bytes) {
-            match part {
-                Part::Head(head) => self.begin(&head, meter),
-                Part::Payload(payload) => self.read_payload(payload, meter),
-            }
-            self.end_settings(meter);
-        }
-    }
-
-    /// The head of a frame is complete.
-    fn begin(&mut self, head: &Head, meter: &Meter) {
-        let cost = match head.kind {
-            DATA if head.length > 0 => 1,
-            RST_STREAM | WINDOW_UPDATE => 1,
-            HEADERS | CONTINUATION => {
-                HEAD_COST + i64::try_from(head.length / HEAD_BYTES_PER_COST).unwrap_or(i64::MAX / 2)
-            }
-            PING if head.flags & ACK != 0 => meter.cost_of_acknowledgement(),
-            _ => EMPTY_COST,
-        };
-        meter.frames.fetch_sub(cost, Ordering::Relaxed);
-        self.field.clear();
-        self.content = match head.kind {
-            SETTINGS if head.flags & ACK == 0 => Content::Settings,
-            // One of another length is an error, with which h2 ends the connection.
-            WINDOW_UPDATE if head.of_connection && head.length == INCREMENT => Content::Window,
-            _ => Content::Other,
-        };
-        if self.content == Content::Settings && !meter.settled.load(Ordering::Relaxed) {
-            meter.streams.store(u32::MAX, Ordering::Relaxed);
-        }
-    }
-
-    fn read_payload(&mut self, payload: &[u8], meter: &Meter) {
-        if self.content == Content::Other {
-            return;
-        }
-        for byte in payload {
-            self.field.push(*byte);
-            match (self.content, &self.field[..]) {
-                (Content::Window, [a, b, c, d]) => {
-                    // The first bit means nothing.
-                    meter.widen(u32::from_be_bytes([*a, *b, *c, *d]) & 0x7fff_ffff);
-                }
-                (Content::Settings, [high, low, a, b, c, d]) => {
-                    if u16::from_be_bytes([*high, *low]) == MAX_CONCURRENT_STREAMS {
-                        meter.streams.store(u32::from_be_bytes([*a, *b, *c, *d]), Ordering::Relaxed);
-                    }
-                    self.field.clear();
-                }
-                _ => {}
-            }
-        }
-        debug_assert!(self.field.len() < SETTING, "a setting is complete with six bytes");
-    }
-
-    /// Tells that the settings are here, if they are complete.
-    fn end_settings(&mut self, meter: &Meter) {
-        if self.parts.left == 0 && self.content == Content::Settings {
-            self.content = Content::Other;
-            meter.settled.store(true, Ordering::Release);
-            meter.settings.notify_waiters();
-        }
-    }
-}
-
-/// Reads the heads of frames that are sent to a receiver: what they have of bodies is taken off the window, and what is asked is
-/// noted.
-#[derive(Debug)]
-struct Written {
-    parts: Parts,
-}
-
-impl Written {
-    fn new() -> Self {
-        Self { parts: Parts { left: PREFACE, ..Parts::default() } }
-    }
-
-    fn read(&mut self, mut bytes: &[u8], meter: &Meter) {
-        while let Some(part) = self.parts.next(&mut bytes) {
-            match part {
-                Part::Head(head) if head.kind == DATA => meter.wrote(head.length),
-                Part::Head(head) if head.kind == PING && head.flags & ACK == 0 => {
-                    meter.pings.fetch_add(1, Ordering::Relaxed);
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-/// A transport whose frames are counted.
-pub(crate) struct Counted {
-    transport: Transport,
-    frames: Frames,
-    written: Written,
-    meter: Arc<Meter>,
-}
-
-impl Counted {
-    pub(crate) fn new(transport: Transport) -> Self {
-        let meter = transport.meter();
-        Self { transport, frames: Frames::default(), written: Written::new(), meter }
-    }
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        this.meter.check()?;
-        let before = buf.filled().len();
-        let result = Pin::new(&mut this.transport).poll_read(cx, buf);
-        this.frames.read(&buf.filled()[before..], &this.meter);
-        result
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        let written = ready!(Pin::new(&mut this.transport).poll_write(cx, buf))?;
-        this.written.read(&buf[..written], &this.meter);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        let written = ready!(Pin::new(&mut this.transport).poll_write_vectored(cx, bufs))?;
-        let mut left = written;
-        for buf in bufs {
-            let piece = &buf[..left.min(buf.len())];
-            this.written.read(piece, &this.meter);
-            left -= piece.len();
-        }
-        Poll::Ready(Ok(written))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.transport.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&length[1..], &[kind, flags, 0, 0, 0, 0], payload].concat()
-    }
-
-    fn settings(streams: u32) -> Vec<u8> {
-        let value = streams.to_be_bytes();
-        frame(SETTINGS, 0, &[&[0, 4, 0, 1, 0, 0, 0, 3], &value[..]].concat())
-    }
-
-    #[test]
-    fn the_streams_that_a_receiver_allows_are_read_from_its_settings_in_pieces_of_any_size() {
-        let bytes = [frame(WINDOW_UPDATE, 0, &[0, 0, 0, 9]), settings(7), frame(DATA, 0, b"answer")].concat();
-        for size in 1..bytes.len() {
-            let (meter, mut frames) = (Meter::default(), Frames::default());
-            assert_eq!(meter.streams(), UNSAID_STREAMS);
-            bytes.chunks(size).for_each(|piece| frames.read(piece, &meter));
-            assert_eq!(meter.streams(), 7, "in pieces of {size}");
-            assert!(meter.settled.load(Ordering::Relaxed));
+    impl Meter {
+        pub(crate) fn is_settled(&self) -> bool {
+            self.settled.load(Ordering::Relaxed)
         }
-    }
 
-    #[test]
-    fn settings_that_leave_the_streams_open_allow_any_number_and_an_acknowledgement_says_nothing() {
-        let (meter, mut frames) = (Meter::default(), Frames::default());
-        frames.read(&frame(SETTINGS, ACK, &[]), &meter);
-        assert_eq!((meter.streams(), meter.settled.load(Ordering::Relaxed)), (UNSAID_STREAMS, false));
-        frames.read(&frame(SETTINGS, 0, &[]), &meter);
-        assert_eq!((meter.streams(), meter.settled.load(Ordering::Relaxed)), (u32::MAX, true));
-        frames.read(&settings(3), &meter);
-        frames.read(&frame(SETTINGS, 0, &[]), &meter);
-        assert_eq!(meter.streams(), 3, "later settings change what they name");
-    }
-
-    fn update(stream: u32, increment: u32) -> Vec<u8> {
-        [&[0, 0, 4, WINDOW_UPDATE, 0][..], &stream.to_be_bytes(), &increment.to_be_bytes()].concat()
-    }
-
-    #[test]
-    fn the_window_of_a_connection_is_read_from_its_updates_in_pieces_of_any_size() {
-        let bytes =
-            [update(0, 1_000), settings(7), update(1, 50_000), update(0, 24), frame(DATA, 0, b"answer")].concat();
-        for size in 1..=bytes.len() {
-            let (meter, mut frames) = (Meter::default(), Frames::default());
-            bytes.chunks(size).for_each(|piece| frames.read(piece, &meter));
-            assert_eq!(meter.window_left(), FIRST_WINDOW + 1_024, "in pieces of {size}");
-            assert_eq!(meter.whole_window(), FIRST_WINDOW + 1_024);
-            assert_eq!(meter.streams(), 7);
+        pub(crate) fn frames_left(&self) -> i64 {
+            self.frames.load(Ordering::Relaxed)
         }
-    }
-
-    #[test]
-    fn updates_that_make_no_sense_change_no_window_and_none_grows_beyond_what_can_be() {
-        let (meter, mut frames) = (Meter::default(), Frames::default());
-        frames.read(&update(0, 0), &meter);
-        frames.read(&update(0, 0x8000_0000), &meter);
-        frames.read(&frame(WINDOW_UPDATE, 0, &[0, 0, 1]), &meter);
-        frames.read(&frame(WINDOW_UPDATE, 0, &[0, 0, 1, 0, 0, 0, 1, 0]), &meter);
-        frames.read(&frame(WINDOW_UPDATE, 0, &[]), &meter);
-        assert_eq!(meter.window_left(), FIRST_WINDOW);
-        frames.read(&update(0x8000_0000, 1), &meter);
-        assert_eq!(meter.window_left(), FIRST_WINDOW + 1, "the first bit of a stream's number means nothing");
-        frames.read(&update(0, u32::MAX).repeat(3), &meter);
-        assert_eq!((meter.window_left(), meter.whole_window()), (MAX_WINDOW, MAX_WINDOW));
-    }
-
-    #[test]
-    fn what_is_written_of_bodies_is_taken_off_the_window_in_pieces_of_any_size() {
-        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-        let (head, body) = (frame(HEADERS, 4, &[7; 40]), frame(DATA, 0, &[0; 300]));
-        let bytes = [&preface[..], &settings(1), &head, &body, &frame(DATA, 1, &[])].concat();
-        for size in 1..=bytes.len() {
-            let (meter, mut written) = (Meter::default(), Written::new());
-            meter.expect(1_000);
-            assert_eq!(meter.window_left(), FIRST_WINDOW - 1_000);
-            bytes.chunks(size).for_each(|piece| written.read(piece, &meter));
-            assert_eq!(meter.window_left(), FIRST_WINDOW - 1_000, "written or not, it is the same");
-            meter.expect_nothing();
-            assert_eq!(meter.window_left(), FIRST_WINDOW - 300, "in pieces of {size}");
-            Frames::default().read(&update(0, 300), &meter);
-            assert_eq!((meter.window_left(), meter.whole_window()), (FIRST_WINDOW, FIRST_WINDOW));
-        }
-    }
-
-    #[test]
-    fn what_is_written_without_being_expected_leaves_nothing_behind() {
-        let (meter, mut written) = (Meter::default(), Written { parts: Parts::default() });
-        written.read(&frame(DATA, 0, &[0; 500]), &meter);
-        Frames::default().read(&update(0, 500), &meter);
-        meter.expect(100);
-        assert_eq!(meter.window_left(), FIRST_WINDOW - 100);
-    }
-
-    #[test]
-    fn what_is_left_of_a_request_is_taken_back_when_it_is_over() {
-        let (meter, mut frames) = (Meter::default(), Frames::default());
-        meter.grant(Credit::of_request(0));
-        meter.settle(Credit::default());
-        for _ in 0..MAX_IDLE_FRAMES / EMPTY_COST {
-            frames.read(&settings(1), &meter);
-        }
-        assert!(!meter.is_spent());
-        frames.read(&settings(1), &meter);
-        assert!(meter.is_spent() && meter.check().is_err());
-    }
-
-    #[test]
-    fn an_acknowledgement_that_nobody_asked_for_costs_more_than_one_that_somebody_did() {
-        let (meter, mut frames, mut written) =
-            (Meter::default(), Frames::default(), Written { parts: Parts::default() });
-        let (ping, acknowledgement) = (frame(PING, 0, &[0; 8]), frame(PING, ACK, &[0; 8]));
-        let mut cost = |meter: &Meter| {
-            let before = meter.frames.load(Ordering::Relaxed);
-            frames.read(&acknowledgement, meter);
-            before - meter.frames.load(Ordering::Relaxed)
-        };
-        assert_eq!(cost(&meter), UNASKED_COST);
-        // What is acknowledged to the receiver is no question.
-        written.read(&[ping.clone(), acknowledgement.clone()].concat(), &meter);
-        assert_eq!([cost(&meter), cost(&meter)], [EMPTY_COST, UNASKED_COST]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A lane starts with a few and works up to the configured limit while the receiver answers; every sign of trouble (no
 //! answer, 429, 502, 503, 504) halves it, down to one. So a receiver that hangs costs a few connections, not the limit,
 //! and one that is overwhelmed gets room to recover. A receiver that says when to come back (`Retry-After`) is left alone
-//! until then; one that only says 429 or 503 is left alone for a short, growing while.
+//! until then; one that only says 429 or 503, or asks for less than that, is left alone for a short, growing while.
 //!
 //! An endpoint from which nothing at all is heard, attempt after attempt, is tried at most once a second: a million
 //! messages for a dead one would otherwise be tried as fast as connections are refused, at everybody's expense. What waits
@@ -106,16 +106,15 @@ impl Pace {
             return;
         }
         self.limit = (self.limit / 2).max(1);
-        let hold = match decision.hold_until {
-            Some(until) => Hold { until, reason: HoldReason::Asked },
-            None if asks_for_less(outcome) => {
-                let pause = FIRST_PAUSE.saturating_mul(1 << self.refusals.min(16)).min(LAST_PAUSE);
-                self.refusals += 1;
-                Hold { until: now.saturating_add(pause), reason: HoldReason::Overloaded }
-            }
-            None => return,
-        };
-        self.hold_back(hold);
+        if asks_for_less(outcome) {
+            let pause = FIRST_PAUSE.saturating_mul(1 << self.refusals.min(16)).min(LAST_PAUSE);
+            self.refusals = self.refusals.saturating_add(1);
+            self.hold_back(Hold { until: now.saturating_add(pause), reason: HoldReason::Overloaded });
+        }
+        // Whoever asks for less than that, or for nothing (`Retry-After: 0`, a date that has passed), takes nothing off it.
+        if let Some(until) = decision.hold_until {
+            self.hold_back(Hold { until, reason: HoldReason::Asked });
+        }
     }
 }
 
@@ -141,7 +140,11 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_micros(1_767_323_045_000_000);
 
     fn learn(pace: &mut Pace, outcome: &Outcome, hold_until: Option<Timestamp>) {
-        pace.learn(outcome, &Decision { next: Next::Succeeded, against: None, hold_until }, NOW);
+        pace.learn(
+            outcome,
+            &Decision { next: Next::Succeeded, elsewhere: Next::Succeeded, against: None, hold_until },
+            NOW,
+        );
     }
 
     fn until(pace: &Pace, now: Timestamp) -> Option<Timestamp> {
@@ -223,6 +226,24 @@ mod tests {
         learn(&mut pace, &answered(503), None);
         assert_eq!(until(&pace, NOW), Some(asked));
         assert_eq!(until(&pace, asked), None);
+    }
+
+    #[test]
+    fn a_receiver_that_asks_for_no_time_at_all_is_paused_as_one_that_names_none() {
+        for asked in
+            [NOW, NOW.saturating_sub(Duration::from_secs(1_000_000)), NOW.saturating_add(Duration::from_millis(1))]
+        {
+            let (mut pace, mut silent) = (Pace::new(16), Pace::new(16));
+            for _ in 0..20 {
+                learn(&mut pace, &answered(429), Some(asked));
+                learn(&mut silent, &answered(429), None);
+                assert_eq!(until(&pace, NOW), until(&silent, NOW));
+            }
+        }
+        let mut pace = Pace::new(16);
+        let asked = NOW.saturating_add(Duration::from_secs(120));
+        learn(&mut pace, &answered(503), Some(asked));
+        assert_eq!(pace.hold(NOW), Some(Hold { until: asked, reason: HoldReason::Asked }));
     }
 
     #[test]

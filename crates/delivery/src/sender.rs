@@ -8,12 +8,16 @@
 //! connection is used again. If it is not, the reused connection breaks before a byte of the response has come; the request
 //! is then made once more, over a new connection and within the same deadline. On a new connection the same is a failure.
 //!
+//! So it is on any connection that others use, too, if it ends because of what the receiver sent for their requests. If that happens
+//! twice, it is no attempt.
+//!
 //! What keeps this machine from making the attempt (no open files, no free stream of a shared connection) is no attempt:
 //! it ends as [`Failure::Local`], and the wait for a stream is not part of the deadline.
 
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -31,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Stage, Trouble};
 use crate::connect::{Connector, Made, Origin, Single, Tried};
-use crate::connection::Broken;
+use crate::connection::{Again, Broken};
 use crate::egress::Policy;
 use crate::holders::Owner;
 use crate::options::DeliveryOptions;
@@ -108,6 +112,8 @@ pub struct Prepared {
     to: Result<Template, Trouble>,
     /// Whose share of connections it uses.
     owner: Owner,
+    /// Attempts in a row that were none, because others ended the connection.
+    spared: AtomicU32,
 }
 
 /// What whoever sends one message after another keeps between them: the connection, if it is not one that all share.
@@ -132,6 +138,12 @@ enum Way {
 /// As long as this machine lacks something, it is told so often: thousands of attempts may find it out within a second.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
+postrider_domain::limits! {
+    in "Receivers over HTTP/2";
+    /// Attempts at an endpoint in a row that are none because the connection ended twice for what the receiver sent for others' requests, or for none
+    pub(crate) const MAX_SPARED: u32 = 8, "attempts", beyond "the next has failed";
+}
+
 /// How long a request waits for a stream, and how often it looks whether there is one.
 const STREAM_PATIENCE: Duration = Duration::from_secs(5);
 const STREAM_WAIT: Duration = Duration::from_millis(100);
@@ -153,12 +165,29 @@ struct Attempt<'a> {
     started: Timestamp,
     stage: Stage,
     tried: Tried,
+    spared: &'a AtomicU32,
 }
 
 impl Attempt<'_> {
     /// The bytes of the request's body.
     fn size(&self) -> usize {
         self.message.payload.as_ref().map_or(0, bytes::Bytes::len)
+    }
+
+    /// What comes of it when its last exchange came to this. What others brought about is no attempt, unless it goes on so: a receiver
+    /// may have others at hand.
+    fn end(&self, made: Result<Outcome, Broken>) -> Result<Outcome, Trouble> {
+        match made {
+            Err(Broken { again: Again::ByOthers, trouble, .. })
+                if self.spared.fetch_add(1, Ordering::Relaxed) < MAX_SPARED =>
+            {
+                Err(Trouble { kind: Failure::Local, ..trouble })
+            }
+            other => {
+                self.spared.store(0, Ordering::Relaxed);
+                other.map_err(|broken| broken.trouble)
+            }
+        }
     }
 }
 
@@ -200,13 +229,14 @@ impl Sender {
     /// Prepares a URL that is no stored endpoint.
     pub fn prepare_parts(&self, url: &EndpointUrl, headers: &Headers, keys: &SigningKeys) -> Prepared {
         let to = request::prepare(url, headers, keys, self.policy(), &self.names);
-        Prepared { to, owner: Owner { environment: EnvironmentKey(0), application: ApplicationKey(0) } }
+        let owner = Owner { environment: EnvironmentKey(0), application: ApplicationKey(0) };
+        Prepared { to, owner, spared: AtomicU32::new(0) }
     }
 
     /// Stands for an endpoint that could not be prepared because of an error of ours: every attempt fails with that.
     pub(crate) fn unprepared(owner: Owner) -> Arc<Prepared> {
         let detail = "the request could not be made because of an internal error";
-        Arc::new(Prepared { to: Err(Trouble::new(Failure::Protocol, detail)), owner })
+        Arc::new(Prepared { to: Err(Trouble::new(Failure::Protocol, detail)), owner, spared: AtomicU32::new(0) })
     }
 
     /// Makes one attempt. Dropping the future ends the request.
@@ -215,7 +245,8 @@ impl Sender {
         let outcome = match &to.to {
             Ok(template) => {
                 let (owner, tried) = (to.owner, Tried::default());
-                let attempt = Attempt { to: template, owner, message, started, stage: Stage::default(), tried };
+                let (stage, spared) = (Stage::default(), &to.spared);
+                let attempt = Attempt { to: template, owner, message, started, stage, tried, spared };
                 self.attempt(&attempt, slot).await
             }
             Err(refused) => refused.clone().into(),
@@ -289,15 +320,16 @@ impl Sender {
     }
 
     async fn make(&self, attempt: &Attempt<'_>, way: Way, slot: &mut Slot) -> Result<Outcome, Trouble> {
+        let mut again = Again::Not;
         let making = match way {
             Way::New(making) => making,
             Way::Used(link) => {
                 let is_single = matches!(link, Link::Single(_));
                 match self.exchange(attempt, link, slot).await {
-                    Err(broken) if broken.unheard => {}
+                    Err(broken) if broken.again != Again::Not => again = broken.again,
                     // That is said of the time in which nothing came, while the request was on its way (RFC 9110, section 15.5.9).
                     Ok(Outcome::Answered { status: 408, .. }) if is_single && slot.0.is_none() => {}
-                    other => return other.map_err(|broken| broken.trouble),
+                    other => return attempt.end(other),
                 }
                 attempt.stage.resolving();
                 None
@@ -305,7 +337,13 @@ impl Sender {
         };
         let link = self.connect(attempt).await?;
         drop(making);
-        self.exchange(attempt, link, slot).await.map_err(|broken| broken.trouble)
+        match self.exchange(attempt, link, slot).await {
+            Err(broken) if broken.again == Again::ByOthers && again != Again::ByOthers => {}
+            other => return attempt.end(other),
+        }
+        attempt.stage.resolving();
+        let link = self.connect(attempt).await?;
+        attempt.end(self.exchange(attempt, link, slot).await)
     }
 
     async fn connect(&self, attempt: &Attempt<'_>) -> Result<Link, Trouble> {
@@ -401,7 +439,11 @@ impl Sender {
             Link::Shared(mut stream) => {
                 tried.settle_on(stream.connection.address());
                 let request = to.http2(&message.id, payload, wall, *started).ok_or_else(Broken::unbuilt)?;
-                stream.connection.exchange(request, &mut stream.permit, stage, wall).await?;
+                let made = stream.connection.exchange(request, &mut stream.permit, stage, wall).await;
+                if let Err(Broken { culprit: Some(culprit), .. }) = &made {
+                    self.shared.set_apart(&to.origin, *culprit, self.clock.now());
+                }
+                made?;
             }
         }
         stage.take_outcome().ok_or_else(Broken::without_response)

@@ -155,10 +155,7 @@ fn tell_lanes(shared: &Arc<Shared>, batch: &[Unsettled]) {
     let mut told: Option<&Arc<Lane>> = None;
     for unsettled in batch {
         let Unsettled { lane, held, settlement } = unsettled;
-        let next_at = match settlement.next {
-            Next::Waiting(at) => Some(at),
-            _ => None,
-        };
+        let next_at = settlement.next_at();
         {
             let mut state = lane.state.lock();
             match held {

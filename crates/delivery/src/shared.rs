@@ -6,6 +6,11 @@
 //! nobody is kept out by what others have there. (If it has as many as it may already, an idle one of them is closed for it; so
 //! it has no more beyond those than others have requests under way on them.)
 //!
+//! Connections beyond each application's first are shared by environments, and within each by its applications (`fair.rs`), so that one
+//! environment with many applications leaves others theirs.
+//!
+//! Whoever's receiver sends what ends a connection has connections of his own at that origin for a while ([`SharedPool::set_apart`]).
+//!
 //! A connection whose receiver has not read what it was sent gets no new requests meanwhile, so that its last one ends some
 //! time; if the window is not back then, it is closed.
 //!
@@ -17,6 +22,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_domain::time::Timestamp;
+use postrider_store::EnvironmentKey;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
@@ -27,14 +33,20 @@ use crate::pool::IDLE_TIMEOUT;
 use crate::ranks::Ranks;
 use crate::share::{Door, Doors};
 use crate::sockets;
+use postrider_domain::fair::Stock;
 
 postrider_domain::limits! {
     in "Receivers over HTTP/2";
-    /// Connections to one origin
+    /// Connections to one origin beyond the first of each application, shared by environments and applications
     pub const MAX_CONNECTIONS: usize = 64, "connections", beyond "requests wait for a stream; no attempt is counted";
     /// Connections to one origin that one application opened
     pub const MAX_CONNECTIONS_OF_APPLICATION: usize = 16, "connections", beyond "its requests wait for a stream; no attempt is counted";
+    /// Applications at one origin that have connections of their own for ten minutes, because what a receiver sent for a request of theirs ended one
+    pub(crate) const MAX_APART: usize = 256, "applications", beyond "the others share connections still";
 }
+
+/// How long an application has connections of its own at an origin where it ended one that was shared.
+const APART: Duration = Duration::from_secs(600);
 
 /// How long after its last request has begun an idle connection is kept whose receiver has something unread: what says
 /// that it was read may be on its way.
@@ -97,6 +109,8 @@ struct Host {
     making: Vec<Owner>,
     freed: Arc<Notify>,
     doors: Doors,
+    /// Who has connections of his own, and until when.
+    apart: HashMap<Owner, Timestamp>,
 }
 
 struct Member {
@@ -104,6 +118,8 @@ struct Member {
     /// `None` once it gets no new requests; it counts as long as there are some under way.
     connection: Option<Http2>,
     owner: Owner,
+    /// Nobody else gets a stream of it.
+    apart: bool,
     until: Timestamp,
     used_at: Timestamp,
 }
@@ -119,8 +135,10 @@ impl SharedPool {
         let mut hosts = self.hosts.lock();
         let Some(host) = hosts.get_mut(origin) else { return Turn::Unknown };
         host.tidy(now);
-        if host.is_empty() {
-            hosts.remove(origin);
+        if host.is_unused() {
+            if host.is_empty() {
+                hosts.remove(origin);
+            }
             return Turn::Unknown;
         }
         if let Some(stream) = host.stream(owner, size, now) {
@@ -141,23 +159,33 @@ impl SharedPool {
     /// Takes a new connection, for others to share unless there are too many, and a stream of it for whoever made it.
     pub(crate) fn add(&self, origin: &Arc<Origin>, opened: Opened, size: usize, now: Timestamp) -> Use {
         let Opened { connection, owner, until } = opened;
-        let permit = connection.streams().reserve_first(owner.application, size);
+        let permit = connection.streams().reserve_first(owner, size);
         let mut hosts = self.hosts.lock();
         let host = hosts.entry(Arc::clone(origin)).or_default();
         host.tidy(now);
-        let own = host.members.iter().filter(|member| member.owner == owner).count();
-        if !host.serves(owner) || (own < MAX_CONNECTIONS_OF_APPLICATION && host.members.len() < MAX_CONNECTIONS) {
+        if !host.serves(owner) || may_have_another(owner, host.opened()) {
             connection.streams().tell(&host.freed);
             host.members.push(Member {
                 streams: Arc::downgrade(connection.streams()),
                 connection: Some(connection.clone()),
                 owner,
+                apart: host.apart.contains_key(&owner),
                 until,
                 used_at: now,
             });
         }
         host.freed.notify_waiters();
         Use { connection, permit }
+    }
+
+    /// What a receiver sent for a request of this application ended a connection that others use, too: from now on it has connections of
+    /// its own there, for a while.
+    pub(crate) fn set_apart(&self, origin: &Arc<Origin>, owner: Owner, now: Timestamp) {
+        let mut hosts = self.hosts.lock();
+        let host = hosts.entry(Arc::clone(origin)).or_default();
+        if host.apart.len() < MAX_APART || host.apart.contains_key(&owner) {
+            host.apart.insert(owner, now.saturating_add(APART));
+        }
     }
 
     /// Closes what nobody has used for a while, and what is idle beyond the bound.
@@ -196,34 +224,48 @@ impl Host {
             }
         }
         self.members.retain(|member| member.streams.strong_count() > 0);
+        self.apart.retain(|_, until| now < *until);
     }
 
     fn is_empty(&self) -> bool {
+        self.is_unused() && self.apart.is_empty()
+    }
+
+    fn is_unused(&self) -> bool {
         self.members.is_empty() && self.making.is_empty()
     }
 
     fn stream(&mut self, owner: Owner, size: usize, now: Timestamp) -> Option<Use> {
-        self.members.iter_mut().find_map(|member| {
+        let apart = self.apart.contains_key(&owner);
+        let usable = |member: &&mut Member| member.apart == apart && (!apart || member.owner == owner);
+        self.members.iter_mut().filter(usable).find_map(|member| {
             let connection = member.connection.as_ref()?;
-            let permit = connection.streams().reserve(owner.application, size, member.owner == owner)?;
+            let permit = connection.streams().reserve(owner, size, member.owner)?;
             member.used_at = now;
             Some(Use { connection: connection.clone(), permit })
         })
     }
 
     fn may_connect(&mut self, owner: Owner, waited: bool) -> bool {
-        let making = self.making.iter().filter(|maker| **maker == owner).count();
-        let own = making + self.members.iter().filter(|member| member.owner == owner).count();
-        if making == 0 && !self.serves(owner) {
-            if own >= MAX_CONNECTIONS_OF_APPLICATION {
+        let is_making = self.making.contains(&owner);
+        if !is_making && !self.serves(owner) {
+            if self.connections().filter(|of| *of == owner).count() >= MAX_CONNECTIONS_OF_APPLICATION {
                 self.close_idle_of(owner);
             }
             return true;
         }
         // The one that is being made will have room for many.
-        (making == 0 || waited)
-            && own < MAX_CONNECTIONS_OF_APPLICATION
-            && self.members.len() + self.making.len() < MAX_CONNECTIONS
+        (!is_making || waited) && may_have_another(owner, self.connections())
+    }
+
+    /// Whose the connections are.
+    fn opened(&self) -> impl Iterator<Item = Owner> {
+        self.members.iter().map(|member| member.owner)
+    }
+
+    /// The same, with those that are being made.
+    fn connections(&self) -> impl Iterator<Item = Owner> {
+        self.opened().chain(self.making.iter().copied())
     }
 
     /// Closes the connection of an application that nobody has used for longest, if there is one that is not in use.
@@ -253,6 +295,26 @@ impl Member {
     fn is_idle(&self) -> bool {
         self.streams.upgrade().is_none_or(|streams| streams.is_idle())
     }
+}
+
+/// Whether an application may have one more connection than there are. The first of each counts for nothing, since it may open that
+/// whatever others have.
+fn may_have_another(owner: Owner, connections: impl Iterator<Item = Owner>) -> bool {
+    let mut counts = HashMap::<Owner, i64>::new();
+    for of in connections {
+        *counts.entry(of).or_default() += 1;
+    }
+    let own = counts.get(&owner).copied().unwrap_or(0);
+    if own >= MAX_CONNECTIONS_OF_APPLICATION as i64 {
+        return false;
+    }
+    let beyond_first = |environment: Option<EnvironmentKey>| {
+        let counted = counts.iter().filter(|(of, _)| environment.is_none_or(|only| of.environment == only));
+        counted.map(|(_, count)| count - 1).sum::<i64>()
+    };
+    let total = MAX_CONNECTIONS as i64;
+    let stock = Stock { total, free: total - beyond_first(None), least: 1 };
+    own == 0 || stock.may_take(own - 1, beyond_first(Some(owner.environment)), 1)
 }
 
 /// Closes idle connections until there are `most` of them: of the environment that has most, and of that one's application that
@@ -289,5 +351,32 @@ impl Drop for Making {
             }
             host.freed.notify_waiters();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::holders::owner;
+
+    /// Lets an application open as many as it may.
+    fn open(opened: &mut Vec<Owner>, owner: Owner) -> usize {
+        let before = opened.len();
+        while may_have_another(owner, opened.iter().copied()) {
+            opened.push(owner);
+        }
+        opened.len() - before
+    }
+
+    #[test]
+    fn however_many_applications_an_environment_has_it_leaves_connections_to_others_and_to_its_next_one() {
+        let mut opened = Vec::new();
+        assert_eq!(open(&mut opened, owner(1, 1)), MAX_CONNECTIONS_OF_APPLICATION);
+        for application in 2..200 {
+            open(&mut opened, owner(1, application));
+        }
+        assert!(opened.len() < 200 + MAX_CONNECTIONS * 3 / 4, "{}", opened.len());
+        assert!(open(&mut opened, owner(2, 1_000)) >= 4);
+        assert!(open(&mut opened, owner(1, 1_001)) >= 1);
     }
 }

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use postrider_domain::fair::Stock;
 use postrider_store::{EndpointKey, EnvironmentKey};
 
-use crate::fair::Stock;
 use crate::holders::{Whose, environment_of};
 use crate::limits::{CROWD, CROWDED_PAUSE, LONGEST_CROWDED_PAUSE, MAX_WAITING_FOR_A_LANE};
 use crate::lines::Lines;

@@ -13,7 +13,7 @@ use postrider_domain::delivery::{Failure, Next, Outcome, Progress, transition};
 use postrider_domain::ids::AttemptId;
 use postrider_domain::notice;
 use postrider_domain::time::Timestamp;
-use postrider_store::{AttemptRecord, DeliveryKey, EndpointKey, Origin, Settlement};
+use postrider_store::{AttemptRecord, DeliveryKey, Elsewhere, EndpointKey, Origin, Settlement};
 
 use crate::engine::Shared;
 use crate::holders::Owner;
@@ -72,7 +72,7 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
     let progress = Progress { made: delivery.made, trigger: delivery.trigger, silent };
     let unit = if sent.outcome.succeeded() { 0.0 } else { shared.entropy.unit() };
     let decision = transition(progress, &sent.outcome, &shared.policy, now, unit);
-    lane.state.lock().pace.learn(&sent.outcome, &decision, now);
+    lane.state.lock().learn(ready.target.receiver, &sent.outcome, &decision, now);
     log(&delivery, ready, &sent, &decision.next);
     let (status_code, succeeded) = (status_code(&sent.outcome), sent.outcome.succeeded());
     let settlement = Settlement {
@@ -90,6 +90,7 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
             duration_ms: u32::try_from(sent.duration.as_millis()).unwrap_or(u32::MAX),
         }),
         next: decision.next,
+        elsewhere: Some(Elsewhere { receiver: ready.target.receiver, next: decision.elsewhere }),
         against: decision.against,
         notice: notice::of_attempt(progress, decision.next),
         origin: Some(Origin { application: ready.target.application, message: Arc::clone(&delivery.message) }),
@@ -113,6 +114,7 @@ pub(crate) fn canceled(endpoint: EndpointKey, delivery: DeliveryKey, made: u32, 
         trigger,
         attempt: None,
         next: Next::Canceled,
+        elsewhere: None,
         against: None,
         notice: None,
         origin: None,

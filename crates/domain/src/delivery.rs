@@ -243,6 +243,9 @@ pub struct Hold {
 pub struct Decision {
     /// The delivery's next state.
     pub next: Next,
+    /// The delivery's next state if the endpoint has another receiver by now: then it is tried there by the schedule, whatever the
+    /// former one asked for.
+    pub elsewhere: Next,
     /// What it says against the endpoint, if anything.
     pub against: Option<EndpointFact>,
     /// Nothing is sent to the endpoint before this instant, because it asked for that.
@@ -252,34 +255,31 @@ pub struct Decision {
 /// Decides what follows from an attempt. `unit` in `[0, 1)` is the jitter.
 pub fn transition(progress: Progress, outcome: &Outcome, policy: &RetryPolicy, now: Timestamp, unit: f64) -> Decision {
     if outcome.succeeded() {
-        return Decision { next: Next::Succeeded, against: None, hold_until: None };
+        return Decision { next: Next::Succeeded, elsewhere: Next::Succeeded, against: None, hold_until: None };
     }
+    let wait = match progress.trigger {
+        Trigger::Scheduled => policy.schedule.wait_after(progress.made.saturating_add(1)),
+        // Somebody is watching a manual attempt, and can ask for another.
+        Trigger::Manual => None,
+    };
+    let after = |wait| Next::Waiting(now.saturating_add(wait));
+    let elsewhere = wait.map_or(Next::Exhausted, |base| after(jittered(base, unit)));
     if matches!(outcome, Outcome::Answered { status: 410, .. }) {
         let against = Some(EndpointFact { at: now, kind: Against::Gone });
-        return Decision { next: Next::Canceled, against, hold_until: None };
+        return Decision { next: Next::Canceled, elsewhere, against, hold_until: None };
     }
     // Somebody is watching a manual attempt: it is not held against the endpoint.
     let failing = (progress.trigger != Trigger::Manual)
         .then_some(EndpointFact { at: now, kind: Against::Failing { disable_after: policy.disable_after } });
     let asked = asked_wait(outcome, policy);
     let hold_until = asked.map(|wait| now.saturating_add(wait));
-    let wait = match progress.trigger {
-        Trigger::Scheduled => policy.schedule.wait_after(progress.made.saturating_add(1)),
-        // Somebody is watching a manual attempt, and can ask for another.
-        Trigger::Manual => None,
+    let Some(base) = wait else {
+        return Decision { next: Next::Exhausted, elsewhere, against: failing, hold_until };
     };
-    match wait {
-        Some(base) => {
-            let wait = match asked {
-                Some(asked) if asked > base => jittered_up(asked, unit),
-                _ => jittered(base, unit),
-            };
-            // An endpoint that is silent is tried so seldom that its deliveries may take for ever to be exhausted.
-            let against = failing.filter(|_| progress.silent && matches!(outcome, Outcome::Failed { .. }));
-            Decision { next: Next::Waiting(now.saturating_add(wait)), against, hold_until }
-        }
-        None => Decision { next: Next::Exhausted, against: failing, hold_until },
-    }
+    let next = asked.filter(|asked| *asked > base).map_or(elsewhere, |asked| after(jittered_up(asked, unit)));
+    // An endpoint that is silent is tried so seldom that its deliveries may take for ever to be exhausted.
+    let against = failing.filter(|_| progress.silent && matches!(outcome, Outcome::Failed { .. }));
+    Decision { next, elsewhere, against, hold_until }
 }
 
 /// What `Retry-After` asks for, at most the policy's maximum; only those answers count that ask for slowing down.
@@ -322,6 +322,20 @@ mod tests {
     /// What follows for an endpoint that has been failing since then.
     fn change(progress: Progress, outcome: &Outcome, failing_since: Option<Timestamp>) -> Option<EndpointChange> {
         decide(progress, outcome).against?.judge(failing_since)
+    }
+
+    #[test]
+    fn at_another_receiver_the_schedule_counts_whatever_the_former_one_asked_for() {
+        let elsewhere = |made, outcome: &Outcome| decide(scheduled(made), outcome).elsewhere;
+        let plain = decide(scheduled(0), &answered(500, None)).next;
+        assert!(matches!(plain, Next::Waiting(_)));
+        for outcome in [answered(410, None), answered(503, Some(86_400)), answered(500, None)] {
+            assert_eq!(elsewhere(0, &outcome), plain, "{outcome:?}");
+            assert_eq!(elsewhere(2, &outcome), Next::Exhausted, "{outcome:?}");
+        }
+        assert_eq!(elsewhere(0, &answered(204, None)), Next::Succeeded);
+        let manual = Progress { trigger: Trigger::Manual, ..scheduled(0) };
+        assert_eq!(decide(manual, &answered(410, None)).elsewhere, Next::Exhausted);
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod entropy;
 pub mod environment;
 pub mod event_type;
 pub mod event_type_set;
+pub mod fair;
 pub mod headers;
 pub mod ids;
 pub mod limits;

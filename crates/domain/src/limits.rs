@@ -26,6 +26,7 @@ pub fn all() -> Vec<Limit> {
         crate::event_type::limits(),
         crate::message::limits(),
         crate::attempt::limits(),
+        crate::fair::limits(),
     ]
     .concat()
 }

@@ -1,7 +1,7 @@
 //! Group commit, seen from the side of those who wait: submissions gather while the last batch is being stored.
 //!
 //! One task takes everything that waits, has it accepted in one call, hands it to the dispatcher, and then answers. It is
-//! one task on purpose: the dispatcher is promised messages in the order in which they were stored. Whoever stops waiting
+//! one task on purpose: the dispatcher is promised batches in the order in which they were announced. Whoever stops waiting
 //! (a caller that hung up) changes nothing: the message is accepted and dispatched all the same.
 //!
 //! What waits is weighed by its bytes and by its fan-out, and no environment or application may have more than its share
@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::message::Message;
-use postrider_store::{AcceptError, Accepted, ApplicationKey, Dispatch, Fresh, NewMessage, Store, Target};
+use postrider_store::{AcceptError, Accepted, ApplicationKey, Dispatch, Fresh, HandOver, NewMessage, Store, Target};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -238,15 +238,23 @@ impl Batch {
         (messages, Self { fan_outs, replies, _places: held })
     }
 
+    /// Tells that these messages are about to be stored.
+    fn announce(&self, dispatcher: &dyn Dispatch) {
+        let messages: Vec<_> = self.fan_outs.iter().map(|fan_out| fan_out.message.id).collect();
+        dispatcher.announce(&messages);
+    }
+
     /// Hands over what was accepted, and answers.
     fn finish(self, results: Vec<Answer>, dispatcher: &dyn Dispatch) {
-        let mut fresh = Vec::with_capacity(results.len());
+        let (mut fresh, mut dropped) = (Vec::with_capacity(results.len()), Vec::new());
         for (FanOut { message, targets, unchecked }, result) in self.fan_outs.into_iter().zip(&results) {
             if let Ok(Accepted::New(key)) | Err(AcceptError::Unsure { message: key, .. }) = result {
                 fresh.push(Fresh { key: *key, message, targets, unchecked });
+            } else {
+                dropped.push(message.id);
             }
         }
-        dispatcher.dispatch(fresh);
+        dispatcher.dispatch(HandOver { fresh, dropped });
         answer(self.replies, results);
     }
 }
@@ -273,6 +281,7 @@ pub(crate) async fn run(batcher: Arc<Batcher>, store: Arc<dyn Store>, dispatcher
             continue;
         }
         let (messages, batch) = Batch::of(next);
+        batch.announce(dispatcher.as_ref());
         // In this order: the first is under way when the second begins.
         let (results, ()) = tokio::join!(biased; batcher.timed(store.accept(messages)), finish);
         stored = Some((batch, results));

@@ -78,7 +78,7 @@ impl Intake {
         let task = tokio::spawn(batcher::run(Arc::clone(&batcher), Arc::clone(&store), dispatcher));
         let sweeper = tokio::spawn(sweeper::run(Arc::clone(&store), Arc::clone(&clock))).abort_handle();
         let (routes, rules) = (RouteCache::new(), RuleCache::new(judges));
-        let readings = Turns::new(at_a_time());
+        let readings = Turns::for_work(at_a_time());
         Self { store, clock, entropy, routes, rules, batcher, readings, task: Mutex::new(Some(task)), sweeper }
     }
 
@@ -129,7 +129,7 @@ impl Intake {
 
     /// The message of a submission.
     pub(crate) fn draft(&self, submission: Submission, now: Timestamp) -> Result<Draft, SubmitError> {
-        let key = submission.idempotency.map(|key| (key, now.saturating_sub(KEY_LIFETIME)));
+        let key = submission.idempotency.map(|key| (key, self.store.believed(now).saturating_sub(KEY_LIFETIME)));
         let deliver_at = submission.deliver_at.filter(|at| *at > now);
         let expires_at = submission.retention.map(|kept| now.saturating_add(kept));
         if deliver_at.is_some_and(|at| at >= expires_at.unwrap_or(now.saturating_add(MAX_DELAY))) {

@@ -27,7 +27,7 @@ pub use intake::Intake;
 pub use judge::{BeyondBudget, Bounds, CheckError, IMPORTS, Judges, Place, Program, SchemaOptions, run_child};
 pub use options::LimitOptions;
 pub use submission::{NewApplication, Submission, SubmitError, Submitted, Violation};
-pub use turns::{Tenant, Turn, Whose};
+pub use turns::{Caller, Tenant, Turn, Whose};
 
 /// What taking messages in takes in memory at most.
 pub fn memory(limits: &LimitOptions, schemas: &SchemaOptions) -> Vec<Part> {
@@ -48,5 +48,5 @@ pub fn memory(limits: &LimitOptions, schemas: &SchemaOptions) -> Vec<Part> {
 
 /// The bounds that are declared here, for `docs/limits.md`.
 pub fn limits() -> Vec<postrider_domain::limits::Limit> {
-    [batcher::limits(), budget::limits(), intake::limits(), routes::limits(), judge::limits()].concat()
+    [batcher::limits(), budget::limits(), intake::limits(), routes::limits(), turns::limits(), judge::limits()].concat()
 }

@@ -211,6 +211,7 @@ mod tests {
             headers: Headers::from([("x-a", "v".repeat(MAX_HEADERS_BYTES - 3))]),
             keys: SigningKeys { current: Secret::generate(SecretKind::Hmac256, &entropy), old: Vec::new() },
             application_rate: None,
+            receiver: 0,
         };
         let targets = (0..count).map(|_| Arc::new(target.clone())).collect();
         let id = ApplicationId::new(Timestamp::EPOCH, &entropy);

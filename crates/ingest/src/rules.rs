@@ -26,7 +26,7 @@ use quick_cache::{OptionsBuilder, Weighter};
 use crate::judge::{BeyondBudget, Judgement, Judges};
 use crate::shared_loads::SharedLoads;
 use crate::submission::{SubmitError, Violation};
-use crate::turns::{Tenant, Whose};
+use crate::turns::{Caller, Tenant, Whose};
 
 /// Room for schemas, in bytes. Here they are kept as texts; what they are compiled to is in the processes that compare.
 pub(crate) const CAPACITY: u64 = 8 * 1024 * 1024;
@@ -126,7 +126,8 @@ impl RuleCache {
             return Ok(Verdict::Passes(Vec::new()));
         }
         let Kind::Schema { version, text } = &entry.kind else { return Ok(Verdict::Passes(Vec::new())) };
-        let tenant = Tenant { environment: environment.clone(), whose: Whose::Application(routes.application) };
+        let tenant =
+            Tenant { caller: Caller::Environment(environment.clone()), whose: Whose::Application(routes.application) };
         let payload = message.payload.clone().unwrap_or_default();
         let judgement = if waits { self.judges.compare(&tenant, text, &payload).await } else { Judgement::Busy };
         let warns = rules.schemas == SchemaEnforcement::Warn;

@@ -1,34 +1,66 @@
-//! Turns: who may have something judged, or something large read or written, next. The environment that had its last turn
-//! longest ago comes first, and in it the application that did; so whoever asks for much waits behind whoever asks for little.
-//! Whoever comes anew is before the one that had the very last turn, and behind all others that wait: coming and going gains
-//! nothing.
+//! Turns: who may have something judged, or something large read or written, next. Environments share the time that this takes, and in
+//! each of them its applications: whoever used much waits until the others that want some have had as much ([`shared_time`]). A turn can't
+//! be interrupted; so whoever asks for little waits for what is under way, and not for all who ask for much.
+//!
+//! Whoever has no token shares the time of one caller with all others who have none, and that counts more ([`NO_TOKEN`]).
 //!
 //! Who may be next is kept in order, so that a turn costs the same however many wait.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+mod shared_time;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::ApplicationId;
 use postrider_store::ApplicationKey;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::judge::{MAX_WAITING, MAX_WAITING_IN_ALL};
+use shared_time::{Bounds, Member, Nanos, Next, SharedTime, Waits};
+
+postrider_domain::limits! {
+    in "Requests";
+    /// Of processes that compare payloads, and of large bodies that are read at a time, one part of so many, and at least one if there are two, is kept from those whose turns lately took long
+    pub(crate) const KEPT_FOR_SHORT: usize = 4, "parts", beyond "they wait";
+    /// A turn is long when it takes so much time
+    pub(crate) const LONG_MILLIS: u64 = 20, "ms", beyond "the same";
+    /// Environments of which is known how much time they used last, while they want none
+    pub(crate) const REMEMBERED_ENVIRONMENTS: usize = 256, "environments", beyond "those that used least lately start anew";
+    /// And of each of them, applications
+    pub(crate) const REMEMBERED_APPLICATIONS: usize = 16, "applications", beyond "the same; what they will take is expected to be what their environment took";
+    /// The time of those who have no token counts so many times
+    pub(crate) const NO_TOKEN: u64 = 8, "times", beyond "they wait longer than whoever has one";
+}
+
+/// A turn takes so long at least, whatever is done in it: somebody has to be woken. So turns that cost nothing are shared, too.
+const LEAST: Nanos = 50_000;
 
 /// Who waits for turns: each beside the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tenant {
-    /// The environment.
-    pub environment: EnvironmentId,
+    /// Who calls.
+    pub caller: Caller,
     /// And whose it is there.
     pub whose: Whose,
 }
 
-/// What takes turns within an environment.
+/// Who shares time with all others.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Caller {
+    /// Whoever has a token of the environment.
+    Environment(EnvironmentId),
+    /// Everybody who has none.
+    Public,
+}
+
+/// What takes turns within that.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Whose {
-    /// What concerns all of it.
+    /// What concerns all of an environment.
     Environment,
     /// What concerns an application that was found.
     Application(ApplicationKey),
@@ -36,6 +68,28 @@ pub enum Whose {
     Tokens(ApplicationId),
     /// What the operator asks for of the application that he names so.
     Named(Arc<str>),
+    /// What an environment has published.
+    Published(EnvironmentId),
+}
+
+impl Tenant {
+    /// What concerns all of an environment.
+    pub fn environment(environment: EnvironmentId) -> Self {
+        Self { caller: Caller::Environment(environment), whose: Whose::Environment }
+    }
+
+    /// Who reads what an environment has published.
+    pub fn public(environment: EnvironmentId) -> Self {
+        Self { caller: Caller::Public, whose: Whose::Published(environment) }
+    }
+
+    /// How often his time counts.
+    fn weight(&self) -> u64 {
+        match self.caller {
+            Caller::Environment(_) => 1,
+            Caller::Public => NO_TOKEN,
+        }
+    }
 }
 
 /// Too many wait already.
@@ -51,36 +105,40 @@ pub(crate) struct Turns {
 #[derive(Clone, Copy)]
 struct Shares {
     in_all: usize,
-    of_environment: usize,
+    /// Of those that are expected to take long.
+    long: usize,
     of_application: usize,
 }
 
-#[derive(Default)]
 struct State {
     taken: usize,
+    /// Those of them that were expected to take long.
+    taken_long: usize,
     waiting: usize,
-    /// Counts turns.
-    turn: u64,
-    /// Those that have a turn, or wait for one.
-    environments: HashMap<EnvironmentId, Environment, foldhash::fast::RandomState>,
-    /// Those that may be given a turn, in order.
-    ready: BTreeSet<(u64, EnvironmentId)>,
+    /// Numbers those who come.
+    arrivals: u64,
+    callers: SharedTime<Caller, Applications>,
 }
 
-struct Environment {
-    taken: usize,
+/// What waits of one caller.
+struct Applications {
     waiting: usize,
-    /// Its place in the order.
-    rank: u64,
-    applications: HashMap<Whose, Application, foldhash::fast::RandomState>,
-    /// Those that may be given a turn, in order.
-    ready: BTreeSet<(u64, Whose)>,
+    applications: SharedTime<Whose, VecDeque<Wait>>,
 }
 
-struct Application {
-    taken: usize,
-    rank: u64,
-    waiting: VecDeque<oneshot::Sender<()>>,
+struct Wait {
+    arrival: u64,
+    give: oneshot::Sender<Given>,
+}
+
+/// What is known of a turn when it is given.
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    at: Instant,
+    /// How long it is expected to take by what is known of the caller, and of the application.
+    expected: Nanos,
+    expected_of_application: Nanos,
+    is_long: bool,
 }
 
 /// A turn; it ends when this is dropped. Whoever works on where nobody can stop him takes it along.
@@ -88,170 +146,184 @@ struct Application {
 pub struct Turn {
     turns: Arc<Turns>,
     tenant: Tenant,
-    /// Whether it was given yet.
-    wait: Option<oneshot::Receiver<()>>,
+    state: Progress,
+}
+
+enum Progress {
+    Waits(oneshot::Receiver<Given>),
+    Given(Given),
 }
 
 impl Turns {
     /// So many at a time.
     pub(crate) fn new(in_all: usize) -> Arc<Self> {
+        Self::with(in_all, in_all)
+    }
+
+    /// So many at a time, of which those that take long never have all.
+    pub(crate) fn for_work(in_all: usize) -> Arc<Self> {
+        let kept = (in_all / KEPT_FOR_SHORT).max(1);
+        Self::with(in_all, in_all.saturating_sub(kept))
+    }
+
+    fn with(in_all: usize, long: usize) -> Arc<Self> {
         let in_all = in_all.max(1);
-        let shares = Shares { in_all, of_environment: (in_all / 2).max(1), of_application: (in_all / 4).max(1) };
-        Arc::new(Self { state: Mutex::default(), shares })
+        let shares = Shares { in_all, long: long.max(1), of_application: (in_all / 4).max(1) };
+        let bounds = Bounds {
+            most: (in_all / 2).max(1),
+            remembered: REMEMBERED_ENVIRONMENTS,
+            long: nanos(Duration::from_millis(LONG_MILLIS)),
+        };
+        let state = State { taken: 0, taken_long: 0, waiting: 0, arrivals: 0, callers: SharedTime::new(bounds) };
+        Arc::new(Self { state: Mutex::new(state), shares })
     }
 
     /// Waits for a turn.
     pub(crate) async fn take(self: &Arc<Self>, tenant: Tenant) -> Result<Turn, Crowded> {
         let mut turn = self.queue(tenant)?;
         self.give();
-        if let Some(wait) = &mut turn.wait {
-            wait.await.map_err(|_| Crowded)?;
-            turn.wait = None;
+        if let Progress::Waits(wait) = &mut turn.state {
+            turn.state = Progress::Given(wait.await.map_err(|_| Crowded)?);
         }
         Ok(turn)
     }
 
     fn queue(self: &Arc<Self>, tenant: Tenant) -> Result<Turn, Crowded> {
         let wait = self.state.lock().queue(&tenant, self.shares)?;
-        Ok(Turn { turns: Arc::clone(self), tenant, wait: Some(wait) })
+        Ok(Turn { turns: Arc::clone(self), tenant, state: Progress::Waits(wait) })
     }
 
     /// Gives turns while there are any.
     fn give(&self) {
-        let mut state = self.state.lock();
-        while state.taken < self.shares.in_all && state.give_next(self.shares) {}
+        let (mut state, now) = (self.state.lock(), Instant::now());
+        while state.taken < self.shares.in_all && state.give_next(self.shares, now) {}
     }
 
-    fn end(&self, tenant: &Tenant) {
-        self.state.lock().end(tenant, self.shares);
+    fn end(&self, tenant: &Tenant, given: Given) {
+        let cost = nanos(given.at.elapsed()).saturating_add(LEAST);
+        self.state.lock().end(tenant, given, cost, self.shares);
         self.give();
     }
 }
 
+fn nanos(time: Duration) -> Nanos {
+    Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX)
+}
+
 impl State {
-    /// The place of whoever comes anew: before the last turn, behind those before it.
-    fn newcomer(&self) -> u64 {
-        (2 * self.turn).saturating_sub(1)
-    }
-
-    /// The place of whoever has just been given a turn.
-    fn served(&self) -> u64 {
-        2 * self.turn
-    }
-
-    fn queue(&mut self, tenant: &Tenant, shares: Shares) -> Result<oneshot::Receiver<()>, Crowded> {
-        let of_others = self.waiting - self.environments.get(&tenant.environment).map_or(0, |one| one.waiting);
-        let rank = self.newcomer();
-        let result = self.change(&tenant.environment, shares, |environment| {
-            // However many take all that they may, there is room for one more.
-            if environment.waiting >= (MAX_WAITING_IN_ALL - of_others) / 2 {
-                return Err(Crowded);
-            }
-            environment
-                .change(&tenant.whose, rank, shares, |application| {
+    fn queue(&mut self, tenant: &Tenant, shares: Shares) -> Result<oneshot::Receiver<Given>, Crowded> {
+        let of_others = self.waiting - self.callers.get(&tenant.caller).map_or(0, |one| one.waiting.waiting);
+        let arrival = self.arrivals;
+        self.arrivals += 1;
+        let result = self.callers.change(
+            &tenant.caller,
+            || Applications::new(shares),
+            |caller| {
+                let caller = &mut caller.waiting;
+                // However many take all that they may, there is room for one more.
+                if caller.waiting >= (MAX_WAITING_IN_ALL - of_others) / 2 {
+                    return Err(Crowded);
+                }
+                let queue = |application: &mut Member<VecDeque<Wait>>| {
                     if application.waiting.len() >= MAX_WAITING {
                         return Err(Crowded);
                     }
                     let (give, wait) = oneshot::channel();
-                    application.waiting.push_back(give);
+                    application.waiting.push_back(Wait { arrival, give });
                     Ok(wait)
-                })
-                .inspect(|_| environment.waiting += 1)
-        });
+                };
+                caller.applications.change(&tenant.whose, VecDeque::new, queue).inspect(|_| caller.waiting += 1)
+            },
+        );
         self.waiting += usize::from(result.is_ok());
         result
     }
 
     /// Gives a turn to whoever is next; `false` if nobody is.
-    fn give_next(&mut self, shares: Shares) -> bool {
-        let Some((_, next)) = self.ready.first().cloned() else { return false };
+    fn give_next(&mut self, shares: Shares, at: Instant) -> bool {
+        let Some((next, is_long)) = self.callers.next(self.taken_long >= shares.long) else { return false };
         self.waiting -= 1;
-        self.turn += 1;
-        let rank = self.served();
-        let given = self.change(&next, shares, |environment| {
-            let Some((_, application)) = environment.ready.first().cloned() else { return false };
-            environment.waiting -= 1;
-            let given = environment.change(&application, rank, shares, |application| {
-                let give = application.waiting.pop_front();
-                // Whoever does not wait any more gets none.
-                let given = give.is_some_and(|give| give.send(()).is_ok());
-                if given {
-                    application.taken += 1;
-                    application.rank = rank;
-                }
-                given
-            });
-            if given {
-                environment.taken += 1;
-                environment.rank = rank;
-            }
-            given
-        });
-        self.taken += usize::from(given);
+        let begun = self.callers.change(
+            &next,
+            || Applications::new(shares),
+            |caller| {
+                let expected = caller.expects();
+                let given = Given { at, expected, expected_of_application: 0, is_long };
+                caller.waiting.give(given).then(|| caller.begin(expected))
+            },
+        );
+        if let Some(used) = begun {
+            self.callers.begun(used);
+            self.taken += 1;
+            self.taken_long += usize::from(is_long);
+        }
         true
     }
 
-    fn end(&mut self, tenant: &Tenant, shares: Shares) {
+    fn end(&mut self, tenant: &Tenant, given: Given, cost: Nanos, shares: Shares) {
         self.taken -= 1;
-        let rank = self.newcomer();
-        self.change(&tenant.environment, shares, |environment| {
-            environment.taken -= 1;
-            environment.change(&tenant.whose, rank, shares, |application| application.taken -= 1);
-        });
-    }
-
-    /// Changes an environment, which is made for that if it is not there, and is then where it belongs in the order: nowhere
-    /// if it has no turn and waits for none.
-    fn change<T>(&mut self, id: &EnvironmentId, shares: Shares, change: impl FnOnce(&mut Environment) -> T) -> T {
-        let rank = self.newcomer();
-        let environment = self.environments.entry(id.clone()).or_insert_with(|| Environment {
-            taken: 0,
-            waiting: 0,
-            rank,
-            applications: HashMap::default(),
-            ready: BTreeSet::new(),
-        });
-        self.ready.remove(&(environment.rank, id.clone()));
-        let result = change(environment);
-        if environment.taken < shares.of_environment && !environment.ready.is_empty() {
-            self.ready.insert((environment.rank, id.clone()));
-        }
-        if environment.applications.is_empty() {
-            self.environments.remove(id);
-        }
-        result
+        self.taken_long -= usize::from(given.is_long);
+        self.callers.done(cost);
+        let counts = cost.saturating_mul(tenant.weight());
+        self.callers.change(
+            &tenant.caller,
+            || Applications::new(shares),
+            |caller| {
+                caller.end(given.expected, counts);
+                let applications = &mut caller.waiting.applications;
+                applications.done(counts);
+                applications.change(&tenant.whose, VecDeque::new, |application| {
+                    application.end(given.expected_of_application, counts);
+                });
+            },
+        );
     }
 }
 
-impl Environment {
-    /// The same for an application of it. `rank` is for one that is not there.
-    fn change<T>(&mut self, id: &Whose, rank: u64, shares: Shares, change: impl FnOnce(&mut Application) -> T) -> T {
-        let new = || Application { taken: 0, rank, waiting: VecDeque::new() };
-        let application = self.applications.entry(id.clone()).or_insert_with(new);
-        self.ready.remove(&(application.rank, id.clone()));
-        let result = change(application);
-        if application.taken < shares.of_application && !application.waiting.is_empty() {
-            self.ready.insert((application.rank, id.clone()));
-        }
-        if application.taken == 0 && application.waiting.is_empty() {
-            self.applications.remove(id);
-        }
-        result
+impl Applications {
+    fn new(shares: Shares) -> Self {
+        let bounds = Bounds { most: shares.of_application, remembered: REMEMBERED_APPLICATIONS, long: Nanos::MAX };
+        Self { waiting: 0, applications: SharedTime::new(bounds) }
+    }
+
+    /// Gives a turn to whoever is next of those who wait for one; `false` if he does not wait any more.
+    fn give(&mut self, given: Given) -> bool {
+        let Some((next, _)) = self.applications.next(false) else { return false };
+        self.waiting -= 1;
+        let begun = self.applications.change(&next, VecDeque::new, |application| {
+            let expected = application.expects();
+            let wait = application.waiting.pop_front()?;
+            wait.give.send(Given { expected_of_application: expected, ..given }).ok()?;
+            Some(application.begin(expected))
+        });
+        begun.inspect(|used| self.applications.begun(*used)).is_some()
+    }
+}
+
+impl Waits for Applications {
+    fn next(&self) -> Option<Next> {
+        self.applications.first()
+    }
+}
+
+impl Waits for VecDeque<Wait> {
+    fn next(&self) -> Option<Next> {
+        self.front().map(|wait| Next { arrival: wait.arrival, expected: None })
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         // One that was given counts, also if nobody looked.
-        let given = match &mut self.wait {
-            None => true,
-            Some(wait) => {
+        let given = match &mut self.state {
+            Progress::Given(given) => Some(*given),
+            Progress::Waits(wait) => {
                 wait.close();
-                wait.try_recv().is_ok()
+                wait.try_recv().ok()
             }
         };
-        if given {
-            self.turns.end(&self.tenant);
+        if let Some(given) = given {
+            self.turns.end(&self.tenant, given);
         }
     }
 }
@@ -264,10 +336,10 @@ mod tests {
 
     fn tenant(environment: &str, application: i64) -> Tenant {
         let environment = EnvironmentId::parse(&format!("org_{environment}")).unwrap();
-        Tenant { environment, whose: Whose::Application(ApplicationKey(application)) }
+        Tenant { caller: Caller::Environment(environment), whose: Whose::Application(ApplicationKey(application)) }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_environment_never_has_more_than_half_of_the_turns() {
         let turns = Turns::new(4);
         let (_a, _b) = (turns.take(tenant("a", 1)).await.unwrap(), turns.take(tenant("a", 2)).await.unwrap());
@@ -278,7 +350,7 @@ mod tests {
         assert!(third.now_or_never().is_some());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn whoever_waits_behind_a_thousand_of_another_environment_is_next() {
         let turns = Turns::new(1);
         let first = turns.take(tenant("a", 1)).await.unwrap();
@@ -290,7 +362,7 @@ mod tests {
         assert!(other.now_or_never().is_some());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn who_gives_up_waiting_takes_no_turn() {
         let turns = Turns::new(1);
         let first = turns.take(tenant("a", 1)).await.unwrap();
@@ -303,10 +375,10 @@ mod tests {
         drop(given_unseen);
         assert!(turns.take(tenant("d", 1)).now_or_never().is_some());
         let state = turns.state.lock();
-        assert_eq!((state.taken, state.waiting, state.environments.len(), state.ready.len()), (0, 0, 0, 0));
+        assert_eq!((state.taken, state.waiting, state.callers.is_idle()), (0, 0, true));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_application_does_not_queue_without_end() {
         let turns = Turns::new(1);
         let _first = turns.take(tenant("a", 1)).await.unwrap();
@@ -315,7 +387,7 @@ mod tests {
         assert!(matches!(turns.take(tenant("a", 1)).now_or_never(), Some(Err(Crowded))));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn one_environment_does_not_fill_the_queue_for_others() {
         let turns = Turns::new(1);
         let _first = turns.take(tenant("a", 1)).await.unwrap();
@@ -339,7 +411,7 @@ mod tests {
         assert_eq!(turns.state.lock().taken, 0);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn who_comes_and_goes_does_not_hold_up_who_waits() {
         let turns = Turns::new(1);
         let first = turns.take(tenant("z", 1)).await.unwrap();
@@ -357,5 +429,152 @@ mod tests {
             last = comes.now_or_never().unwrap().unwrap();
         }
         panic!("it is never its turn");
+    }
+
+    /// Takes turns of so long, one after the other, over so many connections.
+    fn keeps_asking(turns: &Arc<Turns>, tenant: &Tenant, connections: usize, cost: Duration) {
+        for _ in 0..connections {
+            let (turns, tenant) = (Arc::clone(turns), tenant.clone());
+            tokio::spawn(async move {
+                while let Ok(turn) = turns.take(tenant.clone()).await {
+                    tokio::time::sleep(cost).await;
+                    drop(turn);
+                }
+            });
+        }
+    }
+
+    /// The longest wait of a tenant for turns of a tenth of a millisecond, sixty times a second for ten seconds. By then it is known how long the turns of the
+    /// others are.
+    async fn longest_wait(turns: &Arc<Turns>, tenant: Tenant) -> Duration {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let mut longest = Duration::ZERO;
+        for _ in 0..600 {
+            tokio::time::sleep(Duration::from_millis(16)).await;
+            let asked = Instant::now();
+            let turn = turns.take(tenant.clone()).await.unwrap();
+            longest = longest.max(asked.elapsed());
+            tokio::time::sleep(Duration::from_micros(100)).await;
+            drop(turn);
+        }
+        longest
+    }
+
+    const LONG: Duration = Duration::from_millis(200);
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_for_little_waits_for_one_long_turn_however_many_take_long_ones() {
+        for heavy in [1, 2, 4, 12] {
+            for connections in [1, 4, 50] {
+                let turns = Turns::for_work(1);
+                for number in 0..heavy {
+                    keeps_asking(&turns, &tenant(&format!("heavy{number}"), 1), connections, LONG);
+                }
+                let waited = longest_wait(&turns, tenant("light", 1)).await;
+                assert!(waited <= LONG + Duration::from_millis(2), "{heavy} by {connections}: {waited:?}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_there_are_two_turns_those_that_take_long_leave_one() {
+        let turns = Turns::for_work(2);
+        for number in 0..4 {
+            keeps_asking(&turns, &tenant(&format!("heavy{number}"), 1), 8, LONG);
+        }
+        let waited = longest_wait(&turns, tenant("light", 1)).await;
+        assert!(waited < Duration::from_millis(2), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_it_is_among_the_applications_of_an_environment() {
+        let turns = Turns::for_work(1);
+        for number in 0..5 {
+            keeps_asking(&turns, &tenant("one", number), 4, LONG);
+        }
+        let waited = longest_wait(&turns, tenant("one", 99)).await;
+        assert!(waited <= LONG + Duration::from_millis(2), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_that_are_new_each_time_do_not_hide_what_their_environment_takes() {
+        let turns = Turns::for_work(1);
+        for environment in ["a", "b", "c"] {
+            let turns = Arc::clone(&turns);
+            tokio::spawn(async move {
+                for number in 0.. {
+                    let turn = turns.take(tenant(environment, number)).await.unwrap();
+                    tokio::time::sleep(LONG).await;
+                    drop(turn);
+                }
+            });
+        }
+        let waited = longest_wait(&turns, tenant("light", 1)).await;
+        assert!(waited <= LONG + Duration::from_millis(2), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_waited_for_nothing_for_long_has_not_saved_anything_up() {
+        let turns = Turns::for_work(1);
+        keeps_asking(&turns, &tenant("busy", 1), 4, LONG);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        // Whoever comes now takes as long turns.
+        keeps_asking(&turns, &tenant("late", 1), 4, LONG);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let asked = Instant::now();
+        for _ in 0..5 {
+            let turn = turns.take(tenant("busy", 2)).await.unwrap();
+            drop(turn);
+        }
+        assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_long_gets_as_much_time_as_another_who_does() {
+        let turns = Turns::for_work(1);
+        let taken = [20, 200].map(|millis| {
+            let (turns, count) = (Arc::clone(&turns), Arc::new(std::sync::atomic::AtomicU64::new(0)));
+            let counted = Arc::clone(&count);
+            for _ in 0..4 {
+                let (turns, counted) = (Arc::clone(&turns), Arc::clone(&counted));
+                tokio::spawn(async move {
+                    while let Ok(turn) = turns.take(tenant(&format!("e{millis}"), 1)).await {
+                        tokio::time::sleep(Duration::from_millis(millis)).await;
+                        drop(turn);
+                        counted.fetch_add(millis, std::sync::atomic::Ordering::Relaxed);
+                    }
+                });
+            }
+            count
+        });
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        let [short, long] = taken.map(|count| count.load(std::sync::atomic::Ordering::Relaxed));
+        assert!(short.abs_diff(long) <= 2_000, "{short} and {long} ms");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_no_token_is_one_caller_and_behind_those_who_have_one() {
+        let turns = Turns::for_work(1);
+        for number in 0..4 {
+            let environment = EnvironmentId::parse(&format!("org_published{number}")).unwrap();
+            keeps_asking(&turns, &Tenant::public(environment), 4, Duration::from_millis(40));
+        }
+        let environment = EnvironmentId::parse("org_published0").unwrap();
+        let waited =
+            longest_wait(&turns, Tenant { caller: Caller::Environment(environment), whose: Whose::Environment });
+        assert!(waited.await <= Duration::from_millis(42));
+        // One whose turns are long, too, has most of the time.
+        let turns = Turns::for_work(1);
+        for number in 0..4 {
+            let environment = EnvironmentId::parse(&format!("org_published{number}")).unwrap();
+            keeps_asking(&turns, &Tenant::public(environment), 4, Duration::from_millis(40));
+        }
+        let begun = Instant::now();
+        for _ in 0..100 {
+            let turn = turns.take(tenant("own", 1)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(40)).await;
+            drop(turn);
+        }
+        assert!(begun.elapsed() < Duration::from_millis(8_500), "{:?}", begun.elapsed());
     }
 }

@@ -66,13 +66,17 @@ pub(crate) fn error(error: &anyhow::Error) {
 pub(crate) fn error_line(text: &str) {
     let line = format!("{BAD}error:{BAD:#} {text}");
     let (done, wait) = std::sync::mpsc::channel();
+    let copy = line.clone();
     let write = move || {
         // Nothing is left to do if even this fails.
-        let _ = writeln!(stderr(), "{line}");
+        let _ = writeln!(stderr(), "{copy}");
         let _ = done.send(());
     };
     if std::thread::Builder::new().stack_size(STACK_BYTES).spawn(write).is_ok() {
         let _ = wait.recv_timeout(LAST_WORDS);
+    } else {
+        // That there are no threads may be what is to be said.
+        let _ = writeln!(stderr(), "{line}");
     }
 }
 

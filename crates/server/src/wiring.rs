@@ -271,9 +271,10 @@ fn fit_to_descriptors(descriptors: Option<u64>, options: &ServerOptions, in_flig
 #[cfg(test)]
 mod tests {
     use postrider_domain::clock::Sleep;
+    use postrider_domain::ids::MessageId;
     use postrider_domain::time::Timestamp;
     use postrider_ingest::{LimitOptions, SchemaOptions};
-    use postrider_store::{Dispatch, Fresh};
+    use postrider_store::{Dispatch, HandOver};
 
     use super::*;
 
@@ -297,7 +298,9 @@ mod tests {
     struct Nowhere;
 
     impl Dispatch for Nowhere {
-        fn dispatch(&self, _: Vec<Fresh>) {}
+        fn announce(&self, _: &[MessageId]) {}
+
+        fn dispatch(&self, _: HandOver) {}
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use postrider_testkit::process::{self, Finished};
@@ -361,5 +361,93 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// A program that runs another as a user whom modes bind: root is none.
+const AS_NOBODY: &[&str] = &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+
+/// Runs a command line as somebody who is not root, with the folder of a store as his own.
+async fn unprivileged(command: &[&str], store: &Path) -> Finished {
+    let folder = store.parent().unwrap();
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let all = if is_root { [AS_NOBODY, command].concat() } else { command.to_vec() };
+    if is_root {
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).chain([folder.to_owned()]) {
+            std::os::unix::fs::chown(path, Some(65_534), Some(65_534)).unwrap();
+        }
+    }
+    let url = format!("sqlite://{}", store.display());
+    let settings = [("POSTRIDER_SERVER__LISTEN", "127.0.0.1:0"), ("POSTRIDER_STORE__URL", &*url)];
+    process::run(all[0], &all[1..], &settings, folder).await
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Serves until it listens, or has ended by itself, and then asks it to end.
+const SERVE_ONCE: &str = r#""$0" serve > listening & pid=$!
+    until grep -q listening listening || ! kill -0 $pid 2> /dev/null; do sleep 0.05; done
+    kill $pid 2> /dev/null; wait $pid"#;
+
+#[tokio::test]
+async fn a_store_that_cannot_be_written_is_named_with_its_mode_and_opens_when_it_can_be() {
+    let mut server = server().start().await;
+    server.app().await;
+    // What is beside it stays.
+    server.kill().await;
+    let store = database(&server);
+    let shm = store.with_file_name("postrider.db-shm");
+    for (at_fault, mode) in [(&store, 0o400), (&store, 0o444)] {
+        set_mode(at_fault, mode);
+        for command in [&[PROGRAM, "serve"][..], &[PROGRAM, "key", "create"]] {
+            let finished = unprivileged(command, &store).await;
+            assert_eq!(finished.status.code(), Some(1), "{finished:?}");
+            let says = format!("{} has the mode 0400", at_fault.display());
+            let last = finished.error_lines().last().copied().unwrap_or_default();
+            assert!(last.contains(&says) && last.contains("chmod 600"), "{finished:?}");
+        }
+    }
+    set_mode(&store, 0o600);
+    // As a start left it once that was refused.
+    set_mode(&shm, 0o400);
+    let finished = unprivileged(&["sh", "-c", SERVE_ONCE, PROGRAM], &store).await;
+    assert!(finished.status.success(), "{finished:?}");
+    assert!(unprivileged(&[PROGRAM, "key", "create"], &store).await.status.success());
+}
+
+#[tokio::test]
+async fn who_may_not_look_into_the_folder_of_a_store_is_not_told_that_there_is_none() {
+    let mut server = server().start().await;
+    server.terminate().await;
+    let inner = server.folder().join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    let store = inner.join("postrider.db");
+    std::fs::rename(database(&server), &store).unwrap();
+    set_mode(&inner, 0o600);
+    let url = format!("sqlite://{}", store.display());
+    // The folder that the command starts in is another one.
+    let finished =
+        unprivileged(&["env", &format!("POSTRIDER_STORE__URL={url}"), PROGRAM, "key", "create"], &database(&server))
+            .await;
+    set_mode(&inner, 0o700);
+    assert!(!finished.status.success(), "{finished:?}");
+    assert!(finished.stderr.contains("Permission denied") && !finished.stderr.contains("no store"), "{finished:?}");
+}
+
+#[tokio::test]
+async fn a_start_that_gets_too_few_threads_says_so() {
+    let folder = TempDir::new().unwrap();
+    let store = folder.path().join("postrider.db");
+    for most in [1, 2, 4, 8, 12] {
+        let limit = format!("--nproc={most}:{most}");
+        let finished = unprivileged(&["prlimit", &limit, PROGRAM, "serve"], &store).await;
+        assert_eq!(finished.status.code(), Some(1), "{finished:?}");
+        let lines = finished.error_lines();
+        assert!(
+            lines.len() == 1 && lines[0].contains("more threads") && lines[0].contains("ulimit -u"),
+            "{most}: {finished:?}"
+        );
     }
 }

@@ -104,6 +104,33 @@ async fn an_endpoint_that_is_held_back_says_until_when_and_why_until_that_is_lif
     assert_eq!(answer, json!({}));
 }
 
+/// How long the former receiver takes to answer: meanwhile the endpoint gets another one.
+const SLOW: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn what_a_former_receiver_answers_after_a_change_says_nothing_of_the_new_one() {
+    let server = server().set("delivery.retry_schedule", r#"["1s", "1s"]"#).start().await;
+    for reply in [Reply::status(503).header("retry-after", "86400"), Reply::status(410)] {
+        let app = server.app().await;
+        let former = Receiver::always(reply.after(SLOW)).await;
+        let present = Receiver::ok().await;
+        let endpoint = app.endpoint(&former.url()).await;
+        let path = format!("/endpoint/{endpoint}");
+        let first = app.send("a", &json!({})).await;
+        former.wait_for(1).await;
+        app.client.patch(&app.path(&path), &json!({ "url": present.url() })).await.expect(200);
+        // It was told no, or not now, and is tried at the new one by the schedule.
+        present.wait_for_id(&first).await;
+        let attempts = format!("/attempt/msg/{first}");
+        until(&app, &attempts, "two attempts", |page| page["data"].as_array().is_some_and(|all| all.len() == 2)).await;
+        let shown = app.client.get(&app.path(&path)).await.expect(200).json();
+        assert_eq!(shown["disabled"], json!(false), "{shown}");
+        assert!(shown.get("heldUntil").is_none() && shown.get("disabledReason").is_none_or(Value::is_null), "{shown}");
+        let second = app.send("a", &json!({})).await;
+        present.wait_for_id(&second).await;
+    }
+}
+
 #[tokio::test]
 async fn what_was_canceled_is_canceled_everywhere() {
     let server = server().set("delivery.retry_schedule", r#"["1h"]"#).start().await;

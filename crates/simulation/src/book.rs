@@ -115,6 +115,8 @@ pub(crate) struct Events {
     pub(crate) rates: BTreeMap<Limited, Vec<(usize, Option<u16>)>>,
     /// Whose endpoints they are.
     pub(crate) applications: BTreeMap<EndpointKey, ApplicationKey>,
+    /// Endpoints that asked to be left alone, with the URL that they had.
+    pub(crate) asked_to_wait: BTreeSet<(EndpointKey, String)>,
     /// Bytes of answers of this life that the store does not have yet.
     pub(crate) unsettled: BTreeMap<At, u64>,
     /// Endpoints that are disabled at the end, with a cause that is stored.

@@ -1,12 +1,14 @@
 //! The network and the receivers at its other end.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use postrider_delivery::resolve::{Resolve, ResolveError};
 use postrider_delivery::sender::{Carrier, Prepared, Sender, Sent, Slot};
@@ -46,11 +48,13 @@ pub(crate) enum Manner {
     AsksToWait,
     IsGone,
     CannotBeReachedFromHere,
+    /// A fault of ours: whatever is sent to it, or prepared for it, ends in a panic.
+    MakesUsPanic,
     DoesThisAndThat,
 }
 
 impl Manner {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Answers,
         Self::AnswersAtLength,
         Self::IsSlow,
@@ -60,6 +64,7 @@ impl Manner {
         Self::AsksToWait,
         Self::IsGone,
         Self::CannotBeReachedFromHere,
+        Self::MakesUsPanic,
         Self::DoesThisAndThat,
     ];
 }
@@ -107,6 +112,9 @@ pub(crate) struct Courier {
 impl Carrier for Courier {
     fn prepare(&self, target: &Target) -> Arc<Prepared> {
         dispatch::may_stop();
+        if self.receivers.manner(target.key) == Manner::MakesUsPanic {
+            panics();
+        }
         self.sender.prepare(target)
     }
 
@@ -116,8 +124,9 @@ impl Carrier for Courier {
         if under_way > self.most {
             self.receivers.book.note(|events| events.breaks(Broken::TooManyRequests { under_way, most: self.most }));
         }
-        let outcome = self.exchange(target, message, started).await;
+        let outcome = AssertUnwindSafe(self.exchange(target, message, started)).catch_unwind().await;
         self.under_way.fetch_sub(1, Ordering::SeqCst);
+        let outcome = outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Sent { outcome, duration: self.clock.now().since(started) }
     }
 
@@ -140,6 +149,9 @@ impl Courier {
             events.departures.push(departs);
             promises::judge_departure(events, departs, target, &id);
         });
+        if manner == Manner::MakesUsPanic {
+            panics();
+        }
         if manner == Manner::CannotBeReachedFromHere {
             return failed(Failure::Local, "no open files are left");
         }
@@ -162,7 +174,11 @@ impl Courier {
         match manner {
             Manner::Fails => answered(500, None),
             Manner::AsksForLess => answered(503, None),
-            Manner::AsksToWait => answered(429, Some(receivers.dice.time(*receivers.dice.one(&ASKED)))),
+            Manner::AsksToWait => {
+                let asked = (endpoint, target.endpoint.url.as_str().to_owned());
+                receivers.book.note(|events| events.asked_to_wait.insert(asked));
+                answered(429, Some(receivers.dice.time(*receivers.dice.one(&ASKED))))
+            }
             Manner::IsGone => answered(410, None),
             Manner::AnswersAtLength => {
                 let body = Bytes::from_static(&LONG_ANSWER);
@@ -176,6 +192,11 @@ impl Courier {
             _ => answered(204, None),
         }
     }
+}
+
+/// A panic that prints nothing.
+fn panics() -> ! {
+    std::panic::resume_unwind(Box::new("a fault of ours"))
 }
 
 fn answered(status: u16, retry_after: Option<Duration>) -> Outcome {

@@ -84,7 +84,7 @@ delegate! {
     accepted_under(application: ApplicationKey, key: IdempotencyKey, not_before: Timestamp) -> Result<Option<Message>, StoreError>;
     take_wakes(now: Timestamp, limit: usize) -> Result<Wakes, StoreError>;
     park(endpoint: EndpointKey, after: Timestamp) -> Result<Option<Timestamp>, StoreError>;
-    hold(endpoint: EndpointKey, hold: Hold) -> Result<(), StoreError>;
+    hold(endpoint: EndpointKey, hold: Hold, receiver: Option<u64>) -> Result<bool, StoreError>;
     holds() -> Result<Vec<(EndpointKey, Hold)>, StoreError>;
     hold_of(endpoint: EndpointKey) -> Result<Option<Hold>, StoreError>;
     wake_later(endpoints: Vec<EndpointKey>, at: Timestamp) -> Result<(), StoreError>;
@@ -93,7 +93,6 @@ delegate! {
     cancel_deliveries(endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError>;
     resend(endpoint: EndpointKey, message: MessageKey, now: Timestamp, once: Option<Once<Resent>>) -> Result<Written<Resent>, ResendError>;
     forget_keys(before: Timestamp, limit: usize) -> Result<bool, StoreError>;
-    newest_message() -> Result<Option<MessageKey>, StoreError>;
     health(endpoint: EndpointKey) -> Result<Option<Health>, StoreError>;
     backlog(endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError>;
 }
@@ -119,8 +118,8 @@ delegate! {
     signing_keys(endpoint: EndpointKey) -> Result<Option<SigningKeys>, StoreError>;
     rotate_secret(endpoint: EndpointKey, next: Secret, grace_until: Timestamp, now: Timestamp, once: Option<Once<Secret>>) -> Result<Written<Secret>, RotateError>;
     headers(endpoint: EndpointKey) -> Result<Option<Headers>, StoreError>;
-    set_headers(endpoint: EndpointKey, headers: Headers) -> Result<(), WriteError>;
-    merge_headers(endpoint: EndpointKey, changes: HeaderChanges) -> Result<(), ChangeHeadersError>;
+    set_headers(endpoint: EndpointKey, headers: Headers, now: Timestamp) -> Result<(), WriteError>;
+    merge_headers(endpoint: EndpointKey, changes: HeaderChanges, now: Timestamp) -> Result<(), ChangeHeadersError>;
 }
 
 delegate! {
@@ -209,7 +208,11 @@ delegate! {
 }
 
 delegate! {
-    Retention
+    Retention {
+        fn believed(&self, now: Timestamp) -> Timestamp {
+            self.below.believed(now)
+        }
+    }
     sweep_payloads(now: Timestamp, kept: Duration, rows: usize) -> Result<Swept, StoreError>;
     sweep_messages(now: Timestamp, kept: Duration, rows: usize) -> Result<Swept, StoreError>;
     erase_deleted(now: Timestamp, rows: usize) -> Result<Swept, StoreError>;

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use postrider_store::{Dispatch, Fresh};
+use postrider_domain::ids::MessageId;
+use postrider_store::{Dispatch, HandOver};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
@@ -49,27 +50,35 @@ pub(crate) fn may_stop() {
 }
 
 /// Takes batches, and hands them over one after the other.
-pub(crate) struct Stepwise(UnboundedSender<Vec<Fresh>>);
+pub(crate) struct Stepwise {
+    to: Arc<dyn Dispatch>,
+    batches: UnboundedSender<HandOver>,
+}
 
 impl Stepwise {
     pub(crate) fn new(to: Arc<dyn Dispatch>, dice: Arc<Dice>) -> Self {
         let (sender, mut batches) = unbounded_channel();
+        let taker = Arc::clone(&to);
         tokio::spawn(async move {
             while let Some(batch) = batches.recv().await {
-                let mut steps = Steps::begin(Arc::clone(&to), Arc::clone(&dice), batch);
+                let mut steps = Steps::begin(Arc::clone(&taker), Arc::clone(&dice), batch);
                 while steps.go_on() {
                     tokio::time::sleep(dice.time(PAUSE)).await;
                 }
             }
         });
-        Self(sender)
+        Self { to, batches: sender }
     }
 }
 
 impl Dispatch for Stepwise {
-    fn dispatch(&self, batch: Vec<Fresh>) {
+    fn announce(&self, messages: &[MessageId]) {
+        self.to.announce(messages);
+    }
+
+    fn dispatch(&self, batch: HandOver) {
         // An error is the end of the simulated machine.
-        let _ = self.0.send(batch);
+        let _ = self.batches.send(batch);
     }
 }
 
@@ -81,7 +90,7 @@ struct Steps {
 }
 
 impl Steps {
-    fn begin(to: Arc<dyn Dispatch>, dice: Arc<Dice>, batch: Vec<Fresh>) -> Self {
+    fn begin(to: Arc<dyn Dispatch>, dice: Arc<Dice>, batch: HandOver) -> Self {
         let (stopped, has_stopped) = sync_channel(0);
         let (go_on, goes_on) = sync_channel::<()>(0);
         let runtime = Handle::current();

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use crate::carrier::{Courier, Manner, NoNames};
 use crate::clock::VirtualClock;
 use crate::dispatch::Stepwise;
-use crate::promises::Broken;
+use crate::promises::{self, Broken};
 use crate::store::{Stormy, Weather};
 use crate::watch::Watch;
 use crate::world::World;
@@ -41,6 +41,9 @@ const LONG_ENOUGH_TO_ASK: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether a newcomer got a message.
 const LOOK_FOR_NEWCOMER: Duration = Duration::from_millis(500);
+
+/// In which what was under way when all became calm has ended, and is stored.
+const ENDS: Duration = Duration::from_secs(30);
 
 /// How often it is looked at meanwhile, at first and later.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
@@ -145,6 +148,10 @@ impl Life {
         self.world.receivers.calm();
         self.line(|| "all is calm".to_owned());
         let deadline = self.clock.now().saturating_add(CALMING);
+        tokio::time::sleep(ENDS).await;
+        for broken in promises::held_for_nothing(&self.world, self.clock.now()) {
+            self.world.book.note(|events| events.breaks(broken));
+        }
         let mut pause = FIRST_LOOK;
         while self.clock.now() < deadline {
             tokio::time::sleep(pause).await;

@@ -22,6 +22,9 @@ use crate::world::Place as Home;
 /// The most bytes of a payload.
 pub(crate) const LARGEST: usize = 900_000;
 
+/// In which a receiver has asked to be left alone, and that is being noted.
+const ASKING: Duration = Duration::from_millis(400);
+
 /// So many idempotency keys an application uses.
 const KEYS: usize = 4;
 
@@ -218,8 +221,16 @@ impl Life {
     }
 
     async fn move_away(&self) {
-        let home = self.some_home();
-        let url = EndpointUrl::parse("https://elsewhere.example/hook").ok();
+        let (home, dice) = (self.some_home(), &self.world.dice);
+        if dice.happens(0.5) {
+            // Many move because their receiver has too much to do.
+            self.world.receivers.set(home.endpoint, Manner::AsksToWait);
+            let submission = Submission { deliver_at: None, ..self.submission(&home) };
+            self.note_answer(submission.idempotency, self.intake.submit(submission).await);
+            tokio::time::sleep(dice.time(ASKING)).await;
+        }
+        let url = EndpointUrl::parse(&format!("https://elsewhere-{}.example/hook", dice.below(1_000))).ok();
+        self.line(|| format!("endpoint {} moves", home.endpoint.0));
         self.change(&home, EndpointPatch { url, ..EndpointPatch::default() }).await;
     }
 

@@ -2,14 +2,14 @@
 
 use postrider_delivery::Usage;
 use postrider_domain::attempt::Trigger;
-use postrider_domain::delivery::Next;
+use postrider_domain::delivery::{HoldReason, Next};
 use postrider_domain::time::Timestamp;
 use postrider_store::{EndpointKey, Target};
 
 use crate::book::{At, Departure, Events, Limited, Seen, Settled};
 use crate::carrier::ON_ITS_WAY;
 use crate::store::at_once;
-use crate::world::{Report, World};
+use crate::world::{Place, Report, World};
 
 /// The most attempts by the schedule: the first, and one after each wait.
 const ATTEMPTS: usize = 4;
@@ -91,6 +91,8 @@ pub enum Broken {
     Spins(&'static str),
     /// A message to an endpoint at which nothing else waited was not sent for long, because of others.
     Starved,
+    /// An endpoint is held back as its receiver has asked, and that was another one: it was moved since.
+    HeldForNothing(i64),
     /// An endpoint is disabled, and it had worked, or had not failed for long enough; or nothing is stored that says why.
     DisabledForNothing(i64),
     /// An endpoint failed for long, and is not disabled.
@@ -246,6 +248,21 @@ fn highest(rates: &[(usize, Option<u16>)], life: usize) -> Option<i64> {
     let before = rates.iter().rev().find(|(since, _)| *since < life);
     let within = rates.iter().filter(|(since, _)| *since == life);
     within.chain(before).map(|(_, rate)| rate.map(i64::from)).collect::<Option<Vec<_>>>()?.into_iter().max()
+}
+
+/// Endpoints that are held back because of what a receiver asked that they had before.
+pub(crate) fn held_for_nothing(world: &World, now: Timestamp) -> Vec<Broken> {
+    let is_asked = |home: &Place| {
+        let hold = at_once(world.store.hold_of(home.endpoint)).ok().flatten();
+        hold.is_some_and(|hold| hold.reason == HoldReason::Asked && hold.until > now)
+    };
+    let held = world.homes().into_iter().filter(is_asked);
+    let for_nothing = held.filter(|home| {
+        let Ok(Some(target)) = at_once(world.store.target(home.endpoint)) else { return false };
+        let asked = (home.endpoint, target.endpoint.url.as_str().to_owned());
+        !world.book.note(|events| events.asked_to_wait.contains(&asked) || events.deleted.contains(&home.endpoint))
+    });
+    for_nothing.map(|home| Broken::HeldForNothing(home.endpoint.0)).collect()
 }
 
 /// Looks at every endpoint that is disabled, and notes those of which it is stored why.

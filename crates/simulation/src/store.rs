@@ -4,7 +4,7 @@
 //! the order in which calls take effect is the seed's to choose, and every other thing that happens between two of them is
 //! something that can happen on a machine.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
@@ -92,19 +92,8 @@ pub(crate) struct Stormy {
 }
 
 /// Calls that write nothing.
-const READS: [&str; 11] = [
-    "due",
-    "target",
-    "routes",
-    "holds",
-    "hold_of",
-    "health",
-    "backlog",
-    "newest_message",
-    "accepted_under",
-    "running_tasks",
-    "notices",
-];
+const READS: [&str; 10] =
+    ["due", "target", "routes", "holds", "hold_of", "health", "backlog", "accepted_under", "running_tasks", "notices"];
 
 /// More than any payload here.
 const ANY_BYTES: usize = 1 << 30;
@@ -181,11 +170,14 @@ impl Stormy {
 
     /// As [`postrider_store::Work::settle`].
     pub(crate) async fn settle_noted(&self, batch: Vec<Settlement>) -> Result<Vec<Unstorable>, StoreError> {
-        let items = batch.clone();
+        let mut items = batch.clone();
         let call = async {
+            let before = self.receivers(&items).await;
             let waited = self.which_wait(&items).await;
             self.book.note(|events| items.iter().for_each(|item| events.forget_told(item.endpoint)));
             let unstorable = self.below.settle(batch).await?;
+            let after = self.receivers(&items).await;
+            items.iter_mut().for_each(|item| as_it_counts(item, &before, &after));
             let now = self.clock.now();
             self.book.note(|events| {
                 for (item, waited) in items.iter().zip(&waited) {
@@ -195,9 +187,9 @@ impl Stormy {
                 }
             });
             self.compare_health(&items).await;
-            Ok::<_, StoreError>(unstorable)
+            Ok::<_, StoreError>((unstorable, items))
         };
-        let unstorable = self.call("settle", call).await?;
+        let (unstorable, items) = self.call("settle", call).await?;
         let now = self.clock.now();
         self.book.note(|events| {
             for item in &items {
@@ -212,6 +204,17 @@ impl Stormy {
             }
         });
         Ok(unstorable)
+    }
+
+    /// Of each endpoint, which receiver it has, and whether it is disabled.
+    async fn receivers(&self, items: &[Settlement]) -> Receivers {
+        let mut receivers = Receivers::new();
+        for item in items {
+            if let Ok(Some(target)) = self.below.target(item.endpoint).await {
+                receivers.insert(item.endpoint, (target.receiver, target.endpoint.disabled));
+            }
+        }
+        receivers
     }
 
     /// Of results that say something of their endpoint: whether the store still waits for them.
@@ -277,8 +280,12 @@ impl Stormy {
             if let Ok(Some(target)) = self.below.target(endpoint).await {
                 self.book.note(|events| {
                     let (is, was) = (target.endpoint.disabled, events.health.get(&endpoint) == Some(&Health::Disabled));
-                    if is != was {
+                    let present = events.present.get(&endpoint);
+                    let moved = present.is_some_and(|present| present.target.endpoint.url != target.endpoint.url);
+                    if is != was || moved && !is {
                         events.health.insert(endpoint, if is { Health::Disabled } else { Health::Well });
+                    }
+                    if is != was {
                         events.opens(endpoint, !is);
                     }
                     events.is_now(target);
@@ -315,6 +322,21 @@ impl Events {
             let told = self.told.get(&endpoint).copied();
             self.present.insert(endpoint, Present { target: Arc::new(target), told });
         }
+    }
+}
+
+/// Which receivers endpoints have, and whether they are disabled.
+type Receivers = BTreeMap<EndpointKey, (u64, bool)>;
+
+/// Makes of a result what must have been stored, if the endpoint had another receiver than the one that was asked.
+fn as_it_counts(item: &mut Settlement, before: &Receivers, after: &Receivers) {
+    let Some(elsewhere) = item.elsewhere.filter(|_| item.next != Next::Succeeded) else { return };
+    let (before, after) = (before.get(&item.endpoint), after.get(&item.endpoint));
+    let is = |receivers: Option<&(u64, bool)>| receivers.is_some_and(|(receiver, _)| *receiver == elsewhere.receiver);
+    // It may have been disabled by this very result, or by another one of the batch.
+    let was_disabled = after.is_some_and(|(receiver, disabled)| *disabled && *receiver == elsewhere.receiver + 1);
+    if !is(before) || !(is(after) || was_disabled) {
+        (item.next, item.against) = (elsewhere.next, None);
     }
 }
 

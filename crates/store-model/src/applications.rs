@@ -171,7 +171,7 @@ impl State {
         let endpoints: Vec<_> = self.endpoints_of(application).map(|(key, _)| key).collect();
         for endpoint in endpoints {
             if ended {
-                self.lift_hold(endpoint, None);
+                self.change_receiver(endpoint, None);
             }
             self.tell_changed(endpoint);
         }

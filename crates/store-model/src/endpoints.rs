@@ -90,7 +90,7 @@ impl Endpoints for ModelStore {
             receiver.endpoint.event_types = None;
             receiver.headers = Headers::new();
             state.report_endpoint(key, NoticeKind::EndpointDeleted);
-            state.lift_hold(key, None);
+            state.change_receiver(key, None);
             state.make_routes_newer(key);
             state.tell_changed(key);
             Ok(())
@@ -113,7 +113,7 @@ impl Endpoints for ModelStore {
             state.once(once, Subject::endpoint(endpoint), now, |state| {
                 state.live_endpoint(endpoint).ok_or(WriteError::NotFound)?;
                 state.receiver(endpoint).keys.rotate(next.clone(), grace_until, now)?;
-                state.lift_hold(endpoint, Some(now));
+                state.change_receiver(endpoint, Some(now));
                 state.make_routes_newer(endpoint);
                 state.tell_changed(endpoint);
                 state.report_endpoint(endpoint, NoticeKind::EndpointUpdated);
@@ -126,19 +126,24 @@ impl Endpoints for ModelStore {
         self.read(|state| state.live_endpoint(endpoint).map(|receiver| receiver.headers.clone()))
     }
 
-    async fn set_headers(&self, endpoint: EndpointKey, headers: Headers) -> Result<(), WriteError> {
+    async fn set_headers(&self, endpoint: EndpointKey, headers: Headers, now: Timestamp) -> Result<(), WriteError> {
         self.try_write(|state| {
             state.live_endpoint(endpoint).ok_or(WriteError::NotFound)?;
-            state.change_headers(endpoint, &headers);
+            state.change_headers(endpoint, &headers, now);
             Ok(())
         })
     }
 
-    async fn merge_headers(&self, endpoint: EndpointKey, changes: HeaderChanges) -> Result<(), ChangeHeadersError> {
+    async fn merge_headers(
+        &self,
+        endpoint: EndpointKey,
+        changes: HeaderChanges,
+        now: Timestamp,
+    ) -> Result<(), ChangeHeadersError> {
         self.try_write(|state| {
             let receiver = state.live_endpoint(endpoint).ok_or(WriteError::NotFound)?;
             let headers = receiver.headers.changed(changes)?;
-            state.change_headers(endpoint, &headers);
+            state.change_headers(endpoint, &headers, now);
             Ok(())
         })
     }
@@ -198,6 +203,7 @@ impl State {
             endpoint: endpoint.clone(),
             headers,
             keys: SigningKeys::new(secret),
+            number: 0,
             failing_since: None,
             newest: self.newest(),
             deleted_at: None,
@@ -221,7 +227,7 @@ impl State {
         let authorized = receiver.headers.authorize(patch.authorization.take(), inherits);
         patch.apply(&mut receiver.endpoint, now);
         receiver.endpoint.updated_at = now;
-        if before.disabled && !receiver.endpoint.disabled {
+        if !receiver.endpoint.disabled && (before.disabled || receiver.endpoint.url != before.url) {
             // It begins anew.
             receiver.failing_since = None;
         }
@@ -231,7 +237,7 @@ impl State {
             self.retire_url(key, application, &before.url, now)?;
         }
         if authorized || endpoint.url != before.url || endpoint.disabled != before.disabled {
-            self.lift_hold(key, Some(now).filter(|_| !endpoint.disabled));
+            self.change_receiver(key, Some(now).filter(|_| !endpoint.disabled));
         }
         if authorized || !endpoint.is_routed_as(&before) {
             self.make_routes_newer(key);
@@ -241,9 +247,9 @@ impl State {
         Ok(Endpoint { held: self.holds.get(&key).copied(), ..endpoint })
     }
 
-    fn change_headers(&mut self, key: EndpointKey, headers: &Headers) {
+    fn change_headers(&mut self, key: EndpointKey, headers: &Headers, now: Timestamp) {
         let before = std::mem::replace(&mut self.receiver(key).headers, headers.clone());
-        self.lift_hold(key, None);
+        self.change_receiver(key, Some(now));
         if *headers != before {
             self.make_routes_newer(key);
         }

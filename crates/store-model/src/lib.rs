@@ -35,6 +35,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use postrider_domain::time::Timestamp;
 use postrider_store::{ASKED_PER_DAY, Observer, Observers, Store, StoreError};
 
 use state::{News, State};
@@ -55,6 +56,8 @@ pub struct ModelStore {
     database: Arc<Database>,
     observers: Observers,
     is_closed: AtomicBool,
+    /// When the clock was last known to be right, as far as whoever opened this knows; see `Retention::believed`.
+    seen: Mutex<Option<Timestamp>>,
     /// How many attempts an application's callers may ask for in a day: so many by `resend`, and as many by tasks.
     asked_per_day: u64,
     /// See [`ModelStore::failing_at`].
@@ -65,7 +68,8 @@ impl ModelStore {
     /// Opens a store on a database.
     pub fn open(database: Arc<Database>) -> Self {
         let (observers, is_closed) = (Observers::default(), AtomicBool::new(false));
-        Self { database, observers, is_closed, asked_per_day: ASKED_PER_DAY, fails_at: |_| false }
+        let seen = Mutex::new(database.0.lock().clock_seen());
+        Self { database, observers, is_closed, seen, asked_per_day: ASKED_PER_DAY, fails_at: |_| false }
     }
 
     /// The same, with another number of attempts that an application's callers may ask for in a day.

@@ -1,4 +1,5 @@
-//! The outbox: notices are added by whatever writes what they report.
+//! The outbox: notices are added by whatever writes what they report. Of one recipient, the applications that they are about take
+//! turns, and share what may wait.
 
 use std::collections::BTreeMap;
 
@@ -10,33 +11,75 @@ use postrider_domain::names::{EventTypeName, IdOrUid, Uid};
 use postrider_domain::notice::{self, AttemptNotice, EndpointNotice, LastAttempt, NoticeKind};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    AttemptRecord, EndpointKey, MAX_NOTICES, MAX_NOTICES_OF_ALL, MessageKey, Notice, NoticeKey, NoticeTurn, Outbox,
-    StoreError, share_of_notices,
+    ApplicationKey, AttemptRecord, EndpointKey, MAX_NOTICES, MAX_NOTICES_OF_ALL, MessageKey, Notice, NoticeKey,
+    NoticeTurn, Outbox, StoreError, share_of_notices,
 };
 
 use crate::ModelStore;
 use crate::state::{Kind, News, Receiver, State, Tenant};
 
+/// So many notices are dropped at once: that costs whoever fills the outbox the oldest of what he had told.
+const DROPPED_AT_ONCE: usize = 100;
+
+/// A notice, and which endpoint it is about.
+#[derive(Debug, Clone)]
+pub(crate) struct Waiting {
+    endpoint: EndpointKey,
+    notice: Notice,
+}
+
+/// The notices to somebody, by the application that they are about, in the order in which they happened.
+type ByApplication<'a> = BTreeMap<ApplicationKey, Vec<&'a Notice>>;
+
 #[async_trait]
 impl Outbox for ModelStore {
     async fn notices(&self, turn: NoticeTurn) -> Result<Vec<Notice>, StoreError> {
-        let NoticeTurn { after, except, recipients, each } = turn;
+        let NoticeTurn { after, except, after_application, recipients, each } = turn;
         self.read(|state| {
-            let mut waiting: BTreeMap<&Uid, Vec<&Notice>> = BTreeMap::new();
-            for notice in state.notices.values().filter(|notice| !except.contains(&notice.recipient)) {
-                waiting.entry(&notice.recipient).or_default().push(notice);
-            }
-            let mut in_turn: Vec<_> = waiting.into_iter().collect();
+            let waiting = state.waiting_notices().into_iter();
+            let mut in_turn: Vec<_> = waiting.filter(|(recipient, _)| !except.contains(recipient)).collect();
             // Those after whoever had his turn last come first.
             in_turn.sort_by_key(|(recipient, _)| after.as_ref().is_some_and(|after| *recipient <= after));
-            let notices = in_turn.into_iter().take(recipients);
-            notices.flat_map(|(_, notices)| notices.into_iter().take(each).cloned()).collect()
+            let turns = in_turn.into_iter().take(recipients);
+            let oldest = |(recipient, waiting)| oldest_in_turn(waiting, after_application.get(recipient), each);
+            turns.flat_map(oldest).cloned().collect()
         })
     }
 
     async fn remove_notices(&self, notices: Vec<NoticeKey>) -> Result<(), StoreError> {
         self.write(|state| state.notices.retain(|key, _| !notices.contains(key)))
     }
+}
+
+/// The oldest notice of each application whose turn it is, and if these are few, the next ones of each.
+fn oldest_in_turn<'a>(waiting: ByApplication<'a>, last: Option<&ApplicationKey>, limit: usize) -> Vec<&'a Notice> {
+    let mut in_turn: Vec<_> = waiting.into_iter().collect();
+    // Those after the one that had its turn last come first.
+    in_turn.sort_by_key(|(application, _)| last.is_some_and(|last| application <= last));
+    in_turn.truncate(limit);
+    let mut ranked: Vec<_> = in_turn.into_iter().flat_map(|(_, notices)| notices.into_iter().enumerate()).collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.truncate(limit);
+    let mut notices: Vec<_> = ranked.into_iter().map(|(_, notice)| notice).collect();
+    notices.sort_by_key(|notice| notice.key);
+    notices
+}
+
+/// How many of what each has are too many, so that all have no more than `most` together: those of who has more than his share, whoever
+/// has most first, at most `limit`.
+fn surplus<K>(counts: impl IntoIterator<Item = (K, usize)>, most: usize, limit: usize) -> Vec<(K, usize)> {
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| *count);
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let share = share_of_notices(counts.iter().map(|(_, count)| number(*count)), number(most));
+    let share = usize::try_from(share).unwrap_or(usize::MAX);
+    let mut left = limit;
+    let too_many = counts.into_iter().rev().map(|(whose, count)| {
+        let surplus = count.saturating_sub(share).min(left);
+        left -= surplus;
+        (whose, surplus)
+    });
+    too_many.filter(|(_, surplus)| *surplus > 0).collect()
 }
 
 /// All kinds of notices.
@@ -82,13 +125,29 @@ impl State {
         (told.is_some() && *environment != management).then_some((recipient, tenant, receiver))
     }
 
-    fn add_notice<T: serde::Serialize>(&mut self, recipient: Uid, kind: NoticeKind, data: &T) {
-        let waiting = self.notices.values().filter(|notice| notice.recipient == recipient).count();
-        let Some(payload) = notice::payload(kind, data).ok().filter(|_| waiting < MAX_NOTICES) else { return };
-        let key = NoticeKey(self.next_number(Kind::Notice));
+    fn add_notice<T: serde::Serialize>(&mut self, recipient: Uid, endpoint: EndpointKey, kind: NoticeKind, data: &T) {
+        let Some(application) = self.application_of(endpoint) else { return };
+        let Ok(payload) = notice::payload(kind, data) else { return };
         let event_type = EventTypeName::from_trusted(kind.event_type().to_owned());
-        self.notices.insert(key, Notice { key, recipient, event_type, payload });
+        if kind == NoticeKind::EndpointUpdated {
+            self.notices.retain(|_, other| other.endpoint != endpoint || other.notice.event_type != event_type);
+        }
+        if self.notices.values().filter(|other| other.notice.recipient == recipient).count() >= MAX_NOTICES {
+            self.drop_of_those_with_most(&recipient, DROPPED_AT_ONCE);
+        }
+        let key = NoticeKey(self.next_number(Kind::Notice));
+        let notice = Notice { key, recipient, application, event_type, payload };
+        self.notices.insert(key, Waiting { endpoint, notice });
         self.news.push(News::NoticeAdded);
+    }
+
+    /// What waits, by recipient.
+    fn waiting_notices(&self) -> BTreeMap<&Uid, ByApplication<'_>> {
+        let mut waiting: BTreeMap<&Uid, ByApplication<'_>> = BTreeMap::new();
+        for Waiting { notice, .. } in self.notices.values() {
+            waiting.entry(&notice.recipient).or_default().entry(notice.application).or_default().push(notice);
+        }
+        waiting
     }
 
     /// Reports what became of an endpoint.
@@ -118,7 +177,7 @@ impl State {
             disabled_reason: disablement.map(|disablement| DisableReason::as_str(disablement.reason)),
             disabled_since: disablement.map(|disablement| disablement.since),
         };
-        self.add_notice(recipient, kind, &data);
+        self.add_notice(recipient, endpoint, kind, &data);
     }
 
     /// Reports what an attempt came to.
@@ -141,25 +200,27 @@ impl State {
             endpoint_id: receiver.endpoint.id,
             last_attempt,
         };
-        self.add_notice(recipient, kind, &data);
+        self.add_notice(recipient, endpoint, kind, &data);
     }
 
     /// Drops the oldest of what is too much, of those who have most, at most `rows`; returns how many that were.
     pub(crate) fn drop_notices(&mut self, rows: usize) -> usize {
-        let mut waiting: BTreeMap<&Uid, Vec<NoticeKey>> = BTreeMap::new();
-        for notice in self.notices.values() {
-            waiting.entry(&notice.recipient).or_default().push(notice.key);
-        }
-        let mut waiting: Vec<_> = waiting.into_values().collect();
-        waiting.sort_by_key(Vec::len);
-        let count = |keys: &Vec<NoticeKey>| i64::try_from(keys.len()).unwrap_or(i64::MAX);
-        let share = share_of_notices(waiting.iter().map(count), MAX_NOTICES_OF_ALL);
-        let share = usize::try_from(share).unwrap_or(usize::MAX);
-        let surplus = waiting.into_iter().rev().flat_map(|keys| {
-            let too_many = keys.len().saturating_sub(share);
-            keys.into_iter().take(too_many)
-        });
-        let gone: Vec<_> = surplus.take(rows).collect();
+        let most = usize::try_from(MAX_NOTICES_OF_ALL).unwrap_or(usize::MAX);
+        let waiting = self.waiting_notices().into_iter();
+        let counts =
+            waiting.map(|(recipient, waiting)| (recipient.clone(), waiting.values().map(Vec::len).sum::<usize>()));
+        let too_many = surplus(counts, most, rows);
+        too_many.into_iter().map(|(recipient, notices)| self.drop_of_those_with_most(&recipient, notices)).sum()
+    }
+
+    /// Drops so many notices to somebody: the oldest ones of those applications that have most. Returns how many there were.
+    fn drop_of_those_with_most(&mut self, recipient: &Uid, notices: usize) -> usize {
+        let Some(waiting) = self.waiting_notices().remove(recipient) else { return 0 };
+        let all: usize = waiting.values().map(Vec::len).sum();
+        let counts = waiting.iter().map(|(application, notices)| (application, notices.len()));
+        let too_many = surplus(counts, all.saturating_sub(notices), notices);
+        let oldest = too_many.into_iter().flat_map(|(application, surplus)| waiting[application].iter().take(surplus));
+        let gone: Vec<_> = oldest.map(|notice| notice.key).collect();
         for key in &gone {
             self.notices.remove(key);
         }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use postrider_domain::time::Timestamp;
-use postrider_store::{AHEAD, ApplicationKey, DELETED_KEPT, EndpointKey, MessageKey, Retention, StoreError, Swept};
+use postrider_store::{
+    AHEAD, ApplicationKey, DELETED_KEPT, EndpointKey, MOST_AHEAD, MessageKey, Retention, StoreError, Swept,
+};
 
 use crate::ModelStore;
 use crate::state::{Sent, State};
@@ -80,21 +82,31 @@ impl Retention for ModelStore {
     }
 
     async fn clock_seen(&self) -> Result<Option<Timestamp>, StoreError> {
-        self.read(|state| {
-            let newest = || state.messages.last_key_value().map(|(_, sent)| sent.message.created_at);
-            state.believed.or_else(newest)
-        })
+        self.read(State::clock_seen)
     }
 
     async fn note_clock(&self, now: Timestamp) -> Result<(), StoreError> {
         self.write(|state| {
             state.believed = Some(now);
             state.note_shown(now);
-        })
+        })?;
+        *self.seen.lock() = Some(now);
+        Ok(())
+    }
+
+    fn believed(&self, now: Timestamp) -> Timestamp {
+        let seen = *self.seen.lock();
+        seen.filter(|seen| now.since(*seen) > MOST_AHEAD).unwrap_or(now)
     }
 }
 
 impl State {
+    /// When the clock was last known to be right.
+    pub(crate) fn clock_seen(&self) -> Option<Timestamp> {
+        let newest = || self.messages.last_key_value().map(|(_, sent)| sent.message.created_at);
+        self.believed.or_else(newest)
+    }
+
     /// When a message was accepted; of one that a clock dated far ahead, when the next one was whose date can be true.
     fn accepted_at(&self, key: MessageKey, sent: &Sent, now: Timestamp) -> Option<Timestamp> {
         let ahead = now.saturating_add(AHEAD);

@@ -11,11 +11,12 @@ use crate::urls::ended;
 
 impl State {
     pub(crate) fn settle(&mut self, settlement: &Settlement) {
-        let Settlement { endpoint, delivery, trigger, attempt, next, against, notice, .. } = settlement;
+        let Settlement { endpoint, delivery, trigger, attempt, notice, .. } = settlement;
         let (endpoint, message) = (*endpoint, delivery.message);
         let was_pending = self.deliveries.remove(&(endpoint, *delivery)).is_some();
+        let (next, against) = self.consequences(settlement);
         let next_attempt_at = match next {
-            Next::Waiting(at) if was_pending => self.reschedule(settlement, *at),
+            Next::Waiting(at) if was_pending => self.reschedule(settlement, at),
             _ => None,
         };
         if let Some(attempt) = attempt {
@@ -25,7 +26,7 @@ impl State {
             // Settled before, or canceled meanwhile.
             return;
         }
-        if *next == Next::Succeeded {
+        if next == Next::Succeeded {
             if self.endpoints.contains_key(&endpoint) {
                 self.receiver(endpoint).failing_since = None;
             }
@@ -37,11 +38,22 @@ impl State {
             }
         }
         if let Some(fact) = against {
-            self.count_against(endpoint, *fact);
+            self.count_against(endpoint, fact);
         }
+        let notice = notice.filter(|_| next == settlement.next);
         if let (Some(kind), Some(attempt)) = (notice, attempt) {
-            self.report_attempt(endpoint, message, attempt, *kind);
+            self.report_attempt(endpoint, message, attempt, kind);
         }
+    }
+
+    /// What follows for the delivery, and what counts against its endpoint. Of another receiver than it has now an attempt says
+    /// nothing, unless it succeeded.
+    fn consequences(&self, settlement: &Settlement) -> (Next, Option<EndpointFact>) {
+        let Settlement { next, elsewhere, against, .. } = *settlement;
+        let Some(elsewhere) = elsewhere.filter(|_| next != Next::Succeeded) else { return (next, against) };
+        let present = self.endpoints.get(&settlement.endpoint).map(|receiver| receiver.number);
+        let is_other = present.is_some_and(|present| present != elsewhere.receiver);
+        if is_other { (elsewhere.next, None) } else { (next, against) }
     }
 
     /// Makes the delivery wait until `at`, unless its endpoint was deleted meanwhile; returns until when it waits.
@@ -94,7 +106,7 @@ impl State {
         receiver.endpoint.disablement = Some(Disablement { reason, since: at });
         self.make_routes_newer(endpoint);
         self.report_disabled(endpoint, at);
-        self.lift_hold(endpoint, None);
+        self.change_receiver(endpoint, None);
         self.tell_changed(endpoint);
     }
 }

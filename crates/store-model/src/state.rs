@@ -16,13 +16,13 @@ use postrider_domain::names::IdOrUid;
 use postrider_domain::signature::SigningKeys;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApiKey, ApplicationKey, AttemptRecord, DeliveryKey, EndpointKey, EnvironmentKey, MessageKey, Notice, NoticeKey,
+    ApiKey, ApplicationKey, AttemptRecord, DeliveryKey, EndpointKey, EnvironmentKey, MessageKey, NoticeKey,
     StreamPosition,
 };
 
 use crate::asked::Use;
 use crate::idempotency::Answer;
-use crate::outbox;
+use crate::outbox::{self, Waiting};
 use crate::tasks::Undertaking;
 use crate::tokens::{Rule, Whose};
 use crate::urls::Url;
@@ -45,7 +45,7 @@ pub(crate) struct State {
     pub(crate) answers: BTreeMap<i64, Answer>,
     pub(crate) asked: BTreeMap<(ApplicationKey, Use), Allowance>,
     pub(crate) tasks: BTreeMap<TaskId, Undertaking>,
-    pub(crate) notices: BTreeMap<NoticeKey, Notice>,
+    pub(crate) notices: BTreeMap<NoticeKey, Waiting>,
     pub(crate) readers: BTreeMap<(EndpointKey, String), Reader>,
     pub(crate) api_keys: Vec<ApiKey>,
     pub(crate) token_secret: Option<[u8; 32]>,
@@ -108,6 +108,8 @@ pub(crate) struct Receiver {
     pub(crate) endpoint: Endpoint,
     pub(crate) headers: Headers,
     pub(crate) keys: SigningKeys,
+    /// How often it was another one, as [`postrider_store::Target::receiver`] says.
+    pub(crate) number: u64,
     pub(crate) failing_since: Option<Timestamp>,
     /// The newest message when it was made.
     pub(crate) newest: MessageKey,

@@ -13,9 +13,9 @@ use postrider_domain::task::{Task, TaskStatus};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
     Advanced, Again, ApplicationKey, DeliveryKey, EndpointKey, Job, MAX_COUNTED_APPLICATIONS, MAX_COUNTED_TYPES,
-    MAX_ENDED_TASKS, MAX_RECOVERED, MAX_TASKS_OF_APPLICATION, MAX_TASKS_OF_ENVIRONMENT, MessageKey, NewTask, Once,
-    Outcome, ReplayFilter, RunningTask, Scan, Share, Span, StoreError, TaskError, TaskFilter, Tasks, WAITING, Walked,
-    Written,
+    MAX_ENDED_TASKS, MAX_FIRST_TASKS_OF_ENVIRONMENT, MAX_RECOVERED, MAX_TASKS_OF_APPLICATION, MAX_TASKS_OF_ENVIRONMENT,
+    MessageKey, NewTask, Once, Outcome, ReplayFilter, RunningTask, Scan, Share, Span, StoreError, TaskError,
+    TaskFilter, Tasks, WAITING, Walked, Written,
 };
 use serde_json::{Map, Value, json};
 
@@ -185,15 +185,24 @@ impl State {
                 return Err(TaskError::TooManyDeliveries);
             }
         }
-        let here = || running().filter(|found| found.environment == new.environment);
-        if let Some(application) = self.application_of_job(&new.job) {
-            let of_application = here().filter(|found| found.application == Some(application)).count();
-            if of_application >= MAX_TASKS_OF_APPLICATION {
-                return Err(TaskError::TooMany(of_application));
-            }
-        }
-        let of_environment = here().count();
-        if of_environment >= MAX_TASKS_OF_ENVIRONMENT { Err(TaskError::TooMany(of_environment)) } else { Ok(()) }
+        // Those that send again, those that erase and those that count have places apart.
+        let application = self.application_of_job(&new.job);
+        let kind = |job: &Job, application: Option<ApplicationKey>| (job.endpoint().is_some(), application.is_some());
+        let own_kind = kind(&new.job, application);
+        let alike = || {
+            let here = running().filter(|found| found.environment == new.environment);
+            here.filter(|found| kind(&found.job, found.application) == own_kind)
+        };
+        let of_environment = alike().count();
+        let (taken, has_room) = match application {
+            None => (of_environment, of_environment < MAX_TASKS_OF_ENVIRONMENT),
+            Some(_) => match alike().filter(|found| found.application == application).count() {
+                0 => (of_environment, of_environment < MAX_FIRST_TASKS_OF_ENVIRONMENT),
+                // It leaves as many places as it has.
+                own => (own, own < MAX_TASKS_OF_APPLICATION && of_environment + own < MAX_TASKS_OF_ENVIRONMENT),
+            },
+        };
+        if has_room { Ok(()) } else { Err(TaskError::TooMany(taken)) }
     }
 
     fn add_task(&mut self, new: NewTask) -> Task {

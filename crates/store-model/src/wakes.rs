@@ -73,9 +73,13 @@ impl State {
         busy.len() as u64
     }
 
-    /// What held the endpoint back is over. With `now`, if it had asked to be left alone, retries that are due at the end of that
-    /// or later are due then.
-    pub(crate) fn lift_hold(&mut self, endpoint: EndpointKey, now: Option<Timestamp>) {
+    /// The endpoint has another receiver now, or wants nothing any more: what held it back is over, and answers that are still to come
+    /// from the former one do not count. With `now`, if it had asked to be left alone, retries that are due at the end of that or
+    /// later are due then.
+    pub(crate) fn change_receiver(&mut self, endpoint: EndpointKey, now: Option<Timestamp>) {
+        if self.endpoints.contains_key(&endpoint) {
+            self.receiver(endpoint).number += 1;
+        }
         let Some(lifted) = self.holds.remove(&endpoint) else { return };
         // Whoever remembers it comes and finds that it is over, also if nothing is pending yet.
         self.lower_wake(endpoint, Timestamp::EPOCH);

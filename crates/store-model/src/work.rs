@@ -103,7 +103,8 @@ impl Work for ModelStore {
             let is_asked_for =
                 |key: &DeliveryKey| key.due_at <= now && after.is_none_or(|after| *key > after) && !held.contains(key);
             let due = state.pending(endpoint).filter(|(key, _)| is_asked_for(key));
-            let (mut found, mut bytes) = (DueSlice::default(), 0_usize);
+            let receiver = state.endpoints.get(&endpoint).map(|receiver| receiver.number);
+            let (mut found, mut bytes) = (DueSlice { receiver, ..DueSlice::default() }, 0_usize);
             for (key, Delivery { made, trigger, fresh }) in due.take(limit) {
                 let message = state.messages.get(&key.message).map(|sent| &sent.message);
                 let message = message.filter(|message| message.payload.is_some());
@@ -128,10 +129,15 @@ impl Work for ModelStore {
         self.write(|state| state.park(endpoint, after))
     }
 
-    async fn hold(&self, endpoint: EndpointKey, hold: Hold) -> Result<(), StoreError> {
+    async fn hold(&self, endpoint: EndpointKey, hold: Hold, receiver: Option<u64>) -> Result<bool, StoreError> {
         self.write(|state| {
+            let present = state.endpoints.get(&endpoint).map(|receiver| receiver.number);
+            if receiver.zip(present).is_some_and(|(asked, present)| asked != present) {
+                return false;
+            }
             state.holds.insert(endpoint, hold);
             state.wakes.insert(endpoint, hold.until);
+            true
         })
     }
 
@@ -191,10 +197,6 @@ impl Work for ModelStore {
         })
     }
 
-    async fn newest_message(&self) -> Result<Option<MessageKey>, StoreError> {
-        self.read(|state| state.messages.last_key_value().map(|(key, _)| *key))
-    }
-
     async fn health(&self, endpoint: EndpointKey) -> Result<Option<Health>, StoreError> {
         self.read(|state| {
             state.endpoints.get(&endpoint).map(|receiver| Health { failing_since: receiver.failing_since })
@@ -209,7 +211,7 @@ impl Work for ModelStore {
 impl State {
     /// An endpoint as the sender needs it.
     fn target(&self, key: EndpointKey, receiver: &Receiver) -> Option<Target> {
-        let Receiver { application, endpoint, headers, keys, deleted_at, .. } = receiver;
+        let Receiver { application, endpoint, headers, keys, number, deleted_at, .. } = receiver;
         let tenant = self.applications.get(application)?;
         let names = |names: &Vec<EventTypeName>| {
             EventTypeSet::of_trusted(&names.iter().map(|name| Cow::from(name.as_str())).collect::<Vec<_>>())
@@ -230,6 +232,7 @@ impl State {
             headers: headers.clone(),
             keys: keys.clone(),
             application_rate: tenant.application.throttle_rate,
+            receiver: *number,
         })
     }
 

@@ -16,7 +16,7 @@ use crate::askers::Whose;
 use crate::decode::{Columns, SqlError, encode_json, first, walked};
 use crate::idempotency::{self, Subject};
 use crate::range::Range;
-use crate::work::{lift_hold, look_again};
+use crate::work::{change_receiver, look_again};
 use crate::writer::{Abort, FEW_ROWS, News, Tx, taken};
 
 #[async_trait]
@@ -298,7 +298,7 @@ fn tell_endpoints(tx: &Tx<'_>, application: ApplicationKey, ended: bool) -> Resu
     while let Some(row) = rows.next()? {
         let endpoint = EndpointKey(row.get(0)?);
         if ended {
-            lift_hold(tx, endpoint, None)?;
+            change_receiver(tx, endpoint, None)?;
         }
         look_again(tx, endpoint)?;
         tx.tell(News::EndpointChanged(endpoint, Some(application)));

@@ -29,7 +29,7 @@ use crate::range::{NO_LIMIT, Range};
 use crate::rows::{ENDPOINT_COLUMNS, decode_endpoint, decode_keys, encode_keys};
 use crate::streams::newest_message;
 use crate::urls;
-use crate::work::{application_of, lift_hold, look_again, put_off};
+use crate::work::{application_of, change_receiver, look_again, put_off};
 use crate::writer::{Abort, FEW_ROWS, News, Place, Tx, rows_of, taken};
 
 /// How many rows what a change of an endpoint brings counts as: the names of event types may be a quarter of a megabyte. What
@@ -171,7 +171,7 @@ impl Endpoints for SqliteStore {
                 tx.prepare_cached(DELETE_SQL)?.execute(params![now.as_micros(), key.0])?;
                 tx.prepare_cached(FORGET_SETTINGS_SQL)?.execute([key.0])?;
                 outbox::report_endpoint(tx, key, NoticeKind::EndpointDeleted)?;
-                lift_hold(tx, key, None)?;
+                change_receiver(tx, key, None)?;
                 Ok(changed(tx, key)?)
             })
             .await
@@ -200,7 +200,7 @@ impl Endpoints for SqliteStore {
                 keys.rotate(next.clone(), grace_until, now).map_err(|error| Abort::Refused(error.into()))?;
                 tx.prepare_cached("UPDATE endpoint SET signing_keys = ? WHERE no = ?")?
                     .execute(params![encode_keys(&keys)?, endpoint.0])?;
-                lift_hold(tx, endpoint, Some(now))?;
+                change_receiver(tx, endpoint, Some(now))?;
                 changed(tx, endpoint)?;
                 outbox::report_endpoint(tx, endpoint, NoticeKind::EndpointUpdated)?;
                 idempotency::remember(tx, once, subject, &next, now)?;
@@ -213,23 +213,28 @@ impl Endpoints for SqliteStore {
         self.readers.run(move |connection| read_headers(connection, endpoint)).await
     }
 
-    async fn set_headers(&self, endpoint: EndpointKey, headers: Headers) -> Result<(), WriteError> {
+    async fn set_headers(&self, endpoint: EndpointKey, headers: Headers, now: Timestamp) -> Result<(), WriteError> {
         let stored = move |connection: &Connection| stored_of(connection, endpoint);
         self.writer
             .run_over(endpoint, FEW_ROWS, stored, move |tx| {
                 let before = read_headers(tx, endpoint)?.ok_or(Abort::Refused(WriteError::NotFound))?;
-                Ok(write_headers(tx, endpoint, &before, &headers)?)
+                Ok(write_headers(tx, endpoint, (&before, &headers), now)?)
             })
             .await
     }
 
-    async fn merge_headers(&self, endpoint: EndpointKey, changes: HeaderChanges) -> Result<(), ChangeHeadersError> {
+    async fn merge_headers(
+        &self,
+        endpoint: EndpointKey,
+        changes: HeaderChanges,
+        now: Timestamp,
+    ) -> Result<(), ChangeHeadersError> {
         let stored = move |connection: &Connection| stored_of(connection, endpoint);
         self.writer
             .run_over(endpoint, FEW_ROWS, stored, move |tx| {
                 let headers = read_headers(tx, endpoint)?.ok_or(Abort::Refused(WriteError::NotFound.into()))?;
                 let after = headers.changed(changes).map_err(|error| Abort::Refused(error.into()))?;
-                Ok(write_headers(tx, endpoint, &headers, &after)?)
+                Ok(write_headers(tx, endpoint, (&headers, &after), now)?)
             })
             .await
     }
@@ -304,9 +309,14 @@ fn read_headers(connection: &Connection, endpoint: EndpointKey) -> Result<Option
     first(statement.query([endpoint.0])?, |row: &Row<'_>| Columns::new(row, "endpoint").json("headers"))
 }
 
-fn write_headers(tx: &Tx<'_>, endpoint: EndpointKey, before: &Headers, after: &Headers) -> Result<(), SqlError> {
+fn write_headers(
+    tx: &Tx<'_>,
+    endpoint: EndpointKey,
+    (before, after): (&Headers, &Headers),
+    now: Timestamp,
+) -> Result<(), SqlError> {
     store_headers(tx, endpoint, after)?;
-    lift_hold(tx, endpoint, None)?;
+    change_receiver(tx, endpoint, Some(now))?;
     if after != before {
         make_routes_newer(tx, endpoint)?;
     }
@@ -436,7 +446,7 @@ fn change(
         now.as_micros(),
     ])
     .map_err(taken)?;
-    if before.disabled && !endpoint.disabled {
+    if !endpoint.disabled && (before.disabled || endpoint.url != before.url) {
         // It begins anew.
         tx.prepare_cached("DELETE FROM endpoint_fact WHERE endpoint_no = ?")?.execute([key.0])?;
     }
@@ -448,7 +458,7 @@ fn change(
         tx.moved(Place::Endpoint(key.0));
     }
     if authorized || endpoint.url != before.url || endpoint.disabled != before.disabled {
-        lift_hold(tx, key, Some(now).filter(|_| !endpoint.disabled))?;
+        change_receiver(tx, key, Some(now).filter(|_| !endpoint.disabled))?;
         endpoint.held = None;
     }
     if authorized || !endpoint.is_routed_as(&before) {

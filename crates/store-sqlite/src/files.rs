@@ -39,6 +39,9 @@ const PAGE_BYTES: u64 = 4_096;
 /// Reading and writing, for the owner.
 const PRIVATE: u32 = 0o600;
 
+/// Writing, for the owner.
+const OWNER_WRITES: u32 = 0o200;
+
 /// What all others may do.
 const OTHERS: u32 = 0o077;
 
@@ -80,8 +83,47 @@ pub(crate) fn prepare(database: &Path) -> Result<bool, OpenError> {
     let made = create_private(database).map_err(failed)?;
     if !made && may_be_ours(database).map_err(failed)? {
         tighten_all(database);
+        let_write_beside(database);
     }
     Ok(made)
+}
+
+/// Lets the owner write the files beside a database again that he may write. SQLite gives them its permissions when it makes them, so
+/// they are read-only if it was then. By their paths, as in [`tighten`]; they may be in use.
+fn let_write_beside(database: &Path) {
+    let read_only = |path: &Path| is_read_only(path).unwrap_or(None);
+    if read_only(database).is_some() {
+        return;
+    }
+    for path in COMPANIONS.map(|suffix| beside(database, suffix)) {
+        let Some(mode) = read_only(&path) else { continue };
+        let shown = path.display();
+        match std::fs::set_permissions(&path, Permissions::from_mode((mode & !OTHERS) | PRIVATE)) {
+            Ok(()) => {
+                tracing::warn!(
+                    "{shown} could not be written (mode {mode:04o}), though the database can be; now it can"
+                );
+            }
+            Err(error) => {
+                tracing::warn!(%error, "{shown} cannot be written (mode {mode:04o}), though the database can be");
+            }
+        }
+    }
+}
+
+/// The mode of a file that not even its owner may write.
+fn is_read_only(path: &Path) -> std::io::Result<Option<u32>> {
+    let found = std::fs::metadata(path)?;
+    let mode = found.permissions().mode() & 0o7777;
+    Ok((found.is_file() && mode & OWNER_WRITES == 0).then_some(mode))
+}
+
+/// The error of a database that SQLite opened, but cannot write: it names the file that is the reason.
+pub(crate) fn read_only(database: &Path) -> OpenError {
+    let all = || std::iter::once(database.to_owned()).chain(COMPANIONS.map(|suffix| beside(database, suffix)));
+    let file = all().find(|path| matches!(is_read_only(path), Ok(Some(_)))).unwrap_or_else(|| database.to_owned());
+    let mode = std::fs::metadata(&file).map_or(0, |found| found.permissions().mode() & 0o7777);
+    OpenError::ReadOnly { path: database.to_owned(), file, mode }
 }
 
 /// Takes from others what they may do with a database and the files beside it.
@@ -550,6 +592,34 @@ mod tests {
         assert!(!prepare(&path).unwrap());
         for suffix in ["", "-wal", "-shm", "-journal"] {
             assert_eq!(mode(&beside(&path, suffix)), PRIVATE, "{suffix}");
+        }
+    }
+
+    #[test]
+    fn what_is_beside_a_database_that_may_be_written_may_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        assert!(prepare(&path).unwrap());
+        let wal = beside(&path, "-wal");
+        std::fs::write(&wal, "").unwrap();
+        for (database, before, after) in [(0o400, 0o400, 0o400), (PRIVATE, 0o400, PRIVATE), (PRIVATE, 0o444, PRIVATE)] {
+            std::fs::set_permissions(&path, Permissions::from_mode(database)).unwrap();
+            std::fs::set_permissions(&wal, Permissions::from_mode(before)).unwrap();
+            assert!(!prepare(&path).unwrap());
+            assert_eq!((mode(&path), mode(&wal)), (database, after));
+        }
+    }
+
+    #[test]
+    fn the_error_of_a_database_that_cannot_be_written_names_the_file_that_is_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        prepare(&path).unwrap();
+        let shm = beside(&path, "-shm");
+        std::fs::write(&shm, "").unwrap();
+        for at_fault in [&shm, &path] {
+            std::fs::set_permissions(at_fault, Permissions::from_mode(0o400)).unwrap();
+            assert!(matches!(read_only(&path), OpenError::ReadOnly { file, mode: 0o400, .. } if file == *at_fault));
         }
     }
 

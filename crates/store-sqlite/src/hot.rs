@@ -12,7 +12,8 @@ use postrider_domain::delivery::{DisableReason, EndpointChange, EndpointFact, Ne
 use postrider_domain::names::Uid;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    AcceptError, Accepted, ApplicationKey, AttemptRecord, DeliveryKey, EndpointKey, MessageKey, NewMessage, Settlement,
+    AcceptError, Accepted, ApplicationKey, AttemptRecord, DeliveryKey, Elsewhere, EndpointKey, MessageKey, NewMessage,
+    Settlement,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, Statement, params};
 
@@ -23,7 +24,7 @@ use crate::indexer::Indexer;
 use crate::inserts::{AttemptRow, DeliveryRow, MessageRow, PayloadRow};
 use crate::keys::{Keys, RUN_KEYS};
 use crate::rows::{MESSAGE_COLUMNS, decode_message};
-use crate::work::{LOWER_WAKE_SQL, application_of, lift_hold, look_again};
+use crate::work::{LOWER_WAKE_SQL, application_of, change_receiver, look_again};
 use crate::writer::{News, Place, Tx};
 use crate::{outbox, set_back, urls};
 
@@ -76,6 +77,7 @@ struct Version {
 struct Changes<'c> {
     recovered: Statement<'c>,
     enabled: Statement<'c>,
+    receiver: Statement<'c>,
     failing_since: Statement<'c>,
     disable: Statement<'c>,
     disabled: Statement<'c>,
@@ -327,7 +329,8 @@ impl<'c> Hot<'c> {
         let Settlement { endpoint, delivery, .. } = settlement;
         let gone = params![endpoint.0, delivery.due_at.as_micros(), delivery.message.0];
         let was_pending = self.delete_delivery.execute(gone)? == 1;
-        let next_at = match settlement.next {
+        let (next, against) = self.consequences(settlement)?;
+        let next_at = match next {
             Next::Waiting(at) if was_pending => self.reschedule(settlement, at.as_micros())?,
             _ => None,
         };
@@ -344,20 +347,32 @@ impl<'c> Hot<'c> {
             self.failing.remove(endpoint);
             self.recovered.push(*endpoint);
         }
-        if ends_series || settlement.against.is_some() || settlement.notice.is_some() {
+        let notice = settlement.notice.filter(|_| next == settlement.next);
+        if ends_series || against.is_some() || notice.is_some() {
             // What follows may look at attempts.
             self.attempts.flush()?;
         }
         if ends_series {
             self.end_series(*endpoint, delivery.message)?;
         }
-        if let Some(fact) = settlement.against {
+        if let Some(fact) = against {
             self.count_against(*endpoint, fact, tx)?;
         }
-        if let (Some(kind), Some(attempt)) = (settlement.notice, &settlement.attempt) {
+        if let (Some(kind), Some(attempt)) = (notice, &settlement.attempt) {
             outbox::report_attempt(tx, *endpoint, delivery.message, attempt, kind)?;
         }
         Ok(())
+    }
+
+    /// What follows for the delivery, and what counts against its endpoint. Of another receiver than it has now an attempt says nothing.
+    fn consequences(&mut self, settlement: &Settlement) -> Result<(Next, Option<EndpointFact>), SqlError> {
+        let Settlement { next, elsewhere, against, .. } = settlement;
+        let Some(Elsewhere { receiver, next: next_elsewhere }) = elsewhere.filter(|_| *next != Next::Succeeded) else {
+            return Ok((*next, *against));
+        };
+        let present = self.change.receiver.query_row([settlement.endpoint.0], |row| row.get::<_, i64>(0)).optional()?;
+        let is_other = present.is_some_and(|present| present.unsigned_abs() != receiver);
+        Ok(if is_other { (next_elsewhere, None) } else { (*next, *against) })
     }
 
     /// Makes the delivery wait until `at`, unless its endpoint was deleted meanwhile; returns until when it waits.
@@ -448,7 +463,7 @@ impl<'c> Hot<'c> {
         self.versions.clear();
         self.change.bump_version.execute([endpoint.0])?;
         outbox::report_disabled(tx, endpoint, at)?;
-        lift_hold(tx, endpoint, None)?;
+        change_receiver(tx, endpoint, None)?;
         look_again(tx, endpoint)?;
         tx.tell(News::EndpointChanged(endpoint, application_of(tx, endpoint)?));
         tx.tell(News::EndpointDisabled(endpoint, reason));
@@ -511,6 +526,7 @@ impl<'c> Changes<'c> {
                 "SELECT failing_since FROM endpoint LEFT JOIN endpoint_fact ON endpoint_no = no
                  WHERE no = ? AND NOT disabled AND deleted_at IS NULL",
             )?,
+            receiver: connection.prepare("SELECT CAST(receiver AS INTEGER) FROM endpoint WHERE no = ?")?,
             failing_since: connection.prepare(
                 "INSERT INTO endpoint_fact (endpoint_no, failing_since) VALUES (?1, ?2)
                  ON CONFLICT DO UPDATE SET failing_since = excluded.failing_since",

@@ -60,6 +60,7 @@ mod work;
 mod writer;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use postrider_store::Observers;
 
@@ -73,6 +74,8 @@ pub struct SqliteStore {
     observers: Arc<Observers>,
     /// Where removing what is kept no longer is.
     progress: tokio::sync::Mutex<retention::Progress>,
+    /// When the clock was last known to be right, in microseconds; 0 if nothing says so. See `Retention::believed`.
+    seen: AtomicI64,
     /// See [`SqliteStore::asked_at_most`].
     asked_per_day: u64,
     /// Let go of last: see `lock`.

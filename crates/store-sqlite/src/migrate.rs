@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use crate::OpenError;
 
 /// In order; a migration that was released is never changed.
-pub(crate) const MIGRATIONS: [&str; 18] = [
+pub(crate) const MIGRATIONS: [&str; 20] = [
     include_str!("../migrations/0001_initial.sql"),
     include_str!("../migrations/0002_whole_contract.sql"),
     include_str!("../migrations/0003_retention.sql"),
@@ -27,6 +27,8 @@ pub(crate) const MIGRATIONS: [&str; 18] = [
     include_str!("../migrations/0016_lists_that_end.sql"),
     include_str!("../migrations/0017_bounds.sql"),
     include_str!("../migrations/0018_streams.sql"),
+    include_str!("../migrations/0019_receivers.sql"),
+    include_str!("../migrations/0020_notices.sql"),
 ];
 
 /// Marks the file as Postrider's ("PstR"), so that another program's database is not taken for an empty one.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -9,13 +10,13 @@ use postrider_domain::memory::{KIB, Part};
 use postrider_store::{ASKED_PER_DAY, Observers};
 use rusqlite::config::DbConfig;
 use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, MAIN_DB, OpenFlags};
 
 use crate::files::{Files, READ_ERRORS};
 use crate::lock::{Lock, LockFile};
 use crate::readers::Readers;
 use crate::writer::{Owned, Writer};
-use crate::{SqliteStore, blocks, cut, files, migrate};
+use crate::{SqliteStore, blocks, cut, files, migrate, retention};
 
 /// Earlier versions of SQLite can corrupt a database when a WAL file is reset while it is checkpointed.
 const OLDEST_SQLITE: i32 = 3_051_003;
@@ -113,6 +114,19 @@ pub enum OpenError {
         path: PathBuf,
         /// What the operating system says.
         problem: String,
+    },
+    /// It may be read, but not written.
+    #[error(
+        "the store {path} cannot be written: {file} has the mode {mode:04o}, and this user may not write to it, or its file system is \
+         read-only: give it to the user that the server runs as (chown), and make it writable (chmod 600 {file})"
+    )]
+    ReadOnly {
+        /// The store.
+        path: PathBuf,
+        /// The file that is the reason.
+        file: PathBuf,
+        /// Its mode.
+        mode: u32,
     },
     /// A newer version made it.
     #[error(
@@ -219,9 +233,8 @@ impl OpenError {
             _ if extended.is_some_and(|code| READ_ERRORS.contains(&code)) => {
                 Self::Unreadable { path: path.to_owned(), problem: error.to_string() }
             }
-            Some(rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::ReadOnly) => {
-                Self::Path { path: path.to_owned(), problem: error.to_string() }
-            }
+            Some(rusqlite::ErrorCode::ReadOnly) => files::read_only(path),
+            Some(rusqlite::ErrorCode::CannotOpen) => Self::Path { path: path.to_owned(), problem: error.to_string() },
             Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
                 Self::Damaged { path: path.to_owned(), problem: error.to_string() }
             }
@@ -269,6 +282,7 @@ impl SqliteStore {
         files::tighten_all(path);
         let mut connection = connect(path)?;
         check_whole(path, &connection)?;
+        check_writable(path, &connection)?;
         migrate::migrate(&mut connection, path)?;
         if is_new {
             tracing::warn!(path = %path.display(), "made a new, empty store, because there was none");
@@ -306,6 +320,8 @@ impl SqliteStore {
             }
         };
         let observers = Arc::new(Observers::default());
+        // What makes no sense there says nothing.
+        let seen = retention::seen(&connection).unwrap_or_default();
         let writer = Writer::start(connection, owned, Some(Arc::clone(&lock)), Arc::clone(&observers))
             .map_err(|error| OpenError::path(path, &error))?;
         Ok(Self {
@@ -314,6 +330,7 @@ impl SqliteStore {
             lists,
             observers,
             progress: tokio::sync::Mutex::default(),
+            seen: AtomicI64::new(seen),
             asked_per_day: ASKED_PER_DAY,
             lock: Mutex::new(Some(lock)),
         })
@@ -346,6 +363,11 @@ fn check_whole(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     }
 }
 
+/// Refuses a database of which a file cannot be written: SQLite would say so of the first commit.
+fn check_writable(path: &Path, connection: &Connection) -> Result<(), OpenError> {
+    connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(|error| OpenError::database(path, &error))
+}
+
 /// Where a path leads, so that a store has one name only. SQLite puts its other files beside that, too.
 fn resolved(path: &Path) -> PathBuf {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -353,10 +375,11 @@ fn resolved(path: &Path) -> PathBuf {
     path.canonicalize().ok().or_else(by_folder).unwrap_or_else(|| path.to_owned())
 }
 
-/// Whether there is no such file, though there is a folder for it.
+/// Whether there is no such file, though there is a folder for it. Who may not look into that does not know.
 fn is_absent(path: &Path) -> bool {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    !path.exists() && folder.is_dir()
+    let is_nowhere = |error: std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    std::fs::metadata(path).is_err_and(is_nowhere) && folder.is_dir()
 }
 
 fn open_file(path: &Path) -> Result<Connection, OpenError> {
@@ -364,6 +387,10 @@ fn open_file(path: &Path) -> Result<Connection, OpenError> {
     // Whoever may make a store has made its file by now.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(database)?;
+    // Opened for reading instead, without a word. What is read makes files beside it that are read-only, too.
+    if connection.is_readonly(MAIN_DB).map_err(database)? {
+        return Err(files::read_only(path));
+    }
     connection.busy_timeout(BUSY_TIMEOUT).map_err(database)?;
     Ok(connection)
 }

@@ -1,4 +1,5 @@
-//! The outbox: notices are added by whatever writes what they report, in its transaction.
+//! The outbox: notices are added by whatever writes what they report, in its transaction. Of one recipient, the applications that the
+//! notices are about take turns, and share what may wait: a tenant who changes endpoints without an end harms nobody else.
 
 use std::time::Duration;
 
@@ -12,11 +13,11 @@ use postrider_domain::names::{EventTypeName, Uid};
 use postrider_domain::notice::{self, AttemptNotice, EndpointNotice, LastAttempt, NoticeKind};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    AttemptRecord, EndpointKey, MAX_NOTICES, MessageKey, Notice, NoticeKey, NoticeTurn, Outbox, StoreError,
-    share_of_notices,
+    ApplicationKey, AttemptRecord, EndpointKey, MAX_NOTICES, MessageKey, Notice, NoticeKey, NoticeTurn, Outbox,
+    StoreError, share_of_notices,
 };
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, ToSql, params};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -34,7 +35,8 @@ impl Outbox for SqliteStore {
             .run_own(move |connection| {
                 let mut notices = Vec::new();
                 for recipient in recipients(connection, &turn)? {
-                    notices.extend(oldest(connection, &recipient, turn.each)?);
+                    let last = turn.after_application.get(recipient.as_str()).copied();
+                    notices.extend(in_turn(connection, &recipient, last, turn.each)?);
                 }
                 Ok(notices)
             })
@@ -64,7 +66,17 @@ const RECIPIENTS_SQL: &str = "WITH RECURSIVE turn (recipient) AS (
      )
      SELECT recipient FROM turn WHERE recipient IS NOT NULL AND recipient NOT IN (SELECT value FROM json_each(?2)) LIMIT ?3";
 
-const OLDEST_SQL: &str = "SELECT no, recipient, event_type, payload FROM outbox WHERE recipient = ?1 ORDER BY no";
+/// The applications of a recipient's notices, after one of them, in the same way.
+const APPLICATIONS_SQL: &str = "WITH RECURSIVE turn (application) AS (
+         SELECT min(application_no) FROM outbox WHERE recipient = ?1 AND application_no > ?2
+         UNION ALL
+         SELECT (SELECT min(application_no) FROM outbox WHERE recipient = ?1 AND application_no > turn.application) FROM turn
+             WHERE turn.application IS NOT NULL
+     )
+     SELECT application AS application_no FROM turn WHERE application IS NOT NULL LIMIT ?3";
+
+const OLDEST_SQL: &str = "SELECT no, recipient, application_no, event_type, payload FROM outbox
+     WHERE recipient = ?1 AND application_no = ?2 ORDER BY no";
 
 /// Whose turn it is.
 fn recipients(connection: &Connection, turn: &NoticeTurn) -> Result<Vec<String>, SqlError> {
@@ -83,14 +95,56 @@ fn recipients(connection: &Connection, turn: &NoticeTurn) -> Result<Vec<String>,
     Ok(found)
 }
 
-/// The oldest notices to somebody.
-fn oldest(connection: &Connection, recipient: &str, limit: usize) -> Result<Vec<Notice>, SqlError> {
+/// The applications whose turn it is among the notices to somebody, at most `limit`.
+fn applications(
+    connection: &Connection,
+    recipient: &str,
+    last: Option<ApplicationKey>,
+    limit: usize,
+) -> Result<Vec<i64>, SqlError> {
+    let mut statement = connection.prepare_cached(APPLICATIONS_SQL)?;
+    let mut after = |after: i64, limit: usize| {
+        let rows = statement.query(params![recipient, after, range::limit(limit)])?;
+        all(rows, |row| Columns::new(row, "outbox").get::<i64>("application_no"))
+    };
+    let last = last.map_or(i64::MIN, |last| last.0);
+    let mut found = after(last, limit)?;
+    if last > i64::MIN && found.len() < limit {
+        let from_the_first = after(i64::MIN, limit - found.len())?;
+        found.extend(from_the_first.into_iter().take_while(|application| *application <= last));
+    }
+    Ok(found)
+}
+
+/// Notices to somebody: the oldest one of each application whose turn it is, and if these are few, the next ones of each.
+fn in_turn(
+    connection: &Connection,
+    recipient: &str,
+    last: Option<ApplicationKey>,
+    limit: usize,
+) -> Result<Vec<Notice>, SqlError> {
+    let applications = applications(connection, recipient, last, limit)?;
+    let each = limit.div_ceil(applications.len().max(1));
+    let mut ranked = Vec::new();
+    for application in applications {
+        ranked.extend(oldest(connection, recipient, application, each)?.into_iter().enumerate());
+    }
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.truncate(limit);
+    let mut notices: Vec<_> = ranked.into_iter().map(|(_, notice)| notice).collect();
+    notices.sort_unstable_by_key(|notice| notice.key);
+    Ok(notices)
+}
+
+/// The oldest notices to somebody that are about one application.
+fn oldest(connection: &Connection, recipient: &str, application: i64, limit: usize) -> Result<Vec<Notice>, SqlError> {
     let mut statement = connection.prepare_cached(OLDEST_SQL)?;
-    let listed = listed(statement.query([recipient])?, range::limit(limit), |row| {
+    let listed = listed(statement.query(params![recipient, application])?, range::limit(limit), |row| {
         let columns = Columns::new(row, "outbox");
         Ok(Notice {
             key: NoticeKey(columns.get("no")?),
             recipient: Uid::from_trusted(columns.get("recipient")?),
+            application: ApplicationKey(columns.get("application_no")?),
             event_type: EventTypeName::from_trusted(columns.get("event_type")?),
             payload: Bytes::from(columns.get::<Vec<u8>>("payload")?),
         })
@@ -136,11 +190,9 @@ pub(crate) fn surplus(connection: &Connection, most: i64, rows: usize) -> Result
 
 /// Drops the oldest of what is too much; says how many.
 pub(crate) fn drop_surplus(tx: &Tx<'_>, surplus: &[Surplus]) -> Result<usize, SqlError> {
-    let sql = "DELETE FROM outbox WHERE no IN (SELECT no FROM outbox WHERE recipient = ? ORDER BY no LIMIT ?)";
-    let mut delete = tx.prepare_cached(sql)?;
     let mut dropped = 0;
     for Surplus { recipient, notices } in surplus {
-        dropped += delete.execute(params![recipient, notices])?;
+        dropped += drop_of_those_with_most(tx, recipient, *notices)?;
     }
     if dropped > 0 {
         let recipients = surplus.len();
@@ -153,11 +205,37 @@ pub(crate) fn drop_surplus(tx: &Tx<'_>, surplus: &[Surplus]) -> Result<usize, Sq
     Ok(dropped)
 }
 
+/// Drops so many notices to somebody: the oldest ones of those applications that have more than their share, which is what each may
+/// have if those that have less keep all. Says how many.
+fn drop_of_those_with_most(connection: &Connection, recipient: &dyn ToSql, notices: i64) -> Result<usize, SqlError> {
+    let sql = "SELECT application_no, count(*) FROM outbox WHERE recipient = ? GROUP BY application_no";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut counts: Vec<(i64, i64)> = all(statement.query([recipient])?, |row| Ok((row.get(0)?, row.get(1)?)))?;
+    counts.sort_unstable_by_key(|(_, count)| *count);
+    let waiting: i64 = counts.iter().map(|(_, count)| count).sum();
+    let share = share_of_notices(counts.iter().map(|(_, count)| *count), (waiting - notices).max(0));
+    let mut delete = connection.prepare_cached(
+        "DELETE FROM outbox WHERE no IN
+             (SELECT no FROM outbox WHERE recipient = ?1 AND application_no = ?2 ORDER BY no LIMIT ?3)",
+    )?;
+    let (mut left, mut dropped) = (notices, 0);
+    for (application, count) in counts.into_iter().rev() {
+        let surplus = (count - share).min(left);
+        if surplus <= 0 {
+            break;
+        }
+        left -= surplus;
+        dropped += delete.execute(params![recipient, application, surplus])?;
+    }
+    Ok(dropped)
+}
+
 // What is added ------------------------------------------------------------------------------------------------------------
 
 /// An endpoint whose operator wants to be told.
 struct Reported {
     recipient: String,
+    application: i64,
     app_id: ApplicationId,
     app_uid: Option<Uid>,
     endpoint_id: EndpointId,
@@ -168,7 +246,7 @@ struct Reported {
 }
 
 const REPORTED_SQL: &str =
-    "SELECT endpoint.no, environment.id AS recipient, application.id AS app_id, application.uid AS app_uid,
+    "SELECT endpoint.no, environment.id AS recipient, application_no, application.id AS app_id, application.uid AS app_uid,
          endpoint.id AS endpoint_id, endpoint.uid AS endpoint_uid, failing_since,
          disabled_reason, disabled_since
      FROM endpoint JOIN application ON application.no = application_no
@@ -188,6 +266,7 @@ fn reported(tx: &Tx<'_>, endpoint: EndpointKey) -> Result<Option<Reported>, SqlE
         let columns = Columns::new(row, "endpoint");
         Ok(Reported {
             recipient: columns.get("recipient")?,
+            application: columns.get("application_no")?,
             app_id: columns.id("app_id")?,
             app_uid: columns.get::<Option<String>>("app_uid")?.map(Uid::from_trusted),
             endpoint_id: columns.id("endpoint_id")?,
@@ -201,7 +280,7 @@ fn reported(tx: &Tx<'_>, endpoint: EndpointKey) -> Result<Option<Reported>, SqlE
     })
 }
 
-/// Whether so many notices wait for an operator that no more are added. What is counted of them is looked at only if there may be
+/// Whether so many notices wait for an operator that one more needs room. What is counted of them is looked at only if there may be
 /// that many: a count that makes no sense keeps nobody from being told.
 fn is_full(tx: &Tx<'_>, recipient: &str) -> Result<bool, SqlError> {
     let most = i64::try_from(MAX_NOTICES).unwrap_or(i64::MAX);
@@ -220,36 +299,55 @@ fn is_full(tx: &Tx<'_>, recipient: &str) -> Result<bool, SqlError> {
 /// How often the log says, at most, that notices are dropped.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// When the log last said so, and how many were dropped since.
-static DROPPED: Mutex<(Option<Instant>, u64)> = Mutex::new((None, 0));
+/// So many notices are dropped at once: to find out who has most is work, and whoever fills the outbox is to cause it now and then.
+const DROPPED_AT_ONCE: i64 = 100;
 
-fn warn_of_dropped(recipient: &str, kind: NoticeKind) {
+/// When the log last said so, and how many were dropped since.
+static DROPPED: Mutex<(Option<Instant>, usize)> = Mutex::new((None, 0));
+
+fn warn_of_dropped(recipient: &str, notices: usize) {
     let mut dropped = DROPPED.lock();
-    dropped.1 += 1;
+    dropped.1 += notices;
     let now = Instant::now();
-    if dropped.0.is_some_and(|last| now.duration_since(last) < WARNING_INTERVAL) {
+    if dropped.1 == 0 || dropped.0.is_some_and(|last| now.duration_since(last) < WARNING_INTERVAL) {
         return;
     }
-    let (event_type, count) = (kind.event_type(), dropped.1);
-    tracing::warn!(recipient, event_type, dropped = count, "operational webhooks are dropped: too many wait");
+    let count = dropped.1;
+    tracing::warn!(
+        recipient,
+        dropped = count,
+        "operational webhooks are dropped: too many wait, and these are about the applications with most"
+    );
     *dropped = (Some(now), 0);
 }
 
-fn add<T: Serialize>(tx: &Tx<'_>, recipient: &str, kind: NoticeKind, data: &T) -> Result<(), SqlError> {
+/// What a notice is about.
+struct About<'a> {
+    recipient: &'a str,
+    application: i64,
+    endpoint: EndpointKey,
+}
+
+fn add<T: Serialize>(tx: &Tx<'_>, about: &About<'_>, kind: NoticeKind, data: &T) -> Result<(), SqlError> {
     let payload = notice::payload(kind, data)
         .map_err(|error| SqlError::Driver(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))?;
-    if is_full(tx, recipient)? {
-        warn_of_dropped(recipient, kind);
-        return Ok(());
+    let About { recipient, application, endpoint } = *about;
+    if kind == NoticeKind::EndpointUpdated {
+        // One that is being submitted is submitted nevertheless. So it is a row of its own that takes its place.
+        tx.prepare_cached(FORGET_UPDATED_SQL)?.execute([endpoint.0])?;
     }
-    tx.prepare_cached("INSERT INTO outbox (recipient, event_type, payload) VALUES (?, ?, ?)")?.execute(params![
-        recipient,
-        kind.event_type(),
-        payload.as_ref()
-    ])?;
+    if is_full(tx, recipient)? {
+        warn_of_dropped(recipient, drop_of_those_with_most(tx, &recipient, DROPPED_AT_ONCE)?);
+    }
+    tx.prepare_cached(
+        "INSERT INTO outbox (recipient, application_no, endpoint_no, event_type, payload) VALUES (?, ?, ?, ?, ?)",
+    )?
+    .execute(params![recipient, application, endpoint.0, kind.event_type(), payload.as_ref()])?;
     tx.tell(News::NoticeAdded);
     Ok(())
 }
+
+const FORGET_UPDATED_SQL: &str = "DELETE FROM outbox WHERE endpoint_no = ? AND event_type = 'endpoint.updated'";
 
 /// Reports what became of an endpoint.
 pub(crate) fn report_endpoint(tx: &Tx<'_>, endpoint: EndpointKey, kind: NoticeKind) -> Result<(), SqlError> {
@@ -277,7 +375,7 @@ fn report(
         disabled_reason: reported.disabled_reason.map(DisableReason::as_str),
         disabled_since: reported.disabled_since,
     };
-    add(tx, &reported.recipient, kind, &data)
+    add(tx, &About { recipient: &reported.recipient, application: reported.application, endpoint }, kind, &data)
 }
 
 /// Reports what an attempt came to.
@@ -297,8 +395,9 @@ pub(crate) fn report_attempt(
     let Some((msg_id, msg_event_id)) = found.flatten() else { return Ok(()) };
     let last_attempt =
         LastAttempt { id: attempt.id, response_status_code: attempt.status_code, timestamp: attempt.started_at };
-    let Reported { recipient, app_id, app_uid, endpoint_id, .. } = reported;
-    add(tx, &recipient, kind, &AttemptNotice { app_id, app_uid, msg_id, msg_event_id, endpoint_id, last_attempt })
+    let Reported { recipient, application, app_id, app_uid, endpoint_id, .. } = reported;
+    let about = About { recipient: &recipient, application, endpoint };
+    add(tx, &about, kind, &AttemptNotice { app_id, app_uid, msg_id, msg_event_id, endpoint_id, last_attempt })
 }
 
 #[cfg(test)]
@@ -342,6 +441,9 @@ mod tests {
             connection.execute_batch(migration).unwrap();
         }
         assert_eq!(count(&connection, "SELECT notices FROM outbox_room WHERE recipient = 'a'"), Some(2));
+        // Nor was noted whose they are about, and they are sent nevertheless.
+        let waiting = in_turn(&connection, "a", None, 10).unwrap();
+        assert_eq!(waiting.iter().map(|notice| notice.application).collect::<Vec<_>>(), [ApplicationKey(0); 2]);
     }
 
     #[test]
@@ -372,11 +474,16 @@ mod tests {
 
     #[test]
     fn whose_turn_it_is_is_found_by_an_index() {
-        for sql in [RECIPIENTS_SQL, OLDEST_SQL] {
+        for (sql, index) in [
+            (RECIPIENTS_SQL, "(recipient>?)"),
+            (APPLICATIONS_SQL, "outbox_by_application (recipient=? AND application_no>?)"),
+            (OLDEST_SQL, "outbox_by_application (recipient=? AND application_no=?)"),
+            (FORGET_UPDATED_SQL, "outbox_updated (endpoint_no=?)"),
+        ] {
             let plan = crate::plans::plan(sql);
             let costly = |step: &String| step.contains("SCAN outbox") || step.contains("ORDER BY");
             assert!(!plan.iter().any(costly), "{plan:#?}");
-            assert!(plan.iter().any(|step| step.contains("outbox_by_recipient (recipient")), "{plan:#?}");
+            assert!(plan.iter().any(|step| step.contains(index)), "{plan:#?}");
         }
         let mut connection = crate::plans::database();
         let add = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 20000)
@@ -385,7 +492,8 @@ mod tests {
         let turn = NoticeTurn { recipients: 10, each: 2, ..NoticeTurn::default() };
         let steps = crate::plans::steps(&mut connection, |connection| {
             assert_eq!(recipients(connection, &turn).unwrap(), ["a", "b"]);
-            assert_eq!(oldest(connection, "b", 2).unwrap().len(), 1);
+            assert_eq!(in_turn(connection, "b", None, 2).unwrap().len(), 1);
+            assert_eq!(in_turn(connection, "a", None, 2).unwrap().len(), 2);
         });
         assert!(steps < 3, "{steps} thousand steps");
     }

@@ -14,11 +14,12 @@
 //! is as old as the next one with a time that can be.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use postrider_domain::time::Timestamp;
-use postrider_store::{AHEAD, DELETED_KEPT, MAX_NOTICES_OF_ALL, MessageKey, Retention, StoreError, Swept};
+use postrider_store::{AHEAD, DELETED_KEPT, MAX_NOTICES_OF_ALL, MOST_AHEAD, MessageKey, Retention, StoreError, Swept};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -159,13 +160,7 @@ impl Retention for SqliteStore {
     async fn clock_seen(&self) -> Result<Option<Timestamp>, StoreError> {
         self.readers
             .run_own(|connection| {
-                let seen: i64 = connection.query_row(
-                    "SELECT CASE WHEN next > 0 THEN next ELSE coalesce(
-                         (SELECT created_at FROM message ORDER BY no DESC LIMIT 1), 0) END
-                     FROM sequence WHERE name = 'seen'",
-                    [],
-                    |row| row.get(0),
-                )?;
+                let seen = seen(connection)?;
                 Ok((seen > 0).then(|| Timestamp::from_micros(seen)))
             })
             .await
@@ -178,8 +173,26 @@ impl Retention for SqliteStore {
                 set_back::note(tx, now)?;
                 Ok::<_, Abort<StoreError>>(())
             })
-            .await
+            .await?;
+        self.seen.store(now.as_micros(), Ordering::Relaxed);
+        Ok(())
     }
+
+    fn believed(&self, now: Timestamp) -> Timestamp {
+        let seen = Timestamp::from_micros(self.seen.load(Ordering::Relaxed));
+        if seen > Timestamp::EPOCH && now.since(seen) > MOST_AHEAD { seen } else { now }
+    }
+}
+
+/// When the clock was last known to be right; 0 if nothing says so.
+pub(crate) fn seen(connection: &Connection) -> Result<i64, rusqlite::Error> {
+    connection.query_row(
+        "SELECT CASE WHEN next > 0 THEN next ELSE coalesce(
+             (SELECT created_at FROM message ORDER BY no DESC LIMIT 1), 0) END
+         FROM sequence WHERE name = 'seen'",
+        [],
+        |row| row.get(0),
+    )
 }
 
 // Messages ----------------------------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ pub(crate) const TARGET_COLUMNS: &str =
      (SELECT disabled_reason FROM endpoint_fact WHERE endpoint_no = endpoint.no) AS disabled_reason,
      (SELECT disabled_since FROM endpoint_fact WHERE endpoint_no = endpoint.no) AS disabled_since,
      NULL AS held_until, NULL AS held_reason, event_types, channels, endpoint.throttle_rate, '{}' AS metadata,
-     endpoint.created_at, endpoint.updated_at, headers, signing_keys, application_no, environment_no,
+     endpoint.created_at, endpoint.updated_at, headers, signing_keys, CAST(receiver AS INTEGER) AS receiver, application_no, environment_no,
      application.throttle_rate AS application_rate,
      (endpoint.deleted_at IS NOT NULL OR application.deleted_at IS NOT NULL) AS gone";
 
@@ -142,6 +142,7 @@ pub(crate) fn decode_target(row: &Row<'_>) -> Result<Target, SqlError> {
         headers: columns.json::<Headers>("headers")?,
         keys: decode_keys(&columns)?,
         application_rate: columns.get("application_rate")?,
+        receiver: columns.get::<i64>("receiver")?.unsigned_abs(),
     })
 }
 

@@ -191,10 +191,18 @@ impl Work for SqliteStore {
             .await
     }
 
-    async fn hold(&self, endpoint: EndpointKey, hold: Hold) -> Result<(), StoreError> {
+    async fn hold(&self, endpoint: EndpointKey, hold: Hold, receiver: Option<u64>) -> Result<bool, StoreError> {
         let Hold { until, reason } = hold;
+        let asked = receiver.map(|receiver| i64::try_from(receiver).unwrap_or(i64::MAX));
         self.writer
             .run(Whose::Engine(endpoint), move |tx| {
+                let present = tx
+                    .prepare_cached("SELECT CAST(receiver AS INTEGER) FROM endpoint WHERE no = ?")?
+                    .query_row([endpoint.0], |row| row.get::<_, i64>(0))
+                    .optional()?;
+                if asked.zip(present).is_some_and(|(asked, present)| asked != present) {
+                    return Ok::<_, Abort<StoreError>>(false);
+                }
                 tx.prepare_cached(
                     "INSERT INTO endpoint_hold (endpoint_no, not_before, reason) VALUES (?, ?, ?)
                      ON CONFLICT DO UPDATE SET not_before = excluded.not_before, reason = excluded.reason",
@@ -205,7 +213,7 @@ impl Work for SqliteStore {
                      ON CONFLICT DO UPDATE SET due_at = excluded.due_at",
                 )?
                 .execute(params![endpoint.0, until.as_micros()])?;
-                Ok::<_, Abort<StoreError>>(())
+                Ok(true)
             })
             .await
     }
@@ -412,15 +420,6 @@ impl Work for SqliteStore {
             .await
     }
 
-    async fn newest_message(&self) -> Result<Option<MessageKey>, StoreError> {
-        self.readers
-            .run_own(|connection| {
-                let newest: Option<i64> = connection.query_row("SELECT max(no) FROM message", [], |row| row.get(0))?;
-                Ok(newest.map(MessageKey))
-            })
-            .await
-    }
-
     async fn health(&self, endpoint: EndpointKey) -> Result<Option<Health>, StoreError> {
         self.readers
             .run_own(move |connection| {
@@ -519,14 +518,18 @@ pub(crate) fn lower_wake(connection: &Connection, endpoint: EndpointKey, at: Tim
     Ok(())
 }
 
-/// What held the endpoint back is over: whatever it was learned from is another one now, or wants nothing any more. With
+/// The endpoint has another receiver now, or wants nothing any more: what held it back is over, and answers that are still to come from
+/// the former one do not count ([`Target::receiver`]). With
 /// `now`, if it had asked to be left alone, retries that are due at the end of that or later are due then: those of the
 /// [`MISDATED_ROWS`] deliveries that come first, which [`put_off`] counts.
-pub(crate) fn lift_hold(
+pub(crate) fn change_receiver(
     connection: &Connection,
     endpoint: EndpointKey,
     now: Option<Timestamp>,
 ) -> Result<(), SqlError> {
+    connection
+        .prepare_cached("UPDATE endpoint SET receiver = CAST(receiver AS INTEGER) + 1 WHERE no = ?")?
+        .execute([endpoint.0])?;
     let lifted: Option<(i64, String)> = connection
         .prepare_cached("DELETE FROM endpoint_hold WHERE endpoint_no = ? RETURNING not_before, reason")?
         .query_row([endpoint.0], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -553,7 +556,7 @@ const PUT_OFF_SQL: &str = "SELECT endpoint_no, due_at, message_no, made, trigger
          WHERE endpoint_no = ?1 AND due_at >= ?2 ORDER BY due_at, message_no LIMIT ?3
      ) WHERE made > 0";
 
-/// How many retries [`lift_hold`] would make due; each counts as a row.
+/// How many retries [`change_receiver`] would make due; each counts as a row.
 pub(crate) fn put_off(connection: &Connection, endpoint: EndpointKey) -> Result<usize, SqlError> {
     let asked: Option<i64> = connection
         .prepare_cached("SELECT not_before FROM endpoint_hold WHERE endpoint_no = ? AND reason = ?")?
@@ -738,7 +741,12 @@ fn read_due(connection: &Connection, endpoint: EndpointKey, slice: &Slice) -> Re
     let DeliveryKey { due_at, message: MessageKey(after) } = slice.after;
     let largest = i64::try_from(slice.max_bytes).unwrap_or(i64::MAX);
     let mut rows = due.query(params![endpoint.0, due_at.as_micros(), after, slice.until.as_micros(), largest])?;
-    let (mut found, mut bytes) = (DueSlice::default(), 0_usize);
+    let receiver = connection
+        .prepare_cached("SELECT CAST(receiver AS INTEGER) FROM endpoint WHERE no = ?")?
+        .query_row([endpoint.0], |row| row.get::<_, i64>(0))
+        .optional()?;
+    let (mut found, mut bytes) =
+        (DueSlice { receiver: receiver.map(i64::unsigned_abs), ..DueSlice::default() }, 0_usize);
     while let Some(row) = rows.next()? {
         if found.due.len() >= slice.limit {
             break;
@@ -821,7 +829,7 @@ mod tests {
              INSERT INTO endpoint_hold (endpoint_no, not_before, reason) VALUES (1, 50, 'retry-after');
              UPDATE sequence SET next = 10 WHERE name = 'history';";
         connection.execute_batch(rows).unwrap();
-        lift_hold(&connection, EndpointKey(1), Some(Timestamp::from_micros(20))).unwrap();
+        change_receiver(&connection, EndpointKey(1), Some(Timestamp::from_micros(20))).unwrap();
         let due: i64 = connection.query_row("SELECT max(due_at) FROM delivery", [], |row| row.get(0)).unwrap();
         assert!(due < 50);
         // The other one is not old enough to be removed.

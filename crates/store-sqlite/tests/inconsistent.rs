@@ -262,6 +262,7 @@ async fn a_result_that_cannot_be_stored_fails_alone() {
             duration_ms: 1,
         }),
         next: Next::Succeeded,
+        elsewhere: None,
         against: None,
         notice: None,
         origin: None,

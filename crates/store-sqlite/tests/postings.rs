@@ -140,6 +140,7 @@ impl World {
                 duration_ms: 1,
             }),
             next,
+            elsewhere: None,
             against: None,
             origin: Some(Origin { application: self.routes.application, message: Arc::clone(&sent.message) }),
             notice: None,

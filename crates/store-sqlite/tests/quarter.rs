@@ -164,6 +164,7 @@ impl World {
                         duration_ms: 1,
                     }),
                     next,
+                    elsewhere: None,
                     against: None,
                     origin: None,
                     notice: None,

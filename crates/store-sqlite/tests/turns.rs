@@ -14,7 +14,7 @@ use postrider_domain::delivery::{Hold, HoldReason};
 use postrider_domain::endpoint::{Endpoint, EndpointPatch, EndpointUrl, Headers};
 use postrider_domain::entropy::SeededEntropy;
 use postrider_domain::ids::{ApplicationId, EndpointId};
-use postrider_domain::names::{EventTypeName, IdOrUid};
+use postrider_domain::names::{EventTypeName, IdOrUid, Uid};
 use postrider_domain::signature::{Secret, SecretKind};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
@@ -121,7 +121,10 @@ async fn beside<A: Future<Output = ()> + Send + 'static>(
     other("a note of the engine", Box::new(Box::pin(async move { assert!(park.park(endpoint, NOW).await.is_ok()) })));
     let hold = Hold { until: NOW, reason: HoldReason::Trouble };
     let held = store();
-    other("a hold of the engine", Box::new(Box::pin(async move { held.hold(endpoint, hold).await.unwrap() })));
+    other(
+        "a hold of the engine",
+        Box::new(Box::pin(async move { assert!(held.hold(endpoint, hold, None).await.unwrap()) })),
+    );
     for (what, tenant) in [("another environment", neighbour), ("the same environment", same_environment)] {
         let (of, new, environment) = (store(), world.application(), tenant.environment.clone());
         let create = async move { drop(of.create_application(&environment, new, None).await.unwrap()) };
@@ -245,4 +248,37 @@ async fn what_is_dropped_of_notices_is_of_those_who_have_most() {
         assert!((share..share + HOGS).contains(&left), "{left} of {share}");
     }
     store.close().await;
+}
+
+#[tokio::test]
+async fn what_is_dropped_of_an_operators_notices_is_about_the_application_that_has_most() {
+    const MOST: i64 = 10_000;
+    const OPERATOR: &str = "org_one";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("test.db");
+    let store = Arc::new(SqliteStore::open(&path, Ownership::Owner).unwrap());
+    let world = World { store, entropy: SeededEntropy::new(1) };
+    let told = Application { uid: Some(Uid::from_trusted(OPERATOR.to_owned())), ..world.application() };
+    world.store.create_application(&EnvironmentId::management(), told, None).await.unwrap();
+    let database = rusqlite::Connection::open(&path).unwrap();
+    let waiting = "WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < ?2)
+         INSERT INTO outbox (recipient, application_no, event_type, payload) SELECT ?1, ?3, 'a', x'7b7d' FROM n";
+    let add = |application: i64, count: i64| {
+        database.execute(waiting, rusqlite::params![OPERATOR, count, application]).unwrap();
+    };
+    // The oldest ones are of whoever has few.
+    add(-1, 10);
+    add(-2, MOST - 10);
+    let count = |of: &str| {
+        let sql = format!("SELECT count(*) FROM outbox WHERE {of}");
+        database.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    for _ in 0..3 {
+        world.tenant(OPERATOR).await;
+    }
+    assert_eq!(count("event_type = 'endpoint.created'"), 3, "others' are told");
+    assert_eq!(count("application_no = -1"), 10);
+    assert_eq!(count("application_no = -2"), MOST - 10 - 100);
+    assert!(count("true") <= MOST);
+    world.store.close().await;
 }

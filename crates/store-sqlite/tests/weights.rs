@@ -191,7 +191,7 @@ async fn small_changes_of_large_endpoints_do_not_go_into_one_commit() {
                 let key = store.endpoint(application, &id).await.unwrap().unwrap().key;
                 let mut headers = Headers::new();
                 headers.insert("A", "b");
-                store.set_headers(key, headers).await.unwrap();
+                store.set_headers(key, headers, NOW).await.unwrap();
             }
         })
         .await;
@@ -267,6 +267,7 @@ async fn settle(
         trigger: Trigger::Scheduled,
         attempt: None,
         next,
+        elsewhere: None,
         against: against.map(|kind| EndpointFact { at: NOW, kind }),
         notice: None,
         origin: None,
@@ -312,7 +313,7 @@ async fn holds_that_are_lifted_do_not_have_all_their_retries_moved_in_one_commit
         small.endpoint.event_types = None;
         stored.store.create_endpoint(application, small, None).await.unwrap();
         let key = stored.store.endpoint(application, &IdOrUid::Id(id)).await.unwrap().unwrap().key;
-        stored.store.hold(key, Hold { until, reason: HoldReason::Asked }).await.unwrap();
+        stored.store.hold(key, Hold { until, reason: HoldReason::Asked }, None).await.unwrap();
         ids.push(id);
         keys.push(key);
     }

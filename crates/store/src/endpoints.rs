@@ -128,10 +128,15 @@ pub trait Endpoints {
     async fn headers(&self, endpoint: EndpointKey) -> Result<Option<Headers>, StoreError>;
 
     /// Replaces the extra headers.
-    async fn set_headers(&self, endpoint: EndpointKey, headers: Headers) -> Result<(), WriteError>;
+    async fn set_headers(&self, endpoint: EndpointKey, headers: Headers, now: Timestamp) -> Result<(), WriteError>;
 
     /// Makes changes to the headers in one commit, by [`Headers::changed`].
-    async fn merge_headers(&self, endpoint: EndpointKey, changes: HeaderChanges) -> Result<(), ChangeHeadersError>;
+    async fn merge_headers(
+        &self,
+        endpoint: EndpointKey,
+        changes: HeaderChanges,
+        now: Timestamp,
+    ) -> Result<(), ChangeHeadersError>;
 }
 
 impl From<StoreError> for ChangeHeadersError {

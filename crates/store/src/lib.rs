@@ -17,7 +17,7 @@
 //!   its idempotency key finds out.
 //! * Writes are seen by every later call, from whichever task.
 //! * Handles ([`ApplicationKey`], [`EndpointKey`], [`MessageKey`]) are the engine's own compact names: stable, never
-//!   reused, never shown to callers of the API.
+//!   reused, never shown to callers of the API. Nothing follows from their order.
 
 mod api_keys;
 mod applications;
@@ -57,23 +57,23 @@ pub use error::{Capped, StoreError, WriteError};
 pub use event_types::{EventTypeFilter, EventTypes};
 pub use idempotency::{IdempotencyKey, Once, Owner, StoredAnswer, Written};
 pub use messages::{MessageFilter, MessageKey, Messages};
-pub use observer::{Dispatch, Fresh, Observer, Observers};
+pub use observer::{Dispatch, Fresh, HandOver, Observer, Observers};
 pub use outbox::{
     MAX_NOTICES_OF_ALL, Notice, NoticeKey, NoticeTurn, Outbox, limits as outbox_limits, share_of_notices,
 };
-pub use retention::{AHEAD, DELETED_KEPT, Retention, Swept};
+pub use retention::{AHEAD, DELETED_KEPT, MOST_AHEAD, Retention, Swept};
 pub use scan::{Direction, Listed, MAX_CONSUMERS, PAGE_BYTES, PAGE_ROWS, Scan, Walked, limits};
 pub use streams::{StreamFilter, StreamPosition, StreamSlice, Streams};
 pub use tasks::{
     ASKED_BY_SCHEDULE, ASKED_PER_DAY, Advanced, Again, Job, MAX_ATTEMPTS_OF_MESSAGE, MAX_COUNTED_APPLICATIONS,
-    MAX_COUNTED_TYPES, MAX_ENDED_TASKS, MAX_MANUAL_OF_ENDPOINT, MAX_NOTICES, MAX_RECOVERED, MAX_TASKS_OF_APPLICATION,
-    MAX_TASKS_OF_ENVIRONMENT, NewTask, Outcome, ReplayFilter, RunningTask, Share, Span, TaskError, TaskFilter, Tasks,
-    WAITING, limits as task_limits,
+    MAX_COUNTED_TYPES, MAX_ENDED_TASKS, MAX_FIRST_TASKS_OF_ENVIRONMENT, MAX_MANUAL_OF_ENDPOINT, MAX_NOTICES,
+    MAX_RECOVERED, MAX_TASKS_OF_APPLICATION, MAX_TASKS_OF_ENVIRONMENT, NewTask, Outcome, ReplayFilter, RunningTask,
+    Share, Span, TaskError, TaskFilter, Tasks, WAITING, limits as task_limits,
 };
 pub use tokens::{IssuedToken, MAX_TOKEN_RULES, TokenExpiry, Tokens, limits as token_limits};
 pub use work::{
-    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, DueSlice, NewMessage, Origin, ResendError, Resent, Routes,
-    Settlement, Target, TooLarge, Unstorable, Wakes, Woken, Work,
+    AcceptError, Accepted, AttemptRecord, DeliveryKey, Due, DueSlice, Elsewhere, NewMessage, Origin, ResendError,
+    Resent, Routes, Settlement, Target, TooLarge, Unstorable, Wakes, Woken, Work,
 };
 
 /// A thing with the engine's handle for it.

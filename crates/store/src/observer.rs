@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use postrider_domain::ids::MessageId;
 use postrider_domain::message::Message;
 
 use crate::{ApplicationKey, EndpointKey, MessageKey, Target};
@@ -60,13 +61,24 @@ pub struct Fresh {
     pub unchecked: bool,
 }
 
+/// What came of a batch of messages that was announced.
+#[derive(Debug, Default)]
+pub struct HandOver {
+    /// Those that were accepted.
+    pub fresh: Vec<Fresh>,
+    /// The others: there is nothing to deliver of them.
+    pub dropped: Vec<MessageId>,
+}
+
 /// Takes over what was accepted.
 ///
-/// Everything accepted in this process is handed over exactly once, in the order of [`Fresh::key`]: whoever loads
-/// deliveries from the store relies on that to tell those that are still on their way through memory. What cannot be
-/// held may be dropped; it is in the store. What has a `deliver_at` is not to be held: its endpoints are to be looked at
-/// then.
+/// Everything that is accepted in this process is announced before, and handed over after its commit exactly once, batch by batch in
+/// the order in which they were announced: whoever loads deliveries from the store relies on that to tell those that are still on
+/// their way through memory. What cannot be held may be dropped; it is in the store. What has a `deliver_at` is not to be held: its
+/// endpoints are to be looked at then.
 pub trait Dispatch: Send + Sync {
+    /// These messages are about to be stored. Must return at once.
+    fn announce(&self, messages: &[MessageId]);
     /// Takes over a batch. Must return at once.
-    fn dispatch(&self, batch: Vec<Fresh>);
+    fn dispatch(&self, batch: HandOver);
 }

@@ -4,11 +4,13 @@
 //! environment, whose uid is the environment's id. The management environment itself reports nothing, so there is no loop. It has the
 //! event types of all notices from the beginning, described, with a schema that has an example.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_domain::names::{EventTypeName, Uid};
 
-use crate::StoreError;
+use crate::{ApplicationKey, StoreError};
 
 postrider_domain::limits! {
     in "The store";
@@ -27,6 +29,8 @@ pub struct Notice {
     pub key: NoticeKey,
     /// To whom: the uid of an application in the management environment.
     pub recipient: Uid,
+    /// What it is about is of this application; of notices of former versions that is not known, and they are of one that there is not.
+    pub application: ApplicationKey,
     /// Its event type.
     pub event_type: EventTypeName,
     /// The message.
@@ -40,6 +44,8 @@ pub struct NoticeTurn {
     pub after: Option<Uid>,
     /// Who has no turn.
     pub except: Vec<Uid>,
+    /// Which application of a recipient had its turn last: those after it come first, and it itself last.
+    pub after_application: HashMap<Uid, ApplicationKey>,
     /// Recipients, at most.
     pub recipients: usize,
     /// Notices of each of them, at most.
@@ -60,11 +66,14 @@ pub fn share_of_notices(counts: impl ExactSizeIterator<Item = i64>, most: i64) -
     i64::MAX
 }
 
-/// Operations on the outbox. It is filled by [`crate::Work::settle`] and by changes of endpoints.
+/// Operations on the outbox. It is filled by [`crate::Work::settle`] and by changes of endpoints. That an endpoint was updated
+/// takes the place of a notice that says the same and waits. Beyond [`crate::MAX_NOTICES`] to one recipient, the oldest ones of
+/// those applications are dropped that have most.
 #[async_trait]
 pub trait Outbox {
-    /// The oldest notices of those whose turn it is, recipient after recipient. However many there are to one, it costs others
-    /// nothing.
+    /// Notices of those whose turn it is, recipient after recipient, and to each in the order in which they happened. A recipient's
+    /// applications take turns, the oldest one of each: however many there are to one recipient or of one application, it costs
+    /// others nothing.
     async fn notices(&self, turn: NoticeTurn) -> Result<Vec<Notice>, StoreError>;
 
     /// Removes notices that were accepted as messages. What is not there any more is no error.

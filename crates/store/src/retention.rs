@@ -14,6 +14,9 @@ pub const AHEAD: Duration = Duration::from_secs(86_400);
 /// How long the rows of what was deleted stay, for requests that are under way.
 pub const DELETED_KEPT: Duration = Duration::from_secs(86_400);
 
+/// What the clock may be ahead of when it was seen last, without being doubted.
+pub const MOST_AHEAD: Duration = Duration::from_secs(86_400);
+
 /// How far a sweep came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Swept {
@@ -55,4 +58,9 @@ pub trait Retention {
 
     /// Notes that the clock shows `now`, and is believed.
     async fn note_clock(&self, now: Timestamp) -> Result<(), StoreError>;
+
+    /// The time by which idempotency keys are old: `now`, or, if that is more than [`MOST_AHEAD`] after it, when the clock was last
+    /// known to be right, as far as this process or the one before it knows. So a clock that may be wrong makes no key old, neither
+    /// to whoever looks one up nor to whoever removes them, and what comes twice meanwhile is accepted once.
+    fn believed(&self, now: Timestamp) -> Timestamp;
 }

@@ -19,10 +19,12 @@ postrider_domain::limits! {
     in "Background tasks";
     /// Messages that one `recover` sends again
     pub const MAX_RECOVERED: usize = 10_000, "messages", beyond "the later ones are left out";
-    /// Running tasks of one application
+    /// Running tasks of one application that send messages again, and as many that erase
     pub const MAX_TASKS_OF_APPLICATION: usize = 20, "tasks", beyond "429";
-    /// Running tasks of one environment
-    pub const MAX_TASKS_OF_ENVIRONMENT: usize = 200, "tasks", beyond "429";
+    /// Running tasks of one environment that send messages again, as many that erase, and as many that count
+    pub const MAX_TASKS_OF_ENVIRONMENT: usize = 200, "tasks", beyond "429; of the former two, an application that has some leaves as many places as it has";
+    /// Running tasks of one environment that send messages again, and as many that erase, with those of applications that had none
+    pub const MAX_FIRST_TASKS_OF_ENVIRONMENT: usize = 1_000, "tasks", beyond "429";
     /// Tasks that ended and are shown, of one application, and of an environment as a whole
     pub const MAX_ENDED_TASKS: usize = 1_000, "tasks", beyond "those that ended first are shown no longer";
     /// Running tasks that send messages to one endpoint again
@@ -40,7 +42,7 @@ postrider_domain::limits! {
     /// What a delivery by the schedule counts as among the attempts that were asked for (`limits.asked_per_day`)
     pub const ASKED_BY_SCHEDULE: u64 = 10, "attempts", beyond "however many it takes";
     /// Notices to one operator that wait to be sent
-    pub const MAX_NOTICES: usize = 10_000, "notices", beyond "a notice is dropped, and the log says so";
+    pub const MAX_NOTICES: usize = 10_000, "notices", beyond "the oldest ones about the applications that have most are dropped, and the log says how many";
 }
 
 /// How many attempts an application's callers may ask for in a day, if nobody says otherwise: so many by `resend`, and as many by
@@ -276,9 +278,11 @@ pub struct TaskFilter {
 /// Operations on background tasks.
 #[async_trait]
 pub trait Tasks {
-    /// Adds a task, and tells observers. At an endpoint one task at a time sends messages again; an application has at most
-    /// [`MAX_TASKS_OF_APPLICATION`] running tasks, an environment [`MAX_TASKS_OF_ENVIRONMENT`]. Of tasks that ended the last
-    /// [`MAX_ENDED_TASKS`] stay, of the application, or of those that are about all of the environment.
+    /// Adds a task, and tells observers. At an endpoint one task at a time sends messages again. Tasks that send again, those that
+    /// erase, and those that count have places apart; of each of the former two an application has at most
+    /// [`MAX_TASKS_OF_APPLICATION`] running, and leaves as many of the [`MAX_TASKS_OF_ENVIRONMENT`] places of its environment as it
+    /// has, while one that has none finds a place beyond these, up to [`MAX_FIRST_TASKS_OF_ENVIRONMENT`]. Of tasks that ended the
+    /// last [`MAX_ENDED_TASKS`] stay, of the application, or of those that are about all of the environment.
     async fn create_task(&self, new: NewTask, once: Option<Once<Task>>) -> Result<Written<Task>, TaskError>;
 
     /// A task of this environment.

@@ -47,6 +47,9 @@ pub struct Target {
     pub keys: SigningKeys,
     /// The limit of its application over all its endpoints, in messages per second.
     pub application_rate: Option<u16>,
+    /// How often its receiver was another one: its URL, keys or headers changed, or it was enabled or disabled. What was learned of one
+    /// receiver says nothing of the next.
+    pub receiver: u64,
 }
 
 impl Target {
@@ -177,6 +180,8 @@ pub struct DueSlice {
     pub due: Vec<Due>,
     /// The one after these, if they end there because it was too large.
     pub too_large: Option<TooLarge>,
+    /// The endpoint's [`Target::receiver`]: whoever knows an older one has missed a change.
+    pub receiver: Option<u64>,
 }
 
 /// A due delivery whose payload is more than was asked for.
@@ -190,7 +195,7 @@ pub struct TooLarge {
 
 impl From<Vec<Due>> for DueSlice {
     fn from(due: Vec<Due>) -> Self {
-        Self { due, too_large: None }
+        Self { due, ..Self::default() }
     }
 }
 
@@ -238,6 +243,8 @@ pub struct Settlement {
     pub attempt: Option<AttemptRecord>,
     /// The delivery's next state.
     pub next: Next,
+    /// What counts instead if the endpoint has another receiver by now than the one that was asked. Then nothing is held against it.
+    pub elsewhere: Option<Elsewhere>,
     /// What it says against the endpoint. A success says by itself that it works.
     pub against: Option<EndpointFact>,
     /// What the operator is told of the attempt, in the same commit. (That the endpoint was disabled he is told anyway.)
@@ -246,7 +253,24 @@ pub struct Settlement {
     pub origin: Option<Origin>,
 }
 
+/// What came of an attempt, for an endpoint whose receiver was another one by the time it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// The one that was asked: [`Target::receiver`].
+    pub receiver: u64,
+    /// The delivery's next state if that is not the endpoint's any more.
+    pub next: Next,
+}
+
 impl Settlement {
+    /// The earliest instant at which the delivery may be tried again, if it may be.
+    pub fn next_at(&self) -> Option<Timestamp> {
+        let states = [Some(self.next), self.elsewhere.map(|elsewhere| elsewhere.next)];
+        let waits =
+            states.into_iter().flatten().filter_map(|next| if let Next::Waiting(at) = next { Some(at) } else { None });
+        waits.min()
+    }
+
     /// About what it costs to store it, in rows: so that no commit takes long, whatever is in it.
     pub fn rows(&self) -> usize {
         let Some(attempt) = &self.attempt else { return 1 };
@@ -382,7 +406,8 @@ pub trait Work {
 
     /// Holds an endpoint back: it is in the index of wakes at `hold.until`, whether it has deliveries or not, and nothing
     /// puts it there earlier until it is parked, or held back until another instant. The caller has taken charge of nothing.
-    async fn hold(&self, endpoint: EndpointKey, hold: Hold) -> Result<(), StoreError>;
+    /// Says whether that was noted: it is not if `receiver`, from which it was learned, is not the endpoint's [`Target::receiver`] any more.
+    async fn hold(&self, endpoint: EndpointKey, hold: Hold, receiver: Option<u64>) -> Result<bool, StoreError>;
 
     /// What holds an endpoint back, also if its time is over. A change of the endpoint's URL, keys or headers lifts it in
     /// the same commit, and so does enabling, disabling or deleting it. Retries that the endpoint asked to put off beyond
@@ -428,9 +453,6 @@ pub trait Work {
     /// at most `limit` of them and a few megabytes; those of messages as far as the engine can do away with them. (It may
     /// keep some longer: [`NewMessage::idempotency`] says which still count.) Returns whether there may be more.
     async fn forget_keys(&self, before: Timestamp, limit: usize) -> Result<bool, StoreError>;
-
-    /// The newest message in the store, whichever application's.
-    async fn newest_message(&self) -> Result<Option<MessageKey>, StoreError>;
 
     /// What is remembered of an endpoint's failures; `None` if it never existed.
     async fn health(&self, endpoint: EndpointKey) -> Result<Option<Health>, StoreError>;

@@ -4,7 +4,7 @@
 //! which accepts nothing twice. From there on it is a message like any other: signed, filtered and retried.
 //!
 //! Recipients have nothing to do with each other. They take turns, a few notices each, which are submitted in order; nobody waits
-//! for another's to be submitted. One whose notices can't be submitted is left alone for a while, longer each time, and
+//! for another's to be submitted. To each of them, the applications that the notices are about take turns. One whose notices can't be submitted is left alone for a while, longer each time, and
 //! everybody else's go on.
 
 use std::collections::{HashMap, HashSet};
@@ -86,14 +86,19 @@ impl Notifier {
         let mut under_way = FuturesUnordered::new();
         let mut busy: HashSet<Uid> = HashSet::new();
         let mut last = None;
+        let mut after_application = HashMap::new();
         loop {
             let now = self.clock.now();
             let mut except = parked.still(now);
             except.extend(busy.iter().cloned());
             let recipients = RECIPIENTS_AT_A_TIME - busy.len();
-            let turn = NoticeTurn { after: last.clone(), except, recipients, each: NOTICES_OF_TURN };
+            let (after, of_each) = (last.clone(), after_application.clone());
+            let turn = NoticeTurn { after, except, after_application: of_each, recipients, each: NOTICES_OF_TURN };
             for notices in self.store.notices(turn).await?.chunk_by(|one, next| one.recipient == next.recipient) {
-                last = Some(notices[0].recipient.clone());
+                let recipient = &notices[0].recipient;
+                let last_of_it = last_in_turn(after_application.get(recipient).copied(), notices);
+                after_application.insert(recipient.clone(), last_of_it);
+                last = Some(recipient.clone());
                 busy.extend(last.clone());
                 under_way.push(self.send(notices.to_vec()));
             }
@@ -165,6 +170,13 @@ impl Notifier {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Which application had its turn last: those after the one that had it before came first.
+fn last_in_turn(before: Option<ApplicationKey>, notices: &[Notice]) -> ApplicationKey {
+    let applications = || notices.iter().map(|notice| notice.application);
+    let from_the_first = applications().filter(|application| Some(*application) <= before).max();
+    from_the_first.or(applications().max()).unwrap_or(ApplicationKey(i64::MIN))
 }
 
 /// A notice could not be submitted.

@@ -30,6 +30,10 @@ const MAX_TRIES: u32 = 10;
 /// The longest wait after a step that failed.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// Running tasks of an application: as many that send messages again as that erase. None of them must wait until others have ended,
+/// which may take days.
+const MAX_RUNNING: usize = 2 * MAX_TASKS_OF_APPLICATION;
+
 /// How many rows a step looks at.
 const STEP_ROWS: usize = 500;
 
@@ -83,7 +87,7 @@ impl TaskRunner {
 
     /// One step for each environment. Returns how long there is nothing to do, if there is nothing.
     async fn round(&self, turns: &mut Turns) -> Result<Option<Duration>, StoreError> {
-        let running = self.store.running_tasks(MAX_TASKS_OF_APPLICATION).await?;
+        let running = self.store.running_tasks(MAX_RUNNING).await?;
         let chosen = turns.next(&running, self.clock.now());
         for task in &chosen {
             let began = self.clock.now();

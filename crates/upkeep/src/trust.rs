@@ -1,13 +1,11 @@
 //! Whether the clock is believed before anything is removed because of it. A clock that is a year ahead (a dead battery, a
 //! wrong server of time) would empty the store; a server that was off for a week looks the same. So nothing is removed until
-//! such a clock has shown it for a day of running.
+//! such a clock has shown it for a day of running. (Idempotency keys are not old before that, either: `Retention::believed`.)
 
 use std::time::Duration;
 
 use postrider_domain::time::Timestamp;
-
-/// What the clock may be ahead of when it was seen last.
-const MOST_AHEAD: Duration = Duration::from_secs(86_400);
+use postrider_store::MOST_AHEAD;
 
 /// For how long a clock that is further ahead must run before it is believed.
 const CONFIRMED: Duration = Duration::from_secs(86_400);

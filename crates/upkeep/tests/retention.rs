@@ -13,7 +13,11 @@ use postrider_domain::message::Message;
 use postrider_domain::names::{EventTypeName, IdOrUid};
 use postrider_domain::settings::Span;
 use postrider_domain::time::Timestamp;
-use postrider_store::{Accepted, Applications as _, Messages as _, NewMessage, Routes, Work as _};
+use postrider_ingest::{Intake, Judges, LimitOptions, Place, SchemaOptions};
+use postrider_store::{
+    Accepted, Applications as _, Dispatch, HandOver, IdempotencyKey, Messages as _, NewMessage, Once, Owner,
+    Retention as _, Routes, StoredAnswer, Work as _, Written,
+};
 use postrider_store_sqlite::{Ownership, SqliteStore};
 use postrider_testkit::{ManualClock, wait};
 use postrider_upkeep::{Removed, RetentionOptions, Sweeper};
@@ -130,10 +134,7 @@ async fn the_agent_comes_by_often_enough_and_at_once_when_an_application_is_dele
     gone(second).await;
     // Handles outlive their applications.
     world.store.delete_application(&world.environment, &IdOrUid::Id(world.id), world.clock.now()).await.unwrap();
-    wait::until("the messages to be erased", async || {
-        world.store.newest_message().await.unwrap().is_none().then_some(())
-    })
-    .await;
+    wait::until("the messages to be erased", async || (!world.look(second).await.0).then_some(())).await;
     agent.abort();
 }
 
@@ -158,4 +159,54 @@ async fn a_clock_that_is_a_year_ahead_removes_nothing_until_it_has_shown_that_fo
     }
     let removed = sweeper.sweep().await.unwrap();
     assert_eq!((removed.payloads, removed.messages), (1, 1));
+}
+
+struct Nowhere;
+
+impl Dispatch for Nowhere {
+    fn announce(&self, _: &[MessageId]) {}
+    fn dispatch(&self, _: HandOver) {}
+}
+
+impl World {
+    /// Makes an application under a key; whether that had been done before.
+    async fn repeats(&self, key: u8) -> bool {
+        let now = self.clock.now();
+        let application = Application {
+            id: ApplicationId::new(now, &OsEntropy),
+            uid: None,
+            name: "keyed".to_owned(),
+            throttle_rate: None,
+            metadata: BTreeMap::new(),
+            created_at: now,
+            updated_at: now,
+        };
+        let once = Once {
+            key: IdempotencyKey([key; 16]),
+            owner: Owner::Operator(self.environment.clone()),
+            most: u64::MAX,
+            not_before: Timestamp::EPOCH,
+            answer: Box::new(|_: &Application| StoredAnswer { status: 201, body: Bytes::new() }),
+        };
+        let written = self.store.create_application(&self.environment, application, Some(once)).await;
+        matches!(written.expect("the store writes"), Written::Replayed(_))
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_a_year_ahead_removes_no_idempotency_key_that_was_not_old_before() {
+    let world = World::new().await;
+    let (old, recent) = (1, 2);
+    assert!(!world.repeats(old).await);
+    world.clock.advance(Duration::from_secs(13 * 3_600));
+    world.store.note_clock(world.clock.now()).await.expect("the store writes");
+    assert!(!world.repeats(recent).await);
+    world.clock.advance(365 * DAY);
+    // It removes them, too.
+    let judges = Judges::new(Place::Threads, SchemaOptions::default());
+    let (store, clock) = (Arc::clone(&world.store) as _, Arc::clone(&world.clock) as _);
+    let limits = LimitOptions::default();
+    let _intake = Intake::start(store, Arc::new(Nowhere), clock, Arc::new(OsEntropy), &limits, judges);
+    wait::until("the old key to go", async || (!world.repeats(old).await).then_some(())).await;
+    assert!(world.repeats(recent).await);
 }

@@ -7,6 +7,7 @@ use postrider_domain::event_type::{
     EventType, EventTypePatch, MAX_EVENT_TYPE_DESCRIPTION, MAX_GROUP_NAME, MAX_SCHEMA_VERSIONS, MAX_SCHEMAS_BYTES,
     MAX_VERSION_NAME, Schemas,
 };
+use postrider_domain::message::MAX_BODY_BYTES;
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
 use schemars::{JsonSchema, Schema};
@@ -66,7 +67,7 @@ pub(crate) struct Named(#[schemars(with = "EventTypeName")] String);
 #[serde(transparent)]
 #[schemars(rename = "Update", inline)]
 pub(crate) struct Unnamed(
-    #[schemars(with = "Option<Value>")]
+    #[schemars(with = "Option<Value>", extend("x-max-bytes" = MAX_BODY_BYTES))]
     #[expect(dead_code, reason = "what stands there is ignored")]
     Option<IgnoredAny>,
 );

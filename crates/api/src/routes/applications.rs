@@ -133,7 +133,7 @@ pub(super) async fn create(
     let now = state.clock.now();
     let new = application::made(body.checked()?, ApplicationId::new(now, &*state.entropy), now);
     let uid = new.uid.clone();
-    let once = idempotency::once(operator.once, now, created);
+    let once = idempotency::once(operator.once, state.store.believed(now), created);
     match state.store.create_application(&operator.environment, new, once).await {
         Ok(written) => Ok(answer::written(written, created)),
         Err(WriteError::Conflict) => match uid {

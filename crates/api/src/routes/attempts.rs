@@ -220,7 +220,7 @@ pub(super) async fn resend(tenant: Tenant<CreateAttempts>, State(state): State<S
     let message = tenant.message(&state).await?;
     let endpoint = tenant.endpoint(&state).await?;
     let now = state.clock.now();
-    let once = idempotency::once(tenant.once, now, resent);
+    let once = idempotency::once(tenant.once, state.store.believed(now), resent);
     let written = state.store.resend(endpoint.key, message, now, once).await?;
     Ok(answer::written(written, resent))
 }

@@ -128,7 +128,7 @@ pub(super) async fn expire_all(
     // Tokens are dated by the clock on the wall, and refused by the one that counts on.
     let issued_before = state.clock.wall();
     let expiry = TokenExpiry { sessions, issued_before, refused_from: now.saturating_add(grace) };
-    let once = idempotency::once(operator.once, now, done);
+    let once = idempotency::once(operator.once, state.store.believed(now), done);
     let written = state.store.expire_tokens(application.key, expiry, once, now).await?;
     Ok(answer::written(written, done))
 }

@@ -68,7 +68,7 @@ pub(super) async fn replace(
 ) -> Result<Response> {
     let headers = body.checked()?;
     let endpoint = tenant.endpoint(&state).await?;
-    state.store.set_headers(endpoint.key, headers).await?;
+    state.store.set_headers(endpoint.key, headers, state.clock.now()).await?;
     Ok(answer::empty(StatusCode::NO_CONTENT))
 }
 
@@ -79,6 +79,6 @@ pub(super) async fn change(
 ) -> Result<Response> {
     let changes = body.checked()?;
     let endpoint = tenant.endpoint(&state).await?;
-    state.store.merge_headers(endpoint.key, changes).await?;
+    state.store.merge_headers(endpoint.key, changes, state.clock.now()).await?;
     Ok(answer::empty(StatusCode::NO_CONTENT))
 }

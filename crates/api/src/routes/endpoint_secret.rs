@@ -72,7 +72,7 @@ pub(super) async fn rotate(
         true => answer::to_store(StatusCode::OK, &SecretOut::from(secret)),
         false => StoredAnswer { status: StatusCode::NO_CONTENT.as_u16(), body: bytes::Bytes::new() },
     };
-    let once = idempotency::once(tenant.once, now, rotated);
+    let once = idempotency::once(tenant.once, state.store.believed(now), rotated);
     let written = state.store.rotate_secret(endpoint.key, next, now.saturating_add(grace), now, once).await;
     Ok(answer::written(written?, rotated))
 }

@@ -189,7 +189,7 @@ pub(super) async fn create(
     event_types_exist(&state, &tenant, None, parts.event_types()).await?;
     let now = state.clock.now();
     let new = new_endpoint(&state, parts, now);
-    let once = idempotency::once(tenant.once, now, created);
+    let once = idempotency::once(tenant.once, state.store.believed(now), created);
     let written = state.store.create_endpoint(tenant.application.key, new, once).await?;
     Ok(answer::written(written, created))
 }

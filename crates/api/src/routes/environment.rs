@@ -11,7 +11,7 @@ use postrider_domain::environment::EnvironmentSettingsPatch;
 use postrider_domain::event_type::EventType;
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
-use postrider_ingest::{Tenant, Turn, Whose};
+use postrider_ingest::{Tenant, Turn};
 use postrider_store::{EventTypeFilter, Import, Once, Store, StoredAnswer, Written, on_behalf};
 
 use crate::access::Operator;
@@ -127,7 +127,7 @@ pub(super) async fn import(
     let (import, turn) = read_import(&state, &operator.environment, account, body, read).await?;
     schemas::check(&state, &operator.environment, environment::schemas(&import)).await?;
     let import = Import { most: state.limits.event_types_per_environment, ..import };
-    let once = idempotency::once(operator.once, now, imported);
+    let once = idempotency::once(operator.once, state.store.believed(now), imported);
     Ok(answer::written(bring_in(&state, &operator.environment, import, turn, now, once).await?, imported))
 }
 
@@ -204,7 +204,7 @@ pub(super) async fn write_all<T: Send + 'static>(
     write: impl FnOnce(&[EventType]) -> T + Send + 'static,
 ) -> Result<T> {
     account.reserve_whole().await?;
-    let tenant = Tenant { environment: environment.clone(), whose: Whose::Environment };
+    let tenant = account.tenant().unwrap_or_else(|| Tenant::environment(environment.clone()));
     let turn = state.intake.reading_turn(tenant).await?;
     let (store, environment, filter) = (Arc::clone(&state.store), environment.clone(), filter.clone());
     // The store reads to the end, whoever has hung up: so long it is somebody's turn, and counts as their memory.

@@ -136,7 +136,7 @@ pub(super) async fn create(
     let now = state.clock.now();
     let new = body.checked(now)?;
     schemas::check(&state, &operator.environment, schemas::of_body(new.schemas.as_ref())).await?;
-    let once = idempotency::once(operator.once, now, created);
+    let once = idempotency::once(operator.once, state.store.believed(now), created);
     let most = state.limits.event_types_per_environment;
     match state.store.create_event_type(&operator.environment, most, new, once).await {
         Ok(written) => Ok(answer::written(written, created)),

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
+use postrider_domain::endpoint::Endpoint;
 use postrider_domain::event_type::EventType;
 use postrider_domain::ids::Id as _;
 use postrider_domain::names::{EventTypeName, IdOrUid};
@@ -16,11 +17,12 @@ use serde_json::value::RawValue;
 
 use crate::access::{Operator, Tenant};
 use crate::answer;
-use crate::error::{ApiError, Result};
+use crate::error::{ApiError, Problem, Result};
 use crate::json::JsonBody;
 use crate::model::message::{ExampleIn, MessageOut};
 use crate::openapi::{Operation, Routes};
 use crate::router::{self, Shared};
+use crate::routes::messages::MATCHED_ENDPOINTS;
 
 /// The routes.
 pub(super) fn routes() -> Routes {
@@ -31,7 +33,7 @@ pub(super) fn routes() -> Routes {
             .description(
                 "It is a message like any other, which no other endpoint gets. What is sent is the first example of the newest \
                  version of the event type's schemas that has one. The response leaves it out (`payload` is `{}`): get the \
-                 message to see it.",
+                 message to see it. If nothing will be sent, or later, `warnings` says why.",
             )
             .returns::<MessageOut<'_>>(StatusCode::OK, "The message.")
             .creates("msg_id", "/id"),
@@ -66,7 +68,25 @@ pub(super) async fn send(
         idempotency: operator.once.map(|keyed| keyed.about(endpoint.value.id.ksuid())),
     };
     let submitted = state.intake.submit(submission).await?;
-    Ok(answer::json(StatusCode::OK, &MessageOut::new(&submitted.message, false)))
+    let warnings = why_not_now(submitted.endpoints, &endpoint.value).into_iter().collect();
+    let mut response =
+        answer::json(StatusCode::OK, &MessageOut::new(&submitted.message, false).with_warnings(warnings));
+    response.headers_mut().insert(MATCHED_ENDPOINTS, submitted.endpoints.into());
+    Ok(response)
+}
+
+/// Whoever sends an example looks at what comes of it, so he is told if that will be nothing, or later.
+fn why_not_now(endpoints: usize, endpoint: &Endpoint) -> Option<Problem> {
+    let msg = if endpoints > 0 {
+        let hold = endpoint.held?;
+        format!("It is sent when what holds the endpoint back is over, at {}.", hold.until)
+    } else if endpoint.disabled {
+        "Nothing is sent: the endpoint is disabled.".to_owned()
+    } else {
+        "Nothing is sent: the endpoint does not ask for messages of this event type without a channel.".to_owned()
+    };
+    let loc = vec!["path".into(), "endpoint_id".into()];
+    Some(Problem { loc, msg, kind: if endpoints > 0 { "held" } else { "not_sent" } })
 }
 
 /// What to send for an event type.

@@ -60,7 +60,7 @@ pub(super) async fn import(
     }
     let imported = |names: &Vec<EventTypeName>| answer::to_store(StatusCode::OK, &ImportOut::done(names));
     let import = Import { most: state.limits.event_types_per_environment, ..import };
-    let once = idempotency::once(operator.once, now, imported);
+    let once = idempotency::once(operator.once, state.store.believed(now), imported);
     Ok(answer::written(bring_in(&state, &operator.environment, import, turn, now, once).await?, imported))
 }
 

@@ -31,7 +31,7 @@ use crate::typos::Warnings;
 
 /// How many endpoints want a message that was accepted; of a repetition, how many would now. It is a header, because some
 /// SDKs refuse members that they do not know.
-const MATCHED_ENDPOINTS: HeaderName = HeaderName::from_static("postrider-matched-endpoints");
+pub(super) const MATCHED_ENDPOINTS: HeaderName = HeaderName::from_static("postrider-matched-endpoints");
 
 /// The routes.
 pub(super) fn routes() -> Routes {

@@ -156,7 +156,7 @@ async fn start(
 ) -> Result<Response> {
     let created_at = state.clock.now();
     let new = NewTask { id: TaskId::new(created_at, &*state.entropy), environment, job, created_at };
-    let once = idempotency::once(once, created_at, show.clone());
+    let once = idempotency::once(once, state.store.believed(created_at), show.clone());
     Ok(answer::written(state.store.create_task(new, once).await?, show))
 }
 

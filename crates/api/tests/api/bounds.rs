@@ -353,6 +353,14 @@ fn unbounded(schema: &Value, place: &str, found: &mut Vec<String>) {
             if is_schema && !is_bounded(members) {
                 found.push(place.to_owned());
             }
+            let properties = members.get("properties").and_then(Value::as_object).into_iter().flatten();
+            let untyped = properties.filter(|(_, schema)| !says_what_it_is(schema));
+            found.extend(untyped.map(|(name, _)| format!("{place}/properties/{name} is of no type")));
+            if let Some(why) = members.get("x-unbounded").and_then(Value::as_str)
+                && !MAY_BE_UNBOUNDED.contains(&why)
+            {
+                found.push(format!("{place} is unbounded, because {why}"));
+            }
             for (name, member) in members.iter().filter(|(name, _)| *name != "examples" && *name != "propertyNames") {
                 unbounded(member, &format!("{place}/{name}"), found);
             }
@@ -362,6 +370,22 @@ fn unbounded(schema: &Value, place: &str, found: &mut Vec<String>) {
         }
         _ => {}
     }
+}
+
+/// The reasons for which something has no bound of its own.
+const MAY_BE_UNBOUNDED: [&str; 7] = [
+    "all event types that there are",
+    "what the schema has",
+    "a count for each application or event type that there is",
+    "there may be any number of lines, each of which has the bounds of a message",
+    "a text of the server's making",
+    "it grows with the feature flags, of which there is a limit",
+    "what the store kept of the response, which is cut when it is read",
+];
+
+fn says_what_it_is(schema: &Value) -> bool {
+    let kinds = ["type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const", "x-max-bytes"];
+    kinds.into_iter().any(|kind| schema.get(kind).is_some())
 }
 
 fn is_bounded(schema: &Map<String, Value>) -> bool {

@@ -66,13 +66,31 @@ async fn the_example_is_that_of_the_newest_version_that_has_one() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_wants_no_example_is_sent_none() {
+async fn an_endpoint_that_wants_no_example_is_sent_none_and_the_answer_says_so() {
     let world = World::new();
     world.app("shop").await;
     world.endpoint("shop", "one").await;
-    world.send("PATCH", "/app/shop/endpoint/one", json!({ "disabled": true })).await.expect(200);
-    world.post("/app/shop/endpoint/one/send-example", json!({ "eventType": "svix.ping" })).await.expect(200);
-    assert_eq!(world.pending("shop", "one").await, 0);
+    let wants = |patch| world.send("PATCH", "/app/shop/endpoint/one", patch);
+    let ping = json!({ "eventType": "svix.ping" });
+    let cases = [
+        (json!({ "disabled": true }), "0", Some("disabled")),
+        (json!({ "disabled": false, "channels": ["x"] }), "0", Some("does not ask")),
+        (json!({ "channels": null }), "1", None),
+    ];
+    for (patch, count, why) in cases {
+        wants(patch).await.expect(200);
+        let answer = world.post("/app/shop/endpoint/one/send-example", ping.clone()).await;
+        let shown = answer.expect(200);
+        assert_eq!(answer.headers["postrider-matched-endpoints"], count);
+        match why {
+            Some(why) => {
+                let said = shown["warnings"][0]["msg"].as_str().unwrap();
+                assert!(said.contains("Nothing is sent") && said.contains(why), "{said}");
+            }
+            None => assert!(shown.get("warnings").is_none(), "{shown}"),
+        }
+    }
+    assert_eq!(world.pending("shop", "one").await, 1);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Idempotency keys (rest-contract §13).
 
+use postrider_domain::clock::Clock as _;
 use serde_json::{Value, json};
 
 use crate::world::{Answer, Extras, ORG, World, app_token, ids, org_token};
@@ -96,6 +97,29 @@ async fn a_key_is_forgotten_after_twelve_hours() {
         assert_eq!(post(&world, &token, path, "k", &body).await.json(), first, "{path}");
         world.clock.advance(std::time::Duration::from_secs(2));
         assert_ne!(post(&world, &token, path, "k", &body).await.json()["id"], first["id"], "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_a_year_ahead_forgets_no_key() {
+    let world = World::new();
+    world.app("shop").await;
+    let token = org_token(ORG);
+    let message = json!({ "eventType": "a", "payload": {} });
+    let paths = [("/app", json!({ "name": "a" })), ("/app/shop/msg", message)];
+    world.store.note_clock(world.clock.now()).await.unwrap();
+    let mut first = Vec::new();
+    for (path, body) in &paths {
+        first.push(post(&world, &token, path, "k", body).await.json());
+    }
+    world.clock.advance(std::time::Duration::from_secs(365 * 86_400));
+    for ((path, body), first) in paths.iter().zip(&first) {
+        assert_eq!(&post(&world, &token, path, "k", body).await.json(), first, "{path}");
+    }
+    // It was right: it has shown that for long enough.
+    world.store.note_clock(world.clock.now()).await.unwrap();
+    for ((path, body), first) in paths.iter().zip(&first) {
+        assert_ne!(post(&world, &token, path, "k", body).await.json()["id"], first["id"], "{path}");
     }
 }
 

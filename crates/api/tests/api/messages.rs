@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::clock::Clock as _;
-use postrider_ingest::{SubmitError, Tenant, Whose};
+use postrider_ingest::{SubmitError, Tenant};
 use serde_json::{Value, json};
 
 use crate::world::{Answer, Extras, ORG, World, id, ids, org_token};
@@ -308,10 +308,7 @@ async fn a_payload_expires_at_its_time_and_its_message_stays() {
 #[tokio::test]
 async fn a_body_that_waits_behind_those_of_others_for_too_long_is_no_fault_of_its_sender() {
     let world = World::new();
-    let tenant = |number: usize| Tenant {
-        environment: EnvironmentId::parse(&format!("org_{number}")).unwrap(),
-        whose: Whose::Environment,
-    };
+    let tenant = |number: usize| Tenant::environment(EnvironmentId::parse(&format!("org_{number}")).unwrap());
     let mut turns = Vec::new();
     while let Some(turn) = world.intake.reading_turn(tenant(turns.len())).now_or_never() {
         turns.push(turn.unwrap());

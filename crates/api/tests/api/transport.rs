@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use hyper_util::rt::TokioIo;
 use postrider_domain::application::EnvironmentId;
-use postrider_ingest::{Tenant, Turn, Whose};
+use postrider_ingest::{Tenant, Turn};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -141,7 +141,7 @@ fn all_turns(world: &World) -> Vec<Turn> {
     let turn_of = |number: usize| {
         let environment = EnvironmentId::parse(&format!("org_{number}")).unwrap();
         let intake = world.intake.clone();
-        async move { intake.reading_turn(Tenant { environment, whose: Whose::Environment }).await.unwrap() }
+        async move { intake.reading_turn(Tenant::environment(environment)).await.unwrap() }
     };
     let turns: Vec<_> = (0..).map_while(|number| turn_of(number).now_or_never()).collect();
     assert!(!turns.is_empty());

@@ -16,14 +16,14 @@ use postrider_domain::clock::{Clock, Sleep};
 use postrider_domain::delivery::Next;
 use postrider_domain::endpoint::EndpointUrl;
 use postrider_domain::entropy::{Entropy, OsEntropy};
-use postrider_domain::ids::{AttemptId, KeyId};
+use postrider_domain::ids::{AttemptId, KeyId, MessageId};
 use postrider_domain::names::IdOrUid;
 use postrider_domain::settings::SecretText;
 use postrider_domain::time::Timestamp;
 use postrider_ingest::{Intake, Judges, LimitOptions, Place, SchemaOptions};
 use postrider_store::{
-    ApiKey, ApplicationKey, AttemptRecord, DeliveryKey, Dispatch, EndpointKey, Fresh, KeyHash, MessageKey, Settlement,
-    Store,
+    ApiKey, ApplicationKey, AttemptRecord, DeliveryKey, Dispatch, EndpointKey, HandOver, KeyHash, MessageKey,
+    Settlement, Store,
 };
 use postrider_store_sqlite::{Ownership, SqliteStore};
 use serde_json::{Value, json};
@@ -65,7 +65,9 @@ impl Clock for ManualClock {
 struct Nowhere;
 
 impl Dispatch for Nowhere {
-    fn dispatch(&self, _: Vec<Fresh>) {}
+    fn announce(&self, _: &[MessageId]) {}
+
+    fn dispatch(&self, _: HandOver) {}
 }
 
 /// An answer, read whole.
@@ -336,6 +338,7 @@ impl World {
                 duration_ms: 12,
             }),
             next,
+            elsewhere: None,
             against: None,
             notice: None,
             origin: None,

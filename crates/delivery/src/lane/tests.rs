@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use postrider_domain::attempt::Trigger;
+use postrider_domain::delivery::Next;
 use postrider_domain::entropy::SeededEntropy;
 use postrider_domain::ids::MessageId;
 use postrider_domain::message::Message;
 use postrider_domain::names::EventTypeName;
-use postrider_store::{Due, DueSlice, TooLarge};
+use postrider_store::{Due, DueSlice, MessageKey, TooLarge};
 
 use super::window::{LOADS_IN_A_ROW, Messages, OVERHEAD_BYTES};
 use super::*;
@@ -57,6 +58,17 @@ fn held(state: &mut State, budgets: &Budgets) -> Held {
     delivery
 }
 
+/// A message with an id of its own.
+fn numbered(number: i64) -> Arc<Message> {
+    let id = MessageId::new(NOW, &SeededEntropy::new(number.unsigned_abs()));
+    Arc::new(Message { id, ..Message::clone(&message()) })
+}
+
+/// Whether it is one of these messages, and newer than one.
+fn is_later(messages: &[i64], arrived: i64, message: &MessageId) -> bool {
+    messages.iter().any(|number| *number > arrived && numbered(*number).id == *message)
+}
+
 /// What the store has: deliveries that are due, by number.
 struct Stored(Vec<i64>);
 
@@ -71,11 +83,14 @@ impl Stored {
             made: 0,
             trigger: Trigger::Scheduled,
             fresh: true,
-            message: Some(message()),
+            message: Some(numbered(*number)),
         };
         let all = self.0.iter().map(due);
         let found = all.filter(|due| Some(due.key) > after && !held.contains(&due.key)).take(3).collect::<Vec<_>>();
-        assert_eq!(state.loaded(found.into(), load, MessageKey(dispatched), budgets).len(), 0);
+        assert_eq!(
+            state.loaded(found.into(), load, |message| is_later(&self.0, dispatched, message), budgets).len(),
+            0
+        );
         let mut numbers: Vec<i64> = state.held.iter().map(|key| key.message.0).collect();
         numbers.sort_unstable();
         (after.map(|after| after.message.0), numbers)
@@ -91,7 +106,7 @@ fn an_endpoint_that_cannot_be_read_is_held_back_and_keeps_no_lane() {
     let until = NOW.saturating_add(Duration::from_secs(600));
     state.no_target(Some(Hold { until, reason: HoldReason::Trouble }), &budgets);
     assert!(matches!(state.next_step(NOW, &budgets), Step::Hold(hold) if hold.until == until));
-    state.hold_done();
+    state.hold_done(true);
     assert!(matches!(state.next_step(NOW, &budgets), Step::Close { waits: false }));
 }
 
@@ -196,7 +211,7 @@ fn what_is_erased_while_it_is_loaded_is_not_sent() {
         let mut state = lane.state.lock();
         let (load, due) = loading(&mut state, &budgets);
         assert!(state.withdraw(&messages.iter().copied().collect()).is_empty());
-        let empty = state.loaded(vec![due].into(), load, MessageKey(9), &budgets);
+        let empty = state.loaded(vec![due].into(), load, |_| false, &budgets);
         assert!(state.window.is_empty());
         assert!(empty.len() == 1 || state.more, "it is canceled, or loaded again");
     }
@@ -215,7 +230,7 @@ fn what_a_hand_has_delivered_is_not_sent_by_the_schedule() {
     let (load, due) = loading(&mut state, &budgets);
     let manual = Due { key: DeliveryKey { due_at: after(1), ..due.key }, trigger: Trigger::Manual, ..due.clone() };
     state.series_ended(MessageKey(1), &budgets);
-    state.loaded(vec![due, manual].into(), load, MessageKey(9), &budgets);
+    state.loaded(vec![due, manual].into(), load, |_| false, &budgets);
     let triggers: Vec<Trigger> = state.window.iter().map(|delivery| delivery.trigger).collect();
     assert_eq!(triggers, [Trigger::Manual], "another one that a hand asked for is sent");
 }
@@ -270,6 +285,7 @@ fn ready(application_rate: Option<u16>) -> Arc<Ready> {
         headers: postrider_domain::endpoint::Headers::default(),
         keys: postrider_domain::signature::SigningKeys::new(secret),
         application_rate,
+        receiver: 0,
     };
     Arc::new(Ready {
         prepared: crate::sender::Sender::unprepared(OWNER),
@@ -295,9 +311,10 @@ fn a_delivery_that_was_refused_while_its_batch_is_on_its_way_is_found() {
     let (budgets, lane) = (budgets(), open_lane(&budgets(), None));
     let (mut state, stored) = (lane.state.lock(), Stored(vec![5]));
     state.more = true;
-    assert!(!state.offer(&message(), MessageKey(5), &budgets));
-    // The batch is not through yet: the newest message that was dispatched is an older one.
-    assert_eq!(stored.load(&mut state, &budgets, 4), (None, vec![5]));
+    assert!(!state.offer(&numbered(5), MessageKey(5), &budgets));
+    // Others are to be offered it still, and then this endpoint is brought up again.
+    assert_eq!(stored.load(&mut state, &budgets, 4), (None, vec![]));
+    assert_eq!(stored.load(&mut state, &budgets, 5), (None, vec![5]));
 }
 
 #[test]
@@ -312,7 +329,7 @@ fn an_endpoint_that_is_held_back_gives_its_lane_back_and_loses_nothing() {
     assert_eq!(budgets.memory.used(), 0, "what waited is in the store only");
     // What comes meanwhile is found at the end of the hold.
     state.wake();
-    state.hold_done();
+    state.hold_done(true);
     assert!(matches!(state.next_step(NOW, &budgets), Step::Close { waits: false }));
     assert_eq!(state.noted_hold(), Some(hold(3_600_000).until));
 }
@@ -371,7 +388,7 @@ fn a_hold_that_is_lifted_while_or_after_it_is_read_is_looked_at_again() {
 }
 
 #[test]
-fn a_hold_that_is_noted_while_a_change_lifts_it_is_taken_back() {
+fn a_hold_that_the_store_does_not_note_is_over_and_the_endpoint_is_read_again() {
     let budgets = budgets();
     let lane = lane_that_reads(&budgets);
     let mut state = lane.state.lock();
@@ -379,20 +396,50 @@ fn a_hold_that_is_noted_while_a_change_lifts_it_is_taken_back() {
     state.hold_read(Some(hold(3_600_000)));
     state.set_ready(ready(None), &budgets);
     assert!(matches!(state.next_step(NOW, &budgets), Step::Hold(_)));
-    state.mark_stale();
-    state.hold_done();
-    // Before whatever there is to send, and also if its turn is over, the store hears that.
-    assert!(budgets.turns.push(EndpointKey(2), Some(OWNER)));
-    while budgets.permits.open(Some(OWNER)) {}
-    state.turn = Turn::Since(NOW);
-    assert!(matches!(state.next_step(after(2_000), &budgets), Step::Park(Timestamp::EPOCH)));
-    state.store_failed(after(3_000), &budgets);
-    assert!(matches!(state.next_step(after(2_000), &budgets), Step::WaitUntil(at) if at == after(3_000)));
-    state.timer_done(after(3_000));
-    assert!(matches!(state.next_step(after(3_000), &budgets), Step::Park(Timestamp::EPOCH)));
-    state.park_done();
-    assert!(!state.doubts_hold());
-    assert!(matches!(state.next_step(after(3_000), &budgets), Step::Close { waits: true }));
+    state.hold_done(false);
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Target) && !state.doubts_hold());
+    state.target_read();
+    state.set_ready(ready(None), &budgets);
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Load(_)), "it sends what is due");
+}
+
+#[test]
+fn a_lane_that_was_not_told_of_another_receiver_sees_it_by_what_is_offered_or_loaded() {
+    for is_offered in [true, false] {
+        let budgets = budgets();
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        state.wake();
+        let Step::Load(load) = state.next_step(NOW, &budgets) else { panic!("it loads") };
+        let found = |receiver| DueSlice { receiver, ..DueSlice::default() };
+        assert!(state.loaded(found(Some(0)), load, |_| false, &budgets).is_empty());
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Park(_)), "it is the same");
+        state.park_done();
+        if is_offered {
+            state.sees_receiver(1);
+        } else {
+            state.wake();
+            let Step::Load(load) = state.next_step(NOW, &budgets) else { panic!("it loads") };
+            assert!(state.loaded(found(Some(1)), load, |_| false, &budgets).is_empty());
+        }
+        state.wake();
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Target));
+    }
+}
+
+#[test]
+fn what_a_former_receiver_answers_is_not_learned() {
+    let budgets = budgets();
+    for (receiver, is_learned) in [(0, true), (1, false)] {
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        let outcome = Outcome::Answered { status: 503, retry_after: None, body: Bytes::new() };
+        let until = hold(3_600_000).until;
+        let next = Next::Waiting(until);
+        let decision = Decision { next, elsewhere: next, against: None, hold_until: Some(until) };
+        state.learn(receiver, &outcome, &decision, NOW);
+        assert_eq!(state.pace.hold(NOW).is_some(), is_learned, "{receiver}");
+    }
 }
 
 #[test]
@@ -406,7 +453,7 @@ fn what_was_learned_of_one_receiver_does_not_hold_another_back() {
     assert!(state.pace.hold(NOW).is_some(), "a rate says nothing of the receiver");
     let other = ready(None);
     let mut target = other.target.as_ref().clone();
-    target.endpoint.url = postrider_domain::endpoint::EndpointUrl::parse("http://127.0.0.2/").unwrap();
+    target.receiver += 1;
     let other = Ready { target: Arc::new(target), prepared: Arc::clone(&other.prepared), url: "".into() };
     state.set_ready(Arc::new(other), &budgets);
     assert!(matches!(state.next_step(NOW, &budgets), Step::Work(..)));
@@ -544,7 +591,7 @@ fn a_store_that_is_slow_costs_a_lane_no_turn_and_one_that_fails_does() {
         fresh: false,
         message: Some(message()),
     };
-    assert!(state.loaded(vec![due].into(), load, MessageKey(1), &budgets).is_empty());
+    assert!(state.loaded(vec![due].into(), load, |_| false, &budgets).is_empty());
     assert!(matches!(state.next_step(after(5_000), &budgets), Step::Work(..)), "its turn begins now");
 
     let budgets = with_permits(1);
@@ -589,7 +636,7 @@ fn what_has_no_payload_is_not_loaded_without_end_while_the_store_takes_no_result
             Due { key, made: 0, trigger: Trigger::Scheduled, fresh: false, message: None }
         };
         let found: Vec<Due> = (0..load.limit).map(|_| due()).collect();
-        assert_eq!(state.loaded(found.into(), load, MessageKey(i64::MAX), &budgets).len(), load.limit);
+        assert_eq!(state.loaded(found.into(), load, |_| false, &budgets).len(), load.limit);
         loads += 1;
         assert!(loads < 10_000, "it ends");
     }
@@ -619,7 +666,7 @@ fn a_lane_whose_memory_is_refused_asks_seldom() {
                     fresh: false,
                     message: Some(message()),
                 };
-                assert!(state.loaded(vec![due].into(), load, MessageKey(1), &budgets).is_empty());
+                assert!(state.loaded(vec![due].into(), load, |_| false, &budgets).is_empty());
             }
             Step::WaitUntil(at) => {
                 state.timer_done(at);
@@ -664,9 +711,9 @@ impl Waiting {
                 let found = if fits {
                     vec![due].into()
                 } else {
-                    DueSlice { due: Vec::new(), too_large: Some(too_large(self.payload)) }
+                    DueSlice { too_large: Some(too_large(self.payload)), ..DueSlice::default() }
                 };
-                assert!(state.loaded(found, load, MessageKey(1), budgets).is_empty());
+                assert!(state.loaded(found, load, |_| false, budgets).is_empty());
                 if fits { self.payload } else { 0 }
             }
             Step::Work(delivery, _) => {
@@ -771,13 +818,13 @@ fn a_lane_that_has_nothing_lets_those_go_first_who_were_refused_memory_of_the_sa
     let Step::Load(load) = state.next_step(NOW, &budgets) else { panic!("a small one may be next") };
     let key = DeliveryKey { due_at: NOW, message: MessageKey(1) };
     let due = Due { key, made: 0, trigger: Trigger::Scheduled, fresh: false, message: Some(large) };
-    assert!(state.loaded(vec![due.clone()].into(), load, MessageKey(1), &budgets).is_empty());
+    assert!(state.loaded(vec![due.clone()].into(), load, |_| false, &budgets).is_empty());
     assert!(state.held.is_empty());
     assert!(matches!(state.next_step(NOW, &budgets), Step::WaitUntil(at) if at > NOW));
     // When it has waited, it is its turn, whoever else was refused meanwhile.
     budgets.memory.of(LARGE as u64).starves(Some(OWNER), LARGE as u64, after(499));
     let Step::Load(load) = state.next_step(after(500), &budgets) else { panic!("it has waited") };
-    assert!(state.loaded(vec![due].into(), load, MessageKey(1), &budgets).is_empty());
+    assert!(state.loaded(vec![due].into(), load, |_| false, &budgets).is_empty());
     assert!(matches!(state.next_step(after(500), &budgets), Step::Work(..)));
 }
 
@@ -822,20 +869,20 @@ fn what_memory_was_refused_for_is_known_until_that_very_message_is_gone() {
     let budgets = budgets();
     let lane = open_lane(&budgets, None);
     let mut state = lane.state.lock();
-    let beyond = |payload_bytes| DueSlice { due: Vec::new(), too_large: Some(too_large(payload_bytes)) };
+    let beyond = |payload_bytes| DueSlice { too_large: Some(too_large(payload_bytes)), ..DueSlice::default() };
     let load = |state: &mut State| {
         state.wake();
         let Step::Load(load) = state.next_step(NOW, &budgets) else { panic!("it loads") };
         load
     };
     let first = load(&mut state);
-    assert!(state.loaded(beyond(300_000), first, MessageKey(1), &budgets).is_empty());
+    assert!(state.loaded(beyond(300_000), first, |_| false, &budgets).is_empty());
     let other: Messages = [MessageKey(2)].into_iter().collect();
     assert!(state.withdraw(&other).is_empty());
     state.series_ended(MessageKey(2), &budgets);
     let second = load(&mut state);
     assert!(second.max_bytes >= 300_000, "memory was taken before it was read");
-    assert!(state.loaded(beyond(300_000), second, MessageKey(1), &budgets).is_empty());
+    assert!(state.loaded(beyond(300_000), second, |_| false, &budgets).is_empty());
     let own: Messages = [MessageKey(1)].into_iter().collect();
     assert!(state.withdraw(&own).is_empty());
     assert!(load(&mut state).max_bytes < 300_000, "whatever is next");
@@ -858,7 +905,7 @@ fn a_result_that_cannot_be_stored_keeps_neither_lane_nor_memory_and_is_not_made_
     let unsettled = crate::settler::Unsettled { lane: Arc::clone(&lane), held: Some(sent), settlement };
     stuck.take(&unsettled, &budgets);
     assert!(matches!(lane.state.lock().next_step(NOW, &budgets), Step::Hold(_)));
-    lane.state.lock().hold_done();
+    lane.state.lock().hold_done(true);
     assert!(matches!(lane.state.lock().next_step(NOW, &budgets), Step::Close { waits: false }));
     assert_eq!(budgets.memory.used(), 0);
     // The next lane leaves it out of what it loads.
@@ -887,8 +934,8 @@ fn while_memory_is_short_a_lane_takes_what_its_message_needs_and_no_more() {
             match state.next_step(now, &budgets) {
                 Step::Load(load) if load.max_bytes >= 1_000 => loads.push(place),
                 Step::Load(load) => {
-                    let beyond = DueSlice { due: Vec::new(), too_large: Some(too_large(1_000)) };
-                    assert!(state.loaded(beyond, load, MessageKey(1), &budgets).is_empty());
+                    let beyond = DueSlice { too_large: Some(too_large(1_000)), ..DueSlice::default() };
+                    assert!(state.loaded(beyond, load, |_| false, &budgets).is_empty());
                 }
                 Step::WaitUntil(at) => state.timer_done(at),
                 _ => {}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider_domain::attempt::Trigger;
+use postrider_domain::ids::MessageId;
 use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
 use postrider_store::{DeliveryKey, Due, DueSlice, MessageKey, TooLarge};
@@ -119,7 +120,6 @@ impl State {
     /// Offers a delivery straight from its accept commit. It is taken if there is room (true), else found in the store
     /// later.
     pub(crate) fn offer(&mut self, message: &Arc<Message>, key: MessageKey, budgets: &Budgets) -> bool {
-        self.offered = self.offered.max(key);
         let key = DeliveryKey { due_at: message.created_at, message: key };
         // What waits in the store is older: taking this one first would let it overtake for ever.
         let free = !self.more && self.hungry.is_none() && self.window.len() < self.window_size();
@@ -238,6 +238,11 @@ impl State {
         }
     }
 
+    /// Whether it has taken charge of a message that came from its accept commit.
+    pub(crate) fn has(&self, message: &Message, key: MessageKey) -> bool {
+        self.held.contains(&DeliveryKey { due_at: message.created_at, message: key })
+    }
+
     /// What a load has to leave out.
     pub(crate) fn held_keys(&self, load: &Load) -> HashSet<DeliveryKey> {
         self.held.iter().filter(|key| Some(**key) > load.after).copied().collect()
@@ -252,14 +257,13 @@ impl State {
         (self.pace.limit() * WINDOW_FACTOR).clamp(MIN_WINDOW, MAX_WINDOW) as usize
     }
 
-    /// Takes what a load found. `dispatched` is the newest message that was handed over from its accept commit: one that is
-    /// newer, and newer than what was offered here, is still on its way through memory, and will be offered. Deliveries
-    /// without a payload are returned: there is nothing to send, they can only be canceled.
+    /// Takes what a load found. One that `is_passed_over` is still on its way through memory: it will be offered, and whoever passed it
+    /// over and does not have it then is woken. Deliveries without a payload are returned: there is nothing to send, they can only be canceled.
     pub(crate) fn loaded(
         &mut self,
         found: DueSlice,
         load: Load,
-        dispatched: MessageKey,
+        is_passed_over: impl Fn(&MessageId) -> bool,
         budgets: &Budgets,
     ) -> Vec<Due> {
         self.busy = None;
@@ -272,18 +276,19 @@ impl State {
             return Vec::new();
         }
         let mut empty = Vec::new();
-        let seen = dispatched.max(self.offered);
         let ended = load.was_the_last(&found);
         self.more |= !ended || load.after.is_some();
         self.needs = found.too_large;
+        if let Some(receiver) = found.receiver {
+            self.sees_receiver(receiver);
+        }
         let (mut place, mut passed_over, mut useful) = (load.after, false, false);
         for mut due in found.due {
             let key = due.key;
             if meanwhile.erased.contains(&key.message) {
                 due.message = None;
             }
-            if due.fresh && key.message > seen {
-                // If there is no room for it when it is offered, it is looked for again.
+            if due.fresh && due.message.as_ref().is_some_and(|message| is_passed_over(&message.id)) {
                 passed_over = true;
                 continue;
             }

@@ -10,6 +10,7 @@ mod floods;
 mod handshake;
 mod hostile;
 mod names;
+mod neighbours;
 mod odd;
 mod oddities;
 mod reuse;

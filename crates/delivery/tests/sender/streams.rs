@@ -9,7 +9,9 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use postrider_delivery::sender::Slot;
 use postrider_domain::delivery::Failure;
+use postrider_store::{ApplicationKey, EnvironmentKey};
 use tokio::sync::watch;
 
 use crate::secure::Authority;
@@ -22,6 +24,7 @@ const OTHER: i64 = 2;
 struct Host {
     receiver: Receiver,
     hanging: watch::Sender<usize>,
+    held: watch::Sender<usize>,
     let_go: watch::Sender<bool>,
     /// Connections that have ended.
     ended: watch::Sender<usize>,
@@ -30,18 +33,19 @@ struct Host {
 impl Host {
     async fn start(authority: &Authority, streams: u32) -> Self {
         let acceptor = authority.acceptor("hooks.example", &["h2"]);
-        let hanging = watch::Sender::new(0);
+        let (hanging, held) = (watch::Sender::new(0), watch::Sender::new(0));
         let (let_go, ended) = (watch::Sender::new(false), watch::Sender::new(0));
-        let (told, going, ending) = (hanging.clone(), let_go.clone(), ended.clone());
+        let (told, holding, going, ending) = (hanging.clone(), held.clone(), let_go.clone(), ended.clone());
         let receiver = Receiver::start(move |stream, _| {
-            let (acceptor, told, going, ending) = (acceptor.clone(), told.clone(), going.clone(), ending.clone());
+            let (acceptor, told, holding) = (acceptor.clone(), told.clone(), holding.clone());
+            let (going, ending) = (going.clone(), ending.clone());
             async move {
                 let stream = acceptor.accept(stream).await.unwrap();
                 let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-                    let (told, mut going) = (told.clone(), going.subscribe());
+                    let (told, holding, mut going) = (told.clone(), holding.clone(), going.subscribe());
                     async move {
                         if request.uri().path() == "/held" {
-                            told.send_modify(|hanging| *hanging += 1);
+                            holding.send_modify(|held| *held += 1);
                             going.wait_for(|let_go| *let_go).await.unwrap();
                         }
                         if request.uri().path() == "/hang" {
@@ -58,7 +62,7 @@ impl Host {
             }
         })
         .await;
-        Self { receiver, hanging, let_go, ended }
+        Self { receiver, hanging, held, let_go, ended }
     }
 
     fn url(&self, path: &str) -> String {
@@ -66,9 +70,17 @@ impl Host {
     }
 
     async fn hang(&self, wanted: usize) {
-        let mut hanging = self.hanging.subscribe();
-        tokio::time::timeout(PATIENCE, hanging.wait_for(|hanging| *hanging >= wanted)).await.unwrap().unwrap();
+        reached(&self.hanging, wanted).await;
     }
+
+    async fn hold(&self, wanted: usize) {
+        reached(&self.held, wanted).await;
+    }
+}
+
+async fn reached(count: &watch::Sender<usize>, wanted: usize) {
+    let mut count = count.subscribe();
+    tokio::time::timeout(PATIENCE, count.wait_for(|count| *count >= wanted)).await.unwrap().unwrap();
 }
 
 /// Starts requests that hang.
@@ -149,6 +161,37 @@ async fn an_application_opens_a_bounded_number_of_connections_and_what_is_beyond
     assert_eq!(answered(&client.send_for(OTHER, &host.url("/")).await).0, 200);
 }
 
+/// Sends once for an application of another environment than the tests' usual one.
+async fn send_from_elsewhere(client: &Client, url: &str) -> u16 {
+    let to = client.prepare(url).of(EnvironmentKey(2), ApplicationKey(999));
+    answered(&client.sender.send(&to, &message("{}"), &mut Slot::default()).await).0
+}
+
+#[tokio::test]
+async fn an_environment_has_its_connections_however_many_applications_of_another_hang_at_the_same_host() {
+    let authority = Authority::new();
+    let host = Host::start(&authority, 4).await;
+    let client = Arc::new(authority.client(PATIENCE * 2));
+    assert_eq!(send_from_elsewhere(&client, &host.url("/")).await, 200);
+    let mut hanging: tokio::task::JoinSet<Failure> = (0..40 * 10)
+        .map(|number| {
+            let (client, url) = (Arc::clone(&client), host.url("/hang"));
+            async move { failed(&client.send_for(number % 40, &url).await).0 }
+        })
+        .collect();
+    // They have all that they may.
+    assert_eq!(hanging.join_next().await.unwrap().unwrap(), Failure::Local);
+    let held: tokio::task::JoinSet<u16> = (0..6)
+        .map(|_| {
+            let (client, url) = (Arc::clone(&client), host.url("/held"));
+            async move { send_from_elsewhere(&client, &url).await }
+        })
+        .collect();
+    host.hold(6).await;
+    host.let_go.send_replace(true);
+    assert_eq!(held.join_all().await, [200; 6]);
+}
+
 #[tokio::test]
 async fn a_request_waits_for_a_stream_however_often_those_of_others_become_free() {
     let authority = Authority::new();
@@ -162,7 +205,7 @@ async fn a_request_waits_for_a_stream_however_often_those_of_others_become_free(
             tokio::spawn(async move { answered(&client.send_for(HANGING, &url).await).0 })
         })
         .collect();
-    host.hang(17).await;
+    host.hold(17).await;
     let waiting = tokio::spawn({
         let (client, url) = (Arc::clone(&client), host.url("/"));
         async move { client.send_for(HANGING, &url).await }
@@ -190,7 +233,7 @@ async fn connections_that_nobody_uses_any_more_are_closed_beyond_the_bound_befor
         let host = Host::start(&authority, 100).await;
         let (client, url) = (Arc::clone(&client), host.url("/held"));
         held.push(tokio::spawn(async move { answered(&client.send_for(OTHER, &url).await).0 }));
-        host.hang(1).await;
+        host.hold(1).await;
         hosts.push(host);
     }
     for host in &hosts {

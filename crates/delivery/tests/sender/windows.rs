@@ -272,8 +272,8 @@ async fn a_tenant_without_a_request_at_a_host_gets_a_connection_though_others_ha
     are_answered(&client, &host, OTHER, 1).await;
     let hanging = (10..14).map(|application| start(&client, application, &host.url("/hang"), &[1; 64]));
     let _hanging: Vec<_> = hanging.collect();
-    host.takes(2 * 4 * 64).await;
-    assert_eq!(host.receiver.connections(), 64);
+    host.takes(2 * 4 * 32).await;
+    assert!((32..=64).contains(&host.receiver.connections()));
     are_answered(&client, &host, OTHER, 3).await;
 }
 

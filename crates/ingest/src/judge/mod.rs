@@ -3,8 +3,8 @@
 //!
 //! A process (`postrider __judge`) has a limit on its memory that the kernel enforces and a limit on its processor time
 //! that it enforces itself; one that exceeds either is gone, and the next question starts another. Tenants take turns
-//! (`turns.rs`): an environment never has more than half of the processes, an application a quarter, so expensive schemas
-//! delay nobody but those who use them. Nothing of a schema or a payload is ever parsed by the server itself.
+//! (`turns.rs`) by the time that theirs take: an environment never has more than half of the processes, an application a quarter, and
+//! those whose comparisons lately took long leave a process to the others; so expensive schemas delay nobody but those who use them. Nothing of a schema or a payload is ever parsed by the server itself.
 
 mod child;
 mod idle;
@@ -24,7 +24,7 @@ pub use child::{Bounds, run as run_child};
 pub use process::Program;
 
 use crate::submission::Violation;
-use crate::turns::{Crowded, Tenant, Turn, Turns, Whose};
+use crate::turns::{Crowded, Tenant, Turn, Turns};
 use idle::Idle;
 use process::{Child, Ended, Failure};
 
@@ -159,7 +159,7 @@ impl Judges {
     pub fn new(place: Place, options: SchemaOptions) -> Arc<Self> {
         Arc::new(Self {
             place,
-            turns: Turns::new(options.most_processes()),
+            turns: Turns::for_work(options.most_processes()),
             idle: Idle::new(options.idle.0),
             options,
             imports: Turns::new(IMPORTS),
@@ -177,7 +177,7 @@ impl Judges {
         environment: &EnvironmentId,
         schemas: &[&str],
     ) -> Result<Vec<(usize, String)>, CheckError> {
-        let tenant = Tenant { environment: environment.clone(), whose: Whose::Environment };
+        let tenant = Tenant::environment(environment.clone());
         let (mut patience, mut time) = (Duration::from_secs(MAX_WAIT_SECONDS), Duration::from_secs(CHECK_ALL_SECONDS));
         let mut problems = Vec::new();
         for (place, schema) in schemas.iter().enumerate() {
@@ -224,7 +224,7 @@ impl Judges {
     /// Waits until an environment may read another import: one of each at a time, and a few in all. Whoever has the turn waits for
     /// nothing that depends on what clients send or read.
     pub async fn import_turn(&self, environment: &EnvironmentId) -> Result<Turn, CheckError> {
-        let tenant = Tenant { environment: environment.clone(), whose: Whose::Environment };
+        let tenant = Tenant::environment(environment.clone());
         let turn = tokio::time::timeout(Duration::from_secs(MAX_WAIT_SECONDS), self.imports.take(tenant)).await;
         turn.unwrap_or(Err(Crowded)).map_err(|Crowded| CheckError::Busy)
     }
@@ -288,7 +288,7 @@ mod tests {
         let judges = Judges::new(Place::Threads, SchemaOptions { processes: 1, ..SchemaOptions::default() });
         let turns = Arc::clone(&judges.turns);
         tokio::spawn(async move {
-            let tenant = Tenant { environment: environment("other"), whose: Whose::Environment };
+            let tenant = Tenant::environment(environment("other"));
             while let Ok(turn) = turns.take(tenant.clone()).await {
                 tokio::time::sleep(time).await;
                 drop(turn);

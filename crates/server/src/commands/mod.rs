@@ -14,6 +14,7 @@ pub(crate) mod listen;
 pub(crate) mod openapi;
 pub(crate) mod send;
 pub(crate) mod serve;
+mod threads;
 
 /// The stack of every thread that this program starts, whatever `RUST_MIN_STACK` says: zero and huge sizes end it.
 pub(crate) const STACK_BYTES: usize = 2 * 1024 * 1024;
@@ -26,9 +27,11 @@ pub(crate) fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> a
 /// A runtime with so many threads; 0 is one per core.
 pub(crate) fn runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let workers = if threads > 0 { threads } else { cores() };
+    threads::check(workers + cores() + threads::OTHERS)?;
     // Always said: otherwise tokio reads a variable of its own, and panics at one that makes no sense.
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(if threads > 0 { threads } else { cores() })
+        .worker_threads(workers)
         .thread_stack_size(STACK_BYTES)
         .enable_all()
         .build()

@@ -26,8 +26,11 @@ pub(crate) struct Hostile {
 const PAUSE: Duration = Duration::from_millis(5);
 
 impl Hostile {
+    /// With an environment of their own; or, if `POSTRIDER_ISOLATION_WITHIN` is `environment`, another customer of the healthy
+    /// tenant's operator.
     pub(crate) async fn on(server: &TestServer) -> Self {
-        let org = format!("org_{}", random::name());
+        let is_within = std::env::var("POSTRIDER_ISOLATION_WITHIN").is_ok_and(|within| within == "environment");
+        let org = if is_within { server.org().to_owned() } else { format!("org_{}", random::name()) };
         let operator = App::create(server.client_with(Some(server.sign(&token::environment_claims(&org))))).await;
         let claims = token::application_claims(&org, &operator.id);
         let tenant = App { client: server.client_with(Some(server.sign(&claims))), id: operator.id.clone() };

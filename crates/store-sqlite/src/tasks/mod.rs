@@ -19,9 +19,9 @@ use postrider_domain::names::{Channel, EventTypeName, Tag};
 use postrider_domain::task::{Task, TaskKind, TaskStatus};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    Advanced, Again, ApplicationKey, EndpointKey, Job, MAX_ENDED_TASKS, MAX_TASKS_OF_APPLICATION,
-    MAX_TASKS_OF_ENVIRONMENT, MessageKey, NewTask, Once, Outcome, ReplayFilter, RunningTask, Scan, Span, StoreError,
-    TaskError, TaskFilter, Tasks, WAITING, Walked, Written,
+    Advanced, Again, ApplicationKey, EndpointKey, Job, MAX_ENDED_TASKS, MAX_FIRST_TASKS_OF_ENVIRONMENT,
+    MAX_TASKS_OF_APPLICATION, MAX_TASKS_OF_ENVIRONMENT, MessageKey, NewTask, Once, Outcome, ReplayFilter, RunningTask,
+    Scan, Span, StoreError, TaskError, TaskFilter, Tasks, WAITING, Walked, Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::{Deserialize, Serialize};
@@ -172,8 +172,11 @@ const RUNNING_SQL: &str = "SELECT id, environment_no, application_no FROM (
 const REPLAYING_SQL: &str =
     "SELECT id FROM task WHERE status = 'running' AND endpoint_no = ? AND length(id) = 20 LIMIT 1";
 
-const COUNT_SQL: &str = "SELECT count(*), count(*) FILTER (WHERE application_no = ?2) FROM task
-     WHERE status = 'running' AND environment_no = ?1";
+/// Tasks of one kind of work (?3: whether they send messages to an endpoint again; ?2, if that is NULL: whether they count), of the
+/// environment and of the application.
+const COUNT_SQL: &str = "SELECT count(*), count(*) FILTER (WHERE application_no IS ?2) FROM task
+     WHERE status = 'running' AND environment_no = ?1
+         AND (endpoint_no IS NOT NULL) = ?3 AND (application_no IS NULL) = (?2 IS NULL)";
 
 /// Tasks of an application, or of an environment as a whole, that ended before the last ones that did. More than one or two only
 /// after the upgrade of a store that had more.
@@ -311,16 +314,36 @@ fn make_room(tx: &Tx<'_>, new: &NewTask) -> Result<(), Abort<TaskError>> {
         }
     }
     let environment = environment_number(tx, &new.environment)?;
-    let (of_environment, of_application): (usize, usize) = tx
-        .prepare_cached(COUNT_SQL)?
-        .query_row(params![environment, application], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    if application.is_some() && of_application >= MAX_TASKS_OF_APPLICATION {
-        return Err(Abort::Refused(TaskError::TooMany(of_application)));
+    let running =
+        tx.prepare_cached(COUNT_SQL)?.query_row(params![environment, application, endpoint.is_some()], |row| {
+            Ok(Running { of_environment: row.get(0)?, of_application: application.and(Some(row.get(1)?)) })
+        })?;
+    running.room_for_one().map_err(|running| Abort::Refused(TaskError::TooMany(running)))
+}
+
+/// Tasks that run and do the same kind of work: send messages again, erase, or count. Each kind has places of its own, so what an
+/// operator starts never waits for what tenants may start.
+struct Running {
+    of_environment: usize,
+    /// Of the application that one more would be about, if it is about one.
+    of_application: Option<usize>,
+}
+
+impl Running {
+    /// Whether one more may be added; if not, how many there are of which it would be too many. Tasks may run for days, because they
+    /// wait for what their application may ask for in a day. So an application leaves as many places as it has, and one that has
+    /// none finds a place where others find no second one.
+    fn room_for_one(&self) -> Result<(), usize> {
+        let Self { of_environment, of_application } = *self;
+        match of_application {
+            Some(0) if of_environment < MAX_FIRST_TASKS_OF_ENVIRONMENT => Ok(()),
+            Some(0) => Err(of_environment),
+            Some(own) if own < MAX_TASKS_OF_APPLICATION && of_environment + own < MAX_TASKS_OF_ENVIRONMENT => Ok(()),
+            Some(own) => Err(own),
+            None if of_environment < MAX_TASKS_OF_ENVIRONMENT => Ok(()),
+            None => Err(of_environment),
+        }
     }
-    if of_environment >= MAX_TASKS_OF_ENVIRONMENT {
-        return Err(Abort::Refused(TaskError::TooMany(of_environment)));
-    }
-    Ok(())
 }
 
 fn insert(tx: &Tx<'_>, new: &NewTask) -> Result<Task, SqlError> {

@@ -103,9 +103,9 @@ pub(super) async fn routes_that_changed_are_refused<H: Harness>(world: &World<H>
     drafts.push(("rotate", draft().await));
     done(store.rotate_secret(endpoint.key, world.secret(), FAR, world.tick(), None).await.unwrap());
     drafts.push(("headers", draft().await));
-    store.set_headers(endpoint.key, Headers::from([("X-A".to_owned(), "1".to_owned())])).await.unwrap();
+    store.set_headers(endpoint.key, Headers::from([("X-A".to_owned(), "1".to_owned())]), world.tick()).await.unwrap();
     drafts.push(("merged headers", draft().await));
-    store.merge_headers(endpoint.key, BTreeMap::from([("X-A".into(), None)])).await.unwrap();
+    store.merge_headers(endpoint.key, BTreeMap::from([("X-A".into(), None)]), world.tick()).await.unwrap();
     // What the engine does by itself counts like what a caller does.
     world.message(&app, &[&endpoint]).await;
     let due = world.only_due(&endpoint).await;
@@ -259,30 +259,6 @@ pub(super) async fn racing_batches_accept_each_message_once<H: Harness>(world: &
 pub(super) async fn an_empty_batch_is_nothing<H: Harness>(world: &World<H>) {
     assert!(world.store().accept(Vec::new()).await.is_empty());
     world.store().settle(Vec::new()).await.unwrap();
-}
-
-pub(super) async fn the_newest_message_is_the_one_accepted_last<H: Harness>(world: &mut World<H>) {
-    assert_eq!(world.store().newest_message().await.unwrap(), None);
-    let apps = [world.application().await, world.application().await];
-    for app in apps.iter().cycle().take(5) {
-        let message = world.message(app, &[]).await;
-        assert_eq!(world.store().newest_message().await.unwrap(), Some(message.key));
-    }
-    world.reopen().await;
-    let before = world.store().newest_message().await.unwrap();
-    let message = world.message(&apps[0], &[]).await;
-    assert!(before < Some(message.key), "handles grow in the order of acceptance, whoever accepts");
-    let batch = vec![world.draft(&apps[1], &[]).await, world.draft(&apps[0], &[]).await];
-    let results = world.store().accept(batch).await;
-    let keys: Vec<_> = results
-        .iter()
-        .map(|result| match result {
-            Ok(Accepted::New(key)) => *key,
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    assert!(message.key < keys[0] && keys[0] < keys[1], "{keys:?}");
-    assert_eq!(world.store().newest_message().await.unwrap(), Some(keys[1]));
 }
 
 pub(super) async fn a_delivery_that_is_put_off_is_in_the_index_of_wakes_and_not_fresh<H: Harness>(world: &World<H>) {

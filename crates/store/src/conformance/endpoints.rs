@@ -87,9 +87,9 @@ pub(super) async fn an_endpoint_of_an_application_that_is_gone_is_not_found<H: H
     assert!(matches!(upserted, Err(WriteError::NotFound)), "{upserted:?}");
     let deleted = store.delete_endpoint(app.key, &id, world.tick()).await;
     assert!(matches!(deleted, Err(WriteError::NotFound)), "{deleted:?}");
-    let headers = store.set_headers(endpoint.key, Headers::new()).await;
+    let headers = store.set_headers(endpoint.key, Headers::new(), world.tick()).await;
     assert!(matches!(headers, Err(WriteError::NotFound)), "{headers:?}");
-    let merged = store.merge_headers(endpoint.key, BTreeMap::new()).await;
+    let merged = store.merge_headers(endpoint.key, BTreeMap::new(), world.tick()).await;
     assert!(matches!(merged, Err(ChangeHeadersError::Write(WriteError::NotFound))), "{merged:?}");
     let rotated = store.rotate_secret(endpoint.key, world.secret(), FAR, world.tick(), None).await;
     assert!(matches!(rotated, Err(RotateError::Write(WriteError::NotFound))), "{rotated:?}");
@@ -153,9 +153,9 @@ pub(super) async fn a_deleted_endpoint_is_found_no_more_and_frees_its_uid<H: Har
     assert_eq!(store.signing_keys(gone.key).await.unwrap(), None);
     let again = store.delete_endpoint(app.key, &id, world.tick()).await;
     assert!(matches!(again, Err(WriteError::NotFound)), "{again:?}");
-    let headers = store.set_headers(gone.key, Headers::new()).await;
+    let headers = store.set_headers(gone.key, Headers::new(), world.tick()).await;
     assert!(matches!(headers, Err(WriteError::NotFound)), "{headers:?}");
-    let merged = store.merge_headers(gone.key, BTreeMap::new()).await;
+    let merged = store.merge_headers(gone.key, BTreeMap::new(), world.tick()).await;
     assert!(matches!(merged, Err(ChangeHeadersError::Write(WriteError::NotFound))), "{merged:?}");
     let rotated = store.rotate_secret(gone.key, world.secret(), FAR, world.tick(), None).await;
     assert!(matches!(rotated, Err(RotateError::Write(WriteError::NotFound))), "{rotated:?}");
@@ -205,22 +205,22 @@ pub(super) async fn headers_are_replaced_and_merged<H: Harness>(world: &World<H>
     let map = |pairs: &[(&str, &str)]| -> Headers { pairs.iter().copied().collect() };
     let read = async || store.headers(endpoint.key).await.unwrap().unwrap();
     assert_eq!(read().await, map(&[]));
-    store.set_headers(endpoint.key, map(&[("X-A", "1"), ("X-B", "2")])).await.unwrap();
-    store.set_headers(endpoint.key, map(&[("X-B", "3"), ("x-c", "4")])).await.unwrap();
+    store.set_headers(endpoint.key, map(&[("X-A", "1"), ("X-B", "2")]), world.tick()).await.unwrap();
+    store.set_headers(endpoint.key, map(&[("X-B", "3"), ("x-c", "4")]), world.tick()).await.unwrap();
     assert_eq!(read().await, map(&[("X-B", "3"), ("x-c", "4")]));
     let changes = [("X-B", None), ("x-b", None), ("X-D", Some("5".to_owned())), ("x-c", Some("6".to_owned()))];
     let changes = changes.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    store.merge_headers(endpoint.key, changes).await.unwrap();
+    store.merge_headers(endpoint.key, changes, world.tick()).await.unwrap();
     assert_eq!(read().await, map(&[("X-D", "5"), ("x-c", "6")]));
     let other_case = [("X-C", Some("7".to_owned())), ("x-d", None)];
     let other_case = other_case.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    store.merge_headers(endpoint.key, other_case).await.unwrap();
+    store.merge_headers(endpoint.key, other_case, world.tick()).await.unwrap();
     assert_eq!(read().await, map(&[("X-C", "7")]));
     let many = (0..MAX_HEADERS).map(|at| (format!("y-{at}"), Some(String::new()))).collect();
-    let refused = store.merge_headers(endpoint.key, many).await;
+    let refused = store.merge_headers(endpoint.key, many, world.tick()).await;
     assert!(matches!(refused, Err(ChangeHeadersError::TooMany(_))), "{refused:?}");
     assert_eq!(read().await, map(&[("X-C", "7")]));
-    let nobody = store.set_headers(EndpointKey(i64::MAX), map(&[])).await;
+    let nobody = store.set_headers(EndpointKey(i64::MAX), map(&[]), world.tick()).await;
     assert!(matches!(nobody, Err(WriteError::NotFound)), "{nobody:?}");
 }
 
@@ -274,9 +274,9 @@ pub(super) async fn observers_are_told_of_every_change<H: Harness>(world: &World
     told("upsert");
     done(store.rotate_secret(endpoint.key, world.secret(), FAR, world.tick(), None).await.unwrap());
     told("rotate");
-    store.set_headers(endpoint.key, Headers::new()).await.unwrap();
+    store.set_headers(endpoint.key, Headers::new(), world.tick()).await.unwrap();
     told("set headers");
-    store.merge_headers(endpoint.key, BTreeMap::new()).await.unwrap();
+    store.merge_headers(endpoint.key, BTreeMap::new(), world.tick()).await.unwrap();
     told("merge headers");
     store.delete_endpoint(app.key, &id, world.tick()).await.unwrap();
     told("delete");

@@ -252,7 +252,6 @@ macro_rules! conformance_cases {
                 a_refused_message_does_not_hurt_its_batch,
                 racing_batches_accept_each_message_once,
                 an_empty_batch_is_nothing,
-                the_newest_message_is_the_one_accepted_last,
                 a_delivery_that_is_put_off_is_in_the_index_of_wakes_and_not_fresh,
                 a_manual_success_ends_a_delivery_that_is_put_off,
             }
@@ -286,6 +285,9 @@ macro_rules! conformance_cases {
                 the_delivery_of_a_deleted_endpoint_is_logged_but_not_scheduled,
                 health_remembers_the_first_failure_until_a_success,
                 only_what_is_stored_disables,
+                what_a_receiver_answered_that_the_endpoint_has_no_more_does_not_count,
+                what_a_receiver_asked_that_the_endpoint_has_no_more_holds_nothing_back,
+                another_url_begins_anew,
                 disabling_is_seen_by_routes_and_observers,
                 a_batch_settles_many_endpoints_at_once,
                 a_manual_success_ends_the_series_that_was_never_attempted,
@@ -355,6 +357,7 @@ macro_rules! conformance_cases {
                 tasks_that_ended_stay_as_they_are_until_they_are_forgotten,
                 one_task_at_a_time_sends_messages_to_an_endpoint_again,
                 tasks_that_run_are_bounded_by_application_and_environment,
+                tasks_of_applications_leave_places_to_others,
                 tasks_that_run_are_named_for_every_application,
                 of_tasks_that_ended_the_last_to_end_stay_of_each_application,
                 recover_sends_each_failed_message_once_whatever_the_size_of_a_step,
@@ -394,6 +397,8 @@ macro_rules! conformance_cases {
                 a_disabled_endpoint_is_reported_once_with_the_time_of_its_first_failure,
                 notices_survive_a_restart_until_they_are_removed,
                 recipients_take_turns,
+                a_change_takes_the_place_of_one_of_the_same_endpoint_that_waits,
+                applications_of_a_recipient_take_turns,
                 the_event_types_of_notices_are_there,
             }
             api_keys {

@@ -260,7 +260,7 @@ pub(super) async fn what_belongs_to_a_deleted_application_is_erased_and_nothing_
     let recorder = Recorder::of(world.store().as_ref());
     let now = world.tick();
     let hold = Hold { until: after(now, 1), reason: HoldReason::Asked };
-    world.store().hold(endpoint.key, hold).await.unwrap();
+    world.store().hold(endpoint.key, hold, None).await.unwrap();
     world.store().delete_application(&environment(), &by_id(app.value.id), now).await.unwrap();
     let mut erased = 0;
     for later in [0, 2 * DAY] {

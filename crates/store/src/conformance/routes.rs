@@ -116,11 +116,11 @@ pub(super) async fn a_change_that_they_depend_on_makes_routes_newer_and_no_other
     newer("upsert that adds").await;
     done(store.rotate_secret(endpoint.key, world.secret(), FAR, world.tick(), None).await.unwrap());
     newer("rotate").await;
-    store.set_headers(endpoint.key, Headers::from([("X-A".to_owned(), "1".to_owned())])).await.unwrap();
+    store.set_headers(endpoint.key, Headers::from([("X-A".to_owned(), "1".to_owned())]), world.tick()).await.unwrap();
     newer("set headers").await;
-    store.merge_headers(endpoint.key, BTreeMap::new()).await.unwrap();
+    store.merge_headers(endpoint.key, BTreeMap::new(), world.tick()).await.unwrap();
     same("merge no headers").await;
-    store.merge_headers(endpoint.key, BTreeMap::from([("X-A".into(), None)])).await.unwrap();
+    store.merge_headers(endpoint.key, BTreeMap::from([("X-A".into(), None)]), world.tick()).await.unwrap();
     newer("merge headers").await;
     store.delete_endpoint(app.key, &id, world.tick()).await.unwrap();
     newer("delete").await;

@@ -1,14 +1,16 @@
 //! Cases for settling: the attempt and the delivery's next state, in one commit.
 
 use postrider_domain::attempt::Trigger;
-use postrider_domain::delivery::{Against, DisableReason, EndpointFact, Next};
-use postrider_domain::endpoint::Disablement;
+use postrider_domain::delivery::{Against, DisableReason, EndpointFact, Hold, HoldReason, Next};
+use postrider_domain::endpoint::{Disablement, EndpointPatch, EndpointUrl};
+use postrider_domain::entropy::SeededEntropy;
+use postrider_domain::signature::{Secret, SecretKind};
 use postrider_domain::time::Timestamp;
 
 use super::Harness;
 use super::recorder::{News, Recorder};
 use super::world::{App, Ep, FAR, Msg, World, after, by_id, done, failing};
-use crate::{AttemptFilter, Direction, MessageKey, Scan, Settlement};
+use crate::{AttemptFilter, Direction, Elsewhere, MessageKey, Scan, Settlement};
 
 /// The attempts that are logged for a message, as (succeeded, trigger, next attempt), oldest first.
 async fn log<H: Harness>(world: &World<H>, message: MessageKey) -> Vec<(bool, Trigger, Option<Timestamp>)> {
@@ -174,6 +176,78 @@ pub(super) async fn only_what_is_stored_disables<H: Harness>(world: &World<H>) {
     attempted(world, &app, &endpoint, Next::Exhausted, failing(after(start, 501))).await;
     let since = after(start, 501);
     assert_eq!(disabled().await, (true, Some(Disablement { reason: DisableReason::Failing, since })));
+}
+
+/// What changes the receiver of an endpoint, and what does not.
+async fn changes<H: Harness>(world: &World<H>, app: &App, endpoint: &Ep, what: &str) {
+    let (store, id) = (world.store(), by_id(endpoint.value.id));
+    let patch = |patch| store.update_endpoint(app.key, &id, patch, world.tick());
+    match what {
+        "url" => {
+            let url = Some(EndpointUrl::parse("https://elsewhere.example/hook").unwrap());
+            drop(patch(EndpointPatch { url, ..EndpointPatch::default() }).await.unwrap());
+        }
+        "secret" => {
+            let secret = Secret::generate(SecretKind::Hmac256, &SeededEntropy::new(5));
+            store.rotate_secret(endpoint.key, secret, world.tick(), world.tick(), None).await.unwrap();
+        }
+        "enabled" => {
+            world.disable(app, endpoint, true).await;
+            world.disable(app, endpoint, false).await;
+        }
+        _ => {
+            let description = Some("another".to_owned());
+            drop(patch(EndpointPatch { description, ..EndpointPatch::default() }).await.unwrap());
+        }
+    }
+}
+
+pub(super) async fn what_a_receiver_answered_that_the_endpoint_has_no_more_does_not_count<H: Harness>(
+    world: &World<H>,
+) {
+    for (what, counts) in [("url", false), ("secret", false), ("enabled", false), ("description", true)] {
+        let app = world.application().await;
+        let endpoint = world.endpoint(&app).await;
+        world.message(&app, &[&endpoint]).await;
+        let due = world.only_due(&endpoint).await;
+        let receiver = world.store().target(endpoint.key).await.unwrap().unwrap().receiver;
+        changes(world, &app, &endpoint, what).await;
+        let (far, soon) = (after(world.tick(), 86_400), after(world.tick(), 5));
+        let elsewhere = Some(Elsewhere { receiver, next: Next::Waiting(soon) });
+        world.settle(Settlement { elsewhere, ..world.settlement(&endpoint, &due, Next::Waiting(far)) }).await;
+        let due = world.only_due(&endpoint).await;
+        assert_eq!(due.key.due_at, if counts { far } else { soon }, "{what}");
+        // Nor does it disable the endpoint.
+        let against = Some(EndpointFact { at: world.tick(), kind: Against::Gone });
+        world.settle(Settlement { elsewhere, against, ..world.settlement(&endpoint, &due, Next::Canceled) }).await;
+        let found = world.store().endpoint(app.key, &by_id(endpoint.value.id)).await.unwrap().unwrap().value;
+        assert_eq!(found.disabled, counts, "{what}");
+        assert_eq!(world.due(&endpoint, FAR).await.is_empty(), counts, "{what}");
+    }
+}
+
+pub(super) async fn what_a_receiver_asked_that_the_endpoint_has_no_more_holds_nothing_back<H: Harness>(
+    world: &World<H>,
+) {
+    for (what, counts) in [("url", false), ("secret", false), ("enabled", false), ("description", true)] {
+        let app = world.application().await;
+        let endpoint = world.endpoint(&app).await;
+        let receiver = world.store().target(endpoint.key).await.unwrap().unwrap().receiver;
+        changes(world, &app, &endpoint, what).await;
+        let hold = Hold { until: after(world.tick(), 3_600), reason: HoldReason::Asked };
+        assert_eq!(world.store().hold(endpoint.key, hold, Some(receiver)).await.unwrap(), counts, "{what}");
+        assert_eq!(world.store().hold_of(endpoint.key).await.unwrap(), counts.then_some(hold), "{what}");
+    }
+}
+
+pub(super) async fn another_url_begins_anew<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let endpoint = world.endpoint(&app).await;
+    attempted(world, &app, &endpoint, Next::Exhausted, failing(world.tick())).await;
+    changes(world, &app, &endpoint, "description").await;
+    assert!(failing_since(world, &endpoint).await.is_some());
+    changes(world, &app, &endpoint, "url").await;
+    assert_eq!(failing_since(world, &endpoint).await, None);
 }
 
 pub(super) async fn disabling_is_seen_by_routes_and_observers<H: Harness>(world: &World<H>) {

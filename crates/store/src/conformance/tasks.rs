@@ -207,16 +207,46 @@ pub(super) async fn tasks_that_run_are_bounded_by_application_and_environment<H:
         add(world, purge(&app)).await;
     }
     too_many(&environment(), purge(&app), MAX_TASKS_OF_APPLICATION).await;
-    for _ in MAX_TASKS_OF_APPLICATION..MAX_TASKS_OF_ENVIRONMENT {
+    for _ in 0..MAX_TASKS_OF_ENVIRONMENT {
         add(world, Job::AggregateEventTypes).await;
     }
     too_many(&environment(), Job::AggregateEventTypes, MAX_TASKS_OF_ENVIRONMENT).await;
-    too_many(&environment(), purge(&neighbour), MAX_TASKS_OF_ENVIRONMENT).await;
+    // Each kind of work has places of its own.
+    add(world, purge(&neighbour)).await;
     try_add(world, &other_environment(), Job::AggregateEventTypes).await.unwrap();
     // The end of one makes room for one.
     world.store().fail_task(first, "a test", world.tick()).await.unwrap();
     add(world, purge(&app)).await;
     too_many(&environment(), purge(&app), MAX_TASKS_OF_APPLICATION).await;
+}
+
+/// An application with as many endpoints as it may have tasks, and as many tasks as it gets; returns how many those are.
+async fn replays_everything<H: Harness>(world: &World<H>) -> (App, usize) {
+    let app = world.application().await;
+    for taken in 0..=MAX_TASKS_OF_APPLICATION {
+        let endpoint = world.endpoint(&app).await;
+        match try_add(world, &environment(), Job::Replay { endpoint: endpoint.key, span: ALWAYS }).await {
+            Ok(_) => {}
+            Err(TaskError::TooMany(_)) => return (app, taken),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("more tasks of an application than may run");
+}
+
+pub(super) async fn tasks_of_applications_leave_places_to_others<H: Harness>(world: &World<H>) {
+    let mut all = 0;
+    // Ten might have all places of the environment, if each might have all of its own. Tasks may run for days: they wait for what
+    // may be asked for in a day.
+    for _ in 0..MAX_TASKS_OF_ENVIRONMENT / MAX_TASKS_OF_APPLICATION + 5 {
+        let (app, taken) = replays_everything(world).await;
+        assert!(taken > 0, "an application that has no task finds a place for one");
+        all += taken;
+        // What the operator starts has places of its own.
+        add(world, Job::PurgeContent { application: app.key }).await;
+    }
+    assert!(all < MAX_TASKS_OF_ENVIRONMENT + 10, "{all} tasks");
+    add(world, Job::AggregateEventTypes).await;
 }
 
 pub(super) async fn tasks_that_run_are_named_for_every_application<H: Harness>(world: &World<H>) {

@@ -144,8 +144,8 @@ pub(super) async fn an_endpoint_on_hold_is_not_due_before_the_end_of_it<H: Harne
     let app = world.application().await;
     let (held, idle) = (waiting(world, &app, instant(10)).await, world.endpoint(&app).await);
     let hold = |seconds| Hold { until: instant(seconds), reason: HoldReason::Asked };
-    world.store().hold(held.key, hold(50)).await.unwrap();
-    world.store().hold(idle.key, hold(60)).await.unwrap();
+    world.store().hold(held.key, hold(50), None).await.unwrap();
+    world.store().hold(idle.key, hold(60), None).await.unwrap();
     assert_eq!(take(world, instant(49), 10).await, (vec![], Some(instant(50))));
     // Nothing that comes meanwhile makes it due earlier: a retry, a hand, a lane that had no room.
     wait(world, &app, &held, instant(20)).await;
@@ -173,7 +173,7 @@ pub(super) async fn an_endpoint_on_hold_is_looked_after_at_the_end_of_it_though_
     let app = world.application().await;
     let endpoint = waiting(world, &app, instant(60)).await;
     let hold = Hold { until: instant(50), reason: HoldReason::Asked };
-    world.store().hold(endpoint.key, hold).await.unwrap();
+    world.store().hold(endpoint.key, hold, None).await.unwrap();
     world.reopen().await;
     assert_eq!(world.store().rebuild_wakes().await.unwrap(), 1);
     assert_eq!(take(world, instant(49), 10).await, (vec![], Some(instant(50))));
@@ -248,7 +248,7 @@ async fn change<H: Harness>(world: &World<H>, app: &App, endpoint: &Ep, what: &s
             let rotated = store.rotate_secret(endpoint.key, world.secret(), now, now, None).await;
             return drop(rotated.unwrap());
         }
-        "headers" => return store.set_headers(endpoint.key, Headers::new()).await.unwrap(),
+        "headers" => return store.set_headers(endpoint.key, Headers::new(), now).await.unwrap(),
         "delete" => return store.delete_endpoint(app.key, &id, now).await.unwrap(),
         _ => return store.delete_application(&environment(), &by_id(app.value.id), now).await.unwrap(),
     };
@@ -272,7 +272,7 @@ pub(super) async fn a_change_of_what_a_hold_was_learned_from_lifts_it<H: Harness
         let (endpoint, idle) = (waiting(world, &app, instant(10)).await, world.endpoint(&app).await);
         let changed = if what == "application" { 1 } else { 2 };
         for held in [&endpoint, &idle] {
-            world.store().hold(held.key, hold).await.unwrap();
+            world.store().hold(held.key, hold, None).await.unwrap();
         }
         for held in [&endpoint, &idle].into_iter().take(changed) {
             change(world, &app, held, what).await;
@@ -292,6 +292,7 @@ pub(super) async fn retries_that_were_put_off_are_due_when_the_hold_is_lifted<H:
     for (reason, what, due, lifted) in [
         (HoldReason::Asked, "url", 2, true),
         (HoldReason::Asked, "secret", 2, true),
+        (HoldReason::Asked, "headers", 2, true),
         (HoldReason::Asked, "description", 0, false),
         (HoldReason::Asked, "disable", 0, true),
         (HoldReason::Silent, "url", 0, true),
@@ -302,7 +303,7 @@ pub(super) async fn retries_that_were_put_off_are_due_when_the_hold_is_lifted<H:
         wait(world, &app, &endpoint, instant(40)).await;
         let scheduled = Message { deliver_at: Some(instant(60)), ..world.new_message() };
         world.message_of(&app, &[&endpoint], scheduled).await;
-        world.store().hold(endpoint.key, Hold { until: instant(50), reason }).await.unwrap();
+        world.store().hold(endpoint.key, Hold { until: instant(50), reason }, None).await.unwrap();
         change(world, &app, &endpoint, what).await;
         let now = world.tick();
         let found = world.due(&endpoint, now).await;
@@ -334,7 +335,7 @@ pub(super) async fn whoever_changes_an_endpoint_has_what_it_has_pending_looked_a
 pub(super) async fn an_endpoint_that_its_failures_disable_is_looked_at_and_not_held_back<H: Harness>(world: &World<H>) {
     let app = world.application().await;
     let endpoint = waiting(world, &app, instant(10)).await;
-    world.store().hold(endpoint.key, Hold { until: instant(50), reason: HoldReason::Silent }).await.unwrap();
+    world.store().hold(endpoint.key, Hold { until: instant(50), reason: HoldReason::Silent }, None).await.unwrap();
     let other = world.message(&app, &[&endpoint]).await;
     let due = world.due(&endpoint, other.value.created_at).await.pop().unwrap();
     let fact = EndpointFact { at: world.tick(), kind: Against::Gone };
@@ -388,7 +389,7 @@ pub(super) async fn what_a_clock_dated_that_was_ahead_waits_from_now_when_it_was
     // Asked for at an instant, by a caller whose clock was right.
     let scheduled = Message { deliver_at: Some(instant(9_000)), ..world.new_message() };
     world.message_of(&app, &[&endpoint], scheduled).await;
-    world.store().hold(endpoint.key, Hold { until: after(ahead, 30), reason: HoldReason::Asked }).await.unwrap();
+    world.store().hold(endpoint.key, Hold { until: after(ahead, 30), reason: HoldReason::Asked }, None).await.unwrap();
     let pull_in = async || world.store().pull_in(instant(0), Duration::from_secs(100_000)).await.unwrap();
     assert_eq!(pull_in().await, 3);
     assert_eq!(pull_in().await, 0);

@@ -250,6 +250,7 @@ impl<H: Harness> World<H> {
             trigger: due.trigger,
             attempt: Some(attempt),
             next,
+            elsewhere: None,
             against: None,
             notice: None,
             // As after a restart; the lists' own cases give it.

@@ -227,6 +227,7 @@ impl Filling {
                 duration_ms: 12,
             }),
             next,
+            elsewhere: None,
             against: None,
             origin: Some(Origin { application: self.application, message: Arc::clone(message) }),
         }

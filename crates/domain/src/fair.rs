@@ -1,4 +1,5 @@
-//! How much of what is shared an environment, and an application of it, may take: the rule, without anything that counts.
+//! How much of what is shared an environment, and an application of it, may take: the rule, without anything that counts. It holds
+//! for what deliveries take, and for callers' requests under way.
 //!
 //! Shares follow a dynamic threshold: whoever has something may take more as long as that leaves enough. An environment leaves a
 //! third of what it has, and an application as much as it has of what there is for its environment. So the more want, the less
@@ -10,24 +11,25 @@
 //! an eighth of what an environment may have for its applications that have next to nothing. They take crumbs of it, and one with
 //! nothing may take something larger as long as half of what is kept remains.
 
-postrider_domain::limits! {
-    in "Delivering";
-    /// Of the requests under way, the memory for messages that wait, the look-ups of names and the places to wait: one environment has so many times what it leaves; one application as much as it leaves of that
-    pub(crate) const ENVIRONMENT_FACTOR: i64 = 3, "times", beyond "its endpoints wait for their turn; no attempt is counted";
+crate::limits! {
+    in "Shares";
+    /// Of callers' requests under way, and in delivering of requests under way, memory for messages that wait, look-ups of names and places to wait: one environment has so many times what it leaves; one application as much as it leaves of that
+    pub const ENVIRONMENT_FACTOR: i64 = 3, "times", beyond "429 or 503; in delivering, its endpoints wait for their turn, and no attempt is counted";
     /// Of the same, one part of so many is kept for environments, and of what an environment may have for applications, that have next to nothing
-    pub(crate) const KEPT_PART: i64 = 8, "parts", beyond "whoever has more waits";
+    pub const KEPT_PART: i64 = 8, "parts", beyond "whoever has more waits, or is refused";
     /// Next to nothing: one part of so many, and at least one request or place, 64 KiB for large messages and 1 KiB for small ones
-    pub(crate) const CRUMBS: i64 = 1_024, "parts", beyond "of what is kept nothing more is given";
+    pub const CRUMBS: i64 = 1_024, "parts", beyond "of what is kept nothing more is given";
 }
 
 /// What there is of something, and what of it is free.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Stock {
-    pub(crate) total: i64,
+pub struct Stock {
+    /// All of it.
+    pub total: i64,
     /// Less than nothing, if more was taken than there is.
-    pub(crate) free: i64,
+    pub free: i64,
     /// At least so much is next to nothing.
-    pub(crate) least: i64,
+    pub least: i64,
 }
 
 impl Stock {
@@ -36,12 +38,12 @@ impl Stock {
     }
 
     /// How much an environment that has `taken` may take now.
-    pub(crate) fn room(self, taken: i64) -> i64 {
+    pub fn room(self, taken: i64) -> i64 {
         self.common(taken).max(self.of_what_is_kept(taken, self.total, self.free.max(0), self.kept())).max(0)
     }
 
     /// How much of that is not of what is kept.
-    pub(crate) fn common(self, taken: i64) -> i64 {
+    pub fn common(self, taken: i64) -> i64 {
         let free = self.free - self.kept();
         let leaves = free.saturating_mul(ENVIRONMENT_FACTOR).saturating_sub(taken);
         // Rounded up: of one that is free there is one.
@@ -49,12 +51,21 @@ impl Stock {
     }
 
     /// Whether an application that has `own` may take `amount`, whose environment has `taken` with that.
-    pub(crate) fn may_take(self, own: i64, taken: i64, amount: i64) -> bool {
+    pub fn may_take(self, own: i64, taken: i64, amount: i64) -> bool {
         let room = self.room(taken);
         let total = taken.saturating_add(room);
         let kept = if taken == 0 { 0 } else { total / KEPT_PART };
         amount <= room
             && (leaves_enough(own, amount, room - kept) || amount <= self.of_what_is_kept(own, total, room, kept))
+    }
+
+    /// Whether whoever an environment belongs to may take `amount` for himself, who has `own`, and his environment `taken` with that. He
+    /// may have all of it but what is kept for those in it who have next to nothing.
+    pub fn owner_may_take(self, own: i64, taken: i64, amount: i64) -> bool {
+        let room = self.room(taken);
+        let total = taken.saturating_add(room);
+        let kept = if taken == 0 { 0 } else { total / KEPT_PART };
+        amount <= room && (amount <= room - kept || amount <= self.of_what_is_kept(own, total, room, kept))
     }
 
     /// How much of what is kept of a total, of which so much is free, somebody may take who has `own`. Who has nothing may take more
@@ -67,7 +78,7 @@ impl Stock {
 }
 
 /// Whether an application that has `own` leaves as much as it has of what there is.
-pub(crate) fn leaves_enough(own: i64, amount: i64, room: i64) -> bool {
+pub fn leaves_enough(own: i64, amount: i64, room: i64) -> bool {
     own < room && (own == 0 || own.saturating_add(amount) <= room) && amount <= room
 }
 
