@@ -1,5 +1,5 @@
 //! What a request costs, charged to who sent it: one place among the requests under way, bytes of its body, bytes of its
-//! answer. Whatever one caller sends, the others find room, because every budget is shared out (see
+//! answer. Whatever one caller sends, the others find room, because places ([`crate::places`]) and every budget are shared out (see
 //! [`postrider_ingest::budget`]): an operator is a party of his own, the tokens of his applications are another, and each
 //! of those applications has only part of that.
 //!
@@ -36,20 +36,22 @@ use postrider_domain::memory::Part;
 use postrider_ingest::budget::{Budget, Held, Refused, Share};
 use postrider_ingest::{Caller, IMPORTS, LimitOptions, Tenant, Whose};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use crate::at_work::AtWork;
 use crate::auth::Principal;
 use crate::error::{ApiError, Result};
 use crate::model::environment::IMPORT_MEMORY;
+use crate::places::{Holder, Place, Places};
 use crate::progress::{Progress, Watched};
 use crate::router::Shared;
 
 postrider_domain::limits! {
     in "Requests";
-    /// Requests under way of an operator, in percent of `server.max_connections`
-    pub const OPERATOR_PERCENT: u64 = 87, "%", beyond "429";
-    /// Requests under way of an application's tokens, in percent of `server.max_connections`
-    pub const APPLICATION_PERCENT: u64 = 35, "%", beyond "429";
+    /// Requests under way of an operator, in percent of `server.max_connections`, while nobody else has any
+    pub const OPERATOR_PERCENT: u64 = 57, "%", beyond "429";
+    /// Requests under way of an application's tokens, in percent of `server.max_connections`, while nobody else has any
+    pub const APPLICATION_PERCENT: u64 = 28, "%", beyond "429";
     /// Requests under way that send lines of messages, of all callers, in percent of `server.max_connections`; one operator has half
     pub const LINES_PERCENT: u64 = 25, "%", beyond "429 (own share) or 503";
     /// Bytes of request bodies in memory
@@ -69,7 +71,7 @@ postrider_domain::limits! {
     pub const UNPAID_BYTES: u64 = 40_960, "bytes", beyond "429 or 503 before anything is changed";
     /// What a byte of a body counts as: what came, and what is made of it
     pub const BODY_FACTOR: u64 = 2, "bytes", beyond "429 or 503";
-    /// How long a request waits for its share
+    /// How long a request waits for its share; of a body whose length is not said, all its pieces together, and of lines those of each
     pub const PATIENCE_SECONDS: u64 = 5, "seconds", beyond "429 or 503 with `Retry-After`";
     /// The body of a request: its first byte, and each that follows
     setting "limits.body_stall", beyond "408";
@@ -79,7 +81,7 @@ postrider_domain::limits! {
     setting "limits.endpoints_per_application", beyond "400 `limit_reached`";
     /// Event types of an environment
     setting "limits.event_types_per_environment", beyond "400 `limit_reached`";
-    /// The body of a request as a whole
+    /// The body of a request as a whole; of lines, each line from its first byte
     setting "limits.body_timeout", beyond "408";
 }
 
@@ -103,6 +105,15 @@ const FEWEST_LINES: u64 = 4;
 
 const PATIENCE: Duration = Duration::from_secs(PATIENCE_SECONDS);
 
+/// For how long the pieces of one body, or of one line of it, may still wait for room.
+pub(crate) struct Patience(Duration);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(PATIENCE)
+    }
+}
+
 /// Who shares.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Party {
@@ -114,8 +125,6 @@ pub(crate) enum Party {
     Application(ApplicationId),
     /// Everybody who reads what an environment has published.
     Public(EnvironmentId),
-    /// Everybody of whom it is not known yet whether what he asks for was published.
-    Strangers,
 }
 
 type Shares = Arc<[Share<Party>]>;
@@ -135,7 +144,7 @@ fn shares(principal: &Principal) -> Shares {
 
 /// The budgets of the API.
 pub(crate) struct Budgets {
-    requests: Arc<Budget<Party>>,
+    requests: Arc<Places>,
     lines: Arc<Budget<Party>>,
     uploads: Arc<Budget<Party>>,
     answers: Arc<Budget<Party>>,
@@ -146,11 +155,10 @@ pub(crate) struct Budgets {
 }
 
 impl Budgets {
-    /// `connections` is how many there can be at once, each with one request. Those are twice as many places: the share of a
-    /// party is smaller than what it may have of the connections.
+    /// `connections` is how many there can be at once, each with one request.
     pub(crate) fn new(options: &LimitOptions, connections: u64) -> Self {
         Self {
-            requests: Budget::new(connections.saturating_mul(2)),
+            requests: Places::new(connections),
             lines: Budget::new((connections * LINES_PERCENT / 100).max(FEWEST_LINES)),
             uploads: Budget::new(options.request_bytes),
             answers: Budget::new(options.response_bytes),
@@ -176,7 +184,7 @@ pub(crate) struct Account {
 
 #[derive(Default)]
 struct Holdings {
-    place: Option<Held<Party>>,
+    place: Option<Place>,
     /// The request is worked on.
     work: Option<OwnedSemaphorePermit>,
     upload: Option<Held<Party>>,
@@ -216,10 +224,14 @@ impl Account {
             // Named already, by another argument of the same handler.
             return Ok(());
         }
+        // Whoever is turned away for what he has under way already is as good as unknown: his connection goes before others'.
+        self.take_place(match principal {
+            Principal::Environment(environment) => Holder::operator(environment),
+            Principal::Application { environment, application, .. } => Holder::tokens(environment, *application),
+        })?;
         if let Some(watcher) = self.watcher() {
             watcher.caller_is_known();
         }
-        self.take_place(&shares)?;
         if let Principal::Application { application, .. } = principal {
             let _ = self.line.set(self.budgets.at_work.line(*application));
         }
@@ -249,21 +261,21 @@ impl Account {
 
     /// Gives whoever has no token one of the places that all of them share, until it is known what he may read.
     pub(crate) fn open_to_strangers(&self) -> Result<()> {
-        self.take_place(&(Arc::new([Share { party: Party::Strangers, divisor: 2 }]) as Shares))
+        self.take_place(Holder::stranger())
     }
 
     /// Makes whoever reads what an environment has published pay for it together.
     pub(crate) fn open_to_all(&self, environment: &EnvironmentId) -> Result<()> {
+        self.take_place(Holder::published(environment))?;
         let shares: Shares = Arc::new([Share { party: Party::Public(environment.clone()), divisor: 2 }]);
-        self.take_place(&shares)?;
         // It may be set already; then somebody pays.
         let _ = self.shares.set(shares);
         Ok(())
     }
 
     /// Takes a place among the requests under way, instead of the one that there may have been.
-    fn take_place(&self, shares: &Shares) -> Result<()> {
-        let place = self.budgets.requests.try_take(shares, 1).map_err(|refused| over(refused, "requests under way"))?;
+    fn take_place(&self, holder: Holder) -> Result<()> {
+        let place = self.budgets.requests.try_take(holder).map_err(|refused| over(refused, "requests under way"))?;
         self.held.lock().place = Some(place);
         Ok(())
     }
@@ -298,7 +310,6 @@ impl Account {
                 Party::Operator(of) | Party::Applications(of) => caller = Some(Caller::Environment(of.clone())),
                 Party::Application(application) => whose = Whose::Tokens(*application),
                 Party::Public(of) => return Some(Tenant::public(of.clone())),
-                Party::Strangers => {}
             }
         }
         Some(Tenant { caller: caller?, whose })
@@ -335,7 +346,7 @@ impl Account {
         match self.held.lock().answer.take() {
             Some(mut paid) if !part.is_empty() => {
                 paid.shrink_to(part.len() as u64);
-                charged(part, vec![paid])
+                Bytes::from_owner(Charged { body: part, _held: Some(paid), _place: None })
             }
             _ => part,
         }
@@ -355,13 +366,25 @@ impl Account {
 
     /// Charges bytes of a body that were read, or are about to be. To be called without a turn; work on the request pauses.
     pub(crate) async fn charge(&self, bytes: usize) -> Result<()> {
+        self.charge_within(bytes, PATIENCE).await
+    }
+
+    /// Charges a piece of what comes in many, which wait for room together no longer than one would.
+    pub(crate) async fn charge_piece(&self, bytes: usize, patience: &mut Patience) -> Result<()> {
+        let waited = Instant::now();
+        let charged = self.charge_within(bytes, patience.0).await;
+        patience.0 = patience.0.saturating_sub(waited.elapsed());
+        charged
+    }
+
+    async fn charge_within(&self, bytes: usize, patience: Duration) -> Result<()> {
         self.pause_work();
         let Some(shares) = self.shares.get() else { return Ok(()) };
         let mut upload = self.held.lock().upload.take();
         let amount = (bytes as u64).saturating_mul(BODY_FACTOR);
         let taken = match &mut upload {
-            Some(held) => held.grow(amount, PATIENCE).await,
-            None => self.budgets.uploads.take(shares, amount, PATIENCE).await.map(|held| upload = Some(held)),
+            Some(held) => held.grow(amount, patience).await,
+            None => self.budgets.uploads.take(shares, amount, patience).await.map(|held| upload = Some(held)),
         };
         self.held.lock().upload = upload;
         taken.map_err(|refused| over(refused, "request bodies under way"))
@@ -395,12 +418,8 @@ impl Account {
         };
         let paid = paid.or_else(|refused| if is_change && amount <= UNPAID_BYTES { Ok(None) } else { Err(refused) });
         let paid = paid.map_err(|refused| over(refused, "answers that are not read yet"))?;
-        Ok(Body::from(charged(body, place.into_iter().chain(paid).collect())))
+        Ok(Body::from(Bytes::from_owner(Charged { body, _held: paid, _place: place })))
     }
-}
-
-fn charged(body: Bytes, held: Vec<Held<Party>>) -> Bytes {
-    Bytes::from_owner(Charged { body, _held: held })
 }
 
 /// The account of a request, for handlers whose answers are large without being lists.
@@ -418,7 +437,8 @@ impl FromRequestParts<Shared> for Ledger {
 /// Bytes that count until the last slice of them is gone, wherever it waits to be written.
 struct Charged {
     body: Bytes,
-    _held: Vec<Held<Party>>,
+    _held: Option<Held<Party>>,
+    _place: Option<Place>,
 }
 
 impl AsRef<[u8]> for Charged {
@@ -495,8 +515,8 @@ mod tests {
         assert_eq!(line.available_permits(), MAX_AT_WORK);
     }
 
-    #[test]
-    fn the_shares_of_requests_are_what_is_said_of_them() {
+    #[tokio::test]
+    async fn the_shares_of_requests_are_what_is_said_of_them() {
         let environment = EnvironmentId::default_environment();
         let application = ApplicationId::from_ksuid(Ksuid::floor(Timestamp::EPOCH));
         let rights = crate::auth::Rights::ALL;
@@ -505,9 +525,14 @@ mod tests {
         for (principal, percent) in
             [(Principal::Environment(environment), OPERATOR_PERCENT), (portal, APPLICATION_PERCENT)]
         {
-            let budgets = Budgets::new(&LimitOptions::default(), 1_000);
-            let shares = shares(&principal);
-            let places: Vec<_> = std::iter::from_fn(|| budgets.requests.try_take(&shares, 1).ok()).collect();
+            let budgets = Arc::new(Budgets::new(&LimitOptions::default(), 1_000));
+            let open = || {
+                let account = Account::new(Arc::clone(&budgets));
+                account.open(&principal, false).now_or_never();
+                let is_open = account.held.lock().place.is_some();
+                is_open.then_some(account)
+            };
+            let places: Vec<_> = std::iter::from_fn(open).collect();
             assert_eq!(places.len() as u64 / 10, percent);
         }
     }

@@ -20,8 +20,9 @@ use http::{Request, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use postrider_domain::message::MAX_BODY_BYTES;
 use postrider_domain::settings::Span;
+use tokio::time::Instant;
 
-use crate::account::Account;
+use crate::account::{Account, Patience};
 use crate::error::{ApiError, Result};
 use crate::params::Params;
 use crate::router::Shared;
@@ -167,12 +168,25 @@ impl Incoming {
         piece.transpose().map_err(broken)
     }
 
+    /// The same of what has to come to its end until then.
+    pub(crate) async fn next_until(&mut self, deadline: Option<Instant>) -> Result<Option<Bytes>> {
+        let Some(deadline) = deadline else { return self.next().await };
+        let timeout = self.account.budgets.timeout;
+        tokio::time::timeout_at(deadline, self.next()).await.unwrap_or_else(|_| Err(too_slow(timeout)))
+    }
+
+    /// Until when something has to come to its end that begins now.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.account.budgets.timeout
+    }
+
     /// What it is charged to.
     pub(crate) fn account(&self) -> &Arc<Account> {
         &self.account
     }
 
     async fn read_rest(&mut self, first: Bytes, limit: usize, is_open_ended: bool) -> Result<Bytes> {
+        let mut patience = Patience::default();
         let mut only = first;
         let mut whole = BytesMut::new();
         while let Some(data) = self.next().await? {
@@ -181,7 +195,7 @@ impl Incoming {
                 return Err(ApiError::payload_too_large());
             }
             if is_open_ended {
-                self.account.charge(data.len()).await?;
+                self.account.charge_piece(data.len(), &mut patience).await?;
             }
             if len == data.len() {
                 only = data;

@@ -28,6 +28,7 @@ mod openapi;
 mod options;
 mod pagination;
 mod params;
+mod places;
 mod progress;
 mod query;
 mod quirks;

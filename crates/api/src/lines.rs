@@ -1,13 +1,15 @@
 //! A body of lines, read in chunks: as many lines as have come, up to a limit. Of what has not been handed out, at most
-//! one line and one piece of the body are in memory. Blanks between lines keep a request alive, and are no use beyond that: there
+//! one line and one piece of the body are in memory. A line comes to its end within the time that a whole body may take elsewhere, and
+//! waits for room no longer than one, in however many pieces it comes. Blanks between lines keep a request alive, and are no use beyond that: there
 //! may be so many in a row.
 
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use postrider_domain::message::MAX_BODY_BYTES;
+use tokio::time::Instant;
 
-use crate::account::Account;
+use crate::account::{Account, Patience};
 use crate::body::Incoming;
 use crate::error::{ApiError, Result};
 
@@ -19,6 +21,9 @@ postrider_domain::limits! {
 
 /// The most bytes of lines in a chunk, so that a chunk of large lines is small in number.
 const CHUNK_BYTES: usize = 4 * 1024 * 1024;
+
+/// What is paid of a line at a time: its pieces may be single bytes.
+const PAID_BYTES: usize = 4 * 1024;
 
 /// How long an incomplete chunk waits for more lines. What a client sends at once arrives in pieces.
 const LINGER: Duration = Duration::from_millis(2);
@@ -50,6 +55,11 @@ impl Line {
 pub(crate) struct Lines {
     body: Incoming,
     buffer: BytesMut,
+    /// For how much of the buffer is paid, or more.
+    paid: usize,
+    /// Until when the line that has begun has to come to its end, and how long it may wait for room.
+    deadline: Option<Instant>,
+    patience: Patience,
     /// How much of the buffer is known to hold no end of a line.
     searched: usize,
     /// Bytes of blanks since the last line.
@@ -65,7 +75,19 @@ impl Lines {
     /// The lines of a body of which the first piece was read, and charged, already.
     pub(crate) fn new(first: Bytes, body: Incoming) -> Self {
         let buffer = BytesMut::from(first);
-        Self { body, buffer, searched: 0, blanks: 0, skipping: false, ended: false, broken: None }
+        let (paid, patience) = (buffer.len(), Patience::default());
+        Self {
+            body,
+            buffer,
+            paid,
+            deadline: None,
+            patience,
+            searched: 0,
+            blanks: 0,
+            skipping: false,
+            ended: false,
+            broken: None,
+        }
     }
 
     /// What they are charged to.
@@ -85,7 +107,9 @@ impl Lines {
     }
 
     async fn collect(&mut self, limit: usize) -> Vec<Line> {
-        self.body.account().keep(self.buffer.len());
+        self.keep();
+        // While lines were worked on, nobody waited for the rest of the next one.
+        (self.deadline, self.patience) = (None, Patience::default());
         // With what is between the lines: it is in memory as long as they are.
         let (mut lines, mut bytes) = (Vec::new(), 0);
         while lines.len() < limit && bytes < CHUNK_BYTES {
@@ -102,8 +126,9 @@ impl Lines {
             if lines.is_empty() {
                 // What was thrown away is not in memory any more.
                 bytes = 0;
-                self.body.account().keep(self.buffer.len());
-                let piece = self.body.next().await;
+                self.keep();
+                let deadline = self.deadline_of_line();
+                let piece = self.body.next_until(deadline).await;
                 self.take(piece).await;
             } else {
                 // What has come is handed out, rather than kept until more does.
@@ -114,12 +139,28 @@ impl Lines {
         lines
     }
 
+    /// Gives back what was paid for what is not in memory any more.
+    fn keep(&mut self) {
+        // What is paid ahead stays paid while a line comes.
+        if self.buffer.is_empty() || self.paid > self.buffer.len() + PAID_BYTES {
+            self.paid = self.buffer.len();
+            self.body.account().keep(self.paid);
+        }
+    }
+
+    /// Until when the line that has begun has to come to its end; `None` between lines.
+    fn deadline_of_line(&mut self) -> Option<Instant> {
+        if self.buffer.is_empty() && !self.skipping {
+            (self.deadline, self.patience) = (None, Patience::default());
+            return None;
+        }
+        Some(*self.deadline.get_or_insert_with(|| self.body.deadline()))
+    }
+
     /// Takes a piece of the body in, once it is paid.
     async fn take(&mut self, piece: Result<Option<Bytes>>) {
         let paid = match piece {
-            Ok(Some(piece)) => {
-                self.body.account().charge(piece.len()).await.map(|()| self.buffer.extend_from_slice(&piece))
-            }
+            Ok(Some(piece)) => self.pay(piece.len()).await.map(|()| self.buffer.extend_from_slice(&piece)),
             Ok(None) => {
                 self.ended = true;
                 Ok(())
@@ -127,6 +168,17 @@ impl Lines {
             Err(error) => Err(error),
         };
         self.broken = paid.err();
+    }
+
+    /// Pays for so much more.
+    async fn pay(&mut self, bytes: usize) -> Result<()> {
+        let needed = (self.buffer.len() + bytes).saturating_sub(self.paid);
+        if needed > 0 {
+            let paid = needed.max(PAID_BYTES);
+            self.body.account().charge_piece(paid, &mut self.patience).await?;
+            self.paid += paid;
+        }
+        Ok(())
     }
 
     /// The next line that is complete.
@@ -290,6 +342,66 @@ mod tests {
         let stream = futures_util::stream::iter(pieces.map(Ok::<_, std::convert::Infallible>));
         let lines = Lines::new(Bytes::new(), Incoming::charged_to(Body::from_stream(stream), account));
         assert_eq!(all(lines, 10).await, [Line::TooLong, text("a")]);
+    }
+
+    /// A line of which a byte comes now and then, for ever.
+    fn endless_line(
+        every: Duration,
+    ) -> impl futures_util::Stream<Item = std::result::Result<Bytes, std::convert::Infallible>> {
+        futures_util::stream::unfold((), move |()| async move {
+            tokio::time::sleep(every).await;
+            Some((Ok(Bytes::from_static(b"x")), ()))
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_that_never_ends_ends_the_request_and_one_for_each_while_does_not() {
+        let begun = Instant::now();
+        let stream = endless_line(Duration::from_secs(1));
+        let mut lines = Lines::new(Bytes::new(), Incoming::of_nobody(Body::from_stream(Box::pin(stream))));
+        assert_eq!(lines.chunk(10).await.unwrap_err().status(), http::StatusCode::REQUEST_TIMEOUT);
+        let options = postrider_ingest::LimitOptions::default();
+        let most = options.body_timeout.0 + Duration::from_secs(1);
+        assert!(begun.elapsed() <= most, "{:?}", begun.elapsed());
+        let stream = futures_util::StreamExt::take(endless_line(Duration::from_secs(1)), 600);
+        let stream = futures_util::StreamExt::map(stream, |piece| piece.map(|_| Bytes::from_static(b"a\n")));
+        let lines = Lines::new(Bytes::new(), Incoming::of_nobody(Body::from_stream(Box::pin(stream))));
+        assert_eq!(all(lines, 10).await.len(), 600);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_of_single_bytes_waits_for_room_no_longer_than_a_body() {
+        let options = postrider_ingest::LimitOptions::default();
+        let budgets = Arc::new(crate::account::Budgets::new(&options, 100_000));
+        let operator =
+            crate::auth::Principal::Environment(postrider_domain::application::EnvironmentId::default_environment());
+        let open = async || {
+            let account = Account::new(Arc::clone(&budgets));
+            account.open(&operator, false).await.unwrap();
+            account
+        };
+        // All that he may have, but a little that is given back and taken again.
+        let (mine, mut others) = (open().await, Vec::new());
+        loop {
+            let account = open().await;
+            let Ok(()) = account.charge(16 << 10).await else { break };
+            others.push(account);
+        }
+        let given_back = async {
+            while others.pop().is_some() {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+            }
+        };
+        let stream = futures_util::stream::repeat_with(|| Ok::<_, std::convert::Infallible>(Bytes::from_static(b"x")));
+        let stream = futures_util::StreamExt::take(stream, 1 << 20);
+        let mut lines = Lines::new(Bytes::new(), Incoming::charged_to(Body::from_stream(stream), mine));
+        let begun = Instant::now();
+        let error = tokio::select! {
+            error = lines.chunk(10) => error.unwrap_err(),
+            () = given_back => unreachable!("it goes on for ever"),
+        };
+        assert_eq!(error.status(), http::StatusCode::TOO_MANY_REQUESTS);
+        assert!(begun.elapsed() <= Duration::from_secs(6), "{:?}", begun.elapsed());
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 /// Is told how far a request is.
 pub trait Progress: Send + Sync {
-    /// Its caller has a good token. Until then nothing was done for it that anybody would miss.
+    /// Its caller has a good token, and a place among the requests under way. Until then nothing was done for it that anybody would miss.
     fn caller_is_known(&self);
 
     /// What has come of its body is worked on: until more of it is asked for, nobody waits for its client.

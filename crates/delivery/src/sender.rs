@@ -174,19 +174,21 @@ impl Attempt<'_> {
         self.message.payload.as_ref().map_or(0, bytes::Bytes::len)
     }
 
-    /// What comes of it when its last exchange came to this. What others brought about is no attempt, unless it goes on so: a receiver
-    /// may have others at hand.
+    /// What comes of it when its last exchange came to this.
     fn end(&self, made: Result<Outcome, Broken>) -> Result<Outcome, Trouble> {
-        match made {
-            Err(Broken { again: Again::ByOthers, trouble, .. })
-                if self.spared.fetch_add(1, Ordering::Relaxed) < MAX_SPARED =>
-            {
-                Err(Trouble { kind: Failure::Local, ..trouble })
-            }
-            other => {
-                self.spared.store(0, Ordering::Relaxed);
-                other.map_err(|broken| broken.trouble)
-            }
+        end(made, self.spared)
+    }
+}
+
+/// What others brought about is no attempt, unless it goes on so, attempt after attempt: a receiver may have others at hand.
+fn end(made: Result<Outcome, Broken>, spared: &AtomicU32) -> Result<Outcome, Trouble> {
+    match made {
+        Err(Broken { again: Again::ByOthers, trouble, .. }) if spared.fetch_add(1, Ordering::Relaxed) < MAX_SPARED => {
+            Err(Trouble { kind: Failure::Local, ..trouble })
+        }
+        other => {
+            spared.store(0, Ordering::Relaxed);
+            other.map_err(|broken| broken.trouble)
         }
     }
 }
@@ -459,5 +461,21 @@ impl Prepared {
     #[must_use]
     pub fn of(self, environment: EnvironmentKey, application: ApplicationKey) -> Self {
         Self { owner: Owner { environment, application }, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_brought_about_is_no_attempt_so_often_in_a_row() {
+        let (spared, mut kinds) = (AtomicU32::new(0), Vec::new());
+        for _ in 0..2 * (MAX_SPARED + 1) {
+            kinds.push(end(Err(Broken::by_others()), &spared).unwrap_err().kind);
+        }
+        let round = [vec![Failure::Local; MAX_SPARED as usize], vec![Failure::Protocol]].concat();
+        assert_eq!(kinds, [round.clone(), round].concat());
+        assert_eq!(end(Err(Broken::without_response()), &spared).unwrap_err().kind, Failure::Protocol);
     }
 }

@@ -5,26 +5,29 @@
 //! address they go in this order ([`ORDER`]), and of each kind the one that has been so for longest:
 //!
 //! 1. A caller without a good token was answered. Whether, and how, he reads that makes no difference: a byte now and then makes the
-//!    connection no younger. Or no request came on it yet, for [`NEW_SECONDS`] already.
-//! 2. It has nothing to do, for [`KEPT_SECONDS`] already; its last request was a known caller's.
-//! 3. A request whose body does not come, or an answer to a known caller that is not read: for [`SLOW_SECONDS`] already, where
+//!    connection no younger. Or no request came on it yet, for [`NEW_SECONDS`] already. So is it with one who has as many
+//!    requests under way as he may have, and was told so.
+//! 2. A known caller's body that does not come, for [`LATE_SECONDS`] already, where one before it on the same connection was as late.
+//!    Half of how late a client was is forgiven with each request: whoever is late once and then sends promptly is not late.
+//! 3. It has nothing to do, for [`KEPT_SECONDS`] already; its last request was a known caller's.
+//! 4. A request whose body does not come, or an answer to a known caller that is not read: for [`SLOW_SECONDS`] already, where
 //!    [`PACE_BYTES`] that come or are read make up for a second. Who keeps that pace is never closed for another.
-//! 4. A request whose caller is not known yet. It is answered at once that there is no room, and its connection ends: nothing was
+//! 5. A request whose caller is not known yet. It is answered at once that there is no room, and its connection ends: nothing was
 //!    done for it that anybody would miss. If more of its body comes, that is read for [`FAREWELL_SECONDS`], so that its client gets the
 //!    answer, and does not count.
-//! 5. It is new, and no request came yet.
-//! 6. A known caller's request on it was just answered. So whoever has requests of nobody on all connections that he can get does not
+//! 6. It is new, and no request came yet.
+//! 7. A known caller's request on it was just answered. So whoever has requests of nobody on all connections that he can get does not
 //!    end those that known callers use from the same address.
 //!
 //! Of several addresses the kind decides first: what is nobody's (1) goes before all others, whatever addresses they are of; otherwise
 //! quiet connections from many addresses would end those of a busy one, which has more than each of them: those that known callers keep,
 //! those of who comes anew, and requests whose caller is not known yet, which may be those of known callers, too, while they are looked
-//! up. If several addresses have some, the one that has most connections gives it; if there is none, then one of the second kind, and
-//! then one of the third.
+//! up. If several addresses have some, the one that has most connections gives it; if there is none, then one of the second kind, then one
+//! of the third, and then one of the fourth.
 //!
-//! Only then it matters who has more. If one of the fourth, fifth or sixth comes from an address that has more than that of the second or
-//! third, it goes instead: otherwise requests with keys that nobody knows, on all connections of an address, would keep everybody else
-//! out. And one of the sixth goes instead of one of the fifth: those who come anew have to get their request through, and if all are in
+//! Only then it matters who has more. If one of the fifth, sixth or seventh comes from an address that has more than that of the third or
+//! fourth, it goes instead: otherwise requests with keys that nobody knows, on all connections of an address, would keep everybody else
+//! out. And one of the seventh goes instead of one of the sixth: those who come anew have to get their request through, and if all are in
 //! use by one address, that has more.
 //!
 //! The request of a known caller is answered first: also one that comes in the instant in which its connection is chosen. Such a
@@ -54,7 +57,7 @@ pub(crate) use place::{Busy, Place, Told};
 postrider_domain::limits! {
     in "Connections of callers";
     /// Connections
-    setting "server.max_connections", beyond "one that was last used without a good token, or on which no request comes, is closed: of the address with most connections, the one for which that is true for longest; only if there is none, one that a known caller leaves idle, and then a slow one; if there is none of these, or its address has fewer, one whose request has no known caller yet, which is answered 503, or one that is new; what a known caller has just used goes after all that is nobody's; if there is none, the new one is answered 503";
+    setting "server.max_connections", beyond "one that was last used without a good token, or on which no request comes, is closed: of the address with most connections, the one for which that is true for longest; only if there is none, one of a client that is late again with a body, then one that a known caller leaves idle, and then a slow one; if there is none of these, or its address has fewer, one whose request has no known caller yet, which is answered 503, or one that is new; what a known caller has just used goes after all that is nobody's; if there is none, the new one is answered 503";
     /// Connections from one address; of IPv6, from one network of 64 bits
     setting "server.max_connections_per_address", beyond "the same, among those of the address";
     /// The first request on a new connection, up to its body
@@ -65,6 +68,10 @@ postrider_domain::limits! {
     setting "server.write_timeout", beyond "the connection is cut";
     /// A known caller's answer that is not read, or a body that does not come, before its connection may be closed for another
     pub(crate) const SLOW_SECONDS: u64 = 5, "seconds", beyond "closed if there are too many connections, and none that is idle";
+    /// A known caller's body that does not come, where one before it on the same connection was as late, before its connection may be closed for another
+    pub(crate) const LATE_SECONDS: u64 = 1, "seconds", beyond "it goes after what is nobody's, and before what known callers leave idle";
+    /// While connections are short, how many gave way or were refused is logged so often
+    pub(crate) const SHORTAGE_SECONDS: u64 = 60, "seconds", beyond "the next time, what came meanwhile is counted, too";
     /// A connection without a request, before it may be closed for another
     pub(crate) const NEW_SECONDS: u64 = 1, "seconds", beyond "it goes before what known callers use, and requests whose callers are not known yet; until then after those";
     /// An idle one whose last request was a known caller's
@@ -93,6 +100,11 @@ postrider_domain::limits! {
 
 const SLOW: Duration = Duration::from_secs(SLOW_SECONDS);
 
+const LATE: Duration = Duration::from_secs(LATE_SECONDS);
+
+/// Between two entries in the log about connections that are short.
+pub(crate) const SHORTAGE: Duration = Duration::from_secs(SHORTAGE_SECONDS);
+
 const UNREAD_AT_THE_END: Duration = Duration::from_secs(UNREAD_AT_THE_END_SECONDS);
 
 /// A reason for which a connection may be closed for another, when it has been there for so long.
@@ -100,6 +112,9 @@ type Step = (Kind, Duration);
 
 /// What is nobody's is closed first: nothing is lost by it.
 const NOBODYS: [Step; 2] = [(Kind::Unread, Duration::ZERO), (Kind::New, Duration::from_secs(NEW_SECONDS))];
+
+/// Whoever is late with a body, and was so before, goes then.
+const LATELY: Step = (Kind::Late, LATE);
 
 /// What a known caller used is closed then.
 const KEPT: Step = (Kind::Kept, Duration::from_secs(KEPT_SECONDS));
@@ -114,7 +129,7 @@ const COMING: [Step; 2] = [(Kind::Unknown, Duration::ZERO), (Kind::New, Duration
 const USED: Step = (Kind::Kept, Duration::ZERO);
 
 /// How the connections of one address go.
-const ORDER: [Step; 7] = [NOBODYS[0], NOBODYS[1], KEPT, SLOWLY, COMING[0], COMING[1], USED];
+const ORDER: [Step; 8] = [NOBODYS[0], NOBODYS[1], LATELY, KEPT, SLOWLY, COMING[0], COMING[1], USED];
 
 /// The addresses with most connections at which is looked for one that has been slow, or idle, for long enough. If there is none,
 /// the one that has been so for longest is taken.
@@ -138,6 +153,34 @@ struct State {
     count: usize,
     /// The addresses that have one that may be closed, by [`Kind`].
     ranks: [Ranks; KINDS],
+    shortage: Shortage,
+}
+
+/// What is to be said of connections that are short.
+#[derive(Debug, Default)]
+struct Shortage {
+    counts: Short,
+    /// When it was said last.
+    told: Option<Instant>,
+}
+
+/// How many gave way to others, and how many were refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Short {
+    gave_way: u64,
+    refused: u64,
+}
+
+impl Shortage {
+    /// What there is to say, if nothing was said for long enough.
+    fn take(&mut self, now: Instant) -> Option<Short> {
+        let is_due = self.told.is_none_or(|told| has_been(told, now, SHORTAGE));
+        if !is_due || self.counts == Short::default() {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.counts))
+    }
 }
 
 /// Addresses that have a connection of one [`Kind`].
@@ -175,22 +218,37 @@ impl Connections {
     }
 
     fn admit_at(self: &Arc<Self>, address: IpAddr, now: Instant) -> Option<Place> {
-        let address = network(address);
         let mut state = self.state.lock();
-        if let Some(known) = state.by_address.get(&address).copied() {
-            while state.addresses[known].count >= self.most_per_address {
-                let given = state.addresses[known].to_close(now)?;
-                state.close(given, now);
-            }
+        let has_room = state.make_room(network(address), self.most, self.most_per_address, now);
+        if !has_room {
+            state.shortage.counts.refused += 1;
         }
-        while state.count >= self.most {
-            let given = state.to_close(now)?;
-            state.close(given, now);
-        }
-        let (number, sign) = state.insert(address, now);
+        let short = state.shortage.take(now);
+        let inserted = has_room.then(|| state.insert(network(address), now));
         drop(state);
+        self.log(short);
+        let (number, sign) = inserted?;
         let (is_turned_away, is_unwritten) = (AtomicBool::new(false), AtomicBool::new(false));
         Some(Place { connections: Arc::clone(self), number, sign, is_turned_away, is_unwritten })
+    }
+
+    /// Says how many connections gave way to others or were refused, if that was not said for a while.
+    pub(crate) fn tell_shortage(&self) {
+        let short = self.state.lock().shortage.take(Instant::now());
+        self.log(short);
+    }
+
+    fn log(&self, short: Option<Short>) {
+        if let Some(Short { gave_way, refused }) = short {
+            let (most, most_per_address) = (self.most, self.most_per_address);
+            tracing::warn!(
+                gave_way,
+                refused,
+                most,
+                most_per_address,
+                "connections are short: some give way to others, or are refused"
+            );
+        }
     }
 
     /// Closes a connection, if one may be closed, to free what it takes.
@@ -292,6 +350,21 @@ fn is_slow(since: Instant, now: Instant) -> bool {
 }
 
 impl State {
+    /// Closes what has to be closed for a new connection; `false` if there is nothing that may be.
+    fn make_room(&mut self, address: IpAddr, most: usize, most_per_address: usize, now: Instant) -> bool {
+        if let Some(known) = self.by_address.get(&address).copied() {
+            while self.addresses[known].count >= most_per_address {
+                let Some(given) = self.addresses[known].to_close(now) else { return false };
+                self.close(given, now);
+            }
+        }
+        while self.count >= most {
+            let Some(given) = self.to_close(now) else { return false };
+            self.close(given, now);
+        }
+        true
+    }
+
     /// Counts a new connection, which has nothing to do.
     fn insert(&mut self, address: IpAddr, now: Instant) -> (usize, Arc<Sign>) {
         let addresses = &mut self.addresses;
@@ -371,7 +444,8 @@ impl State {
     /// Which connection goes for another.
     fn to_close(&self, now: Instant) -> Option<usize> {
         // However many another address has: a request whose caller is not known yet may be that of a known one, who is looked up.
-        let (_, number) = self.first_of(NOBODYS, now).or_else(|| self.first_of_known(now))?;
+        let first = self.first_of(NOBODYS, now).or_else(|| self.first_of([LATELY], now));
+        let (_, number) = first.or_else(|| self.first_of_known(now))?;
         Some(number)
     }
 
@@ -401,6 +475,7 @@ impl State {
 
     /// Tells a connection that may be closed to do so, also if a request has no known caller.
     fn close(&mut self, number: usize, now: Instant) {
+        self.shortage.counts.gave_way += 1;
         self.tell(number, Told::Refuse, now);
     }
 
@@ -411,6 +486,7 @@ impl State {
         let told = match entry.waits() {
             Some((Kind::Unread | Kind::New | Kind::Kept, _)) => Told::Close,
             Some((Kind::Slow, since)) if is_slow(since, now) => Told::Close,
+            Some((Kind::Late, since)) if has_been(since, now, LATE) => Told::Close,
             Some((Kind::Unknown, _)) if before == Told::Refuse => Told::Refuse,
             _ => Told::Finish,
         };

@@ -28,7 +28,7 @@ use tokio::sync::{Notify, Semaphore};
 use crate::config::ServerOptions;
 use crate::connections::{
     Busy, Connections, FAREWELL_SECONDS, MAX_FAREWELLS, MAX_HEAD_BYTES, Place, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES,
-    Told,
+    SHORTAGE, Told,
 };
 use crate::patient::{Line, Patient};
 
@@ -124,9 +124,14 @@ pub(crate) async fn serve(listener: TcpListener, api: Api, bounds: Bounds, stop:
     // Whoever waits no longer for the end of this cuts what is left.
     let _cut = Cut(Arc::clone(&shared.connections));
     let mut stop = std::pin::pin!(stop);
+    let mut tells = tokio::time::interval(SHORTAGE);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            _ = tells.tick() => {
+                shared.connections.tell_shortage();
+                continue;
+            }
             () = &mut stop => break,
         };
         match accepted {

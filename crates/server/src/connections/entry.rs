@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::PACE_BYTES;
 use super::place::Sign;
+use super::{LATE, PACE_BYTES};
 
 /// Why a connection may be closed for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,11 +19,13 @@ pub(super) enum Kind {
     Kept,
     /// The client of a request is slow, and was so since then, had it not paused.
     Slow,
+    /// The same of a body whose client was late before.
+    Late,
     /// There is a request, and it is not known yet whose.
     Unknown,
 }
 
-pub(super) const KINDS: usize = 5;
+pub(super) const KINDS: usize = 6;
 
 pub(super) struct Entry {
     /// Where in [`State::addresses`].
@@ -66,6 +68,8 @@ pub(super) struct Client {
     pub(super) since: Option<Instant>,
     /// How far it is behind while nothing is waited for.
     pub(super) behind: Duration,
+    /// Whether it was late with what came before the request under way.
+    pub(super) was_late: bool,
 }
 
 impl Entry {
@@ -84,14 +88,15 @@ impl Entry {
         }
         // What is answered while its body still comes waits for either.
         let waits = self.client.awaits_body || (self.unanswered == 0 && self.client.awaits_reader);
-        self.client.since.filter(|_| waits).map(|since| (Kind::Slow, since))
+        let kind = if self.client.awaits_body && self.client.was_late { Kind::Late } else { Kind::Slow };
+        self.client.since.filter(|_| waits).map(|since| (kind, since))
     }
 }
 
 impl Entry {
     pub(super) fn begin(&mut self) {
         if self.requests == 0 {
-            self.client.behind = Duration::ZERO;
+            self.client.begin();
         }
         self.is_new = false;
         self.requests += 1;
@@ -120,6 +125,12 @@ impl Client {
             Awaited::Body => &mut self.awaits_body,
             Awaited::Reader => &mut self.awaits_reader,
         }
+    }
+
+    /// It begins anew. Half of what it is behind is forgiven each time, so that whoever is late again and again is known by that.
+    fn begin(&mut self) {
+        self.was_late = self.behind >= LATE;
+        self.behind /= 2;
     }
 
     /// It is waited for. Before, so many bytes came or were read.

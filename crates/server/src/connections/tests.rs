@@ -458,3 +458,66 @@ async fn all_are_told_that_the_server_ends_and_waited_for() {
     drop((busy, second));
     end.await;
 }
+
+/// A known caller's request whose body comes so many seconds late.
+fn late(place: &Arc<Place>, seconds: u64) {
+    let busy = known(place);
+    place.wait(Awaited::Body, 0);
+    let mut state = place.connections.state.lock();
+    state.change(place.number, Instant::now(), |entry| {
+        entry.client.since = entry.client.since.and_then(|since| since.checked_sub(Duration::from_secs(seconds)));
+    });
+    drop(state);
+    place.go_on(Awaited::Body);
+    busy.answer();
+}
+
+#[test]
+fn a_body_that_is_late_again_goes_before_what_known_callers_keep_and_one_that_is_late_once_does_not() {
+    let connections = Connections::new(3, 3);
+    let [again, once, kept] = [HERE; 3].map(|address| admit(&connections, address));
+    drop(unread(&kept, true));
+    late(&again, SLOW_SECONDS - 1);
+    let [late_again, late_once] = [&again, &once].map(known);
+    again.wait(Awaited::Body, 0);
+    once.wait(Awaited::Body, 0);
+    let to_close = |seconds| connections.state.lock().to_close(after(seconds));
+    assert_eq!(to_close(LATE_SECONDS), Some(again.number));
+    assert_eq!(to_close(KEPT_SECONDS + 1), Some(again.number));
+    drop((late_again, again));
+    assert_eq!(to_close(KEPT_SECONDS + 1), Some(kept.number), "the other was late once");
+    drop(late_once);
+}
+
+#[test]
+fn whoever_was_late_and_sends_promptly_is_not_late() {
+    let connections = Connections::new(1, 1);
+    let place = admit(&connections, HERE);
+    late(&place, SLOW_SECONDS - 1);
+    for _ in 0..3 {
+        known(&place).answer();
+    }
+    let _busy = known(&place);
+    place.wait(Awaited::Body, 0);
+    let state = connections.state.lock();
+    assert_eq!(state.all[place.number].waits().map(|(kind, _)| kind), Some(Kind::Slow));
+}
+
+#[test]
+fn that_connections_are_short_is_said_at_once_and_then_once_in_a_while_with_a_count() {
+    let connections = Connections::new(1, 1);
+    let now = Instant::now();
+    let place = connections.admit_at(HERE, now).map(Arc::new).unwrap();
+    assert_eq!(connections.state.lock().shortage.told, None, "there is one for everybody");
+    let busy = known(&place);
+    for _ in 0..3 {
+        assert!(connections.admit_at(THERE, now).is_none());
+    }
+    let mut state = connections.state.lock();
+    assert_eq!(state.shortage.told, Some(now), "the first is told at once");
+    assert_eq!(state.shortage.take(now + SHORTAGE - Duration::from_nanos(1)), None);
+    assert_eq!(state.shortage.take(now + SHORTAGE), Some(Short { gave_way: 0, refused: 2 }));
+    assert_eq!(state.shortage.take(now + 2 * SHORTAGE), None);
+    drop(state);
+    drop(busy);
+}
