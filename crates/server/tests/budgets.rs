@@ -672,6 +672,74 @@ async fn two_addresses_that_do_not_read_what_anybody_may_ask_for_leave_room_for_
     assert!(is_answered(&server, first).await, "their own others");
 }
 
+/// Sends bodies late, again and again, over connections from this address, for ever: the head and a byte at once, and the rest a while
+/// later.
+fn send_bodies_late(
+    server: &TestServer,
+    app: &App,
+    token: &str,
+    from: Ipv4Addr,
+    connections: usize,
+) -> tokio::task::JoinSet<()> {
+    const BODY: &[u8] = br#"{"url":1}"#;
+    let mut sending = tokio::task::JoinSet::new();
+    let length = format!("content-type: application/json\r\ncontent-length: {}\r\n", BODY.len());
+    let request = [head("POST", &app.path("/endpoint"), token, &length), BODY[..1].to_vec()].concat();
+    for _ in 0..connections {
+        let (address, request) = (server.address(), request.clone());
+        sending.spawn(async move {
+            loop {
+                let mut connection = RawConnection::open_from(from.into(), address).await;
+                while connection.write(&request).await.is_ok() {
+                    tokio::time::sleep(Duration::from_secs(3)).await;
+                    let rest = connection.write(&BODY[1..]).await;
+                    if rest.is_err() || !connection.read_answer().await.is_ok_and(|answer| answer.is_some()) {
+                        break;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+    }
+    sending
+}
+
+#[tokio::test]
+async fn bodies_that_come_late_again_and_again_leave_room_for_those_that_are_sent_promptly() {
+    for environments in [1, 2, 4] {
+        let server = server()
+            .set("server.max_connections", "256")
+            .set("server.max_connections_per_address", "128")
+            .start()
+            .await;
+        let mine = server.app().await;
+        let [first, second, third] = [2, 3, 4].map(|last| Ipv4Addr::new(127, 0, 0, last));
+        let mut sending = Vec::new();
+        for number in 0..environments {
+            let org = format!("org_late{number}");
+            let operator = server.sign(&postrider_testkit::token::environment_claims(&org));
+            let app = App::create(server.client_with(Some(operator.clone()))).await;
+            let tenant = server.sign(&postrider_testkit::token::application_claims(&org, &app.id));
+            for (token, from) in [(&operator, first), (&tenant, second), (&operator, third)] {
+                sending.push(send_bodies_late(&server, &app, token, from, 360 / 3 / environments));
+            }
+        }
+        // They have what they can get, and are known for what they are.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let list = head("GET", &mine.path("/endpoint"), &server.token(), "");
+        let mut kept = RawConnection::open(server.address()).await;
+        for round in 0..100 {
+            kept.write(&list).await.unwrap();
+            let answer = kept.read_answer().await.unwrap();
+            let status = answer.expect("a connection that a known caller keeps goes on").status;
+            assert_eq!(status, 200, "{environments} environments, round {round}");
+            assert!(is_answered(&server, Ipv4Addr::LOCALHOST).await, "{environments} environments, round {round}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        mine.send("a", &json!({})).await;
+    }
+}
+
 /// Asks for something with keys that nobody knows, several times ahead, over connections from this address, for ever.
 fn ask_with_unknown_keys(server: &TestServer, from: Ipv4Addr, connections: usize) -> tokio::task::JoinSet<()> {
     let address = server.address();
