@@ -710,7 +710,7 @@ impl Shared {
     async fn cancel(self: Arc<Self>, lane: Arc<Lane>) {
         match self.store.cancel_deliveries(lane.key, CANCEL_SLICE).await {
             Ok(removed) => {
-                lane.state.lock().cancel_done(removed == CANCEL_SLICE);
+                lane.state.lock().cancel_done(removed, removed == CANCEL_SLICE);
                 self.pump(&lane);
             }
             Err(error) => self.store_failed(&lane, &error, "cancel deliveries"),

@@ -261,7 +261,12 @@ impl State {
             self.in_excess = !budgets.permits.adopt(owner);
             self.owner = Some(owner);
         }
+        let was_disabled = self.disabled();
         self.ready = Some(ready);
+        if was_disabled && !self.disabled() {
+            // Nothing was loaded while it was.
+            self.wake();
+        }
     }
 
     /// Which receiver the endpoint has, as far as this lane knows.
@@ -393,10 +398,13 @@ impl State {
         }
     }
 
-    /// A slice of an endpoint that wants nothing was removed; `rest` if there may be more.
-    pub(crate) fn cancel_done(&mut self, rest: bool) {
+    /// So many deliveries of an endpoint that wants nothing were removed; `rest` if there may be more. The store removes none of an
+    /// endpoint that is enabled. So if it has removed none, nobody may have told this lane that the endpoint was, and it is read again:
+    /// what is due there would wake the lane again and again.
+    pub(crate) fn cancel_done(&mut self, removed: usize, rest: bool) {
         self.busy = None;
         self.prepared();
+        self.stale |= removed == 0;
         if rest {
             self.wake();
         }

@@ -124,6 +124,13 @@ impl EndpointUrl {
         self.credentials.as_ref()
     }
 
+    /// What the header `Authorization` is to be if the URL of an endpoint changes from this one, if it does, and it has none:
+    /// its credentials, unless the new URL leads to another origin.
+    pub fn authorization_taken_over(&self, after: Option<&Self>) -> Option<String> {
+        let same_origin = |after: &Self| self.url().zip(after.url()).is_some_and(|(a, b)| a.origin() == b.origin());
+        self.credentials().filter(|_| after.is_none_or(same_origin)).map(Credentials::authorization)
+    }
+
     /// The URL without credentials, and these.
     pub fn into_parts(mut self) -> (Self, Option<Credentials>) {
         let credentials = self.credentials.take();

@@ -19,6 +19,9 @@ crate::limits! {
     pub const MAX_HEADER_VALUE_BYTES: usize = 4_096, "bytes", beyond "422";
 }
 
+/// The header that says who the sender is.
+const AUTHORIZATION: &str = "Authorization";
+
 /// Extra request headers by name. The spelling of names is kept. `Debug` shows no value.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers(BTreeMap<Box<str>, Header>);
@@ -68,6 +71,14 @@ impl Headers {
     /// Names and values, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.values().map(|header| (&*header.name, &*header.value))
+    }
+
+    /// Sets the header `Authorization`; what it `inherits` only if it has none. Returns whether it did.
+    pub fn authorize(&mut self, authorization: Option<String>, inherits: Option<String>) -> bool {
+        let inherited = || inherits.filter(|_| self.get(AUTHORIZATION).is_none());
+        let Some(value) = authorization.or_else(inherited) else { return false };
+        self.insert(AUTHORIZATION, value);
+        true
     }
 
     /// How many there are.

@@ -19,6 +19,11 @@ pub(crate) const ROLLS_BACK: u8 = b'R';
 /// A run of idempotency keys that would be made in the transaction of this message fails.
 pub(crate) const FAILS_RUN: u8 = b'K';
 
+/// Whether what stores such a payload fails, for a store without triggers.
+pub(crate) fn fails(payload: &[u8]) -> bool {
+    matches!(payload.first(), Some(&(FAILS | ROLLS_BACK)))
+}
+
 /// A run is made of so many keys.
 const RUN_KEYS: usize = 1 << 15;
 

@@ -1,7 +1,8 @@
 //! The engine, run by one seed.
 //!
 //! The real intake, batcher, lanes, workers, settler, waker and background tasks run on one thread, under a clock that moves
-//! only when everybody waits, over the real SQLite engine. The seed decides everything else: how long each call of the
+//! only when everybody waits, over the real SQLite engine or over the model of it, which has no threads and no files and takes a
+//! fraction of the time ([`Over`]). The seed decides everything else: how long each call of the
 //! store takes and whether it fails, what receivers answer, which hints are lost, late or doubled, what people change
 //! meanwhile, and when the process ends, in order or not. So a seed that fails fails again, with the same trace.
 //!
@@ -24,4 +25,4 @@ mod watch;
 mod world;
 
 pub use promises::Broken;
-pub use world::{Report, run};
+pub use world::{Over, Report, run};

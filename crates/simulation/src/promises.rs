@@ -133,6 +133,7 @@ pub(crate) fn judge(world: &World, quiet: bool) -> Report {
             deliveries: events.accepted.len(),
             requests: events.seen.values().map(Vec::len).sum(),
             broken,
+            is_the_same_over_all: world.failing_runs == 0.0,
             trace: std::mem::take(&mut events.trace),
         }
     })

@@ -131,6 +131,7 @@ impl Stormy {
             return Err(StoreError::Unavailable("bad weather".to_owned()).into());
         }
         let result = at_once(call);
+        self.relay.pass_on();
         self.book.line(self.clock.now(), || format!("{what}{}", if result.is_ok() { "" } else { " (refused)" }));
         self.wait().await;
         result
@@ -375,8 +376,23 @@ fn in_doubt(result: Result<Accepted, AcceptError>) -> Result<Accepted, AcceptErr
 }
 
 /// Passes hints on to the observers of the present life, as the weather allows.
+///
+/// A store tells of changes on whatever thread it has. It is passed on by the simulated machine's own, when the call that
+/// led to it has taken effect: so what comes of it comes in the same order over any store.
 #[derive(Default)]
-pub(crate) struct Relay(Mutex<Option<Arc<Listening>>>);
+pub(crate) struct Relay {
+    listening: Mutex<Option<Arc<Listening>>>,
+    /// What the store has told since, in order.
+    told: Mutex<Vec<Hint>>,
+}
+
+/// What a store tells.
+enum Hint {
+    EndpointChanged(EndpointKey, Option<ApplicationKey>),
+    WorkAdded(EndpointKey, Option<ApplicationKey>),
+    MessagesExpunged(Vec<MessageKey>),
+    TaskAdded,
+}
 
 /// Who listens in one life.
 struct Listening {
@@ -389,25 +405,24 @@ impl Relay {
     /// A life begins, within its runtime.
     pub(crate) fn begin(&self, store: &Arc<Stormy>) {
         let (observers, runtime) = (Mutex::default(), Handle::current());
-        *self.0.lock() = Some(Arc::new(Listening { observers, runtime, store: Arc::downgrade(store) }));
+        self.told.lock().clear();
+        *self.listening.lock() = Some(Arc::new(Listening { observers, runtime, store: Arc::downgrade(store) }));
     }
 
     /// It ends: nobody listens.
     pub(crate) fn end(&self) {
-        *self.0.lock() = None;
+        *self.listening.lock() = None;
     }
 
     pub(crate) fn add(&self, observer: Arc<dyn Observer>) {
-        if let Some(listening) = self.0.lock().as_ref() {
+        if let Some(listening) = self.listening.lock().as_ref() {
             listening.observers.lock().push(observer);
         }
     }
 
     fn tell(&self, of: Option<EndpointKey>, hint: impl Fn(&dyn Observer) + Clone + Send + 'static) {
-        let Some(listening) = self.0.lock().clone() else { return };
+        let Some(listening) = self.listening.lock().clone() else { return };
         let Some(store) = listening.store.upgrade() else { return };
-        // The store tells on a thread of its own, where it would be another time.
-        let _runtime = listening.runtime.enter();
         let (weather, dice) = (store.weather(), &store.dice);
         if dice.happens(weather.lost) {
             return;
@@ -437,27 +452,49 @@ impl Relay {
     }
 }
 
-impl Observer for Relay {
-    fn endpoint_changed(&self, endpoint: EndpointKey, application: Option<ApplicationKey>) {
-        self.tell(Some(endpoint), move |observer| observer.endpoint_changed(endpoint, application));
+impl Relay {
+    /// Passes on what the store has told. Must be called within the runtime of the present life.
+    pub(crate) fn pass_on(&self) {
+        let told = std::mem::take(&mut *self.told.lock());
+        for hint in told {
+            match hint {
+                Hint::EndpointChanged(endpoint, application) => {
+                    self.tell(Some(endpoint), move |observer| observer.endpoint_changed(endpoint, application));
+                }
+                Hint::WorkAdded(endpoint, application) => {
+                    self.tell(None, move |observer| observer.work_added(endpoint, application));
+                }
+                Hint::MessagesExpunged(messages) => self.tell_expunged(&messages),
+                Hint::TaskAdded => self.tell(None, |observer| observer.task_added()),
+            }
+        }
     }
 
-    fn work_added(&self, endpoint: EndpointKey, application: Option<ApplicationKey>) {
-        self.tell(None, move |observer| observer.work_added(endpoint, application));
-    }
-
-    fn messages_expunged(&self, messages: &[MessageKey]) {
-        // Not a hint only: it is what takes payloads out of memory. Within a process it is a call, which is not lost.
-        let Some(listening) = self.0.lock().clone() else { return };
-        let _runtime = listening.runtime.enter();
+    /// Not a hint only: it is what takes payloads out of memory. Within a process it is a call, which is not lost.
+    fn tell_expunged(&self, messages: &[MessageKey]) {
+        let Some(listening) = self.listening.lock().clone() else { return };
         let observers = listening.observers.lock().clone();
         for observer in observers {
             observer.messages_expunged(messages);
         }
     }
+}
+
+impl Observer for Relay {
+    fn endpoint_changed(&self, endpoint: EndpointKey, application: Option<ApplicationKey>) {
+        self.told.lock().push(Hint::EndpointChanged(endpoint, application));
+    }
+
+    fn work_added(&self, endpoint: EndpointKey, application: Option<ApplicationKey>) {
+        self.told.lock().push(Hint::WorkAdded(endpoint, application));
+    }
+
+    fn messages_expunged(&self, messages: &[MessageKey]) {
+        self.told.lock().push(Hint::MessagesExpunged(messages.to_vec()));
+    }
 
     fn task_added(&self) {
-        self.tell(None, |observer| observer.task_added());
+        self.told.lock().push(Hint::TaskAdded);
     }
 }
 

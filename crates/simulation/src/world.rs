@@ -1,6 +1,7 @@
 //! The world of one seed: a store with some applications and endpoints, and the lives of the process that delivers.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use postrider_domain::retry::RetrySchedule;
 use postrider_domain::signature::{Secret, SecretKind};
 use postrider_domain::time::Timestamp;
 use postrider_store::{ApplicationKey, EndpointKey, NewEndpoint, Store};
+use postrider_store_model::ModelStore;
 use postrider_store_sqlite::{Ownership, SqliteStore};
 
 use crate::book::{Book, Limited};
@@ -52,7 +54,7 @@ pub(crate) struct Place {
 pub(crate) struct World {
     pub(crate) environment: EnvironmentId,
     pub(crate) homes: Vec<Place>,
-    /// How often a run of keys fails that is made with a message under a key.
+    /// How often a run of keys fails that is made with a message under a key, if the store makes runs.
     pub(crate) failing_runs: f64,
     /// Who came later.
     newcomers: Mutex<Vec<Place>>,
@@ -72,19 +74,45 @@ pub struct Report {
     pub requests: usize,
     /// Promises that were broken.
     pub broken: Vec<Broken>,
+    /// Whether it is the same over every store: nothing fails in it that only one has.
+    pub is_the_same_over_all: bool,
     /// What happened, a line for each event.
     pub trace: Vec<String>,
 }
 
-/// Runs the world of a seed on a store in this folder, which is empty.
+/// What a world is over.
+#[derive(Debug, Clone, Copy)]
+pub enum Over<'a> {
+    /// The SQLite engine, on a file in this folder, which is empty.
+    Sqlite(&'a Path),
+    /// The model.
+    Model,
+}
+
+impl Over<'_> {
+    fn store(self, beginning: Beginning) -> Arc<dyn Store> {
+        let Self::Sqlite(folder) = self else {
+            return Arc::new(ModelStore::open(Arc::default()).failing_at(image::fails));
+        };
+        let path = folder.join("postrider.db");
+        let copied = image::copy(beginning, &path);
+        assert!(copied.is_ok(), "a file in {}: {copied:?}", folder.display());
+        match SqliteStore::open(&path, Ownership::Owner) {
+            Ok(store) => Arc::new(store),
+            Err(error) => panic!("a store in {}: {error}", folder.display()),
+        }
+    }
+}
+
+/// Runs the world of a seed.
 ///
 /// # Panics
 ///
-/// If the store can't be made there.
-pub fn run(seed: u64, folder: &std::path::Path) -> Report {
+/// If the store can't be made.
+pub fn run(seed: u64, over: Over<'_>) -> Report {
     let dice = Arc::new(Dice::new(seed, 0));
     let book = Arc::new(Book::default());
-    let world = Arc::new(within_runtime(async { World::made(&dice, &book, folder) }));
+    let world = Arc::new(within_runtime(async { World::made(&dice, &book, over) }));
     let options = options(&dice);
     let mut now = BEGIN;
     let lives = 1 + dice.below(LIVES);
@@ -149,16 +177,9 @@ fn options(dice: &Dice) -> DeliveryOptions {
 }
 
 impl World {
-    fn made(dice: &Arc<Dice>, book: &Arc<Book>, folder: &std::path::Path) -> Self {
-        let path = folder.join("postrider.db");
+    fn made(dice: &Arc<Dice>, book: &Arc<Book>, over: Over<'_>) -> Self {
         let beginning = if dice.happens(0.1) { Beginning::NearlyARun } else { Beginning::Empty };
-        let copied = image::copy(beginning, &path);
-        assert!(copied.is_ok(), "a file in {}: {copied:?}", folder.display());
-        let opened = SqliteStore::open(&path, Ownership::Owner);
-        let store: Arc<dyn Store> = match opened {
-            Ok(store) => Arc::new(store),
-            Err(error) => panic!("a store in {}: {error}", folder.display()),
-        };
+        let store = over.store(beginning);
         let relay = Arc::new(Relay::default());
         store.observe(Arc::clone(&relay) as _);
         let environment = EnvironmentId::parse("org_sim").unwrap_or_else(|| unreachable!("it is a name"));
@@ -186,6 +207,7 @@ impl World {
         let (dice, book, store) = (&self.dice, &self.book, self.store.as_ref());
         let (application, application_id) = make_application(dice, book, store, &self.environment, now);
         let place = home(dice, book, store, application, application_id, None, now);
+        self.relay.pass_on();
         self.newcomers.lock().push(place);
         place
     }

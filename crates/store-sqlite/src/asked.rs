@@ -33,9 +33,6 @@ impl Use {
     }
 }
 
-/// What a former URL takes beside its text: its row, and its place in the index.
-pub(crate) const URL_OVERHEAD: u64 = 64;
-
 /// What is left, by what was used.
 pub(crate) fn found(connection: &Connection, application: ApplicationKey, used: Use) -> Result<Allowance, SqlError> {
     let column = used.column();

@@ -7,7 +7,7 @@ use postrider_domain::ids::Ksuid;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
     ApplicationKey, Attempted, AttemptedFilter, AttemptedMessage, Destination, EndpointKey, MessageKey, Scan, Standing,
-    StoreError, Walked,
+    StoreError, Story, Tried, Walked,
 };
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row, Statement, params};
@@ -43,70 +43,24 @@ impl Attempted for SqliteStore {
 pub(crate) const TRIED_SQL: &str = "SELECT id, succeeded, next_attempt_at, started_at, number
      FROM attempt INDEXED BY attempt_by_message WHERE message_no = ?1 AND endpoint_no = ?2";
 
-/// What [`TRIED_SQL`] says of an attempt.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Tried {
-    pub(crate) id: Id,
-    succeeded: bool,
-    next_attempt_at: Option<Timestamp>,
-    /// What tells which is the latest: ids are not enough, because retries may follow within the 4 ms that they resolve. Of
-    /// a scheduled and a manual attempt that began together it is the one with the greater id, as in lists.
-    order: (i64, i64, Id),
-}
-
-impl Tried {
-    pub(crate) fn decode(row: &Row<'_>) -> Result<Self, SqlError> {
-        let next_attempt_at: Option<i64> = row.get(2)?;
-        Ok(Self {
-            id: row.get(0)?,
-            succeeded: row.get(1)?,
-            next_attempt_at: next_attempt_at.map(Timestamp::from_micros),
-            order: (row.get(3)?, row.get(4)?, row.get(0)?),
-        })
-    }
-
-    pub(crate) fn standing(&self) -> Standing {
-        Standing::after(self.succeeded, self.next_attempt_at.is_some())
-    }
-}
-
-/// All attempts of one message to one endpoint, taken together.
-struct Story {
-    latest: Tried,
-    standing: Standing,
-    /// When there was to be another attempt, as each of them says.
-    announced: Vec<Timestamp>,
+/// Reads what [`TRIED_SQL`] says of an attempt.
+pub(crate) fn decode_tried(row: &Row<'_>) -> Result<Tried, SqlError> {
+    let next_attempt_at: Option<i64> = row.get(2)?;
+    Ok(Tried {
+        id: Ksuid::from_bytes(row.get(0)?),
+        succeeded: row.get(1)?,
+        next_attempt_at: next_attempt_at.map(Timestamp::from_micros),
+        started_at: Timestamp::from_micros(row.get(3)?),
+        number: row.get(4)?,
+    })
 }
 
 /// Whether delivery (?1, ?2, ?3) is pending. What an attempt announced is, until it is tried, or canceled.
 const PENDING_SQL: &str = "SELECT 1 FROM delivery WHERE endpoint_no = ? AND due_at = ? AND message_no = ?";
 
-impl Story {
-    /// What the latest attempt announced is looked for: if it is not pending, it was canceled. Unless another one announced
-    /// what is: by a clock that was wrong, the latest was not the last.
-    fn checked(mut self, pending: &mut Statement<'_>, message: i64, endpoint: i64) -> Result<Self, SqlError> {
-        let mut is_pending = |at: Timestamp| pending.exists(params![endpoint, at.as_micros(), message]);
-        let Some(at) = self.latest.next_attempt_at else { return Ok(self) };
-        if is_pending(at)? {
-            return Ok(self);
-        }
-        self.latest.next_attempt_at = None;
-        if self.standing != Standing::Waiting {
-            return Ok(self);
-        }
-        for at in std::mem::take(&mut self.announced) {
-            if is_pending(at)? {
-                self.latest.next_attempt_at = Some(at);
-                return Ok(self);
-            }
-        }
-        self.standing = Standing::Canceled;
-        Ok(self)
-    }
-
-    fn is_canceled(&self) -> bool {
-        self.standing == Standing::Canceled
-    }
+/// Looks for what the latest attempt announced.
+fn checked(story: Story, pending: &mut Statement<'_>, message: i64, endpoint: i64) -> Result<Story, SqlError> {
+    story.checked(|at| Ok(pending.exists(params![endpoint, at.as_micros(), message])?))
 }
 
 /// What came of a message at an endpoint; `None` if it was never attempted.
@@ -114,19 +68,8 @@ fn story(tried: &mut Statement<'_>, message: i64, endpoint: i64) -> Result<Optio
     let mut rows = tried.query(params![message, endpoint])?;
     let mut story: Option<Story> = None;
     while let Some(row) = rows.next()? {
-        let Some(next) = readable(Tried::decode(row))? else { continue };
-        let standing = next.standing();
-        story = Some(match story {
-            None => Story { announced: next.next_attempt_at.into_iter().collect(), latest: next, standing },
-            Some(mut story) => Story {
-                announced: {
-                    story.announced.extend(next.next_attempt_at);
-                    story.announced
-                },
-                latest: if next.order > story.latest.order { next } else { story.latest },
-                standing: story.standing.max(standing),
-            },
-        });
+        let Some(next) = readable(decode_tried(row))? else { continue };
+        story = Some(Story::with(story, next));
     }
     Ok(story)
 }
@@ -162,8 +105,8 @@ fn list(
         while let Some(row) = rows.next()? {
             let (number, id): (i64, Id) = (row.get(0)?, row.get(1)?);
             let story = story(&mut tried, number, endpoint.0)?;
-            let story = story.map(|story| story.checked(&mut pending, number, endpoint.0)).transpose()?;
-            let wanted = |story: &Story| filter.standing.is_none_or(|standing| standing == story.standing);
+            let story = story.map(|story| checked(story, &mut pending, number, endpoint.0)).transpose()?;
+            let wanted = |story: &Story| filter.standing.is_none_or(|standing| standing == story.standing());
             let Some(story) = story.filter(wanted) else {
                 if page.look(id) {
                     continue;
@@ -174,7 +117,7 @@ fn list(
             let Some(row) = found.next()? else { continue };
             let Some(message) = readable(decode_message(row))? else { continue };
             let (message, bytes) = messages::sized(message.value);
-            let (canceled, Tried { succeeded, next_attempt_at, .. }) = (story.is_canceled(), story.latest);
+            let (canceled, Tried { succeeded, next_attempt_at, .. }) = (story.is_canceled(), *story.latest());
             if !page.push(AttemptedMessage { message, succeeded, next_attempt_at, canceled }, bytes) {
                 break;
             }
@@ -272,8 +215,8 @@ fn destinations(
             let Some(row) = rows.next()? else { continue };
             let Some(endpoint) = readable(decode_endpoint(row))? else { continue };
             let bytes = row_bytes(row);
-            let story = story.checked(&mut pending, message.0, number)?;
-            let (canceled, Tried { succeeded, next_attempt_at, .. }) = (story.is_canceled(), story.latest);
+            let story = checked(story, &mut pending, message.0, number)?;
+            let (canceled, Tried { succeeded, next_attempt_at, .. }) = (story.is_canceled(), *story.latest());
             if !page.push(Destination { endpoint: endpoint.value, succeeded, next_attempt_at, canceled }, bytes) {
                 break;
             }

@@ -7,7 +7,7 @@ use postrider_domain::endpoint_url::without_credentials;
 use postrider_domain::ids::{AttemptId, Id as _, Ksuid};
 use postrider_store::{
     ApplicationKey, AttemptFilter, AttemptStats, Attempts, EndpointKey, MessageKey, Scan, StoreError, Walked,
-    WriteError,
+    WriteError, shown_bytes,
 };
 use rusqlite::{Connection, Row, params};
 
@@ -255,17 +255,6 @@ fn outcomes(succeeded: Option<bool>, class: Option<u16>) -> Vec<Outcome> {
 fn sized(attempt: Attempt) -> (Attempt, usize) {
     let bytes = attempt.response.as_deref().map_or(0, shown_bytes);
     (attempt, bytes)
-}
-
-/// How many bytes an answer has as a text in JSON, at most, where a control character takes six: receivers answer what they like, and a
-/// page is charged beforehand for what it shows.
-fn shown_bytes(answer: &[u8]) -> usize {
-    let escaped = |byte: &u8| match byte {
-        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 1,
-        ..b' ' => 5,
-        _ => 0,
-    };
-    answer.len() + answer.iter().map(escaped).sum::<usize>()
 }
 
 /// The stretches of endpoint ?1 that were counted and lie in [?2, ?3), as one.

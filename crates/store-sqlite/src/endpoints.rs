@@ -11,8 +11,9 @@ use postrider_domain::notice::NoticeKind;
 use postrider_domain::signature::{Secret, SigningKeys};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, Capped, ChangeHeadersError, EndpointKey, Endpoints, Listed, NewEndpoint, Once, RotateError, Scan,
-    StoreError, Stored, Upserted, WriteError, Written,
+    ApplicationKey, Capped, ChangeHeadersError, DELETED_KEPT, EndpointKey, Endpoints, FORMER_URLS_PER_DAY, Listed,
+    MAX_DELETED_ENDPOINTS, NewEndpoint, Once, RotateError, Scan, StoreError, Stored, URL_OVERHEAD, Upserted,
+    WriteError, Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -23,10 +24,8 @@ use crate::decode::{Columns, SqlError, encode_json, first, listed};
 use crate::hot::DISABLED_SQL;
 use crate::idempotency::{self, Subject};
 use crate::inserts::json_list;
-use crate::limits::{FORMER_URLS_PER_DAY, MAX_DELETED_ENDPOINTS};
 use crate::outbox;
 use crate::range::{NO_LIMIT, Range};
-use crate::retention::DELETED_KEPT;
 use crate::rows::{ENDPOINT_COLUMNS, decode_endpoint, decode_keys, encode_keys};
 use crate::streams::newest_message;
 use crate::urls;
@@ -330,9 +329,6 @@ fn store_headers(tx: &Tx<'_>, endpoint: EndpointKey, headers: &Headers) -> Resul
     Ok(())
 }
 
-/// The header that says who the sender is.
-const AUTHORIZATION: &str = "Authorization";
-
 /// Sets the header `Authorization` of an endpoint, or, if that is not asked for, takes over the credentials that its URL
 /// was stored with: the column will hold them no more. Whether it was set.
 fn authorize(
@@ -342,23 +338,16 @@ fn authorize(
     after: Option<&EndpointUrl>,
     authorization: Option<String>,
 ) -> Result<bool, SqlError> {
-    let kept = before.credentials().filter(|_| after.is_none_or(|after| same_origin(before, after)));
-    let inherited = kept.map(|credentials| credentials.authorization());
+    let inherited = before.authorization_taken_over(after);
     if authorization.is_none() && inherited.is_none() {
         return Ok(false);
     }
     let mut headers = read_headers(tx, key)?.unwrap_or_default();
-    match (authorization, inherited) {
-        (Some(value), _) => headers.insert(AUTHORIZATION, value),
-        (None, Some(value)) if headers.get(AUTHORIZATION).is_none() => headers.insert(AUTHORIZATION, value),
-        _ => return Ok(false),
+    if !headers.authorize(authorization, inherited) {
+        return Ok(false);
     }
     store_headers(tx, key, &headers)?;
     Ok(true)
-}
-
-fn same_origin(a: &EndpointUrl, b: &EndpointUrl) -> bool {
-    a.url().zip(b.url()).is_some_and(|(a, b)| a.origin() == b.origin())
 }
 
 fn insert(tx: &Tx<'_>, application: ApplicationKey, new: NewEndpoint) -> Result<Endpoint, Abort<WriteError>> {
@@ -487,12 +476,12 @@ fn retire(tx: &Tx<'_>, key: EndpointKey, url: &EndpointUrl, now: Timestamp) -> R
     let mut retired = retire.query(params![now.as_micros(), key.0])?;
     let (mut bytes, mut has_row) = (0, false);
     while let Some(row) = retired.next()? {
-        bytes += row.get::<_, u64>(0)? + asked::URL_OVERHEAD;
+        bytes += row.get::<_, u64>(0)? + URL_OVERHEAD;
         has_row |= row.get_ref(1)?.as_bytes().is_ok_and(|former| former == url.as_str().as_bytes());
     }
     if !has_row && tx.prepare_cached(USED_SQL)?.exists([key.0])? {
         urls::insert(tx, key, url.as_str(), Some(now))?;
-        bytes += url.as_str().len() as u64 + asked::URL_OVERHEAD;
+        bytes += url.as_str().len() as u64 + URL_OVERHEAD;
     }
     let Some(application) = application_of(tx, key)? else { return Ok(()) };
     let spent = asked::spend(tx, application, (Use::Urls, bytes), FORMER_URLS_PER_DAY, now)?;

@@ -9,7 +9,7 @@ use postrider_domain::message::Message;
 use postrider_store::{ApplicationKey, AttemptRecord, EndpointKey, MessageKey, Settlement, Standing};
 use rusqlite::{Connection, Statement, params};
 
-use crate::attempted::{TRIED_SQL, Tried};
+use crate::attempted::{TRIED_SQL, decode_tried};
 use crate::blocks::{ATTEMPTS, Blocks, Id, MESSAGES, Rows};
 use crate::decode::{SqlError, readable};
 use crate::history::{ENTRY_SQL, Entry};
@@ -177,8 +177,8 @@ impl<'c> Indexer<'c> {
         let mut rows = self.attempts_of.query(params![message.0, endpoint.0])?;
         let mut stood = None;
         while let Some(row) = rows.next()? {
-            let Some(tried) = readable(Tried::decode(row))? else { continue };
-            if tried.id != *attempt.id.ksuid().as_bytes() {
+            let Some(tried) = readable(decode_tried(row))? else { continue };
+            if tried.id != attempt.id.ksuid() {
                 stood = stood.max(Some(tried.standing()));
             }
         }

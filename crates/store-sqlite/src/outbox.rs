@@ -14,7 +14,7 @@ use postrider_domain::notice::{self, AttemptNotice, EndpointNotice, LastAttempt,
 use postrider_domain::time::Timestamp;
 use postrider_store::{
     ApplicationKey, AttemptRecord, EndpointKey, MAX_NOTICES, MessageKey, Notice, NoticeKey, NoticeTurn, Outbox,
-    StoreError,
+    StoreError, share_of_notices,
 };
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, ToSql, params};
@@ -178,7 +178,7 @@ pub(crate) fn surplus(connection: &Connection, most: i64, rows: usize) -> Result
         Ok(Surplus { recipient: row.get("recipient")?, notices: row.get("notices")? })
     })?;
     counts.sort_unstable_by_key(|count| count.notices);
-    let share = share(counts.iter().map(|count| count.notices), most);
+    let share = share_of_notices(counts.iter().map(|count| count.notices), most);
     let mut left = range::limit(rows);
     let too_many = counts.into_iter().rev().map_while(|Surplus { recipient, notices }| {
         let notices = (notices - share).min(left);
@@ -186,20 +186,6 @@ pub(crate) fn surplus(connection: &Connection, most: i64, rows: usize) -> Result
         (notices > 0).then_some(Surplus { recipient, notices })
     });
     Ok(too_many.collect())
-}
-
-/// How many each may have so that they have no more than `most` together, if who has less gives what he does not need to the others.
-/// The counts come in their order.
-fn share(counts: impl ExactSizeIterator<Item = i64>, most: i64) -> i64 {
-    let (mut left, mut others) = (most, range::limit(counts.len()));
-    for count in counts {
-        if count > left / others {
-            return left / others;
-        }
-        left -= count;
-        others -= 1;
-    }
-    i64::MAX
 }
 
 /// Drops the oldest of what is too much; says how many.
@@ -227,7 +213,7 @@ fn drop_of_those_with_most(connection: &Connection, recipient: &dyn ToSql, notic
     let mut counts: Vec<(i64, i64)> = all(statement.query([recipient])?, |row| Ok((row.get(0)?, row.get(1)?)))?;
     counts.sort_unstable_by_key(|(_, count)| *count);
     let waiting: i64 = counts.iter().map(|(_, count)| count).sum();
-    let share = share(counts.iter().map(|(_, count)| *count), (waiting - notices).max(0));
+    let share = share_of_notices(counts.iter().map(|(_, count)| *count), (waiting - notices).max(0));
     let mut delete = connection.prepare_cached(
         "DELETE FROM outbox WHERE no IN
              (SELECT no FROM outbox WHERE recipient = ?1 AND application_no = ?2 ORDER BY no LIMIT ?3)",
@@ -462,16 +448,6 @@ mod tests {
 
     #[test]
     fn what_is_too_much_is_of_who_has_most() {
-        for (counts, most, want) in [
-            (vec![], 10, i64::MAX),
-            (vec![3, 3, 4], 10, i64::MAX),
-            (vec![1, 2, 100], 10, 7),
-            (vec![5, 5, 5], 10, 3),
-            (vec![1, 50, 60], 11, 5),
-        ] {
-            assert_eq!(share(counts.iter().copied(), most), want, "{counts:?}");
-        }
-
         let connection = crate::plans::database();
         let many = |recipient, count: i64| {
             let add = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?2)

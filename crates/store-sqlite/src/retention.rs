@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use postrider_domain::time::Timestamp;
-use postrider_store::{MOST_AHEAD, MessageKey, Retention, StoreError, Swept};
+use postrider_store::{AHEAD, DELETED_KEPT, MAX_NOTICES_OF_ALL, MOST_AHEAD, MessageKey, Retention, StoreError, Swept};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -32,13 +32,7 @@ use crate::messages::erase;
 use crate::tasks::MAX_BYTES_ERASED;
 use crate::urls::{self, Former};
 use crate::writer::{Abort, Place, Tx};
-use crate::{limits, outbox, range, set_back};
-
-/// What is dated further ahead was dated by a clock that is wrong.
-const AHEAD: Duration = Duration::from_secs(86_400);
-
-/// How long the rows of what was deleted stay, for requests that are under way.
-pub(crate) const DELETED_KEPT: Duration = Duration::from_secs(86_400);
+use crate::{outbox, range, set_back};
 
 /// Pending deliveries that are looked through at a time.
 const PENDING_ROWS: usize = 20_000;
@@ -145,7 +139,7 @@ impl Retention for SqliteStore {
     }
 
     async fn forget_leftovers(&self, before: Timestamp, rows: usize) -> Result<usize, StoreError> {
-        let most = limits::MAX_NOTICES;
+        let most = MAX_NOTICES_OF_ALL;
         let surplus = self.lists.run_at_once(move |connection| outbox::surplus(connection, most, rows)).await?;
         self.writer
             .run(Whose::Process, move |tx| {

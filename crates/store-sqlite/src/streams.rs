@@ -144,15 +144,11 @@ struct Place {
 impl Place {
     /// Where it is when this is the newest message.
     fn begun(position: StreamPosition, newest: i64) -> Self {
-        // If there is nothing, there is nothing to go through.
-        let at = |after| Self { after, seen: newest, by_number: newest == 0 };
-        let place = match position {
-            StreamPosition::Since(after) => return at(after),
+        match position.begun(MessageKey(newest)) {
+            StreamPosition::Since(after) => Self { after, seen: newest, by_number: false },
             StreamPosition::Among { after, newest } => Self { after, seen: newest.0, by_number: false },
             StreamPosition::Behind { last, after } => Self { after, seen: last.0, by_number: true },
-        };
-        // Beyond the newest it is of a store that had more: a backup was restored, and numbers from here on are those of other messages.
-        if place.seen > newest { at(place.after) } else { place }
+        }
     }
 
     fn position(self) -> StreamPosition {

@@ -11,13 +11,12 @@ use std::collections::BTreeSet;
 
 use postrider_domain::endpoint::EndpointUrl;
 use postrider_domain::time::Timestamp;
-use postrider_store::EndpointKey;
+use postrider_store::{EndpointKey, FORMER_URLS_PER_DAY, URL_OVERHEAD};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::asked::{self, Use};
 use crate::decode::{SqlError, readable};
-use crate::limits::FORMER_URLS_PER_DAY;
 use crate::range;
 use crate::work::application_of;
 use crate::writer::Tx;
@@ -59,7 +58,7 @@ pub(crate) fn number_of(
     }
     // Whatever makes no sense there keeps no result from being stored.
     if let Some(application) = readable(application_of(connection, endpoint))?.flatten() {
-        let bytes = url.len() as u64 + asked::URL_OVERHEAD;
+        let bytes = url.len() as u64 + URL_OVERHEAD;
         readable(asked::take(connection, application, (Use::Urls, bytes), FORMER_URLS_PER_DAY, ended))?;
     }
     insert(connection, endpoint, url, Some(ended))

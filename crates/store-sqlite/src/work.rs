@@ -304,9 +304,9 @@ impl Work for SqliteStore {
                      )
                      INSERT INTO wake (endpoint_no, due_at)
                      SELECT endpoint_no, due_at FROM (
-                         SELECT endpoint_no, max(
-                             (SELECT min(due_at) FROM delivery WHERE delivery.endpoint_no = busy.endpoint_no),
-                             coalesce((SELECT not_before FROM endpoint_hold WHERE endpoint_no = busy.endpoint_no), 0)
+                         SELECT endpoint_no, coalesce(
+                             (SELECT not_before FROM endpoint_hold WHERE endpoint_no = busy.endpoint_no),
+                             (SELECT min(due_at) FROM delivery WHERE delivery.endpoint_no = busy.endpoint_no)
                          ) AS due_at
                          FROM busy WHERE endpoint_no IS NOT NULL
                      ) WHERE typeof(endpoint_no) = 'integer' AND typeof(due_at) = 'integer'",

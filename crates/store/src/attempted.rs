@@ -35,6 +35,94 @@ impl Standing {
     }
 }
 
+/// What an attempt says of how its message stands with its endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tried {
+    /// Its id.
+    pub id: Ksuid,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// Which attempt of its series it was.
+    pub number: i64,
+    /// Whether the receiver answered 2xx.
+    pub succeeded: bool,
+    /// When another one is made, as it says.
+    pub next_attempt_at: Option<Timestamp>,
+}
+
+impl Tried {
+    /// How the message stands, as this attempt says.
+    pub const fn standing(&self) -> Standing {
+        Standing::after(self.succeeded, self.next_attempt_at.is_some())
+    }
+
+    /// What tells which is the latest: ids are not enough, because retries may follow within the 4 ms that they resolve. Of a
+    /// scheduled and a manual attempt that began together it is the one with the greater id, as in lists.
+    fn order(&self) -> (Timestamp, i64, Ksuid) {
+        (self.started_at, self.number, self.id)
+    }
+}
+
+/// All attempts of one message to one endpoint, taken together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Story {
+    latest: Tried,
+    standing: Standing,
+    /// When there was to be another attempt, as each of them says.
+    announced: Vec<Timestamp>,
+}
+
+impl Story {
+    /// Takes one more attempt into what is known of the others; in any order.
+    #[must_use]
+    pub fn with(known: Option<Self>, tried: Tried) -> Self {
+        let first = Self { latest: tried, standing: tried.standing(), announced: Vec::new() };
+        let mut story = known.unwrap_or(first);
+        story.announced.extend(tried.next_attempt_at);
+        story.standing = story.standing.max(tried.standing());
+        if tried.order() > story.latest.order() {
+            story.latest = tried;
+        }
+        story
+    }
+
+    /// What the latest attempt announced is looked for: if it is not pending, it was canceled. Unless another one announced
+    /// what is: by a clock that was wrong, the latest was not the last.
+    pub fn checked<E>(mut self, mut is_pending: impl FnMut(Timestamp) -> Result<bool, E>) -> Result<Self, E> {
+        let Some(at) = self.latest.next_attempt_at else { return Ok(self) };
+        if is_pending(at)? {
+            return Ok(self);
+        }
+        self.latest.next_attempt_at = None;
+        if self.standing != Standing::Waiting {
+            return Ok(self);
+        }
+        for at in std::mem::take(&mut self.announced) {
+            if is_pending(at)? {
+                self.latest.next_attempt_at = Some(at);
+                return Ok(self);
+            }
+        }
+        self.standing = Standing::Canceled;
+        Ok(self)
+    }
+
+    /// The latest attempt, with what is pending of what was announced.
+    pub const fn latest(&self) -> &Tried {
+        &self.latest
+    }
+
+    /// How the message stands.
+    pub const fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Whether what was announced was canceled.
+    pub fn is_canceled(&self) -> bool {
+        self.standing == Standing::Canceled
+    }
+}
+
 /// Which attempted messages a list shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AttemptedFilter {

@@ -26,6 +26,17 @@ pub struct AttemptFilter {
     pub with_message: bool,
 }
 
+/// How many bytes an answer has as a text in JSON, at most, where a control character takes six: receivers answer what they like, and a
+/// page is charged beforehand for what it shows.
+pub fn shown_bytes(answer: &[u8]) -> usize {
+    let escaped = |byte: &u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 1,
+        ..b' ' => 5,
+        _ => 0,
+    };
+    answer.len() + answer.iter().map(escaped).sum::<usize>()
+}
+
 /// How many attempts ended how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AttemptStats {

@@ -11,6 +11,17 @@ use postrider_domain::time::Timestamp;
 
 use crate::{ApplicationKey, Listed, Once, Scan, StoreError, Stored, Upserted, WriteError, Written};
 
+postrider_domain::limits! {
+    in "Endpoints";
+    /// Endpoints of an application that were deleted within a day: a row of each is there for so long
+    pub const MAX_DELETED_ENDPOINTS: u64 = 5_000, "endpoints", beyond "no more are made: 429 `too_many_deleted`";
+    /// Former URLs of an application's endpoints that attempts name, in a day: each is kept for as long as those
+    pub const FORMER_URLS_PER_DAY: u64 = 8_388_608, "bytes", beyond "no URL with an attempt is changed: 429 `too_many_urls`";
+}
+
+/// What a former URL takes beside its text: its row, and its place in the index.
+pub const URL_OVERHEAD: u64 = 64;
+
 /// The engine's handle of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointKey(pub i64);

@@ -46,24 +46,29 @@ use async_trait::async_trait;
 pub use api_keys::{ApiKey, ApiKeys, KeyHash};
 pub use applications::{ApplicationFilter, ApplicationKey, Applications, Upserted};
 pub use asker::{Asker, as_stranger, on_behalf};
-pub use attempted::{Attempted, AttemptedFilter, AttemptedMessage, Destination, Standing};
-pub use attempts::{AttemptFilter, AttemptStats, Attempts};
-pub use endpoints::{ChangeHeadersError, EndpointKey, Endpoints, NewEndpoint, RotateError};
+pub use attempted::{Attempted, AttemptedFilter, AttemptedMessage, Destination, Standing, Story, Tried};
+pub use attempts::{AttemptFilter, AttemptStats, Attempts, shown_bytes};
+pub use endpoints::{
+    ChangeHeadersError, EndpointKey, Endpoints, FORMER_URLS_PER_DAY, MAX_DELETED_ENDPOINTS, NewEndpoint, RotateError,
+    URL_OVERHEAD, limits as endpoint_limits,
+};
 pub use environments::{EnvironmentKey, Environments, Import, ImportedEventType};
 pub use error::{Capped, StoreError, WriteError};
 pub use event_types::{EventTypeFilter, EventTypes};
 pub use idempotency::{IdempotencyKey, Once, Owner, StoredAnswer, Written};
 pub use messages::{MessageFilter, MessageKey, Messages};
 pub use observer::{Dispatch, Fresh, HandOver, Observer, Observers};
-pub use outbox::{Notice, NoticeKey, NoticeTurn, Outbox};
-pub use retention::{MOST_AHEAD, Retention, Swept};
+pub use outbox::{
+    MAX_NOTICES_OF_ALL, Notice, NoticeKey, NoticeTurn, Outbox, limits as outbox_limits, share_of_notices,
+};
+pub use retention::{AHEAD, DELETED_KEPT, MOST_AHEAD, Retention, Swept};
 pub use scan::{Direction, Listed, MAX_CONSUMERS, PAGE_BYTES, PAGE_ROWS, Scan, Walked, limits};
 pub use streams::{StreamFilter, StreamPosition, StreamSlice, Streams};
 pub use tasks::{
-    ASKED_BY_SCHEDULE, ASKED_PER_DAY, Advanced, Job, MAX_ATTEMPTS_OF_MESSAGE, MAX_COUNTED_APPLICATIONS,
+    ASKED_BY_SCHEDULE, ASKED_PER_DAY, Advanced, Again, Job, MAX_ATTEMPTS_OF_MESSAGE, MAX_COUNTED_APPLICATIONS,
     MAX_COUNTED_TYPES, MAX_ENDED_TASKS, MAX_FIRST_TASKS_OF_ENVIRONMENT, MAX_MANUAL_OF_ENDPOINT, MAX_NOTICES,
     MAX_RECOVERED, MAX_TASKS_OF_APPLICATION, MAX_TASKS_OF_ENVIRONMENT, NewTask, Outcome, ReplayFilter, RunningTask,
-    Span, TaskError, TaskFilter, Tasks, limits as task_limits,
+    Share, Span, TaskError, TaskFilter, Tasks, WAITING, limits as task_limits,
 };
 pub use tokens::{IssuedToken, MAX_TOKEN_RULES, TokenExpiry, Tokens, limits as token_limits};
 pub use work::{

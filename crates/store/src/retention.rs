@@ -8,6 +8,12 @@ use postrider_domain::time::Timestamp;
 
 use crate::StoreError;
 
+/// What is dated further ahead was dated by a clock that is wrong.
+pub const AHEAD: Duration = Duration::from_secs(86_400);
+
+/// How long the rows of what was deleted stay, for requests that are under way.
+pub const DELETED_KEPT: Duration = Duration::from_secs(86_400);
+
 /// What the clock may be ahead of when it was seen last, without being doubted.
 pub const MOST_AHEAD: Duration = Duration::from_secs(86_400);
 

@@ -1,7 +1,7 @@
 //! Keyset pagination: every list is a range of keys, walked in one direction, with a limit. The API's iterators and time
 //! windows are all expressed in it, so a page costs the same at the beginning and after ten million rows.
 
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds as _};
 
 use postrider_domain::ids::Ksuid;
 
@@ -61,5 +61,13 @@ impl<C> Scan<C> {
     /// All keys.
     pub fn all(direction: Direction, limit: usize) -> Self {
         Self { lower: Bound::Unbounded, upper: Bound::Unbounded, direction, limit }
+    }
+
+    /// Whether a key is in the range.
+    pub fn contains(&self, key: &C) -> bool
+    where
+        C: PartialOrd,
+    {
+        (self.lower.as_ref(), self.upper.as_ref()).contains(key)
     }
 }

@@ -37,6 +37,24 @@ pub enum StreamPosition {
     },
 }
 
+impl StreamPosition {
+    /// Where a reader is that has begun, when `newest` is the newest message; 0, which is before all, if there is none.
+    #[must_use]
+    pub fn begun(self, newest: MessageKey) -> Self {
+        // If there is nothing, there is nothing to go through.
+        let at = |after| match newest {
+            MessageKey(0) => Self::Behind { last: newest, after },
+            _ => Self::Among { after, newest },
+        };
+        // Beyond the newest it is of a store that had more: a backup was restored, and numbers from here on are those of other messages.
+        match self {
+            Self::Since(after) => at(after),
+            Self::Among { after, newest: seen } | Self::Behind { after, last: seen } if seen > newest => at(after),
+            begun => begun,
+        }
+    }
+}
+
 /// Which messages a reader wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StreamFilter {

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use postrider_domain::allowance::Allowance;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::{Ksuid, TaskId};
 use postrider_domain::names::{Channel, EventTypeName, Tag};
@@ -83,6 +84,60 @@ pub struct ReplayFilter {
     pub status_code_class: Option<u16>,
 }
 
+/// How messages are sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// Once, now.
+    Manually,
+    /// As if they had been sent there when they were accepted.
+    ByTheSchedule,
+}
+
+impl Again {
+    /// What a message counts as among those that may be asked for; never more than there is in a day.
+    pub fn attempts(self, per_day: u64) -> u64 {
+        match self {
+            Self::Manually => 1,
+            Self::ByTheSchedule => ASKED_BY_SCHEDULE.min(per_day),
+        }
+    }
+}
+
+/// The most messages that one step sends: their deliveries and what belongs to them are in one commit, to which others' messages do not
+/// go, so it is as large as commits of messages may be.
+const MAX_SENT_IN_STEP: u64 = 240;
+
+/// How many messages a step may send again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// So many.
+    pub messages: usize,
+    /// What it would need more for has to wait so long, if not only for the next step.
+    pub wait: Option<Duration>,
+}
+
+impl Share {
+    /// None, for an endpoint of nobody.
+    pub const NOTHING: Self = Self { messages: 0, wait: None };
+
+    /// What is left for the tasks of an application, if it is this one's turn.
+    pub fn of(left: Allowance, again: Again, per_day: u64, is_its_turn: bool, now: Timestamp) -> Self {
+        let each = again.attempts(per_day);
+        let messages = if is_its_turn { left.left(per_day, now) / each.max(1) } else { 0 };
+        if messages >= MAX_SENT_IN_STEP {
+            return Self { messages: count_of(MAX_SENT_IN_STEP), wait: None };
+        }
+        Self { messages: count_of(messages), wait: Some(left.spend(each, per_day, now).err().unwrap_or_default()) }
+    }
+}
+
+fn count_of(few: u64) -> usize {
+    usize::try_from(few).unwrap_or(usize::MAX)
+}
+
+/// In the data of a task that waits until its application's tasks may ask for more; and what it says there.
+pub const WAITING: (&str, &str) = ("waiting", "limits.asked_per_day");
+
 /// What a task does. Whatever has no payload any more is left out by all of them; a task for an endpoint that is disabled
 /// or gone ends with what it has done until then.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,6 +195,16 @@ impl Job {
             Self::PurgeContent { .. } => TaskKind::PurgeContent,
             Self::ApplicationStats { .. } => TaskKind::ApplicationStats,
             Self::AggregateEventTypes => TaskKind::AggregateEventTypes,
+        }
+    }
+
+    /// The endpoint that it is for.
+    pub const fn endpoint(&self) -> Option<EndpointKey> {
+        match self {
+            Self::Recover { endpoint, .. } | Self::Replay { endpoint, .. } | Self::BulkReplay { endpoint, .. } => {
+                Some(*endpoint)
+            }
+            Self::PurgeContent { .. } | Self::ApplicationStats { .. } | Self::AggregateEventTypes => None,
         }
     }
 }

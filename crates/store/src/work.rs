@@ -411,7 +411,7 @@ pub trait Work {
 
     /// What holds an endpoint back, also if its time is over. A change of the endpoint's URL, keys or headers lifts it in
     /// the same commit, and so does enabling, disabling or deleting it. Retries that the endpoint asked to put off beyond
-    /// that are due at the date of the change then, if it has one: the first 1,000 of them.
+    /// that are due at the date of the change then, if it has one, one after the other: the first 1,000 of them.
     async fn hold_of(&self, endpoint: EndpointKey) -> Result<Option<Hold>, StoreError>;
 
     /// The endpoints that were held back and not parked since, also those whose time is over.

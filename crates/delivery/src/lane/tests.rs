@@ -470,10 +470,39 @@ fn an_endpoint_that_was_disabled_while_it_was_held_back_leaves_nothing_in_the_st
     state.set_ready(Arc::new(off), &budgets);
     state.wake();
     assert!(matches!(state.next_step(NOW, &budgets), Step::Cancel));
-    state.cancel_done(false);
+    state.cancel_done(1, false);
     assert!(matches!(state.next_step(NOW, &budgets), Step::Park(_)), "which ends the hold");
     state.park_done();
     assert!(matches!(state.next_step(NOW, &budgets), Step::Close { waits: false }));
+}
+
+#[test]
+fn an_endpoint_of_which_nothing_is_removed_may_be_enabled_and_is_read_again_once() {
+    for is_enabled in [false, true] {
+        let budgets = budgets();
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        let off = || {
+            let mut target = ready(None).target.as_ref().clone();
+            target.endpoint.disabled = true;
+            Arc::new(Ready { target: Arc::new(target), prepared: ready(None).prepared.clone(), url: "".into() })
+        };
+        state.set_ready(off(), &budgets);
+        state.wake();
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Cancel));
+        state.cancel_done(0, false);
+        assert!(matches!(state.next_step(NOW, &budgets), Step::Target));
+        state.target_read();
+        if is_enabled {
+            state.set_ready(ready(None), &budgets);
+            assert!(matches!(state.next_step(NOW, &budgets), Step::Load(_)), "what is due there is sent");
+        } else {
+            state.set_ready(off(), &budgets);
+            assert!(matches!(state.next_step(NOW, &budgets), Step::Park(_)));
+            state.park_done();
+            assert!(matches!(state.next_step(NOW, &budgets), Step::Close { waits: false }));
+        }
+    }
 }
 
 #[test]

@@ -19,9 +19,9 @@ use postrider_domain::names::{Channel, EventTypeName, Tag};
 use postrider_domain::task::{Task, TaskKind, TaskStatus};
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    Advanced, ApplicationKey, EndpointKey, Job, MAX_ENDED_TASKS, MAX_FIRST_TASKS_OF_ENVIRONMENT,
+    Advanced, Again, ApplicationKey, EndpointKey, Job, MAX_ENDED_TASKS, MAX_FIRST_TASKS_OF_ENVIRONMENT,
     MAX_TASKS_OF_APPLICATION, MAX_TASKS_OF_ENVIRONMENT, MessageKey, NewTask, Once, Outcome, ReplayFilter, RunningTask,
-    Scan, Span, StoreError, TaskError, TaskFilter, Tasks, Walked, Written,
+    Scan, Span, StoreError, TaskError, TaskFilter, Tasks, WAITING, Walked, Written,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::{Deserialize, Serialize};
@@ -444,7 +444,7 @@ enum Effects {
     #[default]
     None,
     /// Deliveries to an endpoint, if it is there and not disabled.
-    Deliver { endpoint: EndpointKey, how: replay::How, messages: Vec<MessageKey>, then: Then },
+    Deliver { endpoint: EndpointKey, how: Again, messages: Vec<MessageKey>, then: Then },
     /// Payloads to erase.
     Erase(Vec<MessageKey>),
 }
@@ -511,7 +511,7 @@ fn read_step(connection: &Connection, id: TaskId, bounds: Bounds) -> Result<Read
             environment_no: columns.get("environment_no")?,
             created_at: columns.instant("created_at")?,
             cursor: columns.maybe_json("cursor")?.unwrap_or(Value::Null),
-            waits_since: data.contains_key(WAITING).then_some(updated_at),
+            waits_since: data.contains_key(WAITING.0).then_some(updated_at),
             data,
             bounds,
         };
@@ -561,10 +561,6 @@ impl Stage {
     }
 }
 
-/// In the data of a task that waits until its application's tasks may ask for more; its row is not changed meanwhile, so it says
-/// since when.
-const WAITING: &str = "waiting";
-
 fn write_step(
     tx: &Tx<'_>,
     id: TaskId,
@@ -581,7 +577,7 @@ fn write_step(
         // Somebody else took this step, or ended the task. The next look will tell.
         return Ok(Advanced { status: TaskStatus::Running, wait: None });
     }
-    data.remove(WAITING);
+    data.remove(WAITING.0);
     match effects {
         Effects::None => {}
         Effects::Deliver { endpoint, how, messages, then } => {
@@ -594,7 +590,7 @@ fn write_step(
                     Ok((added, until_more)) => {
                         count(&mut data, "messages", added);
                         if let Then::Waits { since } = then {
-                            data.insert(WAITING.to_owned(), "limits.asked_per_day".into());
+                            data.insert(WAITING.0.to_owned(), WAITING.1.into());
                             (wait, updated_at) = (Some(until_more), since.unwrap_or(now));
                         }
                     }
@@ -632,7 +628,7 @@ fn give_up(tx: &Tx<'_>, id: TaskId, problem: String, now: Timestamp) -> Result<(
     let Some(found) = found else { return Ok(()) };
     // What it has found so far may be what is wrong with it.
     let mut data: Map<String, Value> = serde_json::from_str(&found).unwrap_or_default();
-    data.remove(WAITING);
+    data.remove(WAITING.0);
     data.insert("error".to_owned(), problem.into());
     tx.prepare_cached("UPDATE task SET status = 'failed', updated_at = ?, data = ?, parameters = '{}' WHERE id = ?")?
         .execute(params![now.as_micros(), encode_json(&data)?, id.as_bytes()])?;
@@ -694,7 +690,7 @@ mod tests {
     fn a_step_is_weighed_by_what_it_sends_or_erases() {
         let messages: Vec<_> = (0..500).map(MessageKey).collect();
         let rows = |effects| Slice { effects, ..Slice::default() }.rows().unwrap();
-        let how = replay::How::ByTheSchedule;
+        let how = Again::ByTheSchedule;
         let deliver = |messages| Effects::Deliver { endpoint: EndpointKey(1), how, messages, then: Then::GoesOn };
         assert_eq!([rows(Effects::None), rows(deliver(Vec::new()))], [FEW_ROWS; 2]);
         assert_eq!(rows(deliver(messages.clone())), FEW_ROWS + 1_000);

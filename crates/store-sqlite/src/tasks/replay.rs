@@ -10,7 +10,7 @@ use postrider_domain::ids::Ksuid;
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ASKED_BY_SCHEDULE, ApplicationKey, EndpointKey, MAX_RECOVERED, MessageKey, Outcome, ReplayFilter, Span,
+    Again, ApplicationKey, EndpointKey, MAX_RECOVERED, MessageKey, Outcome, ReplayFilter, Share, Span,
 };
 use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 use serde_json::{Map, Value};
@@ -24,25 +24,6 @@ use crate::range;
 use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, decode_endpoint, decode_message};
 use crate::work::{add_manual, application_of, hold, is_worn, lower_wake};
 use crate::writer::{News, Tx};
-
-/// How messages are sent again.
-#[derive(Clone, Copy)]
-pub(super) enum How {
-    /// Once, now.
-    Manually,
-    /// As if they had been sent there when they were accepted.
-    ByTheSchedule,
-}
-
-impl How {
-    /// What a message counts as among those that may be asked for; never more than there is in a day.
-    fn attempts(self, per_day: u64) -> u64 {
-        match self {
-            Self::Manually => 1,
-            Self::ByTheSchedule => ASKED_BY_SCHEDULE.min(per_day),
-        }
-    }
-}
 
 /// The failed attempts of a time that are the first ones of their messages, and whose messages have no successful one.
 const RECOVER_SQL: &str = "SELECT id, message_no, (
@@ -64,7 +45,7 @@ pub(super) fn recover(
     endpoint: EndpointKey,
     span: Span,
 ) -> Result<Slice, SqlError> {
-    let share = Share::of(connection, &stage, endpoint, How::Manually)?;
+    let share = share_of(connection, &stage, endpoint, Again::Manually)?;
     let first = Ksuid::floor(span.since);
     let mut statement = connection.prepare_cached(RECOVER_SQL)?;
     let mut rows = statement.query(named_params! {
@@ -80,42 +61,15 @@ pub(super) fn recover(
             break;
         }
     }
-    Ok(walk.slice(stage, endpoint, How::Manually, &share))
+    Ok(walk.slice(stage, endpoint, Again::Manually, &share))
 }
 
-/// The most messages that one step sends: their deliveries and what belongs to them are in one commit, to which others' messages do not
-/// go, so it is as large as commits of messages may be.
-const MAX_SENT_IN_STEP: u64 = 240;
-
-/// How many messages a step may send.
-struct Share {
-    messages: usize,
-    /// What it would need more for has to wait so long, if not only for the next step.
-    wait: Option<Duration>,
-}
-
-impl Share {
-    /// What the tasks of the endpoint's application may ask for, if it is this one's turn.
-    fn of(connection: &Connection, stage: &Stage, endpoint: EndpointKey, how: How) -> Result<Self, SqlError> {
-        let Bounds { per_day, now, .. } = stage.bounds;
-        let Some(application) = application_of(connection, endpoint)? else {
-            return Ok(Self { messages: 0, wait: None });
-        };
-        let (each, allowance) = (how.attempts(per_day), asked::found(connection, application, Use::Task)?);
-        let left = match stage.stands_in_line(connection, application)? {
-            true => 0,
-            false => allowance.left(per_day, now) / each.max(1),
-        };
-        if left >= MAX_SENT_IN_STEP {
-            return Ok(Self { messages: count_of(MAX_SENT_IN_STEP), wait: None });
-        }
-        let wait = allowance.spend(each, per_day, now).err().unwrap_or_default();
-        Ok(Self { messages: count_of(left), wait: Some(wait) })
-    }
-}
-
-fn count_of(few: u64) -> usize {
-    usize::try_from(few).unwrap_or(usize::MAX)
+/// What the tasks of the endpoint's application may ask for, if it is this one's turn.
+fn share_of(connection: &Connection, stage: &Stage, endpoint: EndpointKey, how: Again) -> Result<Share, SqlError> {
+    let Bounds { per_day, now, .. } = stage.bounds;
+    let Some(application) = application_of(connection, endpoint)? else { return Ok(Share::NOTHING) };
+    let left = asked::found(connection, application, Use::Task)?;
+    Ok(Share::of(left, how, per_day, !stage.stands_in_line(connection, application)?, now))
 }
 
 /// What a step has walked over.
@@ -144,7 +98,7 @@ impl Walk {
         true
     }
 
-    fn slice(self, stage: Stage, endpoint: EndpointKey, how: How, share: &Share) -> Slice {
+    fn slice(self, stage: Stage, endpoint: EndpointKey, how: Again, share: &Share) -> Slice {
         let Self { messages, seen, last, is_cut } = self;
         let wait = share.wait.filter(|_| is_cut);
         let since = stage.waits_since.filter(|_| messages.is_empty());
@@ -170,7 +124,7 @@ fn with_count(mut data: Map<String, Value>) -> Map<String, Value> {
 }
 
 /// Messages of a time. Whether one was attempted at an endpoint, or is pending there without an attempt, is looked up: where it is
-/// due that was accepted for it, and among those that were added or put somewhere else later.
+/// due that was accepted for it, among those that were added or put somewhere else later, and among those that somebody asked for.
 fn walk_sql() -> String {
     format!(
         "SELECT {MESSAGE_COLUMNS}, NULL AS payload, EXISTS (SELECT 1 FROM payload WHERE payload.message_no = message.no) AS has_payload,
@@ -185,6 +139,9 @@ fn walk_sql() -> String {
              ) OR EXISTS (
                  SELECT 1 FROM delivery INDEXED BY delivery_later
                  WHERE delivery.endpoint_no = :endpoint AND delivery.message_no = message.no AND trigger = 2
+             ) OR EXISTS (
+                 SELECT 1 FROM delivery INDEXED BY delivery_manual
+                 WHERE delivery.endpoint_no = :endpoint AND delivery.message_no = message.no AND trigger = 1
              ) AS known
          FROM message
          WHERE application_no = :application AND message.id >= :from AND message.id < :end
@@ -201,7 +158,7 @@ pub(super) fn missing(
     span: Span,
 ) -> Result<Slice, SqlError> {
     let Some((application, wants)) = target(connection, endpoint)? else { return Ok(nothing(stage, endpoint)) };
-    let share = Share::of(connection, &stage, endpoint, How::ByTheSchedule)?;
+    let share = share_of(connection, &stage, endpoint, Again::ByTheSchedule)?;
     let mut statement = connection.prepare_cached(&walk_sql())?;
     let mut rows = statement.query(named_params! {
         ":endpoint": endpoint.0, ":application": application.0,
@@ -218,7 +175,7 @@ pub(super) fn missing(
             break;
         }
     }
-    Ok(walk.slice(stage, endpoint, How::ByTheSchedule, &share))
+    Ok(walk.slice(stage, endpoint, Again::ByTheSchedule, &share))
 }
 
 /// Messages of a time with a payload, and the last attempt to send them to an endpoint.
@@ -253,7 +210,7 @@ pub(super) fn again(
     filter: &ReplayFilter,
 ) -> Result<Slice, SqlError> {
     let Some((application, _)) = target(connection, endpoint)? else { return Ok(nothing(stage, endpoint)) };
-    let share = Share::of(connection, &stage, endpoint, How::Manually)?;
+    let share = share_of(connection, &stage, endpoint, Again::Manually)?;
     let (succeeded, waiting) = match filter.outcome {
         None => (None, None),
         Some(Outcome::Succeeded) => (Some(true), None),
@@ -277,12 +234,12 @@ pub(super) fn again(
             break;
         }
     }
-    Ok(walk.slice(stage, endpoint, How::Manually, &share))
+    Ok(walk.slice(stage, endpoint, Again::Manually, &share))
 }
 
 /// The end of a task whose endpoint takes nothing. Why is looked up when that is written.
 fn nothing(stage: Stage, endpoint: EndpointKey) -> Slice {
-    let effects = Effects::Deliver { endpoint, how: How::Manually, messages: Vec::new(), then: Then::GoesOn };
+    let effects = Effects::Deliver { endpoint, how: Again::Manually, messages: Vec::new(), then: Then::GoesOn };
     Slice { cursor: stage.cursor, data: with_count(stage.data), ended: true, effects, ..Slice::default() }
 }
 
@@ -322,12 +279,12 @@ pub(super) fn refusal(connection: &Connection, endpoint: EndpointKey) -> Result<
 pub(super) fn deliver(
     tx: &Tx<'_>,
     endpoint: EndpointKey,
-    how: How,
+    how: Again,
     mut messages: Vec<MessageKey>,
     per_day: u64,
     now: Timestamp,
 ) -> Result<Result<(usize, Duration), Duration>, SqlError> {
-    if matches!(how, How::Manually) {
+    if matches!(how, Again::Manually) {
         messages = unworn(tx, endpoint, messages)?;
     }
     let Some(application) = application_of(tx, endpoint)? else { return Ok(Ok((0, Duration::ZERO))) };
@@ -343,8 +300,8 @@ pub(super) fn deliver(
     )?;
     for message in &messages {
         match how {
-            How::Manually => add_manual(tx, endpoint, *message, now)?,
-            How::ByTheSchedule => {
+            Again::Manually => add_manual(tx, endpoint, *message, now)?,
+            Again::ByTheSchedule => {
                 scheduled.execute(params![endpoint.0, message.0, SCHEDULED_LATER, now.as_micros()])?;
                 hold(tx, *message)?;
             }

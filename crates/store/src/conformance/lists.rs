@@ -528,12 +528,6 @@ fn page<T>(all: impl Iterator<Item = T>, scan: &Scan<Ksuid>, id: impl Fn(&T) -> 
     within
 }
 
-impl Scan<Ksuid> {
-    fn contains(&self, id: &Ksuid) -> bool {
-        std::ops::RangeBounds::contains(&(self.lower, self.upper), id)
-    }
-}
-
 /// Ids of messages that are made out of order.
 impl<H: Harness> World<H> {
     fn message_id(&self, at: postrider_domain::time::Timestamp) -> MessageId {

@@ -483,6 +483,17 @@ pub(super) async fn replay_adds_nothing_twice_that_a_clock_dated_ahead<H: Harnes
     assert!(world.due(&endpoint, FAR).await.is_empty());
 }
 
+pub(super) async fn replay_leaves_out_what_waits_because_somebody_asked_for_it<H: Harness>(world: &World<H>) {
+    let app = world.application().await;
+    let (missed, asked_for) = (world.message(&app, &[]).await, world.message(&app, &[]).await);
+    let endpoint = world.endpoint(&app).await;
+    done(world.store().resend(endpoint.key, asked_for.key, world.tick(), None).await.unwrap());
+    let id = add(world, Job::Replay { endpoint: endpoint.key, span: ALWAYS }).await;
+    assert_eq!(run(world, id, 10).await, json!({ "messages": 1 }));
+    assert_eq!(pending(world, &endpoint, Trigger::Scheduled).await, [missed.key]);
+    assert_eq!(pending(world, &endpoint, Trigger::Manual).await, [asked_for.key]);
+}
+
 pub(super) async fn bulk_replay_sends_what_its_filter_lets_through<H: Harness>(world: &World<H>) {
     let app = world.application().await;
     let (endpoint, other) = (world.endpoint(&app).await, world.endpoint(&app).await);

@@ -167,6 +167,21 @@ pub(super) async fn an_endpoint_on_hold_is_not_due_before_the_end_of_it<H: Harne
     assert_eq!(world.store().holds().await.unwrap().len(), 1);
 }
 
+pub(super) async fn an_endpoint_on_hold_is_looked_after_at_the_end_of_it_though_what_it_has_is_due_later<H: Harness>(
+    world: &mut World<H>,
+) {
+    let app = world.application().await;
+    let endpoint = waiting(world, &app, instant(60)).await;
+    let hold = Hold { until: instant(50), reason: HoldReason::Asked };
+    world.store().hold(endpoint.key, hold, None).await.unwrap();
+    world.reopen().await;
+    assert_eq!(world.store().rebuild_wakes().await.unwrap(), 1);
+    assert_eq!(take(world, instant(49), 10).await, (vec![], Some(instant(50))));
+    assert_eq!(take(world, instant(50), 10).await, (vec![endpoint.key], None));
+    assert_eq!(world.store().park(endpoint.key, instant(50)).await.unwrap(), Some(instant(60)));
+    assert_eq!(world.store().holds().await.unwrap(), []);
+}
+
 pub(super) async fn what_a_hand_adds_is_in_the_index<H: Harness>(world: &World<H>) {
     let app = world.application().await;
     let endpoint = world.endpoint(&app).await;
