@@ -57,6 +57,8 @@ pub(crate) struct Lines {
     buffer: BytesMut,
     /// For how much of the buffer is paid, or more.
     paid: usize,
+    /// How much was handed out with the lines that are worked on.
+    handed: usize,
     /// Until when the line that has begun has to come to its end, and how long it may wait for room.
     deadline: Option<Instant>,
     patience: Patience,
@@ -80,6 +82,7 @@ impl Lines {
             body,
             buffer,
             paid,
+            handed: 0,
             deadline: None,
             patience,
             searched: 0,
@@ -116,6 +119,7 @@ impl Lines {
             let before = self.buffer.len();
             let line = self.next();
             bytes += before - self.buffer.len();
+            self.handed = bytes;
             if let Some(line) = line {
                 lines.push(line);
                 continue;
@@ -141,6 +145,7 @@ impl Lines {
 
     /// Gives back what was paid for what is not in memory any more.
     fn keep(&mut self) {
+        self.handed = 0;
         // What is paid ahead stays paid while a line comes.
         if self.buffer.is_empty() || self.paid > self.buffer.len() + PAID_BYTES {
             self.paid = self.buffer.len();
@@ -172,7 +177,8 @@ impl Lines {
 
     /// Pays for so much more.
     async fn pay(&mut self, bytes: usize) -> Result<()> {
-        let needed = (self.buffer.len() + bytes).saturating_sub(self.paid);
+        // What was handed out is in memory until the next lines are asked for.
+        let needed = (self.handed + self.buffer.len() + bytes).saturating_sub(self.paid);
         if needed > 0 {
             let paid = needed.max(PAID_BYTES);
             self.body.account().charge_piece(paid, &mut self.patience).await?;
@@ -342,6 +348,28 @@ mod tests {
         let stream = futures_util::stream::iter(pieces.map(Ok::<_, std::convert::Infallible>));
         let lines = Lines::new(Bytes::new(), Incoming::charged_to(Body::from_stream(stream), account));
         assert_eq!(all(lines, 10).await, [Line::TooLong, text("a")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lines_that_were_handed_out_are_paid_for_as_long_as_they_are_worked_on() {
+        let options = postrider_ingest::LimitOptions::default();
+        let account = Account::new(Arc::new(crate::account::Budgets::new(&options, 10)));
+        let operator =
+            crate::auth::Principal::Environment(postrider_domain::application::EnvironmentId::default_environment());
+        account.open(&operator, false).await.unwrap();
+        let lines = format!("{}\n", "x".repeat(4_095)).repeat(16);
+        let pieces = std::iter::repeat_n(Bytes::from(lines), 60);
+        let stream = futures_util::stream::iter(pieces.map(Ok::<_, std::convert::Infallible>));
+        let mut lines = Lines::new(Bytes::new(), Incoming::charged_to(Body::from_stream(stream), account));
+        let handed: usize = lines.chunk(1_000).await.unwrap().iter().map(|line| line_bytes(line) + 1).sum();
+        assert!(handed > 1_000_000 && lines.paid >= handed, "{} of {handed} bytes are paid", lines.paid);
+    }
+
+    fn line_bytes(line: &Line) -> usize {
+        match line {
+            Line::Text(text) => text.len(),
+            Line::TooLong => 0,
+        }
     }
 
     /// A line of which a byte comes now and then, for ever.

@@ -149,6 +149,8 @@ struct ByStream {
     late: BTreeMap<u32, Late>,
     /// The stream that brought so much that the connection ends.
     ruinous: Option<Owner>,
+    /// The stream of the last frame that was counted, and whose it is.
+    charged: Option<(u32, Owner)>,
 }
 
 /// The stream of a request that is under way.
@@ -214,7 +216,15 @@ impl Default for Meter {
 }
 
 impl ByStream {
+    /// Whose a stream is, or was.
+    fn owner(&self, number: u32) -> Option<Owner> {
+        let open = self.open.get(&number).map(|stream| stream.owner);
+        open.or_else(|| self.late.get(&number).map(|late| late.owner))
+    }
+
     fn charge(&mut self, number: u32, (cost, bytes, is_head): (i64, i64, bool)) -> Charged {
+        // It may be over before it is known what was made of this frame.
+        self.charged = self.owner(number).map(|owner| (number, owner));
         if let Some(stream) = self.open.get_mut(&number) {
             if stream.ended {
                 return Charged::Connection;
@@ -316,8 +326,8 @@ impl Meter {
         let by_stream = self.by_stream.lock();
         let in_doubt = || {
             let number = self.in_doubt.load(Ordering::Acquire);
-            let open = by_stream.open.get(&number).map(|stream| stream.owner);
-            open.or_else(|| by_stream.late.get(&number).map(|late| late.owner))
+            let charged = by_stream.charged.filter(|(charged, _)| *charged == number).map(|(_, owner)| owner);
+            charged.or_else(|| by_stream.owner(number))
         };
         by_stream.ruinous.or_else(in_doubt)
     }

@@ -14,10 +14,11 @@
 //! What keeps this machine from making the attempt (no open files, no free stream of a shared connection) is no attempt:
 //! it ends as [`Failure::Local`], and the wait for a stream is not part of the deadline.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use postrider_domain::endpoint::{EndpointUrl, Headers};
 use postrider_domain::message::Message;
 use postrider_domain::signature::SigningKeys;
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApplicationKey, EnvironmentKey, Target};
+use postrider_store::{ApplicationKey, EndpointKey, EnvironmentKey, Target};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -98,6 +99,7 @@ pub struct Sender {
     connector: Connector,
     pool: Pool,
     shared: SharedPool,
+    spared: Spared,
     names: SignatureNames,
     timeout: Duration,
     /// The process is about to end.
@@ -112,8 +114,51 @@ pub struct Prepared {
     to: Result<Template, Trouble>,
     /// Whose share of connections it uses.
     owner: Owner,
-    /// Attempts in a row that were none, because others ended the connection.
-    spared: AtomicU32,
+    /// Which endpoint it is.
+    endpoint: EndpointKey,
+}
+
+/// Attempts in a row that were none, because others ended the connection, of each endpoint of which there were any: also while nobody
+/// sends to it.
+#[derive(Default)]
+struct Spared {
+    counts: Mutex<HashMap<EndpointKey, u32>>,
+    /// There hardly ever are any.
+    any: AtomicBool,
+}
+
+impl Spared {
+    /// What others brought about is no attempt, unless it goes on so, attempt after attempt: a receiver may have others at hand.
+    fn end(&self, made: Result<Outcome, Broken>, endpoint: EndpointKey) -> Result<Outcome, Trouble> {
+        match made {
+            Err(Broken { again: Again::ByOthers, trouble, .. }) if self.spares(endpoint) => {
+                Err(Trouble { kind: Failure::Local, ..trouble })
+            }
+            other => {
+                self.forget(endpoint);
+                other.map_err(|broken| broken.trouble)
+            }
+        }
+    }
+
+    fn spares(&self, endpoint: EndpointKey) -> bool {
+        let mut counts = self.counts.lock();
+        if counts.len() >= MAX_SPARED_ENDPOINTS && !counts.contains_key(&endpoint) {
+            counts.clear();
+        }
+        self.any.store(true, Ordering::Release);
+        let count = counts.entry(endpoint).or_default();
+        *count += 1;
+        *count <= MAX_SPARED
+    }
+
+    fn forget(&self, endpoint: EndpointKey) {
+        if self.any.load(Ordering::Acquire) {
+            let mut counts = self.counts.lock();
+            counts.remove(&endpoint);
+            self.any.store(!counts.is_empty(), Ordering::Release);
+        }
+    }
 }
 
 /// What whoever sends one message after another keeps between them: the connection, if it is not one that all share.
@@ -142,6 +187,8 @@ postrider_domain::limits! {
     in "Receivers over HTTP/2";
     /// Attempts at an endpoint in a row that are none because the connection ended twice for what the receiver sent for others' requests, or for none
     pub(crate) const MAX_SPARED: u32 = 8, "attempts", beyond "the next has failed";
+    /// Endpoints of which that is counted
+    pub(crate) const MAX_SPARED_ENDPOINTS: usize = 16_384, "endpoints", beyond "all are counted anew";
 }
 
 /// How long a request waits for a stream, and how often it looks whether there is one.
@@ -165,7 +212,8 @@ struct Attempt<'a> {
     started: Timestamp,
     stage: Stage,
     tried: Tried,
-    spared: &'a AtomicU32,
+    spared: &'a Spared,
+    endpoint: EndpointKey,
 }
 
 impl Attempt<'_> {
@@ -176,20 +224,7 @@ impl Attempt<'_> {
 
     /// What comes of it when its last exchange came to this.
     fn end(&self, made: Result<Outcome, Broken>) -> Result<Outcome, Trouble> {
-        end(made, self.spared)
-    }
-}
-
-/// What others brought about is no attempt, unless it goes on so, attempt after attempt: a receiver may have others at hand.
-fn end(made: Result<Outcome, Broken>, spared: &AtomicU32) -> Result<Outcome, Trouble> {
-    match made {
-        Err(Broken { again: Again::ByOthers, trouble, .. }) if spared.fetch_add(1, Ordering::Relaxed) < MAX_SPARED => {
-            Err(Trouble { kind: Failure::Local, ..trouble })
-        }
-        other => {
-            spared.store(0, Ordering::Relaxed);
-            other.map_err(|broken| broken.trouble)
-        }
+        self.spared.end(made, self.endpoint)
     }
 }
 
@@ -209,6 +244,7 @@ impl Sender {
             connector: Connector::new(options, resolve, tls, Arc::clone(&clock)),
             pool: Pool::new(options.max_in_flight),
             shared: SharedPool::new(options.max_in_flight),
+            spared: Spared::default(),
             names: options.header_prefix.into(),
             timeout: options.request_timeout.0,
             ending: CancellationToken::new(),
@@ -225,20 +261,20 @@ impl Sender {
     /// Prepares an endpoint: once per version of it.
     pub fn prepare(&self, target: &Target) -> Arc<Prepared> {
         let prepared = self.prepare_parts(&target.endpoint.url, &target.headers, &target.keys);
-        Arc::new(Prepared { owner: Owner::of(target), ..prepared })
+        Arc::new(Prepared { owner: Owner::of(target), endpoint: target.key, ..prepared })
     }
 
     /// Prepares a URL that is no stored endpoint.
     pub fn prepare_parts(&self, url: &EndpointUrl, headers: &Headers, keys: &SigningKeys) -> Prepared {
         let to = request::prepare(url, headers, keys, self.policy(), &self.names);
         let owner = Owner { environment: EnvironmentKey(0), application: ApplicationKey(0) };
-        Prepared { to, owner, spared: AtomicU32::new(0) }
+        Prepared { to, owner, endpoint: EndpointKey(0) }
     }
 
     /// Stands for an endpoint that could not be prepared because of an error of ours: every attempt fails with that.
     pub(crate) fn unprepared(owner: Owner) -> Arc<Prepared> {
         let detail = "the request could not be made because of an internal error";
-        Arc::new(Prepared { to: Err(Trouble::new(Failure::Protocol, detail)), owner, spared: AtomicU32::new(0) })
+        Arc::new(Prepared { to: Err(Trouble::new(Failure::Protocol, detail)), owner, endpoint: EndpointKey(0) })
     }
 
     /// Makes one attempt. Dropping the future ends the request.
@@ -247,8 +283,8 @@ impl Sender {
         let outcome = match &to.to {
             Ok(template) => {
                 let (owner, tried) = (to.owner, Tried::default());
-                let (stage, spared) = (Stage::default(), &to.spared);
-                let attempt = Attempt { to: template, owner, message, started, stage, tried, spared };
+                let (stage, spared, endpoint) = (Stage::default(), &self.spared, to.endpoint);
+                let attempt = Attempt { to: template, owner, message, started, stage, tried, spared, endpoint };
                 self.attempt(&attempt, slot).await
             }
             Err(refused) => refused.clone().into(),
@@ -470,12 +506,14 @@ mod tests {
 
     #[test]
     fn what_others_brought_about_is_no_attempt_so_often_in_a_row() {
-        let (spared, mut kinds) = (AtomicU32::new(0), Vec::new());
+        let (spared, one, mut kinds) = (Spared::default(), EndpointKey(1), Vec::new());
         for _ in 0..2 * (MAX_SPARED + 1) {
-            kinds.push(end(Err(Broken::by_others()), &spared).unwrap_err().kind);
+            kinds.push(spared.end(Err(Broken::by_others()), one).unwrap_err().kind);
         }
         let round = [vec![Failure::Local; MAX_SPARED as usize], vec![Failure::Protocol]].concat();
         assert_eq!(kinds, [round.clone(), round].concat());
-        assert_eq!(end(Err(Broken::without_response()), &spared).unwrap_err().kind, Failure::Protocol);
+        assert_eq!(spared.end(Err(Broken::by_others()), EndpointKey(2)).unwrap_err().kind, Failure::Local);
+        assert_eq!(spared.end(Err(Broken::without_response()), one).unwrap_err().kind, Failure::Protocol);
+        assert_eq!(spared.end(Err(Broken::by_others()), one).unwrap_err().kind, Failure::Local);
     }
 }

@@ -269,11 +269,11 @@ impl State {
             &tenant.caller,
             || Applications::new(shares),
             |caller| {
-                caller.end(given.expected, counts);
+                caller.end(given.at, given.expected, counts);
                 let applications = &mut caller.waiting.applications;
                 applications.done(counts);
                 applications.change(&tenant.whose, VecDeque::new, |application| {
-                    application.end(given.expected_of_application, counts);
+                    application.end(given.at, given.expected_of_application, counts);
                 });
             },
         );
@@ -511,6 +511,26 @@ mod tests {
         }
         let waited = longest_wait(&turns, tenant("light", 1)).await;
         assert!(waited <= LONG + Duration::from_millis(2), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn very_many_short_turns_do_not_make_the_next_long_one_short() {
+        let turns = Turns::for_work(2);
+        for number in 0..2 {
+            for _ in 0..4 {
+                let (turns, heavy) = (Arc::clone(&turns), tenant(&format!("heavy{number}"), 1));
+                tokio::spawn(async move {
+                    for count in 0_u64.. {
+                        let Ok(turn) = turns.take(heavy.clone()).await else { return };
+                        let cost = if count % 40 == 0 { LONG } else { Duration::from_micros(100) };
+                        tokio::time::sleep(cost).await;
+                        drop(turn);
+                    }
+                });
+            }
+        }
+        let waited = longest_wait(&turns, tenant("light", 1)).await;
+        assert!(waited < Duration::from_millis(2), "{waited:?}");
     }
 
     #[tokio::test(start_paused = true)]

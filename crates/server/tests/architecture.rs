@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 /// All sources of the crates, in one text.
 fn sources(folder: &Path, into: &mut String) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(folder).expect("the folder can be read") {
+        let path = entry.expect("the folder can be read").path();
         if path.is_dir() {
             sources(&path, into);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            into.push_str(&fs::read_to_string(path).unwrap());
+            into.push_str(&fs::read_to_string(path).expect("a text"));
         }
     }
 }

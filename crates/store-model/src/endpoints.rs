@@ -249,8 +249,8 @@ impl State {
 
     fn change_headers(&mut self, key: EndpointKey, headers: &Headers, now: Timestamp) {
         let before = std::mem::replace(&mut self.receiver(key).headers, headers.clone());
-        self.change_receiver(key, Some(now));
         if *headers != before {
+            self.change_receiver(key, Some(now));
             self.make_routes_newer(key);
         }
         self.tell_changed(key);

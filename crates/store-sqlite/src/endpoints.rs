@@ -315,9 +315,10 @@ fn write_headers(
     (before, after): (&Headers, &Headers),
     now: Timestamp,
 ) -> Result<(), SqlError> {
-    store_headers(tx, endpoint, after)?;
-    change_receiver(tx, endpoint, Some(now))?;
+    // What is the same is no change: it sends nothing earlier than the receiver has asked for.
     if after != before {
+        store_headers(tx, endpoint, after)?;
+        change_receiver(tx, endpoint, Some(now))?;
         make_routes_newer(tx, endpoint)?;
     }
     tell(tx, endpoint)

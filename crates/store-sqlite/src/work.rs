@@ -193,14 +193,13 @@ impl Work for SqliteStore {
 
     async fn hold(&self, endpoint: EndpointKey, hold: Hold, receiver: Option<u64>) -> Result<bool, StoreError> {
         let Hold { until, reason } = hold;
-        let asked = receiver.map(|receiver| i64::try_from(receiver).unwrap_or(i64::MAX));
         self.writer
             .run(Whose::Engine(endpoint), move |tx| {
                 let present = tx
                     .prepare_cached("SELECT CAST(receiver AS INTEGER) FROM endpoint WHERE no = ?")?
                     .query_row([endpoint.0], |row| row.get::<_, i64>(0))
                     .optional()?;
-                if asked.zip(present).is_some_and(|(asked, present)| asked != present) {
+                if receiver.zip(present).is_some_and(|(asked, present)| asked != present.unsigned_abs()) {
                     return Ok::<_, Abort<StoreError>>(false);
                 }
                 tx.prepare_cached(
@@ -528,7 +527,7 @@ pub(crate) fn change_receiver(
     now: Option<Timestamp>,
 ) -> Result<(), SqlError> {
     connection
-        .prepare_cached("UPDATE endpoint SET receiver = CAST(receiver AS INTEGER) + 1 WHERE no = ?")?
+        .prepare_cached("UPDATE endpoint SET receiver = abs(CAST(receiver AS INTEGER)) + 1 WHERE no = ?")?
         .execute([endpoint.0])?;
     let lifted: Option<(i64, String)> = connection
         .prepare_cached("DELETE FROM endpoint_hold WHERE endpoint_no = ? RETURNING not_before, reason")?

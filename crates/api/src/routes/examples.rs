@@ -11,6 +11,7 @@ use postrider_domain::endpoint::Endpoint;
 use postrider_domain::event_type::EventType;
 use postrider_domain::ids::Id as _;
 use postrider_domain::names::{EventTypeName, IdOrUid};
+use postrider_domain::time::Timestamp;
 use postrider_ingest::Submission;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -68,7 +69,7 @@ pub(super) async fn send(
         idempotency: operator.once.map(|keyed| keyed.about(endpoint.value.id.ksuid())),
     };
     let submitted = state.intake.submit(submission).await?;
-    let warnings = why_not_now(submitted.endpoints, &endpoint.value).into_iter().collect();
+    let warnings = why_not_now(submitted.endpoints, &endpoint.value, state.clock.now()).into_iter().collect();
     let mut response =
         answer::json(StatusCode::OK, &MessageOut::new(&submitted.message, false).with_warnings(warnings));
     response.headers_mut().insert(MATCHED_ENDPOINTS, submitted.endpoints.into());
@@ -76,9 +77,9 @@ pub(super) async fn send(
 }
 
 /// Whoever sends an example looks at what comes of it, so he is told if that will be nothing, or later.
-fn why_not_now(endpoints: usize, endpoint: &Endpoint) -> Option<Problem> {
+fn why_not_now(endpoints: usize, endpoint: &Endpoint, now: Timestamp) -> Option<Problem> {
     let msg = if endpoints > 0 {
-        let hold = endpoint.held?;
+        let hold = endpoint.held.filter(|hold| hold.until > now)?;
         format!("It is sent when what holds the endpoint back is over, at {}.", hold.until)
     } else if endpoint.disabled {
         "Nothing is sent: the endpoint is disabled.".to_owned()

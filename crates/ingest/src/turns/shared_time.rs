@@ -5,19 +5,21 @@
 //! as much. Whoever comes anew starts at the present, so nobody saves anything up; and whoever comes again is no newcomer, as long as
 //! he is remembered. This is weighted fair queuing, with two differences:
 //!
-//! * What a turn will take is expected to be what those before it took: the longest, of which an eighth is forgotten with each that is
-//!   shorter. When it ends, what it took is counted instead. So of two that have had as much, the one comes first who takes little, and
+//! * What a turn will take is expected to be what those before it took: the longest of the last seconds. When it ends, what it took is counted instead. So of two that have had as much, the one comes first who takes little, and
 //!   waits for no more than what is under way.
 //! * The present is never behind the one who was chosen last: nobody who comes starts in the past.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// A time that was used, or a place in virtual time: nanoseconds, so that there are enough for centuries.
 pub(super) type Nanos = u64;
 
-/// Of what was expected before, a turn that took less leaves all but one part of so many.
-const FORGETS: Nanos = 8;
+/// So long the longest turn is expected to come again, however many short ones come between: those are had in no time.
+const REMEMBERED: Duration = Duration::from_secs(10);
 
 /// What somebody is worth to those who order them.
 pub(super) trait Waits {
@@ -66,6 +68,8 @@ pub(super) struct Member<T> {
     used: Nanos,
     /// How long its turns are expected to take; `None` if it had none yet.
     expected: Option<Nanos>,
+    /// When the one was given that took so long.
+    longest_at: Option<Instant>,
     /// The turns that it has.
     pub(super) taken: usize,
     pub(super) waiting: T,
@@ -121,6 +125,7 @@ impl<K: Ord + Hash + Clone, T: Waits> SharedTime<K, T> {
         let member = self.members.entry(id.clone()).or_insert_with(|| Member {
             used: now,
             expected: None,
+            longest_at: None,
             taken: 0,
             waiting: new(),
             place: Place::Nowhere,
@@ -191,11 +196,13 @@ impl<T: Waits> Member<T> {
         used
     }
 
-    /// A turn that was expected to take so long took that long.
-    pub(super) fn end(&mut self, expected: Nanos, cost: Nanos) {
+    /// A turn that began then and was expected to take so long took that long.
+    pub(super) fn end(&mut self, at: Instant, expected: Nanos, cost: Nanos) {
         self.taken -= 1;
         self.used = self.used.saturating_sub(expected).saturating_add(cost);
-        let before = self.expected.unwrap_or(0);
-        self.expected = Some(cost.max(before - before / FORGETS));
+        let is_remembered = self.longest_at.is_some_and(|longest| at.saturating_duration_since(longest) < REMEMBERED);
+        if !is_remembered || self.expected.is_none_or(|before| cost >= before) {
+            (self.expected, self.longest_at) = (Some(cost), Some(at));
+        }
     }
 }

@@ -37,9 +37,15 @@ impl Hostile {
         Self { operator, tenant, org }
     }
 
-    /// The operator's token.
+    /// The operator's token; or the application's, if the operator is the healthy tenant's own.
     pub(crate) fn token(&self, server: &TestServer) -> String {
-        server.sign(&token::environment_claims(&self.org))
+        let is_within = self.org == server.org();
+        let claims = if is_within {
+            token::application_claims(&self.org, &self.tenant.id)
+        } else {
+            token::environment_claims(&self.org)
+        };
+        server.sign(&claims)
     }
 }
 
