@@ -248,7 +248,12 @@ async fn change<H: Harness>(world: &World<H>, app: &App, endpoint: &Ep, what: &s
             let rotated = store.rotate_secret(endpoint.key, world.secret(), now, now, None).await;
             return drop(rotated.unwrap());
         }
-        "headers" => return store.set_headers(endpoint.key, Headers::new(), now).await.unwrap(),
+        "headers" => {
+            let mut headers = Headers::new();
+            headers.insert("X-Token", "another");
+            return store.set_headers(endpoint.key, headers, now).await.unwrap();
+        }
+        "the same headers" => return store.set_headers(endpoint.key, Headers::new(), now).await.unwrap(),
         "delete" => return store.delete_endpoint(app.key, &id, now).await.unwrap(),
         _ => return store.delete_application(&environment(), &by_id(app.value.id), now).await.unwrap(),
     };
@@ -262,6 +267,7 @@ pub(super) async fn a_change_of_what_a_hold_was_learned_from_lifts_it<H: Harness
         ("credentials", true),
         ("secret", true),
         ("headers", true),
+        ("the same headers", false),
         ("disable", true),
         ("delete", true),
         ("application", true),
