@@ -28,7 +28,7 @@ pub(super) enum Kind {
 pub(super) const KINDS: usize = 6;
 
 pub(super) struct Entry {
-    /// Where in [`State::addresses`].
+    /// Where in `State::addresses`.
     pub(super) address: usize,
     /// Requests under way: from the end of their heads until their answers are written.
     pub(super) requests: usize,
@@ -43,9 +43,9 @@ pub(super) struct Entry {
     /// Since when there is no request, or none that is not answered, or whose caller is known.
     pub(super) since: Instant,
     pub(super) client: Client,
-    /// What it may be closed for, and since when: where it is in [`Address::waiting`].
+    /// What it may be closed for, and since when: where it is in `Address::waiting`.
     pub(super) waits: Option<(Kind, Instant)>,
-    /// Whether it is one of [`State::count`].
+    /// Whether it is one of `State::count`.
     pub(super) is_counted: bool,
     pub(super) sign: Arc<Sign>,
 }
