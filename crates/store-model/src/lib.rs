@@ -1,6 +1,6 @@
 //! The store as a model: the contract in memory, plain and obviously right instead of fast. For tests and the simulation only.
 //!
-//! * All that is stored is one [`State`](state::State): ordered maps behind one lock. Each operation is one critical section, which is
+//! * All that is stored is one `State`: ordered maps behind one lock. Each operation is one critical section, which is
 //!   its commit: whoever looks sees all of it or nothing. What is refused is taken back whole.
 //! * There are no threads, no indexes and no caches. A list is what its filter lets through of everything, sorted.
 //! * A [`Database`] outlives the stores on it, as a file does: a store that is opened on it again finds what was there.
