@@ -1,3 +1,5 @@
+//! Which connections give way, in which order, and what is counted: without sockets, by a clock that the tests move.
+
 use super::*;
 use futures_util::FutureExt as _;
 use postrider_api::Progress as _;
