@@ -5,6 +5,7 @@
 //! concluded from the order of messages, which other processes may store meanwhile.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use postrider_domain::ids::MessageId;
@@ -19,7 +20,11 @@ postrider_domain::limits! {
 }
 
 #[derive(Default)]
-pub(crate) struct OnTheirWay(Mutex<Inner>);
+pub(crate) struct OnTheirWay {
+    inner: Mutex<Inner>,
+    /// Whether anything that is on its way may have been erased: there hardly ever is, and each offer asks.
+    any_erased: AtomicBool,
+}
 
 #[derive(Default)]
 struct Inner {
@@ -44,29 +49,33 @@ struct Erased {
 impl OnTheirWay {
     /// These are about to be stored.
     pub(crate) fn announce(&self, messages: &[MessageId]) {
-        let mut inner = self.0.lock();
+        let mut inner = self.inner.lock();
         inner.announced += 1;
         inner.messages.extend(messages.iter().map(|message| (*message, Vec::new())));
     }
 
     /// A message was offered to its endpoints, or was not stored after all. Returns who passed it over.
     pub(crate) fn arrived(&self, message: &MessageId) -> Vec<EndpointKey> {
-        self.0.lock().messages.remove(message).unwrap_or_default()
+        self.inner.lock().messages.remove(message).unwrap_or_default()
     }
 
     /// All messages of a batch have arrived; batches do in the order in which they were announced.
     pub(crate) fn handed_over(&self) {
-        let mut inner = self.0.lock();
+        let mut inner = self.inner.lock();
         inner.handed_over += 1;
         let handed_over = inner.handed_over;
         if !inner.erased.messages.is_empty() {
             inner.erased.messages.retain(|_, batch| *batch > handed_over);
         }
+        if self.any_erased.load(Ordering::SeqCst) {
+            let any = inner.erased.all_until > handed_over || !inner.erased.messages.is_empty();
+            self.any_erased.store(any, Ordering::SeqCst);
+        }
     }
 
     /// Whether a message is on its way; then it is noted that the endpoint passes it over.
     pub(crate) fn is_passed_over(&self, message: &MessageId, by: EndpointKey) -> bool {
-        let mut inner = self.0.lock();
+        let mut inner = self.inner.lock();
         let Some(passed_over) = inner.messages.get_mut(message) else { return false };
         if !passed_over.contains(&by) {
             passed_over.push(by);
@@ -76,11 +85,12 @@ impl OnTheirWay {
 
     /// Notes messages whose payloads were erased.
     pub(crate) fn erase(&self, messages: &Messages) {
-        let mut inner = self.0.lock();
+        let mut inner = self.inner.lock();
         let (last, is_any) = (inner.announced, inner.announced > inner.handed_over);
         if !is_any {
             return;
         }
+        self.any_erased.store(true, Ordering::SeqCst);
         if inner.erased.messages.len() + messages.len() > MAX_ERASED_AHEAD {
             inner.erased.messages.clear();
             inner.erased.all_until = last;
@@ -91,7 +101,10 @@ impl OnTheirWay {
 
     /// Whether a message that is being handed over may have been erased.
     pub(crate) fn is_erased(&self, message: MessageKey) -> bool {
-        let inner = self.0.lock();
+        if !self.any_erased.load(Ordering::SeqCst) {
+            return false;
+        }
+        let inner = self.inner.lock();
         inner.erased.all_until > inner.handed_over || inner.erased.messages.contains_key(&message)
     }
 }
@@ -121,7 +134,7 @@ mod tests {
         assert!(!way.is_passed_over(&id(1), one));
         assert!(way.arrived(&id(1)).is_empty() && way.arrived(&id(2)).is_empty());
         way.handed_over();
-        assert!(way.0.lock().messages.is_empty());
+        assert!(way.inner.lock().messages.is_empty());
     }
 
     #[test]
@@ -139,7 +152,7 @@ mod tests {
             assert!(!way.is_erased(MessageKey(3)));
             way.handed_over();
         }
-        assert!(way.0.lock().erased.messages.is_empty());
+        assert!(way.inner.lock().erased.messages.is_empty());
     }
 
     #[test]
@@ -149,7 +162,7 @@ mod tests {
         for start in (0..=MAX_ERASED_AHEAD as i64).step_by(1_000) {
             way.erase(&keys(start..start + 1_000));
         }
-        assert!(way.0.lock().erased.messages.len() <= MAX_ERASED_AHEAD);
+        assert!(way.inner.lock().erased.messages.len() <= MAX_ERASED_AHEAD);
         way.announce(&[id(2)]);
         assert!(way.is_erased(MessageKey(-1)));
         way.handed_over();
