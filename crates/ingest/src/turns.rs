@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::judge::{MAX_WAITING, MAX_WAITING_IN_ALL};
-use shared_time::{Bounds, Member, Nanos, Next, SharedTime, Waits};
+use shared_time::{Bounds, ByKind, Ended, Kind, Member, Nanos, Next, SharedTime, Waits};
 
 postrider_domain::limits! {
     in "Requests";
@@ -31,7 +31,7 @@ postrider_domain::limits! {
     /// Environments of which is known how much time they used last, while they want none
     pub(crate) const REMEMBERED_ENVIRONMENTS: usize = 256, "environments", beyond "those that used least lately start anew";
     /// And of each of them, applications
-    pub(crate) const REMEMBERED_APPLICATIONS: usize = 16, "applications", beyond "the same; what they will take is expected to be what their environment took";
+    pub(crate) const REMEMBERED_APPLICATIONS: usize = 16, "applications", beyond "the same; what they will take is expected to be what the last took of which nothing was known";
     /// The time of those who have no token counts so many times
     pub(crate) const NO_TOKEN: u64 = 8, "times", beyond "they wait longer than whoever has one";
 }
@@ -135,10 +135,9 @@ struct Wait {
 #[derive(Debug, Clone, Copy)]
 struct Given {
     at: Instant,
-    /// How long it is expected to take by what is known of the caller, and of the application.
+    /// How long it is expected to take by what is known of the application.
     expected: Nanos,
-    expected_of_application: Nanos,
-    is_long: bool,
+    kind: Kind,
 }
 
 /// A turn; it ends when this is dropped. Whoever works on where nobody can stop him takes it along.
@@ -241,74 +240,86 @@ impl State {
 
     /// Gives a turn to whoever is next; `false` if nobody is.
     fn give_next(&mut self, shares: Shares, at: Instant) -> bool {
-        let Some((next, is_long)) = self.callers.next(self.taken_long >= shares.long) else { return false };
+        let Some((next, kind)) = self.callers.next(self.taken_long >= shares.long) else { return false };
         self.waiting -= 1;
         let begun = self.callers.change(
             &next,
             || Applications::new(shares),
             |caller| {
-                let expected = caller.expects();
-                let given = Given { at, expected, expected_of_application: 0, is_long };
-                caller.waiting.give(given).then(|| caller.begin(expected))
+                let expected = caller.waiting.give(kind, at)?;
+                Some(caller.begin(kind, expected))
             },
         );
         if let Some(used) = begun {
             self.callers.begun(used);
             self.taken += 1;
-            self.taken_long += usize::from(is_long);
+            self.taken_long += usize::from(kind == Kind::Long);
         }
         true
     }
 
     fn end(&mut self, tenant: &Tenant, given: Given, cost: Nanos, shares: Shares) {
         self.taken -= 1;
-        self.taken_long -= usize::from(given.is_long);
+        self.taken_long -= usize::from(given.kind == Kind::Long);
         self.callers.done(cost);
-        let counts = cost.saturating_mul(tenant.weight());
-        self.callers.change(
-            &tenant.caller,
-            || Applications::new(shares),
-            |caller| {
-                caller.end(given.at, given.expected, counts);
-                let applications = &mut caller.waiting.applications;
-                applications.done(counts);
-                applications.change(&tenant.whose, VecDeque::new, |application| {
-                    application.end(given.at, given.expected_of_application, counts);
-                });
-            },
-        );
+        let Given { at, kind, expected } = given;
+        let ended = Ended { at, kind, expected, cost: cost.saturating_mul(tenant.weight()) };
+        let new = || Applications::new(shares);
+        self.callers.change(&tenant.caller, new, |caller| {
+            let applications = &mut caller.waiting.applications;
+            applications.done(ended.cost);
+            applications.ended(&tenant.whose, VecDeque::new, ended);
+        });
+        self.callers.ended(&tenant.caller, new, ended);
     }
 }
 
 impl Applications {
     fn new(shares: Shares) -> Self {
-        let bounds = Bounds { most: shares.of_application, remembered: REMEMBERED_APPLICATIONS, long: Nanos::MAX };
+        let bounds = Bounds {
+            most: shares.of_application,
+            remembered: REMEMBERED_APPLICATIONS,
+            long: nanos(Duration::from_millis(LONG_MILLIS)),
+        };
         Self { waiting: 0, applications: SharedTime::new(bounds) }
     }
 
-    /// Gives a turn to whoever is next of those who wait for one; `false` if he does not wait any more.
-    fn give(&mut self, given: Given) -> bool {
-        let Some((next, _)) = self.applications.next(false) else { return false };
+    /// Gives a turn to whoever is next of those who wait for one of a kind; says what it is expected to take. `None` if he does not wait
+    /// any more.
+    fn give(&mut self, kind: Kind, at: Instant) -> Option<Nanos> {
+        let expected = self.applications.firsts()[kind as usize]?.expected;
+        let next = self.applications.next_of(kind)?.clone();
         self.waiting -= 1;
-        let begun = self.applications.change(&next, VecDeque::new, |application| {
-            let expected = application.expects();
-            let wait = application.waiting.pop_front()?;
-            wait.give.send(Given { expected_of_application: expected, ..given }).ok()?;
-            Some(application.begin(expected))
-        });
-        begun.inspect(|used| self.applications.begun(*used)).is_some()
+        let used = self.applications.change(&next, VecDeque::new, |application| {
+            application.waiting.pop_front()?.give.send(Given { at, expected, kind }).ok()?;
+            Some(application.begin(kind, expected))
+        })?;
+        self.applications.begun(used);
+        Some(expected)
     }
 }
 
 impl Waits for Applications {
-    fn next(&self) -> Option<Next> {
-        self.applications.first()
+    fn next(&self, _: Nanos, _: Kind) -> ByKind<Option<Next>> {
+        self.applications.firsts()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting == 0
     }
 }
 
 impl Waits for VecDeque<Wait> {
-    fn next(&self) -> Option<Next> {
-        self.front().map(|wait| Next { arrival: wait.arrival, expected: None })
+    fn next(&self, expected: Nanos, kind: Kind) -> ByKind<Option<Next>> {
+        let next = self.front().map(|wait| Next { arrival: wait.arrival, expected });
+        match kind {
+            Kind::Short => [next, None],
+            Kind::Long => [None, next],
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.is_empty()
     }
 }
 
@@ -494,6 +505,57 @@ mod tests {
         }
         let waited = longest_wait(&turns, tenant("one", 99)).await;
         assert!(waited <= LONG + Duration::from_millis(2), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_there_are_two_turns_long_ones_of_an_application_leave_one_for_others_of_its_environment() {
+        for heavy in [1, 3] {
+            let turns = Turns::for_work(2);
+            for number in 0..heavy {
+                keeps_asking(&turns, &tenant("one", number), 8, LONG);
+            }
+            keeps_asking(&turns, &tenant("another", 1), 8, LONG);
+            drop(turns.take(tenant("one", 99)).await.unwrap());
+            let waited = longest_wait(&turns, tenant("one", 99)).await;
+            assert!(waited < Duration::from_millis(2), "{heavy}: {waited:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_very_many_applications_those_that_ask_seldom_do_not_pay_for_one_that_takes_long() {
+        let turns = Turns::for_work(2);
+        keeps_asking(&turns, &tenant("one", 0), 8, LONG);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        // The one before was long, so this is expected to be.
+        drop(turns.take(tenant("one", 1)).await.unwrap());
+        let mut longest = Duration::ZERO;
+        for seldom in 0..2_000 {
+            tokio::time::sleep(Duration::from_millis(16)).await;
+            let asked = Instant::now();
+            let turn = turns.take(tenant("one", 1_000 + seldom % 200)).await.unwrap();
+            longest = longest.max(asked.elapsed());
+            tokio::time::sleep(Duration::from_micros(100)).await;
+            drop(turn);
+        }
+        assert!(longest < Duration::from_millis(2), "{longest:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn short_turns_for_half_a_minute_do_not_make_the_next_long_ones_short() {
+        let turns = Turns::for_work(2);
+        for number in 0..4 {
+            let turns = Arc::clone(&turns);
+            tokio::spawn(async move {
+                for count in 0_u64.. {
+                    let Ok(turn) = turns.take(tenant(&format!("heavy{number}"), 1)).await else { return };
+                    tokio::time::sleep(if count % 300 == 0 { LONG } else { Duration::from_millis(1) }).await;
+                    drop(turn);
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            });
+        }
+        let waited = longest_wait(&turns, tenant("light", 1)).await;
+        assert!(waited < Duration::from_millis(3), "{waited:?}");
     }
 
     #[tokio::test(start_paused = true)]
