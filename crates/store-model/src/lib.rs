@@ -68,7 +68,7 @@ impl ModelStore {
     /// Opens a store on a database.
     pub fn open(database: Arc<Database>) -> Self {
         let (observers, is_closed) = (Observers::default(), AtomicBool::new(false));
-        let seen = Mutex::new(database.0.lock().clock_seen());
+        let seen = Mutex::new(database.0.lock().clock_seen().map(|seen| seen.right));
         Self { database, observers, is_closed, seen, asked_per_day: ASKED_PER_DAY, fails_at: |_| false }
     }
 

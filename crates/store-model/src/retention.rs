@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    AHEAD, ApplicationKey, DELETED_KEPT, EndpointKey, MOST_AHEAD, MessageKey, Retention, StoreError, Swept,
+    AHEAD, ApplicationKey, ClockSeen, DELETED_KEPT, EndpointKey, MOST_AHEAD, MessageKey, Retention, StoreError, Swept,
 };
 
 use crate::ModelStore;
@@ -81,16 +81,22 @@ impl Retention for ModelStore {
         })
     }
 
-    async fn clock_seen(&self) -> Result<Option<Timestamp>, StoreError> {
+    async fn clock_seen(&self) -> Result<Option<ClockSeen>, StoreError> {
         self.read(State::clock_seen)
     }
 
     async fn note_clock(&self, now: Timestamp) -> Result<(), StoreError> {
         self.write(|state| {
-            state.believed = Some(now);
+            state.clock = Some(ClockSeen { right: now, doubted: Duration::ZERO });
             state.note_shown(now);
         })?;
         *self.seen.lock() = Some(now);
+        Ok(())
+    }
+
+    async fn note_doubt(&self, seen: ClockSeen) -> Result<(), StoreError> {
+        self.write(|state| state.clock = Some(seen))?;
+        *self.seen.lock() = Some(seen.right);
         Ok(())
     }
 
@@ -101,10 +107,13 @@ impl Retention for ModelStore {
 }
 
 impl State {
-    /// When the clock was last known to be right.
-    pub(crate) fn clock_seen(&self) -> Option<Timestamp> {
-        let newest = || self.messages.last_key_value().map(|(_, sent)| sent.message.created_at);
-        self.believed.or_else(newest)
+    /// What is known of the clock.
+    pub(crate) fn clock_seen(&self) -> Option<ClockSeen> {
+        let newest = || {
+            let (_, sent) = self.messages.last_key_value()?;
+            Some(ClockSeen { right: sent.message.created_at, doubted: Duration::ZERO })
+        };
+        self.clock.or_else(newest)
     }
 
     /// When a message was accepted; of one that a clock dated far ahead, when the next one was whose date can be true.

@@ -16,7 +16,7 @@ use postrider_domain::names::IdOrUid;
 use postrider_domain::signature::SigningKeys;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApiKey, ApplicationKey, AttemptRecord, DeliveryKey, EndpointKey, EnvironmentKey, MessageKey, NoticeKey,
+    ApiKey, ApplicationKey, AttemptRecord, ClockSeen, DeliveryKey, EndpointKey, EnvironmentKey, MessageKey, NoticeKey,
     StreamPosition,
 };
 
@@ -52,8 +52,8 @@ pub(crate) struct State {
     pub(crate) token_rules: BTreeMap<(ApplicationKey, Whose), Vec<Rule>>,
     /// The latest time that the clock has shown.
     pub(crate) shown: Option<Timestamp>,
-    /// When the clock was last believed.
-    pub(crate) believed: Option<Timestamp>,
+    /// What was noted of the clock.
+    pub(crate) clock: Option<ClockSeen>,
     /// The last handle of each kind that was given out: none is given out twice.
     last: BTreeMap<Kind, i64>,
     /// What observers are to be told when this is committed.

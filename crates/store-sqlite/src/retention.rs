@@ -19,7 +19,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use postrider_domain::time::Timestamp;
-use postrider_store::{AHEAD, DELETED_KEPT, MAX_NOTICES_OF_ALL, MOST_AHEAD, MessageKey, Retention, StoreError, Swept};
+use postrider_store::{
+    AHEAD, ClockSeen, DELETED_KEPT, MAX_NOTICES_OF_ALL, MOST_AHEAD, MessageKey, Retention, StoreError, Swept,
+};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -157,11 +159,19 @@ impl Retention for SqliteStore {
             .await
     }
 
-    async fn clock_seen(&self) -> Result<Option<Timestamp>, StoreError> {
+    async fn clock_seen(&self) -> Result<Option<ClockSeen>, StoreError> {
         self.readers
             .run_own(|connection| {
                 let seen = seen(connection)?;
-                Ok((seen > 0).then(|| Timestamp::from_micros(seen)))
+                let doubted: Option<i64> = connection
+                    .query_row(
+                        "SELECT next FROM sequence WHERE name = 'doubted' AND typeof(next) = 'integer'",
+                        [],
+                        |row| row.get(0),
+                    )
+                    .optional()?;
+                let doubted = Duration::from_micros(doubted.and_then(|micros| micros.try_into().ok()).unwrap_or(0));
+                Ok((seen > 0).then(|| ClockSeen { right: Timestamp::from_micros(seen), doubted }))
             })
             .await
     }
@@ -169,7 +179,7 @@ impl Retention for SqliteStore {
     async fn note_clock(&self, now: Timestamp) -> Result<(), StoreError> {
         self.writer
             .run(Whose::Process, move |tx| {
-                tx.prepare_cached("UPDATE sequence SET next = ? WHERE name = 'seen'")?.execute([now.as_micros()])?;
+                write_seen(tx, ClockSeen { right: now, doubted: Duration::ZERO })?;
                 set_back::note(tx, now)?;
                 Ok::<_, Abort<StoreError>>(())
             })
@@ -178,10 +188,26 @@ impl Retention for SqliteStore {
         Ok(())
     }
 
+    async fn note_doubt(&self, seen: ClockSeen) -> Result<(), StoreError> {
+        self.writer.run(Whose::Process, move |tx| Ok::<_, Abort<StoreError>>(write_seen(tx, seen)?)).await?;
+        self.seen.store(seen.right.as_micros(), Ordering::Relaxed);
+        Ok(())
+    }
+
     fn believed(&self, now: Timestamp) -> Timestamp {
         let seen = Timestamp::from_micros(self.seen.load(Ordering::Relaxed));
         if seen > Timestamp::EPOCH && now.since(seen) > MOST_AHEAD { seen } else { now }
     }
+}
+
+fn write_seen(connection: &Connection, seen: ClockSeen) -> Result<(), rusqlite::Error> {
+    let doubted = i64::try_from(seen.doubted.as_micros()).unwrap_or(i64::MAX);
+    let mut write = connection.prepare_cached(
+        "INSERT INTO sequence (name, next) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET next = excluded.next",
+    )?;
+    write.execute(params!["seen", seen.right.as_micros()])?;
+    write.execute(params!["doubted", doubted])?;
+    Ok(())
 }
 
 /// When the clock was last known to be right; 0 if nothing says so.

@@ -17,6 +17,15 @@ pub const DELETED_KEPT: Duration = Duration::from_secs(86_400);
 /// What the clock may be ahead of when it was seen last, without being doubted.
 pub const MOST_AHEAD: Duration = Duration::from_secs(86_400);
 
+/// What is known of the clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockSeen {
+    /// When it was last known to be right; while it is not believed, as far as time has gone on since while somebody ran.
+    pub right: Timestamp,
+    /// For how long of running it has shown what is not believed.
+    pub doubted: Duration,
+}
+
 /// How far a sweep came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Swept {
@@ -52,15 +61,17 @@ pub trait Retention {
     /// `rows` of each; returns how many.
     async fn forget_leftovers(&self, before: Timestamp, rows: usize) -> Result<usize, StoreError>;
 
-    /// When the clock was last known to be right: what [`Retention::note_clock`] noted, else when the newest message was
-    /// accepted.
-    async fn clock_seen(&self) -> Result<Option<Timestamp>, StoreError>;
+    /// What is known of the clock: what was noted last, else that it was right when the newest message was accepted.
+    async fn clock_seen(&self) -> Result<Option<ClockSeen>, StoreError>;
 
     /// Notes that the clock shows `now`, and is believed.
     async fn note_clock(&self, now: Timestamp) -> Result<(), StoreError>;
 
-    /// The time by which idempotency keys are old: `now`, or, if that is more than [`MOST_AHEAD`] after it, when the clock was last
-    /// known to be right, as far as this process or the one before it knows. So a clock that may be wrong makes no key old, neither
+    /// Notes what is known of a clock that is not believed.
+    async fn note_doubt(&self, seen: ClockSeen) -> Result<(), StoreError>;
+
+    /// The time by which idempotency keys are old: `now`, or, if that is more than [`MOST_AHEAD`] after it, [`ClockSeen::right`],
+    /// as far as this process or the one before it knows. So a clock that may be wrong makes no key old, neither
     /// to whoever looks one up nor to whoever removes them, and what comes twice meanwhile is accepted once.
     fn believed(&self, now: Timestamp) -> Timestamp;
 }

@@ -116,10 +116,13 @@ impl Sweeper {
         let mut removed = Removed { erased: self.slices(Slice::Deleted).await?, ..Removed::default() };
         let (now, wall) = (self.clock.now(), self.clock.wall());
         let seen = self.store.clock_seen().await?;
-        if self.trust.lock().await.look(now, wall, seen) == Verdict::Doubted {
-            return Ok(removed);
+        match self.trust.lock().await.look(now, wall, seen) {
+            Verdict::Right => self.store.note_clock(now).await?,
+            Verdict::Doubted(seen) => {
+                self.store.note_doubt(seen).await?;
+                return Ok(removed);
+            }
         }
-        self.store.note_clock(now).await?;
         removed.payloads = self.slices(Slice::Payloads).await?;
         removed.messages = self.slices(Slice::Messages).await?;
         self.forget_urls(now).await?;

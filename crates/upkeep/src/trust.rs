@@ -1,11 +1,12 @@
 //! Whether the clock is believed before anything is removed because of it. A clock that is a year ahead (a dead battery, a
 //! wrong server of time) would empty the store; a server that was off for a week looks the same. So nothing is removed until
-//! such a clock has shown it for a day of running. (Idempotency keys are not old before that, either: `Retention::believed`.)
+//! such a clock has shown it for a day of running, of one process or of several after each other. Until then idempotency keys get as old as
+//! time has gone on while somebody ran (`Retention::believed`).
 
 use std::time::Duration;
 
 use postrider_domain::time::Timestamp;
-use postrider_store::MOST_AHEAD;
+use postrider_store::{ClockSeen, MOST_AHEAD};
 
 /// For how long a clock that is further ahead must run before it is believed.
 const CONFIRMED: Duration = Duration::from_secs(86_400);
@@ -17,7 +18,6 @@ const LONGEST_LOOK: Duration = Duration::from_secs(15 * 60);
 #[derive(Debug, Default)]
 pub(crate) struct Trust {
     looked: Option<Timestamp>,
-    ran: Duration,
     doubted: bool,
     behind: bool,
 }
@@ -27,15 +27,15 @@ pub(crate) struct Trust {
 pub(crate) enum Verdict {
     /// It is believed: to be noted in the store.
     Right,
-    /// Nothing is to be removed by it.
-    Doubted,
+    /// Nothing is to be removed by it. What is known of it, to be noted.
+    Doubted(ClockSeen),
 }
 
 impl Trust {
-    /// Looks at the clock: `now` for scheduling, `wall` as the machine shows it, and when it was `seen` last.
-    pub(crate) fn look(&mut self, now: Timestamp, wall: Timestamp, seen: Option<Timestamp>) -> Verdict {
-        let seen = seen.unwrap_or(now);
-        let passed = self.looked.map_or(Duration::ZERO, |looked| now.since(looked));
+    /// Looks at the clock: `now` for scheduling, `wall` as the machine shows it, and what was noted of it last.
+    pub(crate) fn look(&mut self, now: Timestamp, wall: Timestamp, seen: Option<ClockSeen>) -> Verdict {
+        let ClockSeen { right: seen, doubted } = seen.unwrap_or(ClockSeen { right: now, doubted: Duration::ZERO });
+        let passed = self.looked.map_or(Duration::ZERO, |looked| now.since(looked)).min(LONGEST_LOOK);
         self.looked = Some(now);
         let is_behind = seen.since(now) > MOST_AHEAD;
         if is_behind && !self.behind {
@@ -48,7 +48,7 @@ impl Trust {
             if self.doubted {
                 tracing::info!(%now, "the clock is believed again");
             }
-            (self.doubted, self.ran) = (false, Duration::ZERO);
+            self.doubted = false;
             return Verdict::Right;
         }
         if !self.doubted {
@@ -59,12 +59,12 @@ impl Trust {
             );
         }
         self.doubted = true;
-        self.ran = if is_apart { Duration::ZERO } else { self.ran + passed.min(LONGEST_LOOK) };
-        if self.ran < CONFIRMED {
-            return Verdict::Doubted;
+        let doubted = if is_apart { Duration::ZERO } else { doubted.saturating_add(passed) };
+        if doubted < CONFIRMED {
+            return Verdict::Doubted(ClockSeen { right: seen.saturating_add(passed), doubted });
         }
         tracing::warn!(%now, "the clock has shown this time for a day: it is believed");
-        (self.doubted, self.ran) = (false, Duration::ZERO);
+        self.doubted = false;
         Verdict::Right
     }
 }
@@ -77,43 +77,78 @@ mod tests {
     const DAY: Duration = Duration::from_secs(86_400);
     const LOOK: Duration = Duration::from_secs(300);
 
+    fn right(at: Timestamp) -> Option<ClockSeen> {
+        Some(ClockSeen { right: at, doubted: Duration::ZERO })
+    }
+
+    /// Looks as often as the clock is not believed, in processes that each look so often, with so long between two looks; how often that was.
+    fn looks_until_believed(
+        seen: ClockSeen,
+        mut now: Timestamp,
+        of_process: usize,
+        between: Duration,
+    ) -> (usize, ClockSeen) {
+        let (mut trust, mut seen) = (Trust::default(), seen);
+        for looks in 0..1_000 {
+            if looks % of_process == 0 {
+                trust = Trust::default();
+            }
+            match trust.look(now, now, Some(seen)) {
+                Verdict::Right => return (looks, seen),
+                Verdict::Doubted(noted) => seen = noted,
+            }
+            now = now.saturating_add(between);
+        }
+        panic!("it is never believed");
+    }
+
     #[test]
     fn a_clock_that_goes_on_is_believed() {
         let (mut trust, mut now) = (Trust::default(), NOW);
         for _ in 0..100 {
-            assert_eq!(trust.look(now.saturating_add(DAY), now.saturating_add(DAY), Some(now)), Verdict::Right);
+            assert_eq!(trust.look(now.saturating_add(DAY), now.saturating_add(DAY), right(now)), Verdict::Right);
             now = now.saturating_add(DAY);
         }
     }
 
     #[test]
     fn a_clock_a_year_ahead_is_believed_after_a_day_of_running_and_not_after_another_jump() {
-        let (mut trust, mut now) = (Trust::default(), NOW.saturating_add(365 * DAY));
-        assert_eq!(trust.look(now, now, Some(NOW)), Verdict::Doubted);
+        let mut trust = Trust::default();
+        let mut now = NOW.saturating_add(365 * DAY);
+        assert_eq!(trust.look(now, now, right(NOW)), Verdict::Doubted(right(NOW).unwrap()));
         now = now.saturating_add(365 * DAY);
-        assert_eq!(trust.look(now, now, Some(NOW)), Verdict::Doubted);
-        let mut looks = 0;
-        while trust.look(now, now, Some(NOW)) == Verdict::Doubted {
-            (looks, now) = (looks + 1, now.saturating_add(LOOK));
-            assert!(looks < 1_000);
-        }
-        assert_eq!(looks, 285, "a day of running, less the 15 minutes that the jump counted for");
+        let noted = ClockSeen { right: NOW.saturating_add(LONGEST_LOOK), doubted: LONGEST_LOOK };
+        assert_eq!(trust.look(now, now, right(NOW)), Verdict::Doubted(noted));
+        let (looks, seen) = looks_until_believed(right(NOW).unwrap(), now, usize::MAX, LOOK);
+        assert_eq!((looks, seen.right), (288, NOW.saturating_add(DAY - LOOK)), "time goes on by what was run");
+    }
+
+    #[test]
+    fn so_it_is_where_the_process_is_started_anew_each_night() {
+        let (looks, seen) = looks_until_believed(right(NOW).unwrap(), NOW.saturating_add(3 * DAY), 100, LOOK);
+        assert_eq!((looks, seen.doubted), (290, DAY - LOOK), "what is between two processes does not count");
     }
 
     #[test]
     fn a_clock_that_was_set_right_is_not_believed_where_it_is_still_followed() {
-        let mut trust = Trust::default();
+        let (mut trust, mut seen) = (Trust::default(), right(NOW));
         let ahead = NOW.saturating_add(365 * DAY);
         for look in 0..1_000 {
             let passed = look * LOOK;
             let (now, wall) = (ahead.saturating_add(passed), NOW.saturating_add(passed));
-            assert_eq!(trust.look(now, wall, Some(NOW)), Verdict::Doubted);
+            match trust.look(now, wall, seen) {
+                Verdict::Right => panic!("it is believed"),
+                Verdict::Doubted(noted) => seen = Some(noted),
+            }
         }
+        // It is started again, and follows the clock that is right.
+        let now = NOW.saturating_add(1_000 * LOOK);
+        assert_eq!(Trust::default().look(now, now, seen), Verdict::Right);
     }
 
     #[test]
     fn a_clock_that_was_never_seen_or_is_behind_is_believed() {
         assert_eq!(Trust::default().look(NOW, NOW, None), Verdict::Right);
-        assert_eq!(Trust::default().look(NOW, NOW, Some(NOW.saturating_add(365 * DAY))), Verdict::Right);
+        assert_eq!(Trust::default().look(NOW, NOW, right(NOW.saturating_add(365 * DAY))), Verdict::Right);
     }
 }

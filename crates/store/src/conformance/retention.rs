@@ -13,7 +13,7 @@ use postrider_domain::time::Timestamp;
 use super::Harness;
 use super::recorder::{News, Recorder};
 use super::world::{App, Ep, FAR, Msg, World, after, by_id, environment};
-use crate::{AttemptFilter, AttemptStats, Direction, MessageFilter, Scan, Swept};
+use crate::{AttemptFilter, AttemptStats, ClockSeen, Direction, MOST_AHEAD, MessageFilter, Scan, Swept};
 
 const DAY: u64 = 86_400;
 const KEPT: Duration = Duration::from_secs(90 * DAY);
@@ -289,12 +289,26 @@ pub(super) async fn the_clock_is_as_it_was_noted_or_as_the_newest_message_says<H
     assert_eq!(world.store().clock_seen().await.unwrap(), None);
     let app = world.application().await;
     let message = world.message(&app, &[]).await;
-    assert_eq!(world.store().clock_seen().await.unwrap(), Some(message.value.created_at));
+    let right = |right| Some(ClockSeen { right, doubted: Duration::ZERO });
+    assert_eq!(world.store().clock_seen().await.unwrap(), right(message.value.created_at));
     let noted = world.tick();
     world.store().note_clock(noted).await.unwrap();
     world.message(&app, &[]).await;
     world.reopen().await;
-    assert_eq!(world.store().clock_seen().await.unwrap(), Some(noted));
+    assert_eq!(world.store().clock_seen().await.unwrap(), right(noted));
+    // It is doubted, time goes on, and it is believed again.
+    let hour = Duration::from_secs(3_600);
+    let doubt = ClockSeen { right: noted.saturating_add(hour), doubted: hour };
+    world.store().note_doubt(doubt).await.unwrap();
+    let ahead = noted.saturating_add(100 * MOST_AHEAD);
+    for _ in 0..2 {
+        assert_eq!(world.store().clock_seen().await.unwrap(), Some(doubt));
+        assert_eq!(world.store().believed(ahead), doubt.right);
+        world.reopen().await;
+    }
+    world.store().note_clock(ahead).await.unwrap();
+    assert_eq!(world.store().believed(ahead), ahead);
+    assert_eq!(world.store().clock_seen().await.unwrap(), right(ahead));
 }
 
 pub(super) async fn urls_go_when_no_attempt_names_them_also_those_of_living_endpoints<H: Harness>(world: &World<H>) {
