@@ -21,7 +21,7 @@ use serde::Deserialize;
 pub(crate) use load::{Flag, Loaded, OTHER_VARIABLES, Problems, Valued, is_ours, load, not_utf8};
 pub(crate) use rules::log_filter;
 use rules::{listen_address, log_level, public_url, store_url};
-pub(crate) use warnings::warnings;
+pub(crate) use warnings::{readable_secret, warnings};
 
 fn span(text: &str) -> Span {
     text.parse().unwrap_or(Span(std::time::Duration::ZERO))

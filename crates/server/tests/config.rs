@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output};
 
@@ -233,6 +234,16 @@ fn check_warns_of_what_can_be_set_and_is_hardly_meant() {
     ] {
         let warned = check(&[(name, value)]);
         assert!(warned.len() == 1 && warned[0].contains(said), "{name}={value}: {warned:?}");
+    }
+    let file = folder.path().join("secret.toml");
+    std::fs::write(&file, format!("[auth]\njwt_secret = \"{}\"\n", "x".repeat(32))).unwrap();
+    for (mode, said) in [(0o600, 0), (0o640, 0), (0o644, 1)] {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let output = postrider(&folder, &["config", "check", "--config"]).arg(&file).output().unwrap();
+        let warned: Vec<_> =
+            text(&output).lines().filter(|line| line.starts_with("Warning: ")).map(str::to_owned).collect();
+        assert_eq!(warned.len(), said, "{mode:o}: {warned:?}");
+        assert!(warned.iter().all(|line| line.contains("secret.toml holds auth.jwt_secret")), "{warned:?}");
     }
     let short = [("POSTRIDER_AUTH__ALLOW_SHORT_SECRET", "true"), ("POSTRIDER_AUTH__JWT_SECRET", "x")];
     let warned = check(&short);

@@ -101,7 +101,7 @@ impl Given {
 
 fn check(loaded: &Loaded) -> String {
     let set = loaded.values.iter().filter(|valued| valued.source.kind() != "default").count();
-    let warnings: String = warnings(&loaded.config).iter().map(|warning| format!("\nWarning: {warning}.\n")).collect();
+    let warnings: String = warnings(loaded).iter().map(|warning| format!("\nWarning: {warning}.\n")).collect();
     format!(
         "The settings are right: {set} of {} are set, the others have their defaults.\n{warnings}\nMemory:\n\n{}",
         loaded.values.len(),

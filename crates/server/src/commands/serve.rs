@@ -71,7 +71,9 @@ const LOOPBACK: [IpNet; 2] = [
 
 /// Runs until it is asked to end: see [`Signals`].
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let mut config = args.settings.load(args.listen.as_ref())?.config;
+    let loaded = args.settings.load(args.listen.as_ref())?;
+    let warning = config::readable_secret(&loaded);
+    let mut config = loaded.config;
     if args.dev {
         config.delivery.allow_subnets.0.extend(LOOPBACK);
         // A line for every attempt, unless more or less was asked for.
@@ -80,6 +82,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     let log = log::start(&config.log)?;
+    if let Some(warning) = warning {
+        tracing::warn!("{warning}");
+    }
     let stdout = log::stdout();
     let runtime = super::runtime(config.server.threads)?;
     let result = runtime.block_on(serve(&config, args.dev, &stdout));

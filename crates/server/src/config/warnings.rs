@@ -1,5 +1,6 @@
-//! What can be set, and is hardly ever meant: `postrider config check` says so, and goes on.
+//! What can be set, and is hardly ever meant: `postrider config check` says so, and goes on. Of secrets that others can read, `serve` says so, too.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -7,8 +8,9 @@ use postrider_delivery::egress;
 use postrider_domain::settings::Span;
 
 use super::Config;
-use super::load::SECRET_BYTES;
+use super::load::{Loaded, SECRET_BYTES, Source};
 use crate::memory;
+use crate::terminal::harmless;
 
 /// A schedule that ends earlier gives up on a receiver that is only started again.
 const SHORTEST_SCHEDULE: Duration = Duration::from_secs(60);
@@ -23,7 +25,8 @@ const SHORTEST_FAILING: Duration = Duration::from_secs(12 * 3_600);
 const SHORTEST_WRITE: Duration = Duration::from_secs(10);
 
 /// A line for each.
-pub(crate) fn warnings(config: &Config) -> Vec<String> {
+pub(crate) fn warnings(loaded: &Loaded) -> Vec<String> {
+    let config = &loaded.config;
     let open = egress::opened_wide(&config.delivery).into_iter().map(opened);
     let others = [
         short_secret(config),
@@ -32,7 +35,21 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
         short_times(config),
         too_much_memory(config),
     ];
-    open.chain(others.into_iter().flatten()).collect()
+    readable_secret(loaded).into_iter().chain(open).chain(others.into_iter().flatten()).collect()
+}
+
+/// Says so if a file holds a secret and all users of the machine may read it.
+pub(crate) fn readable_secret(loaded: &Loaded) -> Option<String> {
+    const BY_ALL: u32 = 0o004;
+    loaded.values.iter().filter(|valued| valued.setting.is_secret()).find_map(|valued| {
+        let Source::File { path, .. } = &valued.source else { return None };
+        let mode = std::fs::metadata(path).ok()?.permissions().mode();
+        (mode & BY_ALL != 0).then(|| {
+            let path = path.to_string_lossy();
+            let (path, setting) = (harmless(&path), valued.setting.path());
+            format!("{path} holds {setting}, and all users of this machine may read it: `chmod o-r {path}`")
+        })
+    })
 }
 
 fn short_secret(config: &Config) -> Option<String> {
