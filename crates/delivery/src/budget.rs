@@ -14,15 +14,18 @@
 
 use std::collections::HashMap;
 use std::ops::{AddAssign, SubAssign};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use postrider_domain::fair::{Stock, leaves_enough};
+use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
-use postrider_store::EnvironmentKey;
+use postrider_store::{EnvironmentKey, MessageKey};
 
 use crate::holders::{Holders, Owner, Whose, environment_of};
 use crate::kept::SHORT_ANSWER_BYTES;
 use crate::limits::STARVING;
+use crate::payloads::Payloads;
 
 /// How many times what there is may be taken: overdrawn by as much again.
 pub(crate) const OVERDRAFT: u64 = 2;
@@ -278,12 +281,22 @@ fn signed(amount: u64) -> i64 {
     i64::try_from(amount).unwrap_or(i64::MAX)
 }
 
+/// What a delivery costs in memory beside its payload, roughly.
+pub(crate) const OVERHEAD_BYTES: u64 = 512;
+
+/// What the memory of a delivery with this message takes, where nobody else has its payload.
+pub(crate) fn bytes_of(message: &Message) -> u64 {
+    OVERHEAD_BYTES + message.payload.as_ref().map_or(0, |payload| payload.len() as u64)
+}
+
 /// Bytes of memory for messages that wait, by their size, and for what receivers answered until it is stored.
 #[derive(Debug)]
 pub(crate) struct Memory {
     small: Budget,
     large: Budget,
     answers: Budget,
+    /// Those of large messages, each of which is paid for once.
+    payloads: Payloads,
 }
 
 impl Memory {
@@ -293,7 +306,56 @@ impl Memory {
         let (small, answers) = (total / 4, total / 8);
         let new = |bytes, least| Budget::new(bytes, 2, least);
         let large = new(total - small - answers, LEAST_OF_LARGE);
-        Self { small: new(small, LEAST_OF_SMALL), large, answers: new(answers, LEAST_OF_SMALL) }
+        let (small, answers) = (new(small, LEAST_OF_SMALL), new(answers, LEAST_OF_SMALL));
+        Self { small, large, answers, payloads: Payloads::default() }
+    }
+
+    /// Whether a large message is there, so that one more lane may have it for next to nothing.
+    pub(crate) fn has_payload(&self, key: MessageKey) -> bool {
+        self.payloads.has(key)
+    }
+
+    /// Takes memory for a delivery of a lane of `whose`, which has `share` already for messages of this size. `None` if that is refused;
+    /// else the message to be held, which is one that is there already, and of what its memory was taken.
+    ///
+    /// A lane that has nothing may always have what another one has. A second message it may have as if nobody else had it: what it
+    /// holds for long, when the others have sent it, takes memory of its application.
+    pub(crate) fn hold(
+        &self,
+        whose: Whose,
+        share: u64,
+        key: MessageKey,
+        message: &Arc<Message>,
+    ) -> Option<(Arc<Message>, Part)> {
+        let bytes = bytes_of(message);
+        if bytes <= SMALL_BYTES {
+            let part = self.small.try_take(whose, share, bytes)?;
+            return Some((Arc::clone(message), part));
+        }
+        let mut taken = None;
+        let may_share = || share == 0 || self.large.is_ample(whose, share, bytes);
+        let pays = || {
+            taken = self.large.try_take(whose, share, bytes);
+            taken
+        };
+        let message = self.payloads.hold(key, message, may_share, pays)?;
+        let part = taken.unwrap_or_else(|| {
+            self.large.charge(whose, OVERHEAD_BYTES);
+            Part::Within
+        });
+        Some((message, part))
+    }
+
+    /// Gives back what was taken for a delivery.
+    pub(crate) fn let_go(&self, whose: Whose, key: MessageKey, message: &Message, part: Part) {
+        let bytes = bytes_of(message);
+        if bytes <= SMALL_BYTES {
+            return self.small.give_back(whose, part, bytes);
+        }
+        self.large.give_back(whose, part, OVERHEAD_BYTES);
+        if let Some(part) = self.payloads.let_go(key) {
+            self.large.give_back(whose, part, bytes - OVERHEAD_BYTES);
+        }
     }
 
     /// What pays for a message of this size.

@@ -31,6 +31,7 @@ mod ours;
 mod outbox;
 mod own;
 mod pace;
+mod payloads;
 mod pool;
 mod ranks;
 mod rate;

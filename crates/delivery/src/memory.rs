@@ -61,6 +61,9 @@ const WAITING_BYTES: u64 = (LEAST_QUEUE * size_of::<EndpointKey>()
 /// Which environments applications belong to; a table that has just grown is half empty.
 const KNOWN_BYTES: u64 = (MAX_KNOWN * 2 * size_of::<(ApplicationKey, EnvironmentKey)>()) as u64;
 
+/// So many loads are read from a store at a time, roughly. What another lane has is not paid for while it is read.
+const LOADS: u64 = 4;
+
 /// Every part that is bounded here.
 pub fn memory(options: &DeliveryOptions) -> Vec<Part> {
     let in_flight = u64::from(options.max_in_flight);
@@ -76,6 +79,7 @@ pub fn memory(options: &DeliveryOptions) -> Vec<Part> {
         Part::set("delivery.max_in_flight", "requests under way to endpoints", in_flight * REQUEST_BYTES),
         Part::fixed("connections to endpoints kept for the next request", idle * (HTTP1_BYTES + HTTP2_BYTES)),
         Part::fixed("messages over HTTP/2 that were answered and not read", MAX_LEFT_BYTES as u64),
+        Part::fixed("large messages that are read for one more endpoint", LOADS * MAX_BODY_BYTES as u64),
         Part::fixed("what is remembered of slow endpoints", REMEMBERED_BYTES),
         Part::fixed("endpoints that wait for their turn", MAX_WAITING_FOR_A_LANE as u64 * WAITING_BYTES),
         Part::fixed("to which environments applications belong", KNOWN_BYTES),

@@ -9,8 +9,9 @@ use postrider_domain::message::Message;
 use postrider_domain::names::EventTypeName;
 use postrider_store::{Due, DueSlice, MessageKey, TooLarge};
 
-use super::window::{LOADS_IN_A_ROW, Messages, OVERHEAD_BYTES};
+use super::window::{LOADS_IN_A_ROW, Messages};
 use super::*;
+use crate::budget::OVERHEAD_BYTES;
 use crate::holders::owner;
 
 /// Whose lanes are, unless it is said.
@@ -710,6 +711,7 @@ fn a_lane_whose_memory_is_refused_asks_seldom() {
 /// A lane with one delivery in the store, of so many bytes.
 struct Waiting {
     lane: Lane,
+    message: MessageKey,
     payload: usize,
     delivered: Option<Held>,
     look_at: Timestamp,
@@ -719,7 +721,28 @@ fn too_large(payload_bytes: usize) -> TooLarge {
     TooLarge { message: MessageKey(1), payload_bytes }
 }
 
+/// So many of them, each with a message of its own.
+fn waiting(count: i64, payload: usize, budgets: &Budgets) -> Vec<Waiting> {
+    (1..=count).map(|number| Waiting::new(number, payload, budgets)).collect()
+}
+
 impl Waiting {
+    fn new(message: i64, payload: usize, budgets: &Budgets) -> Self {
+        let lane = open_lane(budgets, None);
+        lane.state.lock().wake();
+        Self { lane, message: MessageKey(message), payload, delivered: None, look_at: NOW }
+    }
+
+    /// It is delivered, and nothing else is there.
+    fn end(&mut self, budgets: &Budgets) {
+        if let Some(delivery) = self.delivered.take() {
+            let mut state = self.lane.state.lock();
+            state.worker_left(budgets);
+            state.settled(&delivery, None, 0, budgets);
+            self.look_at = Timestamp::MAX;
+        }
+    }
+
     /// Lets the lane act once at its time; how many bytes it read.
     fn act(&mut self, now: Timestamp, budgets: &Budgets) -> usize {
         if self.delivered.is_some() || self.look_at > now {
@@ -731,7 +754,7 @@ impl Waiting {
                 let fits = self.payload <= load.max_bytes;
                 let payload = Some(vec![b'x'; self.payload].into());
                 let due = Due {
-                    key: DeliveryKey { due_at: NOW, message: MessageKey(1) },
+                    key: DeliveryKey { due_at: NOW, message: self.message },
                     made: 0,
                     trigger: Trigger::Scheduled,
                     fresh: false,
@@ -740,7 +763,8 @@ impl Waiting {
                 let found = if fits {
                     vec![due].into()
                 } else {
-                    DueSlice { too_large: Some(too_large(self.payload)), ..DueSlice::default() }
+                    let too_large = TooLarge { message: self.message, payload_bytes: self.payload };
+                    DueSlice { too_large: Some(too_large), ..DueSlice::default() }
                 };
                 assert!(state.loaded(found, load, |_| false, budgets).is_empty());
                 if fits { self.payload } else { 0 }
@@ -763,11 +787,7 @@ impl Waiting {
 fn what_does_not_fit_is_read_when_there_is_memory_for_it_and_not_before() {
     const LARGE: usize = 1_900_000;
     let budgets = with_memory(8_000_000);
-    let new = || Waiting { lane: open_lane(&budgets, None), payload: LARGE, delivered: None, look_at: NOW };
-    let mut lanes: Vec<_> = (0..100).map(|_| new()).collect();
-    for waiting in &lanes {
-        waiting.lane.state.lock().wake();
-    }
+    let mut lanes = waiting(100, LARGE, &budgets);
     let (mut now, mut read) = (NOW, 0);
     for _ in 0..400 {
         // In each round they act one after the other, step by step, as they do on a busy machine.
@@ -782,12 +802,7 @@ fn what_does_not_fit_is_read_when_there_is_memory_for_it_and_not_before() {
     // They are delivered, and the others come one after the other.
     for _ in 0..1_000 {
         for waiting in &mut lanes {
-            if let Some(delivery) = waiting.delivered.take() {
-                let mut state = waiting.lane.state.lock();
-                state.worker_left(&budgets);
-                state.settled(&delivery, None, 0, &budgets);
-                waiting.look_at = Timestamp::MAX;
-            }
+            waiting.end(&budgets);
             read += waiting.act(now, &budgets);
         }
         now = now.saturating_add(Duration::from_millis(50));
@@ -796,15 +811,62 @@ fn what_does_not_fit_is_read_when_there_is_memory_for_it_and_not_before() {
     assert_eq!(budgets.memory.used(), 0);
 }
 
+/// What is to be tried again at 300 endpoints that hang.
+#[test]
+fn one_message_for_many_endpoints_is_paid_for_once_and_all_of_them_have_it() {
+    const LARGE: usize = 1_000_000;
+    let budgets = Budgets { permits: Permits::new(10_000), ..with_memory(4_000_000) };
+    let mut lanes: Vec<_> = (0..300).map(|_| Waiting::new(1, LARGE, &budgets)).collect();
+    let (mut now, mut read) = (NOW, 0);
+    for _ in 0..20 {
+        for _ in 0..4 {
+            read += lanes.iter_mut().map(|waiting| waiting.act(now, &budgets)).sum::<usize>();
+        }
+        now = now.saturating_add(Duration::from_millis(50));
+    }
+    assert!(lanes.iter().all(|waiting| waiting.delivered.is_some()));
+    assert_eq!(read, 300 * LARGE, "each has read it once");
+    let payloads: HashSet<_> = lanes
+        .iter()
+        .filter_map(|waiting| Some(waiting.delivered.as_ref()?.message.payload.as_ref()?.as_ptr()))
+        .collect();
+    assert_eq!(payloads.len(), 1, "it is in memory once");
+    assert_eq!(budgets.memory.used(), (LARGE + 300 * 512) as i64);
+    // The one that paid for it is not the last one.
+    for (place, waiting) in lanes.iter_mut().enumerate() {
+        waiting.end(&budgets);
+        let left = 299 - place as i64;
+        assert_eq!(budgets.memory.used(), if left > 0 { LARGE as i64 + left * 512 } else { 0 });
+    }
+}
+
+#[test]
+fn what_others_have_sent_does_not_fill_the_window_of_an_endpoint_that_hangs() {
+    const LARGE: usize = 100_000;
+    let budgets = with_memory(4_000_000);
+    let (hangs, sends) = (open_lane(&budgets, None), open_lane(&budgets, None));
+    let mut hung = 0;
+    for number in 1..=200 {
+        let large = Arc::new(Message { payload: Some(vec![b'x'; LARGE].into()), ..Message::clone(&message()) });
+        let mut state = sends.state.lock();
+        assert!(state.offer(&large, MessageKey(number), &budgets), "{number}");
+        let Step::Work(delivery, _) = state.next_step(NOW, &budgets) else { panic!("a request") };
+        hung += usize::from(hangs.state.lock().offer(&large, MessageKey(number), &budgets));
+        state.worker_left(&budgets);
+        state.settled(&delivery, None, 0, &budgets);
+    }
+    let alone = with_memory(4_000_000);
+    let lane = open_lane(&alone, None);
+    let large = Arc::new(Message { payload: Some(vec![b'x'; LARGE].into()), ..Message::clone(&message()) });
+    let most = (1..=200).filter(|number| lane.state.lock().offer(&large, MessageKey(*number), &alone)).count();
+    assert!(hung <= most, "{hung} of {most}");
+}
+
 /// Two have memory at a time, and all have more to send, whose requests take no time at all.
 #[test]
 fn whoever_is_refused_memory_has_it_before_those_who_had_it() {
     let budgets = with_memory(8_000_000);
-    let new = || Waiting { lane: open_lane(&budgets, None), payload: 1_900_000, delivered: None, look_at: NOW };
-    let mut lanes: Vec<_> = (0..6).map(|_| new()).collect();
-    for waiting in &lanes {
-        waiting.lane.state.lock().wake();
-    }
+    let mut lanes = waiting(6, 1_900_000, &budgets);
     let (mut now, mut sent) = (NOW, [0; 6]);
     for _ in 0..1_000 {
         for (waiting, sent) in lanes.iter_mut().zip(&mut sent) {
@@ -868,7 +930,7 @@ fn what_is_smaller_does_not_wait_for_a_large_message_of_somebody_else() {
         let lane = open_lane(&budgets, None);
         let mut state = lane.state.lock();
         // What there is room for in these small budgets is not what is asked here.
-        let _ = state.offer(&large, MessageKey(1), &budgets);
+        let _ = state.offer(&large, MessageKey(bytes as i64), &budgets);
         let starving = budgets.memory.of(bytes as u64).is_starving(Some(OWNER), bytes as u64, NOW);
         assert_eq!(starving, waits, "{bytes}");
         assert!(waits || !state.held.is_empty(), "{bytes}");
@@ -950,11 +1012,7 @@ fn while_memory_is_short_a_lane_takes_what_its_message_needs_and_no_more() {
     let budgets = with_memory(4_000_000);
     // All of what is for small messages is taken; as much again may be overdrawn, a message for each lane.
     budgets.memory.of(1).charge(None, 1_000_000);
-    let new = || Waiting { lane: open_lane(&budgets, None), payload: 1_000, delivered: None, look_at: NOW };
-    let mut lanes: Vec<_> = (0..100).map(|_| new()).collect();
-    for waiting in &lanes {
-        waiting.lane.state.lock().wake();
-    }
+    let mut lanes = waiting(100, 1_000, &budgets);
     // All of them are on their way to the store at once.
     let (mut loads, mut now) = (Vec::new(), NOW);
     for _ in 0..10 {

@@ -14,7 +14,7 @@ use postrider_domain::time::Timestamp;
 use postrider_store::{DeliveryKey, Due, DueSlice, MessageKey, TooLarge};
 
 use super::{Budgets, Busy, State, Step};
-use crate::budget::{Budget, Part, SMALL_BYTES};
+use crate::budget::{Budget, OVERHEAD_BYTES, Part, SMALL_BYTES, bytes_of};
 use crate::limits::{LAST_HUNGER, MANNERS};
 
 /// A window is this many times what may be under way, within these bounds.
@@ -24,9 +24,6 @@ const MAX_WINDOW: u32 = 256;
 
 /// Loads that may go on where the last one ended, before one looks from the beginning again.
 pub(super) const LOADS_IN_A_ROW: u32 = 32;
-
-/// What a delivery costs in memory beside its payload, roughly.
-pub(super) const OVERHEAD_BYTES: u64 = 512;
 
 /// The most erased messages that a lane remembers while it loads; beyond that it loads again.
 const MAX_ERASED_MEANWHILE: usize = 4_096;
@@ -61,12 +58,6 @@ pub(crate) struct Held {
     pub(crate) message: Arc<Message>,
     /// Of what its memory was taken.
     pub(super) part: Part,
-}
-
-impl Held {
-    fn bytes(&self) -> u64 {
-        OVERHEAD_BYTES + self.message.payload.as_ref().map_or(0, |payload| payload.len() as u64)
-    }
 }
 
 /// What to load.
@@ -128,7 +119,7 @@ impl State {
         let needs = needs_of(key.message, message);
         let bytes = OVERHEAD_BYTES + needs.map_or(0, |needs| needs.payload_bytes) as u64;
         let mut room = free && self.owner.is_some();
-        if room && self.held.is_empty() && starving(bytes) {
+        if room && self.held.is_empty() && !budgets.memory.has_payload(key.message) && starving(bytes) {
             // It asks for that memory when it is its turn.
             (room, self.needs) = (false, needs);
         }
@@ -143,14 +134,14 @@ impl State {
 
     /// Takes memory for a delivery, and charge of it; false if that is refused.
     pub(super) fn hold(&mut self, delivery: Held, budgets: &Budgets) -> bool {
-        let bytes = delivery.bytes();
+        let (key, bytes) = (delivery.key.message, bytes_of(&delivery.message));
         let share = &mut self.held_bytes[usize::from(bytes > SMALL_BYTES)];
-        let Some(part) = budgets.memory.of(bytes).try_take(self.owner, *share, bytes) else {
+        let Some((message, part)) = budgets.memory.hold(self.owner, *share, key, &delivery.message) else {
             self.hungry.get_or_insert(Timestamp::MAX);
-            self.needs = needs_of(delivery.key.message, &delivery.message);
+            self.needs = needs_of(key, &delivery.message);
             return false;
         };
-        let delivery = Held { part, ..delivery };
+        let delivery = Held { message, part, ..delivery };
         *share += bytes;
         (self.hungry, self.hunger) = (None, FIRST_HUNGER);
         self.held.insert(delivery.key);
@@ -174,9 +165,9 @@ impl State {
             self.wake();
         }
         if self.held.remove(&delivery.key) {
-            let bytes = delivery.bytes();
+            let bytes = bytes_of(&delivery.message);
             self.held_bytes[usize::from(bytes > SMALL_BYTES)] -= bytes;
-            budgets.memory.of(bytes).give_back(self.owner, delivery.part, bytes);
+            budgets.memory.let_go(self.owner, delivery.key.message, &delivery.message, delivery.part);
             if self.held.is_empty() {
                 // It may have one message now, if nobody else waits for one.
                 self.hungry = None;
@@ -326,7 +317,11 @@ impl State {
         let bytes = OVERHEAD_BYTES + needs.payload_bytes as u64;
         let memory = budgets.memory.of(bytes);
         let is_other = !std::ptr::eq(memory, budgets.memory.of(asked));
-        if self.held.is_empty() && is_other && memory.is_starving(self.owner, bytes, now) {
+        if self.held.is_empty()
+            && is_other
+            && !budgets.memory.has_payload(due.key.message)
+            && memory.is_starving(self.owner, bytes, now)
+        {
             self.needs = Some(needs);
             return false;
         }
@@ -353,6 +348,10 @@ impl State {
     /// Until when nothing is loaded because memory was refused. What is known not to fit is not read before there is memory for
     /// it: a thousand lanes that wait for that would read it again and again, and leave no reader to anybody else.
     pub(super) fn hungry_until(&mut self, now: Timestamp, budgets: &Budgets) -> Option<Timestamp> {
+        if self.needs_what_another_has(budgets).is_some() {
+            self.hungry = None;
+            return None;
+        }
         match self.hungry {
             Some(Timestamp::MAX) => return self.go_hungry(now, budgets),
             Some(until) if until > now => return self.hungry,
@@ -367,6 +366,11 @@ impl State {
         }
         self.hungry = None;
         None
+    }
+
+    /// The next delivery, if it costs next to nothing, because another lane has its payload.
+    fn needs_what_another_has(&self, budgets: &Budgets) -> Option<TooLarge> {
+        self.needs.filter(|needs| self.held.is_empty() && budgets.memory.has_payload(needs.message))
     }
 
     /// How much memory the next delivery needs, as far as is known.
@@ -416,9 +420,10 @@ impl State {
         self.loaded_until = now;
         let after = self.place.filter(|_| self.loads_in_a_row < LOADS_IN_A_ROW);
         self.loads_in_a_row = if after.is_some() { self.loads_in_a_row + 1 } else { 0 };
-        let max_bytes = match &self.reserved {
-            Some(reserved) => reserved.amount - OVERHEAD_BYTES,
-            None => (budgets.memory.free(self.owner) / 2).min(LOOK_BYTES),
+        let max_bytes = match (&self.reserved, self.needs_what_another_has(budgets)) {
+            (Some(reserved), _) => reserved.amount - OVERHEAD_BYTES,
+            (None, Some(needs)) => needs.payload_bytes as u64,
+            (None, None) => (budgets.memory.free(self.owner) / 2).min(LOOK_BYTES),
         };
         let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         self.begin(Busy::Load, Step::Load(Load { now, after, limit: self.room(), max_bytes }))
