@@ -133,7 +133,7 @@ impl State {
     }
 
     /// Takes memory for a delivery, and charge of it; false if that is refused.
-    pub(super) fn hold(&mut self, delivery: Held, budgets: &Budgets) -> bool {
+    pub(super) fn hold(&mut self, mut delivery: Held, budgets: &Budgets) -> bool {
         let (key, bytes) = (delivery.key.message, bytes_of(&delivery.message));
         let share = &mut self.held_bytes[usize::from(bytes > SMALL_BYTES)];
         let Some((message, part)) = budgets.memory.hold(self.owner, *share, key, &delivery.message) else {
@@ -141,7 +141,7 @@ impl State {
             self.needs = needs_of(key, &delivery.message);
             return false;
         };
-        let delivery = Held { message, part, ..delivery };
+        (delivery.message, delivery.part) = (message, part);
         *share += bytes;
         (self.hungry, self.hunger) = (None, FIRST_HUNGER);
         self.held.insert(delivery.key);
