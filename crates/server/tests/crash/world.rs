@@ -1,16 +1,18 @@
 //! A server under a load of all that it does, and what must be true of it afterwards, however often it was ended.
 //!
 //! Callers send alone and in batches, with idempotency keys. Of the endpoints three are healthy; one takes only so many requests
-//! a second; one hangs until it gets another URL; one is new, and gets what was sent before it was there by a replay; and one is
-//! changed again and again.
+//! a second; one hangs until it gets another URL; one is new, and gets what was sent before it was there by a replay; one gets
+//! another URL and another secret again and again; and one is disabled and enabled.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use http::Method;
 use postrider_testkit::load::{BATCHED, list_attempts, list_messages};
 use postrider_testkit::{
-    Acked, Answer, App, Ledger, Load, Receiver, Reply, TestServer, TestServerBuilder, random, wait,
+    Acked, Answer, App, Ledger, Load, Received, Receiver, Reply, TestServer, TestServerBuilder, random, wait,
 };
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -26,8 +28,11 @@ const CONCURRENCY: u64 = 16;
 const UNDER_WAY: u64 = 2 * CONCURRENCY;
 /// Requests in a second to the endpoint that takes no more.
 const RATE: u64 = 250;
-/// Between a change that failed and the next try.
+/// Between a change that failed and the next try, and between one and the next.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// Where what is sent to the endpoint is noted that is moved.
+const MOVED: &str = "/moved";
 
 /// A server for it. Nothing that hangs comes to its end by itself.
 pub(crate) fn server() -> TestServerBuilder {
@@ -49,8 +54,10 @@ pub(crate) struct World {
     /// What arrives at the endpoints that are not healthy.
     odd: Ledger,
     hanging: String,
+    moved: String,
+    toggled: String,
     changes: watch::Sender<bool>,
-    changer: JoinHandle<(String, u64)>,
+    changer: JoinHandle<u64>,
     receivers: [Receiver; 2],
 }
 
@@ -63,8 +70,11 @@ impl World {
             noted.note(request);
             Reply::ok().after(random::duration(Duration::ZERO, Duration::from_millis(10)))
         };
-        let is_odd = move |request: &postrider_testkit::Received| {
-            odd_noted.note(request);
+        let is_odd = move |request: &Received| {
+            // Wherever it has moved to meanwhile.
+            let moved = request.target.starts_with(MOVED);
+            let target = if moved { MOVED.to_owned() } else { request.target.clone() };
+            odd_noted.note(&Received { target, ..request.clone() });
             if request.target == "/hanging" { Reply::hang() } else { Reply::ok() }
         };
         let receivers = [
@@ -84,12 +94,14 @@ impl World {
         let mut throttled = odd_one("throttled");
         throttled["throttleRate"] = json!(RATE);
         app.endpoint_with(throttled).await;
-        let changed = app.endpoint_with(json!({ "url": receivers[1].at("changed"), "disabled": true })).await;
+        let moved = app.endpoint_with(odd_one("moved")).await;
+        let toggled = app.endpoint_with(odd_one("toggled")).await;
         let changes = watch::Sender::new(true);
-        let changer = tokio::spawn(change(app.clone(), changed, changes.subscribe()));
+        let ids = [moved.clone(), toggled.clone()];
+        let changer = tokio::spawn(change(app.clone(), ids, receivers[1].at("moved"), changes.subscribe()));
         let since = app.client.get(&app.path("")).await.expect(200).json()["createdAt"].clone();
         let load = Load::start(&app, CALLERS);
-        Self { server, app, since, load, healthy, endpoints, odd, hanging, changes, changer, receivers }
+        Self { server, app, since, load, healthy, endpoints, odd, hanging, moved, toggled, changes, changer, receivers }
     }
 
     /// Makes an endpoint that gets what was sent before it was there; the server may end meanwhile.
@@ -106,9 +118,18 @@ impl World {
         self.load.progress(100).await;
         let acked = self.load.finish().await;
         self.changes.send_replace(false);
-        let (changed, last) = wait::within("the last change", self.changer).await.expect("nothing panicked");
-        let shown = self.app.client.get(&self.app.path(&format!("/endpoint/{changed}"))).await.expect(200).json();
-        assert_eq!(shown["description"], last.to_string(), "a change that was acked is there");
+        let last = wait::within("the last change", &mut self.changer).await.expect("nothing panicked");
+        let shown = self.app.client.get(&self.app.path(&format!("/endpoint/{}", self.moved))).await.expect(200).json();
+        assert_eq!(
+            shown["url"],
+            format!("{}-{last}", self.receivers[1].at("moved")),
+            "a change that was acked is there"
+        );
+        let shown =
+            self.app.client.get(&self.app.path(&format!("/endpoint/{}/secret", self.moved))).await.expect(200).json();
+        assert_eq!(shown["key"], secret(last), "so is a secret");
+        let enable = json!({ "disabled": false });
+        insist(&self.app, Method::PATCH, &format!("/endpoint/{}", self.toggled), &enable).await;
 
         // What hangs is sent anew when the server starts again, and finds another URL.
         insist(
@@ -127,7 +148,7 @@ impl World {
         self.healthy.wait_for(&targets, &ids).await;
         let batched: Vec<&str> =
             acked.iter().filter(|message| message.event_type == BATCHED).map(|message| message.id.as_str()).collect();
-        let odd: Vec<String> = ["thawed", "throttled"]
+        let odd: Vec<String> = ["thawed", "throttled", "moved"]
             .into_iter()
             .map(ToOwned::to_owned)
             .chain(replayed.iter().cloned())
@@ -157,6 +178,7 @@ impl World {
         let one_more = self.app.send("a", &json!({})).await;
         self.healthy.wait_for(&targets, &[&one_more]).await;
         assert_eq!(self.healthy.repeats(), repeats);
+        expect_nothing_asleep(&self.app, &self.toggled, &self.odd).await;
 
         let repeated_requests: u32 = acked.iter().map(|message| message.requests - 1).sum();
         let (messages, deliveries) = (acked.len(), acked.len() * ENDPOINTS);
@@ -194,15 +216,36 @@ pub(crate) async fn insist(app: &App, method: Method, path: &str, body: &Value) 
     }
 }
 
-/// Changes an endpoint again and again; returns its id, and what it was changed to last.
-async fn change(app: App, endpoint: String, goes_on: watch::Receiver<bool>) -> (String, u64) {
+/// The secret of the endpoint that is moved, after so many changes.
+fn secret(change: u64) -> String {
+    format!("whsec_{}", BASE64.encode(format!("secret number {change:0>20}")))
+}
+
+/// Changes endpoints again and again: the URL and the secret of the first, and whether the second is disabled. Returns how often.
+async fn change(app: App, [moved, toggled]: [String; 2], url: String, goes_on: watch::Receiver<bool>) -> u64 {
     let mut last = 0;
     while last == 0 || *goes_on.borrow() {
         last += 1;
-        insist(&app, Method::PATCH, &format!("/endpoint/{endpoint}"), &json!({ "description": last.to_string() }))
-            .await;
+        insist(&app, Method::PATCH, &format!("/endpoint/{moved}"), &json!({ "url": format!("{url}-{last}") })).await;
+        let rotate = format!("/endpoint/{moved}/secret/rotate");
+        insist(&app, Method::POST, &rotate, &json!({ "key": secret(last), "gracePeriodSeconds": 0 })).await;
+        insist(&app, Method::PATCH, &format!("/endpoint/{toggled}"), &json!({ "disabled": last % 2 == 1 })).await;
+        // As fast as it can be told; messages are to go out meanwhile.
+        sleep(PAUSE).await;
     }
-    (endpoint, last)
+    last
+}
+
+/// Nothing is left pending at the endpoint that was disabled and enabled, and what comes now arrives.
+async fn expect_nothing_asleep(app: &App, toggled: &str, arrived: &Ledger) {
+    let stats = app.path(&format!("/endpoint/{}/stats", toggled));
+    wait::until("nothing to be pending", async || {
+        let stats = app.client.get(&stats).await.expect(200).json();
+        (stats["pending"] == 0 && stats["sending"] == 0).then_some(())
+    })
+    .await;
+    let last = app.send(BATCHED, &json!({})).await;
+    arrived.wait_for(&["/toggled".to_owned(), MOVED.to_owned()], &[&last]).await;
 }
 
 /// Every key was accepted as exactly one message, the one whose id its caller was told.
