@@ -12,7 +12,7 @@ use ring::digest::{Context, SHA256};
 use crate::auth::Caller;
 use crate::error::{ApiError, Result};
 
-const HEADER: &str = "idempotency-key";
+pub(crate) const HEADER: &str = "idempotency-key";
 
 postrider_domain::limits! {
     in "Requests";

@@ -184,7 +184,7 @@ impl Api {
         let is_change = !request.method().is_safe();
         let watched = request.extensions_mut().remove::<Watched>();
         let account = Account::watched(Arc::clone(&self.state.budgets), watched);
-        let response = match headers::host(&request) {
+        let response = match headers::check(&request) {
             Ok(()) => postrider_store::as_stranger(self.route(request, &account)).await,
             Err(error) => error.into_response(),
         };

@@ -30,13 +30,14 @@ const MAX_CODE: usize = 64;
 const OWN_TEXT: &str = "a text of the server's making";
 
 /// The errors that can follow from what every operation does: status, name, when.
-const ERRORS: [(StatusCode, &str, &str); 10] = [
+const ERRORS: [(StatusCode, &str, &str); 11] = [
     (StatusCode::BAD_REQUEST, "BadRequest", "The query string, a header or the token can't be read."),
     (StatusCode::UNAUTHORIZED, "Unauthorized", "There is no token, or none that is accepted."),
     (StatusCode::FORBIDDEN, "Forbidden", "The token does not allow this operation."),
     (StatusCode::NOT_FOUND, "NotFound", "What the path names does not exist, or belongs to somebody else."),
     (StatusCode::REQUEST_TIMEOUT, "RequestTimeout", "The body did not arrive in time."),
     (StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLarge", "The body is larger than 2 MiB."),
+    (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedEncoding", "The body has a Content-Encoding."),
     (StatusCode::UNPROCESSABLE_ENTITY, "Invalid", "The input breaks rules: all of them are listed."),
     (
         StatusCode::TOO_MANY_REQUESTS,

@@ -209,7 +209,8 @@ fn errors_by_rule(route: &Route) -> Vec<StatusCode> {
         errors.push(StatusCode::UNPROCESSABLE_ENTITY);
     }
     if route.signature.body.or(route.operation.body).is_some() {
-        errors.extend([StatusCode::REQUEST_TIMEOUT, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNPROCESSABLE_ENTITY]);
+        errors.extend([StatusCode::REQUEST_TIMEOUT, StatusCode::PAYLOAD_TOO_LARGE]);
+        errors.extend([StatusCode::UNSUPPORTED_MEDIA_TYPE, StatusCode::UNPROCESSABLE_ENTITY]);
     }
     errors
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
@@ -230,4 +231,32 @@ async fn a_large_body_does_not_wait_behind_all_of_another_applications_token() {
 #[tokio::test]
 async fn a_large_body_does_not_wait_behind_all_that_the_operator_sends_for_another_application() {
     is_not_behind_another_application(false).await;
+}
+
+#[tokio::test]
+async fn what_a_header_says_is_unmistakable_or_refused() {
+    let world = World::new();
+    world.app("shop").await;
+    let (token, other) = (format!("Bearer {}", org_token(ORG)), format!("Bearer {}", org_token("org_other")));
+    let body = || Bytes::from_static(br#"{"eventType":"a","payload":{}}"#);
+    for (headers, status) in [
+        (vec![("authorization", token.as_str())], 202),
+        (vec![("authorization", token.as_str()), ("authorization", other.as_str())], 400),
+        (vec![("authorization", token.as_str()), ("idempotency-key", "a"), ("idempotency-key", "b")], 400),
+        (
+            vec![
+                ("authorization", token.as_str()),
+                ("content-type", "application/json"),
+                ("content-type", "text/plain"),
+            ],
+            400,
+        ),
+        (vec![("authorization", token.as_str()), ("content-encoding", "identity")], 202),
+        (vec![("authorization", token.as_str()), ("content-encoding", "gzip")], 415),
+        (vec![("authorization", token.as_str()), ("content-encoding", "identity"), ("content-encoding", "br")], 415),
+    ] {
+        let extras = Extras { headers: &headers, body: body(), ..Extras::default() };
+        let answer = world.raw("POST", "/api/v1/app/shop/msg", extras).await;
+        assert_eq!(answer.status, status, "{headers:?}: {}", answer.text);
+    }
 }
