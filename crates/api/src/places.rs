@@ -106,7 +106,7 @@ impl Places {
 impl Taken {
     fn take(&mut self, holder: &Holder, total: u64) -> Result<(), Refused> {
         let least = signed(total / NEXT_TO_NOTHING).max(1);
-        let stock = Stock { total: signed(total), free: signed(total.saturating_sub(self.all)), least };
+        let stock = Stock { total: signed(total), free: signed(total.saturating_sub(self.all)), least, small: None };
         let environment = self.environments.get(&holder.environment);
         let taken = environment.map_or(0, |environment| environment.all);
         let own = environment.and_then(|environment| environment.of.get(&holder.whose).copied()).unwrap_or(0);

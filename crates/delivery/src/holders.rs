@@ -67,20 +67,47 @@ impl Environments {
     }
 }
 
+/// What can be held.
+pub(crate) trait Amount: Copy + Default + PartialEq + AddAssign + SubAssign {
+    /// How much it is.
+    fn size(self) -> i64;
+}
+
+impl Amount for u32 {
+    fn size(self) -> i64 {
+        self.into()
+    }
+}
+
+impl Amount for i64 {
+    fn size(self) -> i64 {
+        self
+    }
+}
+
 /// What each holds.
 #[derive(Debug)]
 pub(crate) struct Holders<T> {
     by_owner: Map<Whose, T>,
-    by_environment: Map<Option<EnvironmentKey>, T>,
+    by_environment: Map<Option<EnvironmentKey>, Of<T>>,
+    /// Who holds no more than this is small.
+    crumb: i64,
 }
 
-impl<T> Default for Holders<T> {
-    fn default() -> Self {
-        Self { by_owner: Map::default(), by_environment: Map::default() }
+/// What an environment holds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Of<T> {
+    all: T,
+    /// What its small applications hold.
+    small: i64,
+}
+
+impl<T: Amount> Holders<T> {
+    /// Of which nobody holds anything. Who holds `crumb` or less is small.
+    pub(crate) fn new(crumb: i64) -> Self {
+        Self { by_owner: Map::default(), by_environment: Map::default(), crumb }
     }
-}
 
-impl<T: Copy + Default + PartialEq + AddAssign + SubAssign> Holders<T> {
     /// What an application holds, and all of its environment.
     pub(crate) fn of(&self, whose: Whose) -> (T, T) {
         (self.of_application(whose), self.of_environment(environment_of(whose)))
@@ -88,7 +115,12 @@ impl<T: Copy + Default + PartialEq + AddAssign + SubAssign> Holders<T> {
 
     /// What an environment holds.
     pub(crate) fn of_environment(&self, environment: Option<EnvironmentKey>) -> T {
-        self.by_environment.get(&environment).copied().unwrap_or_default()
+        self.by_environment.get(&environment).map_or_else(T::default, |of| of.all)
+    }
+
+    /// What those applications of an environment hold that are small.
+    pub(crate) fn of_small(&self, environment: Option<EnvironmentKey>) -> i64 {
+        self.by_environment.get(&environment).map_or(0, |of| of.small)
     }
 
     /// What an application holds.
@@ -97,14 +129,30 @@ impl<T: Copy + Default + PartialEq + AddAssign + SubAssign> Holders<T> {
     }
 
     pub(crate) fn add(&mut self, whose: Whose, amount: T) {
-        *self.by_owner.entry(whose).or_default() += amount;
-        *self.by_environment.entry(environment_of(whose)).or_default() += amount;
+        let own = self.by_owner.entry(whose).or_default();
+        let before = small(*own, self.crumb);
+        *own += amount;
+        let of = self.by_environment.entry(environment_of(whose)).or_default();
+        of.all += amount;
+        of.small += small(*own, self.crumb) - before;
     }
 
     /// Takes back a part of what an application holds.
     pub(crate) fn subtract(&mut self, whose: Whose, amount: T) {
-        subtract(self.by_owner.entry(whose), amount);
-        subtract(self.by_environment.entry(environment_of(whose)), amount);
+        let Entry::Occupied(mut own) = self.by_owner.entry(whose) else { return };
+        let before = small(*own.get(), self.crumb);
+        *own.get_mut() -= amount;
+        let after = small(*own.get(), self.crumb);
+        // Whoever holds nothing any more takes no place.
+        if *own.get() == T::default() {
+            own.remove();
+        }
+        let Entry::Occupied(mut of) = self.by_environment.entry(environment_of(whose)) else { return };
+        of.get_mut().all -= amount;
+        of.get_mut().small += after - before;
+        if of.get().all == T::default() {
+            of.remove();
+        }
     }
 
     pub(crate) fn amounts(&self) -> impl Iterator<Item = T> {
@@ -117,13 +165,9 @@ impl<T: Copy + Default + PartialEq + AddAssign + SubAssign> Holders<T> {
     }
 }
 
-/// Whoever holds nothing any more takes no place.
-fn subtract<K, T: Copy + Default + PartialEq + SubAssign>(of: Entry<'_, K, T>, amount: T) {
-    let Entry::Occupied(mut held) = of else { return };
-    *held.get_mut() -= amount;
-    if *held.get() == T::default() {
-        held.remove();
-    }
+/// What counts of an application that holds so much for what small ones hold.
+fn small<T: Amount>(own: T, crumb: i64) -> i64 {
+    if own.size() <= crumb { own.size() } else { 0 }
 }
 
 /// For tests: an application of an environment.
@@ -138,12 +182,20 @@ mod tests {
 
     #[test]
     fn an_environment_holds_what_its_applications_hold() {
-        let mut holders = Holders::<i64>::default();
+        let mut holders = Holders::<i64>::new(3);
         let (a, b, nobody) = (Some(owner(7, 1)), Some(owner(7, 2)), None);
         holders.add(a, 3);
         holders.add(b, 4);
         holders.add(nobody, 5);
         assert_eq!((holders.of(a), holders.of(nobody)), ((3, 7), (5, 5)));
+        let of_small = |holders: &Holders<i64>| holders.of_small(environment_of(a));
+        assert_eq!(of_small(&holders), 3);
+        holders.add(a, 1);
+        assert_eq!(of_small(&holders), 0);
+        holders.subtract(a, 1);
+        holders.subtract(b, 2);
+        assert_eq!(of_small(&holders), 5);
+        holders.add(b, 2);
         holders.subtract(a, 3);
         assert_eq!(holders.of(a), (0, 4));
         holders.subtract(b, 4);

@@ -313,7 +313,7 @@ fn may_have_another(owner: Owner, connections: impl Iterator<Item = Owner>) -> b
         counted.map(|(_, count)| count - 1).sum::<i64>()
     };
     let total = MAX_CONNECTIONS as i64;
-    let stock = Stock { total, free: total - beyond_first(None), least: 1 };
+    let stock = Stock { total, free: total - beyond_first(None), least: 1, small: None };
     own == 0 || stock.may_take(own - 1, beyond_first(Some(owner.environment)), 1)
 }
 

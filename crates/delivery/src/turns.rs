@@ -66,6 +66,7 @@ impl Turns {
             total: signed(MAX_WAITING_FOR_A_LANE),
             free: signed(MAX_WAITING_FOR_A_LANE.saturating_sub(queues.endpoints.len())),
             least: 1,
+            small: None,
         };
         let own = queues.of.get(&of).copied().unwrap_or(0);
         if !stock.may_take(signed(own), signed(queues.lines.count_of(environment)), 1) {

@@ -10,6 +10,10 @@
 //! which may be as long as receivers hang. So an eighth of what there is is kept for environments that have next to nothing, and
 //! an eighth of what an environment may have for its applications that have next to nothing. They take crumbs of it, and one with
 //! nothing may take something larger as long as half of what is kept remains.
+//!
+//! What is kept for the applications of an environment is a part of what that may have, and so it is gone when other environments have
+//! taken the rest. So where it is counted what small applications hold, those that have next to nothing, a sixteenth of all is kept for
+//! them: those of an environment may hold a sixteenth of what it holds, whatever others have taken. In all that is never more than there is.
 
 crate::limits! {
     in "Shares";
@@ -17,6 +21,8 @@ crate::limits! {
     pub const ENVIRONMENT_FACTOR: i64 = 3, "times", beyond "429 or 503; in delivering, its endpoints wait for their turn, and no attempt is counted";
     /// Of the same, one part of so many is kept for environments, and of what an environment may have for applications, that have next to nothing
     pub const KEPT_PART: i64 = 8, "parts", beyond "whoever has more waits, or is refused";
+    /// Of requests under way to receivers, and of memory for messages, one part of so many is kept for applications that have next to nothing; of an environment they may hold one part of so many of what it holds
+    pub const KEPT_FOR_SMALL: i64 = 16, "parts", beyond "the same";
     /// Next to nothing: one part of so many, and at least one request or place, 64 KiB for large messages and 1 KiB for small ones
     pub const CRUMBS: i64 = 1_024, "parts", beyond "of what is kept nothing more is given";
 }
@@ -30,11 +36,35 @@ pub struct Stock {
     pub free: i64,
     /// At least so much is next to nothing.
     pub least: i64,
+    /// What applications of the environment in question hold that hold next to nothing; `None` if that is not counted.
+    pub small: Option<i64>,
 }
 
 impl Stock {
     fn kept(self) -> i64 {
         self.total / KEPT_PART
+    }
+
+    fn kept_for_small(self) -> i64 {
+        self.small.map_or(0, |_| self.total / KEPT_FOR_SMALL)
+    }
+
+    /// Next to nothing.
+    pub fn crumb(self) -> i64 {
+        (self.total / CRUMBS).max(self.least)
+    }
+
+    /// How much an application that has `own` finds in what is kept for small ones, whose environment has `taken` with that.
+    fn of_small(self, own: i64, taken: i64) -> i64 {
+        let Some(small) = self.small else { return 0 };
+        let left = (taken / KEPT_FOR_SMALL).max(self.least) - small;
+        let each = self.crumb().min(left / 8).max(self.least);
+        (each - own).min(left).min(self.free - self.kept() / 2)
+    }
+
+    /// Whether an application of an environment that has `taken` may find something, at least if it has nothing.
+    pub fn has_room(self, taken: i64) -> bool {
+        self.room(taken) > 0 || self.of_small(0, taken) > 0
     }
 
     /// How much an environment that has `taken` may take now.
@@ -44,7 +74,7 @@ impl Stock {
 
     /// How much of that is not of what is kept.
     pub fn common(self, taken: i64) -> i64 {
-        let free = self.free - self.kept();
+        let free = self.free - self.kept() - self.kept_for_small();
         let leaves = free.saturating_mul(ENVIRONMENT_FACTOR).saturating_sub(taken);
         // Rounded up: of one that is free there is one.
         (leaves.saturating_add(ENVIRONMENT_FACTOR) / (ENVIRONMENT_FACTOR + 1)).min(free)
@@ -55,8 +85,8 @@ impl Stock {
         let room = self.room(taken);
         let total = taken.saturating_add(room);
         let kept = if taken == 0 { 0 } else { total / KEPT_PART };
-        amount <= room
-            && (leaves_enough(own, amount, room - kept) || amount <= self.of_what_is_kept(own, total, room, kept))
+        let is_due = leaves_enough(own, amount, room - kept) || amount <= self.of_what_is_kept(own, total, room, kept);
+        amount <= room && is_due || amount <= self.of_small(own, taken)
     }
 
     /// Whether whoever an environment belongs to may take `amount` for himself, who has `own`, and his environment `taken` with that. He
@@ -71,7 +101,8 @@ impl Stock {
     /// How much of what is kept of a total, of which so much is free, somebody may take who has `own`. Who has nothing may take more
     /// than crumbs as long as half of it remains, and a little until it is gone.
     fn of_what_is_kept(self, own: i64, total: i64, free: i64, kept: i64) -> i64 {
-        let crumb = (total / CRUMBS).max(self.least) - own;
+        // Of little each has less, so that there is some for the next one.
+        let crumb = (total / CRUMBS).min(free / 8).max(self.least) - own;
         let first = if own == 0 { ((free - kept / 2) / 2).max(kept / 16) } else { 0 };
         crumb.max(first).min(free)
     }
@@ -109,7 +140,10 @@ mod tests {
         }
 
         fn take(&mut self, environment: i64, application: i64, amount: i64) -> bool {
-            let stock = Stock { total: self.total, free: self.total - self.all(), least: self.least };
+            let crumb = (self.total / CRUMBS).max(self.least);
+            let small = self.of.iter().filter(|((of, _), taken)| *of == environment && **taken <= crumb);
+            let small = Some(small.map(|(_, taken)| taken).sum());
+            let stock = Stock { total: self.total, free: self.total - self.all(), least: self.least, small };
             let taken = self.of_environment(environment);
             let own = self.of.entry((environment, application)).or_default();
             let takes = stock.may_take(*own, taken, amount);
@@ -148,13 +182,42 @@ mod tests {
     #[test]
     fn after_many_greedy_applications_of_an_environment_the_next_one_finds_something() {
         let mut taken = Taken::new(4_096);
-        for application in 0..150 {
+        for application in 0..140 {
             taken.fill(1, application, 1);
         }
         let next = taken.fill(1, 999, 1);
         assert!(next >= 1, "{next}");
         assert!(taken.of_environment(1) <= 4_096 * 3 / 4);
-        assert!(taken.fill(2, 1, 1) >= 256, "and another environment has a good part");
+        assert!(taken.fill(2, 1, 1) >= 128, "and another environment has a good part");
+    }
+
+    /// Two applications of an environment have a part, and then many environments of a dozen have all that they may have.
+    fn crowded(total: i64, environments: i64) -> Taken {
+        let mut taken = Taken::new(total);
+        for application in 0..2 {
+            (0..total / 16).for_each(|_| assert!(taken.take(999, application, 1)));
+        }
+        for environment in 0..environments {
+            (0..12).for_each(|application| _ = taken.fill(environment, application, 1));
+        }
+        taken
+    }
+
+    #[test]
+    fn where_other_environments_have_taken_the_rest_an_application_finds_something_beside_two_of_its_own_that_have_much()
+     {
+        for environments in [1, 2, 8, 40] {
+            let mut taken = crowded(4_096, environments);
+            // With applications of which each has next to nothing, too.
+            for environment in 0..environments {
+                (100..160).for_each(|application| _ = taken.fill(environment, application, 1));
+            }
+            for application in 100..110 {
+                assert!(taken.fill(999, application, 1) >= 1, "{application} beside {environments} environments");
+            }
+            assert!(taken.fill(1_000, 1, 1) >= 1, "and an environment that has nothing");
+            assert!(taken.all() <= 4_096);
+        }
     }
 
     #[test]
