@@ -217,7 +217,7 @@ impl Http2 {
         tokio::select! {
             biased;
             () = opened.spent.cancelled() => {}
-            () = read(response.into_body(), stage) => {}
+            () = read(response.into_body(), stage, Reader { meter: &self.streams.meter, number: opened.number }) => {}
         }
         // hyper lets go of a body only when it is written, or the receiver does not want it.
         let _ = tokio::time::timeout(REST_PATIENCE, rest.gone()).await;
@@ -327,8 +327,21 @@ async fn within_share(opened: &Opened, mut response: Handed) -> Option<hyper::Re
     tokio::time::timeout(HEAD_PATIENCE, response).await.ok()
 }
 
-/// Reads a response's body, as far as it is kept.
-async fn read(mut body: Incoming, stage: &Stage) {
+/// Whoever reads what comes on a stream. h2 counts small frames for the connection until they are read, and those that nobody will read
+/// for ever; so from the end of this on it does not see them.
+struct Reader<'a> {
+    meter: &'a Meter,
+    number: u32,
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        self.meter.stop_reading(self.number);
+    }
+}
+
+/// Reads a response's body, as far as it is kept. The reader, which is the last argument, is gone before the body is.
+async fn read(mut body: Incoming, stage: &Stage, _reader: Reader<'_>) {
     while let Some(frame) = body.frame().await {
         match frame {
             Ok(frame) if frame.data_ref().is_none_or(|data| stage.received().keep(data)) => {}
