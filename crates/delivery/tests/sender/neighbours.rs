@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;
@@ -260,6 +261,15 @@ async fn a_head_that_cannot_be_decoded_costs_others_no_attempt_and_its_own_appli
 }
 
 #[tokio::test]
+async fn an_environment_each_application_of_which_ends_a_connection_once_has_its_own_after_a_few() {
+    let upper = |number| vec![frame(HEADERS, END_HEADERS | END_STREAM, number, b"\x88\x00\x03X-A\x01b")];
+    let (came, gateway) = beside_a_neighbour_of(&[101, 102, 103, 104, 105, 106, 107], Arc::new(upper)).await;
+    assert!(came.iter().all(|sent| failed(sent).0 == Failure::Protocol));
+    let times: Vec<usize> = (0..7).map(|round| gateway.times(round)[0]).collect();
+    assert_eq!(times, [2, 2, 2, 2, 1, 1, 1]);
+}
+
+#[tokio::test]
 async fn many_responses_in_pieces_at_a_time_and_such_of_which_some_are_empty_leave_the_connection_to_others() {
     let mixed = |number| {
         let mut pieces = in_pieces(number, 50, b"");
@@ -344,4 +354,36 @@ async fn pieces_with_nothing_but_padding_end_their_own_request_and_leave_the_con
         assert_eq!(gateway.times(round), [1; 5], "nothing is given twice");
     }
     assert_eq!(gateway.receiver.connections(), 1);
+}
+
+/// Lets the time of a neighbour's request end whose connection a tenant's response ended.
+async fn out_of_time_beside(answer: Answer) -> (Sent, Gateway, Client) {
+    let authority = Authority::new();
+    let gateway = Gateway::start(&authority, answer).await;
+    let client = authority.client(Duration::from_secs(2));
+    let url = gateway.url();
+    assert_eq!(answered(&send_of(&client, NEIGHBOUR, &url, "hello".to_owned()).await).0, 200);
+    let tenant = async {
+        gateway.until_waiting(1).await;
+        send_of(&client, TENANT, &url, "go".to_owned()).await
+    };
+    let (sent, _) = tokio::join!(send_of(&client, NEIGHBOUR, &url, "hang".to_owned()), tenant);
+    assert_eq!(*gateway.seen.waiting.borrow(), 2, "it was made again");
+    (sent, gateway, client)
+}
+
+#[tokio::test]
+async fn an_attempt_whose_time_ends_while_it_makes_again_what_another_is_known_to_have_ended_is_none() {
+    let upper = |number| vec![frame(HEADERS, END_HEADERS | END_STREAM, number, b"\x88\x00\x03X-A\x01b")];
+    let (sent, gateway, client) = out_of_time_beside(Arc::new(upper)).await;
+    assert_eq!(failed(&sent).0, Failure::Local);
+    let own = send_of(&client, NEIGHBOUR, &gateway.url(), "hang".to_owned()).await;
+    assert_eq!(failed(&own).0, Failure::Timeout, "nobody ended anything");
+}
+
+#[tokio::test]
+async fn an_attempt_whose_time_ends_while_it_makes_again_what_nobody_is_known_to_have_ended_counts() {
+    let pings = |_| vec![frame(PING, 0, 0, &[0; 8]); 20_000];
+    let (sent, ..) = out_of_time_beside(Arc::new(pings)).await;
+    assert_eq!(failed(&sent).0, Failure::Timeout);
 }
