@@ -184,11 +184,12 @@ impl Frames {
                 }
             }
         }
-        if !passed.is_empty() {
-            meter.doubt(self.stream);
-        }
         if self.parts.left == 0 {
             self.end(passed, meter);
+        }
+        // What it sees instead of others is of this stream, too.
+        if !passed.is_empty() {
+            meter.doubt(self.stream);
         }
         true
     }
@@ -348,6 +349,8 @@ impl Counted {
         if self.given == self.passed.len() {
             self.passed.clear();
             self.given = 0;
+            // One that h2 sees instead of others is longer than a piece of what was read, and comes seldom.
+            self.passed.shrink_to(2 * READ_BYTES);
         }
         count > 0
     }
@@ -608,8 +611,10 @@ mod tests {
         assert!(!spent.is_cancelled());
         frames.read(&piece, &meter);
         assert!(spent.is_cancelled());
+        meter.doubt(0);
         let late: usize = (0..MAX_LATE_FRAMES).map(|_| frames.read(&piece, &meter).len()).sum();
         assert_eq!(late, HEAD + SKIPPED_BYTES, "the window is given back in one frame");
+        assert_eq!(meter.culprit(), Some(owner(1, 1)), "which is of that stream, too");
         meter.doubt(0);
         assert!(!meter.is_spent() && meter.culprit().is_none());
         frames.read(&piece, &meter);
