@@ -349,8 +349,6 @@ impl Counted {
         if self.given == self.passed.len() {
             self.passed.clear();
             self.given = 0;
-            // One that h2 sees instead of others is longer than a piece of what was read, and comes seldom.
-            self.passed.shrink_to(2 * READ_BYTES);
         }
         count > 0
     }
@@ -375,6 +373,11 @@ impl Counted {
         let count = more.filled().len();
         self.input.truncate(count);
         self.taken = 0;
+        if result.is_pending() {
+            // There are thousands that wait.
+            (self.input, self.passed) = (Vec::new(), Vec::new());
+            return Poll::Pending;
+        }
         ready!(result)?;
         self.frames.arrived();
         Poll::Ready(Ok(count > 0))
