@@ -203,8 +203,8 @@ impl Stage {
     }
 
     /// What came of an attempt that ends here because `limit` has passed.
-    pub(crate) fn timed_out(&self, limit: Duration) -> Outcome {
-        self.take_outcome().unwrap_or_else(|| self.unanswered(limit).into())
+    pub(crate) fn timed_out(&self, limit: Duration) -> Result<Outcome, Trouble> {
+        self.take_outcome().ok_or_else(|| self.unanswered(limit))
     }
 
     fn unanswered(&self, limit: Duration) -> Trouble {
@@ -291,10 +291,10 @@ mod tests {
         for (waited, kind) in [(2 * second, Failure::Timeout), (3 * second, Failure::Local)] {
             let stage = Stage::default();
             stage.waits().count(tokio::time::sleep(waited)).await;
-            let Outcome::Failed { kind: told, detail } = stage.timed_out(4 * second) else { panic!("no response") };
+            let Trouble { kind: told, detail, .. } = stage.timed_out(4 * second).unwrap_err();
             assert_eq!(told, kind, "{detail}");
             stage.waiting();
-            let Outcome::Failed { kind: told, detail } = stage.timed_out(4 * second) else { panic!("no response") };
+            let Trouble { kind: told, detail, .. } = stage.timed_out(4 * second).unwrap_err();
             assert_eq!(told, Failure::Timeout, "what the receiver has seen counts: {detail}");
         }
     }
@@ -307,12 +307,8 @@ mod tests {
         stage.received().retry_after(b"7", Timestamp::EPOCH);
         stage.received().keep(b"we are");
         let (status, retry_after, body) = (503, Some(Duration::from_secs(7)), b"we are"[..].into());
-        assert_eq!(stage.timed_out(Duration::from_secs(1)), Outcome::Answered { status, retry_after, body });
-        let text = "timed out after 1s: the receiver did not respond".to_owned();
-        assert_eq!(
-            stage.timed_out(Duration::from_secs(1)),
-            Outcome::Failed { kind: Failure::Timeout, detail: text },
-            "a response is told once"
-        );
+        assert_eq!(stage.timed_out(Duration::from_secs(1)), Ok(Outcome::Answered { status, retry_after, body }));
+        let nothing = Trouble::new(Failure::Timeout, "timed out after 1s: the receiver did not respond");
+        assert_eq!(stage.timed_out(Duration::from_secs(1)), Err(nothing), "a response is told once");
     }
 }

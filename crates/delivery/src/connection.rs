@@ -16,7 +16,7 @@ const UNREADABLE: &str = "the receiver broke the rules of HTTP/2, or the head of
 pub(crate) struct Broken {
     pub(crate) again: Again,
     pub(crate) trouble: Trouble,
-    /// Because of whose request the connection, which others use, too, has ended.
+    /// Because of whose request the connection has ended, if that is known.
     pub(crate) culprit: Option<Owner>,
 }
 
@@ -28,6 +28,12 @@ pub(crate) enum Again {
     Unheard,
     /// The connection ended because of others' requests, or nobody knows because of whose: it may, whether the receiver saw it or not.
     ByOthers,
+}
+
+impl From<Trouble> for Broken {
+    fn from(trouble: Trouble) -> Self {
+        Self::of(trouble)
+    }
 }
 
 impl Broken {

@@ -6,6 +6,7 @@
 //! because of one. h2 does not see
 //!
 //! * DATA frames that are empty, and do not end their stream: they say nothing, and it ends a connection that has brought a hundred.
+//!   It counts those in which there is nothing but padding, too; they take a part of the windows, so a stream that brings one is spent.
 //! * DATA of streams that are over as far as we are concerned. h2 would count each of them against the connection. They have
 //!   taken a part of the connection's window; so it sees one large frame instead of them, which it passes over.
 
@@ -38,11 +39,14 @@ const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
+const PADDED: u8 = 8;
 const MAX_CONCURRENT_STREAMS: u16 = 3;
 
 const HEAD: usize = 9;
 const SETTING: usize = 6;
 const INCREMENT: usize = 4;
+/// The longest DATA frame with nothing but padding: the length of that, and as much as it can say (RFC 9113 §6.1).
+const MAX_PADDING: usize = 1 + 255;
 /// What a client sends before its first frame.
 const PREFACE: usize = 24;
 
@@ -137,6 +141,8 @@ pub(crate) struct Frames {
     charged: Charged,
     /// h2 does not see it.
     skips: bool,
+    /// Whether h2 sees it is known when its first byte is here, which says how much of it is padding.
+    is_undecided: bool,
     /// It is a head, or a part of one, that another frame goes on with.
     awaits_more: bool,
     /// When it is complete, the receiver has ended the stream.
@@ -163,11 +169,14 @@ impl Frames {
                 if self.content == Content::Settings {
                     meter.settings_begin();
                 }
-                if !self.skips {
+                if !self.skips && !self.is_undecided {
                     passed.extend_from_slice(&self.parts.head);
                 }
             }
             Part::Payload(payload) => {
+                if std::mem::take(&mut self.is_undecided) {
+                    self.decide(payload, passed, meter);
+                }
                 self.go_on(meter);
                 self.read_payload(payload, meter);
                 if !self.skips {
@@ -175,11 +184,12 @@ impl Frames {
                 }
             }
         }
-        if !passed.is_empty() {
-            meter.doubt(self.stream);
-        }
         if self.parts.left == 0 {
             self.end(passed, meter);
+        }
+        // What it sees instead of others is of this stream, too.
+        if !passed.is_empty() {
+            meter.doubt(self.stream);
         }
         true
     }
@@ -208,6 +218,8 @@ impl Frames {
         let says_nothing = head.length == 0 && head.flags & END_STREAM == 0 && self.charged == Charged::Stream;
         let is_late = self.charged == Charged::Late && head.length <= MAX_FRAME_BYTES;
         self.skips = head.kind == DATA && (says_nothing || is_late);
+        let may_be_padding = head.flags & (PADDED | END_STREAM) == PADDED && (1..=MAX_PADDING).contains(&head.length);
+        self.is_undecided = head.kind == DATA && may_be_padding && self.charged == Charged::Stream;
         if self.skips {
             self.skipped += head.length;
         }
@@ -217,6 +229,18 @@ impl Frames {
             kind => kind == RST_STREAM,
         };
         self.awaits_more = is_head && head.flags & END_HEADERS == 0;
+    }
+
+    /// The first bytes of a frame are here that may have nothing but padding.
+    fn decide(&mut self, payload: &[u8], passed: &mut Vec<u8>, meter: &Meter) {
+        let length = Head::parse(self.parts.head).length;
+        self.skips = payload.first().is_some_and(|padding| 1 + usize::from(*padding) == length);
+        if self.skips {
+            self.skipped += length;
+            meter.spend(self.stream);
+        } else {
+            passed.extend_from_slice(&self.parts.head);
+        }
     }
 
     /// A frame goes on. If it does in another record than it began in, that is one more to be read for its stream.
@@ -349,6 +373,11 @@ impl Counted {
         let count = more.filled().len();
         self.input.truncate(count);
         self.taken = 0;
+        if result.is_pending() {
+            // There are thousands that wait.
+            (self.input, self.passed) = (Vec::new(), Vec::new());
+            return Poll::Pending;
+        }
         ready!(result)?;
         self.frames.arrived();
         Poll::Ready(Ok(count > 0))
@@ -585,8 +614,10 @@ mod tests {
         assert!(!spent.is_cancelled());
         frames.read(&piece, &meter);
         assert!(spent.is_cancelled());
+        meter.doubt(0);
         let late: usize = (0..MAX_LATE_FRAMES).map(|_| frames.read(&piece, &meter).len()).sum();
         assert_eq!(late, HEAD + SKIPPED_BYTES, "the window is given back in one frame");
+        assert_eq!(meter.culprit(), Some(owner(1, 1)), "which is of that stream, too");
         meter.doubt(0);
         assert!(!meter.is_spent() && meter.culprit().is_none());
         frames.read(&piece, &meter);
@@ -619,12 +650,48 @@ mod tests {
     }
 
     #[test]
+    fn data_with_nothing_but_padding_spends_its_stream_and_is_not_passed_on_unless_it_ends_it() {
+        let padding = |flags| of_stream(DATA, PADDED | flags, &[3, 0, 0, 0]);
+        for size in 1..=padding(0).len() {
+            let ((meter, spent), mut frames) = (with_stream(), Frames::default());
+            let whole = padding(END_STREAM);
+            let passed: Vec<u8> = whole.chunks(size).flat_map(|piece| frames.read(piece, &meter)).collect();
+            assert_eq!((passed, spent.is_cancelled()), (whole, false), "in pieces of {size}");
+            let ((meter, spent), mut frames) = (with_stream(), Frames::default());
+            let passed: usize = padding(0).chunks(size).map(|piece| frames.read(piece, &meter).len()).sum();
+            assert_eq!((passed, spent.is_cancelled()), (0, true), "in pieces of {size}");
+        }
+        let ((meter, spent), mut frames) = (with_stream(), Frames::default());
+        let mut passed = 0;
+        for _ in 0..SKIPPED_BYTES / 4 {
+            passed += frames.read(&padding(0), &meter).len();
+        }
+        assert_eq!((passed, spent.is_cancelled()), (HEAD + SKIPPED_BYTES, true), "the window is given back");
+    }
+
+    #[test]
+    fn what_comes_when_nobody_reads_it_is_not_passed_on_and_its_window_is_given_back() {
+        let (meter, spent) = with_stream();
+        let (mut frames, piece) = (Frames::default(), of_stream(DATA, 0, b"x"));
+        assert_eq!(frames.read(&piece, &meter), piece);
+        meter.stop_reading(STREAM);
+        let passed: usize = (1..MAX_FRAMES + MAX_LATE_FRAMES).map(|_| frames.read(&piece, &meter).len()).sum();
+        assert_eq!(passed, HEAD + SKIPPED_BYTES);
+        meter.close(STREAM);
+        assert!(!meter.is_spent() && !spent.is_cancelled());
+        frames.read(&piece, &meter);
+        assert_eq!((meter.is_spent(), meter.culprit()), (true, Some(owner(1, 1))));
+    }
+
+    #[test]
     fn everything_else_is_passed_on_as_it_comes_in_pieces_of_any_size() {
         let bytes = [
             settings(7),
             of_stream(HEADERS, 0, &[1; 40]),
             of_stream(CONTINUATION, END_HEADERS, &[2; 3]),
             of_stream(DATA, 0, &[3; 100]),
+            of_stream(DATA, PADDED, &[1, 3, 0]),
+            of_stream(DATA, PADDED, &[9, 0]),
             frame(PING, 0, &[4; 8]),
             of_stream(HEADERS, END_HEADERS | END_STREAM, &[5; 9]),
         ]

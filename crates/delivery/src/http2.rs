@@ -217,7 +217,7 @@ impl Http2 {
         tokio::select! {
             biased;
             () = opened.spent.cancelled() => {}
-            () = read(response.into_body(), stage) => {}
+            () = read(response.into_body(), stage, Reader { meter: &self.streams.meter, number: opened.number }) => {}
         }
         // hyper lets go of a body only when it is written, or the receiver does not want it.
         let _ = tokio::time::timeout(REST_PATIENCE, rest.gone()).await;
@@ -237,23 +237,25 @@ impl Http2 {
 
     fn broken(&self, error: &hyper::Error, permit: &Permit, opened: &Opened) -> Broken {
         let meter = &self.streams.meter;
+        let is_too_much = meter.is_spent() || meter.has_overrun();
+        // As long as the connection goes on, nobody has ended it.
+        let was_ended = !was_reset(error) && (is_too_much || was_ended_here(error));
+        let culprit = meter.culprit().filter(|_| was_ended);
         if opened.spent.is_cancelled() {
-            return Broken { culprit: meter.culprit(), ..too_much() };
+            return Broken { culprit, ..too_much() };
         }
-        if meter.is_spent() || meter.has_overrun() || was_ended_here(error) {
-            let culprit = meter.culprit();
-            let by_others = match culprit {
-                Some(culprit) => culprit != permit.owner,
-                None => self.streams.is_shared.load(Ordering::Relaxed),
-            };
-            if by_others {
-                return Broken { culprit, ..Broken::by_others() };
-            }
-            if culprit.is_some() || meter.is_spent() || meter.has_overrun() {
-                return Broken { culprit, again: Again::Not, ..self.ended(error) };
-            }
+        let by_others = was_ended && culprit.map_or_else(|| self.is_shared(), |culprit| culprit != permit.owner);
+        if by_others {
+            return Broken { culprit, ..Broken::by_others() };
         }
-        self.ended(error)
+        let broken = self.ended(error);
+        let again = if culprit.is_some() || is_too_much { Again::Not } else { broken.again };
+        Broken { culprit, again, ..broken }
+    }
+
+    /// Whether others than the one who was the first to use it have had requests on it, too.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.streams.is_shared.load(Ordering::Relaxed)
     }
 
     /// What ended the connection, or the request alone.
@@ -277,8 +279,16 @@ fn too_much() -> Broken {
 
 /// Whether h2 ended the connection, because of what the receiver sent.
 fn was_ended_here(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-    cause.is_some_and(|cause| cause.is_go_away() && cause.is_library())
+    cause(error).is_some_and(|cause| cause.is_go_away() && cause.is_library())
+}
+
+/// Whether it is the request alone that has ended.
+fn was_reset(error: &hyper::Error) -> bool {
+    cause(error).is_some_and(h2::Error::is_reset)
+}
+
+fn cause(error: &hyper::Error) -> Option<&h2::Error> {
+    std::error::Error::source(error).and_then(|source| source.downcast_ref())
 }
 
 type Responding = Pin<Box<dyn Future<Output = hyper::Result<Response<Incoming>>> + Send>>;
@@ -327,8 +337,21 @@ async fn within_share(opened: &Opened, mut response: Handed) -> Option<hyper::Re
     tokio::time::timeout(HEAD_PATIENCE, response).await.ok()
 }
 
-/// Reads a response's body, as far as it is kept.
-async fn read(mut body: Incoming, stage: &Stage) {
+/// Whoever reads what comes on a stream. h2 counts small frames for the connection until they are read, and those that nobody will read
+/// for ever; so from the end of this on it does not see them.
+struct Reader<'a> {
+    meter: &'a Meter,
+    number: u32,
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        self.meter.stop_reading(self.number);
+    }
+}
+
+/// Reads a response's body, as far as it is kept. The reader, which is the last argument, is gone before the body is.
+async fn read(mut body: Incoming, stage: &Stage, _reader: Reader<'_>) {
     while let Some(frame) = body.frame().await {
         match frame {
             Ok(frame) if frame.data_ref().is_none_or(|data| stage.received().keep(data)) => {}
@@ -514,10 +537,9 @@ impl Drop for Permit {
 
 /// Whether it was the connection that ended, or the receiver says that it did not process the request.
 fn was_unheard(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
     error.is_canceled()
         || error.is_closed()
-        || cause.is_some_and(|cause| {
+        || cause(error).is_some_and(|cause| {
             cause.is_io() || cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM)
         })
 }

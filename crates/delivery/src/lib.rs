@@ -6,6 +6,7 @@
 mod addresses;
 mod aged;
 mod answer;
+mod apart;
 mod budget;
 mod certificates;
 mod connect;

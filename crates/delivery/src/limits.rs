@@ -36,6 +36,7 @@ pub fn limits() -> Vec<Limit> {
         crate::system::limits(),
         crate::connect::limits(),
         crate::shared::limits(),
+        crate::apart::limits(),
         crate::http2::limits(),
         crate::sender::limits(),
         crate::rest::limits(),

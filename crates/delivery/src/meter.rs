@@ -32,7 +32,7 @@ postrider_domain::limits! {
     pub const MAX_FRAMES: i64 = 1_024, "frames", beyond "the request is reset, and a status that is known stands; of what belongs to no request: the connection is closed";
     /// The same in bytes
     pub const MAX_BYTES: i64 = 262_144, "bytes", beyond "as with its frames";
-    /// What may come for one request, in frames, after it was reset or given up: it was on its way
+    /// What may come for one request, in frames, after it was reset or given up, or enough of its response was read: it was on its way
     pub const MAX_LATE_FRAMES: i64 = 8_192, "frames", beyond "the connection is closed; others' requests on it are made again, and the application gets connections of its own";
     /// Requests over one connection of which more may come after they were reset or given up
     pub(crate) const MAX_LATE_STREAMS: usize = 256, "requests", beyond "what comes for the oldest counts as what belongs to none";
@@ -162,6 +162,8 @@ struct Stream {
     late: i64,
     /// The receiver has ended it.
     ended: bool,
+    /// Nobody reads what comes on it.
+    unread: bool,
     spent: CancellationToken,
     spent_on_heads: Arc<AtomicBool>,
 }
@@ -229,7 +231,7 @@ impl ByStream {
             if stream.ended {
                 return Charged::Connection;
             }
-            if !stream.spent.is_cancelled() {
+            if !stream.unread && !stream.spent.is_cancelled() {
                 stream.frames -= cost;
                 stream.bytes -= bytes;
                 if stream.frames < 0 || stream.bytes < 0 {
@@ -264,8 +266,8 @@ impl Meter {
         let spent = CancellationToken::new();
         let spent_on_heads = Arc::new(AtomicBool::new(false));
         let opened = Opened { number, spent: spent.clone(), spent_on_heads: Arc::clone(&spent_on_heads) };
-        let (frames, bytes, late, ended) = (credit.frames, credit.bytes, MAX_LATE_FRAMES, false);
-        let stream = Stream { owner, frames, bytes, late, ended, spent, spent_on_heads };
+        let (frames, bytes, late) = (credit.frames, credit.bytes, MAX_LATE_FRAMES);
+        let stream = Stream { owner, frames, bytes, late, ended: false, unread: false, spent, spent_on_heads };
         by_stream.open.insert(number, stream);
         (opened, hands_over())
     }
@@ -278,6 +280,22 @@ impl Meter {
             by_stream.late.pop_first();
         }
         by_stream.late.insert(number, Late { owner: stream.owner, frames: stream.late });
+    }
+
+    /// Nobody reads what comes on a stream any more: it is late, and what is left of the stream's share is for it, too.
+    pub(crate) fn stop_reading(&self, number: u32) {
+        let mut by_stream = self.by_stream.lock();
+        if let Some(stream) = by_stream.open.get_mut(&number) {
+            stream.late = stream.late.saturating_add(std::mem::take(&mut stream.frames).max(0));
+            stream.unread = true;
+        }
+    }
+
+    /// The request on a stream is over because of what the receiver has sent on it.
+    pub(crate) fn spend(&self, number: u32) {
+        if let Some(stream) = self.by_stream.lock().open.get(&number) {
+            stream.spent.cancel();
+        }
     }
 
     /// The receiver has ended a stream.

@@ -9,7 +9,7 @@
 //! is then made once more, over a new connection and within the same deadline. On a new connection the same is a failure.
 //!
 //! So it is on any connection that others use, too, if it ends because of what the receiver sent for their requests. If that happens
-//! twice, it is no attempt.
+//! twice, it is no attempt; nor is it if it is known whose request that was, and the time is over before there is an answer.
 //!
 //! What keeps this machine from making the attempt (no open files, no free stream of a shared connection) is no attempt:
 //! it ends as [`Failure::Local`], and the wait for a stream is not part of the deadline.
@@ -129,14 +129,16 @@ struct Spared {
 
 impl Spared {
     /// What others brought about is no attempt, unless it goes on so, attempt after attempt: a receiver may have others at hand.
-    fn end(&self, made: Result<Outcome, Broken>, endpoint: EndpointKey) -> Result<Outcome, Trouble> {
+    fn end(&self, made: Result<Outcome, Broken>, endpoint: EndpointKey) -> Outcome {
         match made {
             Err(Broken { again: Again::ByOthers, trouble, .. }) if self.spares(endpoint) => {
-                Err(Trouble { kind: Failure::Local, ..trouble })
+                Trouble { kind: Failure::Local, ..trouble }.into()
             }
+            // None for another reason: that is neither one more in a row nor the end of it.
+            Err(Broken { trouble: trouble @ Trouble { kind: Failure::Local, .. }, .. }) => trouble.into(),
             other => {
                 self.forget(endpoint);
-                other.map_err(|broken| broken.trouble)
+                other.unwrap_or_else(|broken| broken.trouble.into())
             }
         }
     }
@@ -185,7 +187,7 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 postrider_domain::limits! {
     in "Receivers over HTTP/2";
-    /// Attempts at an endpoint in a row that are none because the connection ended twice for what the receiver sent for others' requests, or for none
+    /// Attempts at an endpoint in a row that are none because the connection ended for what the receiver sent for others' requests, or for none, and so did the next, or the time was over
     pub(crate) const MAX_SPARED: u32 = 8, "attempts", beyond "the next has failed";
     /// Endpoints of which that is counted
     pub(crate) const MAX_SPARED_ENDPOINTS: usize = 16_384, "endpoints", beyond "all are counted anew";
@@ -212,8 +214,8 @@ struct Attempt<'a> {
     started: Timestamp,
     stage: Stage,
     tried: Tried,
-    spared: &'a Spared,
-    endpoint: EndpointKey,
+    /// Of a connection that it was made over it is known that another's request ended it.
+    ended_by_others: AtomicBool,
 }
 
 impl Attempt<'_> {
@@ -222,9 +224,15 @@ impl Attempt<'_> {
         self.message.payload.as_ref().map_or(0, bytes::Bytes::len)
     }
 
-    /// What comes of it when its last exchange came to this.
-    fn end(&self, made: Result<Outcome, Broken>) -> Result<Outcome, Trouble> {
-        self.spared.end(made, self.endpoint)
+    /// What came of it when its time is over.
+    fn timed_out(&self, limit: Duration) -> Result<Outcome, Broken> {
+        let trouble = match self.stage.timed_out(limit) {
+            Ok(outcome) => return Ok(outcome),
+            Err(trouble) => trouble,
+        };
+        // The receiver had not all of the time, and nobody knows what it would have said. Where it is not known who ended the connection,
+        // it may have been this receiver.
+        if self.ended_by_others.load(Ordering::Relaxed) { Err(Broken::by_others()) } else { Err(Broken::of(trouble)) }
     }
 }
 
@@ -282,10 +290,10 @@ impl Sender {
         let started = self.clock.now();
         let outcome = match &to.to {
             Ok(template) => {
-                let (owner, tried) = (to.owner, Tried::default());
-                let (stage, spared, endpoint) = (Stage::default(), &self.spared, to.endpoint);
-                let attempt = Attempt { to: template, owner, message, started, stage, tried, spared, endpoint };
-                self.attempt(&attempt, slot).await
+                let (owner, stage, tried) = (to.owner, Stage::default(), Tried::default());
+                let ended_by_others = AtomicBool::new(false);
+                let attempt = Attempt { to: template, owner, message, started, stage, tried, ended_by_others };
+                self.spared.end(self.attempt(&attempt, slot).await, to.endpoint)
             }
             Err(refused) => refused.clone().into(),
         };
@@ -332,23 +340,21 @@ impl Sender {
         self.shared.expire(now);
     }
 
-    async fn attempt(&self, attempt: &Attempt<'_>, slot: &mut Slot) -> Outcome {
-        let way = match self.way(attempt, slot).await {
-            Ok(way) => way,
-            Err(trouble) => return trouble.into(),
-        };
+    async fn attempt(&self, attempt: &Attempt<'_>, slot: &mut Slot) -> Result<Outcome, Broken> {
+        let way = self.way(attempt, slot).await?;
         let made = self.unless_ended(attempt, self.make(attempt, way, slot));
-        let outcome = match tokio::time::timeout(self.timeout, made).await {
-            Ok(result) => result.unwrap_or_else(Outcome::from),
-            Err(_) => attempt.stage.timed_out(self.timeout),
+        let made = match tokio::time::timeout(self.timeout, made).await {
+            Ok(made) => made,
+            Err(_) => attempt.timed_out(self.timeout),
         };
         let (connector, origin) = (&self.connector, &attempt.to.origin);
-        match &outcome {
-            Outcome::Answered { .. } => connector.praise(origin, &attempt.tried),
-            Outcome::Failed { kind: Failure::Local, .. } => {}
-            Outcome::Failed { .. } => connector.blame(origin, &attempt.tried),
+        match &made {
+            Ok(_) => connector.praise(origin, &attempt.tried),
+            // It says nothing of the address.
+            Err(broken) if broken.again == Again::ByOthers || broken.trouble.kind == Failure::Local => {}
+            Err(_) => connector.blame(origin, &attempt.tried),
         }
-        outcome
+        made
     }
 
     /// Closes what is not in use: the next attempt may need the descriptors.
@@ -357,7 +363,7 @@ impl Sender {
         self.shared.shed();
     }
 
-    async fn make(&self, attempt: &Attempt<'_>, way: Way, slot: &mut Slot) -> Result<Outcome, Trouble> {
+    async fn make(&self, attempt: &Attempt<'_>, way: Way, slot: &mut Slot) -> Result<Outcome, Broken> {
         let mut again = Again::Not;
         let making = match way {
             Way::New(making) => making,
@@ -367,7 +373,7 @@ impl Sender {
                     Err(broken) if broken.again != Again::Not => again = broken.again,
                     // That is said of the time in which nothing came, while the request was on its way (RFC 9110, section 15.5.9).
                     Ok(Outcome::Answered { status: 408, .. }) if is_single && slot.0.is_none() => {}
-                    other => return attempt.end(other),
+                    other => return other,
                 }
                 attempt.stage.resolving();
                 None
@@ -377,11 +383,11 @@ impl Sender {
         drop(making);
         match self.exchange(attempt, link, slot).await {
             Err(broken) if broken.again == Again::ByOthers && again != Again::ByOthers => {}
-            other => return attempt.end(other),
+            other => return other,
         }
         attempt.stage.resolving();
         let link = self.connect(attempt).await?;
-        attempt.end(self.exchange(attempt, link, slot).await)
+        self.exchange(attempt, link, slot).await
     }
 
     async fn connect(&self, attempt: &Attempt<'_>) -> Result<Link, Trouble> {
@@ -478,8 +484,9 @@ impl Sender {
                 tried.settle_on(stream.connection.address());
                 let request = to.http2(&message.id, payload, wall, *started).ok_or_else(Broken::unbuilt)?;
                 let made = stream.connection.exchange(request, &mut stream.permit, stage, wall).await;
-                if let Err(Broken { culprit: Some(culprit), .. }) = &made {
-                    self.shared.set_apart(&to.origin, *culprit, self.clock.now());
+                if let Err(Broken { culprit: Some(culprit), again, .. }) = &made {
+                    attempt.ended_by_others.fetch_or(*again == Again::ByOthers, Ordering::Relaxed);
+                    self.shared.set_apart(&to.origin, *culprit, stream.connection.is_shared(), self.clock.now());
                 }
                 made?;
             }
@@ -504,16 +511,24 @@ impl Prepared {
 mod tests {
     use super::*;
 
+    fn kind(outcome: &Outcome) -> Failure {
+        match outcome {
+            Outcome::Failed { kind, .. } => *kind,
+            Outcome::Answered { .. } => panic!("there was no answer"),
+        }
+    }
+
     #[test]
     fn what_others_brought_about_is_no_attempt_so_often_in_a_row() {
         let (spared, one, mut kinds) = (Spared::default(), EndpointKey(1), Vec::new());
         for _ in 0..2 * (MAX_SPARED + 1) {
-            kinds.push(spared.end(Err(Broken::by_others()), one).unwrap_err().kind);
+            kinds.push(kind(&spared.end(Err(Broken::by_others()), one)));
+            assert_eq!(kind(&spared.end(Err(Broken::of(no_stream())), one)), Failure::Local, "which is no end of it");
         }
         let round = [vec![Failure::Local; MAX_SPARED as usize], vec![Failure::Protocol]].concat();
         assert_eq!(kinds, [round.clone(), round].concat());
-        assert_eq!(spared.end(Err(Broken::by_others()), EndpointKey(2)).unwrap_err().kind, Failure::Local);
-        assert_eq!(spared.end(Err(Broken::without_response()), one).unwrap_err().kind, Failure::Protocol);
-        assert_eq!(spared.end(Err(Broken::by_others()), one).unwrap_err().kind, Failure::Local);
+        assert_eq!(kind(&spared.end(Err(Broken::by_others()), EndpointKey(2))), Failure::Local);
+        assert_eq!(kind(&spared.end(Err(Broken::without_response()), one)), Failure::Protocol);
+        assert_eq!(kind(&spared.end(Err(Broken::by_others()), one)), Failure::Local);
     }
 }

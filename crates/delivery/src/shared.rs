@@ -6,10 +6,11 @@
 //! nobody is kept out by what others have there. (If it has as many as it may already, an idle one of them is closed for it; so
 //! it has no more beyond those than others have requests under way on them.)
 //!
-//! Connections beyond each application's first are shared by environments, and within each by its applications (`fair.rs`), so that one
-//! environment with many applications leaves others theirs.
+//! Connections beyond each application's first are shared by environments, and within each by its applications
+//! ([`postrider_domain::fair`]), so that one environment with many applications leaves others theirs.
 //!
-//! Whoever's receiver sends what ends a connection has connections of his own at that origin for a while ([`SharedPool::set_apart`]).
+//! Whoever's receiver sends what ends a connection that others use, too, has connections of his own at that origin for a while
+//! ([`Apart`]).
 //!
 //! A connection whose receiver has not read what it was sent gets no new requests meanwhile, so that its last one ends some
 //! time; if the window is not back then, it is closed.
@@ -26,6 +27,7 @@ use postrider_store::EnvironmentKey;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
+use crate::apart::{Apart, Circle};
 use crate::connect::Origin;
 use crate::holders::Owner;
 use crate::http2::{Http2, Permit, Streams};
@@ -41,12 +43,7 @@ postrider_domain::limits! {
     pub const MAX_CONNECTIONS: usize = 64, "connections", beyond "requests wait for a stream; no attempt is counted";
     /// Connections to one origin that one application opened
     pub const MAX_CONNECTIONS_OF_APPLICATION: usize = 16, "connections", beyond "its requests wait for a stream; no attempt is counted";
-    /// Applications at one origin that have connections of their own for ten minutes, because what a receiver sent for a request of theirs ended one
-    pub(crate) const MAX_APART: usize = 256, "applications", beyond "the others share connections still";
 }
-
-/// How long an application has connections of its own at an origin where it ended one that was shared.
-const APART: Duration = Duration::from_secs(600);
 
 /// How long after its last request has begun an idle connection is kept whose receiver has something unread: what says
 /// that it was read may be on its way.
@@ -100,7 +97,11 @@ pub(crate) struct SharedPool {
     most: usize,
 }
 
-type Hosts = HashMap<Arc<Origin>, Host>;
+#[derive(Default)]
+struct Hosts {
+    by_origin: HashMap<Arc<Origin>, Host>,
+    apart: Apart,
+}
 
 #[derive(Default)]
 struct Host {
@@ -109,8 +110,6 @@ struct Host {
     making: Vec<Owner>,
     freed: Arc<Notify>,
     doors: Doors,
-    /// Who has connections of his own, and until when.
-    apart: HashMap<Owner, Timestamp>,
 }
 
 struct Member {
@@ -119,7 +118,7 @@ struct Member {
     connection: Option<Http2>,
     owner: Owner,
     /// Nobody else gets a stream of it.
-    apart: bool,
+    circle: Circle,
     until: Timestamp,
     used_at: Timestamp,
 }
@@ -133,21 +132,22 @@ impl SharedPool {
     /// What a request with a body of so many bytes is to do. `waited`: it has waited for a stream already.
     pub(crate) fn next(&self, origin: &Arc<Origin>, owner: Owner, size: usize, waited: bool, now: Timestamp) -> Turn {
         let mut hosts = self.hosts.lock();
-        let Some(host) = hosts.get_mut(origin) else { return Turn::Unknown };
+        let Hosts { by_origin, apart } = &mut *hosts;
+        let Some(host) = by_origin.get_mut(origin) else { return Turn::Unknown };
         host.tidy(now);
-        if host.is_unused() {
-            if host.is_empty() {
-                hosts.remove(origin);
-            }
+        if host.is_empty() {
+            by_origin.remove(origin);
             return Turn::Unknown;
         }
-        if let Some(stream) = host.stream(owner, size, now) {
+        apart.expire(now);
+        let circle = apart.circle(origin, owner);
+        if let Some(stream) = host.stream(owner, circle, size, now) {
             return Turn::Use(Box::new(stream));
         }
         if !host.may_connect(owner, waited) {
             let freed = Arc::clone(&host.freed).notified_owned();
             // One may have become free before this was made.
-            return match host.stream(owner, size, now) {
+            return match host.stream(owner, circle, size, now) {
                 Some(stream) => Turn::Use(Box::new(stream)),
                 None => Turn::Wait(Wait { door: host.doors.of(owner.application), freed }),
             };
@@ -161,7 +161,8 @@ impl SharedPool {
         let Opened { connection, owner, until } = opened;
         let permit = connection.streams().reserve_first(owner, size);
         let mut hosts = self.hosts.lock();
-        let host = hosts.entry(Arc::clone(origin)).or_default();
+        let circle = hosts.apart.circle(origin, owner);
+        let host = hosts.by_origin.entry(Arc::clone(origin)).or_default();
         host.tidy(now);
         if !host.serves(owner) || may_have_another(owner, host.opened()) {
             connection.streams().tell(&host.freed);
@@ -169,7 +170,7 @@ impl SharedPool {
                 streams: Arc::downgrade(connection.streams()),
                 connection: Some(connection.clone()),
                 owner,
-                apart: host.apart.contains_key(&owner),
+                circle,
                 until,
                 used_at: now,
             });
@@ -178,20 +179,16 @@ impl SharedPool {
         Use { connection, permit }
     }
 
-    /// What a receiver sent for a request of this application ended a connection that others use, too: from now on it has connections of
-    /// its own there, for a while.
-    pub(crate) fn set_apart(&self, origin: &Arc<Origin>, owner: Owner, now: Timestamp) {
-        let mut hosts = self.hosts.lock();
-        let host = hosts.entry(Arc::clone(origin)).or_default();
-        if host.apart.len() < MAX_APART || host.apart.contains_key(&owner) {
-            host.apart.insert(owner, now.saturating_add(APART));
-        }
+    /// What a receiver sent for a request of this application ended a connection, which others used, too, or not: see [`Apart::note`].
+    pub(crate) fn set_apart(&self, origin: &Arc<Origin>, owner: Owner, was_shared: bool, now: Timestamp) {
+        self.hosts.lock().apart.note(origin, owner, was_shared, now);
     }
 
     /// Closes what nobody has used for a while, and what is idle beyond the bound.
     pub(crate) fn expire(&self, now: Timestamp) {
         let mut hosts = self.hosts.lock();
-        hosts.retain(|_, host| {
+        hosts.apart.expire(now);
+        hosts.by_origin.retain(|_, host| {
             host.tidy(now);
             !host.is_empty()
         });
@@ -205,7 +202,7 @@ impl SharedPool {
 
     /// Closes everything that is not in use, to have descriptors again.
     pub(crate) fn shed(&self) {
-        for member in self.hosts.lock().values_mut().flat_map(|host| &mut host.members) {
+        for member in self.hosts.lock().by_origin.values_mut().flat_map(|host| &mut host.members) {
             if member.is_idle() {
                 member.connection = None;
             }
@@ -224,21 +221,14 @@ impl Host {
             }
         }
         self.members.retain(|member| member.streams.strong_count() > 0);
-        self.apart.retain(|_, until| now < *until);
     }
 
     fn is_empty(&self) -> bool {
-        self.is_unused() && self.apart.is_empty()
-    }
-
-    fn is_unused(&self) -> bool {
         self.members.is_empty() && self.making.is_empty()
     }
 
-    fn stream(&mut self, owner: Owner, size: usize, now: Timestamp) -> Option<Use> {
-        let apart = self.apart.contains_key(&owner);
-        let usable = |member: &&mut Member| member.apart == apart && (!apart || member.owner == owner);
-        self.members.iter_mut().filter(usable).find_map(|member| {
+    fn stream(&mut self, owner: Owner, circle: Circle, size: usize, now: Timestamp) -> Option<Use> {
+        self.members.iter_mut().filter(|member| member.circle == circle).find_map(|member| {
             let connection = member.connection.as_ref()?;
             let permit = connection.streams().reserve(owner, size, member.owner)?;
             member.used_at = now;
@@ -320,10 +310,10 @@ fn may_have_another(owner: Owner, connections: impl Iterator<Item = Owner>) -> b
 /// Closes idle connections until there are `most` of them: of the environment that has most, and of that one's application that
 /// has most, the one that nobody has used for longest.
 fn close_beyond(most: usize, hosts: &mut Hosts) {
-    if hosts.values().map(|host| host.members.len()).sum::<usize>() <= most {
+    if hosts.by_origin.values().map(|host| host.members.len()).sum::<usize>() <= most {
         return;
     }
-    let members = hosts.values_mut().flat_map(|host| &mut host.members);
+    let members = hosts.by_origin.values_mut().flat_map(|host| &mut host.members);
     let mut idle: Vec<_> = members.filter(|member| member.connection.is_some() && member.is_idle()).collect();
     let beyond = idle.len().saturating_sub(most);
     if beyond == 0 {
@@ -345,7 +335,7 @@ fn close_beyond(most: usize, hosts: &mut Hosts) {
 
 impl Drop for Making {
     fn drop(&mut self) {
-        if let Some(host) = self.hosts.lock().get_mut(&self.origin) {
+        if let Some(host) = self.hosts.lock().by_origin.get_mut(&self.origin) {
             if let Some(place) = host.making.iter().position(|maker| *maker == self.owner) {
                 host.making.swap_remove(place);
             }

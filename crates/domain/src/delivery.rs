@@ -55,8 +55,8 @@ pub enum Failure {
     Timeout,
     /// The connection broke, or what came was no HTTP answer.
     Protocol,
-    /// This machine could not make the attempt (no open files, no local ports): that is no attempt, and says nothing of the
-    /// endpoint.
+    /// This machine could not make the attempt (no open files, no local ports), or others' requests ended the connection that it was
+    /// made over: that is no attempt, and says nothing of the endpoint.
     Local,
 }
 
