@@ -130,6 +130,12 @@ async fn curl() {
 
 #[tokio::test]
 #[ignore = "needs curl: scripts/test runs this"]
+async fn idempotency() {
+    run("idempotency", "", &[]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs curl: scripts/test runs this"]
 async fn event_types() {
     run("event-types", "", &[]).await;
 }
