@@ -28,6 +28,8 @@ postrider_domain::limits! {
     pub(crate) const KEPT_FOR_SHORT: usize = 4, "parts", beyond "they wait";
     /// A turn is long when it takes so much time
     pub(crate) const LONG_MILLIS: u64 = 20, "ms", beyond "the same";
+    /// So much longer than that all turns of an environment may take together that were expected to be short
+    pub(crate) const UNEXPECTED_MILLIS: u64 = 2_000, "ms", beyond "all turns of the environment are taken for long until that was long enough ago: it has 1 ms more in each second";
     /// Environments of which is known how much time they used last, while they want none
     pub(crate) const REMEMBERED_ENVIRONMENTS: usize = 256, "environments", beyond "those that used least lately start anew";
     /// And of each of them, applications
@@ -38,6 +40,9 @@ postrider_domain::limits! {
 
 /// A turn takes so long at least, whatever is done in it: somebody has to be woken. So turns that cost nothing are shared, too.
 const LEAST: Nanos = 50_000;
+
+/// See [`LONG_MILLIS`].
+const LONG: Nanos = LONG_MILLIS * 1_000_000;
 
 /// Who waits for turns: each beside the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +129,33 @@ struct State {
 struct Applications {
     waiting: usize,
     applications: SharedTime<Whose, VecDeque<Wait>>,
+    unexpected: Unexpected,
+    /// All its turns are taken for long.
+    is_long: bool,
 }
+
+/// How much longer turns took that were expected to be short. Whoever has many applications could have each of them ask for little
+/// first, and for much then.
+struct Unexpected {
+    spent: Nanos,
+    at: Instant,
+}
+
+impl Unexpected {
+    fn new() -> Self {
+        Self { spent: 0, at: Instant::now() }
+    }
+
+    /// Notes that one took so much longer; whether that makes too much.
+    fn note(&mut self, longer: Nanos, now: Instant) -> bool {
+        let forgiven = nanos(now.saturating_duration_since(self.at)) / FORGIVEN;
+        (self.spent, self.at) = (self.spent.saturating_sub(forgiven).saturating_add(longer), now);
+        self.spent > nanos(Duration::from_millis(UNEXPECTED_MILLIS))
+    }
+}
+
+/// Of what was unexpected so much is forgiven: one part of the time that passes.
+const FORGIVEN: u64 = 1_000;
 
 struct Wait {
     arrival: u64,
@@ -138,6 +169,8 @@ struct Given {
     /// How long it is expected to take by what is known of the application.
     expected: Nanos,
     kind: Kind,
+    /// What it would be by that.
+    by_itself: Kind,
 }
 
 /// A turn; it ends when this is dropped. Whoever works on where nobody can stop him takes it along.
@@ -168,11 +201,7 @@ impl Turns {
     fn with(in_all: usize, long: usize) -> Arc<Self> {
         let in_all = in_all.max(1);
         let shares = Shares { in_all, long: long.max(1), of_application: (in_all / 4).max(1) };
-        let bounds = Bounds {
-            most: (in_all / 2).max(1),
-            remembered: REMEMBERED_ENVIRONMENTS,
-            long: nanos(Duration::from_millis(LONG_MILLIS)),
-        };
+        let bounds = Bounds { most: (in_all / 2).max(1), remembered: REMEMBERED_ENVIRONMENTS, long: LONG };
         let state = State { taken: 0, taken_long: 0, waiting: 0, arrivals: 0, callers: SharedTime::new(bounds) };
         Arc::new(Self { state: Mutex::new(state), shares })
     }
@@ -219,6 +248,7 @@ impl State {
             || Applications::new(shares),
             |caller| {
                 let caller = &mut caller.waiting;
+                caller.is_long = caller.unexpected.note(0, Instant::now());
                 // However many take all that they may, there is room for one more.
                 if caller.waiting >= (MAX_WAITING_IN_ALL - of_others) / 2 {
                     return Err(Crowded);
@@ -262,13 +292,15 @@ impl State {
         self.taken -= 1;
         self.taken_long -= usize::from(given.kind == Kind::Long);
         self.callers.done(cost);
-        let Given { at, kind, expected } = given;
+        let Given { at, kind, by_itself, expected } = given;
         let ended = Ended { at, kind, expected, cost: cost.saturating_mul(tenant.weight()) };
+        let longer = if by_itself == Kind::Short { cost.saturating_sub(LONG) } else { 0 };
         let new = || Applications::new(shares);
         self.callers.change(&tenant.caller, new, |caller| {
-            let applications = &mut caller.waiting.applications;
-            applications.done(ended.cost);
-            applications.ended(&tenant.whose, VecDeque::new, ended);
+            let caller = &mut caller.waiting;
+            caller.is_long = caller.unexpected.note(longer, Instant::now());
+            caller.applications.done(ended.cost);
+            caller.applications.ended(&tenant.whose, VecDeque::new, Ended { kind: by_itself, ..ended });
         });
         self.callers.ended(&tenant.caller, new, ended);
     }
@@ -276,23 +308,24 @@ impl State {
 
 impl Applications {
     fn new(shares: Shares) -> Self {
-        let bounds = Bounds {
-            most: shares.of_application,
-            remembered: REMEMBERED_APPLICATIONS,
-            long: nanos(Duration::from_millis(LONG_MILLIS)),
-        };
-        Self { waiting: 0, applications: SharedTime::new(bounds) }
+        let bounds = Bounds { most: shares.of_application, remembered: REMEMBERED_APPLICATIONS, long: LONG };
+        Self { waiting: 0, applications: SharedTime::new(bounds), unexpected: Unexpected::new(), is_long: false }
     }
 
     /// Gives a turn to whoever is next of those who wait for one of a kind; says what it is expected to take. `None` if he does not wait
     /// any more.
     fn give(&mut self, kind: Kind, at: Instant) -> Option<Nanos> {
-        let expected = self.applications.firsts()[kind as usize]?.expected;
-        let next = self.applications.next_of(kind)?.clone();
+        let (next, by_itself) = if self.is_long {
+            self.applications.next(false)?
+        } else {
+            (self.applications.next_of(kind)?.clone(), kind)
+        };
+        let expected = self.applications.firsts()[by_itself as usize]?.expected;
         self.waiting -= 1;
         let used = self.applications.change(&next, VecDeque::new, |application| {
-            application.waiting.pop_front()?.give.send(Given { at, expected, kind }).ok()?;
-            Some(application.begin(kind, expected))
+            let given = Given { at, expected, kind, by_itself };
+            application.waiting.pop_front()?.give.send(given).ok()?;
+            Some(application.begin(by_itself, expected))
         })?;
         self.applications.begun(used);
         Some(expected)
@@ -301,7 +334,12 @@ impl Applications {
 
 impl Waits for Applications {
     fn next(&self, _: Nanos, _: Kind) -> ByKind<Option<Next>> {
-        self.applications.firsts()
+        let firsts = self.applications.firsts();
+        if !self.is_long {
+            return firsts;
+        }
+        let first = self.applications.next(false).and_then(|(_, kind)| firsts[kind as usize]);
+        [None, first]
     }
 
     fn is_empty(&self) -> bool {
@@ -556,6 +594,40 @@ mod tests {
         }
         let waited = longest_wait(&turns, tenant("light", 1)).await;
         assert!(waited < Duration::from_millis(3), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn applications_that_asked_for_little_before_do_not_hide_what_they_take_now() {
+        let turns = Turns::for_work(2);
+        for operator in 0..3 {
+            for connection in 0..12 {
+                let turns = Arc::clone(&turns);
+                tokio::spawn(async move {
+                    for round in 0.. {
+                        // Another application each time, which had something little before.
+                        let heavy = tenant(&format!("heavy{operator}"), connection + 12 * (round % 33));
+                        for cost in [Duration::from_micros(100), LONG] {
+                            let turn = turns.take(heavy.clone()).await.unwrap();
+                            tokio::time::sleep(cost).await;
+                            drop(turn);
+                        }
+                    }
+                });
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let waited = longest_wait(&turns, tenant("light", 1)).await;
+        assert!(waited < Duration::from_millis(2), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_unexpected_now_and_then_is_forgiven() {
+        let mut unexpected = Unexpected::new();
+        for _ in 0..1_000 {
+            tokio::time::advance(Duration::from_secs(10)).await;
+            assert!(!unexpected.note(9_000_000, Instant::now()));
+        }
+        assert!((0..30).any(|_| unexpected.note(100_000_000, Instant::now())));
     }
 
     #[tokio::test(start_paused = true)]
