@@ -219,6 +219,6 @@ delegate! {
     forget_urls(before: Timestamp, rows: usize) -> Result<Swept, StoreError>;
     forget_leftovers(before: Timestamp, rows: usize) -> Result<usize, StoreError>;
     clock_seen() -> Result<Option<ClockSeen>, StoreError>;
-    note_clock(now: Timestamp) -> Result<(), StoreError>;
+    note_clock(now: Timestamp, keys: Timestamp) -> Result<(), StoreError>;
     note_doubt(seen: ClockSeen) -> Result<(), StoreError>;
 }

@@ -56,8 +56,8 @@ pub struct ModelStore {
     database: Arc<Database>,
     observers: Observers,
     is_closed: AtomicBool,
-    /// When the clock was last known to be right, as far as whoever opened this knows; see `Retention::believed`.
-    seen: Mutex<Option<Timestamp>>,
+    /// By which time idempotency keys are old, as far as whoever opened this knows; see `Retention::believed`.
+    keys_seen: Mutex<Option<Timestamp>>,
     /// How many attempts an application's callers may ask for in a day: so many by `resend`, and as many by tasks.
     asked_per_day: u64,
     /// See [`ModelStore::failing_at`].
@@ -68,8 +68,8 @@ impl ModelStore {
     /// Opens a store on a database.
     pub fn open(database: Arc<Database>) -> Self {
         let (observers, is_closed) = (Observers::default(), AtomicBool::new(false));
-        let seen = Mutex::new(database.0.lock().clock_seen().map(|seen| seen.right));
-        Self { database, observers, is_closed, seen, asked_per_day: ASKED_PER_DAY, fails_at: |_| false }
+        let keys_seen = Mutex::new(database.0.lock().clock_seen().map(|seen| seen.keys));
+        Self { database, observers, is_closed, keys_seen, asked_per_day: ASKED_PER_DAY, fails_at: |_| false }
     }
 
     /// The same, with another number of attempts that an application's callers may ask for in a day.

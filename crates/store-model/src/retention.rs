@@ -6,7 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    AHEAD, ApplicationKey, ClockSeen, DELETED_KEPT, EndpointKey, MOST_AHEAD, MessageKey, Retention, StoreError, Swept,
+    AHEAD, ApplicationKey, ClockSeen, DELETED_KEPT, EndpointKey, MOST_AHEAD_OF_KEYS, MessageKey, Retention, StoreError,
+    Swept,
 };
 
 use crate::ModelStore;
@@ -85,24 +86,24 @@ impl Retention for ModelStore {
         self.read(State::clock_seen)
     }
 
-    async fn note_clock(&self, now: Timestamp) -> Result<(), StoreError> {
+    async fn note_clock(&self, now: Timestamp, keys: Timestamp) -> Result<(), StoreError> {
         self.write(|state| {
-            state.clock = Some(ClockSeen { right: now, doubted: Duration::ZERO });
+            state.clock = Some(ClockSeen { right: now, doubted: Duration::ZERO, keys });
             state.note_shown(now);
         })?;
-        *self.seen.lock() = Some(now);
+        *self.keys_seen.lock() = Some(keys);
         Ok(())
     }
 
     async fn note_doubt(&self, seen: ClockSeen) -> Result<(), StoreError> {
         self.write(|state| state.clock = Some(seen))?;
-        *self.seen.lock() = Some(seen.right);
+        *self.keys_seen.lock() = Some(seen.keys);
         Ok(())
     }
 
     fn believed(&self, now: Timestamp) -> Timestamp {
-        let seen = *self.seen.lock();
-        seen.filter(|seen| now.since(*seen) > MOST_AHEAD).unwrap_or(now)
+        let seen = *self.keys_seen.lock();
+        seen.filter(|seen| now.since(*seen) > MOST_AHEAD_OF_KEYS).unwrap_or(now)
     }
 }
 
@@ -111,7 +112,8 @@ impl State {
     pub(crate) fn clock_seen(&self) -> Option<ClockSeen> {
         let newest = || {
             let (_, sent) = self.messages.last_key_value()?;
-            Some(ClockSeen { right: sent.message.created_at, doubted: Duration::ZERO })
+            let at = sent.message.created_at;
+            Some(ClockSeen { right: at, doubted: Duration::ZERO, keys: at })
         };
         self.clock.or_else(newest)
     }

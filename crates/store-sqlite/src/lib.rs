@@ -74,8 +74,8 @@ pub struct SqliteStore {
     observers: Arc<Observers>,
     /// Where removing what is kept no longer is.
     progress: tokio::sync::Mutex<retention::Progress>,
-    /// When the clock was last known to be right, in microseconds; 0 if nothing says so. See `Retention::believed`.
-    seen: AtomicI64,
+    /// By which time idempotency keys are old, in microseconds; 0 if nothing says so. See `Retention::believed`.
+    keys_seen: AtomicI64,
     /// See [`SqliteStore::asked_at_most`].
     asked_per_day: u64,
     /// Let go of last: see `lock`.

@@ -321,7 +321,7 @@ impl SqliteStore {
         };
         let observers = Arc::new(Observers::default());
         // What makes no sense there says nothing.
-        let seen = retention::seen(&connection).unwrap_or_default();
+        let keys_seen = retention::keys_seen(&connection).unwrap_or_default();
         let writer = Writer::start(connection, owned, Some(Arc::clone(&lock)), Arc::clone(&observers))
             .map_err(|error| OpenError::path(path, &error))?;
         Ok(Self {
@@ -330,7 +330,7 @@ impl SqliteStore {
             lists,
             observers,
             progress: tokio::sync::Mutex::default(),
-            seen: AtomicI64::new(seen),
+            keys_seen: AtomicI64::new(keys_seen),
             asked_per_day: ASKED_PER_DAY,
             lock: Mutex::new(Some(lock)),
         })

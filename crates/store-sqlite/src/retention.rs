@@ -20,7 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    AHEAD, ClockSeen, DELETED_KEPT, MAX_NOTICES_OF_ALL, MOST_AHEAD, MessageKey, Retention, StoreError, Swept,
+    AHEAD, ClockSeen, DELETED_KEPT, MAX_NOTICES_OF_ALL, MOST_AHEAD_OF_KEYS, MessageKey, Retention, StoreError, Swept,
 };
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -163,40 +163,35 @@ impl Retention for SqliteStore {
         self.readers
             .run_own(|connection| {
                 let seen = seen(connection)?;
-                let doubted: Option<i64> = connection
-                    .query_row(
-                        "SELECT next FROM sequence WHERE name = 'doubted' AND typeof(next) = 'integer'",
-                        [],
-                        |row| row.get(0),
-                    )
-                    .optional()?;
-                let doubted = Duration::from_micros(doubted.and_then(|micros| micros.try_into().ok()).unwrap_or(0));
-                Ok((seen > 0).then(|| ClockSeen { right: Timestamp::from_micros(seen), doubted }))
+                let doubted = noted(connection, "doubted")?.and_then(|micros| micros.try_into().ok());
+                let (right, doubted) = (Timestamp::from_micros(seen), Duration::from_micros(doubted.unwrap_or(0)));
+                let keys = Timestamp::from_micros(keys_seen(connection)?);
+                Ok((seen > 0).then_some(ClockSeen { right, doubted, keys }))
             })
             .await
     }
 
-    async fn note_clock(&self, now: Timestamp) -> Result<(), StoreError> {
+    async fn note_clock(&self, now: Timestamp, keys: Timestamp) -> Result<(), StoreError> {
         self.writer
             .run(Whose::Process, move |tx| {
-                write_seen(tx, ClockSeen { right: now, doubted: Duration::ZERO })?;
+                write_seen(tx, ClockSeen { right: now, doubted: Duration::ZERO, keys })?;
                 set_back::note(tx, now)?;
                 Ok::<_, Abort<StoreError>>(())
             })
             .await?;
-        self.seen.store(now.as_micros(), Ordering::Relaxed);
+        self.keys_seen.store(keys.as_micros(), Ordering::Relaxed);
         Ok(())
     }
 
     async fn note_doubt(&self, seen: ClockSeen) -> Result<(), StoreError> {
         self.writer.run(Whose::Process, move |tx| Ok::<_, Abort<StoreError>>(write_seen(tx, seen)?)).await?;
-        self.seen.store(seen.right.as_micros(), Ordering::Relaxed);
+        self.keys_seen.store(seen.keys.as_micros(), Ordering::Relaxed);
         Ok(())
     }
 
     fn believed(&self, now: Timestamp) -> Timestamp {
-        let seen = Timestamp::from_micros(self.seen.load(Ordering::Relaxed));
-        if seen > Timestamp::EPOCH && now.since(seen) > MOST_AHEAD { seen } else { now }
+        let seen = Timestamp::from_micros(self.keys_seen.load(Ordering::Relaxed));
+        if seen > Timestamp::EPOCH && now.since(seen) > MOST_AHEAD_OF_KEYS { seen } else { now }
     }
 }
 
@@ -207,7 +202,19 @@ fn write_seen(connection: &Connection, seen: ClockSeen) -> Result<(), rusqlite::
     )?;
     write.execute(params!["seen", seen.right.as_micros()])?;
     write.execute(params!["doubted", doubted])?;
+    write.execute(params!["keys", seen.keys.as_micros()])?;
     Ok(())
+}
+
+/// A number that was noted under a name.
+fn noted(connection: &Connection, name: &str) -> Result<Option<i64>, rusqlite::Error> {
+    let sql = "SELECT next FROM sequence WHERE name = ? AND typeof(next) = 'integer'";
+    connection.query_row(sql, [name], |row| row.get(0)).optional()
+}
+
+/// By which time idempotency keys are old, as it was noted last; 0 if nothing says so.
+pub(crate) fn keys_seen(connection: &Connection) -> Result<i64, rusqlite::Error> {
+    noted(connection, "keys")?.map_or_else(|| seen(connection), Ok)
 }
 
 /// When the clock was last known to be right; 0 if nothing says so.

@@ -40,7 +40,8 @@ async fn steps(source: &Connection, copy: &Path, store: &SqliteStore) -> Option<
         }
         let pages = usize::try_from(backup.progress().pagecount).unwrap();
         most = 2 * pages / PAGES_AT_A_TIME as usize;
-        store.note_clock(NOW.saturating_add(Duration::from_secs(taken as u64))).await.unwrap();
+        let now = NOW.saturating_add(Duration::from_secs(taken as u64));
+        store.note_clock(now, now).await.unwrap();
     }
     None
 }
@@ -51,7 +52,7 @@ async fn a_backup_in_a_transaction_is_done_however_often_the_store_commits() {
     let (database, copy) = (folder.path().join("a.db"), folder.path().join("copy.db"));
     fill(&database).await;
     let store = SqliteStore::open(&database, Ownership::Owner).unwrap();
-    store.note_clock(NOW).await.unwrap();
+    store.note_clock(NOW, NOW).await.unwrap();
     let source = Connection::open(&database).unwrap();
     source.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema").unwrap();
     assert!(steps(&source, &copy, &store).await.is_some_and(|steps| steps > 10));

@@ -61,7 +61,7 @@ pub use observer::{Dispatch, Fresh, HandOver, Observer, Observers};
 pub use outbox::{
     MAX_NOTICES_OF_ALL, Notice, NoticeKey, NoticeTurn, Outbox, limits as outbox_limits, share_of_notices,
 };
-pub use retention::{AHEAD, ClockSeen, DELETED_KEPT, MOST_AHEAD, Retention, Swept};
+pub use retention::{AHEAD, ClockSeen, DELETED_KEPT, MOST_AHEAD, MOST_AHEAD_OF_KEYS, Retention, Swept};
 pub use scan::{Direction, Listed, MAX_CONSUMERS, PAGE_BYTES, PAGE_ROWS, Scan, Walked, limits};
 pub use streams::{StreamFilter, StreamPosition, StreamSlice, Streams};
 pub use tasks::{

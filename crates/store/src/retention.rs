@@ -17,6 +17,9 @@ pub const DELETED_KEPT: Duration = Duration::from_secs(86_400);
 /// What the clock may be ahead of when it was seen last, without being doubted.
 pub const MOST_AHEAD: Duration = Duration::from_secs(86_400);
 
+/// The same for idempotency keys, which are kept for hours only.
+pub const MOST_AHEAD_OF_KEYS: Duration = Duration::from_secs(3_600);
+
 /// What is known of the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockSeen {
@@ -24,6 +27,8 @@ pub struct ClockSeen {
     pub right: Timestamp,
     /// For how long of running it has shown what is not believed.
     pub doubted: Duration,
+    /// The time by which idempotency keys are old: see [`Retention::believed`].
+    pub keys: Timestamp,
 }
 
 /// How far a sweep came.
@@ -64,14 +69,14 @@ pub trait Retention {
     /// What is known of the clock: what was noted last, else that it was right when the newest message was accepted.
     async fn clock_seen(&self) -> Result<Option<ClockSeen>, StoreError>;
 
-    /// Notes that the clock shows `now`, and is believed.
-    async fn note_clock(&self, now: Timestamp) -> Result<(), StoreError>;
+    /// Notes that the clock shows `now`, and is believed, while it is `keys` for idempotency keys.
+    async fn note_clock(&self, now: Timestamp, keys: Timestamp) -> Result<(), StoreError>;
 
     /// Notes what is known of a clock that is not believed.
     async fn note_doubt(&self, seen: ClockSeen) -> Result<(), StoreError>;
 
-    /// The time by which idempotency keys are old: `now`, or, if that is more than [`MOST_AHEAD`] after it, [`ClockSeen::right`],
-    /// as far as this process or the one before it knows. So a clock that may be wrong makes no key old, neither
+    /// The time by which idempotency keys are old: `now`, or, if that is more than [`MOST_AHEAD_OF_KEYS`] after it, [`ClockSeen::keys`],
+    /// as far as this process or the one before it knows. So a clock that jumps makes no key old, neither
     /// to whoever looks one up nor to whoever removes them, and what comes twice meanwhile is accepted once.
     fn believed(&self, now: Timestamp) -> Timestamp;
 }

@@ -117,7 +117,7 @@ impl Sweeper {
         let (now, wall) = (self.clock.now(), self.clock.wall());
         let seen = self.store.clock_seen().await?;
         match self.trust.lock().await.look(now, wall, seen) {
-            Verdict::Right => self.store.note_clock(now).await?,
+            Verdict::Right { keys } => self.store.note_clock(now, keys).await?,
             Verdict::Doubted(seen) => {
                 self.store.note_doubt(seen).await?;
                 return Ok(removed);

@@ -1,18 +1,23 @@
 //! Whether the clock is believed before anything is removed because of it. A clock that is a year ahead (a dead battery, a
 //! wrong server of time) would empty the store; a server that was off for a week looks the same. So nothing is removed until
-//! such a clock has shown it for a day of running, of one process or of several after each other. Until then idempotency keys get as old as
-//! time has gone on while somebody ran (`Retention::believed`).
+//! such a clock has shown it for a day of running, of one process or of several after each other.
+//!
+//! Idempotency keys are kept for hours only, and to take a repeated request for a new one can't be undone. So they go by a time of their own,
+//! which follows the clock where that goes on or goes back; where it jumps ahead, by more than an hour, theirs catches up twice as fast as time passes while somebody runs (`Retention::believed`).
 
 use std::time::Duration;
 
 use postrider_domain::time::Timestamp;
-use postrider_store::{ClockSeen, MOST_AHEAD};
+use postrider_store::{ClockSeen, MOST_AHEAD, MOST_AHEAD_OF_KEYS};
 
 /// For how long a clock that is further ahead must run before it is believed.
 const CONFIRMED: Duration = Duration::from_secs(86_400);
 
 /// The most that counts between two looks: more is another jump.
 const LONGEST_LOOK: Duration = Duration::from_secs(15 * 60);
+
+/// How much faster than time the time of idempotency keys catches up.
+const CATCHES_UP: u32 = 2;
 
 /// What is known of the clock.
 #[derive(Debug, Default)]
@@ -25,8 +30,8 @@ pub(crate) struct Trust {
 /// What a look at the clock means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It is believed: to be noted in the store.
-    Right,
+    /// It is believed: to be noted in the store, with the time that it is for idempotency keys.
+    Right { keys: Timestamp },
     /// Nothing is to be removed by it. What is known of it, to be noted.
     Doubted(ClockSeen),
 }
@@ -34,9 +39,11 @@ pub(crate) enum Verdict {
 impl Trust {
     /// Looks at the clock: `now` for scheduling, `wall` as the machine shows it, and what was noted of it last.
     pub(crate) fn look(&mut self, now: Timestamp, wall: Timestamp, seen: Option<ClockSeen>) -> Verdict {
-        let ClockSeen { right: seen, doubted } = seen.unwrap_or(ClockSeen { right: now, doubted: Duration::ZERO });
+        let ClockSeen { right: seen, doubted, keys } =
+            seen.unwrap_or(ClockSeen { right: now, doubted: Duration::ZERO, keys: now });
         let passed = self.looked.map_or(Duration::ZERO, |looked| now.since(looked)).min(LONGEST_LOOK);
         self.looked = Some(now);
+        let keys = if now.since(keys) > MOST_AHEAD_OF_KEYS { keys.saturating_add(CATCHES_UP * passed) } else { now };
         let is_behind = seen.since(now) > MOST_AHEAD;
         if is_behind && !self.behind {
             tracing::warn!(%now, %seen, "the clock is behind what the store has seen; what was dated later is kept for as long");
@@ -49,7 +56,7 @@ impl Trust {
                 tracing::info!(%now, "the clock is believed again");
             }
             self.doubted = false;
-            return Verdict::Right;
+            return Verdict::Right { keys };
         }
         if !self.doubted {
             tracing::warn!(
@@ -61,11 +68,11 @@ impl Trust {
         self.doubted = true;
         let doubted = if is_apart { Duration::ZERO } else { doubted.saturating_add(passed) };
         if doubted < CONFIRMED {
-            return Verdict::Doubted(ClockSeen { right: seen.saturating_add(passed), doubted });
+            return Verdict::Doubted(ClockSeen { right: seen.saturating_add(passed), doubted, keys });
         }
         tracing::warn!(%now, "the clock has shown this time for a day: it is believed");
         self.doubted = false;
-        Verdict::Right
+        Verdict::Right { keys }
     }
 }
 
@@ -78,23 +85,27 @@ mod tests {
     const LOOK: Duration = Duration::from_secs(300);
 
     fn right(at: Timestamp) -> Option<ClockSeen> {
-        Some(ClockSeen { right: at, doubted: Duration::ZERO })
+        Some(ClockSeen { right: at, doubted: Duration::ZERO, keys: at })
+    }
+
+    fn is_right(verdict: Verdict) -> bool {
+        matches!(verdict, Verdict::Right { .. })
     }
 
     /// Looks as often as the clock is not believed, in processes that each look so often, with so long between two looks; how often that was.
     fn looks_until_believed(
-        seen: ClockSeen,
+        mut seen: ClockSeen,
         mut now: Timestamp,
         of_process: usize,
         between: Duration,
     ) -> (usize, ClockSeen) {
-        let (mut trust, mut seen) = (Trust::default(), seen);
+        let mut trust = Trust::default();
         for looks in 0..1_000 {
             if looks % of_process == 0 {
                 trust = Trust::default();
             }
             match trust.look(now, now, Some(seen)) {
-                Verdict::Right => return (looks, seen),
+                Verdict::Right { .. } => return (looks, seen),
                 Verdict::Doubted(noted) => seen = noted,
             }
             now = now.saturating_add(between);
@@ -106,7 +117,7 @@ mod tests {
     fn a_clock_that_goes_on_is_believed() {
         let (mut trust, mut now) = (Trust::default(), NOW);
         for _ in 0..100 {
-            assert_eq!(trust.look(now.saturating_add(DAY), now.saturating_add(DAY), right(now)), Verdict::Right);
+            assert!(is_right(trust.look(now.saturating_add(DAY), now.saturating_add(DAY), right(now))));
             now = now.saturating_add(DAY);
         }
     }
@@ -117,7 +128,8 @@ mod tests {
         let mut now = NOW.saturating_add(365 * DAY);
         assert_eq!(trust.look(now, now, right(NOW)), Verdict::Doubted(right(NOW).unwrap()));
         now = now.saturating_add(365 * DAY);
-        let noted = ClockSeen { right: NOW.saturating_add(LONGEST_LOOK), doubted: LONGEST_LOOK };
+        let keys = NOW.saturating_add(2 * LONGEST_LOOK);
+        let noted = ClockSeen { right: NOW.saturating_add(LONGEST_LOOK), doubted: LONGEST_LOOK, keys };
         assert_eq!(trust.look(now, now, right(NOW)), Verdict::Doubted(noted));
         let (looks, seen) = looks_until_believed(right(NOW).unwrap(), now, usize::MAX, LOOK);
         assert_eq!((looks, seen.right), (288, NOW.saturating_add(DAY - LOOK)), "time goes on by what was run");
@@ -130,6 +142,34 @@ mod tests {
     }
 
     #[test]
+    fn a_jump_of_half_a_day_makes_no_key_old_and_is_caught_up() {
+        let (mut trust, mut keys, jumped) =
+            (Trust::default(), NOW, NOW.saturating_add(13 * Duration::from_secs(3_600)));
+        assert!(is_right(trust.look(NOW, NOW, right(NOW))));
+        for look in 0..1_000 {
+            let now = jumped.saturating_add(look * LOOK);
+            let seen = ClockSeen { right: now, doubted: Duration::ZERO, keys };
+            let Verdict::Right { keys: noted } = trust.look(now, now, Some(seen)) else {
+                panic!("it is believed otherwise")
+            };
+            let ran = look * LOOK + LONGEST_LOOK;
+            assert!(noted.since(NOW) <= 2 * ran || look > 100, "{look}");
+            keys = noted;
+        }
+        assert_eq!(keys, jumped.saturating_add(999 * LOOK));
+    }
+
+    #[test]
+    fn the_time_of_keys_goes_back_with_a_clock_that_is_behind_and_does_not_jump_with_it_then() {
+        let behind = NOW.saturating_sub(13 * Duration::from_secs(3_600));
+        let mut trust = Trust::default();
+        assert_eq!(trust.look(behind, behind, right(NOW)), Verdict::Right { keys: behind });
+        let seen = ClockSeen { keys: behind, ..right(NOW).unwrap() };
+        let Verdict::Right { keys } = trust.look(NOW, NOW, Some(seen)) else { panic!("it is right again") };
+        assert!(keys.since(behind) <= 2 * LONGEST_LOOK);
+    }
+
+    #[test]
     fn a_clock_that_was_set_right_is_not_believed_where_it_is_still_followed() {
         let (mut trust, mut seen) = (Trust::default(), right(NOW));
         let ahead = NOW.saturating_add(365 * DAY);
@@ -137,18 +177,18 @@ mod tests {
             let passed = look * LOOK;
             let (now, wall) = (ahead.saturating_add(passed), NOW.saturating_add(passed));
             match trust.look(now, wall, seen) {
-                Verdict::Right => panic!("it is believed"),
+                Verdict::Right { .. } => panic!("it is believed"),
                 Verdict::Doubted(noted) => seen = Some(noted),
             }
         }
         // It is started again, and follows the clock that is right.
         let now = NOW.saturating_add(1_000 * LOOK);
-        assert_eq!(Trust::default().look(now, now, seen), Verdict::Right);
+        assert!(is_right(Trust::default().look(now, now, seen)));
     }
 
     #[test]
     fn a_clock_that_was_never_seen_or_is_behind_is_believed() {
-        assert_eq!(Trust::default().look(NOW, NOW, None), Verdict::Right);
-        assert_eq!(Trust::default().look(NOW, NOW, right(NOW.saturating_add(365 * DAY))), Verdict::Right);
+        assert!(is_right(Trust::default().look(NOW, NOW, None)));
+        assert!(is_right(Trust::default().look(NOW, NOW, right(NOW.saturating_add(365 * DAY)))));
     }
 }

@@ -199,7 +199,7 @@ async fn a_clock_that_is_a_year_ahead_removes_no_idempotency_key_that_was_not_ol
     let (old, recent) = (1, 2);
     assert!(!world.repeats(old).await);
     world.clock.advance(Duration::from_secs(13 * 3_600));
-    world.store.note_clock(world.clock.now()).await.expect("the store writes");
+    world.store.note_clock(world.clock.now(), world.clock.now()).await.expect("the store writes");
     assert!(!world.repeats(recent).await);
     world.clock.advance(365 * DAY);
     // It removes them, too.

@@ -107,7 +107,7 @@ async fn a_clock_that_is_a_year_ahead_forgets_no_key() {
     let token = org_token(ORG);
     let message = json!({ "eventType": "a", "payload": {} });
     let paths = [("/app", json!({ "name": "a" })), ("/app/shop/msg", message)];
-    world.store.note_clock(world.clock.now()).await.unwrap();
+    world.store.note_clock(world.clock.now(), world.clock.now()).await.unwrap();
     let mut first = Vec::new();
     for (path, body) in &paths {
         first.push(post(&world, &token, path, "k", body).await.json());
@@ -117,7 +117,7 @@ async fn a_clock_that_is_a_year_ahead_forgets_no_key() {
         assert_eq!(&post(&world, &token, path, "k", body).await.json(), first, "{path}");
     }
     // It was right: it has shown that for long enough.
-    world.store.note_clock(world.clock.now()).await.unwrap();
+    world.store.note_clock(world.clock.now(), world.clock.now()).await.unwrap();
     for ((path, body), first) in paths.iter().zip(&first) {
         assert_ne!(post(&world, &token, path, "k", body).await.json()["id"], first["id"], "{path}");
     }

@@ -289,24 +289,28 @@ pub(super) async fn the_clock_is_as_it_was_noted_or_as_the_newest_message_says<H
     assert_eq!(world.store().clock_seen().await.unwrap(), None);
     let app = world.application().await;
     let message = world.message(&app, &[]).await;
-    let right = |right| Some(ClockSeen { right, doubted: Duration::ZERO });
+    let right = |right| Some(ClockSeen { right, doubted: Duration::ZERO, keys: right });
     assert_eq!(world.store().clock_seen().await.unwrap(), right(message.value.created_at));
     let noted = world.tick();
-    world.store().note_clock(noted).await.unwrap();
+    world.store().note_clock(noted, noted).await.unwrap();
     world.message(&app, &[]).await;
     world.reopen().await;
     assert_eq!(world.store().clock_seen().await.unwrap(), right(noted));
     // It is doubted, time goes on, and it is believed again.
     let hour = Duration::from_secs(3_600);
-    let doubt = ClockSeen { right: noted.saturating_add(hour), doubted: hour };
+    let doubt = ClockSeen { right: noted.saturating_add(hour), doubted: hour, keys: noted.saturating_add(2 * hour) };
     world.store().note_doubt(doubt).await.unwrap();
     let ahead = noted.saturating_add(100 * MOST_AHEAD);
     for _ in 0..2 {
         assert_eq!(world.store().clock_seen().await.unwrap(), Some(doubt));
-        assert_eq!(world.store().believed(ahead), doubt.right);
+        assert_eq!(world.store().believed(ahead), doubt.keys);
+        assert_eq!(world.store().believed(doubt.keys.saturating_add(2 * hour)), doubt.keys);
+        for near in [doubt.keys.saturating_add(hour), doubt.keys.saturating_sub(100 * hour)] {
+            assert_eq!(world.store().believed(near), near);
+        }
         world.reopen().await;
     }
-    world.store().note_clock(ahead).await.unwrap();
+    world.store().note_clock(ahead, ahead).await.unwrap();
     assert_eq!(world.store().believed(ahead), ahead);
     assert_eq!(world.store().clock_seen().await.unwrap(), right(ahead));
 }
