@@ -53,6 +53,13 @@ const LAST_LOOK: Duration = Duration::from_secs(300);
 /// its turn.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    InOrder,
+    ByCrash,
+}
+
 /// A process that runs.
 pub(crate) struct Life {
     pub(crate) world: Arc<World>,
@@ -75,7 +82,7 @@ impl Life {
     ) -> Result<Self, StoreError> {
         let clock: Arc<dyn Clock> = Arc::new(VirtualClock::new(now));
         let store = Arc::new(Stormy {
-            below: Arc::clone(&world.store),
+            below: world.store(),
             relay: Arc::clone(&world.relay),
             weather: Mutex::new(Weather::CALM),
             dice: Arc::clone(&world.dice),
@@ -123,16 +130,17 @@ impl Life {
         }
     }
 
-    /// It ends, in order or not; the instant of that.
-    pub(crate) async fn end(&self) -> Timestamp {
-        if self.world.dice.happens(0.3) {
+    /// It ends, in order or not; the instant of that, and how.
+    pub(crate) async fn end(&self) -> (Timestamp, Ended) {
+        let ended = if self.world.dice.happens(0.3) { Ended::InOrder } else { Ended::ByCrash };
+        if ended == Ended::InOrder {
             self.line(|| "is asked to end".to_owned());
             self.engine.shutdown().await;
             self.intake.close().await;
         }
         self.line(|| "ends".to_owned());
         self.world.relay.end();
-        self.clock.now()
+        (self.clock.now(), ended)
     }
 
     /// Nothing goes wrong any more; waits until all is quiet, and says so.

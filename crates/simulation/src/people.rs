@@ -156,12 +156,9 @@ impl Life {
 
     async fn resend(&self) {
         let (Some((endpoint, message)), now) = (self.some_delivery(), self.clock.now()) else { return };
-        self.world.book.note(|events| {
-            events.asked_again.entry((endpoint, message)).or_insert(now);
-        });
         self.line(|| format!("is asked to send message {} to endpoint {} again", message.0, endpoint.0));
         // It may be refused: the payload is gone, or the weather is bad.
-        let _ = self.store.resend(endpoint, message, self.clock.now(), None).await;
+        let _ = self.store.resend(endpoint, message, now, None).await;
     }
 
     async fn erase(&self) {
@@ -187,11 +184,9 @@ impl Life {
             _ => Job::BulkReplay { endpoint, span, filter: ReplayFilter::default() },
         };
         self.line(|| format!("is asked for {job:?}"));
-        self.world.book.note(|events| {
-            events.replayed.entry(endpoint).or_insert(now);
-        });
-        let environment = self.world.environment.clone();
-        let new = NewTask { id: TaskId::new(now, dice.as_ref()), environment, job, created_at: now };
+        let (id, environment) = (TaskId::new(now, dice.as_ref()), self.world.environment.clone());
+        self.world.book.note(|events| events.tasks.insert(id, endpoint));
+        let new = NewTask { id, environment, job, created_at: now };
         // It may be refused: another one is under way.
         let _ = self.store.create_task(new, None).await;
     }

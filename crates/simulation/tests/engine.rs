@@ -60,6 +60,14 @@ impl Engine {
         run(seed, Over::Sqlite(folder.path()))
     }
 
+    /// Seeds that are run at a time on a core. Over SQLite, the threads of a seed wait for each other most of the time.
+    fn at_a_time(self) -> usize {
+        match self {
+            Self::Model => 1,
+            Self::Sqlite => 6,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Model => "model",
@@ -124,7 +132,7 @@ impl Failure {
     }
 }
 
-/// Seeds that are run on every core, until one fails.
+/// Seeds that are run on all cores, until one fails.
 struct Seeds {
     engine: Engine,
     next: AtomicU64,
@@ -145,7 +153,8 @@ impl Seeds {
     }
 
     fn run(&self) {
-        let workers = std::thread::available_parallelism().map_or(2, usize::from);
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let workers = cores * self.engine.at_a_time();
         std::thread::scope(|scope| {
             scope.spawn(|| self.watch());
             let workers: Vec<_> = (0..workers).map(|_| scope.spawn(|| self.work())).collect();
