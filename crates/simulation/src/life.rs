@@ -34,7 +34,7 @@ const PAUSES: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(2), D
 const CALMING: Duration = Duration::from_secs(3 * 3_600);
 
 /// How often messages are handed over in steps.
-const STEPWISE: f64 = 0.3;
+const STEPWISE: f64 = 0.4;
 
 /// In which endpoints that are sent something have asked to be left alone.
 const LONG_ENOUGH_TO_ASK: Duration = Duration::from_secs(10);
@@ -150,6 +150,10 @@ impl Life {
         while deeds.join_next().await.is_some() {}
         // It may have been changed meanwhile.
         *self.store.weather.lock() = Weather::CALM;
+        // Now, so that nothing comes after it that would have the endpoint looked at once more.
+        if self.world.dice.happens(0.3) {
+            self.submit_while_out_of_reach().await;
+        }
         if self.world.dice.happens(0.3) {
             self.look_for_a_newcomer().await;
         }

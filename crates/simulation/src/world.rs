@@ -27,7 +27,7 @@ use crate::promises::{self, Broken};
 use crate::store::{Relay, Stormy, at_once};
 
 /// When the world begins.
-const BEGIN: Timestamp = Timestamp::from_micros(1_767_323_045_000_000);
+pub(crate) const BEGIN: Timestamp = Timestamp::from_micros(1_767_323_045_000_000);
 
 /// How many lives it has at most before it is calmed.
 const LIVES: usize = 3;
@@ -188,7 +188,7 @@ pub fn run(seed: u64, over: Over<'_>) -> Report {
 }
 
 /// A process, with whatever it has going on: all of it ends when this ends.
-fn within_runtime<T>(life: impl Future<Output = T>) -> T {
+pub(crate) fn within_runtime<T>(life: impl Future<Output = T>) -> T {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     // What threads of the store hand in comes after what is there already: in which turn it would come otherwise depends on
     // how often the runtime looked while it had nothing to do.
@@ -198,7 +198,7 @@ fn within_runtime<T>(life: impl Future<Output = T>) -> T {
     runtime.block_on(life)
 }
 
-fn options(dice: &Dice) -> DeliveryOptions {
+pub(crate) fn options(dice: &Dice) -> DeliveryOptions {
     let mut options = DeliveryOptions::default();
     let waits = [1, 4, 20].map(Duration::from_secs);
     options.retry_schedule = RetrySchedule::try_new(waits.to_vec()).unwrap_or_default();
@@ -213,7 +213,7 @@ fn options(dice: &Dice) -> DeliveryOptions {
 }
 
 impl World {
-    fn made(dice: &Arc<Dice>, book: &Arc<Book>, over: Over<'_>) -> Self {
+    pub(crate) fn made(dice: &Arc<Dice>, book: &Arc<Book>, over: Over<'_>) -> Self {
         let beginning = if dice.happens(0.1) { Beginning::NearlyARun } else { Beginning::Empty };
         let disk = Disk::made(over, beginning);
         let store = disk.open();
