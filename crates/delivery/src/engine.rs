@@ -614,9 +614,17 @@ impl Shared {
         endpoint: EndpointKey,
         asks: bool,
     ) -> Result<Option<(Target, Option<Hold>)>, StoreError> {
-        // The hold first: what lifts it changes the endpoint, and then that is read again.
-        let hold = if asks { self.store.hold_of(endpoint).await? } else { None };
-        Ok(self.store.target(endpoint).await?.map(|target| (target, hold)))
+        let mut hold = if asks { self.store.hold_of(endpoint).await? } else { None };
+        loop {
+            // The hold first: what lifts it changes the endpoint, which is read after that. And once more: it may have been lifted
+            // between the two, and would hold back a receiver that asked for nothing, if nobody tells of the change.
+            let target = self.store.target(endpoint).await?;
+            let before = hold;
+            hold = if before.is_some() { self.store.hold_of(endpoint).await? } else { None };
+            if hold == before {
+                return Ok(target.map(|target| (target, hold)));
+            }
+        }
     }
 
     /// There is nothing to send to: what is pending there goes, unless the endpoint is there and cannot be read.

@@ -8,8 +8,9 @@ use parking_lot::Mutex;
 use postrider_delivery::Usage;
 use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::Next;
+use postrider_domain::ids::{AttemptId, TaskId};
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApplicationKey, EndpointKey, IdempotencyKey, MessageKey, Target};
+use postrider_store::{ApplicationKey, DeliveryKey, EndpointKey, IdempotencyKey, MessageKey, Target};
 
 use crate::health::Health;
 use crate::promises::Broken;
@@ -69,6 +70,17 @@ pub(crate) struct Present {
     pub(crate) told: Option<Timestamp>,
 }
 
+/// Deliveries that were added for somebody who asked for them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Added {
+    /// When there was one first.
+    pub(crate) first: Timestamp,
+    /// How many attempts by hand.
+    pub(crate) manual: usize,
+    /// How many that are tried by the schedule.
+    pub(crate) scheduled: usize,
+}
+
 /// Everything that happened.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
@@ -91,10 +103,16 @@ pub(crate) struct Events {
     pub(crate) known_ends: BTreeMap<At, Timestamp>,
     /// When a delivery is tried again, as is stored.
     pub(crate) waits: BTreeMap<At, Timestamp>,
-    /// When somebody asked for a message to be sent again.
-    pub(crate) asked_again: BTreeMap<At, Timestamp>,
-    /// When somebody asked an endpoint to be sent many messages again.
-    pub(crate) replayed: BTreeMap<EndpointKey, Timestamp>,
+    /// Attempts that are stored.
+    pub(crate) logged: BTreeSet<AttemptId>,
+    /// Attempts by the schedule that were stored of a delivery, since it was accepted or replayed.
+    pub(crate) made: BTreeMap<At, u32>,
+    /// What was added for somebody who asked for a message to be sent again.
+    pub(crate) added: BTreeMap<At, Added>,
+    /// Where tasks send messages again.
+    pub(crate) tasks: BTreeMap<TaskId, EndpointKey>,
+    /// Deliveries of which a result could not be stored in this life.
+    pub(crate) stuck: BTreeSet<(EndpointKey, DeliveryKey)>,
     /// When payloads were gone for certain.
     pub(crate) erased: BTreeMap<MessageKey, Timestamp>,
     /// When somebody began to erase payloads.
@@ -155,6 +173,29 @@ impl Events {
         }
     }
 
+    /// A delivery was added for somebody who asked for it.
+    pub(crate) fn adds(&mut self, at: At, trigger: Trigger, now: Timestamp) {
+        let added = self.added.entry(at).or_insert(Added { first: now, manual: 0, scheduled: 0 });
+        match trigger {
+            Trigger::Manual => added.manual += 1,
+            Trigger::Scheduled => {
+                added.scheduled += 1;
+                self.made.remove(&at);
+                self.waits.remove(&at);
+            }
+        }
+    }
+
+    /// Whether something of an endpoint is left alone until the next start.
+    pub(crate) fn has_stuck(&self, endpoint: EndpointKey) -> bool {
+        self.stuck.iter().any(|(whose, _)| *whose == endpoint)
+    }
+
+    /// Whether a delivery of a message is left alone until the next start.
+    pub(crate) fn is_stuck(&self, (endpoint, message): At) -> bool {
+        self.stuck.iter().any(|(whose, delivery)| (*whose, delivery.message) == (endpoint, message))
+    }
+
     /// Something happened that is a reason to load deliveries of an endpoint.
     pub(crate) fn progress(&mut self, endpoint: EndpointKey) {
         self.loads.remove(&endpoint);
@@ -163,6 +204,7 @@ impl Events {
     /// A process begins: whatever was in the memory of the one before is gone.
     pub(crate) fn begins_anew(&mut self, now: Timestamp) {
         self.unsettled.clear();
+        self.stuck.clear();
         self.loads.clear();
         for present in self.present.values_mut() {
             present.told = Some(now);

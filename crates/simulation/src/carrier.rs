@@ -22,13 +22,16 @@ use postrider_store::{EndpointKey, Target};
 use crate::book::{Book, Departure, Seen};
 use crate::dice::Dice;
 use crate::promises::Broken;
-use crate::{dispatch, promises};
+use crate::{dispatch, image, promises};
 
 /// A request that has begun arrives within this time.
 pub(crate) const ON_ITS_WAY: Duration = Duration::from_millis(20);
 
 /// What a receiver that asks to wait asks for at most.
 const ASKED: [Duration; 3] = [Duration::from_secs(4), Duration::from_secs(40), Duration::from_secs(7_200)];
+
+/// How often one answers so that the result cannot be stored, if it does at all: others go into the same commit.
+const UNSTORABLE: f64 = 0.3;
 
 /// As much of an answer as is kept.
 static LONG_ANSWER: [u8; MAX_KEPT_ANSWER_BYTES] = [b'a'; MAX_KEPT_ANSWER_BYTES];
@@ -48,13 +51,15 @@ pub(crate) enum Manner {
     AsksToWait,
     IsGone,
     CannotBeReachedFromHere,
+    /// What it answers now and then makes a result that cannot be stored.
+    AnswersWhatCannotBeStored,
     /// A fault of ours: whatever is sent to it, or prepared for it, ends in a panic.
     MakesUsPanic,
     DoesThisAndThat,
 }
 
 impl Manner {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Answers,
         Self::AnswersAtLength,
         Self::IsSlow,
@@ -64,6 +69,7 @@ impl Manner {
         Self::AsksToWait,
         Self::IsGone,
         Self::CannotBeReachedFromHere,
+        Self::AnswersWhatCannotBeStored,
         Self::MakesUsPanic,
         Self::DoesThisAndThat,
     ];
@@ -180,6 +186,9 @@ impl Courier {
                 answered(429, Some(receivers.dice.time(*receivers.dice.one(&ASKED))))
             }
             Manner::IsGone => answered(410, None),
+            Manner::AnswersWhatCannotBeStored if receivers.dice.happens(UNSTORABLE) => {
+                Outcome::Answered { status: 200, retry_after: None, body: Bytes::from_static(&[image::IS_UNSTORABLE]) }
+            }
             Manner::AnswersAtLength => {
                 let body = Bytes::from_static(&LONG_ANSWER);
                 receivers.book.note(|events| {

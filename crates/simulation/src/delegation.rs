@@ -66,6 +66,16 @@ delegate! {
             self.settle_noted(batch).await
         }
 
+        async fn resend(
+            &self,
+            endpoint: EndpointKey,
+            message: MessageKey,
+            now: Timestamp,
+            once: Option<Once<Resent>>,
+        ) -> Result<Written<Resent>, ResendError> {
+            self.resend_noted(endpoint, message, now, once).await
+        }
+
         async fn due(
             &self,
             endpoint: EndpointKey,
@@ -91,7 +101,6 @@ delegate! {
     pull_in(now: Timestamp, longest: Duration) -> Result<u64, StoreError>;
     rebuild_wakes() -> Result<u64, StoreError>;
     cancel_deliveries(endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError>;
-    resend(endpoint: EndpointKey, message: MessageKey, now: Timestamp, once: Option<Once<Resent>>) -> Result<Written<Resent>, ResendError>;
     forget_keys(before: Timestamp, limit: usize) -> Result<bool, StoreError>;
     health(endpoint: EndpointKey) -> Result<Option<Health>, StoreError>;
     backlog(endpoint: EndpointKey, limit: usize) -> Result<usize, StoreError>;
@@ -196,13 +205,16 @@ delegate! {
 }
 
 delegate! {
-    Tasks
+    Tasks {
+        async fn advance_task(&self, id: TaskId, rows: usize, now: Timestamp) -> Result<Advanced, StoreError> {
+            self.advance_noted(id, rows, now).await
+        }
+    }
     create_task(new: NewTask, once: Option<Once<Task>>) -> Result<Written<Task>, TaskError>;
     task(environment: &EnvironmentId, id: TaskId) -> Result<Option<Task>, StoreError>;
     task_of(application: ApplicationKey, id: TaskId) -> Result<Option<Task>, StoreError>;
     tasks(environment: &EnvironmentId, filter: TaskFilter, scan: Scan<Ksuid>) -> Result<Walked<Task>, StoreError>;
     running_tasks(limit: usize) -> Result<Vec<RunningTask>, StoreError>;
-    advance_task(id: TaskId, rows: usize, now: Timestamp) -> Result<Advanced, StoreError>;
     fail_task(id: TaskId, problem: &str, now: Timestamp) -> Result<(), StoreError>;
     forget_tasks(before: Timestamp, limit: usize) -> Result<usize, StoreError>;
 }

@@ -18,12 +18,12 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::dice::Dice;
 
-/// The longest pause between two steps.
-const PAUSE: Duration = Duration::from_millis(300);
+/// The longest pause between two steps: in most batches, and in others, so that a lane can have its turn meanwhile.
+const PAUSE: [Duration; 3] = [Duration::from_millis(300), Duration::from_millis(300), Duration::from_secs(1)];
 
 /// How often there is one, and how many there are in a batch at most: the engine relies on it that no batch takes long.
-const PAUSES: f64 = 0.15;
-const MOST_PAUSES: usize = 8;
+const PAUSES: f64 = 0.2;
+const MOST_PAUSES: usize = 4;
 
 thread_local! {
     /// Of a thread that hands over: how it stops.
@@ -61,9 +61,10 @@ impl Stepwise {
         let taker = Arc::clone(&to);
         tokio::spawn(async move {
             while let Some(batch) = batches.recv().await {
+                let longest = *dice.one(&PAUSE);
                 let mut steps = Steps::begin(Arc::clone(&taker), Arc::clone(&dice), batch);
                 while steps.go_on() {
-                    tokio::time::sleep(dice.time(PAUSE)).await;
+                    tokio::time::sleep(dice.time(longest)).await;
                 }
             }
         });

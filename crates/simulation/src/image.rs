@@ -2,6 +2,7 @@
 //!
 //! The file has triggers that look at what is written: a payload that begins with one of the bytes here makes the statement
 //! that stores it, or one that follows from it, fail as a full disk would. So where a transaction breaks is the seed's choice, too.
+//! An answer that begins with another one makes the statement fail that logs the attempt, whenever it is tried.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -18,6 +19,14 @@ pub(crate) const FAILS: u8 = b'F';
 pub(crate) const ROLLS_BACK: u8 = b'R';
 /// A run of idempotency keys that would be made in the transaction of this message fails.
 pub(crate) const FAILS_RUN: u8 = b'K';
+
+/// The result of an attempt that was answered like this cannot be stored, however often that is tried.
+pub(crate) const IS_UNSTORABLE: u8 = b'U';
+
+/// Whether the result of an attempt with such an answer cannot be stored, for a store without triggers.
+pub(crate) fn is_unstorable(answer: &[u8]) -> bool {
+    answer.first() == Some(&IS_UNSTORABLE)
+}
 
 /// Whether what stores such a payload fails, for a store without triggers.
 pub(crate) fn fails(payload: &[u8]) -> bool {
@@ -37,6 +46,8 @@ const TRIGGERS: &str = "
     BEGIN SELECT RAISE(ROLLBACK, 'simulated'); END;
     CREATE TRIGGER simulated_failure_of_run BEFORE INSERT ON key_bucket
     WHEN (SELECT substr(body, 1, 1) FROM payload ORDER BY message_no DESC LIMIT 1) = x'4b'
+    BEGIN SELECT RAISE(ABORT, 'simulated'); END;
+    CREATE TRIGGER simulated_result BEFORE INSERT ON attempt WHEN substr(NEW.response, 1, 1) = x'55'
     BEGIN SELECT RAISE(ABORT, 'simulated'); END;";
 
 /// What a store begins with.
@@ -57,6 +68,22 @@ pub(crate) fn copy(beginning: Beginning, to: &Path) -> std::io::Result<()> {
     };
     let folder = to.parent().unwrap_or(Path::new("."));
     std::fs::write(to, cell.get_or_init(|| made(folder, keys)))
+}
+
+/// Copies the files of a store that is open, as a crash at this instant would leave them. Nobody may write to it meanwhile but
+/// a checkpoint: what that has copied to the database is in the WAL as well.
+pub(crate) fn copy_open(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::copy(from, to)?;
+    match std::fs::copy(wal_of(from), wal_of(to)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        copied => copied.map(drop),
+    }
+}
+
+fn wal_of(database: &Path) -> std::path::PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
 }
 
 fn made(folder: &Path, keys: usize) -> Vec<u8> {

@@ -21,8 +21,10 @@ mod life;
 mod people;
 mod promises;
 mod store;
+mod unheard;
 mod watch;
 mod world;
 
 pub use promises::Broken;
+pub use unheard::{Change, is_found_without_hints};
 pub use world::{Over, Report, run};

@@ -34,7 +34,7 @@ const PAUSES: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(2), D
 const CALMING: Duration = Duration::from_secs(3 * 3_600);
 
 /// How often messages are handed over in steps.
-const STEPWISE: f64 = 0.3;
+const STEPWISE: f64 = 0.4;
 
 /// In which endpoints that are sent something have asked to be left alone.
 const LONG_ENOUGH_TO_ASK: Duration = Duration::from_secs(10);
@@ -52,6 +52,13 @@ const LAST_LOOK: Duration = Duration::from_secs(300);
 /// In which a message is sent to an endpoint at which nothing else waits: some of the others hang, each for one timeout in
 /// its turn.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    InOrder,
+    ByCrash,
+}
 
 /// A process that runs.
 pub(crate) struct Life {
@@ -75,7 +82,7 @@ impl Life {
     ) -> Result<Self, StoreError> {
         let clock: Arc<dyn Clock> = Arc::new(VirtualClock::new(now));
         let store = Arc::new(Stormy {
-            below: Arc::clone(&world.store),
+            below: world.store(),
             relay: Arc::clone(&world.relay),
             weather: Mutex::new(Weather::CALM),
             dice: Arc::clone(&world.dice),
@@ -123,16 +130,17 @@ impl Life {
         }
     }
 
-    /// It ends, in order or not; the instant of that.
-    pub(crate) async fn end(&self) -> Timestamp {
-        if self.world.dice.happens(0.3) {
+    /// It ends, in order or not; the instant of that, and how.
+    pub(crate) async fn end(&self) -> (Timestamp, Ended) {
+        let ended = if self.world.dice.happens(0.3) { Ended::InOrder } else { Ended::ByCrash };
+        if ended == Ended::InOrder {
             self.line(|| "is asked to end".to_owned());
             self.engine.shutdown().await;
             self.intake.close().await;
         }
         self.line(|| "ends".to_owned());
         self.world.relay.end();
-        self.clock.now()
+        (self.clock.now(), ended)
     }
 
     /// Nothing goes wrong any more; waits until all is quiet, and says so.
@@ -142,6 +150,10 @@ impl Life {
         while deeds.join_next().await.is_some() {}
         // It may have been changed meanwhile.
         *self.store.weather.lock() = Weather::CALM;
+        // Now, so that nothing comes after it that would have the endpoint looked at once more.
+        if self.world.dice.happens(0.3) {
+            self.submit_while_out_of_reach().await;
+        }
         if self.world.dice.happens(0.3) {
             self.look_for_a_newcomer().await;
         }

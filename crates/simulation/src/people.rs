@@ -25,6 +25,9 @@ pub(crate) const LARGEST: usize = 900_000;
 /// In which a receiver has asked to be left alone, and that is being noted.
 const ASKING: Duration = Duration::from_millis(400);
 
+/// The longest time for which this machine cannot reach a receiver.
+const OUT_OF_REACH: Duration = Duration::from_secs(2);
+
 /// So many idempotency keys an application uses.
 const KEYS: usize = 4;
 
@@ -32,7 +35,7 @@ impl Life {
     /// Somebody does something.
     pub(crate) async fn deed(self: Arc<Self>) {
         let dice = &self.world.dice;
-        match dice.below(24) {
+        match dice.below(25) {
             0..=6 => self.submit(1).await,
             7..=9 => self.submit(2 + dice.below(30)).await,
             10 | 11 => {
@@ -55,6 +58,7 @@ impl Life {
             20 => self.limit_application().await,
             21 => self.rotate().await,
             22 => self.submit_apart().await,
+            23 => self.submit_while_out_of_reach().await,
             _ if dice.happens(0.2) => self.delete().await,
             _ => self.move_away().await,
         }
@@ -91,6 +95,18 @@ impl Life {
             self.note_answer(key, self.intake.submit(submission).await);
             tokio::time::sleep(self.world.dice.time(Duration::from_millis(300))).await;
         }
+    }
+
+    /// A message that this machine cannot send to one of its endpoints for a moment, which may be shorter than the message is on its way
+    /// to the others.
+    pub(crate) async fn submit_while_out_of_reach(&self) {
+        let (home, dice) = (self.some_home(), &self.world.dice);
+        self.line(|| format!("endpoint {} cannot be reached for a moment", home.endpoint.0));
+        self.world.receivers.set(home.endpoint, Manner::CannotBeReachedFromHere);
+        let submission = Submission { deliver_at: None, ..self.submission(&home) };
+        self.note_answer(submission.idempotency, self.intake.submit(submission).await);
+        tokio::time::sleep(dice.time(OUT_OF_REACH)).await;
+        self.world.receivers.set(home.endpoint, Manner::Answers);
     }
 
     fn note_answer(&self, key: Option<IdempotencyKey>, result: Result<Submitted, SubmitError>) {
@@ -156,12 +172,9 @@ impl Life {
 
     async fn resend(&self) {
         let (Some((endpoint, message)), now) = (self.some_delivery(), self.clock.now()) else { return };
-        self.world.book.note(|events| {
-            events.asked_again.entry((endpoint, message)).or_insert(now);
-        });
         self.line(|| format!("is asked to send message {} to endpoint {} again", message.0, endpoint.0));
         // It may be refused: the payload is gone, or the weather is bad.
-        let _ = self.store.resend(endpoint, message, self.clock.now(), None).await;
+        let _ = self.store.resend(endpoint, message, now, None).await;
     }
 
     async fn erase(&self) {
@@ -187,11 +200,9 @@ impl Life {
             _ => Job::BulkReplay { endpoint, span, filter: ReplayFilter::default() },
         };
         self.line(|| format!("is asked for {job:?}"));
-        self.world.book.note(|events| {
-            events.replayed.entry(endpoint).or_insert(now);
-        });
-        let environment = self.world.environment.clone();
-        let new = NewTask { id: TaskId::new(now, dice.as_ref()), environment, job, created_at: now };
+        let (id, environment) = (TaskId::new(now, dice.as_ref()), self.world.environment.clone());
+        self.world.book.note(|events| events.tasks.insert(id, endpoint));
+        let new = NewTask { id, environment, job, created_at: now };
         // It may be refused: another one is under way.
         let _ = self.store.create_task(new, None).await;
     }

@@ -4,7 +4,7 @@ use postrider_delivery::Usage;
 use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::{HoldReason, Next};
 use postrider_domain::time::Timestamp;
-use postrider_store::{EndpointKey, Target};
+use postrider_store::{EndpointKey, Settlement, Target};
 
 use crate::book::{At, Departure, Events, Limited, Seen, Settled};
 use crate::carrier::ON_ITS_WAY;
@@ -12,7 +12,7 @@ use crate::store::at_once;
 use crate::world::{Place, Report, World};
 
 /// The most attempts by the schedule: the first, and one after each wait.
-const ATTEMPTS: usize = 4;
+const ATTEMPTS: u32 = 4;
 
 /// A promise that was not kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,16 +146,17 @@ fn fate(events: &Events, at: At) -> Option<Broken> {
     let settled = events.settled.get(&at).unwrap_or(&none);
     let accepted = events.accepted.get(&at).copied().unwrap_or_default();
     let (shut, erased) = (events.was_shut_since(at.0, accepted), events.erasing.contains(&at.1));
-    let scheduled = |settled: &&Settled| settled.attempted && settled.trigger == Trigger::Scheduled;
-    let attempts = settled.iter().filter(scheduled).count();
-    let exhausted = settled.iter().any(|settled| settled.next == Next::Exhausted);
-    let replayed = events.replayed.contains_key(&at.0) || events.asked_again.contains_key(&at);
-    if settled.iter().any(|settled| settled.succeeded) {
+    let attempts = |trigger| settled.iter().filter(|settled| settled.attempted && settled.trigger == trigger).count();
+    let (by_schedule, by_hand) = (attempts(Trigger::Scheduled), attempts(Trigger::Manual));
+    let (series, asked) = events.added.get(&at).map_or((1, 0), |added| (1 + added.scheduled, added.manual));
+    if by_schedule > ATTEMPTS as usize * series || by_hand > asked {
+        return Some(Broken::OtherThanTheSchedule { endpoint, message, attempts: by_schedule + by_hand });
+    }
+    if settled.iter().any(|settled| settled.succeeded) || events.is_stuck(at) {
         return None;
     }
-    if !replayed && (attempts > ATTEMPTS || (exhausted && attempts < ATTEMPTS)) {
-        return Some(Broken::OtherThanTheSchedule { endpoint, message, attempts });
-    }
+    let is_exhaustion = |settled: &Settled| settled.next == Next::Exhausted && settled.trigger == Trigger::Scheduled;
+    let exhausted = settled.iter().any(is_exhaustion);
     if exhausted || shut || events.disabled_with_cause.contains(&at.0) {
         return None;
     }
@@ -180,8 +181,31 @@ pub(crate) fn judge_departure(events: &mut Events, departs: Departure, target: &
     let Some(message) = events.keys.get(id).copied() else { return };
     let at = (endpoint, message);
     let waits = events.waits.get(&at).is_some_and(|until| departs.at < *until);
-    if waits && !events.asked_again.contains_key(&at) && !events.replayed.contains_key(&endpoint) {
+    let asked_for_by_hand = events.added.get(&at).is_some_and(|added| added.manual > 0);
+    if waits && !asked_for_by_hand {
         events.breaks(Broken::TooEarly { endpoint: endpoint.0, message: message.0 });
+    }
+    if events.is_stuck(at) && !events.added.contains_key(&at) {
+        events.breaks(Broken::SentAgain { endpoint: endpoint.0, message: message.0 });
+    }
+}
+
+/// Looks at a result that was stored for the first time: its delivery `waited` for it, or had ended before.
+pub(crate) fn judge_attempt(events: &mut Events, item: &Settlement, waited: bool) {
+    if item.trigger != Trigger::Scheduled || item.attempt.is_none() || !waited {
+        return;
+    }
+    let made = events.made.entry((item.endpoint, item.delivery.message)).or_default();
+    let before = std::mem::replace(made, item.made + 1);
+    let is_last = item.made + 1 == ATTEMPTS;
+    let is_by_schedule = match item.next {
+        Next::Waiting(_) => !is_last,
+        Next::Exhausted => is_last,
+        Next::Succeeded | Next::Canceled => true,
+    };
+    if item.made != before || item.made >= ATTEMPTS || !is_by_schedule {
+        let (endpoint, message, attempts) = (item.endpoint.0, item.delivery.message.0, before as usize + 1);
+        events.breaks(Broken::OtherThanTheSchedule { endpoint, message, attempts });
     }
 }
 
@@ -195,8 +219,7 @@ pub(crate) fn is_same(one: &Target, other: &Target) -> bool {
 fn requests(events: &Events, endpoint: EndpointKey, seen: &[Seen]) -> Vec<Broken> {
     let look = |seen: &Seen| {
         let at = (endpoint, seen.message);
-        let again = |asked: Option<&Timestamp>| asked.is_some_and(|asked| *asked <= seen.at);
-        let asked = again(events.asked_again.get(&at)) || again(events.replayed.get(&endpoint));
+        let asked = events.added.get(&at).is_some_and(|added| added.first <= seen.at);
         let (endpoint, message) = (endpoint.0, seen.message.0);
         if events.erased.get(&seen.message).is_some_and(|erased| ON_ITS_WAY < seen.at.since(*erased)) {
             Some(Broken::SentErased { endpoint, message })
@@ -253,12 +276,12 @@ fn highest(rates: &[(usize, Option<u16>)], life: usize) -> Option<i64> {
 /// Endpoints that are held back because of what a receiver asked that they had before.
 pub(crate) fn held_for_nothing(world: &World, now: Timestamp) -> Vec<Broken> {
     let is_asked = |home: &Place| {
-        let hold = at_once(world.store.hold_of(home.endpoint)).ok().flatten();
+        let hold = at_once(world.store().hold_of(home.endpoint)).ok().flatten();
         hold.is_some_and(|hold| hold.reason == HoldReason::Asked && hold.until > now)
     };
     let held = world.homes().into_iter().filter(is_asked);
     let for_nothing = held.filter(|home| {
-        let Ok(Some(target)) = at_once(world.store.target(home.endpoint)) else { return false };
+        let Ok(Some(target)) = at_once(world.store().target(home.endpoint)) else { return false };
         let asked = (home.endpoint, target.endpoint.url.as_str().to_owned());
         !world.book.note(|events| events.asked_to_wait.contains(&asked) || events.deleted.contains(&home.endpoint))
     });
@@ -269,7 +292,7 @@ pub(crate) fn held_for_nothing(world: &World, now: Timestamp) -> Vec<Broken> {
 fn disabled_for_nothing(world: &World) -> Vec<Broken> {
     let mut broken = Vec::new();
     for home in world.homes() {
-        let Ok(Some(target)) = at_once(world.store.target(home.endpoint)) else { continue };
+        let Ok(Some(target)) = at_once(world.store().target(home.endpoint)) else { continue };
         // What was deleted counts as disabled, and needs no cause.
         if !target.endpoint.disabled || world.book.note(|events| events.deleted.contains(&home.endpoint)) {
             continue;

@@ -17,18 +17,20 @@ use postrider_delivery::Engine;
 use postrider_domain::attempt::Trigger;
 use postrider_domain::clock::Clock;
 use postrider_domain::delivery::{Against, Next};
+use postrider_domain::ids::TaskId;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    AcceptError, Accepted, ApplicationKey, DeliveryKey, EndpointKey, MessageKey, NewMessage, Observer, Settlement,
-    Store, StoreError, Target, Unstorable,
+    AcceptError, Accepted, Advanced, ApplicationKey, DeliveryKey, EndpointKey, MessageKey, NewMessage, Observer, Once,
+    ResendError, Resent, Settlement, Store, StoreError, Target, Unstorable, Written,
 };
 use tokio::runtime::Handle;
 
 use crate::book::{Book, Events, Present, Settled};
 use crate::dice::Dice;
 use crate::health::Health;
-use crate::promises::{Broken, is_same};
+use crate::promises::{self, Broken, is_same};
 use crate::watch::Watch;
+use crate::world::MANY;
 
 /// What the way to the store is like.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +43,8 @@ pub(crate) struct Weather {
     pub(crate) full: bool,
     /// How often what was accepted is in doubt after its commit.
     pub(crate) doubts: f64,
+    /// How often the answer to another write is lost: it took effect, and whoever asked is told that it failed.
+    pub(crate) unheard: f64,
     /// How often a hint is lost.
     pub(crate) lost: f64,
     /// How often it is late, and for how long at most.
@@ -56,6 +60,7 @@ impl Weather {
         refuses: 0.0,
         full: false,
         doubts: 0.0,
+        unheard: 0.0,
         lost: 0.0,
         late: 0.0,
         doubled: 0.0,
@@ -68,6 +73,7 @@ impl Weather {
             refuses: *dice.one(&[0.0, 0.0, 0.01, 0.1, 0.3]),
             full: dice.happens(0.1),
             doubts: *dice.one(&[0.0, 0.0, 0.2]),
+            unheard: *dice.one(&[0.0, 0.0, 0.03, 0.3]),
             lost: *dice.one(&[0.0, 0.1, 1.0]),
             late: *dice.one(&[0.0, 0.2]),
             doubled: *dice.one(&[0.0, 0.2]),
@@ -94,6 +100,10 @@ pub(crate) struct Stormy {
 /// Calls that write nothing.
 const READS: [&str; 10] =
     ["due", "target", "routes", "holds", "hold_of", "health", "backlog", "accepted_under", "running_tasks", "notices"];
+
+/// Writes whose answer is not lost. What was taken is given, as the contract has it; and what became of an accept whose commit is
+/// in doubt is told for each message.
+const HEARD: [&str; 2] = ["take_wakes", "accept"];
 
 /// More than any payload here.
 const ANY_BYTES: usize = 1 << 30;
@@ -134,6 +144,11 @@ impl Stormy {
         self.relay.pass_on();
         self.book.line(self.clock.now(), || format!("{what}{}", if result.is_ok() { "" } else { " (refused)" }));
         self.wait().await;
+        let may_be_lost = result.is_ok() && !READS.contains(&what) && !HEARD.contains(&what);
+        if may_be_lost && self.dice.happens(weather.unheard) {
+            self.book.line(self.clock.now(), || format!("nobody hears that {what} is done"));
+            return Err(StoreError::Unavailable("bad weather".to_owned()).into());
+        }
         result
     }
 
@@ -177,15 +192,32 @@ impl Stormy {
             self.book.note(|events| items.iter().for_each(|item| events.forget_told(item.endpoint)));
             let unstorable = self.below.settle(batch).await?;
             let after = self.receivers(&items).await;
-            items.iter_mut().for_each(|item| as_it_counts(item, &before, &after));
+            for place in 0..items.len() {
+                let (earlier, rest) = items.split_at_mut(place);
+                let item = &mut rest[0];
+                // Disabled by another result of the batch, it has another receiver already when this one is stored.
+                let comes_after_another =
+                    earlier.iter().any(|other| other.endpoint == item.endpoint && other.against.is_some());
+                let is_moved = comes_after_another && self.waits_elsewhere(item).await;
+                as_it_counts(item, &before, &after, is_moved);
+            }
             let now = self.clock.now();
+            let is_stored = |place: usize| unstorable.iter().all(|unstorable| unstorable.place != place);
             self.book.note(|events| {
-                for (item, waited) in items.iter().zip(&waited) {
-                    note_settled(events, item, *waited);
+                for (place, (item, waited)) in items.iter().zip(&waited).enumerate() {
                     let (endpoint, message, next) = (item.endpoint.0, item.delivery.message.0, item.next);
-                    events.trace.push(format!("{now} endpoint {endpoint}, message {message}: {next:?}"));
+                    if is_stored(place) {
+                        note_settled(events, item, *waited);
+                        events.trace.push(format!("{now} endpoint {endpoint}, message {message}: {next:?}"));
+                    } else {
+                        events.stuck.insert((item.endpoint, item.delivery));
+                        events.trace.push(format!("{now} endpoint {endpoint}, message {message}: cannot be stored"));
+                    }
                 }
             });
+            for Unstorable { place, .. } in unstorable.iter().rev() {
+                items.remove(*place);
+            }
             self.compare_health(&items).await;
             Ok::<_, StoreError>((unstorable, items))
         };
@@ -193,6 +225,9 @@ impl Stormy {
         let now = self.clock.now();
         self.book.note(|events| {
             for item in &items {
+                if item.attempt.is_some() {
+                    events.unsettled.remove(&(item.endpoint, item.delivery.message));
+                }
                 let is_end = match item.next {
                     Next::Succeeded => true,
                     Next::Exhausted | Next::Canceled => item.trigger == Trigger::Scheduled,
@@ -217,14 +252,13 @@ impl Stormy {
         receivers
     }
 
-    /// Of results that say something of their endpoint: whether the store still waits for them.
+    /// Of results: whether the store still waits for them.
     async fn which_wait(&self, items: &[Settlement]) -> Vec<bool> {
         let (mut waited, mut ended) = (Vec::new(), BTreeSet::new());
         for item in items {
             let at = (item.endpoint, item.delivery.message);
             let is_over = item.trigger == Trigger::Scheduled && ended.contains(&at);
-            let says = item.next == Next::Succeeded || item.against.is_some();
-            let waits = says && !is_over && self.waits(item).await;
+            let waits = !is_over && self.waits(item).await;
             if waits && item.trigger == Trigger::Manual && item.next == Next::Succeeded {
                 ended.insert(at);
             }
@@ -234,10 +268,21 @@ impl Stormy {
     }
 
     async fn waits(&self, item: &Settlement) -> bool {
-        let DeliveryKey { due_at, message } = item.delivery;
+        self.has(item.endpoint, item.delivery).await
+    }
+
+    /// Whether the delivery of a result waits as it does if the endpoint has another receiver by now.
+    async fn waits_elsewhere(&self, item: &Settlement) -> bool {
+        let next = item.elsewhere.map(|elsewhere| elsewhere.next);
+        let Some(Next::Waiting(due_at)) = next.filter(|next| *next != item.next) else { return false };
+        self.has(item.endpoint, DeliveryKey { due_at, message: item.delivery.message }).await
+    }
+
+    async fn has(&self, endpoint: EndpointKey, delivery: DeliveryKey) -> bool {
+        let DeliveryKey { due_at, message } = delivery;
         let before = DeliveryKey { due_at, message: MessageKey(message.0 - 1) };
-        let found = self.below.due(item.endpoint, due_at, Some(before), HashSet::new(), 1, ANY_BYTES).await;
-        found.is_ok_and(|found| found.due.first().is_some_and(|due| due.key == item.delivery))
+        let found = self.below.due(endpoint, due_at, Some(before), HashSet::new(), 1, ANY_BYTES).await;
+        found.is_ok_and(|found| found.due.first().is_some_and(|due| due.key == delivery))
     }
 
     /// Looks whether those endpoints are disabled that must be, and no others.
@@ -265,6 +310,59 @@ impl Stormy {
                 events.is_now(target);
             });
         }
+    }
+
+    /// As [`postrider_store::Work::resend`].
+    pub(crate) async fn resend_noted(
+        &self,
+        endpoint: EndpointKey,
+        message: MessageKey,
+        now: Timestamp,
+        once: Option<Once<Resent>>,
+    ) -> Result<Written<Resent>, ResendError> {
+        let call = async {
+            let result = self.below.resend(endpoint, message, now, once).await;
+            if let Ok(Written::Done(Resent::Due | Resent::Held(_))) = &result {
+                self.book.note(|events| events.adds((endpoint, message), Trigger::Manual, self.clock.now()));
+            }
+            result
+        };
+        self.call("resend", call).await
+    }
+
+    /// As [`postrider_store::Tasks::advance_task`].
+    pub(crate) async fn advance_noted(&self, id: TaskId, rows: usize, now: Timestamp) -> Result<Advanced, StoreError> {
+        let endpoint = self.book.note(|events| events.tasks.get(&id).copied());
+        let call = async {
+            let before = self.pending(endpoint).await;
+            let advanced = self.below.advance_task(id, rows, now).await?;
+            let after = self.pending(endpoint).await;
+            self.book.note(|events| {
+                for (at, trigger) in after.into_iter().filter(|(key, _)| !before.contains_key(key)) {
+                    let (endpoint, delivery) = at;
+                    events.adds((endpoint, delivery.message), trigger, self.clock.now());
+                }
+            });
+            Ok::<_, StoreError>(advanced)
+        };
+        self.call("advance_task", call).await
+    }
+
+    /// Whether all that an endpoint has is left alone until the next start, because its results cannot be stored.
+    pub(crate) async fn is_only_stuck(&self, endpoint: EndpointKey) -> bool {
+        if !self.book.note(|events| events.has_stuck(endpoint)) {
+            return false;
+        }
+        let pending = self.pending(Some(endpoint)).await;
+        self.book.note(|events| pending.keys().all(|delivery| events.stuck.contains(delivery)))
+    }
+
+    /// What an endpoint has to be sent, now or later.
+    async fn pending(&self, endpoint: Option<EndpointKey>) -> BTreeMap<(EndpointKey, DeliveryKey), Trigger> {
+        let Some(endpoint) = endpoint else { return BTreeMap::new() };
+        let found = self.below.due(endpoint, Timestamp::MAX, None, HashSet::new(), MANY, ANY_BYTES).await;
+        let due = found.map(|found| found.due).unwrap_or_default();
+        due.into_iter().map(|due| ((endpoint, due.key), due.trigger)).collect()
     }
 
     /// Makes a change of an endpoint, and notes what it is like after it.
@@ -329,13 +427,13 @@ impl Events {
 type Receivers = BTreeMap<EndpointKey, (u64, bool)>;
 
 /// Makes of a result what must have been stored, if the endpoint had another receiver than the one that was asked.
-fn as_it_counts(item: &mut Settlement, before: &Receivers, after: &Receivers) {
+fn as_it_counts(item: &mut Settlement, before: &Receivers, after: &Receivers, is_moved: bool) {
     let Some(elsewhere) = item.elsewhere.filter(|_| item.next != Next::Succeeded) else { return };
     let (before, after) = (before.get(&item.endpoint), after.get(&item.endpoint));
     let is = |receivers: Option<&(u64, bool)>| receivers.is_some_and(|(receiver, _)| *receiver == elsewhere.receiver);
     // It may have been disabled by this very result, or by another one of the batch.
     let was_disabled = after.is_some_and(|(receiver, disabled)| *disabled && *receiver == elsewhere.receiver + 1);
-    if !is(before) || !(is(after) || was_disabled) {
+    if is_moved || !is(before) || !(is(after) || was_disabled) {
         (item.next, item.against) = (elsewhere.next, None);
     }
 }
@@ -344,11 +442,13 @@ fn note_settled(events: &mut Events, item: &Settlement, waited: bool) {
     let (endpoint, at) = (item.endpoint, (item.endpoint, item.delivery.message));
     let succeeded = item.attempt.as_ref().is_some_and(|attempt| attempt.succeeded);
     let (trigger, attempted, next) = (item.trigger, item.attempt.is_some(), item.next);
-    events.settled.entry(at).or_default().push(Settled { trigger, attempted, succeeded, next });
     events.progress(endpoint);
-    if attempted {
-        events.unsettled.remove(&at);
+    if item.attempt.as_ref().is_some_and(|attempt| !events.logged.insert(attempt.id)) {
+        // Stored before, and nobody heard of it.
+        return;
     }
+    promises::judge_attempt(events, item, waited);
+    events.settled.entry(at).or_default().push(Settled { trigger, attempted, succeeded, next });
     match next {
         Next::Waiting(until) => drop(events.waits.insert(at, until)),
         _ => drop(events.waits.remove(&at)),

@@ -1,7 +1,7 @@
 //! The world of one seed: a store with some applications and endpoints, and the lives of the process that delivers.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,19 +15,19 @@ use postrider_domain::retry::RetrySchedule;
 use postrider_domain::signature::{Secret, SecretKind};
 use postrider_domain::time::Timestamp;
 use postrider_store::{ApplicationKey, EndpointKey, NewEndpoint, Store};
-use postrider_store_model::ModelStore;
+use postrider_store_model::{Database, ModelStore};
 use postrider_store_sqlite::{Ownership, SqliteStore};
 
 use crate::book::{Book, Limited};
 use crate::carrier::{Receivers, TIMEOUT};
 use crate::dice::Dice;
 use crate::image::{self, Beginning};
-use crate::life::Life;
+use crate::life::{Ended, Life};
 use crate::promises::{self, Broken};
 use crate::store::{Relay, Stormy, at_once};
 
 /// When the world begins.
-const BEGIN: Timestamp = Timestamp::from_micros(1_767_323_045_000_000);
+pub(crate) const BEGIN: Timestamp = Timestamp::from_micros(1_767_323_045_000_000);
 
 /// How many lives it has at most before it is calmed.
 const LIVES: usize = 3;
@@ -39,7 +39,7 @@ const STAYS: f64 = 0.5;
 const READING_THREADS: usize = 2;
 
 /// Deliveries of an endpoint that are counted.
-const MANY: usize = 10_000;
+pub(crate) const MANY: usize = 10_000;
 
 /// An endpoint and whose it is.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +58,8 @@ pub(crate) struct World {
     pub(crate) failing_runs: f64,
     /// Who came later.
     newcomers: Mutex<Vec<Place>>,
-    pub(crate) store: Arc<dyn Store>,
+    disk: Disk,
+    store: Mutex<Arc<dyn Store>>,
     pub(crate) relay: Arc<Relay>,
     pub(crate) receivers: Arc<Receivers>,
     pub(crate) book: Arc<Book>,
@@ -89,18 +90,48 @@ pub enum Over<'a> {
     Model,
 }
 
-impl Over<'_> {
-    fn store(self, beginning: Beginning) -> Arc<dyn Store> {
-        let Self::Sqlite(folder) = self else {
-            return Arc::new(ModelStore::open(Arc::default()).failing_at(image::fails));
-        };
-        let path = folder.join("postrider.db");
-        let copied = image::copy(beginning, &path);
+/// What a store is on. It outlives the process; what the store has in memory does not.
+enum Disk {
+    /// A file, which has another name after each crash.
+    File {
+        folder: PathBuf,
+        name: Mutex<String>,
+    },
+    Memory(Arc<Database>),
+}
+
+impl Disk {
+    fn made(over: Over<'_>, beginning: Beginning) -> Self {
+        let Over::Sqlite(folder) = over else { return Self::Memory(Arc::default()) };
+        let name = "postrider.db".to_owned();
+        let copied = image::copy(beginning, &folder.join(&name));
         assert!(copied.is_ok(), "a file in {}: {copied:?}", folder.display());
-        match SqliteStore::open(&path, Ownership::Owner) {
-            Ok(store) => Arc::new(store),
-            Err(error) => panic!("a store in {}: {error}", folder.display()),
+        Self::File { folder: folder.to_owned(), name: Mutex::new(name) }
+    }
+
+    fn open(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Memory(database) => {
+                let store = ModelStore::open(Arc::clone(database));
+                Arc::new(store.failing_at(image::fails).refusing_results(image::is_unstorable))
+            }
+            Self::File { folder, name } => {
+                match SqliteStore::open(&folder.join(name.lock().as_str()), Ownership::Owner) {
+                    Ok(store) => Arc::new(store),
+                    Err(error) => panic!("a store in {}: {error}", folder.display()),
+                }
+            }
         }
+    }
+
+    /// Keeps what the disk has at this instant, and nothing that a process would write when it ends in order.
+    fn crash(&self, number: usize) {
+        let Self::File { folder, name } = self else { return };
+        let mut name = name.lock();
+        let next = format!("after-crash-{number}.db");
+        let copied = image::copy_open(&folder.join(name.as_str()), &folder.join(&next));
+        assert!(copied.is_ok(), "a copy in {}: {copied:?}", folder.display());
+        *name = next;
     }
 }
 
@@ -120,7 +151,7 @@ pub fn run(seed: u64, over: Over<'_>) -> Report {
     let stays = dice.happens(STAYS);
     let mut quiet = None;
     for number in 0..=lives {
-        let (mut options, world) = (options.clone(), Arc::clone(&world));
+        let mut options = options.clone();
         let (is_last, is_calmed) = (number == lives, number + usize::from(stays) == lives);
         if is_last && stays {
             break;
@@ -129,8 +160,9 @@ pub fn run(seed: u64, over: Over<'_>) -> Report {
             // A queue that is too short would only make it long.
             options.max_in_flight = options.max_in_flight.max(2);
         }
-        (now, quiet) = within_runtime(async move {
-            let life = match Life::begin(world, number, now, options).await {
+        let life = Arc::clone(&world);
+        let ((ended_at, ended), is_quiet) = within_runtime(async move {
+            let life = match Life::begin(life, number, now, options).await {
                 Ok(life) => Arc::new(life),
                 Err(error) => unreachable!("the store works at a start: {error}"),
             };
@@ -140,19 +172,23 @@ pub fn run(seed: u64, over: Over<'_>) -> Report {
             let quiet = if is_calmed { Some(life.calm().await) } else { None };
             (life.end().await, quiet)
         });
+        quiet = is_quiet;
+        if !is_calmed {
+            within_runtime(async { world.restart(number, ended) });
+        }
         // The machine needs a while to start again.
-        now = now.saturating_add(dice.time(Duration::from_secs(20)));
+        now = ended_at.saturating_add(dice.time(Duration::from_secs(20)));
     }
     let quiet = quiet.unwrap_or_default();
     within_runtime(async {
         let report = promises::judge(&world, quiet);
-        at_once(world.store.close());
+        at_once(world.store().close());
         report
     })
 }
 
 /// A process, with whatever it has going on: all of it ends when this ends.
-fn within_runtime<T>(life: impl Future<Output = T>) -> T {
+pub(crate) fn within_runtime<T>(life: impl Future<Output = T>) -> T {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     // What threads of the store hand in comes after what is there already: in which turn it would come otherwise depends on
     // how often the runtime looked while it had nothing to do.
@@ -162,7 +198,7 @@ fn within_runtime<T>(life: impl Future<Output = T>) -> T {
     runtime.block_on(life)
 }
 
-fn options(dice: &Dice) -> DeliveryOptions {
+pub(crate) fn options(dice: &Dice) -> DeliveryOptions {
     let mut options = DeliveryOptions::default();
     let waits = [1, 4, 20].map(Duration::from_secs);
     options.retry_schedule = RetrySchedule::try_new(waits.to_vec()).unwrap_or_default();
@@ -177,9 +213,10 @@ fn options(dice: &Dice) -> DeliveryOptions {
 }
 
 impl World {
-    fn made(dice: &Arc<Dice>, book: &Arc<Book>, over: Over<'_>) -> Self {
+    pub(crate) fn made(dice: &Arc<Dice>, book: &Arc<Book>, over: Over<'_>) -> Self {
         let beginning = if dice.happens(0.1) { Beginning::NearlyARun } else { Beginning::Empty };
-        let store = over.store(beginning);
+        let disk = Disk::made(over, beginning);
+        let store = disk.open();
         let relay = Arc::new(Relay::default());
         store.observe(Arc::clone(&relay) as _);
         let environment = EnvironmentId::parse("org_sim").unwrap_or_else(|| unreachable!("it is a name"));
@@ -194,7 +231,24 @@ impl World {
         let receivers = Arc::new(Receivers::new(Arc::clone(dice), Arc::clone(book)));
         let (book, dice, newcomers) = (Arc::clone(book), Arc::clone(dice), Mutex::default());
         let failing_runs = if beginning == Beginning::NearlyARun { 0.3 } else { 0.0 };
-        Self { environment, homes, failing_runs, newcomers, store, relay, receivers, book, dice }
+        let store = Mutex::new(store);
+        Self { environment, homes, failing_runs, newcomers, disk, store, relay, receivers, book, dice }
+    }
+
+    /// The store, as the present process has it.
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store.lock())
+    }
+
+    /// The process has ended, and another one opens the store anew: it has what is on the disk, and nothing else.
+    fn restart(&self, number: usize, ended: Ended) {
+        if ended == Ended::ByCrash {
+            self.disk.crash(number);
+        }
+        let mut store = self.store.lock();
+        at_once(store.close());
+        *store = self.disk.open();
+        store.observe(Arc::clone(&self.relay) as _);
     }
 
     /// All endpoints.
@@ -204,7 +258,8 @@ impl World {
 
     /// One more application, with one endpoint.
     pub(crate) fn newcomer(&self, now: Timestamp) -> Place {
-        let (dice, book, store) = (&self.dice, &self.book, self.store.as_ref());
+        let (dice, book, store) = (&self.dice, &self.book, self.store());
+        let store = store.as_ref();
         let (application, application_id) = make_application(dice, book, store, &self.environment, now);
         let place = home(dice, book, store, application, application_id, None, now);
         self.relay.pass_on();
@@ -222,7 +277,10 @@ impl World {
         if at_once(store.below.running_tasks(1)).is_ok_and(|tasks| !tasks.is_empty()) {
             return false;
         }
-        self.homes().iter().all(|home| at_once(store.below.backlog(home.endpoint, MANY)).is_ok_and(|count| count == 0))
+        self.homes().iter().all(|home| {
+            let waiting = at_once(store.below.backlog(home.endpoint, MANY));
+            waiting.is_ok_and(|count| count == 0 || at_once(store.is_only_stuck(home.endpoint)))
+        })
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use postrider_simulation::{Broken, Over, Report, run};
+use postrider_simulation::{Broken, Change, Over, Report, is_found_without_hints, run};
 
 const SEEDS: u64 = 300;
 
@@ -49,15 +49,28 @@ impl Engine {
         }
     }
 
-    /// Runs a seed; if there are files, in memory where there is such a folder: seeds write much, and nothing that anybody keeps.
-    fn run(self, seed: u64) -> Report {
+    /// Runs something; if there are files, in memory where there is such a folder: seeds write much, and nothing that anybody keeps.
+    fn over<T>(self, run: impl FnOnce(Over<'_>) -> T) -> T {
         if self == Self::Model {
-            return run(seed, Over::Model);
+            return run(Over::Model);
         }
         let memory = Path::new("/dev/shm");
         let folder =
             if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.expect("a folder");
-        run(seed, Over::Sqlite(folder.path()))
+        run(Over::Sqlite(folder.path()))
+    }
+
+    /// Runs a seed.
+    fn run(self, seed: u64) -> Report {
+        self.over(|over| run(seed, over))
+    }
+
+    /// Seeds that are run at a time on a core. Over SQLite, the threads of a seed wait for each other most of the time.
+    fn at_a_time(self) -> usize {
+        match self {
+            Self::Model => 1,
+            Self::Sqlite => 6,
+        }
     }
 
     fn name(self) -> &'static str {
@@ -124,7 +137,7 @@ impl Failure {
     }
 }
 
-/// Seeds that are run on every core, until one fails.
+/// Seeds that are run on all cores, until one fails.
 struct Seeds {
     engine: Engine,
     next: AtomicU64,
@@ -145,7 +158,8 @@ impl Seeds {
     }
 
     fn run(&self) {
-        let workers = std::thread::available_parallelism().map_or(2, usize::from);
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let workers = cores * self.engine.at_a_time();
         std::thread::scope(|scope| {
             scope.spawn(|| self.watch());
             let workers: Vec<_> = (0..workers).map(|_| scope.spawn(|| self.work())).collect();
@@ -240,6 +254,15 @@ fn what_is_promised_holds_for_every_seed() {
             Err(problem) => panic!("{problem}"),
         }
         println!("{count} seeds over {engine:?}: {:?} deliveries, {:?} requests", seeds.deliveries, seeds.requests);
+    }
+}
+
+#[test]
+fn whatever_is_to_be_sent_is_sent_within_one_scan_though_nobody_is_told() {
+    for engine in Engine::asked_for() {
+        for change in Change::ALL {
+            assert!(engine.over(|over| is_found_without_hints(change, over)), "{change:?} over {engine:?}");
+        }
     }
 }
 

@@ -62,6 +62,8 @@ pub struct ModelStore {
     asked_per_day: u64,
     /// See [`ModelStore::failing_at`].
     fails_at: fn(&[u8]) -> bool,
+    /// See [`ModelStore::refusing_results`].
+    refuses: fn(&[u8]) -> bool,
 }
 
 impl ModelStore {
@@ -69,7 +71,15 @@ impl ModelStore {
     pub fn open(database: Arc<Database>) -> Self {
         let (observers, is_closed) = (Observers::default(), AtomicBool::new(false));
         let keys_seen = Mutex::new(database.0.lock().clock_seen().map(|seen| seen.keys));
-        Self { database, observers, is_closed, keys_seen, asked_per_day: ASKED_PER_DAY, fails_at: |_| false }
+        Self {
+            database,
+            observers,
+            is_closed,
+            keys_seen,
+            asked_per_day: ASKED_PER_DAY,
+            fails_at: |_| false,
+            refuses: |_| false,
+        }
     }
 
     /// The same, with another number of attempts that an application's callers may ask for in a day.
@@ -82,6 +92,12 @@ impl ModelStore {
     #[must_use]
     pub fn failing_at(self, payload: fn(&[u8]) -> bool) -> Self {
         Self { fails_at: payload, ..self }
+    }
+
+    /// The same, but the result of an attempt with such an answer cannot be stored.
+    #[must_use]
+    pub fn refusing_results(self, answer: fn(&[u8]) -> bool) -> Self {
+        Self { refuses: answer, ..self }
     }
 
     fn check_open(&self) -> Result<(), StoreError> {

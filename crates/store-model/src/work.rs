@@ -84,9 +84,19 @@ impl Work for ModelStore {
     }
 
     async fn settle(&self, batch: Vec<Settlement>) -> Result<Vec<Unstorable>, StoreError> {
+        let refuses = |settlement: &Settlement| {
+            settlement.attempt.as_ref().is_some_and(|attempt| (self.refuses)(&attempt.response))
+        };
         self.write(|state| {
-            batch.iter().for_each(|settlement| state.settle(settlement));
-            Vec::new()
+            let mut unstorable = Vec::new();
+            for (place, settlement) in batch.iter().enumerate() {
+                if refuses(settlement) {
+                    unstorable.push(Unstorable { place, error: StoreError::Unavailable("simulated".to_owned()) });
+                } else {
+                    state.settle(settlement);
+                }
+            }
+            unstorable
         })
     }
 
