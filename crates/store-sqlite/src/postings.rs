@@ -148,7 +148,10 @@ impl List<'_> {
         mut read: impl FnMut(&[u8], &[u8], &mut Gathered<T>) -> Result<(), SqlError>,
     ) -> Result<Walked<T>, SqlError> {
         let mut page = Gathered::new(self.range.limit);
-        read(&self.range.low, &self.range.high, &mut page)?;
+        // Of a page without room nothing is read.
+        if !page.is_full() {
+            read(&self.range.low, &self.range.high, &mut page)?;
+        }
         Ok(page.finish())
     }
 
