@@ -77,7 +77,7 @@ fn resolved(document: &Value, schema: &Value) -> Value {
         return resolved(document, one);
     }
     let mut schema = schema.clone();
-    if let Some(properties) = schema["properties"].as_object_mut() {
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
         properties.values_mut().for_each(|property| *property = resolved(document, property));
     }
     if schema.get("items").is_some() {
@@ -171,6 +171,28 @@ pub(crate) fn extremes(schema: &Value) -> Vec<Value> {
     values
 }
 
+/// Pairs of values, at a bound of a member and just over it, where the schema says how a value of that size looks.
+pub(crate) fn bounds(schema: &Value) -> Vec<(Value, Value)> {
+    let bound = |name: &str| schema[name].as_u64().map(|bound| bound as usize);
+    let is_free = schema.get("format").is_none() && schema.get("enum").is_none();
+    let is_secret = schema["pattern"].as_str().is_some_and(|pattern| pattern.contains("whsec_"));
+    let mut pairs = Vec::new();
+    if let Some(most) = bound("maxLength").filter(|_| is_free && !is_secret) {
+        pairs.push((json!("b".repeat(most)), json!("b".repeat(most + 1))));
+    }
+    if let Some(most) = bound("maximum").filter(|_| is_free) {
+        let least = bound("minimum").unwrap_or(0) as i64;
+        pairs.extend([(json!(most), json!(most + 1)), (json!(least), json!(least - 1))]);
+    }
+    if let Some(most) = bound("maxItems") {
+        pairs.push((items(most, &schema["items"]), items(most + 1, &schema["items"])));
+    }
+    if let Some(most) = bound("maxProperties") {
+        pairs.push((properties(most, schema), properties(most + 1, schema)));
+    }
+    pairs
+}
+
 fn nested(levels: usize) -> Value {
     (0..levels).fold(json!({}), |inner, _| json!({ "a": inner }))
 }
@@ -182,7 +204,7 @@ fn texts(bound: usize) -> Vec<Value> {
     const MOST_BYTES: usize = 4_000_000;
     let long = |character: &str, length: usize| json!(character.repeat(length.min(MOST_BYTES / character.len())));
     let mut texts = vec![json!("."), json!(".."), json!(" "), json!("\u{0}"), json!("a\u{202e}\u{7f}b")];
-    texts.extend([bound, bound + 1, bound * 4].map(|length| long("a", length)));
+    texts.extend([1, bound * 4].map(|length| long("a", length)));
     for character in ["ü", "\u{130}", "\u{fb03}", "\u{10ffff}", "\"", "%"] {
         texts.extend([bound, bound + 1].map(|length| long(character, length)));
     }
@@ -208,31 +230,41 @@ fn times() -> Vec<Value> {
 }
 
 fn numbers(least: usize, most: usize) -> Vec<Value> {
-    let mut numbers = [least, most, most + 1, usize::MAX].map(|number| json!(number)).to_vec();
-    numbers.extend([json!(least as i64 - 1), json!(i64::MIN), json!(1e300), json!(most as f64 + 0.5)]);
+    let mut numbers = [least + 1, usize::MAX].map(|number| json!(number)).to_vec();
+    numbers.extend([json!(i64::MIN), json!(1e300), json!(most as f64 + 0.5)]);
     numbers
 }
 
-fn lists(bound: usize, item: &Value) -> Vec<Value> {
+/// So many items, each another one if that is possible.
+fn items(count: usize, item: &Value) -> Value {
     let word = item["oneOf"][0]["const"].as_str();
     let one = |at: usize| match (word, item.get("properties")) {
         (Some(word), _) => json!(word),
         (_, Some(_)) => json!({ "name": format!("l{at}"), "description": "" }),
         _ => json!(format!("l{at}")),
     };
-    let of = |count: usize| (0..count).map(one).collect::<Value>();
+    (0..count).map(one).collect()
+}
+
+fn lists(bound: usize, item: &Value) -> Vec<Value> {
     let long = |length: usize| json!(["l".repeat(length)]);
     let length = item["maxLength"].as_u64().map_or(256, |length| length.min(4_000_000)) as usize;
-    vec![
-        of(1),
-        of(bound),
-        of(bound + 1),
-        json!([one(0), one(0)]),
-        long(length),
-        long(length + 1),
-        json!([null]),
-        json!([[]]),
-    ]
+    let twice = json!([items(1, item)[0], items(1, item)[0]]);
+    vec![items(1, item), items(bound * 2, item), twice, long(length), long(length + 1), json!([null]), json!([[]])]
+}
+
+/// What the members of an object have, whatever their names.
+fn property(schema: &Value) -> Value {
+    match schema["additionalProperties"]["type"].as_str() {
+        Some("string") => json!("v"),
+        Some(_) => Value::Null,
+        None => json!(true),
+    }
+}
+
+/// So many members.
+fn properties(count: usize, schema: &Value) -> Value {
+    (0..count).map(|at| (format!("k{at}"), property(schema))).collect::<Map<_, _>>().into()
 }
 
 fn objects(most: Option<usize>, schema: &Value) -> Vec<Value> {
@@ -241,17 +273,17 @@ fn objects(most: Option<usize>, schema: &Value) -> Vec<Value> {
         let long = |length: usize| json!({ "a": "x".repeat(length) });
         return vec![json!({ "\u{0}": "\u{10ffff}" }), nested(118), long(1_048_576), long(2_200_000)];
     };
-    let value = match schema["additionalProperties"]["type"].as_str() {
-        Some("string") => json!("v"),
-        Some(_) => Value::Null,
-        None => json!(true),
-    };
-    let of = |count: usize| (0..count).map(|at| (format!("k{at}"), value.clone())).collect::<Map<_, _>>().into();
+    let value = property(schema);
     let name = schema["propertyNames"]["maxLength"].as_u64().unwrap_or(256) as usize;
     let long_names = [name, name + 1, name * 20].map(|length| json!({ ("k".repeat(length)): value }));
     let long_value = schema["additionalProperties"]["maxLength"].as_u64().unwrap_or(4_096) as usize;
     let long_values = [long_value - 10, long_value, long_value + 1].map(|length| json!({ "k": "v".repeat(length) }));
-    let mut values = vec![of(1), of(most), of(most + 1), json!({ "": value }), json!({ "K": value, "k": value })];
+    let mut values = vec![
+        properties(1, schema),
+        properties(most * 2, schema),
+        json!({ "": value }),
+        json!({ "K": value, "k": value }),
+    ];
     values.extend([json!({ "\u{130}\u{fb03}": value }), json!({ "k": "\u{fb03}".repeat(1_300) }), json!({ "k": {} })]);
     values.extend(long_names);
     values.extend(long_values);

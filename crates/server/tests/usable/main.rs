@@ -449,8 +449,11 @@ impl World {
     }
 
     async fn arrived(&self, message: &str, endpoint: &str, by: &str) {
-        let attempt = wait::until(&format!("an attempt for {endpoint} by {by}"), async || {
-            self.app.attempts(message).await.into_iter().find(|attempt| attempt["endpointId"] == endpoint)
+        // It may go to many others.
+        let path = self.app.path(&format!("/attempt/msg/{message}?endpoint_id={endpoint}"));
+        let attempt = wait::until(&format!("an attempt of {message} for {endpoint} by {by}"), async || {
+            let attempts = self.client.get(&path).await.expect(200).json();
+            attempts["data"].as_array()?.last().cloned()
         })
         .await;
         assert_eq!(attempt["status"], 0, "{by} to {endpoint}: {attempt}");

@@ -15,6 +15,9 @@ const EXCEPTIONS: [(&str, &str); 1] = [
     ("v1.event-type.update", "name"),
 ];
 
+/// Members of which the document's bound alone says nothing: that of what surrounds them is lower, or they name what must be there.
+const NOT_BY_THE_DOCUMENT: [&str; 3] = ["rawPayload", "specRaw", "appIds"];
+
 /// A uid of an application to be made must be what the path says.
 const AS_IN_PATH: &str = "{app_id}";
 
@@ -22,6 +25,10 @@ impl World {
     /// Tries everything that the document says can be given.
     pub(crate) async fn sweep(&mut self) {
         let document = self.client.get("/api/v1/openapi.json").await.expect(200).json();
+        // Endpoints name event types that there are.
+        let event_types =
+            (0..=1_001).map(|at| json!({ "name": format!("l{at}"), "description": "" })).collect::<Value>();
+        self.client.post("/api/v1/environment/import", &json!({ "eventTypes": event_types })).await.expect(204);
         for operation in document::operations(&document) {
             self.plainly(&operation).await;
             self.by_extreme_names(&operation).await;
@@ -60,8 +67,18 @@ impl World {
         let makes_application = member.names.iter().any(|name| name == "application");
         let mut path = self.place(operation, makes_application).await;
         let (mut accepted, mut refused) = (0, 0);
-        let values = document::extremes(&member.schema).into_iter().chain(self.of_its_own(member.name()));
-        for value in values.collect::<Vec<_>>() {
+        let mut values = document::extremes(&member.schema);
+        values.extend(self.of_its_own(member.name()));
+        let mut values = values.into_iter().map(|value| (value, None)).collect::<Vec<_>>();
+        let is_as_in_path = makes_application && member.name() == "uid";
+        // There are few.
+        let is_of_operator = operation.id.starts_with("v1.operational-webhook.") && member.name() == "eventTypes";
+        let mut bounds = self.bounds_of_its_own(member.name());
+        if !is_as_in_path && !is_of_operator && !NOT_BY_THE_DOCUMENT.contains(&member.name()) {
+            bounds.extend(document::bounds(&member.schema));
+        }
+        values.extend(bounds.into_iter().flat_map(|(at, over)| [(at, Some(true)), (over, Some(false))]));
+        for (value, is_within) in values {
             if makes_application {
                 path = self.place(operation, true).await;
             }
@@ -85,6 +102,14 @@ impl World {
                     what()
                 );
             }
+            // What is not there (404), or somebody else has (409), is within the bound, too.
+            let is_wrong = |within: bool| within == [413, 422].contains(&status);
+            assert!(
+                !is_within.is_some_and(is_wrong),
+                "{status}: {} the bound: {}",
+                if is_within == Some(true) { "at" } else { "over" },
+                what()
+            );
             match status < 300 {
                 true => accepted += 1,
                 false => refused += 1,
@@ -119,7 +144,7 @@ impl World {
                 let odd =
                     ["ü", "\u{130}", "%", "%zz", "<", " ", "\\", "e\u{301}", "?", "#", "/../..", "\t", "\u{fb03}"];
                 let mut urls = odd.map(|odd| json!(format!("{base}/{}", odd.repeat(30)))).to_vec();
-                urls.extend([2_048, 2_049, 20_000].map(long));
+                urls.push(long(20_000));
                 urls.extend([220, 221, 700].map(|count| json!(format!("{base}/{}", "ü".repeat(count)))));
                 urls.extend([
                     json!(base.replace("http://", "http://u:p%@")),
@@ -129,7 +154,7 @@ impl World {
                 urls
             }
             "secret" | "key" => {
-                [0, 31, 32, 99, 100, 101, 1_000].map(|length| json!(format!("whsec_{}", "A".repeat(length)))).to_vec()
+                [0, 31, 32, 99, 1_000].map(|length| json!(format!("whsec_{}", "A".repeat(length)))).to_vec()
             }
             "headers" | "deleteHeaders" => vec![
                 json!({ "X-A": "1", "x-a": "2" }),
@@ -162,6 +187,32 @@ impl World {
         }
     }
 
+    /// As [`document::bounds`], where the document alone does not say how a value looks.
+    fn bounds_of_its_own(&self, name: &str) -> Vec<(Value, Value)> {
+        match name {
+            "url" => {
+                let long = |length: usize| json!(format!("{:a<length$}", self.receiver.at("")));
+                vec![(long(2_048), long(2_049))]
+            }
+            // 24 and 75 bytes.
+            "secret" | "key" => {
+                let secret = |text: &str| json!(format!("whsec_{text}"));
+                let padded = |bytes: usize, end: &str| secret(&format!("{}{end}", "A".repeat(bytes / 3 * 4)));
+                vec![(padded(24, ""), padded(21, "AAA=")), (padded(75, ""), padded(75, "AA=="))]
+            }
+            "appIds" => {
+                let nobody = |count: usize| (1..count).map(|at| json!(format!("a{at}")));
+                let of = |count: usize| [json!(self.app.id)].into_iter().chain(nobody(count)).collect::<Value>();
+                vec![(of(10_000), of(10_001))]
+            }
+            "metadata" => {
+                let of = |length: usize| json!({ "k": "v".repeat(length - r#"{"k":""}"#.len()) });
+                vec![(of(4_096), of(4_097))]
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// A plain body of an operation, with a member as it is told.
     fn body(&mut self, operation: &Operation, path: &str, with: Option<(&Member, &Value)>) -> Value {
         let Some(schema) = &operation.body else { return Value::Null };
@@ -182,7 +233,9 @@ impl World {
         let names = with.map(|(member, _)| &*member.names).unwrap_or_default();
         let mut body = document::with(schema, names, with.map(|(_, value)| value), &mut plain);
         // An endpoint of a channel of its own gets no other's messages; nor does what fails in an import stand for a member.
-        if operation.path.ends_with("/endpoint") && body.get("channels").is_none() {
+        let is_whole = operation.path.ends_with("/endpoint")
+            || operation.method == Method::PUT && operation.path.ends_with("{endpoint_id}");
+        if is_whole && body.get("channels").is_none() {
             body["channels"] = json!([format!("only-{serial}")]);
         }
         if let Some(uid) = path.split('/').find(|part| part.starts_with("new-")) {
