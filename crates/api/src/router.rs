@@ -167,7 +167,8 @@ impl Api {
         response
     }
 
-    /// What is answered instead, if others need the connection of a request whose caller is not known yet.
+    /// What is answered instead, if others need the connection of a request whose caller is not known yet, or if there is no
+    /// connection for whoever comes.
     pub fn give_way() -> Response {
         let detail = "All connections of the server are in use. Try again in a moment.";
         let mut response = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).into_response();

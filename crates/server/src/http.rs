@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, header};
+use http_body_util::BodyExt as _;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -40,11 +41,6 @@ const BACKLOG: u32 = 1_024;
 
 /// How long a connection may take to end whose request was turned away.
 const FAREWELL: Duration = Duration::from_secs(FAREWELL_SECONDS);
-
-/// What is said to whoever comes when there is no connection that may be closed for theirs.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
-    connection: close\r\ncontent-length: 97\r\n\r\n\
-    {\"code\":\"overloaded\",\"detail\":\"All connections of the server are in use. Try again in a moment.\"}";
 
 /// How many connections there may be, and how long they may do nothing.
 #[derive(Debug, Clone)]
@@ -280,10 +276,24 @@ async fn carry<A: Future<Output = Response> + 'static>(
 /// the end of the connection alone.
 async fn refuse(mut stream: TcpStream) {
     let told = async {
-        stream.write_all(FULL).await?;
+        stream.write_all(&last_answer(Api::give_way()).await?).await?;
         stream.shutdown().await
     };
     let _ = tokio::time::timeout(ACCEPT_PAUSE, told).await;
+}
+
+/// An answer as it is written to whoever has no connection: nothing follows it.
+async fn last_answer(answer: Response) -> io::Result<Vec<u8>> {
+    let (head, body) = answer.into_parts();
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+    let mut written =
+        format!("HTTP/1.1 {}\r\nconnection: close\r\ncontent-length: {}\r\n", head.status, body.len()).into_bytes();
+    for (name, value) in &head.headers {
+        written.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    written.extend_from_slice(b"\r\n");
+    written.extend_from_slice(&body);
+    Ok(written)
 }
 
 type Request = http::Request<Coming<hyper::body::Incoming>>;
@@ -401,7 +411,6 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Answer<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http_body_util::BodyExt as _;
     use tokio::io::AsyncReadExt as _;
 
     #[tokio::test]

@@ -267,3 +267,75 @@ async fn every_table_has_a_victim() {
         assert!(count > 0, "{table}");
     }
 }
+
+/// So many rows that make no sense are more in a row than a page looks at ([`postrider_store::PAGE_ROWS`]).
+const MANY: usize = 1_100;
+
+/// What a list shows, page by page.
+async fn listed(app: &App, path: &str, damage: &str) -> usize {
+    let (mut shown, mut iterator) = (0, String::new());
+    for _ in 0..100 {
+        let answer = app.client.get(&format!("{path}limit=100{iterator}")).await;
+        assert_eq!(answer.status, 200, "{path}: {damage}: {}", answer.text());
+        let page = answer.json();
+        shown += page["data"].as_array().unwrap().len();
+        if page["done"] == true {
+            return shown;
+        }
+        iterator = format!("&iterator={}", page["iterator"].as_str().unwrap());
+    }
+    panic!("{path} does not end: {damage}")
+}
+
+#[tokio::test]
+async fn a_list_goes_on_behind_more_rows_that_make_no_sense_than_a_page_looks_at() {
+    let folder = TempDir::new().unwrap();
+    let receiver = Receiver::ok().await;
+    let mut first = server(folder.path()).start().await;
+    let (app, token) = (first.app().await, first.token());
+    let endpoint = app.endpoint(&receiver.url()).await;
+    let message = json!({ "eventType": "a", "payload": {} });
+    for count in [MANY / 2, MANY - MANY / 2 + 2] {
+        let batch = vec![message.clone(); count].into();
+        app.client.post(&app.path("/msg/batch"), &batch).await.expect(202);
+    }
+    let types = (0..MANY + 2).map(|number| json!({ "name": format!("t{number:04}"), "description": "" }));
+    let import = json!({ "eventTypes": types.collect::<Vec<_>>() });
+    app.client.post("/api/v1/environment/import", &import).await.expect(204);
+    let attempts = app.path(&format!("/attempt/endpoint/{endpoint}?"));
+    wait::until("all attempts", async || (listed(&app, &attempts, "no damage").await == MANY + 2).then_some(())).await;
+    let lists = [
+        ("message", app.path("/msg?")),
+        ("message", app.path("/msg?event_types=a&")),
+        ("message", app.path(&format!("/endpoint/{endpoint}/msg?"))),
+        ("attempt", attempts.clone()),
+        ("attempt", format!("{attempts}event_types=a&")),
+        ("event_type", "/api/v1/event-type?with_content=true&".to_owned()),
+    ];
+    first.terminate().await;
+
+    // All but the first and the last one. (An operator has event types of his own.)
+    for (table, key, damage) in [
+        ("message", "id", "channels = '{'"),
+        ("message", "id", "id = CAST(id || x'00' AS BLOB)"),
+        ("attempt", "id", "status_code = -1"),
+        ("attempt", "id", "id = CAST(id || x'00' AS BLOB)"),
+        ("event_type", "iif(name GLOB 't[0-9]*', name, NULL)", "schemas = '{'"),
+    ] {
+        let copy = TempDir::new().unwrap();
+        let database = copy.path().join("postrider.db");
+        std::fs::copy(folder.path().join("postrider.db"), &database).unwrap();
+        let connection = Connection::open(&database).unwrap();
+        let sql = format!(
+            "UPDATE {table} SET {damage} WHERE {key} NOT IN (SELECT min({key}) FROM {table} UNION SELECT max({key}) FROM {table})"
+        );
+        assert_eq!(connection.execute(&sql, []).unwrap(), MANY, "{sql}");
+        connection.close().unwrap();
+        let server = server(copy.path()).start().await;
+        let app = App { client: server.client_with(Some(token.clone())), id: app.id.clone() };
+        for (of, list) in &lists {
+            let shown = listed(&app, list, damage).await;
+            assert!(*of != table || shown == 2, "{shown} of {list}: {table}, {damage}: {}", server.log());
+        }
+    }
+}

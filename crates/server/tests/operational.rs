@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use postrider_domain::time::Timestamp;
@@ -103,6 +104,65 @@ async fn a_410_disables_the_endpoint_cancels_what_is_pending_and_tells_the_opera
 
     app.client.delete(&path).await.expect(204);
     assert_eq!(operator.told("endpoint.deleted").await, want);
+}
+
+/// After so long without a success an endpoint is disabled. Once twice of it has passed it is forgotten that it failed, so messages
+/// come until it is disabled.
+const DISABLE_AFTER: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_fails_for_too_long_is_disabled_and_says_so_in_the_api_the_log_and_to_the_operator() {
+    let mut server = server().set("delivery.retry_schedule", "[]").set("delivery.disable_after", "2s").start().await;
+    let (operator, app) = (Operator::of(&server).await, server.app().await);
+    let bad = Receiver::always(Reply::status(500)).await;
+    let count = AtomicUsize::new(0);
+    let moody = Receiver::answering(move |_| match count.fetch_add(1, Ordering::Relaxed) % 2 {
+        0 => Reply::status(500),
+        _ => Reply::ok(),
+    })
+    .await;
+    let endpoint = app.endpoint(&bad.url()).await;
+    let other = app.endpoint(&moody.url()).await;
+    let (path, other) = (app.path(&format!("/endpoint/{endpoint}")), app.path(&format!("/endpoint/{other}")));
+    let instant = |text: &Value| Timestamp::parse(text.as_str().unwrap()).unwrap();
+
+    let mut first = None;
+    let shown = wait::until("an endpoint that is disabled", async || {
+        let message = app.send("a", &json!({})).await;
+        let attempts = app.logged_attempts(&message, 1).await;
+        first.get_or_insert_with(|| instant(&attempts[0]["timestamp"]));
+        let shown = app.client.get(&path).await.expect(200).json();
+        (shown["disabled"] == true).then_some(shown)
+    })
+    .await;
+    assert_eq!(shown["disabledReason"], "failing");
+    let since = instant(&shown["disabledSince"]);
+    assert!(since.since(first.unwrap()) > DISABLE_AFTER, "too early: {shown}, the first attempt at {first:?}");
+    let line = server.logged("an endpoint was disabled").await;
+    assert!(line.contains("WARN") && line.contains(&endpoint) && line.contains("failing"), "{line}");
+    let told = operator.told("endpoint.disabled").await;
+    assert_eq!((&told["endpointId"], &told["appId"]), (&json!(endpoint), &json!(app.id)));
+    assert!(since.since(instant(&told["failSince"])) > DISABLE_AFTER, "{told} {shown}");
+    let unharmed = app.client.get(&other).await.expect(200).json();
+    assert_eq!((&unharmed["disabled"], &unharmed["disabledReason"]), (&json!(false), &Value::Null));
+
+    // So it stays, and gets nothing, until somebody enables it; then it has all of that time again.
+    server.terminate().await;
+    server.start().await;
+    let after = app.client.get(&path).await.expect(200).json();
+    assert_eq!(
+        (&after["disabledReason"], &after["disabledSince"]),
+        (&shown["disabledReason"], &shown["disabledSince"])
+    );
+    let had = bad.requests().len();
+    let missed = app.send("a", &json!({})).await;
+    moody.wait_for_id(&missed).await;
+    app.client.patch(&path, &json!({ "disabled": false })).await.expect(200);
+    let next = app.send("a", &json!({})).await;
+    bad.wait_for_id(&next).await;
+    app.logged_attempts(&next, 2).await;
+    assert_eq!(bad.requests().len(), had + 1);
+    assert_eq!(app.client.get(&path).await.expect(200).json()["disabled"], false);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -170,3 +170,20 @@ async fn what_a_clock_three_hours_ahead_put_off_is_sent_after_its_wait_once_it_w
     // And not what is to be delivered tomorrow.
     assert_eq!(requests.iter().map(|request| request.id()).collect::<Vec<_>>(), [Some(&*tried), Some(&*tried)]);
 }
+
+#[tokio::test]
+async fn a_message_is_scheduled_for_ninety_days_ahead_and_no_further() {
+    const MOST: Duration = Duration::from_secs(90 * 86_400);
+    /// More than passes between two requests, so it does not matter what the server's clock says exactly.
+    const NEAR: Duration = Duration::from_secs(600);
+    let server = server().start().await;
+    let app = server.app().await;
+    let now = now(&app).await;
+    let send = async |at: Timestamp| {
+        let body = json!({ "eventType": "a", "payload": {}, "deliverAt": at });
+        app.client.post(&app.path("/msg"), &body).await
+    };
+    send(now.saturating_add(MOST - NEAR)).await.expect(202);
+    let refused = send(now.saturating_add(MOST + NEAR)).await.expect(422).json();
+    assert_eq!(refused["detail"][0]["loc"], json!(["body", "deliverAt"]));
+}

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use postrider_testkit::{App, Receiver, Reply, TestServer, TestServerBuilder};
+use postrider_testkit::{App, Receiver, Reply, TestServer, TestServerBuilder, wait};
 use serde_json::{Value, json};
 
 fn server() -> TestServerBuilder {
@@ -70,6 +70,50 @@ async fn an_endpoint_that_is_gone_says_so_wherever_it_is_asked() {
     assert_eq!((&enabled["disabledReason"], &enabled["disabledSince"]), (&Value::Null, &Value::Null));
     let disabled = app.client.patch(&app.path(&path), &json!({ "disabled": true })).await.expect(200).json();
     assert_eq!(disabled["disabledReason"], "manual");
+}
+
+#[tokio::test]
+async fn nothing_is_replayed_to_an_endpoint_that_is_disabled_nor_when_it_is_enabled_again() {
+    let server = server().start().await;
+    let app = server.app().await;
+    // What failed, what was delivered, and what was never attempted: each kind of task has something that it would send.
+    let receiver = Receiver::sequence([vec![Reply::status(500); 4], vec![Reply::ok()]].concat()).await;
+    let endpoint = app.endpoint(&receiver.url()).await;
+    let path = format!("/endpoint/{endpoint}");
+    let failed = app.send("a", &json!({})).await;
+    app.logged_attempts(&failed, 4).await;
+    let delivered = app.send("a", &json!({})).await;
+    app.logged_attempts(&delivered, 1).await;
+    let disabled = app.client.patch(&app.path(&path), &json!({ "disabled": true })).await.expect(200).json();
+    let missed = app.send("a", &json!({})).await;
+
+    let asked = json!({ "since": disabled["createdAt"] });
+    let run = async |kind: &str| {
+        let task = app.client.post(&app.path(&format!("{path}/{kind}")), &asked).await.expect(202).json();
+        let task = format!("/api/v1/background-task/{}", task["id"].as_str().unwrap());
+        wait::until(kind, async || {
+            let shown = app.client.get(&task).await.expect(200).json();
+            (shown["status"] != "running").then_some(shown)
+        })
+        .await
+    };
+    for kind in ["recover", "replay-missing", "bulk-replay"] {
+        let task = run(kind).await;
+        let want = json!({ "messages": 0, "stopped": "endpoint_disabled" });
+        assert_eq!((&task["status"], &task["data"]), (&json!("finished"), &want), "{kind}");
+    }
+    app.client.patch(&app.path(&path), &json!({ "disabled": false })).await.expect(200);
+    let last = app.send("a", &json!({})).await;
+    receiver.wait_for_id(&last).await;
+    assert_eq!(receiver.requests().len(), 6, "nothing that was asked for meanwhile is sent");
+
+    // Asked for again, it is.
+    for (kind, count) in [("recover", 1), ("replay-missing", 1), ("bulk-replay", 4)] {
+        let task = run(kind).await;
+        assert_eq!(task["data"], json!({ "messages": count }), "{kind}");
+    }
+    receiver.wait_for_id(&missed).await;
+    receiver.wait_for(12).await;
 }
 
 #[tokio::test]

@@ -101,9 +101,9 @@ fn list(
     let types = messages::types(filter.event_types.as_ref());
     let (channel, tag) = (messages::quoted(filter.channel.as_ref()), messages::quoted(filter.tag.as_ref()));
     let read = |low: &[u8], high: &[u8], page: &mut Gathered<AttemptedMessage>| {
-        let mut rows = candidates.query(params![application.0, low, high, page.most_rows(), types, channel, 0, tag])?;
+        let mut rows = candidates.query(params![application.0, low, high, 1, types, channel, 0, tag])?;
         while let Some(row) = rows.next()? {
-            let (number, id): (i64, Id) = (row.get(0)?, row.get(1)?);
+            let Some((number, id)) = readable(place(row))? else { continue };
             let story = story(&mut tried, number, endpoint.0)?;
             let story = story.map(|story| checked(story, &mut pending, number, endpoint.0)).transpose()?;
             let wanted = |story: &Story| filter.standing.is_none_or(|standing| standing == story.standing());
@@ -114,8 +114,16 @@ fn list(
                 break;
             };
             let mut found = message.query(params![number, filter.with_payload])?;
-            let Some(row) = found.next()? else { continue };
-            let Some(message) = readable(decode_message(row))? else { continue };
+            let message = match found.next()? {
+                Some(row) => readable(decode_message(row))?,
+                None => None,
+            };
+            let Some(message) = message else {
+                if page.look(id) {
+                    continue;
+                }
+                break;
+            };
             let (message, bytes) = messages::sized(message.value);
             let (canceled, Tried { succeeded, next_attempt_at, .. }) = (story.is_canceled(), *story.latest());
             if !page.push(AttemptedMessage { message, succeeded, next_attempt_at, canceled }, bytes) {
@@ -212,9 +220,16 @@ fn destinations(
                 break;
             };
             let mut rows = endpoints.query([number])?;
-            let Some(row) = rows.next()? else { continue };
-            let Some(endpoint) = readable(decode_endpoint(row))? else { continue };
-            let bytes = row_bytes(row);
+            let endpoint = match rows.next()? {
+                Some(row) => readable(decode_endpoint(row))?.map(|endpoint| (endpoint, row_bytes(row))),
+                None => None,
+            };
+            let Some((endpoint, bytes)) = endpoint else {
+                if page.look(id) {
+                    continue;
+                }
+                break;
+            };
             let story = checked(story, &mut pending, message.0, number)?;
             let (canceled, Tried { succeeded, next_attempt_at, .. }) = (story.is_canceled(), *story.latest());
             if !page.push(Destination { endpoint: endpoint.value, succeeded, next_attempt_at, canceled }, bytes) {

@@ -16,7 +16,7 @@ use crate::blocks::{ATTEMPTS, Id};
 use crate::decode::{Columns, SqlError, first, readable};
 use crate::messages;
 use crate::postings::{Gathered, List, Named};
-use crate::range::Range;
+use crate::range::{NO_LIMIT, Range};
 use crate::rows::{MESSAGE_COLUMNS, decode_message};
 use crate::terms::{About, Outcome, SUCCESS, Wanted};
 use crate::writer::Abort;
@@ -163,7 +163,7 @@ fn list(
             endpoint.map(|key| key.0),
             low,
             high,
-            page.most_rows(),
+            NO_LIMIT,
             types,
             channel,
             filter.with_response,
@@ -173,7 +173,7 @@ fn list(
             filter.status_code_class.map(|class| i64::from(class) + 99),
             message.map(|key| key.0)
         ])?;
-        page.take(rows, |row| Ok(sized(decode(row, filter.with_message)?)))
+        page.take(rows, |row| Ok(row.get("attempt_id")?), |row| Ok(sized(decode(row, filter.with_message)?)))
     };
     let list = List { log: ATTEMPTS, owner: endpoint.map_or(0, |key| key.0), range: &range };
     let AttemptFilter { succeeded, status_code_class, event_types, channel, tag, .. } = filter;

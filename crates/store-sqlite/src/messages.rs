@@ -15,7 +15,7 @@ use crate::blocks::MESSAGES;
 use crate::decode::{SqlError, first};
 use crate::inserts::json_list;
 use crate::postings::{Gathered, List, Named};
-use crate::range::Range;
+use crate::range::{NO_LIMIT, Range};
 use crate::rows::{MESSAGE_COLUMNS, PAYLOAD, decode_message};
 use crate::tasks::MAX_BYTES_ERASED;
 use crate::terms::{About, Wanted};
@@ -192,10 +192,9 @@ fn list(
         (types(filter.event_types.as_ref()), quoted(filter.channel.as_ref()), quoted(filter.tag.as_ref()));
     let mut statement = connection.prepare_cached(&list_sql(range.order))?;
     let read = |low: &[u8], high: &[u8], page: &mut Gathered<Message>| {
-        let most = page.most_rows();
         let rows =
-            statement.query(params![application.0, low, high, most, types, channel, filter.with_payload, tag])?;
-        page.take(rows, |row| Ok(sized(decode_message(row)?.value)))
+            statement.query(params![application.0, low, high, NO_LIMIT, types, channel, filter.with_payload, tag])?;
+        page.take(rows, |row| Ok(row.get("id")?), |row| Ok(sized(decode_message(row)?.value)))
     };
     let list = List { log: MESSAGES, owner: application.0, range: &range };
     let MessageFilter { event_types, channel, tag, .. } = filter;

@@ -44,7 +44,6 @@ pub(crate) struct Gathered<T> {
     found: Listed<T>,
     limit: usize,
     bytes: usize,
-    left_out: bool,
     /// Rows that were looked at in vain, and what else cost as much.
     looked_at: usize,
     /// The page ends when it is so many.
@@ -58,7 +57,7 @@ impl<T> Gathered<T> {
     pub(crate) fn new(limit: i64) -> Self {
         let limit = usize::try_from(limit).unwrap_or_default();
         let found = Listed { rows: Vec::new(), cut: false };
-        Self { found, limit, bytes: 0, left_out: false, looked_at: 0, most: PAGE_ROWS, each: 0, reached: None }
+        Self { found, limit, bytes: 0, looked_at: 0, most: PAGE_ROWS, each: 0, reached: None }
     }
 
     fn is_full(&self) -> bool {
@@ -77,24 +76,29 @@ impl<T> Gathered<T> {
         !self.is_full()
     }
 
-    /// How many rows a query may have, for `LIMIT`. More than are wanted: if it ended with these, each that makes no sense would hide
-    /// another one. What is behind the last one that is wanted is not read.
-    pub(crate) fn most_rows(&self) -> i64 {
-        crate::range::limit(self.limit.max(PAGE_ROWS))
-    }
-
-    /// Adds the rows of a query that make sense, until the page is full. `decode` also says how many bytes of what can be large a row
-    /// holds.
+    /// Adds the rows of a query that make sense, until the page is full. The query itself has no limit
+    /// ([`NO_LIMIT`](crate::range::NO_LIMIT)): what makes no sense has no place on a page, and is looked at in vain. `key` is the id
+    /// that the walk goes by; `decode` also says how many bytes of what can be large a row holds.
     pub(crate) fn take(
         &mut self,
         mut rows: Rows<'_>,
+        key: impl Fn(&Row<'_>) -> Result<Id, SqlError>,
         decode: impl Fn(&Row<'_>) -> Result<(T, usize), SqlError>,
     ) -> Result<(), SqlError> {
-        while !self.is_full() {
-            let Some(row) = rows.next()? else { break };
+        while !self.is_full()
+            && let Some(row) = rows.next()?
+        {
             match readable(decode(row))? {
-                Some((row, bytes)) => drop(self.push(row, bytes)),
-                None => self.left_out = true,
+                Some((row, bytes)) => {
+                    self.push(row, bytes);
+                }
+                None => match readable(key(row))? {
+                    Some(id) => {
+                        self.look(id);
+                    }
+                    // A row without an id is none that the next page could begin at.
+                    None => self.looked_at += 1,
+                },
             }
         }
         Ok(())
@@ -124,9 +128,7 @@ impl<T> Gathered<T> {
         ends
     }
 
-    /// The page. Where rows were left out, there may be more than the query was asked for.
-    fn finish(mut self) -> Walked<T> {
-        self.found.cut |= self.left_out && !self.found.rows.is_empty();
+    fn finish(self) -> Walked<T> {
         let reached = self.reached.map(Ksuid::from_bytes);
         Walked { listed: self.found, reached }
     }
@@ -146,7 +148,10 @@ impl List<'_> {
         mut read: impl FnMut(&[u8], &[u8], &mut Gathered<T>) -> Result<(), SqlError>,
     ) -> Result<Walked<T>, SqlError> {
         let mut page = Gathered::new(self.range.limit);
-        read(&self.range.low, &self.range.high, &mut page)?;
+        // Of a page without room nothing is read.
+        if !page.is_full() {
+            read(&self.range.low, &self.range.high, &mut page)?;
+        }
         Ok(page.finish())
     }
 
@@ -658,11 +663,12 @@ mod tests {
                 loop {
                     let range = Range::of_ids(scan.clone());
                     let sql = "SELECT id, event_type FROM message WHERE application_no = 1 AND id >= ? AND id < ?";
-                    let sql = format!("{sql} ORDER BY id {} LIMIT ?", range.order);
+                    let sql = format!("{sql} ORDER BY id {}", range.order);
                     let mut statement = connection.prepare(&sql).unwrap();
                     let read = |low: &[u8], high: &[u8], page: &mut Gathered<usize>| {
-                        let rows = statement.query(params![low, high, page.most_rows()])?;
-                        page.take(rows, |row| {
+                        let rows = statement.query(params![low, high])?;
+                        let key = |row: &Row<'_>| Ok(row.get(0)?);
+                        page.take(rows, key, |row| {
                             let damage = rusqlite::Error::IntegralValueOutOfRange(1, 0);
                             let makes_sense = row.get::<_, String>(1)? == "a";
                             if makes_sense { Ok((number(&row.get::<_, Id>(0)?), 0)) } else { Err(damage.into()) }

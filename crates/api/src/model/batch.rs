@@ -11,6 +11,7 @@ use std::io::Write as _;
 use bytes::Bytes;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::{ApplicationId, MessageId};
+use postrider_domain::message::MAX_BODY_BYTES;
 use postrider_domain::names::{IdOrUid, Uid};
 use postrider_domain::time::Timestamp;
 use postrider_ingest::{Submission, Submitted};
@@ -164,8 +165,11 @@ impl Batch {
     /// [`MAX_ITEMS`].
     pub(crate) fn read_array(&self, body: &Bytes) -> Result<Vec<Result<Submission>>> {
         let text = json::utf8(body)?;
-        // Usually everything can be decoded, and is, at the first look. Only if not, items are told apart first.
-        if let Ok(Items { items, count }) = serde_json::from_str::<Items<FromObject<MessageIn<'_>>>>(text) {
+        // Usually everything can be decoded, and is, at the first look. Only if not, or if one of them may be too large, items
+        // are told apart first.
+        if body.len() <= MAX_BODY_BYTES
+            && let Ok(Items { items, count }) = serde_json::from_str::<Items<FromObject<MessageIn<'_>>>>(text)
+        {
             few_enough(count)?;
             return Ok(items.into_iter().enumerate().map(|(index, item)| self.checked(item.0, index)).collect());
         }
@@ -179,7 +183,11 @@ impl Batch {
         self.read_item(json::utf8(line)?, index)
     }
 
+    /// Reads what could have been a body by itself, and is no larger than one may be: what is stored must fit into answers.
     fn read_item(&self, text: &str, index: usize) -> Result<Submission> {
+        if text.len() > MAX_BODY_BYTES {
+            return Err(ApiError::payload_too_large());
+        }
         self.checked(json::decode::<MessageIn<'_>>(text)?, index)
     }
 
@@ -332,6 +340,20 @@ mod tests {
         let want = ["", "body", "body.eventType", "body", "body", "body.eventId"];
         assert_eq!(places(&results), want);
         assert_eq!(results[0].as_ref().unwrap().payload, r#"{"n":1}"#);
+    }
+
+    #[test]
+    fn an_item_is_no_larger_than_a_message_by_itself_may_be() {
+        let of = |length: usize| format!(r#"{{"eventType":"a","payload":{{"a":"{}"}}}}"#, "x".repeat(length));
+        let most = MAX_BODY_BYTES - of(0).len();
+        let body = Bytes::from(format!("[{},{},{}]", of(most), of(most + 1), of(1)));
+        let results = batch().read_array(&body).unwrap();
+        assert!(results[0].is_ok() && results[2].is_ok());
+        let too_large =
+            |result: &Result<Submission>| matches!(result, Err(ApiError::General { code: "payload_too_large", .. }));
+        assert!(too_large(&results[1]), "{:?}", results[1]);
+        let alone = Bytes::from(format!("[{}]", of(most + 1)));
+        assert!(too_large(&batch().read_array(&alone).unwrap()[0]));
     }
 
     #[test]

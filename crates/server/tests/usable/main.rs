@@ -2,15 +2,21 @@
 //! grow when they are encoded, normalised or put in lower case; combinations) are either refused with a 4xx that names the
 //! member, or what they made can be read, listed, changed, delivered to and deleted, also after a restart.
 //!
+//! `sweep` gives every member of every body in the OpenAPI document each of its extreme values, one at a time; what is here
+//! combines them by chance.
+//!
 //! The values come from a seed, which is printed: `POSTRIDER_USABLE_SEED` repeats a run, `POSTRIDER_USABLE_CASES` makes it
 //! longer.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
+mod document;
+mod sweep;
+
 use std::collections::BTreeSet;
 
 use http::Method;
-use postrider_testkit::{Answer, App, Client, Receiver, TestServer};
+use postrider_testkit::{Answer, App, Client, Receiver, TestServer, wait};
 use serde_json::{Map, Value, json};
 
 /// Makes an extreme value of one member.
@@ -164,6 +170,9 @@ struct World {
     /// Tokens of applications, with what they are to read.
     tokens: Vec<(String, String)>,
     seen: BTreeSet<(String, u16)>,
+    /// An instant of which everything may be asked that is asked since one.
+    since: String,
+    event_type_with_example: String,
 }
 
 /// A text for people, not all of it.
@@ -208,14 +217,19 @@ impl World {
     /// Reads it, finds it in its list, and changes it without changing anything.
     async fn used(&self, made: &Made) {
         let Made { path, list, key, by } = made;
-        let read = self.client.get(path).await;
-        assert_eq!(read.status, 200, "{path} by {by}: {}", brief(&read.text()));
-        let listed = self.client.get(&format!("{list}?limit=250&with_content=true")).await;
+        self.read_and_changed(made).await;
+        let listed = self.client.get(&format!("{list}?limit=250&with_content=true&include_archived=true")).await;
         assert_eq!(listed.status, 200, "{list} with {by}: {}", brief(&listed.text()));
         let is_whole = listed.json()["done"] == true;
         let is_listed =
             listed.json()["data"].as_array().unwrap().iter().any(|item| path.ends_with(item[*key].as_str().unwrap()));
         assert!(is_listed || !is_whole, "{path} by {by} is not listed");
+    }
+
+    async fn read_and_changed(&self, made: &Made) {
+        let Made { path, by, .. } = made;
+        let read = self.client.get(path).await;
+        assert_eq!(read.status, 200, "{path} by {by}: {}", brief(&read.text()));
         if made.can_be_changed() {
             let patched = self.client.patch(path, &json!({})).await;
             assert_eq!(patched.status, 200, "{path} by {by}: {}", brief(&patched.text()));
@@ -288,7 +302,7 @@ impl World {
         self.made(&operational, "/api/v1/operational-webhook/endpoint", "id", &body).await;
         let answer = self.request(Method::POST, &list, &body).await;
         let Some(id) = self.made(&answer, &list, "id", &body).await else { return };
-        self.delivered(&id, &channel, &body).await;
+        self.delivered(&id, &body).await;
 
         let path = format!("{list}/{id}");
         let mut change = json!({ "url": self.dice.url(&self.receiver), "channels": [channel] });
@@ -331,7 +345,7 @@ impl World {
             self.client.get(&format!("{path}/{name}")).await.expect(200);
         }
         self.tasks(&path).await;
-        self.delivered(&id, &channel, &change).await;
+        self.delivered(&id, &change).await;
     }
 
     /// An instant around what can be said of time.
@@ -410,19 +424,39 @@ impl World {
         self.client.patch(path, &Value::Object(back.into_iter().collect())).await.expect(200);
     }
 
-    /// Sends a message that only this endpoint wants: there is an attempt, and it got there.
-    async fn delivered(&self, endpoint: &str, channel: &str, by: &Value) {
-        let endpoint_now = self.client.get(&self.app.path(&format!("/endpoint/{endpoint}"))).await.expect(200).json();
-        // A character in the place of a password may end the host: then it leads elsewhere.
-        let leads_here =
-            endpoint_now["url"].as_str().unwrap().starts_with(&format!("http://{}/", self.receiver.address()));
-        if endpoint_now["eventTypes"].is_array() || endpoint_now["throttleRate"].is_number() || !leads_here {
-            return;
+    /// Sends a message that this endpoint wants: there is an attempt, and it got there.
+    async fn delivered(&self, endpoint: &str, by: &Value) {
+        if let Some(message) = self.sent_to(endpoint).await {
+            self.arrived(&message, endpoint, &brief(&by.to_string())).await;
         }
-        let message = json!({ "eventType": "e", "payload": {}, "channels": [channel] });
+    }
+
+    /// Sends a message that this endpoint wants, if it is one that leads to the receiver. Returns its id.
+    async fn sent_to(&self, endpoint: &str) -> Option<String> {
+        let now = self.client.get(&self.app.path(&format!("/endpoint/{endpoint}"))).await.expect(200).json();
+        // A character in the place of a password may end the host: then it leads elsewhere.
+        let leads_here = now["url"].as_str().unwrap().starts_with(&format!("http://{}/", self.receiver.address()));
+        if !leads_here || now["disabled"] == true {
+            return None;
+        }
+        let event_type = now["eventTypes"][0].as_str().unwrap_or("e");
+        let mut message = json!({ "eventType": event_type, "payload": {} });
+        if now["channels"].is_array() {
+            message["channels"] = json!([now["channels"][0]]);
+        }
         let message = self.client.post(&self.app.path("/msg"), &message).await.expect(202).json();
-        let attempts = self.app.logged_attempts(message["id"].as_str().unwrap(), 1).await;
-        assert_eq!(attempts[0]["status"], 0, "{} to {endpoint_now}: {}", brief(&by.to_string()), attempts[0]);
+        Some(message["id"].as_str().unwrap().to_owned())
+    }
+
+    async fn arrived(&self, message: &str, endpoint: &str, by: &str) {
+        // It may go to many others.
+        let path = self.app.path(&format!("/attempt/msg/{message}?endpoint_id={endpoint}"));
+        let attempt = wait::until(&format!("an attempt of {message} for {endpoint} by {by}"), async || {
+            let attempts = self.client.get(&path).await.expect(200).json();
+            attempts["data"].as_array()?.last().cloned()
+        })
+        .await;
+        assert_eq!(attempt["status"], 0, "{by} to {endpoint}: {attempt}");
     }
 
     async fn event_type(&mut self) {
@@ -495,16 +529,93 @@ impl World {
     }
 }
 
+impl World {
+    async fn new(server: &TestServer, seed: u64) -> Self {
+        let (client, app, receiver) = (server.client(), server.app().await, Receiver::ok().await);
+        let shown = client.get(&app.path("")).await.expect(200).json();
+        let example = "with.example".to_owned();
+        let schemas = json!({ "1": { "examples": [{ "a": 1 }] } });
+        let event_type = json!({ "name": example, "description": "", "schemas": schemas });
+        client.post("/api/v1/event-type", &event_type).await.expect(201);
+        Self {
+            since: shown["createdAt"].as_str().unwrap().to_owned(),
+            client,
+            app,
+            receiver,
+            dice: Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            serial: 0,
+            made: Vec::new(),
+            tokens: Vec::new(),
+            seen: BTreeSet::new(),
+            event_type_with_example: example,
+        }
+    }
+
+    /// After a restart: everything that was made is still read, listed, changed, delivered to, exported and deleted.
+    async fn after_a_restart(mut self, server: &mut TestServer) {
+        server.terminate().await;
+        server.start().await;
+        let made = std::mem::take(&mut self.made);
+        for list in made.iter().map(|made| (&made.list, made.key)).collect::<BTreeSet<_>>() {
+            let listed = self.listed(list.0, list.1).await;
+            for made in made.iter().filter(|made| made.list == *list.0 && made.list != TASKS) {
+                assert!(
+                    listed.contains(made.path.rsplit('/').next().unwrap()),
+                    "{made:?} is not listed after a restart"
+                );
+            }
+        }
+        for made in &made {
+            self.read_and_changed(made).await;
+        }
+        for (path, token) in &self.tokens {
+            server.client_with(Some(token.clone())).get(path).await.expect(200);
+        }
+        let mut sent = Vec::new();
+        let endpoints = self.app.path("/endpoint");
+        for made in made.iter().filter(|made| made.list == endpoints) {
+            let endpoint = made.path.rsplit('/').next().unwrap();
+            self.client.patch(&made.path, &json!({ "disabled": false })).await.expect(200);
+            if let Some(message) = self.sent_to(endpoint).await {
+                sent.push((message, endpoint, &made.by));
+            }
+        }
+        for (message, endpoint, by) in sent {
+            self.arrived(&message, endpoint, by).await;
+        }
+        let export = self.client.post("/api/v1/environment/export", &json!({})).await.expect(200).json();
+        self.client.post("/api/v1/environment/import", &export).await.expect(204);
+        for made in made.iter().filter(|made| made.list.ends_with("/msg")) {
+            self.client.delete(&format!("{}/content", made.path)).await.expect(204);
+        }
+        for made in made.iter().filter(|made| made.can_be_changed()) {
+            let path = if made.key == "name" { format!("{}?expunge=true", made.path) } else { made.path.clone() };
+            self.client.delete(&path).await.expect(204);
+            self.client.get(&made.path).await.expect(404);
+        }
+    }
+
+    /// The names of all that a list shows, page by page.
+    async fn listed(&self, list: &str, key: &str) -> BTreeSet<String> {
+        let (mut names, mut iterator) = (BTreeSet::new(), String::new());
+        loop {
+            let page =
+                self.client.get(&format!("{list}?limit=250&include_archived=true{iterator}")).await.expect(200).json();
+            names.extend(page["data"].as_array().unwrap().iter().map(|item| item[key].as_str().unwrap().to_owned()));
+            if page["done"] == true {
+                return names;
+            }
+            iterator = format!("&iterator={}", page["iterator"].as_str().unwrap());
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_is_accepted_stays_usable() {
     let (seed, cases) = (setting("POSTRIDER_USABLE_SEED", 20_261_126), setting("POSTRIDER_USABLE_CASES", 250));
     eprintln!("POSTRIDER_USABLE_SEED={seed} POSTRIDER_USABLE_CASES={cases}");
     let mut server = TestServer::builder(env!("CARGO_BIN_EXE_postrider")).start().await;
-    let receiver = Receiver::ok().await;
-    let (client, app) = (server.client(), server.app().await);
-    let dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let mut world =
-        World { client, app, receiver, dice, serial: 0, made: Vec::new(), tokens: Vec::new(), seen: BTreeSet::new() };
+    let mut world = World::new(&server, seed).await;
     // Of each kind one, whatever is rolled.
     world.application().await;
     world.event_type().await;
@@ -518,18 +629,14 @@ async fn what_is_accepted_stays_usable() {
     for status in [200, 201, 202, 204, 422] {
         assert!(world.seen.iter().any(|(_, seen)| *seen == status), "{status} was never answered");
     }
-    server.terminate().await;
-    server.start().await;
-    let made = std::mem::take(&mut world.made);
-    for made in &made {
-        world.used(made).await;
-    }
-    for (path, token) in &world.tokens {
-        server.client_with(Some(token.clone())).get(path).await.expect(200);
-    }
-    for made in made.iter().filter(|made| made.can_be_changed()) {
-        let path = if made.key == "name" { format!("{}?expunge=true", made.path) } else { made.path.clone() };
-        world.client.delete(&path).await.expect(204);
-        world.client.get(&made.path).await.expect(404);
-    }
+    world.after_a_restart(&mut server).await;
+}
+
+#[tokio::test]
+async fn every_member_of_every_body_in_the_document_is_refused_by_name_or_stays_usable() {
+    let builder = TestServer::builder(env!("CARGO_BIN_EXE_postrider"));
+    let mut server = builder.set("limits.endpoints_per_application", "10000").start().await;
+    let mut world = World::new(&server, 1).await;
+    world.sweep().await;
+    world.after_a_restart(&mut server).await;
 }
