@@ -446,7 +446,7 @@ impl Files {
                 "{problem}: nothing is accepted any more; stop the server, see to the file, and start it again"
             ),
             Some(problem) => tracing::error!(
-                "{problem}: nothing is accepted until the server is restarted on the right file, or the file is back"
+                "{problem}: nothing is accepted until the file is back; put it back before the server is started again"
             ),
             None => tracing::info!("the files of the store are back"),
         }

@@ -42,7 +42,7 @@ impl LockFile {
     /// Locks the lock file, or says who has.
     pub(crate) fn take(database: &Path) -> Result<Self, OpenError> {
         let path = beside(database, ".lock");
-        let failed = |error: std::io::Error| OpenError::path(database, &error);
+        let failed = |error: std::io::Error| OpenError::file(database, &path, &error);
         // What a link leads to is not written to, and a pipe not waited for.
         if std::fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
             return Err(failed(std::io::Error::other("its lock file is no ordinary file")));

@@ -157,6 +157,15 @@ pub enum OpenError {
         /// What SQLite says.
         problem: String,
     },
+    /// It is not there, but what was written to it last is.
+    #[error(
+        "the store {path} is not there, but a -wal is beside it, with what was written last: put the file back where it was before this \
+         is started (was it moved, or is its disk not mounted?); only if it is gone for good, move the -wal away, too"
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// The disk does not give what is in it.
     #[error(
         "the store {path} could not be read ({problem}): nothing says that it is damaged; leave it and its -wal as they are, see to the \
@@ -216,6 +225,18 @@ pub enum OpenError {
 
 impl OpenError {
     pub(crate) fn path(path: &Path, error: &std::io::Error) -> Self {
+        Self::file(path, path, error)
+    }
+
+    /// Something is wrong with one of a store's files.
+    pub(crate) fn file(path: &Path, file: &Path, error: &std::io::Error) -> Self {
+        // Whoever may not enter the folder learns nothing of the file.
+        if error.kind() == std::io::ErrorKind::PermissionDenied
+            && let Ok(found) = std::fs::metadata(file)
+        {
+            let mode = std::os::unix::fs::MetadataExt::mode(&found) & 0o7777;
+            return Self::ReadOnly { path: path.to_owned(), file: file.to_owned(), mode };
+        }
         let (path, problem) = (path.to_owned(), error.to_string());
         match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::Full { path, problem },
@@ -254,9 +275,13 @@ impl SqliteStore {
         if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
             return Err(OpenError::NotAFile { path: path.to_owned() });
         }
-        // SQLite would take the WAL of an empty database for a leftover, and remove it.
+        // SQLite would take the WAL of an empty database, or of none, for a leftover, and remove it.
         let bytes = |path: &Path| std::fs::metadata(path).ok().map(|found| found.len());
-        if bytes(path) == Some(0) && bytes(&files::beside(path, "-wal")).is_some_and(|bytes| bytes > 0) {
+        let has_wal = bytes(&files::beside(path, "-wal")).is_some_and(|bytes| bytes > 0);
+        if is_absent(path) && has_wal {
+            return Err(OpenError::Missing { path: path.to_owned() });
+        }
+        if bytes(path) == Some(0) && has_wal {
             let problem = "it is empty, but the -wal beside it is not".to_owned();
             return Err(OpenError::Damaged { path: path.to_owned(), problem });
         }

@@ -191,6 +191,19 @@ fn an_empty_database_with_a_write_ahead_log_beside_it_is_called_damaged_and_its_
 }
 
 #[test]
+fn where_only_the_write_ahead_log_is_left_no_new_store_is_made_and_the_log_is_kept() {
+    let (folder, path) = folder();
+    let wal = folder.path().join("postrider.db-wal");
+    std::fs::write(&wal, b"what was not copied yet").unwrap();
+    for ownership in [Ownership::Owner, Ownership::Guest] {
+        let error = refused(&path, ownership);
+        assert!(matches!(error, OpenError::Missing { .. }), "{error}");
+        assert!(!path.exists());
+    }
+    assert_eq!(std::fs::read(&wal).unwrap(), b"what was not copied yet");
+}
+
+#[test]
 fn what_is_no_regular_file_is_refused_before_anything_is_made_beside_it() {
     let (folder, path) = folder();
     std::fs::create_dir(&path).unwrap();
