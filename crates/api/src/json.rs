@@ -56,6 +56,12 @@ impl<T: DeserializeOwned + JsonSchema> JsonBody<T> {
     fn decode(bytes: &[u8], warnings: Option<Warnings>) -> Result<Self> {
         few_values(bytes, MAX_VALUES)?;
         let text = text(bytes)?;
+        if text.trim_ascii().is_empty() {
+            return Err(undecodable(
+                Vec::new(),
+                "the body is missing: send a JSON object, {} if there is nothing to say".to_owned(),
+            ));
+        }
         if let Some(warnings) = warnings {
             warnings.look_for_typos::<T>(text);
         }

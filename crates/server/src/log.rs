@@ -2,12 +2,14 @@
 //!
 //! Guarantee: printing never blocks, panics, fails or stops anything, whatever standard error and output are: a closed pipe,
 //! a full disk, a pipe that nobody reads. Lines go into a bounded queue, and a thread of its own writes them. What does not
-//! fit or cannot be written is left out and counted, and the log says how much as soon as it can be written again.
+//! fit or cannot be written is left out and counted, and the log says how much as soon as it can be written again. Of the same warning
+//! or error, only so many lines are written in a minute ([`Repeated`]): a store that is full fails each request, and the log may be on
+//! the same disk.
 //!
 //! `tracing-appender` was considered: its queue is bounded by lines, not by bytes, it counts what was left out but never says
 //! so, and at the end it may print with `println!`, which panics.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -17,6 +19,9 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use postrider_domain::clock::{Clock as _, SystemClock};
+use tokio::time::Instant;
+use tracing::callsite::Identifier;
+use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::commands::STACK_BYTES;
@@ -29,7 +34,12 @@ postrider_domain::limits! {
     pub(crate) const MAX_WAITING_BYTES: usize = 4 * 1024 * 1024, "bytes", beyond "lines are left out, and counted";
     /// One line of the log
     pub(crate) const MAX_LINE_BYTES: usize = 64 * 1024, "bytes", beyond "it is cut";
+    /// Lines of the same warning or error in a minute
+    pub(crate) const MAX_SAME_LINES: u32 = 300, "lines", beyond "they are left out; the next one after that minute is told how many";
 }
+
+/// See [`MAX_SAME_LINES`].
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// What begins a new line.
 const LINE_ENDS: [u8; 2] = *b"\n\r";
@@ -45,7 +55,8 @@ pub(crate) fn start(options: &LogOptions) -> anyhow::Result<Output> {
         line(format, "WARN", "lines of the log are missing here: they could not be written", &[("lost", lost.into())])
     };
     let output = Output::start("log", sink(&io::stderr()), notice);
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(output.clone()).log_internal_errors(false);
+    let log = Log { output: output.clone(), format, repeated: Arc::default() };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log).log_internal_errors(false);
     let started = match format {
         LogFormat::Text => tracing::subscriber::set_global_default(
             log.with_ansi(terminal::stderr_is_terminal()).with_target(false).finish(),
@@ -292,10 +303,12 @@ impl<F: Fn(u64) -> Vec<u8>> Writer<F> {
 }
 
 /// Takes one event, which comes in one piece, and is one line: what somebody sent us cannot begin another one.
-pub(crate) struct EventWriter(Output);
+/// Or leaves it out.
+pub(crate) struct EventWriter(Option<Output>);
 
 impl Write for EventWriter {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let Some(output) = &self.0 else { return Ok(event.len()) };
         let text = event.strip_suffix(b"\n").unwrap_or(event);
         if text.iter().any(|byte| LINE_ENDS.contains(byte)) {
             let escaped = text.iter().flat_map(|byte| match byte {
@@ -303,9 +316,9 @@ impl Write for EventWriter {
                 b'\r' => b"\\r".to_vec(),
                 other => vec![*other],
             });
-            self.0.push(escaped.chain([b'\n']).collect());
+            output.push(escaped.chain([b'\n']).collect());
         } else {
-            self.0.push(event.to_vec());
+            output.push(event.to_vec());
         }
         Ok(event.len())
     }
@@ -315,11 +328,69 @@ impl Write for EventWriter {
     }
 }
 
-impl MakeWriter<'_> for Output {
+/// What writes events.
+struct Log {
+    output: Output,
+    format: LogFormat,
+    repeated: Arc<Mutex<Repeated>>,
+}
+
+impl MakeWriter<'_> for Log {
     type Writer = EventWriter;
 
     fn make_writer(&self) -> EventWriter {
-        EventWriter(self.clone())
+        EventWriter(Some(self.output.clone()))
+    }
+
+    fn make_writer_for(&self, of: &Metadata<'_>) -> EventWriter {
+        if *of.level() > Level::WARN {
+            return self.make_writer();
+        }
+        match self.repeated.lock().admit(of.callsite(), Instant::now()) {
+            Admitted::No => EventWriter(None),
+            Admitted::Yes { left_out: 0 } => self.make_writer(),
+            Admitted::Yes { left_out } => {
+                let fields = [("left_out", left_out.into())];
+                self.output.push(line(self.format, "WARN", "lines like the next one were left out", &fields));
+                self.make_writer()
+            }
+        }
+    }
+}
+
+/// How often the same was said lately; by its place in the program, of which there are so many.
+#[derive(Default)]
+struct Repeated(HashMap<Identifier, Said>);
+
+struct Said {
+    since: Instant,
+    lines: u32,
+    left_out: u64,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Admitted {
+    /// It is said; before it so many of its kind were not.
+    Yes {
+        left_out: u64,
+    },
+    No,
+}
+
+impl Repeated {
+    fn admit(&mut self, of: Identifier, now: Instant) -> Admitted {
+        let said = self.0.entry(of).or_insert(Said { since: now, lines: 0, left_out: 0 });
+        let mut left_out = 0;
+        if now.saturating_duration_since(said.since) >= MINUTE {
+            left_out = said.left_out;
+            *said = Said { since: now, lines: 0, left_out: 0 };
+        }
+        if said.lines >= MAX_SAME_LINES {
+            said.left_out += 1;
+            return Admitted::No;
+        }
+        said.lines += 1;
+        Admitted::Yes { left_out }
     }
 }
 
@@ -401,7 +472,7 @@ mod tests {
         let stream = Broken::default();
         let output = Output::start("test", Box::new(stream.clone()), notice);
         let event = b"WARN failed to read 'a\r\nINFO all is well'\n";
-        assert_eq!(output.make_writer().write(event).unwrap(), event.len());
+        assert_eq!(EventWriter(Some(output.clone())).write(event).unwrap(), event.len());
         output.flush(DEADLINE);
         assert_eq!(*stream.written.lock(), b"WARN failed to read 'a\\r\\nINFO all is well'\n");
     }
@@ -436,5 +507,26 @@ mod tests {
         output.push(vec![b'x'; MAX_LINE_BYTES * 2]);
         output.flush(DEADLINE);
         assert!(stream.written.lock().len() < MAX_LINE_BYTES + 10);
+    }
+
+    #[test]
+    fn of_the_same_warning_so_many_lines_are_written_in_a_minute_and_the_next_one_is_told_how_many_were_not() {
+        // Not empty: each is to have an address of its own.
+        struct Place(#[expect(dead_code, reason = "see above")] u8);
+        static PLACES: [Place; 2] = [Place(1), Place(2)];
+        impl tracing::Callsite for Place {
+            fn set_interest(&self, _: tracing::subscriber::Interest) {}
+            fn metadata(&self) -> &Metadata<'_> {
+                unreachable!("nobody asks")
+            }
+        }
+        let [one, other] = [Identifier(&PLACES[0]), Identifier(&PLACES[1])];
+        let (mut repeated, now) = (Repeated::default(), Instant::now());
+        let written = (0..1_000).filter(|_| repeated.admit(one.clone(), now) != Admitted::No).count();
+        assert_eq!(written, MAX_SAME_LINES as usize);
+        assert_eq!(repeated.admit(other, now), Admitted::Yes { left_out: 0 });
+        let later = now + MINUTE;
+        assert_eq!(repeated.admit(one.clone(), later), Admitted::Yes { left_out: 1_000 - u64::from(MAX_SAME_LINES) });
+        assert_eq!(repeated.admit(one, later), Admitted::Yes { left_out: 0 });
     }
 }

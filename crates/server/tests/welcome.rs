@@ -32,7 +32,7 @@ fn the_command_that_is_printed_shows_a_verified_delivery_at_every_start() {
     let _taken = std::net::TcpListener::bind("127.0.0.1:8072");
     for start_number in 1..=2 {
         let (server, address) = start(folder.path());
-        let export = format!("{}\n", server.line_with("export POSTRIDER_TOKEN="));
+        let export = format!("{}\n", server.line_with("export POSTRIDER_URL="));
         let authorization = format!("Bearer {}", between(&export, "POSTRIDER_TOKEN=", "\n"));
         let line = server.line_with("curl ");
         let (path, body) = (between(&line, &address, " "), between(&line, " -d '", "'"));
@@ -49,7 +49,7 @@ fn the_command_that_is_printed_shows_a_verified_delivery_at_every_start() {
 #[test]
 fn a_key_of_an_earlier_start_is_still_valid() {
     let folder = tempfile::tempdir().unwrap();
-    let key = |server: &Process| server.line_with("export POSTRIDER_TOKEN=").split_once('=').unwrap().1.to_owned();
+    let key = |server: &Process| server.line_with(" POSTRIDER_TOKEN=").rsplit_once('=').unwrap().1.to_owned();
     let (first, _) = start(folder.path());
     let old = key(&first);
     first.interrupt();

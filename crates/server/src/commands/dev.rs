@@ -53,7 +53,7 @@ Your API key, valid for a week (each start with --dev makes a new one):
 The application \"demo\" has an endpoint at {receiver}, whose receiver runs in here. In another terminal, send it a message
 and see it arrive below, verified:
 
-    export POSTRIDER_TOKEN={key}
+    export POSTRIDER_URL={url} POSTRIDER_TOKEN={key}
     curl {url}/api/v1/app/demo/msg -H \"Authorization: Bearer $POSTRIDER_TOKEN\" -d '{{\"eventType\": \"user.created\", \"payload\": {{\"name\": \"Ada\"}}}}'
 
 The API's documentation: {url}/docs
@@ -105,11 +105,13 @@ impl Caller<'_> {
 async fn demo_endpoint(caller: &Caller<'_>, receiver: &str) -> anyhow::Result<String> {
     let application = json!({ "name": "Demo", "uid": "demo" });
     caller.expect(Method::POST, "/app?get_if_exists=true", &application).await?;
-    let (status, _) =
+    let (status, answer) =
         caller.call(Method::PATCH, "/app/demo/endpoint/demo", &json!({ "url": receiver, "disabled": false })).await?;
     if status == StatusCode::NOT_FOUND {
         let endpoint = json!({ "url": receiver, "uid": "demo", "description": "The receiver of serve --dev" });
         caller.expect(Method::POST, "/app/demo/endpoint", &endpoint).await?;
+    } else if !status.is_success() {
+        bail!("the demo's endpoint, {receiver}, is refused: {status} {answer}");
     }
     let secret = caller.expect(Method::GET, "/app/demo/endpoint/demo/secret", &Value::Null).await?;
     secret["key"].as_str().map(str::to_owned).context("the endpoint has no secret")

@@ -113,6 +113,9 @@ async fn serve(config: &Config, dev: bool, stdout: &Output) -> anyhow::Result<Ex
     };
     let url = format!("http://{}", listener.local_addr()?);
     stdout.say(&format!("postrider {} listening on {url}", env!("CARGO_PKG_VERSION")));
+    if !dev && config.auth.jwt_secret.is_none() && server.store.api_keys().await.is_ok_and(|keys| keys.is_empty()) {
+        tracing::warn!("there is no API key yet, so every request is refused: `postrider key create` makes one");
+    }
     let receiving = if dev { Some(dev::welcome(&server, &url, stdout).await?) } else { None };
     let (stop, stopped) = oneshot::channel::<()>();
     let bounds = http::Bounds::new(&config.server, server.connections);
