@@ -149,8 +149,10 @@ impl Unexpected {
     /// Notes that one took so much longer; whether that makes too much.
     fn note(&mut self, longer: Nanos, now: Instant) -> bool {
         let forgiven = nanos(now.saturating_duration_since(self.at)) / FORGIVEN;
-        (self.spent, self.at) = (self.spent.saturating_sub(forgiven).saturating_add(longer), now);
-        self.spent > nanos(Duration::from_millis(UNEXPECTED_MILLIS))
+        let most = nanos(Duration::from_millis(UNEXPECTED_MILLIS));
+        // One that took very long, because all of the machine stood still, say, is not held against it for a day.
+        (self.spent, self.at) = (self.spent.saturating_sub(forgiven).saturating_add(longer).min(2 * most), now);
+        self.spent > most
     }
 }
 
@@ -294,7 +296,7 @@ impl State {
         self.callers.done(cost);
         let Given { at, kind, by_itself, expected } = given;
         let ended = Ended { at, kind, expected, cost: cost.saturating_mul(tenant.weight()) };
-        let longer = if by_itself == Kind::Short { cost.saturating_sub(LONG) } else { 0 };
+        let longer = if kind == Kind::Short { cost.saturating_sub(LONG) } else { 0 };
         let new = || Applications::new(shares);
         self.callers.change(&tenant.caller, new, |caller| {
             let caller = &mut caller.waiting;
@@ -628,6 +630,9 @@ mod tests {
             assert!(!unexpected.note(9_000_000, Instant::now()));
         }
         assert!((0..30).any(|_| unexpected.note(100_000_000, Instant::now())));
+        assert!(unexpected.note(60_000_000_000, Instant::now()));
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+        assert!(!unexpected.note(0, Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -88,7 +88,7 @@ impl Retention for ModelStore {
 
     async fn note_clock(&self, now: Timestamp, keys: Timestamp) -> Result<(), StoreError> {
         self.write(|state| {
-            state.clock = Some(ClockSeen { right: now, doubted: Duration::ZERO, keys });
+            state.clock = Some(ClockSeen { right: now, doubted: Duration::ZERO, shown: now, keys });
             state.note_shown(now);
         })?;
         *self.keys_seen.lock() = Some(keys);
@@ -113,7 +113,7 @@ impl State {
         let newest = || {
             let (_, sent) = self.messages.last_key_value()?;
             let at = sent.message.created_at;
-            Some(ClockSeen { right: at, doubted: Duration::ZERO, keys: at })
+            Some(ClockSeen { right: at, doubted: Duration::ZERO, shown: at, keys: at })
         };
         self.clock.or_else(newest)
     }

@@ -165,8 +165,9 @@ impl Retention for SqliteStore {
                 let seen = seen(connection)?;
                 let doubted = noted(connection, "doubted")?.and_then(|micros| micros.try_into().ok());
                 let (right, doubted) = (Timestamp::from_micros(seen), Duration::from_micros(doubted.unwrap_or(0)));
+                let shown = noted(connection, "doubted_at")?.map_or(right, Timestamp::from_micros);
                 let keys = Timestamp::from_micros(keys_seen(connection)?);
-                Ok((seen > 0).then_some(ClockSeen { right, doubted, keys }))
+                Ok((seen > 0).then_some(ClockSeen { right, doubted, shown, keys }))
             })
             .await
     }
@@ -174,7 +175,7 @@ impl Retention for SqliteStore {
     async fn note_clock(&self, now: Timestamp, keys: Timestamp) -> Result<(), StoreError> {
         self.writer
             .run(Whose::Process, move |tx| {
-                write_seen(tx, ClockSeen { right: now, doubted: Duration::ZERO, keys })?;
+                write_seen(tx, ClockSeen { right: now, doubted: Duration::ZERO, shown: now, keys })?;
                 set_back::note(tx, now)?;
                 Ok::<_, Abort<StoreError>>(())
             })
@@ -202,6 +203,7 @@ fn write_seen(connection: &Connection, seen: ClockSeen) -> Result<(), rusqlite::
     )?;
     write.execute(params!["seen", seen.right.as_micros()])?;
     write.execute(params!["doubted", doubted])?;
+    write.execute(params!["doubted_at", seen.shown.as_micros()])?;
     write.execute(params!["keys", seen.keys.as_micros()])?;
     Ok(())
 }

@@ -27,6 +27,8 @@ pub struct ClockSeen {
     pub right: Timestamp,
     /// For how long of running it has shown what is not believed.
     pub doubted: Duration,
+    /// What it showed when it was looked at last.
+    pub shown: Timestamp,
     /// The time by which idempotency keys are old: see [`Retention::believed`].
     pub keys: Timestamp,
 }

@@ -39,8 +39,8 @@ pub(crate) enum Verdict {
 impl Trust {
     /// Looks at the clock: `now` for scheduling, `wall` as the machine shows it, and what was noted of it last.
     pub(crate) fn look(&mut self, now: Timestamp, wall: Timestamp, seen: Option<ClockSeen>) -> Verdict {
-        let ClockSeen { right: seen, doubted, keys } =
-            seen.unwrap_or(ClockSeen { right: now, doubted: Duration::ZERO, keys: now });
+        let ClockSeen { right: seen, doubted, shown, keys } =
+            seen.unwrap_or(ClockSeen { right: now, doubted: Duration::ZERO, shown: now, keys: now });
         let passed = self.looked.map_or(Duration::ZERO, |looked| now.since(looked)).min(LONGEST_LOOK);
         self.looked = Some(now);
         let keys = if now.since(keys) > MOST_AHEAD_OF_KEYS { keys.saturating_add(CATCHES_UP * passed) } else { now };
@@ -66,13 +66,16 @@ impl Trust {
             );
         }
         self.doubted = true;
-        let doubted = if is_apart { Duration::ZERO } else { doubted.saturating_add(passed) };
+        // Another time than it showed before is doubted from the beginning. Between two processes a day may pass.
+        let is_another = now.since(shown).max(shown.since(now)) > MOST_AHEAD;
+        let doubted = if is_apart || is_another { Duration::ZERO } else { doubted.saturating_add(passed) };
         if doubted < CONFIRMED {
-            return Verdict::Doubted(ClockSeen { right: seen.saturating_add(passed), doubted, keys });
+            return Verdict::Doubted(ClockSeen { right: seen.saturating_add(passed), doubted, shown: now, keys });
         }
         tracing::warn!(%now, "the clock has shown this time for a day: it is believed");
         self.doubted = false;
-        Verdict::Right { keys }
+        // Those from before the jump are old by now, however far it was.
+        Verdict::Right { keys: now }
     }
 }
 
@@ -85,7 +88,7 @@ mod tests {
     const LOOK: Duration = Duration::from_secs(300);
 
     fn right(at: Timestamp) -> Option<ClockSeen> {
-        Some(ClockSeen { right: at, doubted: Duration::ZERO, keys: at })
+        Some(ClockSeen { right: at, doubted: Duration::ZERO, shown: at, keys: at })
     }
 
     fn is_right(verdict: Verdict) -> bool {
@@ -126,13 +129,35 @@ mod tests {
     fn a_clock_a_year_ahead_is_believed_after_a_day_of_running_and_not_after_another_jump() {
         let mut trust = Trust::default();
         let mut now = NOW.saturating_add(365 * DAY);
-        assert_eq!(trust.look(now, now, right(NOW)), Verdict::Doubted(right(NOW).unwrap()));
-        now = now.saturating_add(365 * DAY);
-        let keys = NOW.saturating_add(2 * LONGEST_LOOK);
-        let noted = ClockSeen { right: NOW.saturating_add(LONGEST_LOOK), doubted: LONGEST_LOOK, keys };
-        assert_eq!(trust.look(now, now, right(NOW)), Verdict::Doubted(noted));
+        let Verdict::Doubted(mut seen) = trust.look(now, now, right(NOW)) else { panic!("it is believed") };
+        assert_eq!((seen.right, seen.doubted, seen.shown), (NOW, Duration::ZERO, now));
+        // Nearly a day of running, and another jump, of the process or between two.
+        (0..280).for_each(|_| {
+            now = now.saturating_add(LOOK);
+            let Verdict::Doubted(noted) = trust.look(now, now, Some(seen)) else { panic!("it is believed") };
+            seen = noted;
+        });
+        for mut trust in [trust, Trust::default()] {
+            let now = now.saturating_add(365 * DAY);
+            let Verdict::Doubted(noted) = trust.look(now, now, Some(seen)) else { panic!("it is believed") };
+            assert_eq!(noted.doubted, Duration::ZERO);
+        }
         let (looks, seen) = looks_until_believed(right(NOW).unwrap(), now, usize::MAX, LOOK);
-        assert_eq!((looks, seen.right), (288, NOW.saturating_add(DAY - LOOK)), "time goes on by what was run");
+        assert_eq!(looks, 288);
+        assert_eq!(seen.right, NOW.saturating_add(DAY - LOOK), "time goes on by what was run");
+    }
+
+    #[test]
+    fn keys_of_a_clock_that_was_at_its_epoch_get_old_after_a_day() {
+        let (mut trust, mut now, mut seen) = (Trust::default(), NOW, right(Timestamp::from_micros(1)).unwrap());
+        for _ in 0..300 {
+            match trust.look(now, now, Some(seen)) {
+                Verdict::Doubted(noted) => seen = noted,
+                Verdict::Right { keys } => return assert_eq!(keys, now),
+            }
+            now = now.saturating_add(LOOK);
+        }
+        panic!("it is never believed");
     }
 
     #[test]
@@ -148,7 +173,7 @@ mod tests {
         assert!(is_right(trust.look(NOW, NOW, right(NOW))));
         for look in 0..1_000 {
             let now = jumped.saturating_add(look * LOOK);
-            let seen = ClockSeen { right: now, doubted: Duration::ZERO, keys };
+            let seen = ClockSeen { right: now, doubted: Duration::ZERO, shown: now, keys };
             let Verdict::Right { keys: noted } = trust.look(now, now, Some(seen)) else {
                 panic!("it is believed otherwise")
             };

@@ -128,11 +128,13 @@ impl World {
         let shown =
             self.app.client.get(&self.app.path(&format!("/endpoint/{}/secret", self.moved))).await.expect(200).json();
         assert_eq!(shown["key"], secret(last), "so is a secret");
-        let enable = json!({ "disabled": false });
-        let toggled = format!("/endpoint/{}", self.toggled);
-        insist(&self.app, Method::PATCH, &toggled, &enable).await;
-        // What was canceled comes by this; what were to sleep there would not.
-        insist(&self.app, Method::POST, &format!("{toggled}/replay-missing"), &json!({ "since": self.since })).await;
+        // Before anybody asks anything else of it, which would wake what sleeps there.
+        wait::until("what is pending at the endpoint that was enabled last", async || {
+            (pending(&self.server, "toggled") == 0).then_some(())
+        })
+        .await;
+        let replay = format!("/endpoint/{}/replay-missing", self.toggled);
+        insist(&self.app, Method::POST, &replay, &json!({ "since": self.since })).await;
 
         // What hangs is sent anew when the server starts again, and finds another URL.
         insist(
@@ -220,6 +222,13 @@ pub(crate) async fn insist(app: &App, method: Method, path: &str, body: &Value) 
     }
 }
 
+/// How many deliveries the store has for the endpoint with this path.
+fn pending(server: &TestServer, path: &str) -> i64 {
+    let sql = "SELECT count(*) FROM delivery JOIN endpoint ON endpoint.no = endpoint_no WHERE url LIKE '%/' || ?";
+    let store = rusqlite::Connection::open(server.store_path()).expect("the store can be read beside the server");
+    store.query_row(sql, [path], |row| row.get(0)).expect("it is a store")
+}
+
 /// The secret of the endpoint that is moved, after so many changes.
 fn secret(change: u64) -> String {
     format!("whsec_{}", BASE64.encode(format!("secret number {change:0>20}")))
@@ -228,7 +237,8 @@ fn secret(change: u64) -> String {
 /// Changes endpoints again and again: the URL and the secret of the first, and whether the second is disabled. Returns how often.
 async fn change(app: App, [moved, toggled]: [String; 2], url: String, goes_on: watch::Receiver<bool>) -> u64 {
     let mut last = 0;
-    while last == 0 || *goes_on.borrow() {
+    // With the last change it is enabled.
+    while last % 2 == 1 || last == 0 || *goes_on.borrow() {
         last += 1;
         insist(&app, Method::PATCH, &format!("/endpoint/{moved}"), &json!({ "url": format!("{url}-{last}") })).await;
         let rotate = format!("/endpoint/{moved}/secret/rotate");

@@ -289,7 +289,7 @@ pub(super) async fn the_clock_is_as_it_was_noted_or_as_the_newest_message_says<H
     assert_eq!(world.store().clock_seen().await.unwrap(), None);
     let app = world.application().await;
     let message = world.message(&app, &[]).await;
-    let right = |right| Some(ClockSeen { right, doubted: Duration::ZERO, keys: right });
+    let right = |right| Some(ClockSeen { right, doubted: Duration::ZERO, shown: right, keys: right });
     assert_eq!(world.store().clock_seen().await.unwrap(), right(message.value.created_at));
     let noted = world.tick();
     world.store().note_clock(noted, noted).await.unwrap();
@@ -298,7 +298,8 @@ pub(super) async fn the_clock_is_as_it_was_noted_or_as_the_newest_message_says<H
     assert_eq!(world.store().clock_seen().await.unwrap(), right(noted));
     // It is doubted, time goes on, and it is believed again.
     let hour = Duration::from_secs(3_600);
-    let doubt = ClockSeen { right: noted.saturating_add(hour), doubted: hour, keys: noted.saturating_add(2 * hour) };
+    let [later, keys, shown] = [1, 2, 1_000].map(|hours| noted.saturating_add(hours * hour));
+    let doubt = ClockSeen { right: later, doubted: hour, shown, keys };
     world.store().note_doubt(doubt).await.unwrap();
     let ahead = noted.saturating_add(100 * MOST_AHEAD);
     for _ in 0..2 {
