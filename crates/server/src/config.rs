@@ -45,7 +45,9 @@ postrider_domain::options! {
         /// for longest. Only if there is none, one that a known caller has left idle for ten seconds is, and then a slow one; or
         /// instead, of an address that has more than that one's, a request whose caller is not known yet is answered 503, or one
         /// that is new is closed. What a known caller has just used goes after all that is nobody's, but for new ones of an
-        /// address that has fewer. It is lowered to fit the limit on open files.
+        /// address that has fewer, and for new ones and requests whose caller is not known yet while they are few (6 % each).
+        /// A request that was answered before its body came is nobody's until that has come. The setting is lowered to fit the
+        /// limit on open files.
         #[within(1, 1_000_000)]
         pub max_connections: u32 = 2048,
         /// The most connections from one address, so that one caller does not crowd out the others: half of `max_connections`,

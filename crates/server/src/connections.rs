@@ -6,7 +6,9 @@
 //!
 //! 1. A caller without a good token was answered. Whether, and how, he reads that makes no difference: a byte now and then makes the
 //!    connection no younger. Or no request came on it yet, for [`NEW_SECONDS`] already. So is it with one who has as many
-//!    requests under way as he may have, and was told so.
+//!    requests under way as he may have, and was told so. And so is it with any request that was answered before its body had come, until
+//!    that has: it has no place among the requests under way any more, and what still comes is thrown away. Its client gets the answer all
+//!    the same: what comes is read for [`FAREWELL_SECONDS`], as in 5.
 //! 2. A known caller's body that does not come, for [`LATE_SECONDS`] already, where one before it on the same connection was as late.
 //!    Half of how late a client was is forgiven with each request: whoever is late once and then sends promptly is not late.
 //! 3. It has nothing to do, for [`KEPT_SECONDS`] already; its last request was a known caller's.
@@ -17,7 +19,9 @@
 //!    answer, and does not count.
 //! 6. It is new, and no request came yet.
 //! 7. A known caller's request on it was just answered. So whoever has requests of nobody on all connections that he can get does not
-//!    end those that known callers use from the same address.
+//!    end those that known callers use from the same address. But it goes before the fifth and the sixth while there are few of these
+//!    ([`COMING_PERCENT`]): it has no place among the requests under way any more, so one caller may have all that there are, use each now
+//!    and then, and make room for his next one, of which it is known at once whose it is, by those of others.
 //!
 //! Of several addresses the kind decides first: what is nobody's (1) goes before all others, whatever addresses they are of; otherwise
 //! quiet connections from many addresses would end those of a busy one, which has more than each of them: those that known callers keep,
@@ -52,12 +56,12 @@ use tokio::time::Instant;
 pub(crate) use entry::Awaited;
 use entry::{Client, Entry, KINDS, Kind};
 use place::Sign;
-pub(crate) use place::{Busy, Place, Told};
+pub(crate) use place::{Busy, Place, Receiving, Told};
 
 postrider_domain::limits! {
     in "Connections of callers";
     /// Connections
-    setting "server.max_connections", beyond "one that was last used without a good token, or on which no request comes, is closed: of the address with most connections, the one for which that is true for longest; only if there is none, one of a client that is late again with a body, then one that a known caller leaves idle, and then a slow one; if there is none of these, or its address has fewer, one whose request has no known caller yet, which is answered 503, or one that is new; what a known caller has just used goes after all that is nobody's; if there is none, the new one is answered 503";
+    setting "server.max_connections", beyond "one that was last used without a good token, or whose request was answered before its body came, or on which no request comes, is closed: of the address with most connections, the one for which that is true for longest; only if there is none, one of a client that is late again with a body, then one that a known caller leaves idle, and then a slow one; if there is none of these, or its address has fewer, one whose request has no known caller yet, which is answered 503, or one that is new; what a known caller has just used goes after all that is nobody's, but for a few that are new or whose caller is not known yet; if there is none, the new one is answered 503";
     /// Connections from one address; of IPv6, from one network of 64 bits
     setting "server.max_connections_per_address", beyond "the same, among those of the address";
     /// The first request on a new connection, up to its body
@@ -76,8 +80,10 @@ postrider_domain::limits! {
     pub(crate) const NEW_SECONDS: u64 = 1, "seconds", beyond "it goes before what known callers use, and requests whose callers are not known yet; until then after those";
     /// An idle one whose last request was a known caller's
     pub(crate) const KEPT_SECONDS: u64 = 10, "seconds", beyond "it goes after what is nobody's, and before slow ones; until then after all others";
-    /// Connections that end, after their request was turned away, when its body has come; beside those that count
-    pub(crate) const MAX_FAREWELLS: usize = 16, "connections", beyond "closed at once, and a client that still sends may not get the 503";
+    /// Those on which no request came yet, and as many again whose request has no known caller yet, that are spared while another may go that a known caller has just used; in percent of all that there may be, and of those that there may be from one address
+    pub(crate) const COMING_PERCENT: usize = 6, "%", beyond "they go before what a known caller has just used";
+    /// Connections that end, after their request was turned away or answered, when its body has come; beside those that count
+    pub(crate) const MAX_FAREWELLS: usize = 16, "connections", beyond "closed at once, and a client that still sends may not get its answer";
     /// For how long each
     pub(crate) const FAREWELL_SECONDS: u64 = 1, "seconds", beyond "the same";
     /// The answer to a caller without a good token, when the server ends
@@ -111,7 +117,7 @@ const UNREAD_AT_THE_END: Duration = Duration::from_secs(UNREAD_AT_THE_END_SECOND
 type Step = (Kind, Duration);
 
 /// What is nobody's is closed first: nothing is lost by it.
-const NOBODYS: [Step; 2] = [(Kind::Unread, Duration::ZERO), (Kind::New, Duration::from_secs(NEW_SECONDS))];
+const NOBODYS: [Step; 2] = [(Kind::Done, Duration::ZERO), (Kind::New, Duration::from_secs(NEW_SECONDS))];
 
 /// Whoever is late with a body, and was so before, goes then.
 const LATELY: Step = (Kind::Late, LATE);
@@ -128,8 +134,8 @@ const COMING: [Step; 2] = [(Kind::Unknown, Duration::ZERO), (Kind::New, Duration
 /// What a known caller has just used goes last.
 const USED: Step = (Kind::Kept, Duration::ZERO);
 
-/// How the connections of one address go.
-const ORDER: [Step; 8] = [NOBODYS[0], NOBODYS[1], LATELY, KEPT, SLOWLY, COMING[0], COMING[1], USED];
+/// How the connections of one address go, before those who come and what a known caller has just used.
+const ORDER: [Step; 5] = [NOBODYS[0], NOBODYS[1], LATELY, KEPT, SLOWLY];
 
 /// The addresses with most connections at which is looked for one that has been slow, or idle, for long enough. If there is none,
 /// the one that has been so for longest is taken.
@@ -151,6 +157,12 @@ struct State {
     by_address: HashMap<IpAddr, usize>,
     /// All but those that are about to be gone.
     count: usize,
+    /// Those that may be closed, by [`Kind`].
+    of_kind: [usize; KINDS],
+    /// So many of a kind that come are few.
+    few: usize,
+    /// So many of one address are.
+    few_of_address: usize,
     /// The addresses that have one that may be closed, by [`Kind`].
     ranks: [Ranks; KINDS],
     shortage: Shortage,
@@ -209,7 +221,9 @@ struct Address {
 impl Connections {
     pub(crate) fn new(most: u32, most_per_address: u32) -> Arc<Self> {
         let (most, most_per_address) = (most.max(1) as usize, most_per_address.max(1) as usize);
-        Arc::new(Self { state: Mutex::default(), most, most_per_address, gone: Notify::new() })
+        let [few, few_of_address] = [most, most_per_address].map(|of| of * COMING_PERCENT / 100);
+        let state = Mutex::new(State { few, few_of_address, ..State::default() });
+        Arc::new(Self { state, most, most_per_address, gone: Notify::new() })
     }
 
     /// A place for a new connection, for which another one may be closed; `None` if there is none that may.
@@ -228,8 +242,9 @@ impl Connections {
         drop(state);
         self.log(short);
         let (number, sign) = inserted?;
-        let (is_turned_away, is_unwritten) = (AtomicBool::new(false), AtomicBool::new(false));
-        Some(Place { connections: Arc::clone(self), number, sign, is_turned_away, is_unwritten })
+        let connections = Arc::clone(self);
+        let [is_turned_away, says_farewell, is_unwritten] = [false; 3].map(AtomicBool::new);
+        Some(Place { connections, number, sign, is_turned_away, says_farewell, is_unwritten })
     }
 
     /// Says how many connections gave way to others or were refused, if that was not said for a while.
@@ -271,7 +286,7 @@ impl Connections {
 
     fn close_unread(&self, now: Instant) {
         for (_, entry) in &self.state.lock().all {
-            if let Some((Kind::Unread, since)) = entry.waits()
+            if let Some((Kind::Done, since)) = entry.waits()
                 && has_been(since, now, UNREAD_AT_THE_END)
             {
                 entry.sign.tell(Told::Close);
@@ -302,9 +317,11 @@ impl Address {
         has_been(*since, now, least).then_some(*number)
     }
 
-    /// Which of its connections goes for another.
-    fn to_close(&self, now: Instant) -> Option<usize> {
-        ORDER.into_iter().find_map(|step| self.first(step, now))
+    /// Which of its connections goes for another. So many that come are few.
+    fn to_close(&self, few: usize, now: Instant) -> Option<usize> {
+        let many = COMING.into_iter().filter(|(kind, _)| self.waiting[*kind as usize].len() > few);
+        let order = ORDER.into_iter().chain(many).chain([USED]).chain(COMING);
+        order.into_iter().find_map(|step| self.first(step, now))
     }
 }
 
@@ -354,7 +371,7 @@ impl State {
     fn make_room(&mut self, address: IpAddr, most: usize, most_per_address: usize, now: Instant) -> bool {
         if let Some(known) = self.by_address.get(&address).copied() {
             while self.addresses[known].count >= most_per_address {
-                let Some(given) = self.addresses[known].to_close(now) else { return false };
+                let Some(given) = self.addresses[known].to_close(self.few_of_address, now) else { return false };
                 self.close(given, now);
             }
         }
@@ -378,6 +395,7 @@ impl State {
             asks_who: false,
             is_new: true,
             is_known: false,
+            body_comes: None,
             since: now,
             client: Client::default(),
             waits: None,
@@ -419,6 +437,7 @@ impl State {
         let (waits, at) = (entry.waits(), entry.address);
         let before = std::mem::replace(&mut entry.waits, waits);
         if before != waits {
+            self.recount(before, waits);
             self.rearrange(at, |address| {
                 if let Some((kind, since)) = before {
                     address.waiting[kind as usize].remove(&(since, number));
@@ -427,6 +446,15 @@ impl State {
                     address.waiting[kind as usize].insert((since, number));
                 }
             });
+        }
+    }
+
+    fn recount(&mut self, before: Option<(Kind, Instant)>, after: Option<(Kind, Instant)>) {
+        if let Some((kind, _)) = before {
+            self.of_kind[kind as usize] -= 1;
+        }
+        if let Some((kind, _)) = after {
+            self.of_kind[kind as usize] += 1;
         }
     }
 
@@ -457,12 +485,13 @@ impl State {
 
     /// Which goes if none has been so for long enough, and how many its address has.
     fn last(&self, now: Instant) -> Option<(usize, usize)> {
-        let [unknown, new] = COMING.map(|step| self.first_of([step], now));
         let used = self.first_of([USED], now);
+        let is_spared = |kind: Kind| used.is_some() && self.of_kind[kind as usize] <= self.few;
+        let [unknown, new] = COMING.map(|step| self.first_of([step], now).filter(|_| !is_spared(step.0)));
+        let comes = most(unknown.into_iter().chain(new));
         // Whoever comes anew has nothing to be known by yet; a request that gives way can be made again.
-        let is_few = new.zip(used).is_some_and(|((new, _), (used, _))| used > new);
-        let coming = most(unknown.into_iter().chain(new.filter(|_| !is_few)));
-        coming.or(used)
+        let is_new_of_few = comes == new && new.zip(used).is_some_and(|((new, _), (used, _))| used > new);
+        if is_new_of_few { used } else { comes.or(used) }
     }
 
     /// Which of them goes for one of these reasons, and how many its address has.
@@ -484,7 +513,7 @@ impl State {
     fn tell(&mut self, number: usize, before: Told, now: Instant) {
         let entry = &self.all[number];
         let told = match entry.waits() {
-            Some((Kind::Unread | Kind::New | Kind::Kept, _)) => Told::Close,
+            Some((Kind::Done | Kind::New | Kind::Kept, _)) => Told::Close,
             Some((Kind::Slow, since)) if is_slow(since, now) => Told::Close,
             Some((Kind::Late, since)) if has_been(since, now, LATE) => Told::Close,
             Some((Kind::Unknown, _)) if before == Told::Refuse => Told::Refuse,
@@ -507,6 +536,7 @@ impl State {
         }
         let (at, waits) = (entry.address, entry.waits.take());
         self.count -= 1;
+        self.recount(waits, None);
         self.rearrange(at, |address| {
             address.count -= 1;
             if let Some((kind, since)) = waits {

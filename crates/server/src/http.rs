@@ -28,8 +28,8 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::config::ServerOptions;
 use crate::connections::{
-    Busy, Connections, FAREWELL_SECONDS, MAX_FAREWELLS, MAX_HEAD_BYTES, Place, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES,
-    SHORTAGE, Told,
+    Busy, Connections, FAREWELL_SECONDS, MAX_FAREWELLS, MAX_HEAD_BYTES, Place, RECEIVE_BUFFER_BYTES, Receiving,
+    SEND_BUFFER_BYTES, SHORTAGE, Told,
 };
 use crate::patient::{Line, Patient};
 
@@ -160,6 +160,10 @@ async fn answer<A: Future<Output = Response>>(
     request: http::Request<hyper::body::Incoming>,
 ) -> Result<http::Response<impl http_body::Body<Data = Bytes, Error: std::error::Error + Send + Sync>>, Infallible> {
     place.written().await;
+    if place.says_farewell() {
+        // The connection is about to end: what comes on it is not begun.
+        std::future::pending::<()>().await;
+    }
     let busy = Arc::new(place.begin());
     let mut request = request.map(|body| Coming::new(body, &busy));
     let watcher: Arc<dyn Progress> = Arc::<Busy>::clone(&busy);
@@ -257,8 +261,11 @@ async fn carry<A: Future<Output = Response> + 'static>(
                 match what {
                     Told::Close => {
                         tracing::debug!("a connection for which nothing was done was closed");
-                        if place.is_turned_away() && let Ok(_farewell) = means.farewells.try_acquire() {
+                        if (place.is_turned_away() || place.body_comes())
+                            && let Ok(_farewell) = means.farewells.try_acquire()
+                        {
                             // While its request's body comes, to close it would take the answer from the client. It ends by itself.
+                            place.say_farewell();
                             let _ = tokio::time::timeout(FAREWELL, connection.as_mut()).await;
                         }
                         break;
@@ -303,11 +310,14 @@ struct Coming<B> {
     body: B,
     busy: Weak<Busy>,
     moved: usize,
+    /// Until its end.
+    receiving: Option<Receiving>,
 }
 
-impl<B> Coming<B> {
+impl<B: http_body::Body> Coming<B> {
     fn new(body: B, busy: &Arc<Busy>) -> Self {
-        Self { body, busy: Arc::downgrade(busy), moved: 0 }
+        let receiving = (!body.is_end_stream()).then(|| busy.receive());
+        Self { body, busy: Arc::downgrade(busy), moved: 0, receiving }
     }
 }
 
@@ -331,6 +341,9 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Coming<B> {
             Poll::Ready(frame) => {
                 let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
                 this.moved += data.map_or(0, Bytes::len);
+                if !matches!(frame, Some(Ok(_))) || this.body.is_end_stream() {
+                    this.receiving = None;
+                }
                 if let Some(busy) = busy {
                     busy.go_on();
                 }
@@ -446,6 +459,40 @@ mod tests {
         let mut answer = vec![0; 12];
         client.read_exact(&mut answer).await.unwrap();
         client.write_all(&vec![b'x'; LEN]).await.expect("the connection is not reset");
+        client.read_to_end(&mut answer).await.expect("nor is it then");
+        assert!(answer.starts_with(b"HTTP/1.1 503"));
+        carried.await.unwrap();
+        drop(other);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_still_sends_has_its_answer_when_its_connection_goes_for_another() {
+        const LEN: usize = 1_000_000;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let head = format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {LEN}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let connections = Connections::new(1, 1);
+        let place = Arc::new(connections.admit(peer.ip()).unwrap());
+        // A known caller's, whose body is not needed.
+        let respond = |request: Request| {
+            request.extensions().get::<Watched>().unwrap().0.upgrade().unwrap().caller_is_known();
+            tokio::spawn(request.into_body().collect());
+            std::future::ready(Api::give_way())
+        };
+        let second = Duration::from_secs(1);
+        let bounds = Bounds { most: 1, most_per_address: 1, head: second, idle: second, write: second };
+        let carried = tokio::spawn(carry(stream, place, bounds, Means::default(), respond));
+        client.readable().await.unwrap();
+        let other = loop {
+            match connections.admit(IpAddr::from([127, 0, 0, 2])) {
+                Some(place) => break place,
+                None => tokio::task::yield_now().await,
+            }
+        };
+        client.write_all(&vec![b'x'; LEN]).await.expect("the connection is not reset");
+        let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.expect("nor is it then");
         assert!(answer.starts_with(b"HTTP/1.1 503"));
         carried.await.unwrap();

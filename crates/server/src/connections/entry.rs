@@ -1,6 +1,7 @@
 //! What is known of one connection, and of its client: what it may be closed for, and since when.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,8 +12,8 @@ use super::{LATE, PACE_BYTES};
 /// Why a connection may be closed for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A caller who is not known was answered, and may have read it.
-    Unread,
+    /// A caller who is not known was answered, and may have read it; or any, and what is left of the body is only thrown away.
+    Done,
     /// There was no request yet.
     New,
     /// There is no request, and the last one was a known caller's.
@@ -40,6 +41,8 @@ pub(super) struct Entry {
     pub(super) is_new: bool,
     /// Whether the last one that was answered was a known caller's.
     pub(super) is_known: bool,
+    /// Of the last request, if it had a body: whether that still comes.
+    pub(super) body_comes: Option<Arc<AtomicBool>>,
     /// Since when there is no request, or none that is not answered, or whose caller is known.
     pub(super) since: Instant,
     pub(super) client: Client,
@@ -78,10 +81,10 @@ impl Entry {
         // A short answer is not under way any more, but may not have fit beside what its client has not read.
         let is_written = !self.client.awaits_reader;
         if self.requests == 0 && self.is_known && is_written {
-            return Some((Kind::Kept, self.since));
+            return Some((if self.body_comes() { Kind::Done } else { Kind::Kept }, self.since));
         }
         if self.unanswered == 0 && !self.is_known {
-            return Some((if self.is_new { Kind::New } else { Kind::Unread }, self.since));
+            return Some((if self.is_new { Kind::New } else { Kind::Done }, self.since));
         }
         if self.asks_who {
             return Some((Kind::Unknown, self.since));
@@ -91,6 +94,11 @@ impl Entry {
         let kind = if self.client.awaits_body && self.client.was_late { Kind::Late } else { Kind::Slow };
         self.client.since.filter(|_| waits).map(|since| (kind, since))
     }
+
+    /// Whether more of a body comes that is only thrown away: its request is answered, and that is written.
+    pub(super) fn body_comes(&self) -> bool {
+        self.requests == 0 && self.body_comes.as_ref().is_some_and(|comes| comes.load(Ordering::Acquire))
+    }
 }
 
 impl Entry {
@@ -98,6 +106,7 @@ impl Entry {
         if self.requests == 0 {
             self.client.begin();
         }
+        self.body_comes = None;
         self.is_new = false;
         self.requests += 1;
         self.unanswered += 1;
@@ -108,8 +117,9 @@ impl Entry {
         (self.asks_who, self.is_known, self.since) = (false, is_known, now);
     }
 
-    pub(super) fn end(&mut self, is_answered: bool, now: Instant) {
+    pub(super) fn end(&mut self, is_answered: bool, body_comes: Option<Arc<AtomicBool>>, now: Instant) {
         self.requests -= 1;
+        self.body_comes = body_comes;
         self.unanswered -= usize::from(!is_answered);
         // Of those that are not answered there is one: the next is begun when that is written.
         self.asks_who &= is_answered;

@@ -1,8 +1,8 @@
 //! A connection's place, the request under way on it, and what it is told.
 
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::Poll;
 
 use futures_util::task::AtomicWaker;
@@ -45,6 +45,8 @@ pub(crate) struct Place {
     pub(super) sign: Arc<Sign>,
     /// Its last request was turned away.
     pub(super) is_turned_away: AtomicBool,
+    /// It ends, and only takes what is left of a body.
+    pub(super) says_farewell: AtomicBool,
     /// What was answered is not written yet, because the client does not read, or others write.
     pub(super) is_unwritten: AtomicBool,
 }
@@ -57,6 +59,15 @@ pub(crate) struct Busy {
     is_answered: AtomicBool,
     /// More of its body is asked for, and has not come.
     awaits_body: AtomicBool,
+    /// If it has a body: whether that still comes.
+    body_comes: OnceLock<Arc<AtomicBool>>,
+}
+
+/// Kept for as long as the body of a request comes, also when that is answered and the rest only thrown away.
+pub(crate) struct Receiving {
+    comes: Arc<AtomicBool>,
+    busy: Weak<Busy>,
+    place: Weak<Place>,
 }
 
 impl Sign {
@@ -81,8 +92,14 @@ impl Place {
     /// A request has come, up to its body. It is under way until what is returned is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> Busy {
         self.change(|entry, _| entry.begin());
-        let no = || AtomicBool::new(false);
-        Busy { place: Arc::clone(self), asks_who: no(), is_known: no(), is_answered: no(), awaits_body: no() }
+        let (place, no) = (Arc::clone(self), || AtomicBool::new(false));
+        let (asks_who, is_known, is_answered, awaits_body) = (no(), no(), no(), no());
+        Busy { place, asks_who, is_known, is_answered, awaits_body, body_comes: OnceLock::new() }
+    }
+
+    /// Whether its request is answered, and more of the body comes, which nobody needs.
+    pub(crate) fn body_comes(&self) -> bool {
+        self.connections.state.lock().all[self.number].body_comes()
     }
 
     /// The client is waited for, for the first time after so many bytes came or were read.
@@ -130,6 +147,16 @@ impl Place {
         self.is_turned_away.load(Ordering::Acquire)
     }
 
+    /// Notes that the connection ends, and only takes what is left of a body.
+    pub(crate) fn say_farewell(&self) {
+        self.says_farewell.store(true, Ordering::Release);
+    }
+
+    /// Whether it does.
+    pub(crate) fn says_farewell(&self) -> bool {
+        self.says_farewell.load(Ordering::Acquire)
+    }
+
     /// Notes whether there is something that was answered and is not written. Whoever says that there is nothing any more wakes
     /// the connection's task.
     pub(crate) fn set_unwritten(&self, is_unwritten: bool) -> bool {
@@ -147,6 +174,12 @@ impl Place {
 }
 
 impl Busy {
+    /// It has a body, which comes until what is returned is dropped.
+    pub(crate) fn receive(self: &Arc<Self>) -> Receiving {
+        let comes = Arc::clone(self.body_comes.get_or_init(|| Arc::new(AtomicBool::new(true))));
+        Receiving { comes, busy: Arc::downgrade(self), place: Arc::downgrade(&self.place) }
+    }
+
     /// It takes time to find out whose it is, unless that is known. Mostly it is known at once, and nobody has to be told.
     pub(crate) fn ask_who(&self) {
         if !self.is_known.load(Ordering::Acquire) && !self.asks_who.swap(true, Ordering::AcqRel) {
@@ -177,6 +210,18 @@ impl Busy {
     }
 }
 
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.comes.store(false, Ordering::Release);
+        // While the request is under way that makes no difference, and its end looks at it.
+        if self.busy.upgrade().is_none()
+            && let Some(place) = self.place.upgrade()
+        {
+            place.change(|_, _| {});
+        }
+    }
+}
+
 impl Progress for Busy {
     fn caller_is_known(&self) {
         self.is_known.store(true, Ordering::Release);
@@ -193,8 +238,8 @@ impl Progress for Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.go_on();
-        let is_answered = self.is_answered.load(Ordering::Acquire);
-        self.place.change(|entry, now| entry.end(is_answered, now));
+        let (is_answered, body_comes) = (self.is_answered.load(Ordering::Acquire), self.body_comes.take());
+        self.place.change(|entry, now| entry.end(is_answered, body_comes, now));
     }
 }
 

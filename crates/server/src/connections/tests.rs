@@ -179,7 +179,7 @@ fn of_one_address_what_known_callers_use_goes_after_requests_of_nobody() {
     slow.wait(Awaited::Body, 0);
     let goes = |seconds| {
         let (mut state, now) = (connections.state.lock(), after(seconds));
-        let number = state.addresses[0].to_close(now);
+        let number = state.addresses[0].to_close(state.few_of_address, now);
         assert_eq!(state.to_close(now), number, "there is one address");
         state.close(number.unwrap(), now);
         number.unwrap()
@@ -347,6 +347,70 @@ fn a_body_that_does_not_go_on_gives_way_also_when_its_answer_has_begun() {
     assert!(connections.admit_at(THERE, after(SLOW_SECONDS + 1)).is_some());
     assert!(is_closed(&first));
     drop(busy);
+}
+
+/// A known caller's request that is answered before its body has come, which comes until what is returned is dropped.
+fn early(place: &Arc<Place>) -> Receiving {
+    let busy = Arc::new(known(place));
+    let receiving = busy.receive();
+    busy.answer();
+    receiving
+}
+
+fn kind(place: &Place) -> Option<Kind> {
+    let state = place.connections.state.lock();
+    state.all[place.number].waits().map(|(kind, _)| kind)
+}
+
+#[test]
+fn a_request_that_is_answered_before_its_body_has_come_is_nobodys_until_that_has() {
+    let connections = Connections::new(2, 2);
+    let [kept, place] = [HERE; 2].map(|address| admit(&connections, address));
+    drop(unread(&kept, true));
+    let first = early(&place);
+    assert!(kind(&place) == Some(Kind::Done) && place.body_comes());
+    drop(first);
+    assert!(kind(&place) == Some(Kind::Kept) && !place.body_comes());
+    // Whoever comes to its end late has nothing to say of the next request's.
+    let second = early(&place);
+    let third = early(&place);
+    drop(second);
+    assert_eq!(kind(&place), Some(Kind::Done));
+    let _new = admit(&connections, THERE);
+    assert!(is_closed(&place) && !is_closed(&kept), "at once, though the other was used before");
+    drop(third);
+}
+
+#[test]
+fn a_body_that_has_come_before_the_answer_is_not_waited_for() {
+    let connections = Connections::new(1, 1);
+    let place = admit(&connections, HERE);
+    let busy = Arc::new(known(&place));
+    drop(busy.receive());
+    busy.answer();
+    drop(busy);
+    assert_eq!(kind(&place), Some(Kind::Kept));
+}
+
+#[test]
+fn few_of_those_who_come_are_spared_while_there_is_what_known_callers_have_just_used() {
+    for address in [HERE, THERE] {
+        // Six of a hundred are few.
+        let connections = Connections::new(100, 100);
+        let used: Vec<_> = (0..93).map(|_| admit(&connections, HERE)).collect();
+        used.iter().for_each(|place| drop(unread(place, true)));
+        let unknown: Vec<_> = (0..6).map(|_| admit(&connections, address)).collect();
+        let _looked_up: Vec<_> = unknown.iter().map(nobodys).collect();
+        let new = admit(&connections, address);
+        let _more = admit(&connections, address);
+        assert!(is_closed(&used[0]), "{address}");
+        let busy = nobodys(&new);
+        let _more = admit(&connections, address);
+        let told = unknown[0].told(None).now_or_never();
+        assert_eq!(told, Some(Told::Refuse), "{address}: seven are not, and that is who came first");
+        assert!(!is_closed(&used[1]));
+        drop(busy);
+    }
 }
 
 #[test]
