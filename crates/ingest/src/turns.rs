@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_environment_never_has_more_than_half_of_the_turns() {
+    async fn an_environment_never_has_more_than_half_of_the_turns_as_long_as_they_are_short() {
         let turns = Turns::new(4);
         let (_a, _b) = (turns.take(tenant("a", 1)).await.unwrap(), turns.take(tenant("a", 2)).await.unwrap());
         let mut third = Box::pin(turns.take(tenant("a", 3)));

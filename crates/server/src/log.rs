@@ -346,11 +346,13 @@ impl MakeWriter<'_> for Log {
         if *of.level() > Level::WARN {
             return self.make_writer();
         }
-        match self.repeated.lock().admit(of.callsite(), Instant::now()) {
+        let admitted = self.repeated.lock().admit(of.callsite(), Instant::now());
+        match admitted {
             Admitted::No => EventWriter(None),
             Admitted::Yes { left_out: 0 } => self.make_writer(),
             Admitted::Yes { left_out } => {
-                let fields = [("left_out", left_out.into())];
+                let place = format!("{}:{}", of.target(), of.line().unwrap_or_default());
+                let fields = [("left_out", left_out.into()), ("place", place.into())];
                 self.output.push(line(self.format, "WARN", "lines like the next one were left out", &fields));
                 self.make_writer()
             }

@@ -428,7 +428,10 @@ async fn members_of_many_values_that_are_not_known_take_no_memory() {
         (
             app.path("/msg/batch"),
             // As many as there are in a message by itself, which is the most of one in an array.
-            format!(r#"[{{"eventType":"a","payload":{{}},"application":{{"name":"a","x":[{}]}}}}]"#, &zeros[..2_000_001]),
+            format!(
+                r#"[{{"eventType":"a","payload":{{}},"application":{{"name":"a","x":[{}]}}}}]"#,
+                &zeros[..2_000_001]
+            ),
         ),
     ] {
         let answer = app

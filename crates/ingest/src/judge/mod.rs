@@ -3,7 +3,8 @@
 //!
 //! A process (`postrider __judge`) has a limit on its memory that the kernel enforces and a limit on its processor time
 //! that it enforces itself; one that exceeds either is gone, and the next question starts another. Tenants take turns
-//! (`turns.rs`) by the time that theirs take: an environment never has more than half of the processes, an application a quarter, and
+//! (`turns.rs`) by the time that theirs take: of short turns an environment never has more than half of the processes at a time, an application a
+//! quarter, of long ones likewise, and
 //! those whose comparisons lately took long leave a process to the others; so expensive schemas delay nobody but those who use them. Nothing of a schema or a payload is ever parsed by the server itself.
 
 mod child;
@@ -50,7 +51,7 @@ postrider_domain::limits! {
     setting "schemas.time", beyond "by `schemas.beyond_budget`";
     /// Memory of a process that compares payloads with schemas
     setting "schemas.memory_bytes", beyond "422 for a schema; for a message by `schemas.beyond_budget`";
-    /// Processes that compare payloads with schemas; an environment has half of them at a time, an application a quarter
+    /// Processes that compare payloads with schemas; an environment has half of them at a time, an application a quarter: of those that are expected to be short, and of the others
     setting "schemas.processes", beyond "waits for its turn";
     /// For how long such a process waits for its next question
     setting "schemas.idle", beyond "it ends, and another is started when there is one";

@@ -47,7 +47,7 @@ pub(crate) fn readable_secret(loaded: &Loaded) -> Option<String> {
         (mode & BY_ALL != 0).then(|| {
             let path = path.to_string_lossy();
             let (path, setting) = (harmless(&path), valued.setting.path());
-            format!("{path} holds {setting}, and all users of this machine may read it: `chmod o-r {path}`")
+            format!("{path} holds {setting}, and its mode lets all users of this machine read it: `chmod o-r {path}`")
         })
     })
 }

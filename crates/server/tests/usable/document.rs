@@ -32,15 +32,19 @@ impl Member {
         self.names.last().map_or("", String::as_str)
     }
 
-    /// Whether the place of a problem names the member, or the end of the span that it begins, or the other way round.
+    /// Whether the place of a problem names the member, or ends at something that it is a part of; or it names the end of the span that it
+    /// begins, or the other way round.
     pub(crate) fn is_named_in(&self, place: &[Value]) -> bool {
         let other = match self.name() {
             "since" => "until",
             "until" => "since",
             name => name,
         };
-        let names = self.names.iter().map(String::as_str).chain([other]).filter(|name| *name != ITEM);
-        names.into_iter().any(|name| place.iter().any(|part| part == name))
+        let names: Vec<_> = self.names.iter().map(String::as_str).filter(|name| *name != ITEM).collect();
+        let own = names.last().copied().into_iter().chain([other]).filter(|name| *name != ITEM);
+        let ends_at = place.iter().filter_map(Value::as_str).next_back();
+        own.into_iter().any(|name| place.iter().any(|part| part == name))
+            || ends_at.is_some_and(|end| end == "body" || names.contains(&end))
     }
 }
 

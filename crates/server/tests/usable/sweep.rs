@@ -95,6 +95,7 @@ impl World {
                 )
             };
             if status == 422 {
+                assert!(!problems.is_empty(), "nothing is blamed, {}", what());
                 let places = problems.iter().map(|problem| problem["loc"].as_array().expect("a place"));
                 assert!(
                     places.into_iter().all(|place| member.is_named_in(place)),
@@ -102,8 +103,11 @@ impl World {
                     what()
                 );
             }
-            // What is not there (404), or somebody else has (409), is within the bound, too.
-            let is_wrong = |within: bool| within == [413, 422].contains(&status);
+            // What is not there (404), somebody else has (409), or there are enough of, is within the bound, too.
+            let is_wrong = |within: bool| match within {
+                true => status >= 300 && ![404, 409].contains(&status) && !answer.text().contains("limit_reached"),
+                false => ![413, 422].contains(&status),
+            };
             assert!(
                 !is_within.is_some_and(is_wrong),
                 "{status}: {} the bound: {}",
