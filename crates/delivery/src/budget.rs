@@ -319,15 +319,16 @@ impl Memory {
         Self { small, large, answers, payloads: Payloads::default() }
     }
 
-    /// Whether a large message is there, so that one more lane may have it for next to nothing.
-    pub(crate) fn has_payload(&self, key: MessageKey) -> bool {
-        self.payloads.has(key)
+    /// Whether a large message is there, so that one more lane of `whose` may have it for next to nothing.
+    pub(crate) fn has_payload(&self, whose: Whose, key: MessageKey) -> bool {
+        self.payloads.has(key) && self.small.is_ample(whose, 0, OVERHEAD_BYTES)
     }
 
     /// Takes memory for a delivery of a lane of `whose`, which has `share` already for messages of this size. `None` if that is refused;
     /// else the message to be held, which is one that is there already, and of what its memory was taken.
     ///
-    /// A lane that has nothing may always have what another one has. A second message it may have as if nobody else had it: what it
+    /// The payload of a large one is paid for by the first who holds it; what each of them costs beside that is as small as a small message.
+    /// A lane that has nothing may have what another one has. A second message it may have as if nobody else had it: what it
     /// holds for long, when the others have sent it, takes memory of its application.
     pub(crate) fn hold(
         &self,
@@ -341,18 +342,14 @@ impl Memory {
             let part = self.small.try_take(whose, share, bytes)?;
             return Some((Arc::clone(message), part));
         }
-        let mut taken = None;
+        let of_delivery = self.small.try_take(whose, 0, OVERHEAD_BYTES)?;
         let may_share = || share == 0 || self.large.is_ample(whose, share, bytes);
-        let pays = || {
-            taken = self.large.try_take(whose, share, bytes);
-            taken
+        let pays = || self.large.try_take(whose, share, bytes - OVERHEAD_BYTES);
+        let Some(message) = self.payloads.hold(key, message, may_share, pays) else {
+            self.small.give_back(whose, of_delivery, OVERHEAD_BYTES);
+            return None;
         };
-        let message = self.payloads.hold(key, message, may_share, pays)?;
-        let part = taken.unwrap_or_else(|| {
-            self.large.charge(whose, OVERHEAD_BYTES);
-            Part::Within
-        });
-        Some((message, part))
+        Some((message, of_delivery))
     }
 
     /// Gives back what was taken for a delivery.
@@ -361,7 +358,7 @@ impl Memory {
         if bytes <= SMALL_BYTES {
             return self.small.give_back(whose, part, bytes);
         }
-        self.large.give_back(whose, part, OVERHEAD_BYTES);
+        self.small.give_back(whose, part, OVERHEAD_BYTES);
         if let Some(part) = self.payloads.let_go(key) {
             self.large.give_back(whose, part, bytes - OVERHEAD_BYTES);
         }

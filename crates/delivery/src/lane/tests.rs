@@ -840,6 +840,26 @@ fn one_message_for_many_endpoints_is_paid_for_once_and_all_of_them_have_it() {
     }
 }
 
+/// One application has a thousand endpoints that hang.
+#[test]
+fn what_endpoints_that_share_a_message_cost_takes_nothing_of_what_others_have_for_large_ones() {
+    const LARGE: usize = 300_000;
+    let budgets = Budgets { permits: Permits::new(10_000), ..with_memory(1 << 20) };
+    let mut lanes: Vec<_> = (0..1_000).map(|_| Waiting::new(1, 1_900_000, &budgets)).collect();
+    let mut now = NOW;
+    for _ in 0..100 {
+        lanes.iter_mut().for_each(|waiting| _ = waiting.act(now, &budgets));
+        now = now.saturating_add(Duration::from_millis(250));
+    }
+    let held = lanes.iter().filter(|waiting| waiting.delivered.is_some()).count();
+    assert!((50..500).contains(&held), "its part of what is for small ones: {held}");
+    let other = Some(owner(2, 2));
+    assert!(budgets.memory.of(LARGE as u64).try_take(other, 0, LARGE as u64).is_some());
+    assert!(budgets.memory.of(1).try_take(other, 0, 10_000).is_some());
+    lanes.iter_mut().for_each(|waiting| waiting.end(&budgets));
+    assert_eq!(budgets.memory.used(), LARGE as i64 + 10_000);
+}
+
 #[test]
 fn what_others_have_sent_does_not_fill_the_window_of_an_endpoint_that_hangs() {
     const LARGE: usize = 100_000;

@@ -119,7 +119,7 @@ impl State {
         let needs = needs_of(key.message, message);
         let bytes = OVERHEAD_BYTES + needs.map_or(0, |needs| needs.payload_bytes) as u64;
         let mut room = free && self.owner.is_some();
-        if room && self.held.is_empty() && !budgets.memory.has_payload(key.message) && starving(bytes) {
+        if room && self.held.is_empty() && !budgets.memory.has_payload(self.owner, key.message) && starving(bytes) {
             // It asks for that memory when it is its turn.
             (room, self.needs) = (false, needs);
         }
@@ -319,7 +319,7 @@ impl State {
         let is_other = !std::ptr::eq(memory, budgets.memory.of(asked));
         if self.held.is_empty()
             && is_other
-            && !budgets.memory.has_payload(due.key.message)
+            && !budgets.memory.has_payload(self.owner, due.key.message)
             && memory.is_starving(self.owner, bytes, now)
         {
             self.needs = Some(needs);
@@ -370,7 +370,7 @@ impl State {
 
     /// The next delivery, if it costs next to nothing, because another lane has its payload.
     fn needs_what_another_has(&self, budgets: &Budgets) -> Option<TooLarge> {
-        self.needs.filter(|needs| self.held.is_empty() && budgets.memory.has_payload(needs.message))
+        self.needs.filter(|needs| self.held.is_empty() && budgets.memory.has_payload(self.owner, needs.message))
     }
 
     /// How much memory the next delivery needs, as far as is known.
