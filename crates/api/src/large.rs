@@ -4,7 +4,9 @@
 //! the time of that, and within one its applications; those who have no token are one caller, and behind the others.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
 use crate::account::Account;
@@ -96,15 +98,25 @@ pub(crate) async fn read<T: Send + 'static>(
         return Ok(read());
     };
     account.pause_work();
-    let turn = state.intake.reading_turn(tenant).await?;
+    let mut turn = state.intake.reading_turn(tenant).await?;
     let read = move || {
+        let begun = processor_time();
         let read = read();
+        // To wait for a processor, of which others have too many, is nothing that it costs.
+        turn.took(processor_time().saturating_sub(begun));
         drop(turn);
         read
     };
     let read = state.workers.run(read).await?;
     account.begin_work().await?;
     Ok(read)
+}
+
+/// The processor time that this thread has used.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
 }
 
 #[cfg(test)]

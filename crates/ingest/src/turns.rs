@@ -181,6 +181,8 @@ pub struct Turn {
     turns: Arc<Turns>,
     tenant: Tenant,
     state: Progress,
+    /// What it took, if somebody knows better than the clock.
+    took: Option<Duration>,
 }
 
 enum Progress {
@@ -220,7 +222,7 @@ impl Turns {
 
     fn queue(self: &Arc<Self>, tenant: Tenant) -> Result<Turn, Crowded> {
         let wait = self.state.lock().queue(&tenant, self.shares)?;
-        Ok(Turn { turns: Arc::clone(self), tenant, state: Progress::Waits(wait) })
+        Ok(Turn { turns: Arc::clone(self), tenant, state: Progress::Waits(wait), took: None })
     }
 
     /// Gives turns while there are any.
@@ -229,8 +231,8 @@ impl Turns {
         while state.taken < self.shares.in_all && state.give_next(self.shares, now) {}
     }
 
-    fn end(&self, tenant: &Tenant, given: Given) {
-        let cost = nanos(given.at.elapsed()).saturating_add(LEAST);
+    fn end(&self, tenant: &Tenant, given: Given, took: Option<Duration>) {
+        let cost = nanos(took.unwrap_or_else(|| given.at.elapsed())).saturating_add(LEAST);
         self.state.lock().end(tenant, given, cost, self.shares);
         self.give();
     }
@@ -363,6 +365,13 @@ impl Waits for VecDeque<Wait> {
     }
 }
 
+impl Turn {
+    /// It took so much time of a processor, however long that was by the clock.
+    pub fn took(&mut self, time: Duration) {
+        self.took = Some(time);
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
         // One that was given counts, also if nobody looked.
@@ -374,7 +383,7 @@ impl Drop for Turn {
             }
         };
         if let Some(given) = given {
-            self.turns.end(&self.tenant, given);
+            self.turns.end(&self.tenant, given, self.took);
         }
     }
 }
@@ -633,6 +642,27 @@ mod tests {
         assert!(unexpected.note(60_000_000_000, Instant::now()));
         tokio::time::advance(Duration::from_secs(3_600)).await;
         assert!(!unexpected.note(0, Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_processor_in_his_turn_is_not_taken_for_one_who_takes_long() {
+        let turns = Turns::for_work(2);
+        for number in 0..4 {
+            keeps_asking(&turns, &tenant(&format!("heavy{number}"), 1), 4, LONG);
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        drop(turns.take(tenant("light", 1)).await.unwrap());
+        let mut longest = Duration::ZERO;
+        for _ in 0..600 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let asked = Instant::now();
+            let mut turn = turns.take(tenant("light", 1)).await.unwrap();
+            longest = longest.max(asked.elapsed());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            turn.took(Duration::from_micros(100));
+            drop(turn);
+        }
+        assert!(longest < Duration::from_millis(2), "{longest:?}");
     }
 
     #[tokio::test(start_paused = true)]

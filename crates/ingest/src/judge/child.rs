@@ -67,7 +67,7 @@ pub fn run(bounds: Bounds) -> ExitCode {
     let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
     let mut ready = Ready::default();
     while let Ok(Some((kind, schema, payload))) = wire::read_question(&mut input) {
-        let desk = Desk { watch: &watch, time: bounds.time, ready: &mut ready };
+        let desk = Desk { watch: &watch, time: bounds.time, ready: &mut ready, begun: time_used() };
         if desk.answer(kind, &schema, &payload, &mut output).is_err() {
             break;
         }
@@ -83,7 +83,7 @@ pub fn run(bounds: Bounds) -> ExitCode {
 /// Answers one question with nothing kept and nothing bounded.
 pub(super) fn answer_once(kind: u8, schema: &[u8], payload: &[u8]) -> Answer {
     let (watch, mut said) = (Watch::unwatched(), Vec::new());
-    let desk = Desk { watch: &watch, time: Duration::MAX, ready: &mut Ready::default() };
+    let desk = Desk { watch: &watch, time: Duration::MAX, ready: &mut Ready::default(), begun: time_used() };
     // Writing to memory does not fail.
     let _ = desk.answer(kind, schema, payload, &mut said);
     parsed(&said).unwrap_or_else(|| Answer::Problem("it can't be tried on anything".to_owned()))
@@ -92,7 +92,7 @@ pub(super) fn answer_once(kind: u8, schema: &[u8], payload: &[u8]) -> Answer {
 fn parsed(mut said: &[u8]) -> Option<Answer> {
     let mut part = || {
         let (head, rest) = said.split_first_chunk()?;
-        let (kind, length) = wire::part_head(*head);
+        let (kind, _, length) = wire::part_head(*head);
         let (text, rest) = rest.split_at_checked(length)?;
         said = rest;
         Some((kind, text.to_vec()))
@@ -127,38 +127,47 @@ struct Desk<'a> {
     watch: &'a Watch,
     time: Duration,
     ready: &'a mut Ready,
+    /// The processor time that was used before, in microseconds.
+    begun: u64,
+}
+
+/// Says a part of an answer, and what the question has taken since it was begun.
+fn say(output: &mut impl Write, begun: u64, part: &Part<'_>) -> io::Result<()> {
+    let spent = u32::try_from(time_used().saturating_sub(begun)).unwrap_or(u32::MAX);
+    wire::write_part(output, part, spent)
 }
 
 impl Desk<'_> {
     fn answer(self, kind: u8, schema: &[u8], payload: &[u8], output: &mut impl Write) -> io::Result<()> {
+        let begun = self.begun;
         // What passes the check must not fail later for the sake of a millisecond.
         let share = if kind == wire::CHECK { 1 } else { 2 };
         self.watch.allow(Duration::from_millis(share * CHECK_MILLIS));
         let Ok(text) = std::str::from_utf8(schema) else {
-            return wire::write_part(output, &Part::Problem("is not text"));
+            return say(output, begun, &Part::Problem("is not text"));
         };
         if kind == wire::CHECK {
             return match schema::check_schema(text) {
-                Ok(()) => wire::write_part(output, &Part::Fits),
-                Err(problem) => wire::write_part(output, &Part::Problem(&problem)),
+                Ok(()) => say(output, begun, &Part::Fits),
+                Err(problem) => say(output, begun, &Part::Problem(&problem)),
             };
         }
         let schema = self.ready.schema(text);
         let schema = match &*schema {
             Ok(schema) => schema,
-            Err(problem) => return wire::write_part(output, &Part::Problem(problem)),
+            Err(problem) => return say(output, begun, &Part::Problem(problem)),
         };
         self.watch.allow(self.time);
         let payload = match payload::read(payload) {
             Ok(payload) => payload,
-            Err(problem) => return wire::write_part(output, &Part::Incomparable(problem)),
+            Err(problem) => return say(output, begun, &Part::Incomparable(problem)),
         };
         if schema.fits(&payload) {
-            return wire::write_part(output, &Part::Fits);
+            return say(output, begun, &Part::Fits);
         }
-        wire::write_part(output, &Part::Differs)?;
+        say(output, begun, &Part::Differs)?;
         self.watch.allow(self.time);
-        wire::write_part(output, &Part::Details(&schema.violations(&payload)))
+        say(output, begun, &Part::Details(&schema.violations(&payload)))
     }
 }
 

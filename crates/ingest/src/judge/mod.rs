@@ -185,10 +185,10 @@ impl Judges {
             let question = wire::Question { kind: wire::CHECK, schema: schema.as_bytes(), payload: b"" };
             // To wait for others is nothing that the schemas cost.
             let waited = Instant::now();
-            let turn = self.turn(&tenant, patience).await.map_err(|Crowded| CheckError::Busy)?;
+            let mut turn = self.turn(&tenant, patience).await.map_err(|Crowded| CheckError::Busy)?;
             patience = patience.saturating_sub(waited.elapsed());
             let begun = Instant::now();
-            let asked = tokio::time::timeout(time, self.ask(question)).await;
+            let asked = tokio::time::timeout(time, self.ask(question, &mut turn)).await;
             drop(turn);
             time = time.saturating_sub(begun.elapsed());
             let too_long = || {
@@ -209,8 +209,9 @@ impl Judges {
     /// Compares a payload with a schema.
     pub(crate) async fn compare(&self, tenant: &Tenant, schema: &str, payload: &Bytes) -> Judgement {
         let question = wire::Question { kind: wire::COMPARE, schema: schema.as_bytes(), payload };
-        let Ok(_turn) = self.turn(tenant, Duration::from_secs(MAX_WAIT_SECONDS)).await else { return Judgement::Busy };
-        match self.ask(question).await {
+        let turn = self.turn(tenant, Duration::from_secs(MAX_WAIT_SECONDS)).await;
+        let Ok(mut turn) = turn else { return Judgement::Busy };
+        match self.ask(question, &mut turn).await {
             Ok(wire::Answer::Fits) => Judgement::Fits,
             Ok(wire::Answer::Differs(violations)) => Judgement::Differs(violations),
             Ok(wire::Answer::Problem(problem)) => Judgement::Unusable(problem),
@@ -235,19 +236,28 @@ impl Judges {
         tokio::time::timeout(patience, self.turns.take(tenant.clone())).await.unwrap_or(Err(Crowded))
     }
 
-    /// Asks. Whoever calls this has a turn.
-    async fn ask(&self, question: wire::Question<'_>) -> Result<wire::Answer, Failure> {
+    /// Asks, in a turn, which takes as much as the process says that the question took of the processor: to start a process, because
+    /// somebody else's question ended the last one, or to wait for a processor is nothing that it costs.
+    async fn ask(&self, question: wire::Question<'_>, turn: &mut Turn) -> Result<wire::Answer, Failure> {
         match &self.place {
             Place::Threads => self.ask_thread(question).await,
-            Place::Processes(program) => self.ask_process(program, question).await,
+            Place::Processes(program) => self.ask_process(program, question, turn).await,
         }
     }
 
-    async fn ask_process(&self, program: &Program, question: wire::Question<'_>) -> Result<wire::Answer, Failure> {
+    async fn ask_process(
+        &self,
+        program: &Program,
+        question: wire::Question<'_>,
+        turn: &mut Turn,
+    ) -> Result<wire::Answer, Failure> {
         let bounds = Bounds { time: self.options.time.0, memory_bytes: self.options.memory_bytes };
         if let Some(mut child) = self.idle.take() {
             match child.ask(&question, bounds).await {
-                Ok(answered) => return Ok(self.keep(child, answered)),
+                Ok(answered) => {
+                    turn.took(child.spent);
+                    return Ok(self.keep(child, answered));
+                }
                 Err(Ended::ByTime) => return Err(Failure::TooCostly),
                 // Maybe for what it had been asked before, or because somebody ended it while it waited.
                 Err(Ended::Otherwise | Ended::ByTheHost) => {}
@@ -255,7 +265,10 @@ impl Judges {
         }
         let mut child = Child::start(program, bounds)?;
         match child.ask(&question, bounds).await {
-            Ok(answered) => Ok(self.keep(child, answered)),
+            Ok(answered) => {
+                turn.took(child.spent);
+                Ok(self.keep(child, answered))
+            }
             Err(Ended::ByTime | Ended::Otherwise) => Err(Failure::TooCostly),
             Err(Ended::ByTheHost) => Err(process::unavailable("it was ended by the system, or got no time from it")),
         }

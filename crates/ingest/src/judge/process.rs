@@ -87,6 +87,8 @@ pub(super) struct Child {
     process: tokio::process::Child,
     input: ChildStdin,
     output: ChildStdout,
+    /// The processor time that it took for the last question.
+    pub(super) spent: Duration,
 }
 
 impl Child {
@@ -102,7 +104,7 @@ impl Child {
         let mut process = command.spawn().map_err(|error| unavailable(&format!("it can't be started: {error}")))?;
         let pipes = (process.stdin.take(), process.stdout.take());
         let (Some(input), Some(output)) = pipes else { return Err(unavailable("it has no pipes")) };
-        Ok(Self { process, input, output })
+        Ok(Self { process, input, output, spent: Duration::ZERO })
     }
 
     /// Asks it. The flag says whether the answer is complete; if not, the process is gone.
@@ -141,7 +143,8 @@ impl Child {
     async fn part(&mut self) -> Option<(u8, Vec<u8>)> {
         let mut head = [0; wire::ANSWER_HEAD];
         self.output.read_exact(&mut head).await.ok()?;
-        let (kind, length) = wire::part_head(head);
+        let (kind, spent, length) = wire::part_head(head);
+        self.spent = spent;
         let mut text = vec![0; (length <= wire::MAX_ANSWER).then_some(length)?];
         self.output.read_exact(&mut text).await.ok()?;
         Some((kind, text))

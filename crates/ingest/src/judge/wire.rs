@@ -1,9 +1,10 @@
 //! What the server and its judging processes say to each other: a question is a kind, two lengths, a schema and a
-//! payload; an answer is a kind, a length and a text. A payload that does not match is answered twice: that it does not,
+//! payload; an answer is a kind, the processor time that the question has taken by then, a length and a text. A payload that does not match is answered twice: that it does not,
 //! and then what, because finding out may cost the process its life.
 
 use std::borrow::Cow;
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,7 @@ pub(super) const COMPARE: u8 = b'j';
 
 /// The bytes before the schema of a question, and before the text of an answer.
 pub(super) const QUESTION_HEAD: usize = 9;
-pub(super) const ANSWER_HEAD: usize = 5;
+pub(super) const ANSWER_HEAD: usize = 9;
 
 /// The most bytes of one answer: what is told of a payload is a part of that. A process that says more is not believed.
 pub(super) const MAX_ANSWER: usize = 4 * MAX_DETAIL_BYTES;
@@ -101,7 +102,8 @@ pub(super) enum Part<'a> {
     Incomparable(&'a str),
 }
 
-pub(super) fn write_part(output: &mut impl Write, part: &Part<'_>) -> io::Result<()> {
+/// Writes a part of an answer to a question that has taken so much processor time, in microseconds.
+pub(super) fn write_part(output: &mut impl Write, part: &Part<'_>, spent: u32) -> io::Result<()> {
     let (kind, text) = match part {
         Part::Fits => (FITS, Vec::new()),
         Part::Differs => (DIFFERS, Vec::new()),
@@ -117,14 +119,15 @@ pub(super) fn write_part(output: &mut impl Write, part: &Part<'_>) -> io::Result
         }
     };
     output.write_all(&[kind])?;
+    output.write_all(&spent.to_le_bytes())?;
     output.write_all(&length(&text)?)?;
     output.write_all(&text)?;
     output.flush()
 }
 
-/// The kind of a part and the length of its text.
-pub(super) fn part_head(head: [u8; ANSWER_HEAD]) -> (u8, usize) {
-    (head[0], number(&head[1..]))
+/// The kind of a part, the processor time that was taken by then, and the length of its text.
+pub(super) fn part_head(head: [u8; ANSWER_HEAD]) -> (u8, Duration, usize) {
+    (head[0], Duration::from_micros(number(&head[1..5]) as u64), number(&head[5..]))
 }
 
 /// What the first part of an answer says. Only after `Differs` another follows.
