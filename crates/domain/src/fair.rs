@@ -102,7 +102,7 @@ impl Stock {
     /// than crumbs as long as half of it remains, and a little until it is gone.
     fn of_what_is_kept(self, own: i64, total: i64, free: i64, kept: i64) -> i64 {
         // Of little each has less, so that there is some for the next one.
-        let crumb = (total / CRUMBS).min(free / 8).max(self.least) - own;
+        let crumb = (total / CRUMBS).min(free / 16).max(self.least) - own;
         let first = if own == 0 { ((free - kept / 2) / 2).max(kept / 16) } else { 0 };
         crumb.max(first).min(free)
     }
@@ -182,13 +182,13 @@ mod tests {
     #[test]
     fn after_many_greedy_applications_of_an_environment_the_next_one_finds_something() {
         let mut taken = Taken::new(4_096);
-        for application in 0..140 {
+        for application in 0..150 {
             taken.fill(1, application, 1);
         }
         let next = taken.fill(1, 999, 1);
         assert!(next >= 1, "{next}");
         assert!(taken.of_environment(1) <= 4_096 * 3 / 4);
-        assert!(taken.fill(2, 1, 1) >= 128, "and another environment has a good part");
+        assert!(taken.fill(2, 1, 1) >= 256, "and another environment has a good part");
     }
 
     /// Two applications of an environment have a part, and then many environments of a dozen have all that they may have.
