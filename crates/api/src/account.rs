@@ -4,7 +4,8 @@
 //! of those applications has only part of that.
 //!
 //! An account is opened with the request, named when its caller is known, and closed with the last byte of its answer: its place, too,
-//! is given back only when that was read. If its body has not come by then, its connection is one of the first that go when they are short. What is not named costs nothing: bodies are read, and lists made, for known callers only.
+//! is given back only when that was read. If its body has not come by then, its connection is one of the first that go when they are
+//! short. What is not named costs nothing: bodies are read, and lists made, for known callers only.
 //!
 //! **What was done is answered.** Whatever changes something, and then answers with what may be large, makes room for that first
 //! ([`Account::reserve_answer`]): if there is none, nothing is done. Other changes have small answers ([`UNPAID_BYTES`]), which are sent

@@ -377,7 +377,8 @@ pub trait Work {
 
     /// Stores results in one commit. `Ok` names those that cannot be stored, however often they are tried: each fails alone.
     /// `Err` means that nothing was stored, or that nobody knows whether it was; trying again is sensible. Repeating a settlement that
-    /// took effect does no harm, and changes nothing. What follows for an endpoint is decided by what is stored of it ([`EndpointFact::judge`]); that one was disabled
+    /// took effect does no harm, and changes nothing. What follows for an endpoint is decided by what is stored of it
+    /// ([`EndpointFact::judge`]); that one was disabled
     /// is told to observers.
     async fn settle(&self, batch: Vec<Settlement>) -> Result<Vec<Unstorable>, StoreError>;
 

@@ -2,8 +2,10 @@
 //! wrong server of time) would empty the store; a server that was off for a week looks the same. So nothing is removed until
 //! such a clock has shown it for a day of running, of one process or of several after each other.
 //!
-//! Idempotency keys are kept for hours only, and to take a repeated request for a new one can't be undone. So they go by a time of their own,
-//! which follows the clock where that goes on or goes back; where it jumps ahead, by more than an hour, theirs catches up four times as fast as time passes while somebody runs (`Retention::believed`).
+//! Idempotency keys are kept for hours only, and to take a repeated request for a new one can't be undone. So they go by a time of their
+//! own,
+//! which follows the clock where that goes on or goes back; where it jumps ahead, by more than an hour, theirs catches up four times as
+//! fast as time passes while somebody runs (`Retention::believed`).
 
 use std::time::Duration;
 
@@ -96,7 +98,8 @@ mod tests {
         matches!(verdict, Verdict::Right { .. })
     }
 
-    /// Looks as often as the clock is not believed, in processes that each look so often, with so long between two looks; how often that was.
+    /// Looks as often as the clock is not believed, in processes that each look so often, with so long between two looks; how often that
+    /// was.
     fn looks_until_believed(
         mut seen: ClockSeen,
         mut now: Timestamp,

@@ -1,5 +1,6 @@
 //! What the server and its judging processes say to each other: a question is a kind, two lengths, a schema and a
-//! payload; an answer is a kind, the processor time that the question has taken by then, a length and a text. A payload that does not match is answered twice: that it does not,
+//! payload; an answer is a kind, the processor time that the question has taken by then, a length and a text. A payload that does not
+//! match is answered twice: that it does not,
 //! and then what, because finding out may cost the process its life.
 
 use std::borrow::Cow;

@@ -5,7 +5,8 @@
 //! as much. Whoever comes anew starts at the present, so nobody saves anything up; and whoever comes again is no newcomer, as long as
 //! he is remembered. This is weighted fair queuing, with three differences:
 //!
-//! * What a turn will take is expected to be what those before it took: the longest of the last seconds ([`Expectation`]). When it ends, what it took
+//! * What a turn will take is expected to be what those before it took: the longest of the last seconds ([`Expectation`]). When it ends,
+//!   what it took
 //!   is counted instead. So of two that have had as much, the one comes first who takes little, and waits for no more than what is
 //!   under way. The first turn of a newcomer is expected to take what those of the newcomers before it took, and puts him behind nobody.
 //! * Turns that are expected to be long are kept apart from short ones ([`Kind`]): whoever gives turns may pass them over, and what somebody

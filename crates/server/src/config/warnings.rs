@@ -1,4 +1,5 @@
-//! What can be set, and is hardly ever meant: `postrider config check` says so, and goes on. Of secrets that others can read, `serve` says so, too.
+//! What can be set, and is hardly ever meant: `postrider config check` says so, and goes on. Of secrets that others can read, `serve`
+//! says so, too.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
