@@ -37,7 +37,8 @@ postrider_domain::options! {
         /// caller reached it.
         #[rule(public_url)]
         pub public_url: Option<String> = None,
-        /// Threads that serve and deliver; 0 is one per core.
+        /// Threads that serve, and as many that deliver; 0 is one per core each. Those that deliver give way to those that serve while
+        /// processors are short.
         #[within(0, 1_024)]
         pub threads: usize = 0,
         /// The most connections of callers. When there are as many, one that was last used without a good token, or on which no

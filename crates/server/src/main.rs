@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod config;
 mod connections;
+mod delivering;
 mod http;
 mod limits;
 mod log;

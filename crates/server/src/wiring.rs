@@ -21,6 +21,7 @@ use tokio::time::timeout;
 
 use crate::commands::JUDGE;
 use crate::config::{Config, ServerOptions};
+use crate::delivering::Delivering;
 use crate::supervisor::Supervisor;
 
 /// File descriptors that are kept for the store, the log, the listener, connections that end, and whatever else.
@@ -68,6 +69,8 @@ pub(crate) struct Server {
     pub(crate) connections: u32,
     intake: Arc<Intake>,
     engine: Engine,
+    /// What the engine runs on.
+    delivering: Delivering,
     /// Can be stopped at any instant, and use the others.
     upkeep: Vec<Agent>,
     agents: Vec<Agent>,
@@ -102,9 +105,10 @@ impl Server {
         let sender = Sender::new(&delivery, Arc::clone(&clock), Arc::new(resolver)).context("cannot set up TLS")?;
         let policy = sender.policy().clone();
         let https_only = delivery.https_only;
-        let engine =
-            Engine::start(Arc::clone(&store), Arc::new(sender), delivery, Arc::clone(&clock), Arc::clone(&entropy))
-                .await?;
+        let delivering = Delivering::start(config.server.threads)?;
+        let starting =
+            Engine::start(Arc::clone(&store), Arc::new(sender), delivery, Arc::clone(&clock), Arc::clone(&entropy));
+        let engine = delivering.run(starting).await??;
         let program = Program::this(&[JUDGE]).context("cannot find the program that is running")?;
         let judges = Judges::new(Place::Processes(program), config.schemas.clone());
         let intake = Arc::new(Intake::start(
@@ -144,7 +148,17 @@ impl Server {
         supervisor.watch("intake", move || !watched.is_alive());
         supervisor.watch("the store's writer", move || !writer.is_alive());
         let supervisor = Arc::new(supervisor);
-        Ok(Self { store, api, connections: descriptors.connections, intake, engine, upkeep, agents, supervisor })
+        Ok(Self {
+            store,
+            api,
+            connections: descriptors.connections,
+            intake,
+            engine,
+            delivering,
+            upkeep,
+            agents,
+            supervisor,
+        })
     }
 
     /// What watches the parts that the server cannot do without.
@@ -170,6 +184,8 @@ impl Server {
                 agent.abort();
             }
             self.api.key_usage().flush().await;
+            // Nothing of it is left that would ask the store for something.
+            drop(self.delivering);
             self.store.close().await;
         };
         if timeout(phases.drain + phases.close, rest).await.is_err() {

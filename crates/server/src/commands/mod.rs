@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use anyhow::Context as _;
+use tokio::runtime::{Builder, Runtime};
 
 pub(crate) mod bench;
 pub(crate) mod config;
@@ -21,21 +22,35 @@ pub(crate) const STACK_BYTES: usize = 2 * 1024 * 1024;
 
 /// Runs a command's future to its end, on as many threads as there are cores.
 pub(crate) fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    runtime(0)?.block_on(command)
+    threads::check(cores() + threads::OTHERS)?;
+    start(&mut threads(0))?.block_on(command)
 }
 
-/// A runtime with so many threads; 0 is one per core.
-pub(crate) fn runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
-    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let workers = if threads > 0 { threads } else { cores() };
-    threads::check(workers + cores() + threads::OTHERS)?;
+/// A runtime for what a server serves, with so many threads; 0 is one per core. The system gives as many again for what it
+/// delivers, and what else there is one of per core: the threads that read large bodies.
+pub(crate) fn serving(threads: usize) -> anyhow::Result<Runtime> {
+    threads::check(2 * workers(threads) + cores() + threads::OTHERS)?;
+    start(&mut self::threads(threads))
+}
+
+/// What starts a runtime with so many threads; 0 is one per core.
+pub(crate) fn threads(count: usize) -> Builder {
+    let mut builder = Builder::new_multi_thread();
     // Always said: otherwise tokio reads a variable of its own, and panics at one that makes no sense.
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
-        .thread_stack_size(STACK_BYTES)
-        .enable_all()
-        .build()
-        .context("cannot start the asynchronous runtime")
+    builder.worker_threads(workers(count)).thread_stack_size(STACK_BYTES).enable_all();
+    builder
+}
+
+fn start(threads: &mut Builder) -> anyhow::Result<Runtime> {
+    threads.build().context("cannot start the asynchronous runtime")
+}
+
+fn workers(threads: usize) -> usize {
+    if threads > 0 { threads } else { cores() }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// What the command is called that runs schemas.

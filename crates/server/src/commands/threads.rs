@@ -7,8 +7,8 @@ use std::thread::{Builder, JoinHandle};
 
 use anyhow::anyhow;
 
-/// Threads beside those of the runtime and those that read large bodies, of which there is one per core each: the store's and its
-/// readers', the log's, and some that look names up or wait for judges.
+/// Threads beside those that serve, deliver and read large bodies: the store's and its readers', the log's, and some that look
+/// names up or wait for judges.
 pub(crate) const OTHERS: usize = 16;
 
 /// They only wait.

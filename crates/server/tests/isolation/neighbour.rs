@@ -3,11 +3,16 @@
 //! It sends at a steady rate, whatever becomes of earlier messages, first alone and then beside the attack, on the same
 //! server. Judged are the 99th percentiles of accepting and of accept to arrival, as a ratio to the same figures alone: at
 //! most twice as long, plus 20 ms. [`unharmed_with_changes`] judges what its operator changes, and asks of the server's health, in
-//! the same way; [`unharmed_with_texts`] has messages of more than those that are small to the server. A machine that is busy with something else spoils a round, so a second and a third are
-//! measured before harm is proclaimed: harm by the attack is there in every round, because the attack goes on. And if the
+//! the same way; [`unharmed_with_texts`] has messages of more than those that are small to the server.
+//!
+//! One round says little, neither a bad one nor a good one, so the middle of three is judged: two of them are alike. A machine that
+//! is busy with something else spoils a round: where other programs had more than [`OTHERS_PERCENT`] of its processors, as the
+//! system counts that, another one is measured. If there are no three, because the machine stays busy, one good round is enough:
+//! harm by the attack is there in every round, because the attack goes on. And if the
 //! machine has become slower since, so would be whoever is alone: that is measured again then, on a server of its own.
-//! `POSTRIDER_ISOLATION_ROUNDS` measures that many rounds whatever the first one says, and judges their median.
+//! `POSTRIDER_ISOLATION_ROUNDS` measures that many rounds whatever the first ones say, and judges their median.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::time::Duration;
 
@@ -31,8 +36,14 @@ const TEXT_BYTES: usize = 17_000;
 const FACTOR: u32 = 2;
 const ALLOWANCE: Duration = Duration::from_millis(20);
 
-/// Rounds before harm is proclaimed.
+/// Rounds of which the middle one is judged.
 const ROUNDS: usize = 3;
+
+/// Rounds that are measured, at most, until there are as many that are not spoiled.
+const MOST_ROUNDS: usize = 7;
+
+/// A round is spoiled in which other programs had more of the processors' time than this.
+const OTHERS_PERCENT: u64 = 10;
 
 /// Attacks take turns: two at a time would measure each other.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -176,7 +187,7 @@ impl Drop for Elsewhere {
 /// Runs an attack beside a healthy tenant. `attack` returns when it is going on; what it returns is aborted at the end.
 ///
 /// # Panics
-/// If the healthy tenant is harmed in every round, or memory exceeds what the server states of its settings, or it ends.
+/// If the healthy tenant is harmed in most rounds, or memory exceeds what the server states of its settings, or it ends.
 pub(crate) async fn unharmed(server: TestServerBuilder, attack: impl AsyncFnOnce(&TestServer) -> JoinSet<()>) {
     judge(server, Habits::Sends, attack).await;
 }
@@ -217,32 +228,112 @@ async fn judge(server: TestServerBuilder, habits: Habits, attack: impl AsyncFnOn
     let attackers = elsewhere.run(attack(&server)).await;
     let asked = std::env::var("POSTRIDER_ISOLATION_ROUNDS").ok().and_then(|rounds| rounds.parse::<usize>().ok());
     let mut beside = Vec::new();
-    for _ in 0..asked.unwrap_or(ROUNDS) {
-        beside.push(neighbour.round().await);
-        if asked.is_none() && beside.last().is_some_and(|figures| figures.are_near(&alone)) {
+    for _ in 0..asked.unwrap_or(MOST_ROUNDS) {
+        let before = Processors::now();
+        let figures = neighbour.round().await;
+        beside.push(Round { figures, is_spoiled: Processors::now().others_percent_since(&before) > OTHERS_PERCENT });
+        if asked.is_none() && is_unharmed(&beside, &alone).is_some() {
             break;
         }
     }
     let peak = server.peak_memory_bytes();
     drop(attackers);
     assert!(server.terminate().await.success(), "the server ends in order after the attack");
-    let alone = match beside.iter().any(|figures| figures.are_near(&alone)) {
-        true => alone,
-        false => alone.or_slower(&again_alone(calm, habits).await),
+    let verdict = |alone: &Figures| match asked {
+        Some(_) => median(&beside).are_near(alone),
+        None => is_unharmed(&beside, alone).unwrap_or_else(|| beside.iter().any(|round| round.figures.are_near(alone))),
     };
-    beside.sort_unstable_by_key(|figures| figures.arrival_p99);
-    let judged = beside[if asked.is_some() { beside.len() / 2 } else { 0 }];
+    let alone = if verdict(&alone) { alone } else { alone.or_slower(&again_alone(calm, habits).await) };
     println!(
-        "alone {alone:?}, beside {judged:?} of {} rounds, memory {} of {} MiB",
+        "alone {alone:?}, beside {:?} of {} rounds, {} spoiled, memory {} of {} MiB",
+        median(&beside),
         beside.len(),
+        beside.iter().filter(|round| round.is_spoiled).count(),
         peak >> 20,
         memory_bytes >> 20
     );
-    assert!(
-        judged.are_near(&alone) || beside.iter().any(|figures| asked.is_none() && figures.are_near(&alone)),
-        "the healthy tenant was harmed: alone {alone:?}, beside the attack {beside:?}"
-    );
+    assert!(verdict(&alone), "the healthy tenant was harmed: alone {alone:?}, beside the attack {beside:?}");
     assert!(peak <= memory_bytes, "{} MiB of memory, {} allowed", peak >> 20, memory_bytes >> 20);
+}
+
+/// A round beside the attack.
+#[derive(Debug, Clone, Copy)]
+struct Round {
+    figures: Figures,
+    is_spoiled: bool,
+}
+
+/// The round in the middle, by the time to arrive.
+fn median(rounds: &[Round]) -> Figures {
+    let mut figures = rounds.iter().map(|round| round.figures).collect::<Vec<_>>();
+    figures.sort_unstable_by_key(|figures| figures.arrival_p99);
+    figures[figures.len() / 2]
+}
+
+/// Whether most of the first [`ROUNDS`] that are not spoiled are near what it was alone; `None` as long as they do not say.
+fn is_unharmed(rounds: &[Round], alone: &Figures) -> Option<bool> {
+    let told = rounds.iter().filter(|round| !round.is_spoiled).take(ROUNDS);
+    let (near, far): (Vec<&Round>, Vec<&Round>) = told.partition(|round| round.figures.are_near(alone));
+    let is_most = |some: &[&Round]| some.len() > ROUNDS / 2;
+    (is_most(&near) || is_most(&far)).then(|| is_most(&near))
+}
+
+/// What the processors have done, in the system's ticks.
+struct Processors {
+    /// All the time there was.
+    all: u64,
+    /// What programs had of it. What the system does for a network is nobody's.
+    programs: u64,
+    /// What this test had, with its server and whatever that has started.
+    ours: u64,
+}
+
+impl Processors {
+    fn now() -> Self {
+        let stat = std::fs::read_to_string("/proc/stat").expect("the system counts what its processors do");
+        let line = stat.lines().next().expect("a line of all processors");
+        let times = line.split_whitespace().skip(1).take(8).map(|time| time.parse().expect("a number of ticks"));
+        let times = times.collect::<Vec<u64>>();
+        // User, nice, system, idle, waiting, interrupts (two kinds), and what another guest of the same machine had.
+        let programs = times[0] + times[1] + times[2] + times[7];
+        Self { all: times.iter().sum(), programs, ours: ticks_of_this_test() }
+    }
+
+    fn others_percent_since(&self, before: &Self) -> u64 {
+        let programs = self.programs.saturating_sub(before.programs);
+        let others = programs.saturating_sub(self.ours.saturating_sub(before.ours));
+        others * 100 / self.all.saturating_sub(before.all).max(1)
+    }
+}
+
+/// What this process has used, with its children, theirs, and those that have ended.
+fn ticks_of_this_test() -> u64 {
+    /// Where the fields are in `/proc/PID/stat`, behind the name in parentheses: the parent, and the first of four times.
+    const PARENT: usize = 1;
+    const TIMES: usize = 11;
+    let processes = std::fs::read_dir("/proc").expect("the system lists its processes");
+    let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let fields = |number: u32| {
+        // One may end while it is looked at.
+        let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
+        let fields = stat.rsplit(')').next()?.split_whitespace().skip(1);
+        Some((
+            number,
+            [0].into_iter().chain(fields.map(|field| field.parse().unwrap_or_default())).collect::<Vec<u64>>(),
+        ))
+    };
+    let processes = numbers.filter_map(fields).collect::<HashMap<u32, Vec<u64>>>();
+    let is_ours = |mut number: u32| {
+        while let Some(fields) = processes.get(&number) {
+            if number == std::process::id() {
+                return true;
+            }
+            number = u32::try_from(fields[PARENT]).unwrap_or_default();
+        }
+        false
+    };
+    let ours = processes.iter().filter(|(number, _)| is_ours(**number));
+    ours.map(|(_, fields)| fields[TIMES..TIMES + 4].iter().sum::<u64>()).sum()
 }
 
 /// What the healthy tenant has on a server that nobody attacks, now.
@@ -251,4 +342,28 @@ async fn again_alone(server: TestServerBuilder, habits: Habits) -> Figures {
     let neighbour = Neighbour::of(&server, habits).await;
     neighbour.round().await;
     neighbour.round().await
+}
+
+#[test]
+fn most_of_three_rounds_that_are_not_spoiled_decide() {
+    let took = |millis| Figures {
+        accept_p99: Duration::from_millis(millis),
+        arrival_p99: Duration::from_millis(millis),
+        change_p99: Duration::ZERO,
+        health_p99: Duration::ZERO,
+    };
+    let (near, far) = (Round { figures: took(10), is_spoiled: false }, Round { figures: took(500), is_spoiled: false });
+    let spoiled = Round { is_spoiled: true, ..far };
+    for (rounds, verdict) in [
+        (&[][..], None),
+        (&[near], None),
+        (&[near, far], None),
+        (&[spoiled, spoiled, spoiled, near], None),
+        (&[near, near], Some(true)),
+        (&[near, far, near], Some(true)),
+        (&[far, near, far], Some(false)),
+        (&[spoiled, near, spoiled, spoiled, near], Some(true)),
+    ] {
+        assert_eq!(is_unharmed(rounds, &took(10)), verdict, "{rounds:?}");
+    }
 }
