@@ -17,7 +17,7 @@ use postrider_domain::signature::SigningKeys;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
     ApiKey, ApplicationKey, AttemptRecord, ClockSeen, DeliveryKey, EndpointKey, EnvironmentKey, MessageKey, NoticeKey,
-    StreamPosition,
+    StreamNumber, StreamPosition,
 };
 
 use crate::asked::Use;
@@ -111,8 +111,8 @@ pub(crate) struct Receiver {
     /// How often it was another one, as [`postrider_store::Target::receiver`] says.
     pub(crate) number: u64,
     pub(crate) failing_since: Option<Timestamp>,
-    /// The newest message when it was made.
-    pub(crate) newest: MessageKey,
+    /// The number of the newest message when it was made.
+    pub(crate) newest: StreamNumber,
     pub(crate) deleted_at: Option<Timestamp>,
 }
 
@@ -151,6 +151,11 @@ pub(crate) struct Logged {
 pub(crate) struct Reader {
     pub(crate) position: StreamPosition,
     pub(crate) updated_at: Timestamp,
+}
+
+/// The number of a message in streams.
+pub(crate) fn number_of(message: MessageKey) -> StreamNumber {
+    StreamNumber(message.0)
 }
 
 impl State {
@@ -243,9 +248,9 @@ impl State {
         Endpoint { held: self.holds.get(&key).copied(), ..receiver.endpoint.clone() }
     }
 
-    /// The newest message; 0, which is before all, if there is none.
-    pub(crate) fn newest(&self) -> MessageKey {
-        self.messages.last_key_value().map_or(MessageKey(0), |(key, _)| *key)
+    /// The number of the newest message.
+    pub(crate) fn newest(&self) -> StreamNumber {
+        self.messages.last_key_value().map_or(StreamNumber::BEFORE_ALL, |(key, _)| number_of(*key))
     }
 
     /// What is still to be delivered to an endpoint, earliest first.

@@ -1,15 +1,16 @@
-//! Reading an application's messages as a stream: handles are given out in the order of commits.
+//! Reading an application's messages as a stream. This engine gives its handles out in the order of commits, so they are numbers of
+//! streams, too.
 
 use async_trait::async_trait;
 use postrider_domain::ids::{Id as _, Ksuid};
 use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, Capped, EndpointKey, MAX_CONSUMERS, MessageKey, PAGE_BYTES, StoreError, StreamFilter,
+    ApplicationKey, Capped, EndpointKey, MAX_CONSUMERS, MessageKey, PAGE_BYTES, StoreError, StreamFilter, StreamNumber,
     StreamPosition, StreamSlice, Streams, WriteError,
 };
 
-use crate::state::{Reader, State};
+use crate::state::{Reader, State, number_of};
 use crate::{ModelStore, lists};
 
 #[async_trait]
@@ -18,7 +19,8 @@ impl Streams for ModelStore {
         self.read(|state| {
             let receiver = state.endpoints.get(&endpoint);
             let created_at = receiver.map_or(Timestamp::EPOCH, |receiver| receiver.endpoint.created_at);
-            let (last, after) = (receiver.map_or(MessageKey(0), |receiver| receiver.newest), Ksuid::floor(created_at));
+            let (last, after) =
+                (receiver.map_or(StreamNumber::BEFORE_ALL, |receiver| receiver.newest), Ksuid::floor(created_at));
             StreamPosition::Behind { last, after }
         })
     }
@@ -96,7 +98,7 @@ impl State {
             }
             position = match position {
                 StreamPosition::Behind { after, .. } => {
-                    StreamPosition::Behind { last: key, after: after.max(message.id.ksuid()) }
+                    StreamPosition::Behind { last: number_of(key), after: after.max(message.id.ksuid()) }
                 }
                 StreamPosition::Among { newest, .. } => StreamPosition::Among { after: message.id.ksuid(), newest },
                 StreamPosition::Since(_) => unreachable!("it has begun"),
@@ -117,7 +119,7 @@ impl State {
     ) -> Option<(MessageKey, &Message)> {
         let all = || self.messages_of(application).map(|(key, sent)| (key, sent.message.as_ref()));
         if let StreamPosition::Among { after, newest } = *position {
-            let is_left = |key: MessageKey, message: &Message| key <= newest && message.id.ksuid() > after;
+            let is_left = |key: MessageKey, message: &Message| number_of(key) <= newest && message.id.ksuid() > after;
             let left = all().filter(|(key, message)| is_left(*key, message));
             if let Some(next) = left.min_by_key(|(_, message)| message.id) {
                 return Some(next);
@@ -125,6 +127,6 @@ impl State {
             *position = StreamPosition::Behind { last: newest, after };
         }
         let StreamPosition::Behind { last, .. } = *position else { return None };
-        all().find(|(key, _)| *key > last)
+        all().find(|(key, _)| number_of(*key) > last)
     }
 }

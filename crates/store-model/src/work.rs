@@ -60,9 +60,9 @@ impl Work for ModelStore {
         let fails = batch.iter().any(|new| new.message.payload.as_deref().is_some_and(fails_at));
         let accepted = if fails {
             self.try_write(|state| {
-                let before = state.newest();
+                let before = state.messages.last_key_value().map(|(key, _)| *key);
                 let results = state.accept_all(batch);
-                let mut new = state.messages.range(before..).filter(|(key, _)| **key > before);
+                let mut new = state.messages.iter().filter(|(key, _)| before.is_none_or(|before| **key > before));
                 match new.any(|(_, sent)| sent.message.payload.as_deref().is_some_and(fails_at)) {
                     true => Err(StoreError::Unavailable("simulated".to_owned())),
                     false => Ok(results),

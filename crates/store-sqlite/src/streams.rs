@@ -9,7 +9,7 @@ use postrider_domain::ids::{Id as _, Ksuid};
 use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
-    ApplicationKey, Capped, EndpointKey, MAX_CONSUMERS, MessageKey, PAGE_BYTES, StoreError, StreamFilter,
+    ApplicationKey, Capped, EndpointKey, MAX_CONSUMERS, PAGE_BYTES, StoreError, StreamFilter, StreamNumber,
     StreamPosition, StreamSlice, Streams, WriteError,
 };
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, params};
@@ -90,7 +90,7 @@ fn beginning_of(connection: &Connection, endpoint: EndpointKey) -> Result<Stream
         .prepare_cached("SELECT newest_message, created_at FROM endpoint WHERE no = ?")?
         .query_row([endpoint.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let after = Ksuid::floor(Timestamp::from_micros(created_at));
-    let behind = |newest| StreamPosition::Behind { last: MessageKey(newest), after };
+    let behind = |newest| StreamPosition::Behind { last: StreamNumber(newest), after };
     Ok(newest.map_or(StreamPosition::Since(after), behind))
 }
 
@@ -144,7 +144,7 @@ struct Place {
 impl Place {
     /// Where it is when this is the newest message.
     fn begun(position: StreamPosition, newest: i64) -> Self {
-        match position.begun(MessageKey(newest)) {
+        match position.begun(StreamNumber(newest)) {
             StreamPosition::Since(after) => Self { after, seen: newest, by_number: false },
             StreamPosition::Among { after, newest } => Self { after, seen: newest.0, by_number: false },
             StreamPosition::Behind { last, after } => Self { after, seen: last.0, by_number: true },
@@ -152,7 +152,7 @@ impl Place {
     }
 
     fn position(self) -> StreamPosition {
-        let (after, seen) = (self.after, MessageKey(self.seen));
+        let (after, seen) = (self.after, StreamNumber(self.seen));
         match self.by_number {
             true => StreamPosition::Behind { last: seen, after },
             false => StreamPosition::Among { after, newest: seen },
@@ -333,11 +333,11 @@ mod tests {
 
     /// Where one is who began when `newest` was the newest message, and has come to this id.
     fn among(micros: u64, number: u32, newest: u32) -> StreamPosition {
-        StreamPosition::Among { after: Ksuid::from_bytes(id(micros, number)), newest: MessageKey(newest.into()) }
+        StreamPosition::Among { after: Ksuid::from_bytes(id(micros, number)), newest: StreamNumber(newest.into()) }
     }
 
     fn behind(micros: u64, last: u32) -> StreamPosition {
-        StreamPosition::Behind { last: MessageKey(last.into()), after: Ksuid::from_bytes(id(micros, 0)) }
+        StreamPosition::Behind { last: StreamNumber(last.into()), after: Ksuid::from_bytes(id(micros, 0)) }
     }
 
     /// What is read from a position to the end, and in how many reads.
@@ -410,7 +410,7 @@ mod tests {
         for mut position in [behind(MINUTE, 1_000), among(MINUTE, 0, 1_000)] {
             let (got, _) = read_on(&connection, &mut position);
             assert_eq!(got, (400..410).map(|number| id(2 * MINUTE, number)).collect::<Vec<_>>());
-            assert!(matches!(position, StreamPosition::Behind { last: MessageKey(409), .. }), "{position:?}");
+            assert!(matches!(position, StreamPosition::Behind { last: StreamNumber(409), .. }), "{position:?}");
         }
     }
 

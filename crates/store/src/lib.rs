@@ -63,7 +63,7 @@ pub use outbox::{
 };
 pub use retention::{AHEAD, ClockSeen, DELETED_KEPT, MOST_AHEAD, MOST_AHEAD_OF_KEYS, Retention, Swept};
 pub use scan::{Direction, Listed, MAX_CONSUMERS, PAGE_BYTES, PAGE_ROWS, Scan, Walked, limits};
-pub use streams::{StreamFilter, StreamPosition, StreamSlice, Streams};
+pub use streams::{StreamFilter, StreamNumber, StreamPosition, StreamSlice, Streams};
 pub use tasks::{
     ASKED_BY_SCHEDULE, ASKED_PER_DAY, Advanced, Again, Job, MAX_ATTEMPTS_OF_MESSAGE, MAX_COUNTED_APPLICATIONS,
     MAX_COUNTED_TYPES, MAX_ENDED_TASKS, MAX_FIRST_TASKS_OF_ENVIRONMENT, MAX_MANUAL_OF_ENDPOINT, MAX_NOTICES,

@@ -7,7 +7,8 @@ use postrider_domain::names::{Channel, EventTypeName, IdOrUid, Tag};
 
 use crate::{ApplicationKey, Scan, StoreError, Stored, Walked};
 
-/// The engine's handle of a message.
+/// The engine's handle of a message. Handles can be sorted, but which of two is greater says nothing about which was committed
+/// first: that is what [`crate::StreamNumber`] is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageKey(pub i64);
 

@@ -12,25 +12,35 @@ use postrider_domain::message::Message;
 use postrider_domain::names::{Channel, EventTypeName};
 use postrider_domain::time::Timestamp;
 
-use crate::{ApplicationKey, EndpointKey, MessageKey, StoreError, WriteError};
+use crate::{ApplicationKey, EndpointKey, StoreError, WriteError};
+
+/// The place of a message in the order of its stream: whatever is committed later has a higher one. What an engine calls a message
+/// otherwise ([`crate::MessageKey`]) promises no order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamNumber(pub i64);
+
+impl StreamNumber {
+    /// Before every message.
+    pub const BEFORE_ALL: Self = Self(0);
+}
 
 /// Where a reader is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamPosition {
     /// It has not begun: it wants what there is above this id, and everything that comes later.
     Since(Ksuid),
-    /// It began when `newest` was the newest message. Of what had come by then it has looked at everything up to the id `after`; of
+    /// It began when `newest` was the number of the newest message. Of what had come by then it has looked at everything up to the id `after`; of
     /// what came later, at nothing.
     Among {
         /// What it looked at last.
         after: Ksuid,
         /// Up to here it goes by id.
-        newest: MessageKey,
+        newest: StreamNumber,
     },
-    /// It has looked at everything up to the message `last`.
+    /// It has looked at everything up to the number `last`.
     Behind {
         /// The place.
-        last: MessageKey,
+        last: StreamNumber,
         /// The highest id that it saw. Where it goes on if the store is one of before `last`, because a backup was restored: what is
         /// given out then are numbers that it knows.
         after: Ksuid,
@@ -38,12 +48,12 @@ pub enum StreamPosition {
 }
 
 impl StreamPosition {
-    /// Where a reader is that has begun, when `newest` is the newest message; 0, which is before all, if there is none.
+    /// Where a reader is that has begun, when `newest` is the number of the newest message; [`StreamNumber::BEFORE_ALL`] if there is none.
     #[must_use]
-    pub fn begun(self, newest: MessageKey) -> Self {
+    pub fn begun(self, newest: StreamNumber) -> Self {
         // If there is nothing, there is nothing to go through.
         let at = |after| match newest {
-            MessageKey(0) => Self::Behind { last: newest, after },
+            StreamNumber::BEFORE_ALL => Self::Behind { last: newest, after },
             _ => Self::Among { after, newest },
         };
         // Beyond the newest it is of a store that had more: a backup was restored, and numbers from here on are those of other messages.

@@ -12,7 +12,7 @@ use postrider_domain::ids::{Id as _, Ksuid, MessageId};
 use postrider_domain::names::{NameError, is_step};
 use postrider_domain::schema::KSUID_PATTERN;
 use postrider_domain::time::Timestamp;
-use postrider_store::{EndpointKey, MessageKey, Stored, StreamFilter, StreamPosition};
+use postrider_store::{EndpointKey, Stored, StreamFilter, StreamNumber, StreamPosition};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +81,7 @@ impl FromQuery for PollQuery {
     }
 }
 
-/// A message's id, and the number of a message: `<after>.0` of a reader that has not begun, `<after>.<newest>` of one that goes by id
+/// A message's id, and a number of the stream: `<after>.0` of a reader that has not begun, `<after>.<newest>` of one that goes by id
 /// still, `<after>-<last>` of one that goes by number. To callers, just a text.
 fn iterator(position: StreamPosition) -> String {
     let (after, separator, number) = match position {
@@ -98,9 +98,9 @@ fn parse_iterator(text: &str) -> Result<StreamPosition> {
         let (id, number) = text.split_once(if by_number { '-' } else { '.' })?;
         let (after, number) = (id.parse::<MessageId>().ok()?.ksuid(), number.parse::<i64>().ok()?);
         Some(match number {
-            last if by_number => StreamPosition::Behind { last: MessageKey(last), after },
+            last if by_number => StreamPosition::Behind { last: StreamNumber(last), after },
             0 => StreamPosition::Since(after),
-            newest => StreamPosition::Among { after, newest: MessageKey(newest) },
+            newest => StreamPosition::Among { after, newest: StreamNumber(newest) },
         })
     };
     parse(text).ok_or_else(|| ApiError::invalid(&["query", "iterator"], "is not an iterator of this stream"))
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn an_iterator_reads_back_and_those_of_before_mean_what_they_meant() {
         let after = Ksuid::floor(Timestamp::from_micros(1_767_323_045_000_000));
-        let (newest, last) = (MessageKey(7), MessageKey(0));
+        let (newest, last) = (StreamNumber(7), StreamNumber::BEFORE_ALL);
         for position in [
             StreamPosition::Since(after),
             StreamPosition::Among { after, newest },

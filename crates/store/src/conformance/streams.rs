@@ -1,6 +1,6 @@
 //! Cases for reading messages as a stream.
 
-use postrider_domain::ids::{Id as _, Ksuid};
+use postrider_domain::ids::Ksuid;
 use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
 
@@ -187,11 +187,12 @@ pub(super) async fn a_reader_is_where_it_said<H: Harness>(world: &mut World<H>) 
     let (store, app) = (world.store(), world.application().await);
     let (endpoint, other) = (world.endpoint(&app).await, world.endpoint(&app).await);
     assert_eq!(store.stream_position(endpoint.key, "one").await.unwrap(), None);
-    let message = world.message(&app, &[]).await;
-    let after = message.value.id.ksuid();
-    let first = StreamPosition::Behind { last: message.key, after };
+    world.message(&app, &[]).await;
+    let first = read(world, &app, START, 1).await.position;
+    assert!(matches!(first, StreamPosition::Behind { .. }), "{first:?}");
     // One that has not begun begins when it is noted.
-    let begun = StreamPosition::Among { after: Ksuid::from_bytes([0; 20]), newest: message.key };
+    let begun = store.begin_stream(other.key, "two", START, world.tick()).await.unwrap();
+    assert!(matches!(begun, StreamPosition::Among { .. }), "{begun:?}");
     // Who begins a second time, with whatever in mind, is where it is.
     for beginning in [START, first] {
         assert_eq!(store.begin_stream(other.key, "two", beginning, world.tick()).await.unwrap(), begun);
