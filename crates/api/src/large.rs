@@ -1,6 +1,6 @@
 //! Work on what is large: reading megabytes of JSON or thousands of values, writing an export. It takes its time, and a thread
-//! that does it answers nobody meanwhile. So it is done by threads of their own, which give way to those that serve and deliver
-//! when cores are short, and bodies are read on half of the cores at most; environments share
+//! that does it answers nobody meanwhile. So it is done by threads of their own, which give way to those that serve when cores are
+//! short, as those that deliver do, and bodies are read on half of the cores at most; environments share
 //! the time of that, and within one its applications; those who have no token are one caller, and behind the others.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -67,6 +67,9 @@ const TIDYING: Duration = Duration::from_secs(1);
 /// How long an endpoint that cannot be read is left alone. Who changes it is noticed at once.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(600);
 
+/// How often what holds an endpoint back may change while the endpoint is read, before the store is asked again later.
+const HOLD_LOOKS: usize = 8;
+
 /// Of the time to end, the last one in so many parts is for storing what is known.
 const STORING: u32 = 10;
 
@@ -615,7 +618,7 @@ impl Shared {
         asks: bool,
     ) -> Result<Option<(Target, Option<Hold>)>, StoreError> {
         let mut hold = if asks { self.store.hold_of(endpoint).await? } else { None };
-        loop {
+        for _ in 0..HOLD_LOOKS {
             // The hold first: what lifts it changes the endpoint, which is read after that. And once more: it may have been lifted
             // between the two, and would hold back a receiver that asked for nothing, if nobody tells of the change.
             let target = self.store.target(endpoint).await?;
@@ -625,6 +628,7 @@ impl Shared {
                 return Ok(target.map(|target| (target, hold)));
             }
         }
+        Err(StoreError::Unavailable("what holds an endpoint back changed with every look".to_owned()))
     }
 
     /// There is nothing to send to: what is pending there goes, unless the endpoint is there and cannot be read.

@@ -264,8 +264,10 @@ async fn carry<A: Future<Output = Response> + 'static>(
                         if (place.is_turned_away() || place.body_comes())
                             && let Ok(_farewell) = means.farewells.try_acquire()
                         {
-                            // While its request's body comes, to close it would take the answer from the client. It ends by itself.
+                            // While its request's body comes, to close it would take the answer from the client. When it has come, it
+                            // ends by itself, and does not wait for another request.
                             place.say_farewell();
+                            connection.as_mut().graceful_shutdown();
                             let _ = tokio::time::timeout(FAREWELL, connection.as_mut()).await;
                         }
                         break;

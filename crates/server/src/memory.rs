@@ -11,8 +11,8 @@ use crate::config::Config;
 use crate::connections::{MAX_HEAD_BYTES, RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES};
 use crate::log;
 
-/// The program itself, its threads and what the allocator holds back.
-const PROGRAM: u64 = 48 * MIB;
+/// The program itself, its threads and what the allocator holds back; much of that is what one thread allocates and another frees.
+const PROGRAM: u64 = 72 * MIB;
 /// The head of a request, what is read ahead, and what waits to be written of an answer.
 const CONNECTION: u64 = 2 * MAX_HEAD_BYTES as u64;
 /// What the system has of a connection in its own memory: Linux takes twice what it is asked for, for what it adds to the bytes.

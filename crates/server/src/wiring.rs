@@ -184,7 +184,7 @@ impl Server {
                 agent.abort();
             }
             self.api.key_usage().flush().await;
-            // Nothing of it is left that would ask the store for something.
+            // Whatever of it is left is refused by the store from then on.
             drop(self.delivering);
             self.store.close().await;
         };

@@ -60,6 +60,23 @@ pub(crate) struct Departure {
     pub(crate) at: Timestamp,
     pub(crate) life: usize,
     pub(crate) endpoint: EndpointKey,
+    /// The rate of its endpoint that the process knew.
+    pub(crate) rate: Option<u16>,
+}
+
+/// A rate, in requests per second, that was stored.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rated {
+    pub(crate) at: Timestamp,
+    pub(crate) life: usize,
+    pub(crate) rate: Option<u16>,
+}
+
+impl Rated {
+    /// What was in force when the world began.
+    pub(crate) fn at_first(rate: Option<u16>) -> Self {
+        Self { at: Timestamp::EPOCH, life: 0, rate }
+    }
 }
 
 /// An endpoint as it is stored.
@@ -129,8 +146,8 @@ pub(crate) struct Events {
     pub(crate) loads: BTreeMap<EndpointKey, VecDeque<Timestamp>>,
     /// How endpoints must be doing, by what was stored of them.
     pub(crate) health: BTreeMap<EndpointKey, Health>,
-    /// Requests per second that are allowed, from when on, in which life.
-    pub(crate) rates: BTreeMap<Limited, Vec<(usize, Option<u16>)>>,
+    /// What was allowed, in turn, of those that ever had a limit.
+    pub(crate) rates: BTreeMap<Limited, Vec<Rated>>,
     /// Whose endpoints they are.
     pub(crate) applications: BTreeMap<EndpointKey, ApplicationKey>,
     /// Endpoints that asked to be left alone, with the URL that they had.

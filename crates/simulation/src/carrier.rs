@@ -150,7 +150,7 @@ impl Courier {
         let (receivers, endpoint) = (&self.receivers, target.key);
         let manner = receivers.manner(endpoint);
         let id = message.id.to_string();
-        let departs = Departure { at: begun, life: self.life, endpoint };
+        let departs = Departure { at: begun, life: self.life, endpoint, rate: target.endpoint.throttle_rate };
         receivers.book.note(|events| {
             events.departures.push(departs);
             promises::judge_departure(events, departs, target, &id);

@@ -12,7 +12,7 @@ use postrider_domain::signature::{Secret, SecretKind};
 use postrider_ingest::{Submission, SubmitError, Submitted};
 use postrider_store::{IdempotencyKey, Job, Messages, NewTask, ReplayFilter, Span, Tasks, Work};
 
-use crate::book::{At, Limited};
+use crate::book::{At, Limited, Rated};
 use crate::carrier::Manner;
 use crate::image;
 use crate::life::Life;
@@ -274,12 +274,13 @@ impl Life {
 
     fn note_rate(&self, whose: Limited, rate: Option<u16>) {
         self.world.book.note(|events| {
+            let rated = |rate| Rated { at: self.clock.now(), life: self.number, rate };
             // Before the first one there was none.
-            let rates = events.rates.entry(whose).or_insert_with(|| vec![(0, None)]);
+            let rates = events.rates.entry(whose).or_insert_with(|| vec![Rated::at_first(None)]);
             // What was in force when this life began was so within it, too.
-            let before = rates.last().map(|(_, rate)| *rate);
-            rates.extend(before.map(|before| (self.number, before)));
-            rates.push((self.number, rate));
+            let before = rates.last().map(|before| before.rate);
+            rates.extend(before.map(rated));
+            rates.push(rated(rate));
         });
     }
 

@@ -6,7 +6,7 @@ use postrider_domain::delivery::{HoldReason, Next};
 use postrider_domain::time::Timestamp;
 use postrider_store::{EndpointKey, Settlement, Target};
 
-use crate::book::{At, Departure, Events, Limited, Seen, Settled};
+use crate::book::{At, Departure, Events, Limited, Rated, Seen, Settled};
 use crate::carrier::ON_ITS_WAY;
 use crate::store::at_once;
 use crate::world::{Place, Report, World};
@@ -237,7 +237,7 @@ const MESSAGE: i64 = 1_000_000;
 const ROUNDING: i64 = 1_000;
 
 /// Whether more left than a bucket allows that holds a tenth of a second's worth, and at least one. A process that starts anew
-/// starts with a full one; and as long as it lives it may not have heard of a change.
+/// starts with a full one, and it may not have heard of a change.
 fn is_too_fast(events: &Events, whose: Limited) -> bool {
     let Some(rates) = events.rates.get(&whose) else { return false };
     let is_of = |departs: &&Departure| match whose {
@@ -246,7 +246,14 @@ fn is_too_fast(events: &Events, whose: Limited) -> bool {
     };
     let (mut tokens, mut last) = (0, None::<Departure>);
     for departs in events.departures.iter().filter(is_of) {
-        let Some(rate) = highest(rates, departs.life) else {
+        let known = match whose {
+            Limited::Endpoint(_) => {
+                known_between(rates, last.filter(|last| last.life == departs.life).unwrap_or(*departs), *departs)
+            }
+            // Several lanes have it, and each may know another one.
+            Limited::Application(_) => in_force_within(rates, departs.life),
+        };
+        let Some(rate) = highest(known) else {
             last = None;
             continue;
         };
@@ -266,11 +273,24 @@ fn is_too_fast(events: &Events, whose: Limited) -> bool {
     false
 }
 
-/// The highest rate that was in force in a life; none if there was no limit for a while.
-fn highest(rates: &[(usize, Option<u16>)], life: usize) -> Option<i64> {
-    let before = rates.iter().rev().find(|(since, _)| *since < life);
-    let within = rates.iter().filter(|(since, _)| *since == life);
-    within.chain(before).map(|(_, rate)| rate.map(i64::from)).collect::<Option<Vec<_>>>()?.into_iter().max()
+/// The rates of an endpoint that a process can have known between two requests: what it knew at either, and what was stored since it was
+/// as it was known at the first.
+fn known_between(rates: &[Rated], from: Departure, to: Departure) -> Vec<Option<u16>> {
+    let is_known = |rated: &Rated| rated.rate == from.rate && rated.at <= from.at;
+    let first = rates.iter().rposition(is_known).unwrap_or(0);
+    let stored = rates[first..].iter().take_while(|rated| rated.at <= to.at).map(|rated| rated.rate);
+    stored.chain([from.rate, to.rate]).collect()
+}
+
+/// The rates that were in force in a life.
+fn in_force_within(rates: &[Rated], life: usize) -> Vec<Option<u16>> {
+    let before = rates.iter().rev().find(|rated| rated.life < life);
+    rates.iter().filter(|rated| rated.life == life).chain(before).map(|rated| rated.rate).collect()
+}
+
+/// The highest of some rates; none if one of them is no limit.
+fn highest(rates: Vec<Option<u16>>) -> Option<i64> {
+    rates.into_iter().map(|rate| rate.map(i64::from)).collect::<Option<Vec<_>>>()?.into_iter().max()
 }
 
 /// Endpoints that are held back because of what a receiver asked that they had before.

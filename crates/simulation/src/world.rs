@@ -18,7 +18,7 @@ use postrider_store::{ApplicationKey, EndpointKey, NewEndpoint, Store};
 use postrider_store_model::{Database, ModelStore};
 use postrider_store_sqlite::{Ownership, SqliteStore};
 
-use crate::book::{Book, Limited};
+use crate::book::{Book, Limited, Rated};
 use crate::carrier::{Receivers, TIMEOUT};
 use crate::dice::Dice;
 use crate::image::{self, Beginning};
@@ -308,7 +308,7 @@ fn make_application(
     let found = at_once(store.application(environment, &IdOrUid::Id(id))).ok().flatten();
     let Some(key) = found.map(|found| found.key) else { unreachable!("it was made") };
     if throttle_rate.is_some() {
-        book.note(|events| events.rates.insert(Limited::Application(key), vec![(0, throttle_rate)]));
+        book.note(|events| events.rates.insert(Limited::Application(key), vec![Rated::at_first(throttle_rate)]));
     }
     (key, id)
 }
@@ -349,7 +349,7 @@ fn home(
     book.note(|events| {
         events.applications.insert(endpoint, application);
         if throttle_rate.is_some() {
-            events.rates.insert(Limited::Endpoint(endpoint), vec![(0, throttle_rate)]);
+            events.rates.insert(Limited::Endpoint(endpoint), vec![Rated::at_first(throttle_rate)]);
         }
         if let Some(target) = target {
             events.is_now(target);

@@ -1,5 +1,6 @@
 //! A few connections for reading. Each read runs on a blocking thread with a connection of its own, so a long list never
-//! stops the runtime, and waits its turn when all connections are busy. Those who ask take turns, by environment and within one by
+//! stops the runtime, and waits its turn when all connections are busy. The threads are those of the runtime in which the store was
+//! opened, whoever reads: a thread that stands back from others would hold a connection that they wait for. Those who ask take turns, by environment and within one by
 //! application: whatever somebody asks for, a read of anybody else waits for about one of his. Of connections that the process reads
 //! with, too, callers never have all: what the engine and the health check read does not wait behind what callers ask for.
 //!
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use postrider_store::{Asker, StoreError};
 use rusqlite::{Connection, ErrorCode};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::decode::SqlError;
@@ -50,6 +52,8 @@ pub(crate) struct Readers {
     /// How many there are, idle or not.
     count: u32,
     files: Option<Arc<Files>>,
+    /// Where reads run; without it, where they are asked for.
+    runtime: Option<Handle>,
     /// What holds reads back while the WAL is started anew.
     pause: Arc<Pause>,
 }
@@ -63,7 +67,8 @@ impl Readers {
         let count = u32::try_from(connections.len()).unwrap_or(u32::MAX);
         let idle = connections.into_iter().map(|connection| Reader::new(connection, &pause));
         let idle = Arc::new(Mutex::new(idle.collect::<Result<_, _>>()?));
-        Ok(Self { idle, turns, asked, count, files, pause })
+        let runtime = Handle::try_current().ok();
+        Ok(Self { idle, turns, asked, count, files, runtime, pause })
     }
 
     /// What holds reads back.
@@ -130,7 +135,8 @@ impl Readers {
                 Err(_) => Err(StoreError::Unavailable("a read failed unexpectedly; see the log".to_owned())),
             }
         };
-        tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?
+        let runtime = self.runtime.clone().unwrap_or_else(Handle::current);
+        runtime.spawn_blocking(work).await.map_err(|_| StoreError::Closed)?
     }
 
     /// Runs `read`, which may consist of several statements, so that all of them see the same commit.

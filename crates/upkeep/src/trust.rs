@@ -3,9 +3,10 @@
 //! such a clock has shown it for a day of running, of one process or of several after each other.
 //!
 //! Idempotency keys are kept for hours only, and to take a repeated request for a new one can't be undone. So they go by a time of their
-//! own,
-//! which follows the clock where that goes on or goes back; where it jumps ahead, by more than an hour, theirs catches up four times as
-//! fast as time passes while somebody runs (`Retention::believed`).
+//! own, which follows the clock where that goes on or goes back; where it jumps ahead, by more than an hour, theirs catches up four times
+//! as fast as time passes while somebody runs (`Retention::believed`). But it is never more than a day behind a clock that is believed: a
+//! machine that is off for most of every day would keep keys for ever. So of several jumps of less than a day, one after the other, all
+//! but the first make keys older.
 
 use std::time::Duration;
 

@@ -49,7 +49,8 @@ fn workers(threads: usize) -> usize {
     if threads > 0 { threads } else { cores() }
 }
 
-fn cores() -> usize {
+/// How many threads run at once: cores, or fewer if a quota says so.
+pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
