@@ -105,7 +105,7 @@ pub(crate) struct State {
     window: VecDeque<Held>,
     held: HashSet<DeliveryKey, foldhash::fast::RandomState>,
     /// What that costs.
-    cost: Cost,
+    held_cost: Cost,
     /// Memory was refused.
     hungry: Option<Hungry>,
     hunger: Duration,
@@ -176,7 +176,7 @@ impl Lane {
             targetless: false,
             window: VecDeque::new(),
             held: HashSet::default(),
-            cost: Cost::default(),
+            held_cost: Cost::default(),
             hungry: None,
             needs: None,
             reserved: None,

@@ -139,7 +139,7 @@ impl State {
                 return false;
             }
         }
-        self.cost += Cost::of_message(&delivery.message);
+        self.held_cost += Cost::of_message(&delivery.message);
         (self.hungry, self.hunger) = (None, FIRST_HUNGER);
         self.held.insert(delivery.key);
         self.window.push_back(delivery);
@@ -162,7 +162,7 @@ impl State {
             self.wake();
         }
         if self.held.remove(&delivery.key) {
-            self.cost -= Cost::of_message(&delivery.message);
+            self.held_cost -= Cost::of_message(&delivery.message);
             budgets.memory.let_go(self.owner, delivery.key.message, &delivery.message, delivery.part);
             if self.held.is_empty() {
                 // It may have one message now, if nobody else waits for one.
@@ -324,7 +324,7 @@ impl State {
         let Some(needs) = due.message.as_ref().and_then(|message| needs_of(due.key.message, message)) else {
             return true;
         };
-        let is_other = budgets.memory.cost(self.cost, needs).is_large() != asked.is_large();
+        let is_other = budgets.memory.cost(self.cost(), needs).is_large() != asked.is_large();
         if is_other && self.lets_others_go_first(Some(needs), now, budgets) {
             self.needs = Some(needs);
             return false;
@@ -341,7 +341,7 @@ impl State {
 
     /// What it costs that it holds, or has reserved.
     fn cost(&self) -> Cost {
-        let mut cost = self.cost;
+        let mut cost = self.held_cost;
         if let Some(reserved) = &self.reserved {
             cost += reserved.cost();
         }
@@ -382,7 +382,7 @@ impl State {
             self.hungry = None;
             return None;
         };
-        match budgets.memory.reserve(self.owner, self.cost, needs) {
+        match budgets.memory.reserve(self.owner, self.held_cost, needs) {
             Ok(reserved) => (self.hungry, self.reserved) = (None, Some(reserved)),
             Err(refusal) => return self.go_hungry(refusal, now, budgets),
         }
@@ -412,7 +412,7 @@ impl State {
         let after = self.place.filter(|_| self.loads_in_a_row < LOADS_IN_A_ROW);
         self.loads_in_a_row = if after.is_some() { self.loads_in_a_row + 1 } else { 0 };
         let reserved = self.reserved.as_ref().map(Reserved::payload_bytes);
-        let max_bytes = reserved.unwrap_or_else(|| budgets.memory.look(self.owner, self.cost));
+        let max_bytes = reserved.unwrap_or_else(|| budgets.memory.look(self.owner, self.held_cost));
         let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         self.begin(Busy::Load, Step::Load(Load { now, after, limit: self.room(), max_bytes }))
     }
