@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use postrider_domain::fair::{Stock, leaves_enough};
 use postrider_domain::message::Message;
 use postrider_domain::time::Timestamp;
-use postrider_store::{EnvironmentKey, MessageKey};
+use postrider_store::{EnvironmentKey, MessageKey, TooLarge};
 
 use crate::holders::{Amount, Holders, Owner, Whose, environment_of};
 use crate::kept::SHORT_ANSWER_BYTES;
@@ -156,8 +156,12 @@ impl Budget {
     /// whoever has nothing, and was not refused, lets it go first. Not for crumbs, nor does one application wait for another whose
     /// messages are all larger: there may be no place for them for long.
     pub(crate) fn is_starving(&self, whose: Whose, amount: u64, now: Timestamp) -> bool {
-        let (amount, taken) = (signed(amount), self.taken.lock());
-        if taken.starving.is_empty() || amount <= self.least {
+        let amount = signed(amount);
+        if amount <= self.least {
+            return false;
+        }
+        let taken = self.taken.lock();
+        if taken.starving.is_empty() {
             return false;
         }
         let line = |line| taken.starving.get(&line).filter(|refused| !refused.is_over(now));
@@ -169,27 +173,52 @@ impl Budget {
     /// Takes `amount` for a lane of `whose` that has `share` already; `None` if that would be more than the due of the lane, of
     /// its application, or of its environment. A lane that has nothing may overdraw.
     pub(crate) fn try_take(&self, whose: Whose, share: u64, amount: u64) -> Option<Part> {
+        self.take(&mut self.taken.lock(), whose, share, amount)
+    }
+
+    /// Takes `amount` as [`Self::try_take`] does, and with it so much `more` if that is within the due of all of them, without
+    /// overdrawing: what is overdrawn is for one message of each lane.
+    fn try_take_with(&self, whose: Whose, share: u64, amount: u64, more: u64) -> Option<Reserve> {
         let mut taken = self.taken.lock();
-        let amount = signed(amount);
-        let (own, environment) = taken.holders.of(whose);
-        let within = self.within(&taken, whose);
-        let fits = within.may_take(own.within, environment.within, amount);
-        if fits && (share == 0 || self.is_due(share, amount, within.free)) {
-            taken.add(whose, Part::Within.of(amount));
-            return Some(Part::Within);
-        }
-        let granted = share == 0 && may_overdraw(self.beyond(&taken), own.beyond, environment.beyond, amount);
-        granted.then(|| {
-            taken.add(whose, Part::Beyond.of(amount));
-            Part::Beyond
-        })
+        let is_ample = self.gives_amply(&taken, whose, share, amount + more);
+        let amount = if is_ample { amount + more } else { amount };
+        let part = self.take(&mut taken, whose, share, amount)?;
+        Some(Reserve { amount, part })
     }
 
     /// Whether `amount` more is within the due of a lane with this share, of its application and of its environment, without
     /// overdrawing.
     pub(crate) fn is_ample(&self, whose: Whose, share: u64, amount: u64) -> bool {
-        let (taken, amount) = (self.taken.lock(), signed(amount));
-        let (within, (own, environment)) = (self.within(&taken, whose), taken.holders.of(whose));
+        self.gives_amply(&self.taken.lock(), whose, share, amount)
+    }
+
+    /// Whether a lane that asked for `amount` would have it.
+    fn gives(&self, whose: Whose, share: u64, amount: u64) -> bool {
+        self.part_for(&self.taken.lock(), whose, share, amount).is_some()
+    }
+
+    fn take(&self, taken: &mut Taken, whose: Whose, share: u64, amount: u64) -> Option<Part> {
+        let part = self.part_for(taken, whose, share, amount)?;
+        taken.add(whose, part.of(signed(amount)));
+        Some(part)
+    }
+
+    /// Of what a lane would have `amount` more.
+    fn part_for(&self, taken: &Taken, whose: Whose, share: u64, amount: u64) -> Option<Part> {
+        let amount = signed(amount);
+        let (own, environment) = taken.holders.of(whose);
+        let within = self.within(taken, whose);
+        let fits = within.may_take(own.within, environment.within, amount);
+        if fits && (share == 0 || self.is_due(share, amount, within.free)) {
+            return Some(Part::Within);
+        }
+        let overdraws = share == 0 && may_overdraw(self.beyond(taken), own.beyond, environment.beyond, amount);
+        overdraws.then_some(Part::Beyond)
+    }
+
+    fn gives_amply(&self, taken: &Taken, whose: Whose, share: u64, amount: u64) -> bool {
+        let amount = signed(amount);
+        let (within, (own, environment)) = (self.within(taken, whose), taken.holders.of(whose));
         within.may_take(own.within, environment.within, amount) && self.is_due(share, amount, within.free)
     }
 
@@ -232,7 +261,7 @@ impl Budget {
     }
 
     /// What is taken.
-    fn used(&self) -> i64 {
+    pub(crate) fn used(&self) -> i64 {
         let Own { within, beyond } = self.taken.lock().all;
         within + beyond
     }
@@ -293,9 +322,103 @@ fn signed(amount: u64) -> i64 {
 /// What a delivery costs in memory beside its payload, roughly.
 pub(crate) const OVERHEAD_BYTES: u64 = 512;
 
-/// What the memory of a delivery with this message takes, where nobody else has its payload.
-pub(crate) fn bytes_of(message: &Message) -> u64 {
-    OVERHEAD_BYTES + message.payload.as_ref().map_or(0, |payload| payload.len() as u64)
+/// So many bytes of payload are loaded without asking whether there is memory for them: what is refused then was read in vain.
+const LOOK_BYTES: u64 = 256 * 1024;
+
+/// What deliveries cost in memory: of what is for small messages, and of what is for large ones.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Cost {
+    small: u64,
+    large: u64,
+}
+
+impl Cost {
+    /// Of one with so much payload, if nobody else has that. A large one costs as much as a small one beside it.
+    fn of(payload_bytes: usize) -> Self {
+        let payload = payload_bytes as u64;
+        if OVERHEAD_BYTES + payload <= SMALL_BYTES {
+            Self { small: OVERHEAD_BYTES + payload, large: 0 }
+        } else {
+            Self { small: OVERHEAD_BYTES, large: payload }
+        }
+    }
+
+    /// Of one with this message, if nobody else has its payload.
+    pub(crate) fn of_message(message: &Message) -> Self {
+        Self::of(message.payload.as_ref().map_or(0, |payload| payload.len()))
+    }
+
+    /// Whether it is of a large message whose payload is to be paid for.
+    pub(crate) fn is_large(self) -> bool {
+        self.large > 0
+    }
+}
+
+impl AddAssign for Cost {
+    fn add_assign(&mut self, more: Self) {
+        self.small += more.small;
+        self.large += more.large;
+    }
+}
+
+impl SubAssign for Cost {
+    fn sub_assign(&mut self, less: Self) {
+        self.small -= less.small;
+        self.large -= less.large;
+    }
+}
+
+/// What was refused: so much of what is for small messages, or of what is for large ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Small(u64),
+    Large(u64),
+}
+
+/// A part of one budget that was taken for what is to come.
+#[derive(Debug)]
+struct Reserve {
+    amount: u64,
+    part: Part,
+}
+
+impl Reserve {
+    fn nothing() -> Self {
+        Self { amount: 0, part: Part::Within }
+    }
+
+    /// Pays for a delivery of a lane that has `share` beside this; if this is not enough, all of it is asked for.
+    fn pay(&mut self, budget: &Budget, whose: Whose, share: u64, amount: u64) -> Option<Part> {
+        if amount > self.amount {
+            return budget.try_take(whose, share + self.amount, amount);
+        }
+        self.amount -= amount;
+        Some(self.part)
+    }
+}
+
+/// Memory that was taken for what a load is to find: all that its first delivery costs, of both kinds.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    small: Reserve,
+    large: Reserve,
+    payload_bytes: u64,
+}
+
+impl Reserved {
+    pub(crate) fn nothing() -> Self {
+        Self { small: Reserve::nothing(), large: Reserve::nothing(), payload_bytes: 0 }
+    }
+
+    /// How much payload may be loaded.
+    pub(crate) fn payload_bytes(&self) -> u64 {
+        self.payload_bytes
+    }
+
+    /// What it has of both kinds.
+    pub(crate) fn cost(&self) -> Cost {
+        Cost { small: self.small.amount, large: self.large.amount }
+    }
 }
 
 /// Bytes of memory for messages that wait, by their size, and for what receivers answered until it is stored.
@@ -319,52 +442,100 @@ impl Memory {
         Self { small, large, answers, payloads: Payloads::default() }
     }
 
-    /// Whether a large message is there, so that one more lane of `whose` may have it for next to nothing.
-    pub(crate) fn has_payload(&self, whose: Whose, key: MessageKey) -> bool {
-        self.payloads.has(key) && self.small.is_ample(whose, 0, OVERHEAD_BYTES)
+    /// What a delivery costs a lane that holds so much. The payload of a large message is paid for by the first who holds it. Whoever
+    /// holds none may have what another one has, for what a delivery costs beside that; a second one he may have as if nobody else
+    /// had it: what he holds for long, when the others have sent it, takes memory of its application.
+    pub(crate) fn cost(&self, held: Cost, needs: TooLarge) -> Cost {
+        let cost = Cost::of(needs.payload_bytes);
+        let shares = !held.is_large() && cost.is_large() && self.payloads.has(needs.message);
+        if shares { Cost { large: 0, ..cost } } else { cost }
     }
 
-    /// Takes memory for a delivery of a lane of `whose`, which has `share` already for messages of this size. `None` if that is refused;
-    /// else the message to be held, which is one that is there already, and of what its memory was taken.
-    ///
-    /// The payload of a large one is paid for by the first who holds it; what each of them costs beside that is as small as a small message.
-    /// A lane that has nothing may have what another one has. A second message it may have as if nobody else had it: what it
-    /// holds for long, when the others have sent it, takes memory of its application.
+    /// Takes memory for a load that is to find what a lane needs, before anything is read: all that this costs, and for more of its kind if
+    /// there is enough. What another one has at this moment may be gone when it is read; then the lane asks for all of it.
+    pub(crate) fn reserve(&self, whose: Whose, held: Cost, needs: TooLarge) -> Result<Reserved, Refusal> {
+        let (alone, cost) = (Cost::of(needs.payload_bytes), self.cost(held, needs));
+        let more_small = if alone.is_large() { 0 } else { LOOK_BYTES };
+        let small = self.small.try_take_with(whose, held.small, cost.small, more_small);
+        let small = small.ok_or(Refusal::Small(cost.small))?;
+        let large = if cost.is_large() {
+            self.large.try_take_with(whose, held.large, cost.large, LOOK_BYTES)
+        } else {
+            Some(Reserve::nothing())
+        };
+        let Some(large) = large else {
+            self.small.give_back(whose, small.part, small.amount);
+            return Err(Refusal::Large(cost.large));
+        };
+        let more = small.amount + large.amount - cost.small - cost.large;
+        Ok(Reserved { small, large, payload_bytes: needs.payload_bytes as u64 + more })
+    }
+
+    /// Gives back what is left of it.
+    pub(crate) fn give_back(&self, whose: Whose, reserved: &Reserved) {
+        self.small.give_back(whose, reserved.small.part, reserved.small.amount);
+        self.large.give_back(whose, reserved.large.part, reserved.large.amount);
+    }
+
+    /// How much payload a lane that holds so much may load to see what is next. Nothing, if nothing of it could be held.
+    pub(crate) fn look(&self, whose: Whose, held: Cost) -> u64 {
+        let may_hold = self.small.gives(whose, held.small, OVERHEAD_BYTES);
+        if may_hold { (self.free(whose) / 2).min(LOOK_BYTES) } else { 0 }
+    }
+
+    /// Notes that a lane that has nothing was refused it.
+    pub(crate) fn starves(&self, whose: Whose, refusal: Refusal, now: Timestamp) {
+        match refusal {
+            Refusal::Small(amount) => self.small.starves(whose, amount, now),
+            Refusal::Large(amount) => self.large.starves(whose, amount, now),
+        }
+    }
+
+    /// Whether a lane that has nothing, and was not refused, lets others go first to whatever of that.
+    pub(crate) fn is_starving(&self, whose: Whose, cost: Cost, now: Timestamp) -> bool {
+        self.small.is_starving(whose, cost.small, now) || self.large.is_starving(whose, cost.large, now)
+    }
+
+    /// Takes memory for a delivery of a lane of `whose` that holds so much, of what is `reserved` for it as far as that is enough. Says what
+    /// was refused, or else the message to be held, which is one that is there already, and of what was taken what it costs beside
+    /// its payload.
     pub(crate) fn hold(
         &self,
         whose: Whose,
-        share: u64,
+        held: Cost,
         key: MessageKey,
         message: &Arc<Message>,
-    ) -> Option<(Arc<Message>, Part)> {
-        let bytes = bytes_of(message);
-        if bytes <= SMALL_BYTES {
-            let part = self.small.try_take(whose, share, bytes)?;
-            return Some((Arc::clone(message), part));
+        reserved: &mut Reserved,
+    ) -> Result<(Arc<Message>, Part), Refusal> {
+        let cost = Cost::of_message(message);
+        let part = reserved.small.pay(&self.small, whose, held.small, cost.small);
+        let part = part.ok_or(Refusal::Small(cost.small))?;
+        if !cost.is_large() {
+            return Ok((Arc::clone(message), part));
         }
-        let of_delivery = self.small.try_take(whose, 0, OVERHEAD_BYTES)?;
-        let may_share = || share == 0 || self.large.is_ample(whose, share, bytes);
-        let pays = || self.large.try_take(whose, share, bytes - OVERHEAD_BYTES);
+        let is_reserved = cost.large <= reserved.large.amount;
+        let may_share = || !held.is_large() || is_reserved || self.large.is_ample(whose, held.large, cost.large);
+        let pays = || reserved.large.pay(&self.large, whose, held.large, cost.large);
         let Some(message) = self.payloads.hold(key, message, may_share, pays) else {
-            self.small.give_back(whose, of_delivery, OVERHEAD_BYTES);
-            return None;
+            self.small.give_back(whose, part, cost.small);
+            return Err(Refusal::Large(cost.large));
         };
-        Some((message, of_delivery))
+        Ok((message, part))
     }
 
     /// Gives back what was taken for a delivery.
     pub(crate) fn let_go(&self, whose: Whose, key: MessageKey, message: &Message, part: Part) {
-        let bytes = bytes_of(message);
-        if bytes <= SMALL_BYTES {
-            return self.small.give_back(whose, part, bytes);
-        }
-        self.small.give_back(whose, part, OVERHEAD_BYTES);
-        if let Some(part) = self.payloads.let_go(key) {
-            self.large.give_back(whose, part, bytes - OVERHEAD_BYTES);
+        let cost = Cost::of_message(message);
+        self.small.give_back(whose, part, cost.small);
+        if cost.is_large()
+            && let Some(part) = self.payloads.let_go(key)
+        {
+            self.large.give_back(whose, part, cost.large);
         }
     }
 
-    /// What pays for a message of this size.
+    /// What pays for the payload of a message of this size.
+    #[cfg(test)]
     pub(crate) fn of(&self, bytes: u64) -> &Budget {
         if bytes <= SMALL_BYTES { &self.small } else { &self.large }
     }

@@ -25,14 +25,14 @@ use postrider_domain::delivery::{Decision, Hold, HoldReason, Outcome};
 use postrider_domain::time::Timestamp;
 use postrider_store::{DeliveryKey, EndpointKey, Target, TooLarge};
 
-use crate::budget::{Memory, Permits};
+use crate::budget::{Cost, Memory, Permits, Reserved};
 use crate::holders::{Owner, Whose};
 use crate::limits::MAX_HELD;
 use crate::pace::Pace;
 use crate::rate::{Limited, Limits, RateBook};
 use crate::sender::Prepared;
 use crate::turns::Turns;
-use window::{FIRST_HUNGER, FIRST_ON_ITS_WAY, Meanwhile};
+use window::{FIRST_HUNGER, FIRST_ON_ITS_WAY, Hungry, Meanwhile};
 pub(crate) use window::{Held, Load, Messages};
 
 /// A wait that is not worth closing the lane for, unless others wait for one.
@@ -104,17 +104,17 @@ pub(crate) struct State {
     targetless: bool,
     window: VecDeque<Held>,
     held: HashSet<DeliveryKey, foldhash::fast::RandomState>,
-    /// Of small messages, and of others.
-    held_bytes: [u64; 2],
-    /// Memory was refused, and nothing more is loaded before this instant.
-    hungry: Option<Timestamp>,
+    /// What that costs.
+    held_cost: Cost,
+    /// Memory was refused.
+    hungry: Option<Hungry>,
     hunger: Duration,
     /// How long the lane waits after the next load that finds only what is still on its way.
     on_its_way: Duration,
     /// The next one in the store, if it did not fit when it was come across.
     needs: Option<TooLarge>,
     /// What was taken for the load under way.
-    reserved: Option<window::Reserved>,
+    reserved: Option<Reserved>,
     /// Whose permits it has; `None` until that is known.
     owner: Whose,
     turn: Turn,
@@ -176,7 +176,7 @@ impl Lane {
             targetless: false,
             window: VecDeque::new(),
             held: HashSet::default(),
-            held_bytes: [0; 2],
+            held_cost: Cost::default(),
             hungry: None,
             needs: None,
             reserved: None,

@@ -55,7 +55,7 @@ fn held(state: &mut State, budgets: &Budgets) -> Held {
     let key = DeliveryKey { due_at: NOW, message: MessageKey(1) };
     let part = crate::budget::Part::Within;
     let delivery = Held { key, made: 0, trigger: Trigger::Scheduled, message: message(), part };
-    assert!(state.hold(delivery.clone(), budgets));
+    assert!(state.hold(delivery.clone(), &mut Reserved::nothing(), budgets));
     delivery
 }
 
@@ -293,6 +293,14 @@ fn ready(application_rate: Option<u16>) -> Arc<Ready> {
         url: target.endpoint.url.as_str().into(),
         target: Arc::new(target),
     })
+}
+
+/// A lane of somebody's endpoint, with a permit.
+fn lane_of(owner: Owner, budgets: &Budgets) -> Lane {
+    assert!(budgets.permits.open(Some(owner)));
+    let lane = Lane::new(EndpointKey(1), Some(owner), Pace::new(4), false);
+    lane.state.lock().set_ready(ready(None), budgets);
+    lane
 }
 
 /// A lane of a known endpoint, with a permit.
@@ -858,6 +866,125 @@ fn what_endpoints_that_share_a_message_cost_takes_nothing_of_what_others_have_fo
     assert!(budgets.memory.of(1).try_take(other, 0, 10_000).is_some());
     lanes.iter_mut().for_each(|waiting| waiting.end(&budgets));
     assert_eq!(budgets.memory.used(), LARGE as i64 + 10_000);
+}
+
+/// A large message.
+fn large(bytes: usize) -> Arc<Message> {
+    Arc::new(Message { payload: Some(vec![b'x'; bytes].into()), ..Message::clone(&message()) })
+}
+
+/// So many bytes of memory, where small messages of hanging endpoints of [`OWNER`] have all that it may have for those: nothing is
+/// left for what a large one costs beside its payload.
+fn without_memory_for_small_ones(bytes: u64) -> (Budgets, Vec<Waiting>) {
+    let budgets = Budgets { permits: Permits::new(10_000), ..with_memory(bytes) };
+    let mut hanging = Vec::new();
+    for payload in [15_800, 700, 0] {
+        loop {
+            let mut waiting = Waiting::new(hanging.len() as i64, payload, &budgets);
+            (0..4).for_each(|_| _ = waiting.act(NOW, &budgets));
+            if waiting.delivered.is_none() {
+                break;
+            }
+            hanging.push(waiting);
+        }
+    }
+    assert!(hanging.len() > 10 && budgets.memory.of(1).try_take(Some(OWNER), 0, OVERHEAD_BYTES).is_none());
+    (budgets, hanging)
+}
+
+#[test]
+fn a_large_message_of_one_whose_small_ones_hang_is_not_read_in_vain_and_keeps_nobody_waiting() {
+    for memory in [1 << 20, 8 << 20, 32 << 20] {
+        let (budgets, mut hanging) = without_memory_for_small_ones(memory);
+        let mut one = Waiting::new(-1, 20_000, &budgets);
+        let (mut now, mut loads) = (after(10_000), 0);
+        let end = after(20_000);
+        while now < end {
+            for _ in 0..4 {
+                loads += usize::from(one.act(now, &budgets) > 0);
+            }
+            let other = Some(owner(2, 2));
+            assert!(!budgets.memory.of(100_000).is_starving(other, 100_000, now), "{memory}");
+            assert_eq!(budgets.memory.of(100_000).used(), 0, "{memory}");
+            now = now.saturating_add(Duration::from_millis(50));
+        }
+        assert_eq!(loads, 0, "{memory}");
+        let (others, large) = (lane_of(owner(2, 2), &budgets), large(100_000));
+        let mut state = others.state.lock();
+        assert!(state.offer(&large, MessageKey(-2), &budgets), "{memory}");
+        assert!(matches!(state.next_step(now, &budgets), Step::Work(..)));
+        // As soon as there is room for it, it is sent.
+        hanging.iter_mut().for_each(|waiting| waiting.end(&budgets));
+        for _ in 0..10 {
+            loads += usize::from(one.act(now, &budgets) > 0);
+            now = now.saturating_add(Duration::from_millis(250));
+        }
+        assert_eq!((loads, one.delivered.is_some()), (1, true), "{memory}");
+    }
+}
+
+#[test]
+fn a_lane_that_can_share_a_payload_takes_nothing_of_what_is_for_large_messages() {
+    const LARGE: usize = 1_000_000;
+    let budgets = with_memory(8_000_000);
+    let first = open_lane(&budgets, None);
+    assert!(first.state.lock().offer(&large(LARGE), MessageKey(1), &budgets));
+    // What there is for small ones is taken, and so only what may be overdrawn is left of that.
+    budgets.memory.of(1).charge(None, 2_000_000);
+    let of_large = budgets.memory.of(LARGE as u64).used();
+    let mut second = Waiting::new(1, LARGE, &budgets);
+    let mut state = second.lane.state.lock();
+    let Step::Load(look) = state.next_step(NOW, &budgets) else { panic!("it looks what is there") };
+    let beyond = DueSlice { too_large: Some(too_large(LARGE)), ..DueSlice::default() };
+    assert!(state.loaded(beyond, look, |_| false, &budgets).is_empty());
+    let Step::Load(load) = state.next_step(NOW, &budgets) else { panic!("it loads at once") };
+    assert_eq!(budgets.memory.of(LARGE as u64).used(), of_large);
+    assert!(load.max_bytes >= LARGE);
+    (state.busy, state.more) = (None, true);
+    state.give_back_reserved(&budgets);
+    drop(state);
+    let read: usize = (0..4).map(|_| second.act(NOW, &budgets)).sum();
+    assert!(read == LARGE && second.delivered.is_some());
+    assert_eq!(budgets.memory.of(LARGE as u64).used(), of_large);
+}
+
+#[test]
+fn what_was_taken_for_a_load_pays_for_what_it_finds_whatever_others_took_meanwhile() {
+    for payload in [10_000, 300_000] {
+        let budgets = with_memory(8_000_000);
+        let lane = open_lane(&budgets, None);
+        let mut state = lane.state.lock();
+        state.wake();
+        let Step::Load(look) = state.next_step(NOW, &budgets) else { panic!("it looks what is there") };
+        let beyond = DueSlice { too_large: Some(too_large(payload)), ..DueSlice::default() };
+        assert!(state.loaded(beyond, look, |_| false, &budgets).is_empty());
+        let Step::Load(load) = state.next_step(NOW, &budgets) else { panic!("there is room") };
+        for size in [1 << 20, 1] {
+            let memory = budgets.memory.of(size);
+            while memory.try_take(Some(OWNER), 0, size.max(OVERHEAD_BYTES)).is_some() {}
+        }
+        let key = DeliveryKey { due_at: NOW, message: MessageKey(1) };
+        let message = Some(large(payload));
+        let due = Due { key, made: 0, trigger: Trigger::Scheduled, fresh: false, message };
+        let before = budgets.memory.used();
+        assert!(state.loaded(vec![due].into(), load, |_| false, &budgets).is_empty());
+        assert_eq!(state.held.len(), 1, "{payload}");
+        // What was taken for more is given back.
+        assert!(budgets.memory.used() <= before);
+        let rest = budgets.memory.used();
+        state.drop_window(&budgets);
+        assert_eq!(rest - budgets.memory.used(), payload as i64 + OVERHEAD_BYTES as i64);
+    }
+}
+
+#[test]
+fn a_lane_with_large_messages_overdraws_what_is_for_small_ones_once() {
+    let budgets = with_memory(32 << 20);
+    // Of another environment.
+    budgets.memory.of(1).charge(Some(owner(2, 2)), 8 << 20);
+    let (lane, large) = (open_lane(&budgets, None), large(17_000));
+    let taken = (1..=200).filter(|number| lane.state.lock().offer(&large, MessageKey(*number), &budgets)).count();
+    assert_eq!(taken, 1);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use postrider_domain::time::Timestamp;
 use postrider_store::{DeliveryKey, Due, DueSlice, MessageKey, TooLarge};
 
 use super::{Budgets, Busy, State, Step};
-use crate::budget::{Budget, OVERHEAD_BYTES, Part, SMALL_BYTES, bytes_of};
+use crate::budget::{Cost, Part, Refusal, Reserved};
 use crate::limits::{LAST_HUNGER, MANNERS};
 
 /// A window is this many times what may be under way, within these bounds.
@@ -28,15 +28,13 @@ pub(super) const LOADS_IN_A_ROW: u32 = 32;
 /// The most erased messages that a lane remembers while it loads; beyond that it loads again.
 const MAX_ERASED_MEANWHILE: usize = 4_096;
 
-/// So many bytes of payload are loaded without asking whether there is memory for them: what is refused then was read in vain.
-const LOOK_BYTES: u64 = 256 * 1024;
-
-/// Memory that was taken for a load.
-pub(super) struct Reserved {
-    amount: u64,
-    /// What has to fit: says which memory it is.
-    least: u64,
-    part: Part,
+/// A lane that was refused memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hungry {
+    /// It was just now.
+    Refused(Refusal),
+    /// Nothing more is loaded before this instant.
+    Until(Timestamp),
 }
 
 /// The first wait before memory that was refused is asked for again.
@@ -115,34 +113,33 @@ impl State {
         // What waits in the store is older: taking this one first would let it overtake for ever.
         let free = !self.more && self.hungry.is_none() && self.window.len() < self.window_size();
         // Before it is known whose it is, nothing is charged to anybody. And whoever has nothing lets those go first who were refused.
-        let starving = |bytes: u64| budgets.memory.of(bytes).is_starving(self.owner, bytes, message.created_at);
         let needs = needs_of(key.message, message);
-        let bytes = OVERHEAD_BYTES + needs.map_or(0, |needs| needs.payload_bytes) as u64;
         let mut room = free && self.owner.is_some();
-        if room && self.held.is_empty() && !budgets.memory.has_payload(self.owner, key.message) && starving(bytes) {
+        if room && self.lets_others_go_first(needs, message.created_at, budgets) {
             // It asks for that memory when it is its turn.
             (room, self.needs) = (false, needs);
         }
         let (trigger, message) = (Trigger::Scheduled, Arc::clone(message));
         let delivery = Held { key, made: 0, trigger, message, part: Part::Within };
-        let taken = self.held.contains(&key) || (room && self.hold(delivery, budgets));
+        let taken = self.held.contains(&key) || (room && self.hold(delivery, &mut Reserved::nothing(), budgets));
         if !taken {
             self.wake();
         }
         taken
     }
 
-    /// Takes memory for a delivery, and charge of it; false if that is refused.
-    pub(super) fn hold(&mut self, mut delivery: Held, budgets: &Budgets) -> bool {
-        let (key, bytes) = (delivery.key.message, bytes_of(&delivery.message));
-        let share = &mut self.held_bytes[usize::from(bytes > SMALL_BYTES)];
-        let Some((message, part)) = budgets.memory.hold(self.owner, *share, key, &delivery.message) else {
-            self.hungry.get_or_insert(Timestamp::MAX);
-            self.needs = needs_of(key, &delivery.message);
-            return false;
-        };
-        (delivery.message, delivery.part) = (message, part);
-        *share += bytes;
+    /// Takes memory for a delivery, of what is `reserved` for it, and charge of it; false if that is refused.
+    pub(super) fn hold(&mut self, mut delivery: Held, reserved: &mut Reserved, budgets: &Budgets) -> bool {
+        let key = delivery.key.message;
+        match budgets.memory.hold(self.owner, self.cost(), key, &delivery.message, reserved) {
+            Ok((message, part)) => (delivery.message, delivery.part) = (message, part),
+            Err(refusal) => {
+                self.hungry.get_or_insert(Hungry::Refused(refusal));
+                self.needs = needs_of(key, &delivery.message);
+                return false;
+            }
+        }
+        self.held_cost += Cost::of_message(&delivery.message);
         (self.hungry, self.hunger) = (None, FIRST_HUNGER);
         self.held.insert(delivery.key);
         self.window.push_back(delivery);
@@ -165,8 +162,7 @@ impl State {
             self.wake();
         }
         if self.held.remove(&delivery.key) {
-            let bytes = bytes_of(&delivery.message);
-            self.held_bytes[usize::from(bytes > SMALL_BYTES)] -= bytes;
+            self.held_cost -= Cost::of_message(&delivery.message);
             budgets.memory.let_go(self.owner, delivery.key.message, &delivery.message, delivery.part);
             if self.held.is_empty() {
                 // It may have one message now, if nobody else waits for one.
@@ -258,15 +254,28 @@ impl State {
         budgets: &Budgets,
     ) -> Vec<Due> {
         self.busy = None;
-        let asked = self.reserved.as_ref().map_or(OVERHEAD_BYTES, |reserved| reserved.least);
-        self.give_back_reserved(budgets);
+        let mut reserved = self.reserved.take().unwrap_or_else(Reserved::nothing);
+        let empty = self.take_found(found, load, is_passed_over, &mut reserved, budgets);
+        budgets.memory.give_back(self.owner, &reserved);
+        empty
+    }
+
+    /// What was reserved for the load pays for what it found.
+    fn take_found(
+        &mut self,
+        found: DueSlice,
+        load: Load,
+        is_passed_over: impl Fn(&MessageId) -> bool,
+        reserved: &mut Reserved,
+        budgets: &Budgets,
+    ) -> Vec<Due> {
         self.prepared();
         let meanwhile = std::mem::take(&mut self.meanwhile);
         if meanwhile.too_much {
             self.more = true;
             return Vec::new();
         }
-        let mut empty = Vec::new();
+        let (mut empty, asked) = (Vec::new(), reserved.cost());
         let ended = load.was_the_last(&found);
         self.more |= !ended || load.after.is_some();
         self.needs = found.too_large;
@@ -288,7 +297,8 @@ impl State {
             self.more |= has_ended && due.trigger == Trigger::Scheduled && !meanwhile.settled.contains(&key);
             let is_over = self.held.contains(&key) || has_ended;
             let has_charge = is_over
-                || self.has_waited_for(&due, asked, load.now, budgets) && self.take_over(due, &mut empty, budgets);
+                || self.has_waited_for(&due, asked, load.now, budgets)
+                    && self.take_over(due, &mut empty, reserved, budgets);
             if !has_charge {
                 self.more = true;
                 break;
@@ -310,34 +320,44 @@ impl State {
 
     /// Whether it is this lane's turn to take memory for a delivery that was loaded. One that has nothing was let in for the kind
     /// of memory that it `asked` for; of the other kind others may have been refused.
-    fn has_waited_for(&mut self, due: &Due, asked: u64, now: Timestamp, budgets: &Budgets) -> bool {
+    fn has_waited_for(&mut self, due: &Due, asked: Cost, now: Timestamp, budgets: &Budgets) -> bool {
         let Some(needs) = due.message.as_ref().and_then(|message| needs_of(due.key.message, message)) else {
             return true;
         };
-        let bytes = OVERHEAD_BYTES + needs.payload_bytes as u64;
-        let memory = budgets.memory.of(bytes);
-        let is_other = !std::ptr::eq(memory, budgets.memory.of(asked));
-        if self.held.is_empty()
-            && is_other
-            && !budgets.memory.has_payload(self.owner, due.key.message)
-            && memory.is_starving(self.owner, bytes, now)
-        {
+        let is_other = budgets.memory.cost(self.cost(), needs).is_large() != asked.is_large();
+        if is_other && self.lets_others_go_first(Some(needs), now, budgets) {
             self.needs = Some(needs);
             return false;
         }
         true
     }
 
+    /// Whether a lane that has nothing would have what others with nothing were refused.
+    fn lets_others_go_first(&self, needs: Option<TooLarge>, now: Timestamp, budgets: &Budgets) -> bool {
+        let memory = &budgets.memory;
+        self.held.is_empty()
+            && needs.is_some_and(|needs| memory.is_starving(self.owner, memory.cost(self.cost(), needs), now))
+    }
+
+    /// What it costs that it holds, or has reserved.
+    fn cost(&self) -> Cost {
+        let mut cost = self.held_cost;
+        if let Some(reserved) = &self.reserved {
+            cost += reserved.cost();
+        }
+        cost
+    }
+
     /// Takes charge of a delivery that was loaded; false if there is no room. One without a payload is put with the others
     /// of its kind.
-    fn take_over(&mut self, due: Due, empty: &mut Vec<Due>, budgets: &Budgets) -> bool {
+    fn take_over(&mut self, due: Due, empty: &mut Vec<Due>, reserved: &mut Reserved, budgets: &Budgets) -> bool {
         let Some(message) = due.message.clone() else {
             self.held.insert(due.key);
             empty.push(due);
             return true;
         };
         let Due { key, made, trigger, .. } = due;
-        self.hold(Held { key, made, trigger, message, part: Part::Within }, budgets)
+        self.hold(Held { key, made, trigger, message, part: Part::Within }, reserved, budgets)
     }
 
     /// A delivery without payload was canceled.
@@ -348,70 +368,41 @@ impl State {
     /// Until when nothing is loaded because memory was refused. What is known not to fit is not read before there is memory for
     /// it: a thousand lanes that wait for that would read it again and again, and leave no reader to anybody else.
     pub(super) fn hungry_until(&mut self, now: Timestamp, budgets: &Budgets) -> Option<Timestamp> {
-        if self.needs_what_another_has(budgets).is_some() {
-            self.hungry = None;
-            return None;
-        }
         match self.hungry {
-            Some(Timestamp::MAX) => return self.go_hungry(now, budgets),
-            Some(until) if until > now => return self.hungry,
-            None if self.held.is_empty() && self.memory(budgets).is_starving(self.owner, self.least(), now) => {
-                self.hungry = Some(now.saturating_add(MANNERS));
-                return self.hungry;
+            Some(Hungry::Refused(refusal)) => return self.go_hungry(refusal, now, budgets),
+            Some(Hungry::Until(until)) if until > now => return Some(until),
+            None if self.lets_others_go_first(self.needs, now, budgets) => {
+                let until = now.saturating_add(MANNERS);
+                self.hungry = Some(Hungry::Until(until));
+                return Some(until);
             }
             _ => {}
         }
-        if !self.reserve(budgets) {
-            return self.go_hungry(now, budgets);
+        let Some(needs) = self.needs else {
+            self.hungry = None;
+            return None;
+        };
+        match budgets.memory.reserve(self.owner, self.held_cost, needs) {
+            Ok(reserved) => (self.hungry, self.reserved) = (None, Some(reserved)),
+            Err(refusal) => return self.go_hungry(refusal, now, budgets),
         }
-        self.hungry = None;
         None
     }
 
-    /// The next delivery, if it costs next to nothing, because another lane has its payload.
-    fn needs_what_another_has(&self, budgets: &Budgets) -> Option<TooLarge> {
-        self.needs.filter(|needs| self.held.is_empty() && budgets.memory.has_payload(self.owner, needs.message))
-    }
-
-    /// How much memory the next delivery needs, as far as is known.
-    fn least(&self) -> u64 {
-        OVERHEAD_BYTES + self.needs.map_or(0, |needs| needs.payload_bytes) as u64
-    }
-
-    /// The memory that it needs.
-    fn memory<'a>(&self, budgets: &'a Budgets) -> &'a Budget {
-        budgets.memory.of(self.least())
-    }
-
-    fn go_hungry(&mut self, now: Timestamp, budgets: &Budgets) -> Option<Timestamp> {
+    fn go_hungry(&mut self, refusal: Refusal, now: Timestamp, budgets: &Budgets) -> Option<Timestamp> {
         if self.held.is_empty() {
-            self.memory(budgets).starves(self.owner, self.least(), now);
+            budgets.memory.starves(self.owner, refusal, now);
         }
-        self.hungry = Some(now.saturating_add(self.hunger));
+        let until = now.saturating_add(self.hunger);
+        self.hungry = Some(Hungry::Until(until));
         self.hunger = (self.hunger * 2).min(LAST_HUNGER);
-        self.hungry
+        Some(until)
     }
 
-    /// Takes memory for what did not fit into the last load, and for more of its kind if there is enough; false if it is refused.
-    fn reserve(&mut self, budgets: &Budgets) -> bool {
-        if self.needs.is_none() {
-            return true;
-        }
-        let least = self.least();
-        let share = self.held_bytes[usize::from(least > SMALL_BYTES)];
-        let memory = budgets.memory.of(least);
-        // What is overdrawn is for one message of each lane.
-        let ample = memory.is_ample(self.owner, share, least + LOOK_BYTES);
-        let amount = if ample { least + LOOK_BYTES } else { least };
-        let taken = memory.try_take(self.owner, share, amount);
-        self.reserved = taken.map(|part| Reserved { amount, least, part });
-        taken.is_some()
-    }
-
-    /// What was taken for a load is paid for by what it found.
+    /// What was taken for a load that found nothing.
     pub(super) fn give_back_reserved(&mut self, budgets: &Budgets) {
-        if let Some(Reserved { amount, least, part }) = self.reserved.take() {
-            budgets.memory.of(least).give_back(self.owner, part, amount);
+        if let Some(reserved) = self.reserved.take() {
+            budgets.memory.give_back(self.owner, &reserved);
         }
     }
 
@@ -420,11 +411,8 @@ impl State {
         self.loaded_until = now;
         let after = self.place.filter(|_| self.loads_in_a_row < LOADS_IN_A_ROW);
         self.loads_in_a_row = if after.is_some() { self.loads_in_a_row + 1 } else { 0 };
-        let max_bytes = match (&self.reserved, self.needs_what_another_has(budgets)) {
-            (Some(reserved), _) => reserved.amount - OVERHEAD_BYTES,
-            (None, Some(needs)) => needs.payload_bytes as u64,
-            (None, None) => (budgets.memory.free(self.owner) / 2).min(LOOK_BYTES),
-        };
+        let reserved = self.reserved.as_ref().map(Reserved::payload_bytes);
+        let max_bytes = reserved.unwrap_or_else(|| budgets.memory.look(self.owner, self.held_cost));
         let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         self.begin(Busy::Load, Step::Load(Load { now, after, limit: self.room(), max_bytes }))
     }
