@@ -29,6 +29,7 @@ use futures_util::future::{BoxFuture, Either, Shared, WeakShared, select};
 use parking_lot::Mutex;
 use postrider_domain::clock::Clock;
 use postrider_domain::time::Timestamp;
+use tokio::sync::oneshot;
 
 use crate::aged::Aged;
 use crate::dns::{Family, Found, Name, Servers};
@@ -36,6 +37,9 @@ use crate::options::DeliveryOptions;
 use crate::ours;
 pub use crate::system::Files;
 use crate::system::{Listed, Stamp, plain};
+
+/// Of the thread that looks at the system's files.
+const STACK_BYTES: usize = 2 * 1024 * 1024;
 
 /// A name did not resolve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -184,8 +188,15 @@ impl SystemResolver {
         let now = self.clock.now();
         if self.state.is_due(now) {
             let looking = Looking(Arc::clone(&self.state));
-            if let Err(error) = tokio::task::spawn_blocking(move || looking.0.look_again(now)).await {
-                tracing::warn!(%error, "failed to look at the configuration of name servers");
+            let (done, is_done) = oneshot::channel::<()>();
+            let look = move || {
+                looking.0.look_again(now);
+                drop(done);
+            };
+            // A runtime would panic where the system gives no thread.
+            match std::thread::Builder::new().name("names".to_owned()).stack_size(STACK_BYTES).spawn(look) {
+                Ok(_) => drop(is_done.await),
+                Err(error) => tracing::warn!(%error, "failed to look at the configuration of name servers"),
             }
         }
         Arc::clone(&self.state.loaded.lock().setup)

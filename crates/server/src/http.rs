@@ -8,9 +8,11 @@
 //! too; and a connection that has much to write takes turns with the others ([`crate::patient`]).
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -157,6 +159,7 @@ impl Drop for Cut {
 async fn answer<A: Future<Output = Response>>(
     respond: impl FnOnce(Request) -> A,
     place: Arc<Place>,
+    round: Arc<Round>,
     request: http::Request<hyper::body::Incoming>,
 ) -> Result<http::Response<impl http_body::Body<Data = Bytes, Error: std::error::Error + Send + Sync>>, Infallible> {
     place.written().await;
@@ -165,6 +168,7 @@ async fn answer<A: Future<Output = Response>>(
         std::future::pending::<()>().await;
     }
     let busy = Arc::new(place.begin());
+    round.wait().await;
     let mut request = request.map(|body| Coming::new(body, &busy));
     let watcher: Arc<dyn Progress> = Arc::<Busy>::clone(&busy);
     request.extensions_mut().insert(Watched(Arc::downgrade(&watcher)));
@@ -213,6 +217,27 @@ impl Shared {
     }
 }
 
+/// What a connection does before others have their turn: one request. However many a client sends at once, and even if each is answered
+/// at once, nobody waits for more than one of them.
+#[derive(Default)]
+struct Round {
+    has_begun_one: AtomicBool,
+}
+
+impl Round {
+    /// The connection's task has its turn.
+    fn begin(&self) {
+        self.has_begun_one.store(false, Ordering::Relaxed);
+    }
+
+    /// Waits until this request is the first one in its turn.
+    async fn wait(&self) {
+        while self.has_begun_one.swap(true, Ordering::Relaxed) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// Carries a connection to its end.
 async fn carry<A: Future<Output = Response> + 'static>(
     stream: TcpStream,
@@ -221,12 +246,12 @@ async fn carry<A: Future<Output = Response> + 'static>(
     means: Means,
     respond: impl Fn(Request) -> A + Clone + 'static,
 ) {
-    let first = Arc::new(Notify::new());
+    let (first, round) = (Arc::new(Notify::new()), Arc::<Round>::default());
     let service = {
-        let (place, first) = (Arc::clone(&place), Arc::clone(&first));
+        let (place, first, round) = (Arc::clone(&place), Arc::clone(&first), Arc::clone(&round));
         service_fn(move |request: http::Request<hyper::body::Incoming>| {
             first.notify_one();
-            answer(respond.clone(), Arc::clone(&place), request)
+            answer(respond.clone(), Arc::clone(&place), Arc::clone(&round), request)
         })
     };
     let connection = http1::Builder::new()
@@ -245,7 +270,10 @@ async fn carry<A: Future<Output = Response> + 'static>(
         tokio::select! {
             // What has come is read first: no request is begun and then dropped.
             biased;
-            ended = connection.as_mut() => {
+            ended = poll_fn(|cx| {
+                round.begin();
+                connection.as_mut().poll(cx)
+            }) => {
                 if let Err(error) = ended {
                     // Clients come and go; nothing was lost that they were told is safe.
                     tracing::debug!(%error, "a connection ended early");

@@ -1,6 +1,6 @@
-//! A few connections for reading. Each read runs on a blocking thread with a connection of its own, so a long list never
-//! stops the runtime, and waits its turn when all connections are busy. The threads are those of the runtime in which the store was
-//! opened, whoever reads: a thread that stands back from others would hold a connection that they wait for. Those who ask take turns, by environment and within one by
+//! A few connections for reading, each with a thread of its own, so a long list never stops the runtime, and waits its turn when all
+//! connections are busy. The threads are there from the beginning: nothing that is read waits for one that the system may not give, and
+//! none has the priority of whoever asks, who would hold a connection that others wait for. Those who ask take turns, by environment and within one by
 //! application: whatever somebody asks for, a read of anybody else waits for about one of his. Of connections that the process reads
 //! with, too, callers never have all: what the engine and the health check read does not wait behind what callers ask for.
 //!
@@ -8,15 +8,16 @@
 //! for it to be started anew (`pause`): nobody makes it grow by reading for long. What the process reads is bounded by whoever reads.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 use postrider_store::{Asker, StoreError};
 use rusqlite::{Connection, ErrorCode};
-use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::checkpoint::STACK_BYTES;
 use crate::decode::SqlError;
 use crate::files::Files;
 use crate::pause::Pause;
@@ -31,44 +32,112 @@ struct Reader {
     connection: Connection,
     /// Whether a caller asked for what is read.
     is_asked: Arc<AtomicBool>,
+    files: Option<Arc<Files>>,
 }
 
 impl Reader {
-    fn new(mut connection: Connection, pause: &Arc<Pause>) -> rusqlite::Result<Self> {
+    fn new(mut connection: Connection, files: Option<Arc<Files>>, pause: &Arc<Pause>) -> rusqlite::Result<Self> {
         let is_asked = Arc::new(AtomicBool::new(false));
         let (asked, pause) = (Arc::clone(&is_asked), Arc::clone(pause));
         let is_to_end = move || asked.load(Ordering::Relaxed) && pause.is_overdue();
         connection.progress_handler(STEPS, Some(is_to_end))?;
-        Ok(Self { connection, is_asked })
+        Ok(Self { connection, is_asked, files })
+    }
+
+    fn read<T>(
+        &self,
+        is_asked: bool,
+        pause: &Arc<Pause>,
+        read: impl FnOnce(&Connection) -> Result<T, SqlError>,
+    ) -> Result<T, StoreError> {
+        if self.files.as_ref().is_some_and(|files| !files.are_readable()) {
+            return Err(StoreError::Unavailable("its files were cut while they were in use".to_owned()));
+        }
+        self.is_asked.store(is_asked, Ordering::Relaxed);
+        let reading = pause.begin();
+        // A panic must not take the connection with it: there would be fewer and fewer, until nothing can be read.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(&self.connection)));
+        drop(reading);
+        match result {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(error)) if was_ended(&error) => {
+                let problem = "a read took so long that others had to wait for it, and was ended";
+                Err(StoreError::Unavailable(problem.to_owned()))
+            }
+            Ok(Err(error)) => {
+                if let Some(files) = &self.files {
+                    files.heard(&error);
+                }
+                Err(error.into())
+            }
+            Err(_) => Err(StoreError::Unavailable("a read failed unexpectedly; see the log".to_owned())),
+        }
     }
 }
 
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(files) = &self.files {
+            files.let_go(&self.connection);
+        }
+    }
+}
+
+/// What a thread is given to do.
+type Work = Box<dyn FnOnce(&Reader) + Send>;
+
+/// A thread that has nothing to do. It ends when this is gone.
+type Idle = mpsc::Sender<Work>;
+
 /// The reading side.
 pub(crate) struct Readers {
-    idle: Arc<Mutex<Vec<Reader>>>,
+    idle: Arc<Mutex<Vec<Idle>>>,
+    threads: Mutex<Vec<Thread>>,
     turns: Arc<Semaphore>,
     /// Of the turns, those that callers may have at a time.
     asked: Arc<Gate>,
     /// How many there are, idle or not.
     count: u32,
-    files: Option<Arc<Files>>,
-    /// Where reads run; without it, where they are asked for.
-    runtime: Option<Handle>,
     /// What holds reads back while the WAL is started anew.
     pause: Arc<Pause>,
 }
 
+/// A thread, and what tells that it has let go of its connection.
+struct Thread {
+    handle: JoinHandle<()>,
+    has_ended: oneshot::Receiver<()>,
+}
+
+impl Thread {
+    /// Starts one that reads with a connection, and is idle.
+    fn start(reader: Reader) -> std::io::Result<(Self, Idle)> {
+        let (idle, work) = mpsc::channel::<Work>();
+        let (ended, has_ended) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("store-reader".to_owned()).stack_size(STACK_BYTES);
+        let handle = thread.spawn(move || {
+            while let Ok(work) = work.recv() {
+                work(&reader);
+            }
+            drop(reader);
+            let _ = ended.send(());
+        })?;
+        Ok((Self { handle, has_ended }, idle))
+    }
+}
+
 impl Readers {
-    /// `own` of the connections are always left to the process.
-    pub(crate) fn new(connections: Vec<Connection>, own: usize, files: Option<Arc<Files>>) -> rusqlite::Result<Self> {
+    /// Starts a thread for each of `connections`. `own` of them are always left to the process.
+    pub(crate) fn start(connections: Vec<Connection>, own: usize, files: Option<&Arc<Files>>) -> std::io::Result<Self> {
         let pause = Arc::<Pause>::default();
         let turns = Arc::new(Semaphore::new(connections.len()));
         let asked = Arc::new(Gate::new(connections.len().saturating_sub(own)));
         let count = u32::try_from(connections.len()).unwrap_or(u32::MAX);
-        let idle = connections.into_iter().map(|connection| Reader::new(connection, &pause));
-        let idle = Arc::new(Mutex::new(idle.collect::<Result<_, _>>()?));
-        let runtime = Handle::try_current().ok();
-        Ok(Self { idle, turns, asked, count, files, runtime, pause })
+        let start =
+            |connection| Thread::start(Reader::new(connection, files.cloned(), &pause).map_err(std::io::Error::other)?);
+        let started = connections.into_iter().map(start).collect::<std::io::Result<Vec<_>>>()?;
+        let (threads, idle) = started.into_iter().unzip();
+        let (threads, idle) = (Mutex::new(threads), Arc::new(Mutex::new(idle)));
+        Ok(Self { idle, threads, turns, asked, count, pause })
     }
 
     /// What holds reads back.
@@ -106,37 +175,21 @@ impl Readers {
         F: FnOnce(&Connection) -> Result<T, SqlError> + Send + 'static,
     {
         let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| StoreError::Closed)?;
-        let (idle, files, pause) = (Arc::clone(&self.idle), self.files.clone(), self.pause());
-        let work = move || {
-            // Held until the connection is back, even if nobody waits for the result any more.
-            let _turn = turn;
-            if files.as_ref().is_some_and(|files| !files.are_readable()) {
-                return Err(StoreError::Unavailable("its files were cut while they were in use".to_owned()));
-            }
-            let reader = idle.lock().pop().ok_or(StoreError::Closed)?;
-            reader.is_asked.store(is_asked, Ordering::Relaxed);
-            let reading = pause.begin();
-            // A panic must not take the connection with it: the pool would shrink until nothing can be read.
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(&reader.connection)));
-            drop(reading);
-            idle.lock().push(reader);
-            match result {
-                Ok(Ok(result)) => Ok(result),
-                Ok(Err(error)) if was_ended(&error) => {
-                    let problem = "a read took so long that others had to wait for it, and was ended";
-                    Err(StoreError::Unavailable(problem.to_owned()))
-                }
-                Ok(Err(error)) => {
-                    if let Some(files) = files {
-                        files.heard(&error);
-                    }
-                    Err(error.into())
-                }
-                Err(_) => Err(StoreError::Unavailable("a read failed unexpectedly; see the log".to_owned())),
-            }
+        let (idle, pause) = (Arc::clone(&self.idle), self.pause());
+        let thread = idle.lock().pop().ok_or(StoreError::Closed)?;
+        let (done, result) = oneshot::channel();
+        let again = thread.clone();
+        let work = move |reader: &Reader| {
+            let result = reader.read(is_asked, &pause, read);
+            // Whoever has the turn next finds the thread idle; it is so even if nobody waits for the result any more.
+            idle.lock().push(again);
+            drop(turn);
+            let _ = done.send(result);
         };
-        let runtime = self.runtime.clone().unwrap_or_else(Handle::current);
-        runtime.spawn_blocking(work).await.map_err(|_| StoreError::Closed)?
+        thread.send(Box::new(work)).map_err(|_| StoreError::Closed)?;
+        // It ends when nobody has this any more, and whoever closes the store waits for that.
+        drop(thread);
+        result.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Runs `read`, which may consist of several statements, so that all of them see the same commit.
@@ -159,10 +212,21 @@ impl Readers {
         let _ = self.turns.acquire_many(self.count).await;
         self.turns.close();
         self.asked.close();
-        for reader in self.idle.lock().drain(..) {
-            if let Some(files) = &self.files {
-                files.let_go(&reader.connection);
-            }
+        self.idle.lock().clear();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            // An error says the same.
+            let _ = thread.has_ended.await;
+        }
+    }
+}
+
+impl Drop for Readers {
+    /// Connections are closed when this returns.
+    fn drop(&mut self) {
+        self.idle.lock().clear();
+        for thread in self.threads.lock().drain(..) {
+            let _ = thread.handle.join();
         }
     }
 }
@@ -265,7 +329,7 @@ mod tests {
     #[tokio::test]
     async fn what_the_process_reads_does_not_wait_behind_what_callers_ask_for() {
         let connections = (0..3).map(|_| crate::plans::database()).collect();
-        let readers = Arc::new(Readers::new(connections, 1, None).unwrap());
+        let readers = Arc::new(Readers::start(connections, 1, None).unwrap());
         let mut asked = tokio::task::JoinSet::new();
         let mut go_on = Vec::new();
         for _ in 0..100 {
@@ -295,7 +359,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn what_a_caller_reads_for_long_is_ended_when_reads_are_held_back_and_what_the_process_reads_is_not() {
         let connections = (0..2).map(|_| crate::plans::database()).collect();
-        let readers = Arc::new(Readers::new(connections, 0, None).unwrap());
+        let readers = Arc::new(Readers::start(connections, 0, None).unwrap());
         let read = |begun: mpsc::Sender<()>| {
             let readers = Arc::clone(&readers);
             async move {

@@ -16,6 +16,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -266,7 +267,10 @@ pub(crate) struct Owned {
 /// The writing side of a store.
 pub(crate) struct Writer {
     commands: mpsc::Sender<Command>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: JoinHandle<()>,
+    /// Told when everything that it had is let go of.
+    has_ended: Mutex<Option<oneshot::Receiver<()>>>,
+    is_closing: AtomicBool,
 }
 
 impl Writer {
@@ -291,6 +295,7 @@ impl Writer {
             checkpointer = Some(Checkpointer::start(checkpoints, Arc::clone(&watched), reads, &mut connection, reset)?);
             files = Some(watched);
         }
+        let (ended, has_ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).stack_size(STACK_BYTES);
         let thread = thread.spawn(move || {
             match Hot::prepare(&connection) {
@@ -312,8 +317,9 @@ impl Writer {
             // In this order: see `lock`.
             drop(connection);
             drop(lock);
+            let _ = ended.send(());
         })?;
-        Ok(Self { commands, thread: Mutex::new(Some(thread)) })
+        Ok(Self { commands, thread, has_ended: Mutex::new(Some(has_ended)), is_closing: AtomicBool::new(false) })
     }
 
     fn send(&self, job: Job) -> Result<(), StoreError> {
@@ -453,16 +459,18 @@ impl Writer {
 
     /// Whether the thread runs, or was told to end.
     pub(crate) fn is_alive(&self) -> bool {
-        self.thread.lock().as_ref().is_none_or(|thread| !thread.is_finished())
+        !self.thread.is_finished() || self.is_closing.load(Ordering::Acquire)
     }
 
     /// Carries out what was handed over, and ends the thread.
     pub(crate) async fn close(&self) {
+        self.is_closing.store(true, Ordering::Release);
         // Fails if the thread is gone already, which is what is wanted.
         let _ = self.commands.send(Command::Close);
-        let thread = self.thread.lock().take();
-        if let Some(thread) = thread {
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        let has_ended = self.has_ended.lock().take();
+        if let Some(has_ended) = has_ended {
+            // An error means that it panicked, which let go of everything, too.
+            let _ = has_ended.await;
         }
     }
 }

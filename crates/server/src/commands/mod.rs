@@ -20,6 +20,9 @@ mod threads;
 /// The stack of every thread that this program starts, whatever `RUST_MIN_STACK` says: zero and huge sizes end it.
 pub(crate) const STACK_BYTES: usize = 2 * 1024 * 1024;
 
+/// Threads that a runtime may have beside those. Nothing that goes on for long may use them: tokio panics where the system gives it none.
+const BLOCKING: usize = 2;
+
 /// Runs a command's future to its end, on as many threads as there are cores.
 pub(crate) fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     threads::check(cores() + threads::OTHERS)?;
@@ -27,9 +30,10 @@ pub(crate) fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> a
 }
 
 /// A runtime for what a server serves, with so many threads; 0 is one per core. The system gives as many again for what it
-/// delivers, and what else there is one of per core: the threads that read large bodies.
-pub(crate) fn serving(threads: usize) -> anyhow::Result<Runtime> {
-    threads::check(2 * workers(threads) + cores() + threads::OTHERS)?;
+/// delivers, and what else there is: one per core that reads large bodies, and two for each of `judges`, the processes that compare
+/// payloads.
+pub(crate) fn serving(threads: usize, judges: usize) -> anyhow::Result<Runtime> {
+    threads::check(2 * workers(threads) + cores() + 2 * judges + threads::OTHERS)?;
     start(&mut self::threads(threads))
 }
 
@@ -37,7 +41,7 @@ pub(crate) fn serving(threads: usize) -> anyhow::Result<Runtime> {
 pub(crate) fn threads(count: usize) -> Builder {
     let mut builder = Builder::new_multi_thread();
     // Always said: otherwise tokio reads a variable of its own, and panics at one that makes no sense.
-    builder.worker_threads(workers(count)).thread_stack_size(STACK_BYTES).enable_all();
+    builder.worker_threads(workers(count)).max_blocking_threads(BLOCKING).thread_stack_size(STACK_BYTES).enable_all();
     builder
 }
 

@@ -86,7 +86,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     let stdout = log::stdout();
-    let runtime = super::serving(config.server.threads)?;
+    let runtime = super::serving(config.server.threads, config.schemas.most_processes())?;
     let result = runtime.block_on(serve(&config, args.dev, &stdout));
     // Not dropped, which would wait for whatever is stuck.
     runtime.shutdown_background();

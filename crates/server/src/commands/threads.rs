@@ -7,8 +7,8 @@ use std::thread::{Builder, JoinHandle};
 
 use anyhow::anyhow;
 
-/// Threads beside those that serve, deliver and read large bodies: the store's and its readers', the log's, and some that look
-/// names up or wait for judges.
+/// Threads beside those that serve, deliver and read large bodies: the store's writer, its readers and what makes its checkpoints, the
+/// log's, one that looks at the configuration of name servers, and those that runtimes may have beside their own.
 pub(crate) const OTHERS: usize = 16;
 
 /// They only wait.

@@ -52,6 +52,40 @@ async fn documents_that_are_not_read() {
     .await;
 }
 
+/// How many requests are sent at once.
+const AT_ONCE: usize = 32;
+
+/// Asks so many times at once, reads the answers, and asks again.
+async fn ask_many_at_once(address: SocketAddr) -> Option<()> {
+    let request = "GET /api/v1/app HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut stream = connect_from_elsewhere(address).await?;
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answers = vec![0; 64 * 1024];
+    let length = stream.read(&mut answers).await.ok()?;
+    assert!(answers.starts_with(b"HTTP/1.1 401"), "{}", String::from_utf8_lossy(&answers[..length]));
+    loop {
+        stream.write_all(request.repeat(AT_ONCE).as_bytes()).await.ok()?;
+        stream.read_exact(&mut answers[..AT_ONCE * length]).await.ok()?;
+    }
+}
+
+#[tokio::test]
+async fn requests_of_which_many_are_sent_at_once() {
+    unharmed(server(), async |server| {
+        let address = server.address();
+        let mut attack = JoinSet::new();
+        for _ in 0..200 {
+            attack.spawn(async move {
+                loop {
+                    ask_many_at_once(address).await;
+                }
+            });
+        }
+        attack
+    })
+    .await;
+}
+
 /// Sends this all the time, over so many connections.
 fn ask_again_and_again(address: SocketAddr, request: &str, connections: usize) -> JoinSet<()> {
     let mut attack = JoinSet::new();
