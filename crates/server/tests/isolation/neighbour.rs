@@ -46,6 +46,9 @@ const ROUNDS: usize = 3;
 /// Rounds that are measured, at most, until there are as many that are not spoiled.
 const MOST_ROUNDS: usize = 7;
 
+/// And of those alone, without which there is a verdict, too: a machine that stays busy then spoils those beside the attack as well.
+const MOST_ALONE: usize = 5;
+
 /// A round is spoiled in which other programs, or other guests of the host, had more of the processors' time than this.
 const OTHERS_PERCENT: u64 = 10;
 
@@ -140,7 +143,7 @@ impl Neighbour {
         // The first is slower than those that follow, because much is done for the first time.
         self.send().await;
         let mut rounds = Vec::new();
-        while rounds.len() < MOST_ROUNDS && whole(&rounds).len() < ROUNDS {
+        while rounds.len() < MOST_ALONE && whole(&rounds).len() < ROUNDS {
             rounds.push(self.round().await);
         }
         let whole = whole(&rounds);
