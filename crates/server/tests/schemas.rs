@@ -253,6 +253,22 @@ async fn a_process_that_the_host_ends_is_trouble_of_the_server_and_not_of_the_pa
     send(&app, "product", "{}").await.expect(202);
 }
 
+#[tokio::test]
+async fn processes_that_compare_stand_back_behind_the_server() {
+    /// How far, and the most that the system knows.
+    const NICE: i32 = 10;
+    const MOST: i32 = 19;
+    let server = server().start().await;
+    let app = enforcing(&server, "reject").await;
+    make(&app, "a", &json!({ "required": ["id"] })).await.expect(201);
+    send(&app, "a", r#"{"id":1}"#).await.expect(202);
+    let nice = |process| rustix::process::getpriority_process(process).expect("it lives");
+    // The server is as this test is.
+    let expected = (nice(None) + NICE).min(MOST);
+    let of_children: Vec<_> = server.children().into_iter().map(|child| nice(Some(child))).collect();
+    assert!(!of_children.is_empty() && of_children.iter().all(|nice| *nice == expected), "{of_children:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_that_nobody_needs_end() {
     let server = server().set("schemas.idle", "5s").start().await;

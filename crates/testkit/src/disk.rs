@@ -70,7 +70,7 @@ impl Disk {
         let mut compiler = Command::new("cc");
         compiler.args(["-O2", "-shared", "-fPIC", "-o"]).arg(disk.at("disk.so")).args([source, "-ldl", "-lpthread"]);
         assert!(compiler.status().expect("there is a C compiler").success(), "{source} cannot be compiled");
-        fs::write(disk.at("count"), [0; 8]).expect("a file can be written");
+        fs::write(disk.at("count"), [0; 16]).expect("a file can be written");
         disk.plan(Plan::default());
         disk
     }
@@ -113,8 +113,18 @@ impl Disk {
 
     /// How many writes, cuts and syncs there were since the last start.
     pub fn operations(&self) -> u64 {
+        self.counted(0)
+    }
+
+    /// How many of them have failed since there is the disk.
+    pub fn failures(&self) -> u64 {
+        self.counted(1)
+    }
+
+    fn counted(&self, number: usize) -> u64 {
         let bytes = fs::read(self.at("count")).expect("the count is there");
-        u64::from_ne_bytes(bytes.try_into().expect("it has eight bytes"))
+        let (numbers, _) = bytes.as_chunks();
+        u64::from_ne_bytes(numbers[number])
     }
 
     /// After the power went: takes back what was not on the disk, as far as `keeps` does not say that it was written all the same.

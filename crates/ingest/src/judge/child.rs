@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getppid, getpriority_process, getrlimit, setpriority_process, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::CHECK_MILLIS;
@@ -58,8 +58,7 @@ impl Bounds {
 
 /// Answers questions until there are no more.
 pub fn run(bounds: Bounds) -> ExitCode {
-    // Whoever serves and delivers goes first.
-    let _ = rustix::process::nice(5);
+    stand_back();
     // Where memory is short for all of them, the system ends this process rather than the server.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let watch = Watch::start();
@@ -78,6 +77,18 @@ pub fn run(bounds: Bounds) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// How far a process stands back behind the server: whoever serves goes first, and whoever delivers, or reads what is large, who stands
+/// back half as far.
+const NICE: i32 = 10;
+
+/// Makes this process give way to the server, as far as it may whoever started it: what is started has the priority of the thread that
+/// does it, and some of the server's stand back themselves.
+fn stand_back() {
+    let server = getpriority_process(getppid()).unwrap_or(0);
+    // The system takes the most that it knows for what is more.
+    let _ = setpriority_process(None, server.saturating_add(NICE));
 }
 
 /// Answers one question with nothing kept and nothing bounded.
@@ -260,4 +271,25 @@ fn look(until: &AtomicU64) {
 fn time_used() -> u64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     u64::try_from(time.tv_sec).unwrap_or(0).saturating_mul(1_000_000) + u64::try_from(time.tv_nsec / 1_000).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_starts_a_process_it_stands_as_far_behind_the_server() {
+        /// The most that Linux knows.
+        const MOST: i32 = 19;
+        let server = getpriority_process(getppid()).unwrap();
+        // Only this thread stands back, and was started by one that may do so.
+        for before in [0, 5] {
+            let of_thread = std::thread::spawn(move || {
+                let _ = rustix::process::nice(before);
+                stand_back();
+                getpriority_process(None).unwrap()
+            });
+            assert_eq!(of_thread.join().unwrap(), (server + NICE).min(MOST), "{before} before");
+        }
+    }
 }

@@ -238,7 +238,8 @@ impl Judges {
     }
 
     /// Asks, in a turn, which takes as much as the process says that the question took of the processor: to start a process, because
-    /// somebody else's question ended the last one, or to wait for a processor is nothing that it costs.
+    /// somebody else's question ended the last one, or to wait for a processor is nothing that it costs. A process that is lost over
+    /// the question says nothing any more, and what it took is as long as it was at it.
     async fn ask(&self, question: wire::Question<'_>, turn: &mut Turn) -> Result<wire::Answer, Failure> {
         match &self.place {
             Place::Threads => self.ask_thread(question).await,
@@ -253,31 +254,37 @@ impl Judges {
         turn: &mut Turn,
     ) -> Result<wire::Answer, Failure> {
         let bounds = Bounds { time: self.options.time.0, memory_bytes: self.options.memory_bytes };
+        let mut lost = Duration::ZERO;
         if let Some(mut child) = self.idle.take() {
+            let asked = Instant::now();
             match child.ask(&question, bounds).await {
-                Ok(answered) => {
-                    turn.took(child.spent);
-                    return Ok(self.keep(child, answered));
-                }
+                Ok(answered) => return Ok(self.end(turn, child, answered, lost)),
                 Err(Ended::ByTime) => return Err(Failure::TooCostly),
+                // It did not come to this question.
+                Err(Ended::InOrder) => {}
                 // Maybe for what it had been asked before, or because somebody ended it while it waited.
-                Err(Ended::Otherwise | Ended::ByTheHost) => {}
+                Err(Ended::Otherwise | Ended::ByTheHost) => lost = asked.elapsed(),
             }
         }
         let mut child = Child::start(program, bounds)?;
         match child.ask(&question, bounds).await {
-            Ok(answered) => {
-                turn.took(child.spent);
-                Ok(self.keep(child, answered))
-            }
-            Err(Ended::ByTime | Ended::Otherwise) => Err(Failure::TooCostly),
+            Ok(answered) => Ok(self.end(turn, child, answered, lost)),
+            Err(Ended::ByTime | Ended::Otherwise | Ended::InOrder) => Err(Failure::TooCostly),
             Err(Ended::ByTheHost) => Err(process::unavailable("it was ended by the system, or got no time from it")),
         }
     }
 
-    /// Keeps a process for the next question, unless it is gone.
-    fn keep(&self, child: Child, (answer, complete): (wire::Answer, bool)) -> wire::Answer {
+    /// Keeps a process for the next question, unless it is gone, and says what the turn took with what another process took before that
+    /// was lost over it. What a process that is gone took is not known: that counts by the clock, as if nobody said anything.
+    fn end(
+        &self,
+        turn: &mut Turn,
+        child: Child,
+        (answer, complete): (wire::Answer, bool),
+        lost: Duration,
+    ) -> wire::Answer {
         if complete {
+            turn.took(lost.saturating_add(child.spent));
             self.idle.put(child);
         }
         answer
@@ -292,6 +299,8 @@ impl Judges {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn environment(name: &str) -> EnvironmentId {
@@ -310,6 +319,71 @@ mod tests {
             }
         });
         judges
+    }
+
+    /// A program that stands for the judging processes, and makes for each of them what the shell makes of `script`.
+    fn judges(script: &str) -> Arc<Judges> {
+        let place = Place::Processes(Program::shell(&format!("{SAY}\n{script}")));
+        Judges::new(place, SchemaOptions { processes: 2, ..SchemaOptions::default() })
+    }
+
+    /// A part of an answer, after a tenth of a millisecond of a processor's time; longer than what is a long turn; and to wait for a
+    /// question, whose length is that of [`QUESTION`].
+    const SAY: &str = r"
+        say() { printf '%s\144\0\0\0\0\0\0\0' $1; }
+        differs() { say -; printf 'd\144\0\0\0\002\0\0\0[]'; }
+        long() { sleep 0.03; }
+        question() { dd bs=1 count=15 2>/dev/null >/dev/null; }";
+
+    const QUESTION: (&str, &[u8]) = ("true", b"{}");
+
+    async fn compared(judges: &Judges, name: &str) -> Judgement {
+        let (schema, payload) = QUESTION;
+        judges.compare(&Tenant::environment(environment(name)), schema, &Bytes::from_static(payload)).await
+    }
+
+    /// Whether two environments have both turns: those whose comparisons take long have one of them together.
+    async fn are_short(judges: &Judges) -> bool {
+        let take = async |name| judges.turns.take(Tenant::environment(environment(name))).await.unwrap();
+        let _one = take("one").await;
+        Box::pin(take("another")).now_or_never().is_some()
+    }
+
+    #[tokio::test]
+    async fn a_turn_takes_as_much_as_a_process_says_that_has_answered_in_full() {
+        let judges = judges("question; long; differs; question");
+        for name in ["one", "another"] {
+            assert!(matches!(compared(&judges, name).await, Judgement::Differs(_)));
+        }
+        assert!(are_short(&judges).await);
+    }
+
+    #[tokio::test]
+    async fn a_turn_in_which_a_process_is_lost_over_the_details_takes_what_it_took_until_then() {
+        let judges = judges("question; say -; long; exit 3");
+        for name in ["one", "another"] {
+            assert!(matches!(compared(&judges, name).await, Judgement::Differs(_)));
+        }
+        assert!(!are_short(&judges).await);
+    }
+
+    #[tokio::test]
+    async fn a_turn_takes_what_all_its_processes_took() {
+        // Each answers once, and is lost over the next question, which another one answers.
+        let judges = judges("question; say +; question; long; exit 101");
+        for name in ["first", "one", "another"] {
+            assert!(matches!(compared(&judges, name).await, Judgement::Fits));
+        }
+        assert!(!are_short(&judges).await);
+    }
+
+    #[tokio::test]
+    async fn that_a_process_takes_its_time_to_end_is_nothing_that_the_next_question_costs() {
+        let judges = judges("question; say +; long");
+        for name in ["one", "another", "one", "another"] {
+            assert!(matches!(compared(&judges, name).await, Judgement::Fits));
+        }
+        assert!(are_short(&judges).await);
     }
 
     #[tokio::test(start_paused = true)]

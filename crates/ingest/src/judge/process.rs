@@ -36,6 +36,12 @@ impl Program {
         let path = if running.exists() { running.into() } else { std::env::current_exe()?.into() };
         Ok(Self { path, arguments: arguments.iter().map(OsString::from).collect() })
     }
+
+    /// The shell, with a script.
+    #[cfg(test)]
+    pub(super) fn shell(script: &str) -> Self {
+        Self { path: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()] }
+    }
 }
 
 /// The signals that a process gets for what it does itself: it had no more memory or no more stack, or the library has a
@@ -61,8 +67,10 @@ pub(super) enum Failure {
 pub(super) enum Ended {
     /// It took more processor time than it may.
     ByTime,
-    /// It had no more memory, no more stack, or was asked too much before.
+    /// It had no more memory, or no more stack, or the library has a bug.
     Otherwise,
+    /// It had said all that it was asked before, and taken much memory for it.
+    InOrder,
     /// The system did not let it begin, ended it because memory is short, or gave it no time: which says nothing about what
     /// it was asked.
     ByTheHost,
@@ -87,7 +95,7 @@ pub(super) struct Child {
     process: tokio::process::Child,
     input: ChildStdin,
     output: ChildStdout,
-    /// The processor time that it took for the last question.
+    /// The processor time that it took for the last question, as far as it has said that: all of it, if its answer is complete.
     pub(super) spent: Duration,
 }
 
@@ -162,6 +170,7 @@ impl Child {
 fn why(status: ExitStatus) -> Ended {
     let own = |signal: i32| OWN_SIGNALS.iter().any(|own| own.as_raw() == signal);
     match (status.code(), status.signal()) {
+        (Some(0), _) => Ended::InOrder,
         (Some(OUT_OF_TIME), _) => Ended::ByTime,
         (Some(NOT_READY), _) => Ended::ByTheHost,
         (None, Some(signal)) if !own(signal) => Ended::ByTheHost,
@@ -184,7 +193,7 @@ mod tests {
         }
         let exited = |code: i32| why(ExitStatus::from_raw(code << 8));
         assert_eq!((exited(OUT_OF_TIME), exited(NOT_READY)), (Ended::ByTime, Ended::ByTheHost));
-        assert_eq!((exited(0), exited(101)), (Ended::Otherwise, Ended::Otherwise));
+        assert_eq!((exited(0), exited(101)), (Ended::InOrder, Ended::Otherwise));
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::time::Duration;
 use postrider_testkit::{App, Load, Receiver, Reply, TestServer, TestServerBuilder};
 use serde_json::{Value, json};
 
+use crate::neighbour::turn;
+
 const MESSAGES: usize = 100;
 
 fn server() -> TestServerBuilder {
@@ -19,6 +21,7 @@ async fn attempts_of(app: &App, endpoint: &str) -> usize {
 
 #[tokio::test]
 async fn a_healthy_endpoint_gets_all_its_messages_while_fifty_others_hang() {
+    let _turn = turn().await;
     let server = server().set("delivery.request_timeout", "10m").start().await;
     let hanging = Receiver::always(Reply::hang()).await;
     let (beside, apart) = (Receiver::ok().await, Receiver::ok().await);
@@ -51,6 +54,7 @@ async fn a_healthy_endpoint_gets_all_its_messages_while_fifty_others_hang() {
 
 #[tokio::test]
 async fn a_flooded_slow_endpoint_does_not_hold_the_others_up() {
+    let _turn = turn().await;
     let server = server().start().await;
     let app = server.app().await;
     let slow = Receiver::always(Reply::ok().after(Duration::from_secs(1))).await;
@@ -70,6 +74,7 @@ async fn a_flooded_slow_endpoint_does_not_hold_the_others_up() {
 
 #[tokio::test]
 async fn an_endpoint_that_only_fails_does_not_hold_the_others_up() {
+    let _turn = turn().await;
     let server = server().set("delivery.retry_schedule", Value::from(vec!["1ms"; 50]).to_string()).start().await;
     let app = server.app().await;
     let (failing, resetting, healthy) =
@@ -86,6 +91,7 @@ async fn an_endpoint_that_only_fails_does_not_hold_the_others_up() {
 
 #[tokio::test]
 async fn endpoints_that_ask_to_be_left_alone_take_no_lane_from_the_others() {
+    let _turn = turn().await;
     let server = server().set("delivery.max_in_flight", "1").start().await;
     let (held, healthy) =
         (Receiver::always(Reply::status(429).header("retry-after", "3600")).await, Receiver::ok().await);
@@ -105,6 +111,7 @@ async fn endpoints_that_ask_to_be_left_alone_take_no_lane_from_the_others() {
 
 #[tokio::test]
 async fn an_endpoint_that_moves_away_from_whoever_asked_to_be_left_alone_gets_everything_at_once() {
+    let _turn = turn().await;
     let server = server().start().await;
     let held = Receiver::always(Reply::status(429).header("retry-after", "3600")).await;
     let healthy = Receiver::ok().await;
@@ -125,6 +132,7 @@ async fn an_endpoint_that_moves_away_from_whoever_asked_to_be_left_alone_gets_ev
 
 #[tokio::test]
 async fn what_a_receiver_asked_for_is_kept_over_a_restart() {
+    let _turn = turn().await;
     let mut server = server().start().await;
     let held = Receiver::always(Reply::status(429).header("retry-after", "3600")).await;
     let healthy = Receiver::ok().await;
@@ -147,6 +155,7 @@ async fn what_a_receiver_asked_for_is_kept_over_a_restart() {
 
 #[tokio::test]
 async fn a_batch_for_many_endpoints_of_which_most_hang_reaches_the_others_in_full() {
+    let _turn = turn().await;
     let server = server().set("delivery.request_timeout", "10m").start().await;
     let (hanging, healthy) = (Receiver::always(Reply::hang()).await, Receiver::ok().await);
     let app = server.app().await;
@@ -161,6 +170,7 @@ async fn a_batch_for_many_endpoints_of_which_most_hang_reaches_the_others_in_ful
 
 #[tokio::test]
 async fn a_rate_limit_holds_for_messages_that_come_with_pauses() {
+    let _turn = turn().await;
     let server = server().start().await;
     let (receiver, app) = (Receiver::ok().await, server.app().await);
     let body = json!({ "url": receiver.url(), "throttleRate": 1 });

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::hostile::{Hostile, arrives, connect_from_elsewhere, repeat};
-use crate::neighbour::{unharmed, unharmed_with_changes, unharmed_with_texts};
+use crate::neighbour::{unharmed, unharmed_with_changes, unharmed_with_schema, unharmed_with_texts};
 
 fn server() -> TestServerBuilder {
     TestServer::builder(env!("CARGO_BIN_EXE_postrider"))
@@ -579,6 +579,36 @@ async fn exports_that_are_too_large_again_and_again() {
                     sleep(Duration::from_millis(5)).await;
                 }
             });
+        }
+        attack
+    })
+    .await;
+}
+
+/// A schema, and a payload that does not match it, as is soon seen; to find what does not, the process takes longer than it may, and ends.
+fn costly_mismatch() -> (Value, Value) {
+    let operator = |name: &str| json!({ "properties": { "op": { "const": name }, "args": { "items": { "$ref": "#/$defs/node" } } }, "required": ["op"] });
+    let node = json!({ "oneOf": [operator("and"), operator("or"), { "type": "string" }] });
+    let schema = json!({ "$defs": { "node": node }, "properties": { "filter": { "$ref": "#/$defs/node" } } });
+    let filter = (0..40).fold(json!(5), |inner, _| json!({ "op": "or", "args": [inner] }));
+    (schema, json!({ "filter": filter }))
+}
+
+#[tokio::test]
+async fn mismatches_over_which_processes_are_lost_in_two_environments() {
+    unharmed_with_schema(server(), async |server| {
+        let (schema, payload) = costly_mismatch();
+        let kind = json!({ "name": "costly", "description": "", "schemas": { "1": schema } });
+        let message = json!({ "eventType": "costly", "payload": payload });
+        let mut attack = JoinSet::new();
+        for _ in 0..2 {
+            let hostile = Hostile::on(server).await;
+            hostile.operator.client.post("/api/v1/event-type", &kind).await.expect(201);
+            let settings = json!({ "schemaEnforcement": "reject" });
+            hostile.operator.client.patch("/api/v1/environment/settings", &settings).await.expect(200);
+            let told = arrives(&hostile.operator, &Method::POST, "/msg", &message, 422).await.json();
+            assert_eq!(told["detail"][0]["loc"], json!(["body", "payload"]), "only the verdict is known: {told}");
+            repeat(&mut attack, &hostile.operator, 4, &Method::POST, "/msg", &message);
         }
         attack
     })

@@ -3,28 +3,32 @@
 //! It sends at a steady rate, whatever becomes of earlier messages, first alone and then beside the attack, on the same
 //! server. Judged are the 99th percentiles of accepting and of accept to arrival, as a ratio to the same figures alone: at
 //! most twice as long, plus 20 ms. [`unharmed_with_changes`] judges what its operator changes, and asks of the server's health, in
-//! the same way; [`unharmed_with_texts`] has messages of more than those that are small to the server.
+//! the same way; [`unharmed_with_texts`] has messages of more than those that are small to the server, [`unharmed_with_schema`] such as
+//! are compared with a schema.
 //!
-//! One round says little, neither a bad one nor a good one, so the middle of three is judged: two of them are alike. A machine that
-//! is busy with something else spoils a round: where other programs had more than [`OTHERS_PERCENT`] of its processors, as the
-//! system counts that, another one is measured. If there are no three, because the machine stays busy, one good round is enough:
-//! harm by the attack is there in every round, because the attack goes on. And if the
-//! machine has become slower since, so would be whoever is alone: that is measured again then, on a server of its own.
+//! One round says little, neither a bad one nor a good one. So what it is alone is the median of three, and of three beside the attack two
+//! decide. A machine that is busy with something else spoils a round: where other programs had more than [`OTHERS_PERCENT`] of its
+//! processors, as the system counts that, another one is measured. If there are no three, because the machine stays busy, one good round
+//! is enough: harm by the attack is there in every round, because the attack goes on. That must not excuse what the attack itself does:
+//! what the system's own threads have (they write to disks, and look for memory) is nobody's, and a host that gives its
+//! processors to other guests, which it does to whoever uses much, makes the machine too busy to judge. If the machine has become slower
+//! since, so would be whoever is alone: that is measured again then, on a server of its own.
 //! `POSTRIDER_ISOLATION_ROUNDS` measures that many rounds whatever the first ones say, and judges their median.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::num::{NonZeroUsize, ParseIntError};
 use std::time::Duration;
 
 use postrider_testkit::{App, Receiver, TestServer, TestServerBuilder, wait};
 use serde_json::json;
 use tokio::runtime::Runtime;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 
 /// What a healthy tenant sends in one round.
-const MESSAGES: usize = 150;
+const MESSAGES: usize = 100;
 
 /// Between two of its messages.
 const EVERY: Duration = Duration::from_millis(10);
@@ -36,17 +40,25 @@ const TEXT_BYTES: usize = 17_000;
 const FACTOR: u32 = 2;
 const ALLOWANCE: Duration = Duration::from_millis(20);
 
-/// Rounds of which the middle one is judged.
+/// Rounds of which most decide, and of which the median counts where there is nothing to compare them with.
 const ROUNDS: usize = 3;
 
 /// Rounds that are measured, at most, until there are as many that are not spoiled.
 const MOST_ROUNDS: usize = 7;
 
-/// A round is spoiled in which other programs had more of the processors' time than this.
+/// And of those alone, without which there is a verdict, too: a machine that stays busy then spoils those beside the attack as well.
+const MOST_ALONE: usize = 5;
+
+/// A round is spoiled in which other programs, or other guests of the host, had more of the processors' time than this.
 const OTHERS_PERCENT: u64 = 10;
 
 /// Attacks take turns: two at a time would measure each other.
 static TURN: Mutex<()> = Mutex::const_new(());
+
+/// Waits for a turn. Whatever is not measured, but runs in this suite, needs one too: what it does would count as the attack's.
+pub(crate) async fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().await
+}
 
 /// The healthy tenant.
 struct Neighbour {
@@ -63,6 +75,8 @@ enum Habits {
     SendsAndChanges,
     /// Messages of [`TEXT_BYTES`].
     SendsTexts,
+    /// What it sends must match a schema.
+    SendsCompared,
 }
 
 /// Latencies of one round.
@@ -81,12 +95,18 @@ impl Figures {
         self.all().into_iter().zip(alone.all()).all(near)
     }
 
-    fn or_slower(self, other: &Self) -> Self {
+    /// The median of each.
+    fn median(of: &[Self]) -> Self {
+        let median = |figure: fn(&Self) -> Duration| {
+            let mut figures = of.iter().map(figure).collect::<Vec<_>>();
+            figures.sort_unstable();
+            figures[figures.len() / 2]
+        };
         Self {
-            accept_p99: self.accept_p99.max(other.accept_p99),
-            arrival_p99: self.arrival_p99.max(other.arrival_p99),
-            change_p99: self.change_p99.max(other.change_p99),
-            health_p99: self.health_p99.max(other.health_p99),
+            accept_p99: median(|one| one.accept_p99),
+            arrival_p99: median(|one| one.arrival_p99),
+            change_p99: median(|one| one.change_p99),
+            health_p99: median(|one| one.health_p99),
         }
     }
 
@@ -99,6 +119,13 @@ impl Neighbour {
     async fn of(server: &TestServer, habits: Habits) -> Self {
         let (app, receiver) = (server.app().await, Receiver::ok().await);
         app.endpoint(&receiver.url()).await;
+        if habits == Habits::SendsCompared {
+            let schema = json!({ "type": "object", "required": ["number"] });
+            let kind = json!({ "name": "user.created", "description": "", "schemas": { "1": schema } });
+            app.client.post("/api/v1/event-type", &kind).await.expect(201);
+            let settings = json!({ "schemaEnforcement": "reject" });
+            app.client.patch("/api/v1/environment/settings", &settings).await.expect(200);
+        }
         Self { app, receiver, habits }
     }
 
@@ -111,8 +138,27 @@ impl Neighbour {
         [changed - began, changed.elapsed()]
     }
 
+    /// What it has alone: the median of the first [`ROUNDS`] that nothing spoils; if there are none, of all.
+    async fn alone(&self) -> Figures {
+        // The first is slower than those that follow, because much is done for the first time.
+        self.send().await;
+        let mut rounds = Vec::new();
+        while rounds.len() < MOST_ALONE && whole(&rounds).len() < ROUNDS {
+            rounds.push(self.round().await);
+        }
+        let whole = whole(&rounds);
+        Figures::median(&if whole.is_empty() { figures(&rounds) } else { whole })
+    }
+
+    /// One round, and what others had of the processors meanwhile.
+    async fn round(&self) -> Round {
+        let before = Processors::now();
+        let figures = self.send().await;
+        Round { figures, spoiled: Processors::now().spoiled_since(&before) }
+    }
+
     /// Sends one round, and waits until all of it has arrived.
-    async fn round(&self) -> Figures {
+    async fn send(&self) -> Figures {
         let before = self.receiver.requests().len();
         let mut ticks = interval(EVERY);
         let mut callers = JoinSet::new();
@@ -215,77 +261,136 @@ pub(crate) async fn unharmed_with_changes(
     judge(server, Habits::SendsAndChanges, attack).await;
 }
 
+/// As [`unharmed`], of a tenant whose messages are compared with a schema.
+///
+/// # Panics
+/// As [`unharmed`].
+pub(crate) async fn unharmed_with_schema(
+    server: TestServerBuilder,
+    attack: impl AsyncFnOnce(&TestServer) -> JoinSet<()>,
+) {
+    judge(server, Habits::SendsCompared, attack).await;
+}
+
 #[expect(clippy::print_stdout, reason = "the figures are for whoever runs it with --nocapture")]
 async fn judge(server: TestServerBuilder, habits: Habits, attack: impl AsyncFnOnce(&TestServer) -> JoinSet<()>) {
-    let _turn = TURN.lock().await;
+    let _turn = turn().await;
+    let asked = rounds_asked_for(std::env::var("POSTRIDER_ISOLATION_ROUNDS").ok().as_deref());
+    let asked = asked.expect("POSTRIDER_ISOLATION_ROUNDS is a number from 1 on");
     let calm = server.clone();
     let mut server = server.start().await;
     let memory_bytes = server.stated_memory_bytes().await;
     let neighbour = Neighbour::of(&server, habits).await;
-    neighbour.round().await;
-    let alone = neighbour.round().await;
+    let mut alone = neighbour.alone().await;
     let elsewhere = Elsewhere::start();
     let attackers = elsewhere.run(attack(&server)).await;
-    let asked = std::env::var("POSTRIDER_ISOLATION_ROUNDS").ok().and_then(|rounds| rounds.parse::<usize>().ok());
     let mut beside = Vec::new();
-    for _ in 0..asked.unwrap_or(MOST_ROUNDS) {
-        let before = Processors::now();
-        let figures = neighbour.round().await;
-        beside.push(Round { figures, is_spoiled: Processors::now().others_percent_since(&before) > OTHERS_PERCENT });
-        if asked.is_none() && is_unharmed(&beside, &alone).is_some() {
-            break;
-        }
+    while beside.len() < asked.unwrap_or(MOST_ROUNDS) && (asked.is_some() || decided(&beside, &alone).is_none()) {
+        beside.push(neighbour.round().await);
     }
     let peak = server.peak_memory_bytes();
     drop(attackers);
     assert!(server.terminate().await.success(), "the server ends in order after the attack");
-    let verdict = |alone: &Figures| match asked {
-        Some(_) => median(&beside).are_near(alone),
-        None => is_unharmed(&beside, alone).unwrap_or_else(|| beside.iter().any(|round| round.figures.are_near(alone))),
+    let verdict_by = |alone: &Figures| match asked {
+        Some(_) => Verdict::by(Figures::median(&figures(&beside)).are_near(alone)),
+        None => verdict(&beside, alone),
     };
-    let alone = if verdict(&alone) { alone } else { alone.or_slower(&again_alone(calm, habits).await) };
+    let mut verdict = verdict_by(&alone);
+    if verdict == Verdict::Harmed {
+        let server = calm.start().await;
+        alone = Neighbour::of(&server, habits).await.alone().await;
+        verdict = verdict_by(&alone);
+    }
     println!(
         "alone {alone:?}, beside {:?} of {} rounds, {} spoiled, memory {} of {} MiB",
-        median(&beside),
+        Figures::median(&figures(&beside)),
         beside.len(),
-        beside.iter().filter(|round| round.is_spoiled).count(),
+        beside.iter().filter(|round| round.spoiled.is_some()).count(),
         peak >> 20,
         memory_bytes >> 20
     );
-    assert!(verdict(&alone), "the healthy tenant was harmed: alone {alone:?}, beside the attack {beside:?}");
+    assert!(verdict != Verdict::Busy, "the machine is busy: alone {alone:?}, beside the attack {beside:?}");
+    assert!(verdict != Verdict::Harmed, "the healthy tenant was harmed: alone {alone:?}, beside the attack {beside:?}");
     assert!(peak <= memory_bytes, "{} MiB of memory, {} allowed", peak >> 20, memory_bytes >> 20);
 }
 
-/// A round beside the attack.
+/// How many rounds somebody wants to have measured, who may not want none.
+fn rounds_asked_for(text: Option<&str>) -> Result<Option<usize>, ParseIntError> {
+    text.map(|text| text.parse().map(NonZeroUsize::get)).transpose()
+}
+
+/// A round, alone or beside the attack.
 #[derive(Debug, Clone, Copy)]
 struct Round {
     figures: Figures,
-    is_spoiled: bool,
+    spoiled: Option<Spoiled>,
 }
 
-/// The round in the middle, by the time to arrive.
-fn median(rounds: &[Round]) -> Figures {
-    let mut figures = rounds.iter().map(|round| round.figures).collect::<Vec<_>>();
-    figures.sort_unstable_by_key(|figures| figures.arrival_p99);
-    figures[figures.len() / 2]
+/// Why a round says little.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spoiled {
+    /// Other programs had much of the processors.
+    ByOthers,
+    /// The host gave much of them to other guests.
+    ByHost,
 }
 
-/// Whether most of the first [`ROUNDS`] that are not spoiled are near what it was alone; `None` as long as they do not say.
-fn is_unharmed(rounds: &[Round], alone: &Figures) -> Option<bool> {
-    let told = rounds.iter().filter(|round| !round.is_spoiled).take(ROUNDS);
-    let (near, far): (Vec<&Round>, Vec<&Round>) = told.partition(|round| round.figures.are_near(alone));
-    let is_most = |some: &[&Round]| some.len() > ROUNDS / 2;
-    (is_most(&near) || is_most(&far)).then(|| is_most(&near))
+fn figures(rounds: &[Round]) -> Vec<Figures> {
+    rounds.iter().map(|round| round.figures).collect()
+}
+
+/// The first [`ROUNDS`] that nothing has spoiled.
+fn whole(rounds: &[Round]) -> Vec<Figures> {
+    rounds.iter().filter(|round| round.spoiled.is_none()).map(|round| round.figures).take(ROUNDS).collect()
+}
+
+/// What rounds beside an attack say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Unharmed,
+    Harmed,
+    /// Nothing: the host had no processors to spare.
+    Busy,
+}
+
+impl Verdict {
+    fn by(is_unharmed: bool) -> Self {
+        if is_unharmed { Self::Unharmed } else { Self::Harmed }
+    }
+}
+
+/// Whether most of the [`ROUNDS`] that nothing has spoiled are near what it was alone; `None` as long as they do not say. That they are
+/// not is said by all of them: what it was alone may be measured again, and of two rounds one may then be near.
+fn decided(rounds: &[Round], alone: &Figures) -> Option<bool> {
+    let whole = whole(rounds);
+    let near = whole.iter().filter(|figures| figures.are_near(alone)).count();
+    let is_most = near > ROUNDS / 2;
+    (is_most || whole.len() == ROUNDS).then_some(is_most)
+}
+
+/// What is said of all rounds that were measured. Where other programs spoiled so many that there are not enough, one good round
+/// will do.
+fn verdict(rounds: &[Round], alone: &Figures) -> Verdict {
+    if let Some(is_unharmed) = decided(rounds, alone) {
+        return Verdict::by(is_unharmed);
+    }
+    let by_others = rounds.iter().filter(|round| round.spoiled == Some(Spoiled::ByOthers)).count();
+    if by_others <= MOST_ROUNDS - ROUNDS {
+        return Verdict::Busy;
+    }
+    Verdict::by(rounds.iter().any(|round| round.figures.are_near(alone)))
 }
 
 /// What the processors have done, in the system's ticks.
 struct Processors {
     /// All the time there was.
     all: u64,
-    /// What programs had of it. What the system does for a network is nobody's.
-    programs: u64,
-    /// What this test had, with its server and whatever that has started.
-    ours: u64,
+    /// What programs had of it, and threads of the system. What that does for a network is nobody's.
+    used: u64,
+    /// What other guests of the same host had.
+    stolen: u64,
+    /// What each process has used.
+    processes: HashMap<u32, Process>,
 }
 
 impl Processors {
@@ -295,75 +400,184 @@ impl Processors {
         let times = line.split_whitespace().skip(1).take(8).map(|time| time.parse().expect("a number of ticks"));
         let times = times.collect::<Vec<u64>>();
         // User, nice, system, idle, waiting, interrupts (two kinds), and what another guest of the same machine had.
-        let programs = times[0] + times[1] + times[2] + times[7];
-        Self { all: times.iter().sum(), programs, ours: ticks_of_this_test() }
+        let used = times[0] + times[1] + times[2];
+        Self { all: times.iter().sum(), used, stolen: times[7], processes: Process::all() }
     }
 
-    fn others_percent_since(&self, before: &Self) -> u64 {
-        let programs = self.programs.saturating_sub(before.programs);
-        let others = programs.saturating_sub(self.ours.saturating_sub(before.ours));
-        others * 100 / self.all.saturating_sub(before.all).max(1)
+    /// What spoils a round that began then.
+    fn spoiled_since(&self, before: &Self) -> Option<Spoiled> {
+        let all = self.all.saturating_sub(before.all).max(1);
+        let is_much = |ticks: u64| ticks * 100 / all > OTHERS_PERCENT;
+        let others = self.used.saturating_sub(before.used).saturating_sub(self.own_or_nobodys_since(before));
+        if is_much(others) {
+            Some(Spoiled::ByOthers)
+        } else {
+            is_much(self.stolen.saturating_sub(before.stolen)).then_some(Spoiled::ByHost)
+        }
     }
-}
 
-/// What this process has used, with its children, theirs, and those that have ended.
-fn ticks_of_this_test() -> u64 {
-    /// Where the fields are in `/proc/PID/stat`, behind the name in parentheses: the parent, and the first of four times.
-    const PARENT: usize = 1;
-    const TIMES: usize = 11;
-    let processes = std::fs::read_dir("/proc").expect("the system lists its processes");
-    let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    let fields = |number: u32| {
-        // One may end while it is looked at.
-        let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
-        let fields = stat.rsplit(')').next()?.split_whitespace().skip(1);
-        Some((
-            number,
-            [0].into_iter().chain(fields.map(|field| field.parse().unwrap_or_default())).collect::<Vec<u64>>(),
-        ))
-    };
-    let processes = numbers.filter_map(fields).collect::<HashMap<u32, Vec<u64>>>();
-    let is_ours = |mut number: u32| {
-        while let Some(fields) = processes.get(&number) {
+    /// What this test has used since then, with its server and whatever that has started, and the threads of the system: what is
+    /// asked of disks, and of memory, is their work. (In a container they are not seen, and count as another program.)
+    fn own_or_nobodys_since(&self, before: &Self) -> u64 {
+        let ours = self.own_ticks().saturating_sub(before.own_ticks());
+        let of_system = self.processes.iter().filter(|(_, process)| process.is_of_system).map(|(number, process)| {
+            // Those that have ended since are not counted, and those that are new have done nothing before.
+            process.ticks.saturating_sub(before.processes.get(number).map_or(0, |process| process.ticks))
+        });
+        ours + of_system.sum::<u64>()
+    }
+
+    fn own_ticks(&self) -> u64 {
+        let own = self.processes.iter().filter(|(number, _)| self.is_ours(**number));
+        own.map(|(_, process)| process.ticks).sum()
+    }
+
+    fn is_ours(&self, mut number: u32) -> bool {
+        while let Some(process) = self.processes.get(&number) {
             if number == std::process::id() {
                 return true;
             }
-            number = u32::try_from(fields[PARENT]).unwrap_or_default();
+            number = process.parent;
         }
         false
-    };
-    let ours = processes.iter().filter(|(number, _)| is_ours(**number));
-    ours.map(|(_, fields)| fields[TIMES..TIMES + 4].iter().sum::<u64>()).sum()
+    }
 }
 
-/// What the healthy tenant has on a server that nobody attacks, now.
-async fn again_alone(server: TestServerBuilder, habits: Habits) -> Figures {
-    let server = server.start().await;
-    let neighbour = Neighbour::of(&server, habits).await;
-    neighbour.round().await;
-    neighbour.round().await
+/// What the system says of a process.
+struct Process {
+    parent: u32,
+    /// It is a thread of the system's own.
+    is_of_system: bool,
+    /// What it has used, with its children that have ended and were waited for.
+    ticks: u64,
 }
 
-#[test]
-fn most_of_three_rounds_that_are_not_spoiled_decide() {
-    let took = |millis| Figures {
-        accept_p99: Duration::from_millis(millis),
-        arrival_p99: Duration::from_millis(millis),
-        change_p99: Duration::ZERO,
-        health_p99: Duration::ZERO,
-    };
-    let (near, far) = (Round { figures: took(10), is_spoiled: false }, Round { figures: took(500), is_spoiled: false });
-    let spoiled = Round { is_spoiled: true, ..far };
-    for (rounds, verdict) in [
-        (&[][..], None),
-        (&[near], None),
-        (&[near, far], None),
-        (&[spoiled, spoiled, spoiled, near], None),
-        (&[near, near], Some(true)),
-        (&[near, far, near], Some(true)),
-        (&[far, near, far], Some(false)),
-        (&[spoiled, near, spoiled, spoiled, near], Some(true)),
-    ] {
-        assert_eq!(is_unharmed(rounds, &took(10)), verdict, "{rounds:?}");
+impl Process {
+    fn all() -> HashMap<u32, Self> {
+        let processes = std::fs::read_dir("/proc").expect("the system lists its processes");
+        let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        // One may end while it is looked at.
+        let stat = |number: u32| std::fs::read_to_string(format!("/proc/{number}/stat")).ok();
+        numbers.filter_map(|number| Some((number, Self::of(&stat(number)?)?))).collect()
+    }
+
+    /// By the line of `/proc/PID/stat`.
+    fn of(stat: &str) -> Option<Self> {
+        /// Where the fields are behind the name in parentheses: the parent, flags, and the first of four times.
+        const PARENT: usize = 1;
+        const FLAGS: usize = 6;
+        const TIMES: usize = 11;
+        /// The flag of a thread of the system (`PF_KTHREAD`).
+        const OF_SYSTEM: u64 = 0x0020_0000;
+        let fields = stat.rsplit(')').next()?.split_whitespace().collect::<Vec<_>>();
+        let number = |field: usize| fields.get(field)?.parse::<u64>().ok();
+        let times = (TIMES..TIMES + 4).map(number);
+        Some(Self {
+            parent: u32::try_from(number(PARENT)?).ok()?,
+            is_of_system: number(FLAGS)? & OF_SYSTEM != 0,
+            ticks: times.sum::<Option<u64>>()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn took(millis: u64) -> Figures {
+        let time = Duration::from_millis(millis);
+        Figures { accept_p99: time, arrival_p99: time, change_p99: Duration::ZERO, health_p99: Duration::ZERO }
+    }
+
+    fn round(millis: u64) -> Round {
+        Round { figures: took(millis), spoiled: None }
+    }
+
+    fn spoiled(millis: u64, by: Spoiled) -> Round {
+        Round { spoiled: Some(by), ..round(millis) }
+    }
+
+    #[test]
+    fn most_of_three_rounds_that_are_not_spoiled_decide() {
+        let (near, far, spoiled) = (round(10), round(500), spoiled(500, Spoiled::ByOthers));
+        for (rounds, decides) in [
+            (&[][..], None),
+            (&[near], None),
+            (&[near, far], None),
+            (&[far, far], None),
+            (&[spoiled, spoiled, spoiled, near], None),
+            (&[near, near], Some(true)),
+            (&[near, far, near], Some(true)),
+            (&[far, near, far], Some(false)),
+            (&[far, far, near], Some(false)),
+            (&[spoiled, near, spoiled, spoiled, near], Some(true)),
+        ] {
+            assert_eq!(decided(rounds, &took(10)), decides, "{rounds:?}");
+        }
+    }
+
+    #[test]
+    fn one_good_round_is_enough_only_where_other_programs_spoiled_the_others() {
+        let (near, far) = (round(10), round(500));
+        let (by_others, by_host) = (spoiled(500, Spoiled::ByOthers), spoiled(500, Spoiled::ByHost));
+        let near_by_others = spoiled(10, Spoiled::ByOthers);
+        for (rounds, says) in [
+            ([by_others, by_others, by_others, by_others, by_others, far, near], Verdict::Unharmed),
+            ([by_others, by_others, by_others, by_others, by_others, by_others, near_by_others], Verdict::Unharmed),
+            ([by_others, by_others, by_others, by_others, by_others, far, far], Verdict::Harmed),
+            ([by_others; 7], Verdict::Harmed),
+            ([by_host, by_others, by_others, by_others, by_others, far, near], Verdict::Busy),
+            ([by_host, by_host, by_host, by_host, by_host, by_host, near], Verdict::Busy),
+            ([by_host, by_host, by_host, by_host, near, far, near], Verdict::Unharmed),
+            ([by_host, by_host, by_host, by_host, near, far, far], Verdict::Harmed),
+        ] {
+            assert_eq!(verdict(&rounds, &took(10)), says, "{rounds:?}");
+        }
+    }
+
+    #[test]
+    fn what_it_is_alone_now_takes_most_of_three_rounds_to_excuse_the_attack() {
+        let rounds = [round(500), round(300), round(400)];
+        for (alone, says) in [(10, Verdict::Harmed), (150, Verdict::Harmed), (200, Verdict::Unharmed)] {
+            assert_eq!(verdict(&rounds, &took(alone)), says, "alone {alone} ms");
+        }
+    }
+
+    #[test]
+    fn one_that_is_slow_by_chance_says_nothing_of_the_others() {
+        let slow = Figures { accept_p99: Duration::from_millis(900), ..took(10) };
+        let [accept, arrival, ..] = Figures::median(&[took(12), slow, took(11)]).all();
+        assert_eq!((accept, arrival), (Duration::from_millis(12), Duration::from_millis(11)));
+    }
+
+    #[test]
+    fn what_threads_of_the_system_have_is_nobodys() {
+        let of = |flags: u64, ticks: u64| {
+            let stat = format!("9 (a (b) c) S 2 0 0 0 -1 {flags} 0 0 0 0 {ticks} 1 0 0 20 0");
+            Process::of(&stat).expect("it is such a line")
+        };
+        let now = |all: u64, others: u64, of_system: u64, stolen: u64| Processors {
+            all,
+            used: others + of_system,
+            stolen,
+            processes: HashMap::from([(9, of(0x0020_8040, of_system)), (8, of(0x0040_0000, others))]),
+        };
+        let before = now(1_000, 0, 0, 0);
+        for (others, of_system, stolen, by) in [
+            (0, 500, 0, None),
+            (100, 500, 100, None),
+            (110, 0, 0, Some(Spoiled::ByOthers)),
+            (0, 0, 110, Some(Spoiled::ByHost)),
+        ] {
+            assert_eq!(now(2_000, others, of_system, stolen).spoiled_since(&before), by);
+        }
+    }
+
+    #[test]
+    fn no_rounds_are_not_asked_for() {
+        assert_eq!((rounds_asked_for(None), rounds_asked_for(Some("20"))), (Ok(None), Ok(Some(20))));
+        for none in ["0", "", "few"] {
+            assert!(rounds_asked_for(Some(none)).is_err(), "{none:?}");
+        }
     }
 }

@@ -44,7 +44,7 @@ impl Member {
         let own = names.last().copied().into_iter().chain([other]).filter(|name| *name != ITEM);
         let ends_at = place.iter().filter_map(Value::as_str).next_back();
         own.into_iter().any(|name| place.iter().any(|part| part == name))
-            || ends_at.is_some_and(|end| end == "body" || names.contains(&end))
+            || ends_at.is_some_and(|end| names.contains(&end))
     }
 }
 

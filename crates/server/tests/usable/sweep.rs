@@ -103,9 +103,9 @@ impl World {
                     what()
                 );
             }
-            // What is not there (404), somebody else has (409), or there are enough of, is within the bound, too.
+            // What is not there (404), or somebody else has (409), is within the bound, too.
             let is_wrong = |within: bool| match within {
-                true => status >= 300 && ![404, 409].contains(&status) && !answer.text().contains("limit_reached"),
+                true => status >= 300 && ![404, 409].contains(&status),
                 false => ![413, 422].contains(&status),
             };
             assert!(

@@ -16,7 +16,8 @@
  *   u32 length of the path, the path, i64 size on the disk (-1: the name is not there), u32 number of pieces,
  *   and for each piece i64 offset, u32 length, and what is on the disk there.
  *
- * The eight bytes that TEST_DISK_COUNT names count for the tester.
+ * The file that TEST_DISK_COUNT names counts for the tester, in two numbers of eight bytes: what was done since the process was
+ * started, and what has failed at all.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -87,7 +88,7 @@ __attribute__((constructor)) static void begin(void) {
     if (!stream || fscanf(stream, "%lld %lld %lld %lld %lld %lld", &cut_at, &fail_at, &fail_count, &fail_error, &fail_half, &lie) != 6) abort();
     fclose(stream);
     int shared = real_open(counts, O_RDWR);
-    counter = mmap(NULL, 8, PROT_READ | PROT_WRITE, MAP_SHARED, shared, 0);
+    counter = mmap(NULL, 16, PROT_READ | PROT_WRITE, MAP_SHARED, shared, 0);
     if (shared < 0 || counter == MAP_FAILED) abort();
     close(shared);
 }
@@ -228,9 +229,11 @@ static void cut(void) {
 
 /* Counts what is about to be done; whether it fails. */
 static int fails(void) {
-    *counter = ++count;
+    counter[0] = ++count;
     if (count == cut_at) cut();
-    return fail_at && count >= fail_at && count < fail_at + fail_count;
+    if (!fail_at || count < fail_at || count >= fail_at + fail_count) return 0;
+    counter[1]++;
+    return 1;
 }
 
 static ssize_t write_at(int fd, struct file *file, const void *bytes, size_t length, off_t offset) {
