@@ -256,7 +256,7 @@ async fn a_process_that_the_host_ends_is_trouble_of_the_server_and_not_of_the_pa
 #[tokio::test]
 async fn processes_that_compare_stand_back_behind_the_server() {
     /// How far, and the most that the system knows.
-    const NICE: i32 = 10;
+    const NICE: i32 = 5;
     const MOST: i32 = 19;
     let server = server().start().await;
     let app = enforcing(&server, "reject").await;

@@ -79,9 +79,9 @@ pub fn run(bounds: Bounds) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// How far a process stands back behind the server: whoever serves goes first, and whoever delivers, or reads what is large, who stands
-/// back half as far.
-const NICE: i32 = 10;
+/// How far a process stands back behind the server: whoever serves goes first. As far as those that deliver do, and read what is large:
+/// further, and while the server is busy callers would wait until the time for a comparison is over.
+const NICE: i32 = 5;
 
 /// Makes this process give way to the server, as far as it may whoever started it: what is started has the priority of the thread that
 /// does it, and some of the server's stand back themselves.
