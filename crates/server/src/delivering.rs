@@ -14,7 +14,7 @@ use crate::commands;
 /// that it shares with one at 0. Deliveries go on however busy callers are.
 const NICE: i32 = 5;
 
-/// Where deliveries run. Whatever is still under way when this is dropped ends where it waits next.
+/// Where deliveries run. Whatever is still under way on their own threads when this is dropped ends where it waits next.
 pub(crate) struct Delivering {
     /// Their own threads, if they have any.
     runtime: Option<Runtime>,

@@ -154,8 +154,8 @@ impl Drop for Cut {
     }
 }
 
-/// Answers a request, once what was answered before it is written: hyper would keep it all for a client that does not read. Until then
-/// the request has not come, and gives way to others with its connection.
+/// Answers a request, once what was answered before it is written (hyper would keep it all for a client that does not read), and others had
+/// their turn. Until then the request has not come, and gives way to others with its connection.
 async fn answer<A: Future<Output = Response>>(
     respond: impl FnOnce(Request) -> A,
     place: Arc<Place>,
@@ -163,12 +163,12 @@ async fn answer<A: Future<Output = Response>>(
     request: http::Request<hyper::body::Incoming>,
 ) -> Result<http::Response<impl http_body::Body<Data = Bytes, Error: std::error::Error + Send + Sync>>, Infallible> {
     place.written().await;
+    round.wait().await;
     if place.says_farewell() {
         // The connection is about to end: what comes on it is not begun.
         std::future::pending::<()>().await;
     }
     let busy = Arc::new(place.begin());
-    round.wait().await;
     let mut request = request.map(|body| Coming::new(body, &busy));
     let watcher: Arc<dyn Progress> = Arc::<Busy>::clone(&busy);
     request.extensions_mut().insert(Watched(Arc::downgrade(&watcher)));
@@ -238,6 +238,15 @@ impl Round {
     }
 }
 
+/// Polls a connection, with a round for each of its turns.
+async fn in_rounds<C: Future>(round: &Round, mut connection: Pin<&mut C>) -> C::Output {
+    poll_fn(|cx| {
+        round.begin();
+        connection.as_mut().poll(cx)
+    })
+    .await
+}
+
 /// Carries a connection to its end.
 async fn carry<A: Future<Output = Response> + 'static>(
     stream: TcpStream,
@@ -270,10 +279,7 @@ async fn carry<A: Future<Output = Response> + 'static>(
         tokio::select! {
             // What has come is read first: no request is begun and then dropped.
             biased;
-            ended = poll_fn(|cx| {
-                round.begin();
-                connection.as_mut().poll(cx)
-            }) => {
+            ended = in_rounds(&round, connection.as_mut()) => {
                 if let Err(error) = ended {
                     // Clients come and go; nothing was lost that they were told is safe.
                     tracing::debug!(%error, "a connection ended early");
@@ -296,7 +302,7 @@ async fn carry<A: Future<Output = Response> + 'static>(
                             // ends by itself, and does not wait for another request.
                             place.say_farewell();
                             connection.as_mut().graceful_shutdown();
-                            let _ = tokio::time::timeout(FAREWELL, connection.as_mut()).await;
+                            let _ = tokio::time::timeout(FAREWELL, in_rounds(&round, connection.as_mut())).await;
                         }
                         break;
                     }

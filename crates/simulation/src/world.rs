@@ -35,8 +35,8 @@ const LIVES: usize = 3;
 /// How often the last process goes on when the world is calmed, so that nothing is put right by a start.
 const STAYS: f64 = 0.5;
 
-/// Threads that read the store; calls come one after the other.
-const READING_THREADS: usize = 2;
+/// Threads of a runtime for what blocks; calls come one after the other.
+const BLOCKING_THREADS: usize = 2;
 
 /// Deliveries of an endpoint that are counted.
 pub(crate) const MANY: usize = 10_000;
@@ -192,7 +192,7 @@ pub(crate) fn within_runtime<T>(life: impl Future<Output = T>) -> T {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     // What threads of the store hand in comes after what is there already: in which turn it would come otherwise depends on
     // how often the runtime looked while it had nothing to do.
-    builder.enable_time().start_paused(true).global_queue_interval(u32::MAX).max_blocking_threads(READING_THREADS);
+    builder.enable_time().start_paused(true).global_queue_interval(u32::MAX).max_blocking_threads(BLOCKING_THREADS);
     let runtime = builder.build();
     let runtime = runtime.unwrap_or_else(|error| unreachable!("a runtime without sockets can be built: {error}"));
     runtime.block_on(life)

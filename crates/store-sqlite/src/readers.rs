@@ -7,7 +7,7 @@
 //! A read that a caller asked for ends with an error, [`StoreError::Unavailable`], if it is still under way when the WAL has waited
 //! for it to be started anew (`pause`): nobody makes it grow by reading for long. What the process reads is bounded by whoever reads.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -87,12 +87,16 @@ impl Drop for Reader {
 type Work = Box<dyn FnOnce(&Reader) + Send>;
 
 /// A thread that has nothing to do. It ends when this is gone.
-type Idle = mpsc::Sender<Work>;
+struct Idle {
+    number: usize,
+    work: mpsc::Sender<Work>,
+}
 
 /// The reading side.
 pub(crate) struct Readers {
-    idle: Arc<Mutex<Vec<Idle>>>,
-    threads: Mutex<Vec<Thread>>,
+    /// None from when it is closed: threads that read then end when they have.
+    idle: Arc<Mutex<Option<Vec<Idle>>>>,
+    threads: Mutex<BTreeMap<usize, Thread>>,
     turns: Arc<Semaphore>,
     /// Of the turns, those that callers may have at a time.
     asked: Arc<Gate>,
@@ -110,8 +114,8 @@ struct Thread {
 
 impl Thread {
     /// Starts one that reads with a connection, and is idle.
-    fn start(reader: Reader) -> std::io::Result<(Self, Idle)> {
-        let (idle, work) = mpsc::channel::<Work>();
+    fn start(number: usize, reader: Reader) -> std::io::Result<(Self, Idle)> {
+        let (sender, work) = mpsc::channel::<Work>();
         let (ended, has_ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("store-reader".to_owned()).stack_size(STACK_BYTES);
         let handle = thread.spawn(move || {
@@ -121,7 +125,7 @@ impl Thread {
             drop(reader);
             let _ = ended.send(());
         })?;
-        Ok((Self { handle, has_ended }, idle))
+        Ok((Self { handle, has_ended }, Idle { number, work: sender }))
     }
 }
 
@@ -132,12 +136,20 @@ impl Readers {
         let turns = Arc::new(Semaphore::new(connections.len()));
         let asked = Arc::new(Gate::new(connections.len().saturating_sub(own)));
         let count = u32::try_from(connections.len()).unwrap_or(u32::MAX);
-        let start =
-            |connection| Thread::start(Reader::new(connection, files.cloned(), &pause).map_err(std::io::Error::other)?);
-        let started = connections.into_iter().map(start).collect::<std::io::Result<Vec<_>>>()?;
-        let (threads, idle) = started.into_iter().unzip();
-        let (threads, idle) = (Mutex::new(threads), Arc::new(Mutex::new(idle)));
-        Ok(Self { idle, threads, turns, asked, count, pause })
+        let (threads, idle) = (Mutex::default(), Arc::new(Mutex::new(Some(Vec::new()))));
+        // If one cannot be started, those before it end as those of a store do.
+        let readers = Self { idle, threads, turns, asked, count, pause };
+        for (number, connection) in connections.into_iter().enumerate() {
+            let reader = Reader::new(connection, files.cloned(), &readers.pause).map_err(std::io::Error::other)?;
+            let (thread, idle) = Thread::start(number, reader)?;
+            readers.threads.lock().insert(number, thread);
+            readers.is_idle(idle);
+        }
+        Ok(readers)
+    }
+
+    fn is_idle(&self, thread: Idle) {
+        is_idle(&self.idle, thread);
     }
 
     /// What holds reads back.
@@ -176,13 +188,13 @@ impl Readers {
     {
         let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let (idle, pause) = (Arc::clone(&self.idle), self.pause());
-        let thread = idle.lock().pop().ok_or(StoreError::Closed)?;
+        let Idle { number, work: thread } = idle.lock().as_mut().and_then(Vec::pop).ok_or(StoreError::Closed)?;
         let (done, result) = oneshot::channel();
         let again = thread.clone();
         let work = move |reader: &Reader| {
             let result = reader.read(is_asked, &pause, read);
             // Whoever has the turn next finds the thread idle; it is so even if nobody waits for the result any more.
-            idle.lock().push(again);
+            is_idle(&idle, Idle { number, work: again });
             drop(turn);
             let _ = done.send(result);
         };
@@ -208,13 +220,14 @@ impl Readers {
 
     /// Waits for the reads under way; none starts from then on.
     pub(crate) async fn close(&self) {
-        // Fails if it is closed already.
-        let _ = self.turns.acquire_many(self.count).await;
+        // Fails if it is closed already. Nobody has a turn from then on: they are given back when there are none any more.
+        let all = self.turns.acquire_many(self.count).await;
         self.turns.close();
         self.asked.close();
-        self.idle.lock().clear();
+        drop(self.idle.lock().take());
+        drop(all);
         let threads = std::mem::take(&mut *self.threads.lock());
-        for thread in threads {
+        for thread in threads.into_values() {
             // An error says the same.
             let _ = thread.has_ended.await;
         }
@@ -222,12 +235,24 @@ impl Readers {
 }
 
 impl Drop for Readers {
-    /// Connections are closed when this returns.
+    /// Connections with which nothing is read are closed when this returns. A read that nobody waits for any more may take long, and its
+    /// thread ends after that.
     fn drop(&mut self) {
-        self.idle.lock().clear();
-        for thread in self.threads.lock().drain(..) {
-            let _ = thread.handle.join();
+        let idle = self.idle.lock().take().unwrap_or_default();
+        let mut threads = std::mem::take(&mut *self.threads.lock());
+        for Idle { number, work } in idle {
+            drop(work);
+            if let Some(thread) = threads.remove(&number) {
+                let _ = thread.handle.join();
+            }
         }
+    }
+}
+
+/// A thread has nothing to do; if the store is closed, it ends.
+fn is_idle(idle: &Mutex<Option<Vec<Idle>>>, thread: Idle) {
+    if let Some(idle) = idle.lock().as_mut() {
+        idle.push(thread);
     }
 }
 
@@ -407,6 +432,50 @@ mod tests {
         let_go.send(()).unwrap();
         own.await.unwrap().unwrap();
         readers.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_store_that_is_dropped_does_not_wait_for_a_read_and_the_reads_thread_ends_all_the_same() {
+        let connections = (0..2).map(|_| crate::plans::database()).collect();
+        let readers = Arc::new(Readers::start(connections, 0, None).unwrap());
+        let (begun, has_begun) = mpsc::channel();
+        let (let_go, waits) = mpsc::channel::<()>();
+        let asked = tokio::spawn({
+            let readers = Arc::clone(&readers);
+            async move {
+                let read = move |_: &Connection| {
+                    begun.send(()).unwrap();
+                    Ok(waits.recv().is_err())
+                };
+                readers.run(read).await
+            }
+        });
+        has_begun.recv().unwrap();
+        asked.abort();
+        assert!(asked.await.unwrap_err().is_cancelled());
+        let mut readers = Arc::into_inner(readers).expect("nobody else has it");
+        let threads: Vec<_> = std::mem::take(readers.threads.get_mut()).into_values().collect();
+        drop(readers);
+        drop(let_go);
+        for thread in threads {
+            thread.has_ended.await.unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn whatever_is_read_while_a_store_is_closed_it_ends() {
+        for _ in 0..200 {
+            let connections = (0..2).map(|_| crate::plans::database()).collect();
+            let readers = Arc::new(Readers::start(connections, 0, None).unwrap());
+            let mut asked = tokio::task::JoinSet::new();
+            for _ in 0..8 {
+                let readers = Arc::clone(&readers);
+                asked.spawn(async move { while readers.run_own(|_| Ok(())).await.is_ok() {} });
+            }
+            tokio::task::yield_now().await;
+            readers.close().await;
+            while asked.join_next().await.is_some() {}
+        }
     }
 
     fn asker(environment: u64, application: u64) -> Asker {

@@ -238,8 +238,8 @@ impl Judges {
     }
 
     /// Asks, in a turn, which takes as much as the process says that the question took of the processor: to start a process, because
-    /// somebody else's question ended the last one, or to wait for a processor is nothing that it costs. A process that is lost over
-    /// the question says nothing any more, and what it took is as long as it was at it.
+    /// somebody else's question ended the last one, or to wait for a processor is nothing that it costs. See [`ask_child`] for one
+    /// that is lost over the question.
     async fn ask(&self, question: wire::Question<'_>, turn: &mut Turn) -> Result<wire::Answer, Failure> {
         match &self.place {
             Place::Threads => self.ask_thread(question).await,
@@ -256,38 +256,39 @@ impl Judges {
         let bounds = Bounds { time: self.options.time.0, memory_bytes: self.options.memory_bytes };
         let mut lost = Duration::ZERO;
         if let Some(mut child) = self.idle.take() {
-            let asked = Instant::now();
-            match child.ask(&question, bounds).await {
-                Ok(answered) => return Ok(self.end(turn, child, answered, lost)),
-                Err(Ended::ByTime) => return Err(Failure::TooCostly),
-                // It did not come to this question.
-                Err(Ended::InOrder) => {}
-                // Maybe for what it had been asked before, or because somebody ended it while it waited.
-                Err(Ended::Otherwise | Ended::ByTheHost) => lost = asked.elapsed(),
+            let (answered, took) = ask_child(&mut child, &question, bounds).await;
+            match answered {
+                // It did not come to this question, or what the host did says nothing of it.
+                Err(Ended::InOrder | Ended::ByTheHost) => {}
+                // Maybe for what it had been asked before.
+                Err(Ended::Otherwise) => lost = took,
+                answered => return self.end(turn, child, answered, took),
             }
         }
         let mut child = Child::start(program, bounds)?;
-        match child.ask(&question, bounds).await {
-            Ok(answered) => Ok(self.end(turn, child, answered, lost)),
-            Err(Ended::ByTime | Ended::Otherwise | Ended::InOrder) => Err(Failure::TooCostly),
-            Err(Ended::ByTheHost) => Err(process::unavailable("it was ended by the system, or got no time from it")),
-        }
+        let (answered, took) = ask_child(&mut child, &question, bounds).await;
+        self.end(turn, child, answered, lost.saturating_add(took))
     }
 
-    /// Keeps a process for the next question, unless it is gone, and says what the turn took with what another process took before that
-    /// was lost over it. What a process that is gone took is not known: that counts by the clock, as if nobody said anything.
+    /// Says what the turn took, and keeps a process for the next question, unless it is gone.
     fn end(
         &self,
         turn: &mut Turn,
         child: Child,
-        (answer, complete): (wire::Answer, bool),
-        lost: Duration,
-    ) -> wire::Answer {
-        if complete {
-            turn.took(lost.saturating_add(child.spent));
-            self.idle.put(child);
+        answered: Result<(wire::Answer, bool), Ended>,
+        took: Duration,
+    ) -> Result<wire::Answer, Failure> {
+        turn.took(took);
+        match answered {
+            Ok((answer, complete)) => {
+                if complete {
+                    self.idle.put(child);
+                }
+                Ok(answer)
+            }
+            Err(Ended::ByTime | Ended::Otherwise | Ended::InOrder) => Err(Failure::TooCostly),
+            Err(Ended::ByTheHost) => Err(process::unavailable("it was ended by the system, or got no time from it")),
         }
-        answer
     }
 
     async fn ask_thread(&self, question: wire::Question<'_>) -> Result<wire::Answer, Failure> {
@@ -295,6 +296,22 @@ impl Judges {
         let answering = tokio::task::spawn_blocking(move || child::answer_once(owned.0, &owned.1, &owned.2));
         answering.await.map_err(|_| Failure::TooCostly)
     }
+}
+
+/// Asks a process, and what of the processor that took: as it says itself, if it has answered in full. One that was lost says nothing any
+/// more; then it is as long as it was at it, and no longer than a process may work: the rest it waited for a processor.
+async fn ask_child(
+    child: &mut Child,
+    question: &wire::Question<'_>,
+    bounds: Bounds,
+) -> (Result<(wire::Answer, bool), Ended>, Duration) {
+    let asked = Instant::now();
+    let answered = child.ask(question, bounds).await;
+    let took = match &answered {
+        Ok((_, true)) => child.spent,
+        _ => asked.elapsed().min(bounds.longest()),
+    };
+    (answered, took)
 }
 
 #[cfg(test)]

@@ -289,6 +289,11 @@ async fn judge(server: TestServerBuilder, habits: Habits, attack: impl AsyncFnOn
         beside.push(neighbour.round().await);
     }
     let peak = server.peak_memory_bytes();
+    let mut attackers = attackers;
+    while let Some(ended) = attackers.try_join_next() {
+        // An attack that has come to grief attacks nobody.
+        ended.expect("the attack goes on as it was meant to");
+    }
     drop(attackers);
     assert!(server.terminate().await.success(), "the server ends in order after the attack");
     let verdict_by = |alone: &Figures| match asked {
