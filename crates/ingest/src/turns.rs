@@ -183,6 +183,8 @@ pub struct Turn {
     state: Progress,
     /// What it took, if somebody knows better than the clock.
     took: Option<Duration>,
+    /// It takes no more than that.
+    most: Duration,
 }
 
 enum Progress {
@@ -222,7 +224,7 @@ impl Turns {
 
     fn queue(self: &Arc<Self>, tenant: Tenant) -> Result<Turn, Crowded> {
         let wait = self.state.lock().queue(&tenant, self.shares)?;
-        Ok(Turn { turns: Arc::clone(self), tenant, state: Progress::Waits(wait), took: None })
+        Ok(Turn { turns: Arc::clone(self), tenant, state: Progress::Waits(wait), took: None, most: Duration::MAX })
     }
 
     /// Gives turns while there are any.
@@ -231,8 +233,8 @@ impl Turns {
         while state.taken < self.shares.in_all && state.give_next(self.shares, now) {}
     }
 
-    fn end(&self, tenant: &Tenant, given: Given, took: Option<Duration>) {
-        let cost = nanos(took.unwrap_or_else(|| given.at.elapsed())).saturating_add(LEAST);
+    fn end(&self, tenant: &Tenant, given: Given, took: Option<Duration>, most: Duration) {
+        let cost = nanos(took.unwrap_or_else(|| given.at.elapsed()).min(most)).saturating_add(LEAST);
         self.state.lock().end(tenant, given, cost, self.shares);
         self.give();
     }
@@ -370,6 +372,11 @@ impl Turn {
     pub fn took(&mut self, time: Duration) {
         self.took = Some(time);
     }
+
+    /// It takes so much time of a processor at most, whatever becomes of it. What is longer by the clock was waited for one.
+    pub(crate) fn takes_at_most(&mut self, most: Duration) {
+        self.most = most;
+    }
 }
 
 impl Drop for Turn {
@@ -383,7 +390,7 @@ impl Drop for Turn {
             }
         };
         if let Some(given) = given {
-            self.turns.end(&self.tenant, given, self.took);
+            self.turns.end(&self.tenant, given, self.took, self.most);
         }
     }
 }

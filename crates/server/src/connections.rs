@@ -34,7 +34,8 @@
 //! out. And one of the seventh goes instead of one of the sixth: those who come anew have to get their request through, and if all are in
 //! use by one address, that has more.
 //!
-//! The request of a known caller is answered first: also one that comes in the instant in which its connection is chosen. Such a
+//! The request of a known caller is answered first: also one that comes in the instant in which its connection is chosen, but for one that
+//! was sent ahead and waits for the turn of its connection: that one has not begun, and can be sent again. Such a
 //! connection counts again until it may be closed, so that there is one too many for as long; what is too many is closed
 //! before the next one is let in, and if nothing may be closed, nothing is let in.
 

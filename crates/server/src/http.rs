@@ -299,9 +299,11 @@ async fn carry<A: Future<Output = Response> + 'static>(
                             && let Ok(_farewell) = means.farewells.try_acquire()
                         {
                             // While its request's body comes, to close it would take the answer from the client. When it has come, it
-                            // ends by itself, and does not wait for another request.
+                            // ends by itself. Who was turned away was told so; after another answer hyper would wait for a request.
                             place.say_farewell();
-                            connection.as_mut().graceful_shutdown();
+                            if !place.is_turned_away() {
+                                connection.as_mut().graceful_shutdown();
+                            }
                             let _ = tokio::time::timeout(FAREWELL, in_rounds(&round, connection.as_mut())).await;
                         }
                         break;

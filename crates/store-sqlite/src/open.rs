@@ -333,7 +333,7 @@ impl SqliteStore {
         let files = (ownership == Ownership::Owner).then(|| Arc::new(Files::note(path, &connection)));
         let readers = |count, own| -> Result<Readers, OpenError> {
             let connections = (0..count).map(|_| connect_reader(path)).collect::<Result<_, _>>()?;
-            Readers::start(connections, own, files.as_ref()).map_err(|error| OpenError::path(path, &error))
+            Readers::start(connections, own, files.as_ref(), Some(&lock)).map_err(|error| OpenError::path(path, &error))
         };
         let (readers, lists) = (readers(READERS, OWN_READERS)?, readers(LISTS, 0)?);
         let owned = match &files {

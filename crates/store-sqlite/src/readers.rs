@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::checkpoint::STACK_BYTES;
 use crate::decode::SqlError;
 use crate::files::Files;
+use crate::lock::Lock;
 use crate::pause::Pause;
 use crate::turns::{Line as _, Turns};
 
@@ -114,7 +115,7 @@ struct Thread {
 
 impl Thread {
     /// Starts one that reads with a connection, and is idle.
-    fn start(number: usize, reader: Reader) -> std::io::Result<(Self, Idle)> {
+    fn start(number: usize, reader: Reader, lock: Option<Arc<Lock>>) -> std::io::Result<(Self, Idle)> {
         let (sender, work) = mpsc::channel::<Work>();
         let (ended, has_ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("store-reader".to_owned()).stack_size(STACK_BYTES);
@@ -122,7 +123,9 @@ impl Thread {
             while let Ok(work) = work.recv() {
                 work(&reader);
             }
+            // In this order: see `lock`.
             drop(reader);
+            drop(lock);
             let _ = ended.send(());
         })?;
         Ok((Self { handle, has_ended }, Idle { number, work: sender }))
@@ -130,8 +133,14 @@ impl Thread {
 }
 
 impl Readers {
-    /// Starts a thread for each of `connections`. `own` of them are always left to the process.
-    pub(crate) fn start(connections: Vec<Connection>, own: usize, files: Option<&Arc<Files>>) -> std::io::Result<Self> {
+    /// Starts a thread for each of `connections`. `own` of them are always left to the process. The threads hold the lock until they end:
+    /// whoever owns the store next finds that nobody reads with it any more.
+    pub(crate) fn start(
+        connections: Vec<Connection>,
+        own: usize,
+        files: Option<&Arc<Files>>,
+        lock: Option<&Arc<Lock>>,
+    ) -> std::io::Result<Self> {
         let pause = Arc::<Pause>::default();
         let turns = Arc::new(Semaphore::new(connections.len()));
         let asked = Arc::new(Gate::new(connections.len().saturating_sub(own)));
@@ -141,7 +150,7 @@ impl Readers {
         let readers = Self { idle, threads, turns, asked, count, pause };
         for (number, connection) in connections.into_iter().enumerate() {
             let reader = Reader::new(connection, files.cloned(), &readers.pause).map_err(std::io::Error::other)?;
-            let (thread, idle) = Thread::start(number, reader)?;
+            let (thread, idle) = Thread::start(number, reader, lock.cloned())?;
             readers.threads.lock().insert(number, thread);
             readers.is_idle(idle);
         }
@@ -354,7 +363,7 @@ mod tests {
     #[tokio::test]
     async fn what_the_process_reads_does_not_wait_behind_what_callers_ask_for() {
         let connections = (0..3).map(|_| crate::plans::database()).collect();
-        let readers = Arc::new(Readers::start(connections, 1, None).unwrap());
+        let readers = Arc::new(Readers::start(connections, 1, None, None).unwrap());
         let mut asked = tokio::task::JoinSet::new();
         let mut go_on = Vec::new();
         for _ in 0..100 {
@@ -384,7 +393,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn what_a_caller_reads_for_long_is_ended_when_reads_are_held_back_and_what_the_process_reads_is_not() {
         let connections = (0..2).map(|_| crate::plans::database()).collect();
-        let readers = Arc::new(Readers::start(connections, 0, None).unwrap());
+        let readers = Arc::new(Readers::start(connections, 0, None, None).unwrap());
         let read = |begun: mpsc::Sender<()>| {
             let readers = Arc::clone(&readers);
             async move {
@@ -437,7 +446,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_store_that_is_dropped_does_not_wait_for_a_read_and_the_reads_thread_ends_all_the_same() {
         let connections = (0..2).map(|_| crate::plans::database()).collect();
-        let readers = Arc::new(Readers::start(connections, 0, None).unwrap());
+        let readers = Arc::new(Readers::start(connections, 0, None, None).unwrap());
         let (begun, has_begun) = mpsc::channel();
         let (let_go, waits) = mpsc::channel::<()>();
         let asked = tokio::spawn({
@@ -453,20 +462,26 @@ mod tests {
         has_begun.recv().unwrap();
         asked.abort();
         assert!(asked.await.unwrap_err().is_cancelled());
-        let mut readers = Arc::into_inner(readers).expect("nobody else has it");
-        let threads: Vec<_> = std::mem::take(readers.threads.get_mut()).into_values().collect();
-        drop(readers);
+        let readers = Arc::into_inner(readers).expect("nobody else has it");
+        // All connections have it.
+        let pause = Arc::downgrade(&readers.pause);
+        let dropped = tokio::task::spawn_blocking(move || drop(readers));
+        tokio::time::timeout(10 * SECOND, dropped).await.expect("it waits for no read").unwrap();
+        assert!(pause.strong_count() > 0, "something is still read");
         drop(let_go);
-        for thread in threads {
-            thread.has_ended.await.unwrap();
-        }
+        let ended = async {
+            while pause.strong_count() > 0 {
+                tokio::time::sleep(SECOND / 1_000).await;
+            }
+        };
+        tokio::time::timeout(10 * SECOND, ended).await.expect("a thread that has read ends");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn whatever_is_read_while_a_store_is_closed_it_ends() {
         for _ in 0..200 {
             let connections = (0..2).map(|_| crate::plans::database()).collect();
-            let readers = Arc::new(Readers::start(connections, 0, None).unwrap());
+            let readers = Arc::new(Readers::start(connections, 0, None, None).unwrap());
             let mut asked = tokio::task::JoinSet::new();
             for _ in 0..8 {
                 let readers = Arc::clone(&readers);

@@ -254,6 +254,7 @@ impl Judges {
         turn: &mut Turn,
     ) -> Result<wire::Answer, Failure> {
         let bounds = Bounds { time: self.options.time.0, memory_bytes: self.options.memory_bytes };
+        turn.takes_at_most(bounds.longest());
         let mut lost = Duration::ZERO;
         if let Some(mut child) = self.idle.take() {
             let (answered, took) = ask_child(&mut child, &question, bounds).await;
@@ -265,6 +266,7 @@ impl Judges {
                 answered => return self.end(turn, child, answered, took),
             }
         }
+        turn.took(lost);
         let mut child = Child::start(program, bounds)?;
         let (answered, took) = ask_child(&mut child, &question, bounds).await;
         self.end(turn, child, answered, lost.saturating_add(took))
@@ -299,7 +301,7 @@ impl Judges {
 }
 
 /// Asks a process, and what of the processor that took: as it says itself, if it has answered in full. One that was lost says nothing any
-/// more; then it is as long as it was at it, and no longer than a process may work: the rest it waited for a processor.
+/// more; then it is as long as it was at it, but if the host ended it, or gave it no time: that says nothing of the question.
 async fn ask_child(
     child: &mut Child,
     question: &wire::Question<'_>,
@@ -309,7 +311,8 @@ async fn ask_child(
     let answered = child.ask(question, bounds).await;
     let took = match &answered {
         Ok((_, true)) => child.spent,
-        _ => asked.elapsed().min(bounds.longest()),
+        Err(Ended::ByTheHost) => Duration::ZERO,
+        _ => asked.elapsed(),
     };
     (answered, took)
 }
@@ -382,6 +385,18 @@ mod tests {
             assert!(matches!(compared(&judges, name).await, Judgement::Differs(_)));
         }
         assert!(!are_short(&judges).await);
+    }
+
+    #[tokio::test]
+    async fn that_the_host_ends_a_process_is_nothing_that_a_question_costs() {
+        // The first one is ended over the first question, and the second one, which was idle, over the third.
+        for script in ["question; long; kill -9 $$", "question; differs; question; long; kill -9 $$"] {
+            let judges = judges(script);
+            for name in ["one", "another", "one", "another"] {
+                let _ = compared(&judges, name).await;
+            }
+            assert!(are_short(&judges).await, "{script}");
+        }
     }
 
     #[tokio::test]
