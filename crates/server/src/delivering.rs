@@ -1,12 +1,10 @@
 //! The threads that deliver: apart from those that serve, and behind them while processors are short, so that whoever asks
 //! the server for something, or gives it a message, waits for no queue of deliveries that became due at once.
-//!
-//! Where a priority would not help, deliveries run on the threads that serve.
 
 use std::future::Future;
 
 use anyhow::Context as _;
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Runtime;
 
 use crate::commands;
 
@@ -14,9 +12,9 @@ use crate::commands;
 /// that it shares with one at 0. Deliveries go on however busy callers are.
 const NICE: i32 = 5;
 
-/// Where deliveries run. Whatever is still under way on their own threads when this is dropped ends where it waits next.
+/// The threads, and what runs on them. Whatever is still under way when this is dropped ends where it waits next.
 pub(crate) struct Delivering {
-    /// Their own threads, if they have any.
+    /// There until it is dropped.
     runtime: Option<Runtime>,
 }
 
@@ -24,9 +22,6 @@ impl Delivering {
     /// Starts so many threads; 0 is one per core. They are for a server of which [`commands::serving`] has asked whether there
     /// are enough.
     pub(crate) fn start(threads: usize) -> anyhow::Result<Self> {
-        if !priorities_help() {
-            return Ok(Self { runtime: None });
-        }
         let runtime = commands::threads(threads)
             .thread_name("deliver")
             .on_thread_start(stand_back(NICE))
@@ -35,12 +30,12 @@ impl Delivering {
         Ok(Self { runtime: Some(runtime) })
     }
 
-    /// Runs `starting` where deliveries run. What it spawns stays there.
+    /// Runs `starting` on these threads. What it spawns stays there.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         starting: impl Future<Output = T> + Send + 'static,
     ) -> anyhow::Result<T> {
-        let runtime = self.runtime.as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone());
+        let runtime = self.runtime.as_ref().context("the threads have ended")?;
         runtime.spawn(starting).await.context("deliveries did not start")
     }
 }
@@ -55,27 +50,15 @@ impl Drop for Delivering {
 }
 
 /// What makes a thread give way to the one that asks for this. The priority is not lowered but set: threads have that of the one
-/// that starts them, and would end up lower and lower.
+/// that starts them, and would end up lower and lower. Only Linux has one for each thread; elsewhere it is that of the process.
 fn stand_back(by: i32) -> impl Fn() + Send + Sync + 'static {
     let own = rustix::process::getpriority_process(None);
     move || {
-        // Where it is refused, the thread works like any other.
-        let _ = own.and_then(|own| rustix::process::setpriority_process(None, own + by));
+        if cfg!(target_os = "linux") {
+            // Where it is refused, the thread works like any other.
+            let _ = own.and_then(|own| rustix::process::setpriority_process(None, own + by));
+        }
     }
-}
-
-/// Whether a thread that stands back leaves to others what they need. Only Linux has a priority for each thread; elsewhere it is that
-/// of the process. And where a quota of processor time is less than there are cores (`docker --cpus`, `CPUQuota=`), threads have cores
-/// of their own, use the quota up together, and are stopped together.
-#[cfg(target_os = "linux")]
-fn priorities_help() -> bool {
-    let cores = rustix::thread::sched_getaffinity(None).map_or(0, |cores| cores.count() as usize);
-    commands::cores() >= cores
-}
-
-#[cfg(not(target_os = "linux"))]
-fn priorities_help() -> bool {
-    false
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -54,7 +54,7 @@ fn workers(threads: usize) -> usize {
 }
 
 /// How many threads run at once: cores, or fewer if a quota says so.
-pub(crate) fn cores() -> usize {
+fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
