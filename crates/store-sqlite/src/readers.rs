@@ -152,13 +152,9 @@ impl Readers {
             let reader = Reader::new(connection, files.cloned(), &readers.pause).map_err(std::io::Error::other)?;
             let (thread, idle) = Thread::start(number, reader, lock.cloned())?;
             readers.threads.lock().insert(number, thread);
-            readers.is_idle(idle);
+            set_idle(&readers.idle, idle);
         }
         Ok(readers)
-    }
-
-    fn is_idle(&self, thread: Idle) {
-        is_idle(&self.idle, thread);
     }
 
     /// What holds reads back.
@@ -203,7 +199,7 @@ impl Readers {
         let work = move |reader: &Reader| {
             let result = reader.read(is_asked, &pause, read);
             // Whoever has the turn next finds the thread idle; it is so even if nobody waits for the result any more.
-            is_idle(&idle, Idle { number, work: again });
+            set_idle(&idle, Idle { number, work: again });
             drop(turn);
             let _ = done.send(result);
         };
@@ -259,7 +255,7 @@ impl Drop for Readers {
 }
 
 /// A thread has nothing to do; if the store is closed, it ends.
-fn is_idle(idle: &Mutex<Option<Vec<Idle>>>, thread: Idle) {
+fn set_idle(idle: &Mutex<Option<Vec<Idle>>>, thread: Idle) {
     if let Some(idle) = idle.lock().as_mut() {
         idle.push(thread);
     }

@@ -4,9 +4,8 @@
 //! A process (`postrider __judge`) has a limit on its memory that the kernel enforces and a limit on its processor time
 //! that it enforces itself; one that exceeds either is gone, and the next question starts another. Tenants take turns
 //! (`turns.rs`) by the time that theirs take: of short turns an environment never has more than half of the processes at a time, an
-//! application a
-//! quarter, of long ones likewise, and
-//! those whose comparisons lately took long leave a process to the others; so expensive schemas delay nobody but those who use them. Nothing of a schema or a payload is ever parsed by the server itself.
+//! application a quarter, of long ones likewise, and those whose comparisons lately took long leave a process to the others; so
+//! expensive schemas delay nobody but those who use them. Nothing of a schema or a payload is ever parsed by the server itself.
 
 mod child;
 mod idle;
