@@ -223,18 +223,23 @@ impl Readers {
         .await
     }
 
-    /// Waits for the reads under way; none starts from then on.
+    /// Waits for the reads under way; none starts from then on. The connections are closed one after the other: of two that are closed
+    /// at the same time neither is the last one for SQLite, and the WAL would stay.
     pub(crate) async fn close(&self) {
         // Fails if it is closed already. Nobody has a turn from then on: they are given back when there are none any more.
         let all = self.turns.acquire_many(self.count).await;
         self.turns.close();
         self.asked.close();
-        drop(self.idle.lock().take());
+        // All of them: with every turn taken nobody reads.
+        let idle = self.idle.lock().take().unwrap_or_default();
         drop(all);
-        let threads = std::mem::take(&mut *self.threads.lock());
-        for thread in threads.into_values() {
-            // An error says the same.
-            let _ = thread.has_ended.await;
+        for Idle { number, work } in idle {
+            drop(work);
+            let thread = self.threads.lock().remove(&number);
+            if let Some(thread) = thread {
+                // An error says the same.
+                let _ = thread.has_ended.await;
+            }
         }
     }
 }

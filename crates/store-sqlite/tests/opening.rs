@@ -230,6 +230,15 @@ async fn a_store_whose_first_page_is_gone_is_called_damaged_and_not_another_prog
 }
 
 #[tokio::test]
+async fn a_store_that_was_closed_is_one_file() {
+    for _ in 0..50 {
+        let (_folder, path) = folder();
+        SqliteStore::open(&path, Ownership::Owner).unwrap().close().await;
+        assert!(!path.with_extension("db-wal").exists(), "all is in the database");
+    }
+}
+
+#[tokio::test]
 async fn a_store_of_a_newer_version_is_refused() {
     let (_folder, path) = folder();
     SqliteStore::open(&path, Ownership::Owner).unwrap().close().await;
