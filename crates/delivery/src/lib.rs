@@ -62,3 +62,30 @@ mod worker;
 pub use engine::{Engine, Usage};
 pub use memory::memory;
 pub use sockets::descriptors;
+
+/// Every bound of this crate.
+pub fn limits() -> Vec<postrider_domain::limits::Limit> {
+    [
+        limits::limits(),
+        pool::limits(),
+        addresses::limits(),
+        resolve::limits(),
+        dns::limits(),
+        system::limits(),
+        connect::limits(),
+        shared::limits(),
+        apart::limits(),
+        http2::limits(),
+        sender::limits(),
+        rest::limits(),
+        holders::limits(),
+        stuck::limits(),
+        on_their_way::limits(),
+        certificates::limits(),
+        tls::limits(),
+        handshakes::limits(),
+        meter::limits(),
+        kept::limits(),
+    ]
+    .concat()
+}

@@ -24,32 +24,9 @@ pub(crate) const STARVING: Duration = Duration::from_millis(lanes::STARVING_MILL
 pub(crate) const CROWDED_PAUSE: Duration = Duration::from_secs(lanes::CROWDED_SECONDS);
 pub(crate) const LONGEST_CROWDED_PAUSE: Duration = Duration::from_secs(lanes::LONGEST_CROWDED_SECONDS);
 
-/// Every bound of this crate.
-pub fn limits() -> Vec<Limit> {
-    [
-        lanes::limits(),
-        responses::limits(),
-        crate::pool::limits(),
-        crate::addresses::limits(),
-        crate::resolve::limits(),
-        crate::dns::limits(),
-        crate::system::limits(),
-        crate::connect::limits(),
-        crate::shared::limits(),
-        crate::apart::limits(),
-        crate::http2::limits(),
-        crate::sender::limits(),
-        crate::rest::limits(),
-        crate::holders::limits(),
-        crate::stuck::limits(),
-        crate::on_their_way::limits(),
-        crate::certificates::limits(),
-        crate::tls::limits(),
-        crate::handshakes::limits(),
-        crate::meter::limits(),
-        crate::kept::limits(),
-    ]
-    .concat()
+/// The bounds that are declared here.
+pub(crate) fn limits() -> Vec<Limit> {
+    [lanes::limits(), responses::limits()].concat()
 }
 
 mod responses {

@@ -30,3 +30,20 @@ pub mod signature;
 pub mod task;
 pub mod time;
 pub mod verify;
+
+/// Every limit that is declared in this crate.
+pub fn limits() -> Vec<limits::Limit> {
+    [
+        names::limits(),
+        application::limits(),
+        endpoint::limits(),
+        endpoint_url::limits(),
+        headers::limits(),
+        signature::limits(),
+        event_type::limits(),
+        message::limits(),
+        attempt::limits(),
+        fair::limits(),
+    ]
+    .concat()
+}

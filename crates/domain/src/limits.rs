@@ -14,23 +14,6 @@ pub struct Limit {
     pub beyond: &'static str,
 }
 
-/// Every limit that is declared in this crate.
-pub fn all() -> Vec<Limit> {
-    [
-        crate::names::limits(),
-        crate::application::limits(),
-        crate::endpoint::limits(),
-        crate::endpoint_url::limits(),
-        crate::headers::limits(),
-        crate::signature::limits(),
-        crate::event_type::limits(),
-        crate::message::limits(),
-        crate::attempt::limits(),
-        crate::fair::limits(),
-    ]
-    .concat()
-}
-
 /// Defines bounds as constants, and `limits()`, which lists them for `docs/limits.md`. A bound that a setting holds is
 /// listed by the setting's name, and what has none with the reason.
 ///

@@ -9,9 +9,9 @@ use serde_json::Value;
 /// Every limit there is, in the order of the table.
 fn all() -> Vec<Limit> {
     [
-        postrider_domain::limits::all(),
+        postrider_domain::limits(),
         postrider_api::limits::limits(),
-        postrider_delivery::limits::limits(),
+        postrider_delivery::limits(),
         crate::log::limits(),
         crate::commands::key::limits(),
         crate::connections::limits(),
