@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use postrider_domain::time::Timestamp;
 
 use crate::aged::Aged;
-use crate::connect::Origin;
+use crate::origin::Origin;
 
 postrider_domain::limits! {
     in "Connections to receivers";

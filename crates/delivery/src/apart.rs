@@ -13,8 +13,8 @@ use std::time::Duration;
 use postrider_domain::time::Timestamp;
 use postrider_store::{ApplicationKey, EnvironmentKey};
 
-use crate::connect::Origin;
 use crate::holders::Owner;
+use crate::origin::Origin;
 use crate::ranks::Ranks;
 
 postrider_domain::limits! {

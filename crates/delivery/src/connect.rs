@@ -35,6 +35,7 @@ use crate::holders::Owner;
 use crate::http1::Http1;
 use crate::http2::Http2;
 use crate::options::DeliveryOptions;
+use crate::origin::Origin;
 use crate::ours;
 use crate::resolve::{Resolve, ResolveError};
 use crate::rest::Leavings;
@@ -43,14 +44,6 @@ use crate::sockets;
 use crate::tls::{self, Asked, Tls};
 use crate::transport::{Transport, Wire};
 use crate::waits::Waits;
-
-/// Where connections go: what decides whether two endpoints can share one.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Origin {
-    pub(crate) https: bool,
-    pub(crate) host: url::Host,
-    pub(crate) port: u16,
-}
 
 /// A connection that carries one request at a time.
 pub(crate) struct Single {

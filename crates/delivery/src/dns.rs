@@ -22,7 +22,29 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::ours;
-use crate::resolve::ResolveError;
+
+/// A name did not resolve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// The name servers say that there is no such name.
+    #[error("the host name does not exist")]
+    NoSuchName,
+    /// The name exists, but has neither an A nor an AAAA record.
+    #[error("the host name has no address")]
+    NoAddress,
+    /// The name servers could not be reached, did not answer, or failed.
+    #[error("the host name could not be looked up: the name servers gave no answer")]
+    Unanswered,
+    /// There is no name server to ask.
+    #[error("the host name could not be looked up: no name server is configured")]
+    NoNameServer,
+    /// As many names are looked up as may be.
+    #[error("the host name could not be looked up: too much is under way here")]
+    Busy,
+    /// This machine has no more open files, or the like.
+    #[error("the host name could not be looked up: a limit of this machine was reached")]
+    Exhausted,
+}
 
 postrider_domain::limits! {
     in "Name resolution";

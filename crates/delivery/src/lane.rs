@@ -5,7 +5,7 @@
 //! instant and is loaded again.
 //!
 //! This file is the lane's state and its decisions, without I/O: [`State::next_step`] says what to do next, and
-//! `engine.rs` does it and reports back; what is held and loaded is in `window.rs`. The order in which a delivery
+//! `lanes.rs` does it and reports back; what is held and loaded is in `window.rs`. The order in which a delivery
 //! is judged: disabled, held back by the receiver, concurrency, rate limits.
 //!
 //! An open lane holds a permit, of which there are few. So one that can only wait for longer than a moment notes that in

@@ -1,10 +1,13 @@
 //! Delivering: from the commit that accepted a message to the commit that records what came of it.
 //!
-//! `engine` holds the lanes and performs their decisions; `lane`, `pace`, `rate`, `budget` and `turns` decide; `worker` makes
-//! attempts with the `sender`; `settler` stores results; `waker` brings back what is due.
+//! `lane`, `pace`, `rate`, `budget` and `turns` decide; `lanes` holds all of them and performs what they decide; `worker` makes
+//! attempts with the `sender`; `agents::settle` stores results, and `agents::wake` brings back what is due; `engine` starts and ends
+//! all of it.
 
 mod addresses;
 mod aged;
+mod agents;
+mod alarm;
 mod answer;
 mod apart;
 mod budget;
@@ -15,19 +18,21 @@ mod dns;
 pub mod egress;
 mod engine;
 mod frames;
+mod handle;
 mod handshakes;
 mod holders;
 mod http1;
 mod http2;
-mod idler;
 mod kept;
 mod lane;
+mod lanes;
 pub mod limits;
 mod lines;
 mod memory;
 mod meter;
 mod on_their_way;
 pub mod options;
+mod origin;
 mod ours;
 mod outbox;
 mod own;
@@ -40,10 +45,11 @@ pub mod request;
 pub mod resolve;
 mod response;
 mod rest;
+mod results;
 mod roots;
 mod route;
 pub mod sender;
-mod settler;
+mod shard;
 mod share;
 mod shared;
 mod slots;
@@ -56,7 +62,6 @@ mod turns;
 mod unsaid;
 mod unsent;
 mod waits;
-mod waker;
 mod worker;
 
 pub use engine::{Engine, Usage};
@@ -68,6 +73,7 @@ pub fn limits() -> Vec<postrider_domain::limits::Limit> {
     [
         limits::limits(),
         pool::limits(),
+        sockets::limits(),
         addresses::limits(),
         resolve::limits(),
         dns::limits(),

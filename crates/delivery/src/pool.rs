@@ -11,8 +11,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use postrider_domain::time::Timestamp;
 
-use crate::connect::{Origin, Single};
+use crate::connect::Single;
 use crate::holders::Owner;
+use crate::origin::Origin;
 use crate::ranks::Ranks;
 use crate::sockets;
 
@@ -20,8 +21,6 @@ postrider_domain::limits! {
     in "Connections to receivers";
     /// Idle connections to one origin
     pub const MAX_PER_ORIGIN: usize = 64, "connections", beyond "the one that was idle longest is closed";
-    /// Idle connections in all, of HTTP/1 and HTTP/2 each, or half of `delivery.max_in_flight` if that is less; each holds a socket, and over TLS about 10 KB of memory with HTTP/1, 80 KB with HTTP/2
-    pub const MAX_IDLE: usize = 1_024, "connections", beyond "of the environment that has most, and of that one's application that has most, the one that was idle longest is closed";
     /// The age of a connection, after which it gets no more requests
     setting "delivery.connection_max_age", beyond "the next request resolves the name again and opens another";
 }
@@ -53,7 +52,7 @@ struct Waiting {
 }
 
 impl Pool {
-    /// Where at most half as many connections wait as there may be requests under way, and no more than [`MAX_IDLE`].
+    /// Where at most half as many connections wait as there may be requests under way, and no more than [`crate::sockets::MAX_IDLE`].
     pub(crate) fn new(max_in_flight: u32) -> Self {
         Self { idle: Mutex::default(), most: sockets::idle(max_in_flight) }
     }
@@ -235,11 +234,11 @@ mod tests {
     #[tokio::test]
     async fn there_is_a_most_in_all_and_the_oldest_goes_first() {
         let pool = Pool::new(u32::MAX);
-        let (links, _peers) = connections(MAX_IDLE + 3).await;
+        let (links, _peers) = connections(sockets::MAX_IDLE + 3).await;
         for (number, link) in links.into_iter().enumerate() {
             pool.put(&origin(number as u16), link, at(0));
         }
-        assert_eq!(pool.len(), MAX_IDLE);
+        assert_eq!(pool.len(), sockets::MAX_IDLE);
         let idle = pool.idle.lock();
         assert!(!idle.by_origin.contains_key(&origin(2)) && idle.by_origin.contains_key(&origin(3)));
     }

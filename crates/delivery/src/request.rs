@@ -20,10 +20,11 @@ use postrider_domain::signature::SigningKeys;
 use postrider_domain::time::Timestamp;
 
 use crate::answer::Trouble;
-use crate::connect::{Origin, forbidden};
+use crate::connect::forbidden;
 use crate::egress::Policy;
 use crate::http1;
 use crate::options::HeaderPrefix;
+use crate::origin::Origin;
 use crate::rest::Payload;
 
 /// What requests say they come from.

@@ -35,11 +35,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Stage, Trouble};
-use crate::connect::{Connector, Made, Origin, Single, Tried};
+use crate::connect::{Connector, Made, Single, Tried};
 use crate::connection::{Again, Broken};
 use crate::egress::Policy;
 use crate::holders::Owner;
 use crate::options::DeliveryOptions;
+use crate::origin::Origin;
 use crate::pool::Pool;
 use crate::request::{self, SignatureNames, Template};
 use crate::resolve::Resolve;

@@ -28,9 +28,9 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
 use crate::apart::{Apart, Circle};
-use crate::connect::Origin;
 use crate::holders::Owner;
 use crate::http2::{Http2, Permit, Streams};
+use crate::origin::Origin;
 use crate::pool::IDLE_TIMEOUT;
 use crate::ranks::Ranks;
 use crate::share::{Door, Doors};
@@ -124,7 +124,7 @@ struct Member {
 }
 
 impl SharedPool {
-    /// Which closes idle connections beyond half as many as there may be requests under way, or [`crate::pool::MAX_IDLE`].
+    /// Which closes idle connections beyond half as many as there may be requests under way, or [`crate::sockets::MAX_IDLE`].
     pub(crate) fn new(max_in_flight: u32) -> Self {
         Self { hosts: Arc::default(), most: sockets::idle(max_in_flight) }
     }

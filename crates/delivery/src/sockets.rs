@@ -5,8 +5,13 @@
 //! never run out, whatever receivers and their name servers do, if [`descriptors`] are there.
 
 use crate::dns::SOCKETS_PER_LOOK_UP;
-use crate::pool::MAX_IDLE;
 use crate::resolve::MAX_LOOK_UPS;
+
+postrider_domain::limits! {
+    in "Connections to receivers";
+    /// Idle connections in all, of HTTP/1 and HTTP/2 each, or half of `delivery.max_in_flight` if that is less; each holds a socket, and over TLS about 10 KB of memory with HTTP/1, 80 KB with HTTP/2
+    pub const MAX_IDLE: usize = 1_024, "connections", beyond "of the environment that has most, and of that one's application that has most, the one that was idle longest is closed";
+}
 
 /// How many attempts may try a second address while the first is silent.
 pub(crate) fn second_addresses(max_in_flight: u32) -> u32 {

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use postrider_store::{DeliveryKey, EndpointKey};
 
 use crate::lane::Budgets;
-use crate::settler::Unsettled;
+use crate::results::Unsettled;
 
 postrider_domain::limits! {
     in "Delivering";

@@ -15,45 +15,45 @@ use postrider_domain::notice;
 use postrider_domain::time::Timestamp;
 use postrider_store::{AttemptRecord, DeliveryKey, Elsewhere, EndpointKey, Origin, Settlement};
 
-use crate::engine::Shared;
 use crate::holders::Owner;
 use crate::lane::{Held, Lane, Ready};
+use crate::lanes::Lanes;
+use crate::results::Unsettled;
 use crate::sender::{Sent, Slot};
-use crate::settler::Unsettled;
 
 /// Runs until the lane has nothing for it, or the engine stops.
-pub(crate) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, delivery: Held, ready: Arc<Ready>) {
+pub(crate) async fn run(lanes: Arc<Lanes>, lane: Arc<Lane>, delivery: Held, ready: Arc<Ready>) {
     let mut slot = Slot::default();
     let mut next = Some((delivery, ready));
     while let Some((delivery, ready)) = next.take() {
-        let attempt = attempt(&shared, &lane, delivery.clone(), &ready, &mut slot);
+        let attempt = attempt(&lanes, &lane, delivery.clone(), &ready, &mut slot);
         if AssertUnwindSafe(attempt).catch_unwind().await.is_err() {
             // The delivery is in the store, and its endpoint comes back to it after a pause.
             tracing::error!(message_id = %delivery.message.id, endpoint = %ready.target.endpoint.id, "an attempt failed unexpectedly");
-            let now = shared.clock.now();
-            lane.state.lock().failed_unexpectedly(Some(&delivery), now, &shared.budgets);
+            let now = lanes.clock.now();
+            lane.state.lock().failed_unexpectedly(Some(&delivery), now, &lanes.budgets);
             break;
         }
         // An attempt that is refused before it begins waits for nothing, and there may be very many of them.
         tokio::task::consume_budget().await;
-        if !shared.is_stopping() {
-            next = lane.state.lock().take(shared.clock.now(), &shared.budgets);
+        if !lanes.is_stopping() {
+            next = lane.state.lock().take(lanes.clock.now(), &lanes.budgets);
         }
     }
-    shared.carrier.release(slot);
-    lane.state.lock().worker_left(&shared.budgets);
-    shared.permit_free();
-    shared.pump(&lane);
-    shared.worker_gone();
+    lanes.carrier.release(slot);
+    lane.state.lock().worker_left(&lanes.budgets);
+    lanes.permit_free();
+    lanes.pump(&lane);
+    lanes.worker_gone();
 }
 
-async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: &Ready, slot: &mut Slot) {
-    let started_at = shared.clock.now();
-    let id = AttemptId::new(started_at, shared.entropy.as_ref());
+async fn attempt(lanes: &Arc<Lanes>, lane: &Arc<Lane>, delivery: Held, ready: &Ready, slot: &mut Slot) {
+    let started_at = lanes.clock.now();
+    let id = AttemptId::new(started_at, lanes.entropy.as_ref());
     let sending = async {
-        match shared.carrier.as_sender() {
+        match lanes.carrier.as_sender() {
             Some(sender) => sender.send(&ready.prepared, &delivery.message, slot).await,
-            None => shared.carrier.send(&ready.target, &ready.prepared, &delivery.message, slot).await,
+            None => lanes.carrier.send(&ready.target, &ready.prepared, &delivery.message, slot).await,
         }
     };
     // A bug in sending must cost one attempt, not the delivery.
@@ -62,16 +62,16 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
         let detail = "the request could not be made because of an internal error".to_owned();
         Sent { outcome: Outcome::Failed { kind: Failure::Protocol, detail }, duration: std::time::Duration::ZERO }
     });
-    let now = shared.clock.now();
+    let now = lanes.clock.now();
     if let Outcome::Failed { kind: Failure::Local, detail } = &sent.outcome {
         let (message_id, endpoint) = (&delivery.message.id, &ready.target.endpoint.id);
         tracing::debug!(%message_id, %endpoint, detail, "failed to make an attempt; it is made later, and not counted");
-        return lane.state.lock().put_back(delivery, now, &shared.budgets);
+        return lane.state.lock().put_back(delivery, now, &lanes.budgets);
     }
     let silent = lane.state.lock().pace.is_silent();
     let progress = Progress { made: delivery.made, trigger: delivery.trigger, silent };
-    let unit = if sent.outcome.succeeded() { 0.0 } else { shared.entropy.unit() };
-    let decision = transition(progress, &sent.outcome, &shared.policy, now, unit);
+    let unit = if sent.outcome.succeeded() { 0.0 } else { lanes.entropy.unit() };
+    let decision = transition(progress, &sent.outcome, &lanes.policy, now, unit);
     lane.state.lock().learn(ready.target.receiver, &sent.outcome, &decision, now);
     log(&delivery, ready, &sent, &decision.next);
     let (status_code, succeeded) = (status_code(&sent.outcome), sent.outcome.succeeded());
@@ -86,7 +86,7 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
             url: Arc::clone(&ready.url),
             succeeded,
             status_code,
-            response: kept(shared, Owner::of(&ready.target), response(sent.outcome), now),
+            response: kept(lanes, Owner::of(&ready.target), response(sent.outcome), now),
             duration_ms: u32::try_from(sent.duration.as_millis()).unwrap_or(u32::MAX),
         }),
         next: decision.next,
@@ -96,13 +96,13 @@ async fn attempt(shared: &Arc<Shared>, lane: &Arc<Lane>, delivery: Held, ready: 
         origin: Some(Origin { application: ready.target.application, message: Arc::clone(&delivery.message) }),
     };
     let unsettled = Unsettled { lane: Arc::clone(lane), held: Some(delivery), settlement };
-    shared.settler.submit(unsettled, &shared.budgets.memory);
+    lanes.results.submit(unsettled, &lanes.budgets.memory);
 }
 
 /// What is kept of an answer: all of it as far as memory and the application's allowance go.
-fn kept(shared: &Shared, owner: Owner, answer: Bytes, now: Timestamp) -> Bytes {
-    let has_memory = |bytes| shared.budgets.memory.has_room_for_answer(Some(owner), bytes);
-    shared.kept.cut(owner.application, answer, has_memory, now)
+fn kept(lanes: &Lanes, owner: Owner, answer: Bytes, now: Timestamp) -> Bytes {
+    let has_memory = |bytes| lanes.budgets.memory.has_room_for_answer(Some(owner), bytes);
+    lanes.kept.cut(owner.application, answer, has_memory, now)
 }
 
 /// The end of a delivery whose payload is gone: there is nothing to send.

@@ -1140,7 +1140,7 @@ fn a_result_that_cannot_be_stored_keeps_neither_lane_nor_memory_and_is_not_made_
     // Meanwhile the receiver has asked for an hour.
     lane.state.lock().pace.hold_back(hold(3_600_000));
     assert!(matches!(lane.state.lock().next_step(NOW, &budgets), Step::Idle), "the result is waited for");
-    let unsettled = crate::settler::Unsettled { lane: Arc::clone(&lane), held: Some(sent), settlement };
+    let unsettled = crate::results::Unsettled { lane: Arc::clone(&lane), held: Some(sent), settlement };
     stuck.take(&unsettled, &budgets);
     assert!(matches!(lane.state.lock().next_step(NOW, &budgets), Step::Hold(_)));
     lane.state.lock().hold_done(true);

@@ -7,17 +7,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::Shared;
+use crate::lanes::Lanes;
 
 /// How often the pool is looked at.
 const INTERVAL: Duration = Duration::from_secs(15);
 
 /// Runs until the engine stops.
-pub(crate) async fn run(shared: Arc<Shared>) {
+pub(crate) async fn run(lanes: Arc<Lanes>) {
     loop {
-        shared.clock.sleep_until(shared.clock.now().saturating_add(INTERVAL)).await;
-        shared.carrier.close_idle();
-        shared.unsent.say_the_rest(shared.clock.now());
-        shared.kept.say_the_rest(shared.clock.now());
+        lanes.clock.sleep_until(lanes.clock.now().saturating_add(INTERVAL)).await;
+        lanes.carrier.close_idle();
+        lanes.unsent.say_the_rest(lanes.clock.now());
+        lanes.kept.say_the_rest(lanes.clock.now());
     }
 }
