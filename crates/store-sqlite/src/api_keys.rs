@@ -7,11 +7,11 @@ use postrider_domain::time::Timestamp;
 use postrider_store::{ApiKey, ApiKeys, KeyHash, StoreError, WriteError};
 use rusqlite::{Row, params};
 
-use crate::SqliteStore;
-use crate::applications::environment_number;
 use crate::askers::Whose;
 use crate::decode::{Columns, SqlError, all, encode_json, first};
-use crate::writer::{Abort, taken};
+use crate::owners::environment_number;
+use crate::store::SqliteStore;
+use crate::tx::{Abort, taken};
 
 #[async_trait]
 impl ApiKeys for SqliteStore {

@@ -9,15 +9,17 @@ use postrider_store::{
     ApplicationFilter, ApplicationKey, Applications, EndpointKey, Once, Scan, StoreError, Stored, Upserted, Walked,
     WriteError, Written,
 };
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, Row, params};
 
-use crate::SqliteStore;
 use crate::askers::Whose;
 use crate::decode::{Columns, SqlError, encode_json, first, walked};
+use crate::deliveries::{change_receiver, look_again};
 use crate::idempotency::{self, Subject};
+use crate::owners::NEXT_VERSION;
+use crate::owners::environment_number;
 use crate::range::Range;
-use crate::work::{change_receiver, look_again};
-use crate::writer::{Abort, FEW_ROWS, News, Tx, taken};
+use crate::store::SqliteStore;
+use crate::tx::{Abort, FEW_ROWS, News, Tx, taken};
 
 #[async_trait]
 impl Applications for SqliteStore {
@@ -118,12 +120,6 @@ impl Applications for SqliteStore {
     }
 }
 
-/// The version after an application's. Whatever is stored, it fits, also added to that of an environment.
-pub(crate) const NEXT_VERSION: &str = "(version & 0x3fffffffffffffff) + 1";
-
-/// The version of the routes of an application, from `application JOIN environment`: both parts only grow.
-pub(crate) const ROUTES_VERSION: &str = "(version & 0x3fffffffffffffff) + (rules_version & 0x3fffffffffffffff)";
-
 /// What [`decode`] reads.
 const COLUMNS: &str = "application.no, application.id, uid, name, throttle_rate, metadata, created_at, updated_at";
 
@@ -209,18 +205,6 @@ fn find_columns<T>(
         IdOrUid::Uid(uid) => statement.query(params![environment.as_str(), uid])?,
     };
     first(rows, decode)
-}
-
-/// The number of an environment, which exists from now on if it did not.
-pub(crate) fn environment_number(tx: &Tx<'_>, environment: &EnvironmentId) -> Result<i64, SqlError> {
-    let known = tx
-        .prepare_cached("SELECT no FROM environment WHERE id = ?")?
-        .query_row([environment.as_str()], |row| row.get(0))
-        .optional()?;
-    match known {
-        Some(number) => Ok(number),
-        None => Ok(tx.prepare_cached("INSERT INTO environment (id) VALUES (?)")?.insert([environment.as_str()])?),
-    }
 }
 
 fn insert(tx: &Tx<'_>, environment: &EnvironmentId, new: &Application) -> Result<(), Abort<WriteError>> {

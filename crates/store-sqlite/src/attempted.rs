@@ -4,7 +4,6 @@
 
 use async_trait::async_trait;
 use postrider_domain::ids::Ksuid;
-use postrider_domain::time::Timestamp;
 use postrider_store::{
     ApplicationKey, Attempted, AttemptedFilter, AttemptedMessage, Destination, EndpointKey, MessageKey, Scan, Standing,
     StoreError, Story, Tried, Walked,
@@ -12,13 +11,15 @@ use postrider_store::{
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row, Statement, params};
 
-use crate::SqliteStore;
 use crate::blocks::{Id, MESSAGES};
 use crate::decode::{SqlError, encode_json, readable, row_bytes};
 use crate::messages::{self, FILTER, LIVE};
 use crate::postings::{Gathered, List, Named};
 use crate::range::Range;
 use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, PAYLOAD, decode_endpoint, decode_message};
+use crate::standings::TRIED_SQL;
+use crate::standings::decode_tried;
+use crate::store::SqliteStore;
 use crate::terms::{About, Term, Wanted};
 
 #[async_trait]
@@ -37,22 +38,6 @@ impl Attempted for SqliteStore {
     async fn destinations(&self, message: MessageKey, scan: Scan<Ksuid>) -> Result<Walked<Destination>, StoreError> {
         self.lists.run_at_once(move |connection| destinations(connection, message, scan)).await
     }
-}
-
-/// The attempts of message ?1 to endpoint ?2.
-pub(crate) const TRIED_SQL: &str = "SELECT id, succeeded, next_attempt_at, started_at, number
-     FROM attempt INDEXED BY attempt_by_message WHERE message_no = ?1 AND endpoint_no = ?2";
-
-/// Reads what [`TRIED_SQL`] says of an attempt.
-pub(crate) fn decode_tried(row: &Row<'_>) -> Result<Tried, SqlError> {
-    let next_attempt_at: Option<i64> = row.get(2)?;
-    Ok(Tried {
-        id: Ksuid::from_bytes(row.get(0)?),
-        succeeded: row.get(1)?,
-        next_attempt_at: next_attempt_at.map(Timestamp::from_micros),
-        started_at: Timestamp::from_micros(row.get(3)?),
-        number: row.get(4)?,
-    })
 }
 
 /// Whether delivery (?1, ?2, ?3) is pending. What an attempt announced is, until it is tried, or canceled.

@@ -11,15 +11,15 @@ use postrider_store::{
 };
 use rusqlite::{Connection, Row, params};
 
-use crate::SqliteStore;
 use crate::blocks::{ATTEMPTS, Id};
 use crate::decode::{Columns, SqlError, first, readable};
 use crate::messages;
 use crate::postings::{Gathered, List, Named};
 use crate::range::{NO_LIMIT, Range};
 use crate::rows::{MESSAGE_COLUMNS, decode_message};
+use crate::store::SqliteStore;
 use crate::terms::{About, Outcome, SUCCESS, Wanted};
-use crate::writer::Abort;
+use crate::tx::Abort;
 
 #[async_trait]
 impl Attempts for SqliteStore {

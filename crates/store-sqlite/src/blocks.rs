@@ -18,7 +18,7 @@ use foldhash::HashMap;
 use rusqlite::{Connection, OptionalExtension as _, Statement, params};
 
 use crate::terms::{BLOCK, Term};
-use crate::writer::Place;
+use crate::tx::Place;
 
 /// How many rows a block has before the next one begins. A list reads up to a block for each row that it shows, and each
 /// block costs an insert for each of its terms.

@@ -370,7 +370,7 @@ pub(crate) fn patience(pages: u64) -> Duration {
 pub(crate) fn restart(writer: &Connection, patience: Duration) -> rusqlite::Result<()> {
     writer.busy_timeout(patience)?;
     let restarted = writer.wal_checkpoint_v2(None::<&str>, CheckpointMode::RESTART).map(drop);
-    writer.busy_timeout(crate::open::BUSY_TIMEOUT)?;
+    writer.busy_timeout(crate::lock::BUSY_TIMEOUT)?;
     restarted
 }
 
@@ -547,7 +547,7 @@ mod tests {
                     let write = store.writer.run(crate::askers::Whose::Process, |tx| {
                         let sql = "INSERT INTO answer (owner, key, created_at, status, body) VALUES (0, x'00', 0, 200, zeroblob(?))";
                         tx.execute(sql, [WRITE_BYTES])?;
-                        Ok::<_, crate::writer::Abort<postrider_store::StoreError>>(())
+                        Ok::<_, crate::tx::Abort<postrider_store::StoreError>>(())
                     });
                     write.await.unwrap();
                     written.fetch_add(1, Ordering::SeqCst);
@@ -597,7 +597,7 @@ mod tests {
                 let sql =
                     "INSERT INTO answer (owner, key, created_at, status, body) VALUES (0, x'00', 0, 200, zeroblob(?))";
                 tx.execute(sql, [bytes])?;
-                Ok::<_, crate::writer::Abort<postrider_store::StoreError>>(())
+                Ok::<_, crate::tx::Abort<postrider_store::StoreError>>(())
             });
             write.await.unwrap();
         };

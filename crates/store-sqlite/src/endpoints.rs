@@ -17,20 +17,20 @@ use postrider_store::{
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use crate::SqliteStore;
-use crate::applications::NEXT_VERSION;
 use crate::asked::{self, Use};
 use crate::decode::{Columns, SqlError, encode_json, first, listed};
+use crate::deliveries::{change_receiver, look_again, put_off};
 use crate::hot::DISABLED_SQL;
 use crate::idempotency::{self, Subject};
 use crate::inserts::json_list;
-use crate::outbox;
+use crate::notices;
+use crate::owners::{NEXT_VERSION, application_of};
 use crate::range::{NO_LIMIT, Range};
 use crate::rows::{ENDPOINT_COLUMNS, decode_endpoint, decode_keys, encode_keys};
+use crate::store::SqliteStore;
 use crate::streams::newest_message;
+use crate::tx::{Abort, FEW_ROWS, News, Place, Tx, rows_of, taken};
 use crate::urls;
-use crate::work::{application_of, change_receiver, look_again, put_off};
-use crate::writer::{Abort, FEW_ROWS, News, Place, Tx, rows_of, taken};
 
 /// How many rows what a change of an endpoint brings counts as: the names of event types may be a quarter of a megabyte. What
 /// is there is written again with it: see [`stored`].
@@ -170,7 +170,7 @@ impl Endpoints for SqliteStore {
                 let key = find_key(tx, application, &id)?.ok_or(Abort::Refused(WriteError::NotFound))?;
                 tx.prepare_cached(DELETE_SQL)?.execute(params![now.as_micros(), key.0])?;
                 tx.prepare_cached(FORGET_SETTINGS_SQL)?.execute([key.0])?;
-                outbox::report_endpoint(tx, key, NoticeKind::EndpointDeleted)?;
+                notices::report_endpoint(tx, key, NoticeKind::EndpointDeleted)?;
                 change_receiver(tx, key, None)?;
                 Ok(changed(tx, key)?)
             })
@@ -202,7 +202,7 @@ impl Endpoints for SqliteStore {
                     .execute(params![encode_keys(&keys)?, endpoint.0])?;
                 change_receiver(tx, endpoint, Some(now))?;
                 changed(tx, endpoint)?;
-                outbox::report_endpoint(tx, endpoint, NoticeKind::EndpointUpdated)?;
+                notices::report_endpoint(tx, endpoint, NoticeKind::EndpointUpdated)?;
                 idempotency::remember(tx, once, subject, &next, now)?;
                 Ok(Written::Done(next))
             })
@@ -395,7 +395,7 @@ fn insert(tx: &Tx<'_>, application: ApplicationKey, new: NewEndpoint) -> Result<
         note_disabled(tx, EndpointKey(number), disablement)?;
     }
     changed(tx, EndpointKey(number))?;
-    outbox::report_endpoint(tx, EndpointKey(number), NoticeKind::EndpointCreated)?;
+    notices::report_endpoint(tx, EndpointKey(number), NoticeKind::EndpointCreated)?;
     Ok(endpoint)
 }
 
@@ -466,7 +466,7 @@ fn change(
         make_routes_newer(tx, key)?;
     }
     tell(tx, key)?;
-    outbox::report_endpoint(tx, key, NoticeKind::EndpointUpdated)?;
+    notices::report_endpoint(tx, key, NoticeKind::EndpointUpdated)?;
     Ok(endpoint)
 }
 

@@ -19,12 +19,12 @@ use postrider_store::{
 };
 use rusqlite::{Connection, Row, params};
 
-use crate::SqliteStore;
-use crate::applications::environment_number;
 use crate::askers::Whose;
 use crate::decode::{Columns, SqlError, all, first, readable};
 use crate::idempotency::Subject;
-use crate::writer::{Abort, FEW_ROWS, Tx};
+use crate::owners::environment_number;
+use crate::store::SqliteStore;
+use crate::tx::{Abort, FEW_ROWS, Tx};
 use crate::{event_types, idempotency};
 
 /// How many rows what an import brings of an event type counts as: it is looked for, and written with its schemas.
@@ -298,16 +298,6 @@ fn change(
         ])?;
     }
     Ok(settings)
-}
-
-/// An event type changes: what intake knows of it is out of date, if it looks at event types at all.
-pub(crate) fn rules_changed(tx: &Tx<'_>, environment: &EnvironmentId) -> Result<(), SqlError> {
-    tx.prepare_cached(
-        "UPDATE environment SET rules_version = (rules_version & 0x3fffffffffffffff) + 1
-         WHERE id = ? AND (schema_enforcement <> 0 OR unknown_event_types <> 0)",
-    )?
-    .execute([environment.as_str()])?;
-    Ok(())
 }
 
 fn add_or_change(

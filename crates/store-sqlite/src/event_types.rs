@@ -10,15 +10,14 @@ use postrider_store::{
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use crate::SqliteStore;
-use crate::applications::environment_number;
 use crate::askers::Whose;
 use crate::decode::{Columns, SqlError, all, encode_json, first, walked};
-use crate::environments::rules_changed;
 use crate::idempotency::{self, Subject};
 use crate::inserts::json_list;
+use crate::owners::{environment_number, rules_changed};
 use crate::range::Range;
-use crate::writer::{Abort, FEW_ROWS, Tx, rows_of, taken};
+use crate::store::SqliteStore;
+use crate::tx::{Abort, FEW_ROWS, Tx, rows_of, taken};
 
 /// How many rows schemas count as: those of an event type may be a megabyte.
 pub(crate) fn rows_of_schemas(schemas: Option<&Schemas>) -> usize {

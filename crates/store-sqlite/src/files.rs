@@ -26,9 +26,11 @@ use rusqlite::ffi::{
 };
 use rusqlite::{Connection, ErrorCode};
 
-use crate::OpenError;
 use crate::decode::SqlError;
-use crate::migrate::APPLICATION_ID;
+use crate::open_error::OpenError;
+
+/// Marks the file as Postrider's ("PstR"), so that another program's database is not taken for an empty one.
+pub(crate) const APPLICATION_ID: i32 = 0x5073_7452;
 
 /// Where a database names its program, in four bytes (SQLite's file format, 1.3).
 const APPLICATION_ID_AT: usize = 68;

@@ -21,7 +21,7 @@ use crate::blocks::{ATTEMPTS, Id, Log, MESSAGES, covering_sql, following_sql};
 use crate::decode::{Columns, SqlError, readable};
 use crate::range;
 use crate::terms::{About, BLOCK, Outcome, Subject, Term, class_of};
-use crate::writer::{Place, Tx};
+use crate::tx::{Place, Tx};
 
 /// So many rows that stay are compared with those that go in one transaction: some milliseconds' worth, for which everybody waits.
 /// What a step removes is chosen so that it is enough, unless a single attempt takes more ([`Removal::keeps_terms`]).

@@ -17,23 +17,20 @@ use postrider_store::{
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, Statement, params};
 
-use crate::applications::{NEXT_VERSION, ROUTES_VERSION};
 use crate::bulk::Bulk;
 use crate::decode::{SqlError, readable};
+use crate::deliveries::SCHEDULED_LATER;
+use crate::deliveries::{LOWER_WAKE_SQL, change_receiver, look_again};
 use crate::indexer::Indexer;
 use crate::inserts::{AttemptRow, DeliveryRow, MessageRow, PayloadRow};
 use crate::keys::{Keys, RUN_KEYS};
+use crate::owners::{NEXT_VERSION, ROUTES_VERSION, application_of};
 use crate::rows::{MESSAGE_COLUMNS, decode_message};
-use crate::work::{LOWER_WAKE_SQL, application_of, change_receiver, look_again};
-use crate::writer::{News, Place, Tx};
-use crate::{outbox, set_back, urls};
+use crate::tx::{News, Place, Tx};
+use crate::{notices, set_back, urls};
 
 /// How many message numbers are reserved at a time. A crash skips what was left of them, which costs nothing.
 const RESERVE: i64 = 1 << 20;
-
-/// In `delivery.trigger` beside the codes of [`Trigger`](postrider_domain::attempt::Trigger): by the schedule, but not
-/// handed over by the accept commit, because it is due later, or was added later.
-pub(crate) const SCHEDULED_LATER: u8 = 2;
 
 /// Remembered URLs; the memory of an endpoint that comes back later is one look-up.
 const MAX_URLS: usize = 4_096;
@@ -359,7 +356,7 @@ impl<'c> Hot<'c> {
             self.count_against(*endpoint, fact, tx)?;
         }
         if let (Some(kind), Some(attempt)) = (notice, &settlement.attempt) {
-            outbox::report_attempt(tx, *endpoint, delivery.message, attempt, kind)?;
+            notices::report_attempt(tx, *endpoint, delivery.message, attempt, kind)?;
         }
         Ok(())
     }
@@ -462,7 +459,7 @@ impl<'c> Hot<'c> {
         self.change.disabled.execute(params![endpoint.0, reason.as_str(), at.as_micros()])?;
         self.versions.clear();
         self.change.bump_version.execute([endpoint.0])?;
-        outbox::report_disabled(tx, endpoint, at)?;
+        notices::report_disabled(tx, endpoint, at)?;
         change_receiver(tx, endpoint, None)?;
         look_again(tx, endpoint)?;
         tx.tell(News::EndpointChanged(endpoint, application_of(tx, endpoint)?));

@@ -13,11 +13,11 @@ use postrider_store::{ApplicationKey, EndpointKey, MessageKey, Once, Owner, Stor
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::applications::environment_number;
 use crate::decode::SqlError;
+use crate::limits::MAX_BYTES_ERASED;
+use crate::owners::environment_number;
 use crate::range;
-use crate::tasks::MAX_BYTES_ERASED;
-use crate::writer::{Abort, Tx};
+use crate::tx::{Abort, Tx};
 
 /// What a request is about, by the numbers of its rows, of which none is [`NOTHING`]. Its key is another one for anything else,
 /// also under the same uid.

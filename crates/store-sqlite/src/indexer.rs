@@ -9,13 +9,13 @@ use postrider_domain::message::Message;
 use postrider_store::{ApplicationKey, AttemptRecord, EndpointKey, MessageKey, Settlement, Standing};
 use rusqlite::{Connection, Statement, params};
 
-use crate::attempted::{TRIED_SQL, decode_tried};
 use crate::blocks::{ATTEMPTS, Blocks, Id, MESSAGES, Rows};
 use crate::decode::{SqlError, readable};
 use crate::history::{ENTRY_SQL, Entry};
+use crate::standings::{TRIED_SQL, decode_tried};
 use crate::tally::Tally;
 use crate::terms::{About, Outcome, Subject, Term, class_of};
-use crate::writer::Place;
+use crate::tx::Place;
 
 pub(crate) struct Indexer<'c> {
     messages: Blocks<'c>,

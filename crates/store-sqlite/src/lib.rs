@@ -21,6 +21,7 @@ mod bulk;
 mod checkpoint;
 mod cut;
 mod decode;
+mod deliveries;
 mod endpoints;
 mod environments;
 mod event_types;
@@ -37,17 +38,22 @@ pub mod limits;
 mod lock;
 mod messages;
 mod migrate;
+mod notices;
 mod open;
+mod open_error;
 mod outbox;
+mod owners;
 mod pause;
 #[cfg(test)]
 mod plans;
 mod postings;
+mod progress;
 mod range;
 mod readers;
 mod retention;
 mod rows;
 mod set_back;
+mod standings;
 mod store;
 mod streams;
 mod tally;
@@ -55,35 +61,11 @@ mod tasks;
 mod terms;
 mod tokens;
 mod turns;
+mod tx;
 mod urls;
 mod work;
 mod writer;
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
-
-use postrider_store::Observers;
-
-pub use open::{OpenError, Ownership, memory};
-
-/// A store in one SQLite file.
-pub struct SqliteStore {
-    writer: writer::Writer,
-    readers: readers::Readers,
-    lists: readers::Readers,
-    observers: Arc<Observers>,
-    /// Where removing what is kept no longer is.
-    progress: tokio::sync::Mutex<retention::Progress>,
-    /// By which time idempotency keys are old, in microseconds; 0 if nothing says so. See `Retention::believed`.
-    keys_seen: AtomicI64,
-    /// See [`SqliteStore::asked_at_most`].
-    asked_per_day: u64,
-    /// Let go of last: see `lock`.
-    lock: parking_lot::Mutex<Option<Arc<lock::Lock>>>,
-}
-
-impl std::fmt::Debug for SqliteStore {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SqliteStore")
-    }
-}
+pub use open::{Ownership, memory};
+pub use open_error::OpenError;
+pub use store::SqliteStore;

@@ -7,3 +7,6 @@ postrider_domain::limits! {
     /// What a caller reads while the write-ahead log, 64 MiB long, has to be started anew
     pub const LONGEST_READ_SECONDS: u64 = 1, "second", beyond "503: the read is ended";
 }
+
+/// About the most bytes that are freed in one commit.
+pub(crate) const MAX_BYTES_ERASED: i64 = 4 * 1024 * 1024;

@@ -18,9 +18,11 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::OpenError;
 use crate::files::{beside, tighten};
-use crate::open::BUSY_TIMEOUT;
+use crate::open_error::OpenError;
+
+/// How long a statement waits for another process that writes (`postrider key …` beside a server).
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often an owner looks whether the guests have left that it waits for.
 const LOOK: Duration = Duration::from_millis(20);

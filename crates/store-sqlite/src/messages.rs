@@ -10,16 +10,16 @@ use postrider_store::{
 use rusqlite::types::Null;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::SqliteStore;
 use crate::blocks::MESSAGES;
 use crate::decode::{SqlError, first};
 use crate::inserts::json_list;
+use crate::limits::MAX_BYTES_ERASED;
 use crate::postings::{Gathered, List, Named};
 use crate::range::{NO_LIMIT, Range};
 use crate::rows::{MESSAGE_COLUMNS, PAYLOAD, decode_message};
-use crate::tasks::MAX_BYTES_ERASED;
+use crate::store::SqliteStore;
 use crate::terms::{About, Wanted};
-use crate::writer::{Abort, FEW_ROWS, News, Tx, rows_of};
+use crate::tx::{Abort, FEW_ROWS, News, Tx, rows_of};
 
 #[async_trait]
 impl Messages for SqliteStore {

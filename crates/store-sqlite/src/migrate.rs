@@ -5,7 +5,8 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use crate::OpenError;
+use crate::files::APPLICATION_ID;
+use crate::open_error::OpenError;
 
 /// In order; a migration that was released is never changed.
 pub(crate) const MIGRATIONS: [&str; 20] = [
@@ -30,9 +31,6 @@ pub(crate) const MIGRATIONS: [&str; 20] = [
     include_str!("../migrations/0019_receivers.sql"),
     include_str!("../migrations/0020_notices.sql"),
 ];
-
-/// Marks the file as Postrider's ("PstR"), so that another program's database is not taken for an empty one.
-pub(crate) const APPLICATION_ID: i32 = 0x5073_7452;
 
 /// Whether nothing is missing.
 pub(crate) fn is_current(connection: &Connection, path: &Path) -> Result<bool, OpenError> {

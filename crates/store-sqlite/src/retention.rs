@@ -25,51 +25,23 @@ use postrider_store::{
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::SqliteStore;
 use crate::askers::Whose;
 use crate::blocks::{ATTEMPTS, Id, Log, MESSAGES};
 use crate::decode::{SqlError, readable};
 use crate::history::{self, MAX_COMPARED_FIRST, Removal};
+use crate::limits::MAX_BYTES_ERASED;
 use crate::messages::erase;
-use crate::tasks::MAX_BYTES_ERASED;
-use crate::urls::{self, Former};
-use crate::writer::{Abort, Place, Tx};
-use crate::{outbox, range, set_back};
+use crate::progress::{Erasing, Walk};
+use crate::store::SqliteStore;
+use crate::tx::{Abort, Place, Tx};
+use crate::urls::{self};
+use crate::{notices, range, set_back};
 
 /// Pending deliveries that are looked through at a time.
 const PENDING_ROWS: usize = 20_000;
 
 /// Messages with pending deliveries that a walk knows of. If there are more, it goes less far.
 const MAX_HELD: usize = 100_000;
-
-/// Where removing is.
-#[derive(Default)]
-pub(crate) struct Progress {
-    walk: Option<Walk>,
-    erasing: Erasing,
-    urls: Former,
-}
-
-/// A walk over old messages.
-struct Walk {
-    /// The last number.
-    until: i64,
-    /// The next number.
-    next: i64,
-    /// Messages with pending deliveries.
-    held: BTreeSet<i64>,
-    /// So many rows a step chose last, if it was to choose fewer so as not to compare too many others.
-    fewer: Option<usize>,
-}
-
-/// Where erasing what was deleted is.
-#[derive(Default, Clone)]
-struct Erasing {
-    /// The application that is being erased, or the next one.
-    application: i64,
-    /// Up to which message it has no payloads.
-    erased: Option<Id>,
-}
 
 #[async_trait]
 impl Retention for SqliteStore {
@@ -142,7 +114,7 @@ impl Retention for SqliteStore {
 
     async fn forget_leftovers(&self, before: Timestamp, rows: usize) -> Result<usize, StoreError> {
         let most = MAX_NOTICES_OF_ALL;
-        let surplus = self.lists.run_at_once(move |connection| outbox::surplus(connection, most, rows)).await?;
+        let surplus = self.lists.run_at_once(move |connection| notices::surplus(connection, most, rows)).await?;
         self.writer
             .run(Whose::Process, move |tx| {
                 let readers = tx
@@ -151,7 +123,7 @@ impl Retention for SqliteStore {
                          (SELECT endpoint_no, name FROM stream_reader WHERE updated_at < ? LIMIT ?)",
                     )?
                     .execute(params![before.as_micros(), range::limit(rows)])?;
-                let notices = outbox::drop_surplus(tx, &surplus)?;
+                let notices = notices::drop_surplus(tx, &surplus)?;
                 let expired = "DELETE FROM api_key WHERE id IN (SELECT id FROM api_key WHERE expires_at < ? LIMIT ?)";
                 let keys = tx.prepare_cached(expired)?.execute(params![before.as_micros(), range::limit(rows)])?;
                 Ok::<_, Abort<StoreError>>(readers + notices + keys)

@@ -12,8 +12,8 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 
 use crate::decode::{SqlError, readable};
+use crate::deliveries::{MISDATED_ROWS, Misdated, decode_misdated, make_due};
 use crate::range;
-use crate::work::{MISDATED_ROWS, Misdated, decode_misdated, make_due};
 
 /// Notes that the clock shows ?1, if that is a second or more later than what was noted.
 pub(crate) const NOTE_SQL: &str = "INSERT INTO sequence (name, next) VALUES ('shown', ?1)

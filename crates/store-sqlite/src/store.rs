@@ -1,14 +1,40 @@
-//! The contract as a whole: health, observers, closing.
+//! The store itself, and the contract as a whole: health, observers, closing.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use async_trait::async_trait;
-use postrider_store::{Observer, Store, StoreError};
+use postrider_store::{Observer, Observers, Store, StoreError};
 use rusqlite::OptionalExtension as _;
 
-use crate::SqliteStore;
 use crate::askers::Whose;
-use crate::writer::Abort;
+use crate::lock::Lock;
+use crate::progress::Progress;
+use crate::readers::Readers;
+use crate::tx::Abort;
+use crate::writer::Writer;
+
+/// A store in one SQLite file.
+pub struct SqliteStore {
+    pub(crate) writer: Writer,
+    pub(crate) readers: Readers,
+    pub(crate) lists: Readers,
+    pub(crate) observers: Arc<Observers>,
+    /// Where removing what is kept no longer is.
+    pub(crate) progress: tokio::sync::Mutex<Progress>,
+    /// By which time idempotency keys are old, in microseconds; 0 if nothing says so. See `Retention::believed`.
+    pub(crate) keys_seen: AtomicI64,
+    /// See [`SqliteStore::asked_at_most`].
+    pub(crate) asked_per_day: u64,
+    /// Let go of last: see `lock`.
+    pub(crate) lock: parking_lot::Mutex<Option<Arc<Lock>>>,
+}
+
+impl std::fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SqliteStore")
+    }
+}
 
 /// Changes something, so that there is something to write: but once a second, however often it is asked for. Nobody reads it.
 const BEAT_SQL: &str = "INSERT INTO sequence (name, next) VALUES ('beat', unixepoch()) ON CONFLICT DO UPDATE

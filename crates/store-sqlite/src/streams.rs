@@ -14,12 +14,12 @@ use postrider_store::{
 };
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, params};
 
-use crate::SqliteStore;
 use crate::decode::{SqlError, readable};
 use crate::hot::MAX_NUMBER;
 use crate::range;
 use crate::rows::{MESSAGE_COLUMNS, PAYLOAD, decode_message};
-use crate::writer::{Abort, Tx};
+use crate::store::SqliteStore;
+use crate::tx::{Abort, Tx};
 
 /// The most messages that one read looks at.
 const MAX_LOOKED_AT: usize = 1_000;

@@ -8,12 +8,12 @@ use postrider_store::{
 };
 use rusqlite::params;
 
-use crate::SqliteStore;
 use crate::askers::Whose;
 use crate::decode::{SqlError, first, readable};
 use crate::idempotency::{self, Subject};
 use crate::range;
-use crate::writer::{Abort, FEW_ROWS, Tx};
+use crate::store::SqliteStore;
+use crate::tx::{Abort, FEW_ROWS, Tx};
 
 /// The session of a rule that ends the tokens of all sessions. No token can name it: theirs are not empty.
 const ALL_SESSIONS: &str = "";

@@ -17,9 +17,9 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::asked::{self, Use};
 use crate::decode::{SqlError, readable};
+use crate::owners::application_of;
 use crate::range;
-use crate::work::application_of;
-use crate::writer::Tx;
+use crate::tx::Tx;
 
 /// Rows that were retired since an attempt began, of which one may be its URL's: the first, unless it began with a URL that had
 /// just been changed.

@@ -14,7 +14,6 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak, mpsc};
@@ -24,11 +23,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use postrider_domain::delivery::DisableReason;
 use postrider_domain::ids::{ApplicationId, EndpointId, Id as _, Ksuid};
-use postrider_store::{
-    AcceptError, Accepted, ApplicationKey, EndpointKey, MessageKey, NewMessage, Observers, Settlement, StoreError,
-    Unstorable, WriteError,
-};
-use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
+use postrider_store::{AcceptError, Accepted, EndpointKey, NewMessage, Observers, Settlement, StoreError, Unstorable};
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
@@ -41,107 +36,14 @@ use crate::hot::Hot;
 use crate::inbox::{self, Inbox};
 use crate::lock::Lock;
 use crate::pause::Pause;
-
-/// What an ordinary write counts as.
-pub(crate) const FEW_ROWS: usize = 16;
+use crate::tx::{Abort, FEW_ROWS, News, Tx, in_savepoint};
 
 /// How many rows of what is stored an ordinary write reads and overwrites; they count as part of it.
 const FEW_OVERWRITTEN: usize = FEW_ROWS / 2;
 
-/// Bytes that count as much as a row.
-const BYTES_IN_A_ROW: usize = 2_048;
-
-/// How many rows so many bytes count as.
-pub(crate) fn rows_of(bytes: usize) -> usize {
-    bytes / BYTES_IN_A_ROW
-}
-
 /// How long results wait for company. Long against the pause between two batches of accepts under load, short against
 /// anything a person could notice.
 const SETTLE_PATIENCE: Duration = Duration::from_millis(1);
-
-/// What a job tells observers after its commit.
-#[derive(Debug)]
-pub(crate) enum News {
-    EndpointChanged(EndpointKey, Option<ApplicationKey>),
-    EndpointDisabled(EndpointKey, DisableReason),
-    WorkAdded(EndpointKey, Option<ApplicationKey>),
-    MessagesExpunged(Vec<MessageKey>),
-    NoticeAdded,
-    TaskAdded,
-    ApplicationDeleted,
-    /// Concerns nobody but the writer itself.
-    KeysDropped(i64),
-}
-
-/// Whose rows a job removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    Application(i64),
-    Endpoint(i64),
-}
-
-/// The transaction that a job writes in: a connection, and a place for news.
-pub(crate) struct Tx<'c> {
-    connection: &'c Connection,
-    news: RefCell<Vec<News>>,
-    /// Of whom the hot path must forget where rows are.
-    moved: RefCell<Vec<Place>>,
-    files: Option<&'c Files>,
-}
-
-impl Tx<'_> {
-    /// Tells observers after the commit.
-    pub(crate) fn tell(&self, news: News) {
-        self.news.borrow_mut().push(news);
-    }
-
-    /// What the hot path remembers of where this owner's rows are is out of date.
-    pub(crate) fn moved(&self, place: Place) {
-        self.moved.borrow_mut().push(place);
-    }
-
-    /// What keeps the store from growing, if a write failed because of that.
-    pub(crate) fn no_room(&self) -> Option<String> {
-        self.files?.no_room()
-    }
-}
-
-impl Deref for Tx<'_> {
-    type Target = Connection;
-    fn deref(&self) -> &Connection {
-        self.connection
-    }
-}
-
-/// Why a job wrote nothing.
-#[derive(Debug)]
-pub(crate) enum Abort<E> {
-    /// The driver failed, or what was read makes no sense.
-    Sql(SqlError),
-    /// The job refused: its rules say no.
-    Refused(E),
-}
-
-impl<E> From<rusqlite::Error> for Abort<E> {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sql(SqlError::Driver(error))
-    }
-}
-
-impl<E> From<SqlError> for Abort<E> {
-    fn from(error: SqlError) -> Self {
-        Self::Sql(error)
-    }
-}
-
-/// What it means that a row could not be written: a unique index refused it if its identifier is taken.
-pub(crate) fn taken(error: rusqlite::Error) -> Abort<WriteError> {
-    match error.sqlite_extended_error_code() {
-        Some(SQLITE_CONSTRAINT_UNIQUE | SQLITE_CONSTRAINT_PRIMARYKEY) => Abort::Refused(WriteError::Conflict),
-        _ => error.into(),
-    }
-}
 
 /// Told after the commit: `None` if it reached the disk.
 type Done = Box<dyn FnOnce(Option<&Failure>) + Send>;
@@ -480,22 +382,6 @@ impl Drop for Writer {
         // The thread would wait for ever otherwise: the checkpointer can send to it, too.
         let _ = self.commands.send(Command::Close);
     }
-}
-
-/// Runs `write` so that it takes effect wholly or not at all, whatever else the transaction holds; a panic is an error.
-fn in_savepoint<T, E>(connection: &Connection, write: impl FnOnce() -> Result<T, Abort<E>>) -> Result<T, Abort<E>> {
-    connection.execute_batch("SAVEPOINT job")?;
-    let result = catch_unwind(AssertUnwindSafe(write)).unwrap_or_else(|_| {
-        let problem = "a write failed unexpectedly; see the log".to_owned();
-        Err(Abort::Sql(SqlError::Store(StoreError::Unavailable(problem))))
-    });
-    match &result {
-        Ok(_) => connection.execute_batch("RELEASE job")?,
-        // SQLite has rolled everything back already if the disk is full; then there is no savepoint to go back to.
-        Err(_) if connection.is_autocommit() => {}
-        Err(_) => connection.execute_batch("ROLLBACK TO job; RELEASE job")?,
-    }
-    result
 }
 
 /// Runs until told to close. Whoever asked for something that is still in the queue then is told by its end that nothing came
@@ -886,7 +772,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Context, Waker};
 
-    use postrider_store::{MessageKey, Observer};
+    use postrider_store::{ApplicationKey, MessageKey, Observer};
 
     use super::*;
 

@@ -8,8 +8,6 @@ mod purge;
 mod replay;
 mod usage;
 
-pub(crate) use purge::MAX_BYTES as MAX_BYTES_ERASED;
-
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,15 +25,15 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::SqliteStore;
-use crate::applications::environment_number;
 use crate::askers::Whose;
 use crate::decode::{Columns, SqlError, all, encode_json, first, walked};
+use crate::deliveries::is_full_of_manual;
 use crate::idempotency::{self, Subject};
 use crate::messages;
+use crate::owners::environment_number;
 use crate::range::{self, Range};
-use crate::work::is_full_of_manual;
-use crate::writer::{Abort, FEW_ROWS, News, Tx, rows_of};
+use crate::store::SqliteStore;
+use crate::tx::{Abort, FEW_ROWS, News, Tx, rows_of};
 
 #[async_trait]
 impl Tasks for SqliteStore {

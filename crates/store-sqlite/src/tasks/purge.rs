@@ -8,10 +8,8 @@ use rusqlite::{Connection, params};
 
 use super::{Effects, Slice, Stage, after, count, end, place};
 use crate::decode::SqlError;
+use crate::limits::MAX_BYTES_ERASED;
 use crate::range;
-
-/// About the most bytes that are freed in one commit.
-pub(crate) const MAX_BYTES: i64 = 4 * 1024 * 1024;
 
 const PURGE_SQL: &str =
     "SELECT id, no, (SELECT length(body) FROM payload WHERE payload.message_no = message.no) FROM message
@@ -33,7 +31,7 @@ pub(super) fn purge(connection: &Connection, mut stage: Stage, application: Appl
             messages.push(MessageKey(row.get(1)?));
             bytes += length;
         }
-        if bytes >= MAX_BYTES {
+        if bytes >= MAX_BYTES_ERASED {
             // There may be more.
             seen = stage.bounds.rows;
             break;

@@ -18,12 +18,12 @@ use serde_json::{Map, Value};
 use super::{Bounds, Effects, Slice, Stage, Then, after, count, end, place};
 use crate::asked::{self, Use};
 use crate::decode::{Columns, SqlError, first};
-use crate::hot::SCHEDULED_LATER;
+use crate::deliveries::{SCHEDULED_LATER, add_manual, hold, is_worn, lower_wake};
 use crate::inserts::json_list;
+use crate::owners::application_of;
 use crate::range;
 use crate::rows::{ENDPOINT_COLUMNS, MESSAGE_COLUMNS, decode_endpoint, decode_message};
-use crate::work::{add_manual, application_of, hold, is_worn, lower_wake};
-use crate::writer::{News, Tx};
+use crate::tx::{News, Tx};
 
 /// The failed attempts of a time that are the first ones of their messages, and whose messages have no successful one.
 const RECOVER_SQL: &str = "SELECT id, message_no, (
