@@ -23,7 +23,7 @@ use crate::auth::{Caller, Capability, Principal};
 use crate::error::{ApiError, Result};
 use crate::idempotency::{self, Keyed};
 use crate::params::Params;
-use crate::router::Shared;
+use crate::state::Shared;
 
 /// Who is calling. From here on the request is charged to him.
 async fn identify(parts: &Parts, state: &Shared) -> Result<Arc<Caller>> {

@@ -25,27 +25,22 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::FromRequestParts;
 use axum::response::Response;
 use bytes::Bytes;
-use http::request::Parts;
 use http::{HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::ids::ApplicationId;
-use postrider_domain::memory::Part;
 use postrider_ingest::budget::{Budget, Held, Refused, Share};
-use postrider_ingest::{Caller, IMPORTS, LimitOptions, Tenant, Whose};
+use postrider_ingest::{Caller, LimitOptions, Tenant, Whose};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::at_work::AtWork;
 use crate::auth::Principal;
 use crate::error::{ApiError, Result};
-use crate::model::environment::IMPORT_MEMORY;
 use crate::places::{Holder, Place, Places};
 use crate::progress::{Progress, Watched};
-use crate::router::Shared;
 
 postrider_domain::limits! {
     in "Requests";
@@ -84,21 +79,6 @@ postrider_domain::limits! {
     setting "limits.event_types_per_environment", beyond "400 `limit_reached`";
     /// The body of a request as a whole; of lines, each line from its first byte
     setting "limits.body_timeout", beyond "408";
-}
-
-/// What callers take in memory at most, beside their connections.
-pub fn memory(limits: &LimitOptions, connections: u64) -> Vec<Part> {
-    vec![
-        Part::set("limits.request_bytes", "bodies of requests", limits.request_bytes),
-        Part::set("limits.response_bytes", "answers that are not read yet", limits.response_bytes),
-        Part::set(
-            "server.max_connections",
-            "small answers to changes, of callers who do not read theirs",
-            connections.saturating_mul(UNPAID_BYTES),
-        ),
-        Part::fixed("imports that are read (OpenAPI documents of many values)", IMPORTS as u64 * IMPORT_MEMORY),
-        Part::fixed("tokens of callers, remembered", crate::auth::CACHE_BYTES),
-    ]
 }
 
 /// However few connections there may be, so many requests send lines.
@@ -420,18 +400,6 @@ impl Account {
         let paid = paid.or_else(|refused| if is_change && amount <= UNPAID_BYTES { Ok(None) } else { Err(refused) });
         let paid = paid.map_err(|refused| over(refused, "answers that are not read yet"))?;
         Ok(Body::from(Bytes::from_owner(Charged { body, _held: paid, _place: place })))
-    }
-}
-
-/// The account of a request, for handlers whose answers are large without being lists.
-pub(crate) struct Ledger(pub(crate) Arc<Account>);
-
-impl FromRequestParts<Shared> for Ledger {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self> {
-        let account = parts.extensions.get::<Arc<Account>>().cloned();
-        Ok(Self(account.unwrap_or_else(|| Account::watched(Arc::clone(&state.budgets), None))))
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use axum::RequestExt as _;
 use axum::body::Body as AxumBody;
-use axum::extract::FromRequest;
+use axum::extract::{FromRequest, FromRequestParts};
 use bytes::{Bytes, BytesMut};
 use http::{Request, StatusCode};
 use http_body::{Body, Frame, SizeHint};
@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::account::{Account, Patience};
 use crate::error::{ApiError, Result};
 use crate::params::Params;
-use crate::router::Shared;
+use crate::state::Shared;
 
 /// The most bytes that are thrown away for the sake of a readable answer.
 const DRAIN_BYTES: usize = 16 * 1024 * 1024;
@@ -127,6 +127,18 @@ impl FromRequest<Shared> for Incoming {
             account.concerns(application);
         }
         Ok(Self { body: request.into_body(), account })
+    }
+}
+
+/// The account of a request, for handlers whose answers are large without being lists.
+pub(crate) struct Ledger(pub(crate) Arc<Account>);
+
+impl FromRequestParts<Shared> for Ledger {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut http::request::Parts, state: &Shared) -> Result<Self> {
+        let account = parts.extensions.get::<Arc<Account>>().cloned();
+        Ok(Self(account.unwrap_or_else(|| Account::watched(Arc::clone(&state.budgets), None))))
     }
 }
 

@@ -4,15 +4,10 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
-use postrider_ingest::Violation;
+use http::StatusCode;
 use postrider_store::{Capped, StoreError, WriteError};
 
-use crate::answer;
-use crate::json::MAX_DEPTH;
-use crate::openapi::types::{Place, ProblemText};
-use crate::rules::{MAX_PLACE_BYTES, MAX_TEXT};
+use crate::problem::Problem;
 
 /// What a handler answers if it does not do what it was asked.
 #[derive(Debug, Clone)]
@@ -83,47 +78,6 @@ impl Rejected {
 
 /// The result of a handler or an extractor.
 pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
-
-/// One thing that is wrong with the input.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
-pub(crate) struct Problem {
-    /// Where: `body`, `query` or `path`, then member names; elements of lists as `[0]`.
-    #[schemars(with = "Vec<Place>", length(max = MAX_DEPTH))]
-    #[serde(serialize_with = "cut")]
-    pub(crate) loc: Vec<Cow<'static, str>>,
-    /// What, for people.
-    #[schemars(with = "ProblemText")]
-    #[serde(serialize_with = "cut_text")]
-    pub(crate) msg: String,
-    /// What, for programs.
-    #[serde(rename = "type")]
-    #[schemars(length(max = 64))]
-    pub(crate) kind: &'static str,
-}
-
-impl Problem {
-    /// The text could not be decoded.
-    pub(crate) const DECODE: &'static str = "value_error.jsondecode";
-    /// A value breaks a rule.
-    pub(crate) const VALUE: &'static str = "value_error";
-}
-
-/// Shows where a problem is; names that a caller made up are cut, wherever the problem was found.
-fn cut<S: serde::Serializer>(loc: &[Cow<'static, str>], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(crate::rules::within(loc, MAX_PLACE_BYTES))
-}
-
-/// Shows what a problem is; it may repeat what a caller sent.
-fn cut_text<S: serde::Serializer>(msg: &str, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&crate::rules::cut_to(msg.into(), MAX_TEXT))
-}
-
-impl From<Violation> for Problem {
-    fn from(Violation { loc, msg, kind }: Violation) -> Self {
-        let loc = std::iter::once(Cow::Borrowed("body")).chain(loc).collect();
-        Self { loc, msg, kind }
-    }
-}
 
 impl ApiError {
     /// Its status.
@@ -199,47 +153,8 @@ impl ApiError {
     }
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        #[derive(serde::Serialize)]
-        struct General {
-            code: &'static str,
-            detail: Cow<'static, str>,
-        }
-        #[derive(serde::Serialize)]
-        struct Invalid {
-            detail: Vec<Problem>,
-        }
-        match self {
-            Self::General { status, code, detail } => answer::json(status, &General { code, detail }),
-            Self::Later { code, detail, wait } => {
-                let mut response = answer::json(StatusCode::TOO_MANY_REQUESTS, &General { code, detail });
-                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
-                response
-            }
-            Self::Unauthorized(why) => unauthorized(why),
-            Self::Invalid(detail) => answer::json(StatusCode::UNPROCESSABLE_ENTITY, &Invalid { detail }),
-        }
-    }
-}
-
 /// The code of 401.
 pub(crate) const UNAUTHORIZED: &str = "authentication_failed";
-
-/// Says why also as RFC 6750 does.
-fn unauthorized(why: Rejected) -> Response {
-    #[derive(serde::Serialize)]
-    struct Unauthorized {
-        code: &'static str,
-        detail: &'static str,
-        reason: &'static str,
-    }
-    let body = Unauthorized { code: UNAUTHORIZED, detail: "Invalid token", reason: why.reason() };
-    let mut response = answer::json(StatusCode::UNAUTHORIZED, &body);
-    let challenge = if why == Rejected::Missing { "Bearer" } else { r#"Bearer error="invalid_token""# };
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-    response
-}
 
 impl From<StoreError> for ApiError {
     /// 503 if trying again may help, otherwise 500. What exactly failed is logged, not shown.
@@ -308,16 +223,6 @@ impl From<WriteError> for ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_answer_that_will_never_have_room_is_not_to_be_asked_for_again() {
-        let response = ApiError::from(WriteError::KeysFull { wait: None }).into_response();
-        assert_eq!(response.status(), StatusCode::BAD_REQUEST);
-        assert!(!response.headers().contains_key(header::RETRY_AFTER));
-        let later = ApiError::from(WriteError::KeysFull { wait: Some(Duration::from_secs(7)) }).into_response();
-        assert_eq!(later.status(), StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(later.headers()[header::RETRY_AFTER], "8");
-    }
 
     #[test]
     fn who_has_too_many_rules_is_told_what_takes_the_place_of_all() {

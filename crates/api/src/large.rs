@@ -3,17 +3,15 @@
 //! short, as those that deliver do, and bodies are read on half of the cores at most; environments share
 //! the time of that, and within one its applications; those who have no token are one caller, and behind the others.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::oneshot;
 
 use crate::account::Account;
-use crate::error::{ApiError, Result};
-use crate::json;
+use crate::decode;
+use crate::error::Result;
 use crate::lines::Line;
-use crate::router::Shared;
+use crate::state::Shared;
 
 /// What is read at once.
 const AT_ONCE_BYTES: usize = 64 * 1024;
@@ -26,7 +24,7 @@ pub(crate) const PASSED_OVER: usize = 5_000;
 
 /// Whether a body takes its time to read, of which so many values are read at once.
 pub(crate) fn takes_time(body: &[u8], values: usize) -> bool {
-    body.len() > AT_ONCE_BYTES || json::has_more_values(body, values)
+    body.len() > AT_ONCE_BYTES || decode::has_more_values(body, values)
 }
 
 /// Lines that are read at once. What is wrong with each, if that is much, costs more than it has bytes.
@@ -37,50 +35,7 @@ pub(crate) fn lines_take_time(lines: &[Line]) -> bool {
     let bytes: usize = lines.iter().map(Line::len).sum();
     lines.len() > AT_ONCE_LINES
         || bytes > AT_ONCE_BYTES
-        || lines.iter().map(|line| json::values(line.text())).sum::<usize>() > PASSED_OVER
-}
-
-/// How far the threads stand back: at 5, Linux gives a thread about a quarter of a core that it shares with one at 0. Much
-/// further, and what is large would not be read while the server is busy.
-const NICE: i32 = 5;
-
-/// Larger than any body nests.
-const STACK_BYTES: usize = 2 * 1024 * 1024;
-
-/// The threads.
-pub struct Workers(rayon::ThreadPool);
-
-impl Workers {
-    /// Starts one for each core.
-    ///
-    /// # Errors
-    /// If the system gives no more threads.
-    pub fn start() -> std::io::Result<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(cores).stack_size(STACK_BYTES);
-        let pool = pool.thread_name(|number| format!("large-{number}")).start_handler(|_| stand_back());
-        pool.build().map(Self).map_err(std::io::Error::other)
-    }
-
-    /// Runs `work`, which is carried through even if nobody waits for it any more.
-    pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let (done, result) = oneshot::channel();
-        self.0.spawn(move || {
-            // A panic was logged; whoever waits is told by the channel's end.
-            if let Ok(value) = catch_unwind(AssertUnwindSafe(work)) {
-                let _ = done.send(value);
-            }
-        });
-        result.await.map_err(|_| ApiError::internal())
-    }
-}
-
-/// Makes this thread give way to others. Only Linux has a priority for each thread; elsewhere it would be that of the process.
-fn stand_back() {
-    if cfg!(target_os = "linux") {
-        // Where it is refused, the thread works like any other.
-        let _ = rustix::process::nice(NICE);
-    }
+        || lines.iter().map(|line| decode::values(line.text())).sum::<usize>() > PASSED_OVER
 }
 
 /// Reads what came in a body: when it is the turn of whose it is, if that takes its time. Whoever waits for that is not worked on,

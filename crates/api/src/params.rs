@@ -6,7 +6,7 @@ use postrider_domain::ids::Id;
 use postrider_domain::names::{IdOrUid, MAX_NAME_BYTES};
 
 use crate::error::{ApiError, Result};
-use crate::router::Shared;
+use crate::state::Shared;
 
 /// The parameters of the path by name.
 pub(crate) struct Params(RawPathParams);

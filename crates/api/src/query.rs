@@ -23,7 +23,7 @@ use crate::account::IsList;
 use crate::error::{ApiError, Result};
 use crate::openapi::Parameter;
 use crate::pagination::MAX_ITERATOR;
-use crate::router::Shared;
+use crate::state::Shared;
 use crate::typos::Warnings;
 
 postrider_domain::limits! {

@@ -23,7 +23,6 @@ use http::{Method, Request, StatusCode, Uri, header};
 use http_body::Body as _;
 use percent_encoding::percent_decode_str;
 use postrider_domain::clock::Clock;
-use postrider_domain::endpoint::EndpointUrl;
 use postrider_domain::entropy::Entropy;
 use postrider_domain::names::is_step;
 use postrider_ingest::{Intake, Judges, LimitOptions};
@@ -37,14 +36,16 @@ use crate::cors;
 use crate::docs;
 use crate::error::ApiError;
 use crate::headers;
-use crate::large::Workers;
 use crate::options::{AuthOptions, SigningOptions};
 use crate::progress::Watched;
-use crate::routes::{self, StorePing};
+use crate::routes;
+use crate::state::Shared;
+use crate::state::State;
+use crate::store_ping::StorePing;
 use crate::typos::Warnings;
-
-/// Says whether an endpoint may have this URL, and if not, why.
-pub type UrlCheck = Arc<dyn Fn(&EndpointUrl) -> Result<(), String> + Send + Sync>;
+use crate::url_policy::UrlCheck;
+use crate::url_policy::UrlPolicy;
+use crate::workers::Workers;
 
 /// What the API works with.
 pub struct Parts {
@@ -75,27 +76,6 @@ pub struct Parts {
     /// How many connections there can be, and so requests at once.
     pub connections: u64,
 }
-
-/// What handlers have at hand.
-pub(crate) struct State {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) intake: Arc<Intake>,
-    pub(crate) judges: Arc<Judges>,
-    pub(crate) workers: Workers,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) entropy: Arc<dyn Entropy>,
-    pub(crate) check_url: UrlCheck,
-    pub(crate) https_only: bool,
-    pub(crate) signing: SigningOptions,
-    pub(crate) public_url: Option<String>,
-    pub(crate) authenticator: Authenticator,
-    pub(crate) store_ping: StorePing,
-    pub(crate) budgets: Arc<Budgets>,
-    pub(crate) limits: LimitOptions,
-}
-
-/// The state as extractors see it.
-pub(crate) type Shared = Arc<State>;
 
 /// The HTTP API. Clones share everything.
 #[derive(Clone)]
@@ -130,8 +110,7 @@ impl Api {
             workers,
             clock,
             entropy,
-            check_url,
-            https_only,
+            urls: UrlPolicy { check: check_url, https_only },
             signing,
             public_url,
             authenticator,

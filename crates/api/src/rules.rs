@@ -10,19 +10,8 @@ use postrider_domain::application::{
     MAX_METADATA_BYTES, MAX_METADATA_MEMBERS, MAX_METADATA_NAME, MAX_METADATA_VALUE, Metadata,
 };
 
-use crate::error::{ApiError, Problem, Result};
-
-postrider_domain::limits! {
-    in "Errors";
-    /// The problems that are told of one body
-    pub(crate) const MAX_PROBLEMS: usize = 100, "problems", beyond "the rest is left out";
-    /// A name in the place of a problem
-    pub(crate) const MAX_PLACE: usize = 256, "characters", beyond "it is cut";
-    /// All names in the place of a problem
-    pub(crate) const MAX_PLACE_BYTES: usize = 4_096, "bytes", beyond "the inner ones are left out";
-    /// The text of a problem
-    pub(crate) const MAX_TEXT: usize = 1_024, "characters", beyond "it is cut";
-}
+use crate::error::{ApiError, Result};
+use crate::problem::{MAX_PROBLEMS, Problem, cut_name};
 
 /// What was found wrong with a body so far.
 pub(crate) struct Problems {
@@ -48,7 +37,7 @@ impl Problems {
     pub(crate) fn add(&mut self, member: impl Into<Cow<'static, str>>, msg: impl Into<String>) {
         if self.found.len() < MAX_PROBLEMS {
             let mut loc = self.at.clone();
-            loc.push(cut(member.into()));
+            loc.push(cut_name(member.into()));
             self.found.push(Problem { loc, msg: msg.into(), kind: Problem::VALUE });
         }
     }
@@ -152,33 +141,6 @@ fn is_longer(text: &str, most: usize) -> bool {
     text.len() > most && text.chars().nth(most).is_some()
 }
 
-fn cut(name: Cow<'static, str>) -> Cow<'static, str> {
-    cut_to(name, MAX_PLACE)
-}
-
-/// A text of so many characters at most, and one that says that there were more.
-pub(crate) fn cut_to(text: Cow<'_, str>, most: usize) -> Cow<'_, str> {
-    match text.char_indices().nth(most) {
-        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
-        None => text,
-    }
-}
-
-/// As much of a place as takes so many bytes: what is further out says more.
-pub(crate) fn within(loc: &[Cow<'static, str>], most: usize) -> Vec<Cow<'static, str>> {
-    let (mut told, mut bytes) = (Vec::with_capacity(loc.len()), 0);
-    for name in loc {
-        let name = cut(name.clone());
-        bytes += name.len();
-        if bytes > most {
-            told.push("…".into());
-            break;
-        }
-        told.push(name);
-    }
-    told
-}
-
 fn compact_len(map: &BTreeMap<String, String>) -> usize {
     serde_json::to_vec(map).map_or(usize::MAX, |text| text.len())
 }
@@ -186,6 +148,7 @@ fn compact_len(map: &BTreeMap<String, String>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problem::{MAX_PLACE, MAX_PLACE_BYTES, MAX_TEXT};
 
     #[test]
     fn everything_that_is_wrong_is_said_with_its_place() {

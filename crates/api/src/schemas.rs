@@ -1,27 +1,13 @@
 //! Whether what came in as JSON Schemas is that: asked of the processes that run schemas, all of a request at once.
 
-use std::borrow::Cow;
-
 use http::StatusCode;
 use postrider_domain::application::EnvironmentId;
-use postrider_domain::event_type::Schemas;
 use postrider_ingest::CheckError;
 
-use crate::error::{ApiError, Problem, Result};
-use crate::router::Shared;
-use crate::rules::MAX_PROBLEMS;
-
-/// A schema, and where in the body it stands.
-pub(crate) struct Placed<'a> {
-    pub(crate) loc: Vec<Cow<'static, str>>,
-    pub(crate) text: &'a str,
-}
-
-/// The schemas of an event type in a body.
-pub(crate) fn of_body(schemas: Option<&Schemas>) -> Vec<Placed<'_>> {
-    let place = |version: &String| vec!["body".into(), "schemas".into(), version.clone().into()];
-    schemas.into_iter().flatten().map(|(version, text)| Placed { loc: place(version), text: text.get() }).collect()
-}
+use crate::error::{ApiError, Result};
+use crate::model::placed::Placed;
+use crate::problem::{MAX_PROBLEMS, Problem};
+use crate::state::Shared;
 
 /// Refuses a request with everything that is wrong with its schemas.
 pub(crate) async fn check(state: &Shared, environment: &EnvironmentId, schemas: Vec<Placed<'_>>) -> Result<()> {

@@ -31,7 +31,6 @@ use ring::digest::{SHA256, digest};
 use tokio::sync::OnceCell;
 
 use crate::error::{ApiError, Rejected, Result};
-use crate::model::authentication::{MAX_CAPABILITIES, MAX_FEATURE_FLAGS, MAX_SESSION_CHARS};
 use crate::options::AuthOptions;
 pub(crate) use rights::{Capability, Rights};
 pub use usage::KeyUsage;
@@ -43,6 +42,13 @@ postrider_domain::limits! {
     pub(crate) const MAX_TOKEN_BYTES: usize = 21_504, "bytes", beyond "401, and `reason` says so";
     /// How far the clocks of whoever signs tokens and of the server may be apart: so long after its `exp` a token is still taken, and so long before its `nbf` and `iat` already
     const LEEWAY_SECONDS: u32 = 900, "seconds", beyond "401";
+    in "Tokens of applications";
+    /// The feature flags of a token
+    pub(crate) const MAX_FEATURE_FLAGS: usize = 50, "flags", beyond "422";
+    /// The capabilities of a token
+    pub(crate) const MAX_CAPABILITIES: usize = 16, "capabilities", beyond "422";
+    /// The name of a session
+    pub(crate) const MAX_SESSION_CHARS: usize = 256, "characters", beyond "422";
 }
 
 /// The longest claims of a token that is made here, as JSON: every text in its quotation marks and with a comma, of a session and

@@ -8,8 +8,8 @@ use postrider_ingest::NewApplication;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::decode::{nullable, present};
 use crate::error::Result;
-use crate::json::{nullable, present};
 use crate::openapi::types::{MetadataPairs, Title, UidOf};
 use crate::quirks::{ApplicationRateOut, RateIn, RatePatch};
 use crate::rules::Problems;

@@ -9,9 +9,9 @@ use postrider_ingest::NewApplication;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::auth::{Capability, NewToken};
+use crate::auth::{Capability, MAX_CAPABILITIES, MAX_FEATURE_FLAGS, MAX_SESSION_CHARS, NewToken};
+use crate::decode::{object, whole};
 use crate::error::Result;
-use crate::json::{object, whole};
 use crate::model::application::ApplicationIn;
 use crate::openapi::types::{Said, Title, TokenText};
 use crate::rules::Problems;
@@ -24,14 +24,8 @@ const LIFETIME_SECONDS: std::ops::RangeInclusive<u64> = 3_600..=MAX_LIFETIME_SEC
 
 postrider_domain::limits! {
     in "Tokens of applications";
-    /// The feature flags of a token
-    pub(crate) const MAX_FEATURE_FLAGS: usize = 50, "flags", beyond "422";
-    /// The capabilities of a token
-    pub(crate) const MAX_CAPABILITIES: usize = 16, "capabilities", beyond "422";
     /// For how long a token is good
     pub(crate) const MAX_LIFETIME_SECONDS: u64 = 2_419_200, "seconds", beyond "422";
-    /// The name of a session
-    pub(crate) const MAX_SESSION_CHARS: usize = 256, "characters", beyond "422";
     /// The sessions that one request ends
     pub(crate) const MAX_SESSIONS: usize = 1_000, "sessions", beyond "422";
     /// The time after which tokens that were ended are still good

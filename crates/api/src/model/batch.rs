@@ -20,11 +20,14 @@ use schemars::JsonSchema;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::error::{ApiError, Problem, Result, UNAUTHORIZED};
-use crate::json::{self, FromObject};
+use crate::decode::{self, FromObject};
+use crate::error::{ApiError, Result, UNAUTHORIZED};
 use crate::model::message::MessageIn;
 use crate::openapi::types::Said;
-use crate::rules::{MAX_PROBLEMS, cut_to, within};
+use crate::problem::MAX_PROBLEMS;
+use crate::problem::Problem;
+use crate::problem::cut_to;
+use crate::problem::within;
 
 postrider_domain::limits! {
     in "Batches of messages";
@@ -164,7 +167,7 @@ impl Batch {
     /// Reads an array: a submission for each item, or what is wrong with it. `Err` if it is no array of at most
     /// [`MAX_ITEMS`].
     pub(crate) fn read_array(&self, body: &Bytes) -> Result<Vec<Result<Submission>>> {
-        let text = json::utf8(body)?;
+        let text = decode::utf8(body)?;
         // Usually everything can be decoded, and is, at the first look. Only if not, or if one of them may be too large, items
         // are told apart first.
         if body.len() <= MAX_BODY_BYTES
@@ -173,14 +176,14 @@ impl Batch {
             few_enough(count)?;
             return Ok(items.into_iter().enumerate().map(|(index, item)| self.checked(item.0, index)).collect());
         }
-        let Items { items, count } = json::decode::<Items<&RawValue>>(text)?;
+        let Items { items, count } = decode::decode::<Items<&RawValue>>(text)?;
         few_enough(count)?;
         Ok(items.into_iter().enumerate().map(|(index, item)| self.read_item(item.get(), index)).collect())
     }
 
     /// Reads one line.
     pub(crate) fn read_line(&self, line: &[u8], index: usize) -> Result<Submission> {
-        self.read_item(json::utf8(line)?, index)
+        self.read_item(decode::utf8(line)?, index)
     }
 
     /// Reads what could have been a body by itself, and is no larger than one may be: what is stored must fit into answers.
@@ -188,11 +191,11 @@ impl Batch {
         if text.len() > MAX_BODY_BYTES {
             return Err(ApiError::payload_too_large());
         }
-        self.checked(json::decode::<MessageIn<'_>>(text)?, index)
+        self.checked(decode::decode::<MessageIn<'_>>(text)?, index)
     }
 
     fn checked(&self, message: MessageIn<'_>, index: usize) -> Result<Submission> {
-        json::shallow(message.payload(), 1)?;
+        decode::shallow(message.payload(), 1)?;
         let copied = |text: &str| Bytes::copy_from_slice(text.as_bytes());
         let read = message.checked(self.environment.clone(), self.application.clone(), self.item_key(index), copied)?;
         Ok(read.submission)

@@ -13,15 +13,15 @@ use postrider_domain::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::decode::{member, nullable, present, present_whole, whole};
 use crate::error::Result;
-use crate::json::{member, nullable, present, present_whole, whole};
 use crate::model::headers::{self, HeadersText};
 use crate::openapi::types::{
     HeaderValues, MetadataPairs, Prose, Rate, SecretShown, SecretText, UidOf, UrlShown, UrlText,
 };
 use crate::quirks::{EventTypesIn, EventTypesOut, EventTypesPatch, RateIn, RateOut, RatePatch};
-use crate::router::State;
 use crate::rules::Problems;
+use crate::url_policy::UrlPolicy;
 
 /// What creates an endpoint.
 pub(crate) type EndpointIn = EndpointBody<Secrets>;
@@ -112,9 +112,9 @@ pub(crate) struct EndpointParts {
 
 impl<S: Into<Secrets>> EndpointBody<S> {
     /// Checks a body. Whether its event types exist is for the store to say.
-    pub(crate) fn checked(self, state: &State) -> Result<EndpointParts> {
+    pub(crate) fn checked(self, urls: &UrlPolicy) -> Result<EndpointParts> {
         let mut problems = Problems::of_body();
-        let (url, credentials) = check_url(&mut problems, &self.url, state).unzip();
+        let (url, credentials) = check_url(&mut problems, &self.url, urls).unzip();
         problems.prose("description", &self.description, 0..=MAX_ENDPOINT_DESCRIPTION);
         let throttle_rate = self.rate.checked(&mut problems);
         problems.rate("version", self.version);
@@ -219,7 +219,7 @@ pub(crate) struct EndpointPatchIn {
 
 impl EndpointPatchIn {
     /// Checks a body. Whether its event types exist is for the store to say.
-    pub(crate) fn checked(self, state: &State) -> Result<EndpointPatch> {
+    pub(crate) fn checked(self, urls: &UrlPolicy) -> Result<EndpointPatch> {
         let mut problems = Problems::of_body();
         if let Some(description) = &self.description {
             problems.prose("description", description, 0..=MAX_ENDPOINT_DESCRIPTION);
@@ -230,7 +230,7 @@ impl EndpointPatchIn {
         if let Some(metadata) = &metadata {
             problems.metadata(metadata);
         }
-        let url = self.url.and_then(|url| check_url(&mut problems, &url, state));
+        let url = self.url.and_then(|url| check_url(&mut problems, &url, urls));
         let (url, credentials) = url.unzip();
         let patch = EndpointPatch {
             uid: self.uid.map(|uid| uid.and_then(|uid| problems.check("uid", Uid::parse::<EndpointId>(&uid)))),
@@ -259,12 +259,12 @@ pub(crate) fn wanted_types(patch: &EndpointPatch) -> Option<&[EventTypeName]> {
 /// What a URL's user and password become: whoever may read an endpoint may not read those.
 const AUTHORIZATION: &str = "Authorization";
 
-fn check_url(problems: &mut Problems, text: &str, state: &State) -> Option<(EndpointUrl, Option<Credentials>)> {
+fn check_url(problems: &mut Problems, text: &str, urls: &UrlPolicy) -> Option<(EndpointUrl, Option<Credentials>)> {
     let url = problems.check("url", EndpointUrl::parse(text))?;
-    if state.https_only && url.url().is_none_or(|url| url.scheme() != "https") {
+    if urls.https_only && url.url().is_none_or(|url| url.scheme() != "https") {
         problems.add("url", "must be an https URL");
     }
-    problems.check("url", (state.check_url)(&url)).map(|()| url.into_parts())
+    problems.check("url", (urls.check)(&url)).map(|()| url.into_parts())
 }
 
 fn check_event_types(problems: &mut Problems, names: &[String]) -> Vec<EventTypeName> {

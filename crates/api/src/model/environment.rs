@@ -11,12 +11,12 @@ use postrider_store::{Import, ImportedEventType};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::decode::{Few, object, present};
 use crate::error::{ApiError, Result};
-use crate::json::{Few, object, present};
 use crate::model::event_type::{self, EventTypeIn, EventTypeOut};
+use crate::model::placed::{self, Placed};
 use crate::openapi::types::Object;
-use crate::rules::MAX_PROBLEMS;
-use crate::schemas::{self, Placed};
+use crate::problem::MAX_PROBLEMS;
 
 postrider_domain::limits! {
     in "Imports";
@@ -186,7 +186,7 @@ impl EnvironmentIn {
 pub(crate) fn schemas(import: &Import) -> Vec<Placed<'_>> {
     let mut placed = Vec::new();
     for (index, imported) in import.event_types.iter().enumerate() {
-        for mut one in schemas::of_body(imported.new.schemas.as_ref()) {
+        for mut one in placed::of_body(imported.new.schemas.as_ref()) {
             one.loc.splice(1..1, ["eventTypes".into(), format!("[{index}]").into()]);
             placed.push(one);
         }

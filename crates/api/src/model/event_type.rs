@@ -15,8 +15,8 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::decode::{nullable, present};
 use crate::error::Result;
-use crate::json::{nullable, present};
 use crate::openapi::types::{Prose, SchemasByVersion};
 use crate::quirks::{FlagIn, FlagOut, FlagPatch};
 use crate::rules::Problems;

@@ -6,11 +6,11 @@ use http::HeaderName;
 use http::uri::Authority;
 use postrider_domain::endpoint::Headers;
 use postrider_domain::headers::{HeaderChanges, MAX_HEADER_NAME_BYTES, MAX_HEADER_VALUE_BYTES, MAX_HEADERS};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::openapi::types::{HeaderNames, HeaderValues, ShownHeaders, UnsetHeaders};
+use crate::openapi::types::{HEADER_NAME, HEADER_VALUE, HeaderNames, HeaderValues, ShownHeaders, members};
 use crate::quirks::RemovedHeaders;
 use crate::rules::Problems;
 
@@ -18,6 +18,19 @@ postrider_domain::limits! {
     in "Headers of an endpoint";
     /// The headers that one request changes, and those that it removes by `deleteHeaders`
     pub(crate) const MAX_HEADER_CHANGES: usize = 100, "headers", beyond "422";
+}
+
+members! {
+    /// Headers by name, or null to remove one.
+    UnsetHeaders => json_schema!({
+        "type": "object",
+        "maxProperties": MAX_HEADER_CHANGES,
+        "patternProperties": {
+            HEADER_NAME: { "type": ["string", "null"], "pattern": HEADER_VALUE, "maxLength": MAX_HEADER_VALUE_BYTES },
+        },
+        // What can't be there can be removed.
+        "additionalProperties": { "type": "null" },
+    });
 }
 
 /// Names whose values are never shown.

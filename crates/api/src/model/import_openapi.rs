@@ -4,15 +4,20 @@ use postrider_domain::event_type::{EventType, MAX_GROUP_NAME, Schemas};
 use postrider_domain::names::EventTypeName;
 use postrider_domain::time::Timestamp;
 use postrider_store::Import;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{ApiError, Result};
-use crate::model::environment::MAX_IMPORTED;
-use crate::openapi::types::{DocumentText, Object, Prose, SchemasByVersion};
-use crate::schemas::Placed;
+use crate::model::environment::{MAX_IMPORT_BYTES, MAX_IMPORTED};
+use crate::model::placed::Placed;
+use crate::openapi::types::{Object, Prose, SchemasByVersion, members};
 use crate::webhooks::{self, Document, Webhook};
+
+members! {
+    /// A document as text.
+    DocumentText => json_schema!({ "type": "string", "maxLength": MAX_IMPORT_BYTES });
+}
 
 /// An OpenAPI document to import: either `spec` or `specRaw`.
 #[derive(Deserialize, JsonSchema)]

@@ -18,11 +18,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::error::{Problem, Result};
-use crate::json::{self, Few};
+use crate::decode::{self, Few};
+use crate::error::Result;
 use crate::model::application::ApplicationIn;
 use crate::openapi::types::{Object, RawText, UidOf};
-use crate::rules::{MAX_PROBLEMS, Problems};
+use crate::problem::MAX_PROBLEMS;
+use crate::problem::Problem;
+use crate::rules::Problems;
 use crate::typos::Warnings;
 
 /// For how long a payload can be kept, in days and in hours.
@@ -79,19 +81,19 @@ pub(crate) struct MessageIn<'a> {
     /// Not to be delivered before this instant.
     deliver_at: Option<Timestamp>,
     /// For how many days the payload is kept after it was due. By default as long as the server keeps payloads (90 days).
-    #[serde(default, deserialize_with = "json::whole")]
+    #[serde(default, deserialize_with = "decode::whole")]
     #[schemars(range(min = 5, max = 90))]
     payload_retention_period: Option<u16>,
     /// For how many hours the payload is kept after it was due. Counts more than the days. What was not delivered by then never is:
     /// its retries, which go on for three days unless the operator set something else, are canceled.
-    #[serde(default, deserialize_with = "json::whole")]
+    #[serde(default, deserialize_with = "decode::whole")]
     #[schemars(range(min = 1, max = 2_160))]
     payload_retention_hours: Option<u16>,
     /// What changes the delivery.
-    #[serde(borrow, default, deserialize_with = "json::object")]
+    #[serde(borrow, default, deserialize_with = "decode::object")]
     transformations_params: Option<TransformationsParams<'a>>,
     /// The application, to be made if the path names none. Its uid must be what the path names.
-    #[serde(default, deserialize_with = "json::small_object")]
+    #[serde(default, deserialize_with = "decode::small_object")]
     application: Option<ApplicationIn>,
 }
 
@@ -123,7 +125,8 @@ pub(crate) fn read(
     idempotency: Option<IdempotencyKey>,
     warnings: &Warnings,
 ) -> Result<Read> {
-    let message: MessageIn<'_> = json::decode_noting(json::text(body)?, |name, known| warnings.unknown(name, known))?;
+    let message: MessageIn<'_> =
+        decode::decode_noting(decode::text(body)?, |name, known| warnings.unknown(name, known))?;
     // A small part of a large body would keep all of it in memory for as long as the message waits.
     let is_most = |text: &str| body.len() <= COPY_BEYOND || text.len() > body.len() / 2;
     let keep = |text: &str| {

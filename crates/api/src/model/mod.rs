@@ -13,4 +13,5 @@ pub(crate) mod event_type;
 pub(crate) mod headers;
 pub(crate) mod import_openapi;
 pub(crate) mod message;
+pub(crate) mod placed;
 pub(crate) mod task;

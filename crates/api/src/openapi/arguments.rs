@@ -6,13 +6,13 @@ use http::HeaderMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::access::{Operator, Reader, Tenant};
-use crate::account::Ledger;
 use crate::body::Incoming;
+use crate::body::Ledger;
 use crate::json::JsonBody;
 use crate::openapi::Parameter;
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
-use crate::router::Shared;
+use crate::state::Shared;
 use crate::typos::Warnings;
 
 /// Who may call an operation.

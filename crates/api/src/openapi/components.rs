@@ -3,8 +3,10 @@
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use crate::json::MAX_DEPTH;
-use crate::rules::{MAX_PLACE, MAX_PROBLEMS, MAX_TEXT};
+use crate::problem::MAX_DEPTH;
+use crate::problem::MAX_PLACE;
+use crate::problem::MAX_PROBLEMS;
+use crate::problem::MAX_TEXT;
 
 /// The introduction of the document.
 pub(crate) const DESCRIPTION: &str = "\

@@ -7,7 +7,7 @@ use http::Method;
 
 use crate::openapi::arguments::{Access, Arguments, Signature};
 use crate::openapi::operation::Operation;
-use crate::router::Shared;
+use crate::state::Shared;
 
 /// Stands before the paths of all operations. The router is not nested below it: that would rewrite the URI of every
 /// request.

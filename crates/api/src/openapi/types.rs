@@ -15,10 +15,6 @@ use postrider_domain::message::MAX_BODY_BYTES;
 use postrider_domain::schema::name;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use crate::model::environment::MAX_IMPORT_BYTES;
-use crate::model::headers::MAX_HEADER_CHANGES;
-use crate::rules::{MAX_PLACE, MAX_TEXT};
-
 /// A uid of something whose ids are of kind `I`: it must not begin like an id.
 pub(crate) struct UidOf<I>(PhantomData<I>);
 
@@ -51,33 +47,36 @@ const SECRET: &str = concat!(
 const SECRET_CHARS: usize = 106;
 
 /// The names of headers, without the two reserved ones that are so short that they come up by accident.
-const HEADER_NAME: &str = "^(?![tT][eE]$)(?![aA][gG][eE]$)[!#$%&'*+.^_`|~0-9A-Za-z-]+$";
+pub(crate) const HEADER_NAME: &str = "^(?![tT][eE]$)(?![aA][gG][eE]$)[!#$%&'*+.^_`|~0-9A-Za-z-]+$";
 
 /// The values of headers.
-const HEADER_VALUE: &str = "^[\\t -~]{0,4096}$";
+pub(crate) const HEADER_VALUE: &str = "^[\\t -~]{0,4096}$";
 
+/// Defines types that stand for the schemas of members.
 macro_rules! members {
     ($($(#[$doc:meta])* $type:ident => $schema:expr;)*) => {
         $(
             $(#[$doc])*
             pub(crate) struct $type;
 
-            impl JsonSchema for $type {
+            impl schemars::JsonSchema for $type {
                 fn inline_schema() -> bool {
                     true
                 }
 
-                fn schema_name() -> Cow<'static, str> {
+                fn schema_name() -> std::borrow::Cow<'static, str> {
                     stringify!($type).into()
                 }
 
-                fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
                     $schema
                 }
             }
         )*
     };
 }
+
+pub(crate) use members;
 
 /// No control characters that could upset a terminal.
 const PROSE: &str = "^[^\\u0000-\\u0008]*$";
@@ -141,16 +140,6 @@ members! {
         "maxItems": MAX_HEADERS,
         "items": { "type": "string", "maxLength": MAX_HEADER_NAME_BYTES },
     });
-    /// Headers by name, or null to remove one.
-    UnsetHeaders => json_schema!({
-        "type": "object",
-        "maxProperties": MAX_HEADER_CHANGES,
-        "patternProperties": {
-            HEADER_NAME: { "type": ["string", "null"], "pattern": HEADER_VALUE, "maxLength": MAX_HEADER_VALUE_BYTES },
-        },
-        // What can't be there can be removed.
-        "additionalProperties": { "type": "null" },
-    });
     /// A JSON object with anything in it.
     Object => json_schema!({ "type": "object", "x-max-bytes": MAX_BODY_BYTES });
     /// JSON Schemas of draft 7 by version.
@@ -166,14 +155,8 @@ members! {
     });
     /// A payload as text.
     RawText => json_schema!({ "type": "string", "maxLength": MAX_BODY_BYTES });
-    /// A document as text.
-    DocumentText => json_schema!({ "type": "string", "maxLength": MAX_IMPORT_BYTES });
     /// What the server says.
     Said => json_schema!({ "type": "string", "x-unbounded": "a text of the server's making" });
-    /// What is wrong with something that was sent.
-    ProblemText => json_schema!({ "type": "string", "maxLength": MAX_TEXT + 1 });
-    /// A part of the place of a problem.
-    Place => json_schema!({ "type": "string", "maxLength": MAX_PLACE + 1 });
     /// A token.
     TokenText => json_schema!({ "type": "string", "x-unbounded": "it grows with the feature flags, of which there is a limit" });
     /// What a receiver answered.

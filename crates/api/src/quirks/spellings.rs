@@ -9,7 +9,7 @@ use postrider_domain::names::{EventTypeName, NameError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::json::{member, nullable, nullable_whole, whole};
+use crate::decode::{member, nullable, nullable_whole, whole};
 use crate::model::headers::MAX_HEADER_CHANGES;
 use crate::openapi::types::Rate;
 use crate::rules::Problems;

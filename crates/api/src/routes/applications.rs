@@ -18,7 +18,7 @@ use crate::openapi::{Operation, Routes};
 use crate::pagination::{self, ListOut, Walk};
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
-use crate::router::Shared;
+use crate::state::Shared;
 
 const ID: &str = "app_id";
 

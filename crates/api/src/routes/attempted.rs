@@ -18,7 +18,7 @@ use crate::model::attempted::{AttemptedMessageOut, DestinationOut};
 use crate::openapi::{Operation, Routes};
 use crate::pagination::{self, ListOut, Page, Timed, Walk};
 use crate::query::{FromQuery, Query, QueryString};
-use crate::router::Shared;
+use crate::state::Shared;
 
 /// How far back messages are looked for that will be tried again.
 const WAITING_SPAN: Duration = Duration::from_secs(7 * 86_400);

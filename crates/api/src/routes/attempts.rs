@@ -18,7 +18,7 @@ use crate::openapi::{Operation, Routes};
 use crate::pagination::{ListOut, Page, Timed};
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
-use crate::router::Shared;
+use crate::state::Shared;
 
 /// The routes.
 pub(super) fn routes() -> Routes {

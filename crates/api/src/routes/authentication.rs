@@ -10,8 +10,8 @@ use http::{HeaderMap, StatusCode, header};
 use postrider_store::{StoredAnswer, TokenExpiry};
 
 use crate::access::{Operator, Reader};
-use crate::account::Ledger;
 use crate::answer;
+use crate::body::Ledger;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::json::JsonBody;
@@ -19,8 +19,8 @@ use crate::model::authentication::{ExpireIn, PortalAccess, PortalAccessIn, Porta
 use crate::openapi::types::APPLICATION_PATTERN;
 use crate::openapi::{Operation, Routes};
 use crate::params::Params;
-use crate::router::{self, Shared};
 use crate::routes::messages::addressee;
+use crate::state::{self, Shared};
 
 /// The routes.
 pub(super) fn routes() -> Routes {
@@ -87,7 +87,7 @@ pub(super) async fn dashboard_access(
 }
 
 async fn issue(
-    state: &router::State,
+    state: &state::State,
     operator: Operator,
     params: &Params,
     headers: &HeaderMap,
@@ -104,7 +104,7 @@ async fn issue(
 }
 
 /// Where this server is reached: as it was told, or as the caller reached it.
-fn base_url(state: &router::State, headers: &HeaderMap) -> String {
+fn base_url(state: &state::State, headers: &HeaderMap) -> String {
     if let Some(url) = &state.public_url {
         return url.trim_end_matches('/').to_owned();
     }

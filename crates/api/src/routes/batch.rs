@@ -30,8 +30,8 @@ use crate::model::batch::{
 use crate::openapi::types::APPLICATION_PATTERN;
 use crate::openapi::{Operation, Routes};
 use crate::params::Params;
-use crate::router::Shared;
 use crate::routes::messages::addressee;
+use crate::state::Shared;
 
 /// The largest body of an array, in bytes. Lines may go on for ever.
 pub(crate) const MAX_ARRAY_BYTES: usize = 8 * 1024 * 1024;

@@ -11,7 +11,7 @@ use crate::error::{ApiError, Result};
 use crate::json::JsonBody;
 use crate::model::headers::{HeadersIn, HeadersOut, HeadersPatchIn};
 use crate::openapi::{Operation, Routes};
-use crate::router::Shared;
+use crate::state::Shared;
 
 /// The routes.
 pub(super) fn routes() -> Routes {

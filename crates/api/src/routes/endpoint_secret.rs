@@ -14,7 +14,7 @@ use crate::json::JsonBody;
 use crate::model::endpoint::{RotateIn, SecretOut};
 use crate::openapi::{Operation, Routes};
 use crate::quirks;
-use crate::router::Shared;
+use crate::state::Shared;
 
 /// The routes.
 pub(super) fn routes() -> Routes {

@@ -14,8 +14,9 @@ use postrider_domain::time::Timestamp;
 use postrider_store::{Direction, NewEndpoint, StoredAnswer, Upserted};
 
 use crate::access::Tenant;
-use crate::account::{ENDPOINT_BYTES, Ledger};
+use crate::account::ENDPOINT_BYTES;
 use crate::answer;
+use crate::body::Ledger;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::json::JsonBody;
@@ -24,7 +25,7 @@ use crate::model::endpoint::{EndpointIn, EndpointOut, EndpointParts, EndpointPat
 use crate::openapi::{Operation, Routes};
 use crate::pagination::{self, ListOut, Walk};
 use crate::query::{FromQuery, Query, QueryString};
-use crate::router::{self, Shared};
+use crate::state::{self, Shared};
 
 const ID: &str = "endpoint_id";
 
@@ -133,7 +134,7 @@ fn created(endpoint: &Endpoint) -> StoredAnswer {
 /// What the endpoint that is changed asks for already may stay, whatever became of it: what was read can be written back, and a
 /// customer need not give up what the operator chose for him, or what was hidden since.
 async fn event_types_exist(
-    state: &router::State,
+    state: &state::State,
     tenant: &Tenant,
     changed: Option<&IdOrUid<EndpointId>>,
     wanted: Option<&[EventTypeName]>,
@@ -154,7 +155,7 @@ async fn event_types_exist(
 
 /// The event types that an endpoint asks for by name; none if it is not there.
 async fn asked_for(
-    state: &router::State,
+    state: &state::State,
     tenant: &Tenant,
     endpoint: &IdOrUid<EndpointId>,
 ) -> Result<HashSet<EventTypeName>> {
@@ -162,7 +163,7 @@ async fn asked_for(
     Ok(endpoint.and_then(|endpoint| endpoint.value.event_types).into_iter().flatten().collect())
 }
 
-fn new_endpoint(state: &router::State, parts: EndpointParts, now: Timestamp) -> NewEndpoint {
+fn new_endpoint(state: &state::State, parts: EndpointParts, now: Timestamp) -> NewEndpoint {
     let endpoint = parts.endpoint(EndpointId::new(now, &*state.entropy), now);
     let secret = parts.secret.unwrap_or_else(|| Secret::generate(state.signing.default_kind, &*state.entropy));
     NewEndpoint { endpoint, secret, headers: parts.headers, most: state.limits.endpoints_per_application }
@@ -185,7 +186,7 @@ pub(super) async fn create(
     JsonBody(body): JsonBody<EndpointIn>,
 ) -> Result<Response> {
     account.reserve_answer(ENDPOINT_BYTES).await?;
-    let parts = body.checked(&state)?;
+    let parts = body.checked(&state.urls)?;
     event_types_exist(&state, &tenant, None, parts.event_types()).await?;
     let now = state.clock.now();
     let new = new_endpoint(&state, parts, now);
@@ -205,7 +206,7 @@ pub(super) async fn replace(
     JsonBody(body): JsonBody<EndpointUpdateIn>,
 ) -> Result<Response> {
     account.reserve_answer(ENDPOINT_BYTES).await?;
-    let parts = body.checked(&state)?;
+    let parts = body.checked(&state.urls)?;
     let id = tenant.params().id_or_uid(ID)?;
     event_types_exist(&state, &tenant, Some(&id), parts.event_types()).await?;
     let now = state.clock.now();
@@ -224,7 +225,7 @@ pub(super) async fn change(
     JsonBody(body): JsonBody<EndpointPatchIn>,
 ) -> Result<Response> {
     account.reserve_answer(ENDPOINT_BYTES).await?;
-    let patch = body.checked(&state)?;
+    let patch = body.checked(&state.urls)?;
     let id = tenant.params().id_or_uid(ID)?;
     event_types_exist(&state, &tenant, Some(&id), wanted_types(&patch)).await?;
     let now = state.clock.now();

@@ -15,18 +15,20 @@ use postrider_ingest::{Tenant, Turn};
 use postrider_store::{EventTypeFilter, Import, Once, Store, StoredAnswer, Written, on_behalf};
 
 use crate::access::Operator;
-use crate::account::{Account, Ledger, WHOLE_BYTES};
+use crate::account::{Account, WHOLE_BYTES};
 use crate::answer;
 use crate::body::Incoming;
+use crate::body::Ledger;
+use crate::decode;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
-use crate::json::{self, JsonBody};
+use crate::json::JsonBody;
 use crate::model::environment::{
     self, EnvironmentIn, EnvironmentOut, MAX_IMPORT_BYTES, MAX_IMPORT_VALUES, SettingsIn, SettingsOut, SettingsPatchIn,
 };
 use crate::openapi::{Operation, Routes};
-use crate::router::{self, Shared};
 use crate::schemas;
+use crate::state::{self, Shared};
 
 /// The routes.
 pub(super) fn routes() -> Routes {
@@ -121,8 +123,8 @@ pub(super) async fn import(
     let body = body.read_up_to(MAX_IMPORT_BYTES).await?;
     let now = state.clock.now();
     let read = move |body: &[u8]| {
-        json::few_values(body, MAX_IMPORT_VALUES)?;
-        json::decode::<EnvironmentIn>(json::text(body)?)?.checked(now)
+        decode::few_values(body, MAX_IMPORT_VALUES)?;
+        decode::decode::<EnvironmentIn>(decode::text(body)?)?.checked(now)
     };
     let (import, turn) = read_import(&state, &operator.environment, account, body, read).await?;
     schemas::check(&state, &operator.environment, environment::schemas(&import)).await?;
@@ -133,7 +135,7 @@ pub(super) async fn import(
 
 /// Brings in what was read, through to the end also if whoever sent it has gone. The turn ends with it.
 pub(super) async fn bring_in(
-    state: &router::State,
+    state: &state::State,
     environment: &EnvironmentId,
     import: Import,
     turn: Turn,
@@ -154,7 +156,7 @@ pub(super) async fn bring_in(
 /// Megabytes take their time, and a thread can't be stopped: so turn and account stay with it until it is done, also if
 /// whoever sent the body has gone. Otherwise he could have any number of them read by hanging up.
 pub(super) async fn read_import<T: Send + 'static>(
-    state: &router::State,
+    state: &state::State,
     environment: &EnvironmentId,
     account: Arc<Account>,
     body: Bytes,
@@ -198,7 +200,7 @@ pub(super) async fn all_event_types(
 /// environment's in turn, and by threads that give way. It is a turn only once there is room: until then others have theirs.
 pub(super) async fn write_all<T: Send + 'static>(
     account: Arc<Account>,
-    state: &router::State,
+    state: &state::State,
     environment: &EnvironmentId,
     filter: &EventTypeFilter,
     write: impl FnOnce(&[EventType]) -> T + Send + 'static,
@@ -224,7 +226,7 @@ mod tests {
     use futures_util::FutureExt as _;
     use std::sync::mpsc;
 
-    use crate::large::Workers;
+    use crate::workers::Workers;
 
     /// Tells when it is dropped.
     struct Kept(mpsc::Sender<()>);

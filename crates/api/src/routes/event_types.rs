@@ -9,18 +9,20 @@ use postrider_domain::schema::NAME_PATTERN;
 use postrider_store::{Direction, EventTypeFilter, StoredAnswer, Upserted, WriteError};
 
 use crate::access::{Operator, Reader};
-use crate::account::{EVENT_TYPE_BYTES, Ledger};
+use crate::account::EVENT_TYPE_BYTES;
 use crate::answer;
+use crate::body::Ledger;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::json::JsonBody;
 use crate::model::event_type::{self, EventTypeIn, EventTypeOut, EventTypePatchIn, EventTypeUpdate};
+use crate::model::placed;
 use crate::openapi::{Operation, Routes};
 use crate::pagination::{self, ListOut, Walk};
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
-use crate::router::Shared;
 use crate::schemas;
+use crate::state::Shared;
 
 const NAME: &str = "event_type_name";
 
@@ -135,7 +137,7 @@ pub(super) async fn create(
     account.reserve_answer(EVENT_TYPE_BYTES).await?;
     let now = state.clock.now();
     let new = body.checked(now)?;
-    schemas::check(&state, &operator.environment, schemas::of_body(new.schemas.as_ref())).await?;
+    schemas::check(&state, &operator.environment, placed::of_body(new.schemas.as_ref())).await?;
     let once = idempotency::once(operator.once, state.store.believed(now), created);
     let most = state.limits.event_types_per_environment;
     match state.store.create_event_type(&operator.environment, most, new, once).await {
@@ -179,7 +181,7 @@ pub(super) async fn replace(
         EventTypeName::parse(name).map_err(|error| ApiError::invalid(&["path", NAME], format!("the name {error}")))?;
     let now = state.clock.now();
     let otherwise = body.checked(legal, now)?;
-    schemas::check(&state, &operator.environment, schemas::of_body(otherwise.schemas.as_ref())).await?;
+    schemas::check(&state, &operator.environment, placed::of_body(otherwise.schemas.as_ref())).await?;
     let patch = event_type::replacement(&otherwise);
     let most = state.limits.event_types_per_environment;
     Ok(match state.store.upsert_event_type(&operator.environment, most, name, patch, otherwise, now).await? {
@@ -198,7 +200,7 @@ pub(super) async fn change(
     account.reserve_answer(EVENT_TYPE_BYTES).await?;
     let patch = body.checked()?;
     let new_schemas = patch.schemas.as_ref().and_then(Option::as_ref);
-    schemas::check(&state, &operator.environment, schemas::of_body(new_schemas)).await?;
+    schemas::check(&state, &operator.environment, placed::of_body(new_schemas)).await?;
     let name = params.text(NAME)?;
     let changed = state.store.update_event_type(&operator.environment, name, patch, state.clock.now()).await?;
     Ok(show(StatusCode::OK, &changed))

@@ -18,12 +18,13 @@ use serde_json::value::RawValue;
 
 use crate::access::{Operator, Tenant};
 use crate::answer;
-use crate::error::{ApiError, Problem, Result};
+use crate::error::{ApiError, Result};
 use crate::json::JsonBody;
 use crate::model::message::{ExampleIn, MessageOut};
 use crate::openapi::{Operation, Routes};
-use crate::router::{self, Shared};
+use crate::problem::Problem;
 use crate::routes::messages::MATCHED_ENDPOINTS;
+use crate::state::{self, Shared};
 
 /// The routes.
 pub(super) fn routes() -> Routes {
@@ -91,7 +92,7 @@ fn why_not_now(endpoints: usize, endpoint: &Endpoint, now: Timestamp) -> Option<
 }
 
 /// What to send for an event type.
-async fn example(state: &router::State, operator: &Operator, name: &EventTypeName) -> Result<Bytes> {
+async fn example(state: &state::State, operator: &Operator, name: &EventTypeName) -> Result<Bytes> {
     if PINGS.contains(&name.as_str()) {
         return Ok(Bytes::from_static(PING));
     }

@@ -10,18 +10,18 @@ use postrider_ingest::Turn;
 use postrider_store::{EventTypeFilter, Import};
 
 use crate::access::Operator;
-use crate::account::Ledger;
 use crate::answer;
 use crate::body::Incoming;
+use crate::body::Ledger;
+use crate::decode;
 use crate::error::Result;
 use crate::idempotency;
-use crate::json;
 use crate::model::environment::{MAX_DOCUMENT_VALUES, MAX_IMPORT_BYTES};
 use crate::model::import_openapi::{ImportIn, ImportOut};
 use crate::openapi::{Operation, Routes};
-use crate::router::Shared;
 use crate::routes::environment::{all_event_types, bring_in, read_import};
 use crate::schemas;
+use crate::state::Shared;
 
 /// The routes.
 pub(super) fn routes() -> Routes {
@@ -49,8 +49,8 @@ pub(super) async fn import(
     // Before it is its turn: whoever has that waits for nobody who has to read an answer.
     account.reserve_whole().await?;
     let read = move |body: &[u8]| {
-        json::few_values(body, MAX_DOCUMENT_VALUES)?;
-        json::decode::<ImportIn>(json::text(body)?)?.checked(now)
+        decode::few_values(body, MAX_DOCUMENT_VALUES)?;
+        decode::decode::<ImportIn>(decode::text(body)?)?.checked(now)
     };
     let (read, turn) = read_import(&state, &operator.environment, account, body, read).await?;
     schemas::check(&state, &operator.environment, read.schemas()).await?;

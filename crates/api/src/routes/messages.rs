@@ -14,10 +14,11 @@ use postrider_ingest::SubmitError;
 use postrider_store::MessageFilter;
 
 use crate::access::{Operator, Tenant};
-use crate::account::{Account, Ledger};
+use crate::account::Account;
 use crate::answer;
 use crate::body::Incoming;
-use crate::error::{ApiError, Problem, Result};
+use crate::body::Ledger;
+use crate::error::{ApiError, Result};
 use crate::json::JsonBody;
 use crate::large;
 use crate::model::message::{self, MessageOut, PrecheckIn, PrecheckOut};
@@ -25,8 +26,9 @@ use crate::openapi::types::APPLICATION_PATTERN;
 use crate::openapi::{Operation, Routes};
 use crate::pagination::{ListOut, Timed};
 use crate::params::Params;
+use crate::problem::Problem;
 use crate::query::{FromQuery, Query, QueryString};
-use crate::router::Shared;
+use crate::state::Shared;
 use crate::typos::Warnings;
 
 /// How many endpoints want a message that was accepted; of a repetition, how many would now. It is a header, because some

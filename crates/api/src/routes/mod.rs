@@ -49,7 +49,6 @@ mod tasks;
 mod unsupported;
 
 use crate::openapi::Routes;
-pub(crate) use health::StorePing;
 
 /// All routes, in the order in which they are documented.
 pub(crate) fn all() -> Routes {

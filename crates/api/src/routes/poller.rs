@@ -24,7 +24,7 @@ use crate::model::message::MessageOut;
 use crate::openapi::{Operation, Routes};
 use crate::pagination;
 use crate::query::{FromQuery, Query, QueryString};
-use crate::router::{self, Shared};
+use crate::state::{self, Shared};
 
 /// The routes.
 pub(super) fn routes() -> Routes {
@@ -125,7 +125,7 @@ struct PollOut<'a> {
 }
 
 async fn slice<N>(
-    state: &router::State,
+    state: &state::State,
     tenant: &Tenant<N>,
     endpoint: &Endpoint,
     query: PollQuery,
@@ -138,7 +138,7 @@ async fn slice<N>(
 }
 
 /// Where a reader begins that has no iterator: at what it asks for, else at the first message since there is the endpoint.
-async fn beginning(state: &router::State, query: &PollQuery, endpoint: EndpointKey) -> Result<StreamPosition> {
+async fn beginning(state: &state::State, query: &PollQuery, endpoint: EndpointKey) -> Result<StreamPosition> {
     match query.after {
         Some(at) => Ok(before(at)),
         None => Ok(state.store.stream_beginning(endpoint).await?),

@@ -10,8 +10,9 @@ use postrider_domain::task::{Task, TaskKind, TaskStatus};
 use postrider_store::{Direction, Job, NewTask, StoredAnswer, TaskError, TaskFilter};
 
 use crate::access::{CreateAttempts, Operator, Reader, Tenant};
-use crate::account::{LIST_BYTES, Ledger};
+use crate::account::LIST_BYTES;
 use crate::answer;
+use crate::body::Ledger;
 use crate::error::{ApiError, Result};
 use crate::idempotency::{self, Keyed};
 use crate::json::JsonBody;
@@ -22,7 +23,7 @@ use crate::openapi::{Operation, Routes};
 use crate::pagination::{self, ListOut, Walk};
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
-use crate::router::Shared;
+use crate::state::Shared;
 
 /// Messages whose payloads are erased in one commit.
 const EXPUNGE_SLICE: usize = 200;

@@ -14,10 +14,11 @@ use postrider_store::ImportedEventType;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::error::{ApiError, Problem, Result};
+use crate::error::{ApiError, Result};
 use crate::model::environment::MAX_IMPORTED;
 use crate::model::event_type::check_sizes;
-use crate::rules::MAX_PROBLEMS;
+use crate::problem::MAX_PROBLEMS;
+use crate::problem::Problem;
 pub use budget::limits;
 use budget::{Budget, MAX_EXAMPLES};
 pub(crate) use document::{Document, yaml};

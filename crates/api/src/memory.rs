@@ -1,0 +1,25 @@
+//! What the API may take in memory at most.
+
+use postrider_domain::memory::Part;
+use postrider_ingest::LimitOptions;
+
+use postrider_ingest::IMPORTS;
+
+use crate::account::UNPAID_BYTES;
+use crate::auth::CACHE_BYTES;
+use crate::model::environment::IMPORT_MEMORY;
+
+/// What callers take in memory at most, beside their connections.
+pub fn memory(limits: &LimitOptions, connections: u64) -> Vec<Part> {
+    vec![
+        Part::set("limits.request_bytes", "bodies of requests", limits.request_bytes),
+        Part::set("limits.response_bytes", "answers that are not read yet", limits.response_bytes),
+        Part::set(
+            "server.max_connections",
+            "small answers to changes, of callers who do not read theirs",
+            connections.saturating_mul(UNPAID_BYTES),
+        ),
+        Part::fixed("imports that are read (OpenAPI documents of many values)", IMPORTS as u64 * IMPORT_MEMORY),
+        Part::fixed("tokens of callers, remembered", CACHE_BYTES),
+    ]
+}

@@ -1,0 +1,35 @@
+//! What handlers and extractors have at hand.
+
+use std::sync::Arc;
+
+use postrider_domain::clock::Clock;
+use postrider_domain::entropy::Entropy;
+use postrider_ingest::{Intake, Judges, LimitOptions};
+use postrider_store::Store;
+
+use crate::account::Budgets;
+use crate::auth::Authenticator;
+use crate::options::SigningOptions;
+use crate::store_ping::StorePing;
+use crate::url_policy::UrlPolicy;
+use crate::workers::Workers;
+
+/// What handlers have at hand.
+pub(crate) struct State {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) judges: Arc<Judges>,
+    pub(crate) workers: Workers,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) urls: UrlPolicy,
+    pub(crate) signing: SigningOptions,
+    pub(crate) public_url: Option<String>,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) store_ping: StorePing,
+    pub(crate) budgets: Arc<Budgets>,
+    pub(crate) limits: LimitOptions,
+}
+
+/// The state as extractors see it.
+pub(crate) type Shared = Arc<State>;
