@@ -12,8 +12,8 @@ use postrider_domain::ids::{AttemptId, TaskId};
 use postrider_domain::time::Timestamp;
 use postrider_store::{ApplicationKey, DeliveryKey, EndpointKey, IdempotencyKey, MessageKey, Target};
 
+use crate::broken::Broken;
 use crate::health::Health;
-use crate::promises::Broken;
 
 /// A message at an endpoint.
 pub(crate) type At = (EndpointKey, MessageKey);

@@ -20,12 +20,10 @@ use postrider_domain::time::Timestamp;
 use postrider_store::{EndpointKey, Target};
 
 use crate::book::{Book, Departure, Seen};
+use crate::bounds::ON_ITS_WAY;
+use crate::broken::Broken;
 use crate::dice::Dice;
-use crate::promises::Broken;
 use crate::{dispatch, image, promises};
-
-/// A request that has begun arrives within this time.
-pub(crate) const ON_ITS_WAY: Duration = Duration::from_millis(20);
 
 /// What a receiver that asks to wait asks for at most.
 const ASKED: [Duration; 3] = [Duration::from_secs(4), Duration::from_secs(40), Duration::from_secs(7_200)];

@@ -11,7 +11,7 @@ use postrider_store::Store as _;
 use postrider_store_sqlite::{Ownership, SqliteStore};
 use rusqlite::Connection;
 
-use crate::store::at_once;
+use crate::at_once::at_once;
 
 /// The statement fails.
 pub(crate) const FAILS: u8 = b'F';

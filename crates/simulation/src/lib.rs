@@ -9,7 +9,10 @@
 //! After that the world is calmed: receivers answer, the store works, hints arrive. Then everything must become quiet, and
 //! what happened must be what was promised; see [`Broken`].
 
+mod at_once;
 mod book;
+mod bounds;
+mod broken;
 mod carrier;
 mod clock;
 mod delegation;
@@ -19,12 +22,14 @@ mod health;
 mod image;
 mod life;
 mod people;
+mod place;
 mod promises;
 mod store;
 mod unheard;
 mod watch;
 mod world;
 
-pub use promises::Broken;
+pub use broken::Broken;
+pub use promises::Report;
 pub use unheard::{Change, is_found_without_hints};
-pub use world::{Over, Report, run};
+pub use world::{Over, run};

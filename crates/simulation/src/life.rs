@@ -16,10 +16,11 @@ use postrider_store::{Store, StoreError};
 use postrider_upkeep::TaskRunner;
 use tokio::task::JoinSet;
 
+use crate::broken::Broken;
 use crate::carrier::{Courier, Manner, NoNames};
 use crate::clock::VirtualClock;
 use crate::dispatch::Stepwise;
-use crate::promises::{self, Broken};
+use crate::promises;
 use crate::store::{Stormy, Weather};
 use crate::watch::Watch;
 use crate::world::World;
@@ -161,7 +162,12 @@ impl Life {
         self.line(|| "all is calm".to_owned());
         let deadline = self.clock.now().saturating_add(CALMING);
         tokio::time::sleep(ENDS).await;
-        for broken in promises::held_for_nothing(&self.world, self.clock.now()) {
+        for broken in promises::held_for_nothing(
+            self.world.store().as_ref(),
+            &self.world.homes(),
+            &self.world.book,
+            self.clock.now(),
+        ) {
             self.world.book.note(|events| events.breaks(broken));
         }
         let mut pause = FIRST_LOOK;

@@ -13,14 +13,12 @@ use postrider_ingest::{Submission, SubmitError, Submitted};
 use postrider_store::{IdempotencyKey, Job, Messages, NewTask, ReplayFilter, Span, Tasks, Work};
 
 use crate::book::{At, Limited, Rated};
+use crate::bounds::LARGEST;
 use crate::carrier::Manner;
 use crate::image;
 use crate::life::Life;
+use crate::place::Place as Home;
 use crate::store::Weather;
-use crate::world::Place as Home;
-
-/// The most bytes of a payload.
-pub(crate) const LARGEST: usize = 900_000;
 
 /// In which a receiver has asked to be left alone, and that is being noted.
 const ASKING: Duration = Duration::from_millis(400);

@@ -4,113 +4,42 @@ use postrider_delivery::Usage;
 use postrider_domain::attempt::Trigger;
 use postrider_domain::delivery::{HoldReason, Next};
 use postrider_domain::time::Timestamp;
-use postrider_store::{EndpointKey, Settlement, Target};
+use postrider_store::{EndpointKey, Settlement, Store, Target};
 
-use crate::book::{At, Departure, Events, Limited, Rated, Seen, Settled};
-use crate::carrier::ON_ITS_WAY;
-use crate::store::at_once;
-use crate::world::{Place, Report, World};
+use crate::at_once::at_once;
+use crate::book::{At, Book, Departure, Events, Limited, Rated, Seen, Settled};
+use crate::bounds::ON_ITS_WAY;
+use crate::broken::Broken;
+use crate::place::Place;
 
 /// The most attempts by the schedule: the first, and one after each wait.
 const ATTEMPTS: u32 = 4;
 
-/// A promise that was not kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Broken {
-    /// The world was calm for long, and something still waited.
-    NotQuiet,
-    /// Somebody was told that a message was accepted, and no commit has it.
-    Lost(String),
-    /// Two messages were accepted under one idempotency key.
-    AcceptedTwice {
-        /// Both.
-        messages: [i64; 2],
-    },
-    /// A delivery was neither made nor given up for a cause that is known, and nothing waits.
-    Asleep {
-        /// The endpoint.
-        endpoint: i64,
-        /// The message.
-        message: i64,
-    },
-    /// It was canceled, and nobody had erased it, and its endpoint was not shut after it was accepted.
-    CanceledForNothing {
-        /// The endpoint.
-        endpoint: i64,
-        /// The message.
-        message: i64,
-    },
-    /// It was given up before its schedule was used up, or tried more often.
-    OtherThanTheSchedule {
-        /// The endpoint.
-        endpoint: i64,
-        /// The message.
-        message: i64,
-        /// How many attempts were stored.
-        attempts: usize,
-    },
-    /// It was tried again before the instant that was stored for that.
-    TooEarly {
-        /// The endpoint.
-        endpoint: i64,
-        /// The message.
-        message: i64,
-    },
-    /// It was sent again although its end was stored, and nobody had asked for that.
-    SentAgain {
-        /// The endpoint.
-        endpoint: i64,
-        /// The message.
-        message: i64,
-    },
-    /// It was sent although its payload had been erased.
-    SentErased {
-        /// The endpoint.
-        endpoint: i64,
-        /// The message.
-        message: i64,
-    },
-    /// A request was made to an endpoint as it had been before a change that the process had been told of.
-    Outdated(i64),
-    /// An endpoint, or an application, got more than its rate allows.
-    TooFast(String),
-    /// More requests were under way than there may be.
-    TooManyRequests {
-        /// How many there were.
-        under_way: usize,
-        /// How many there may be.
-        most: usize,
-    },
-    /// More memory was taken than there may be.
-    TooMuchMemory,
-    /// Less memory was counted than was taken.
-    Uncounted,
-    /// When nothing was under way any more, something was still counted as taken.
-    Leaked(Usage),
-    /// The store was asked for the same again and again, and nothing came of it.
-    Spins(&'static str),
-    /// A message to an endpoint at which nothing else waited was not sent for long, because of others.
-    Starved,
-    /// An endpoint is held back as its receiver has asked, and that was another one: it was moved since.
-    HeldForNothing(i64),
-    /// An endpoint is disabled, and it had worked, or had not failed for long enough; or nothing is stored that says why.
-    DisabledForNothing(i64),
-    /// An endpoint failed for long, and is not disabled.
-    NotDisabled(i64),
-}
-
-impl Broken {
-    /// Its name.
-    pub fn name(&self) -> String {
-        let shown = format!("{self:?}");
-        shown.split(|letter: char| !letter.is_alphanumeric()).next().unwrap_or_default().to_owned()
-    }
+/// What came of a seed.
+#[derive(Debug)]
+pub struct Report {
+    /// Deliveries that were accepted.
+    pub deliveries: usize,
+    /// Requests that receivers saw.
+    pub requests: usize,
+    /// Promises that were broken.
+    pub broken: Vec<Broken>,
+    /// Whether it is the same over every store: nothing fails in it that only one has.
+    pub is_the_same_over_all: bool,
+    /// What happened, a line for each event.
+    pub trace: Vec<String>,
 }
 
 /// Holds everything that was promised against what happened.
-pub(crate) fn judge(world: &World, quiet: bool) -> Report {
-    let disabled = disabled_for_nothing(world);
-    world.book.note(|events| {
+pub(crate) fn judge(
+    store: &dyn Store,
+    homes: &[Place],
+    book: &Book,
+    is_the_same_over_all: bool,
+    quiet: bool,
+) -> Report {
+    let disabled = disabled_for_nothing(store, homes, book);
+    book.note(|events| {
         let mut broken = std::mem::take(&mut events.broken);
         broken.extend(disabled);
         if quiet {
@@ -133,7 +62,7 @@ pub(crate) fn judge(world: &World, quiet: bool) -> Report {
             deliveries: events.accepted.len(),
             requests: events.seen.values().map(Vec::len).sum(),
             broken,
-            is_the_same_over_all: world.failing_runs == 0.0,
+            is_the_same_over_all,
             trace: std::mem::take(&mut events.trace),
         }
     })
@@ -294,31 +223,31 @@ fn highest(rates: Vec<Option<u16>>) -> Option<i64> {
 }
 
 /// Endpoints that are held back because of what a receiver asked that they had before.
-pub(crate) fn held_for_nothing(world: &World, now: Timestamp) -> Vec<Broken> {
-    let is_asked = |home: &Place| {
-        let hold = at_once(world.store().hold_of(home.endpoint)).ok().flatten();
+pub(crate) fn held_for_nothing(store: &dyn Store, homes: &[Place], book: &Book, now: Timestamp) -> Vec<Broken> {
+    let is_asked = |home: &&Place| {
+        let hold = at_once(store.hold_of(home.endpoint)).ok().flatten();
         hold.is_some_and(|hold| hold.reason == HoldReason::Asked && hold.until > now)
     };
-    let held = world.homes().into_iter().filter(is_asked);
+    let held = homes.iter().filter(is_asked);
     let for_nothing = held.filter(|home| {
-        let Ok(Some(target)) = at_once(world.store().target(home.endpoint)) else { return false };
+        let Ok(Some(target)) = at_once(store.target(home.endpoint)) else { return false };
         let asked = (home.endpoint, target.endpoint.url.as_str().to_owned());
-        !world.book.note(|events| events.asked_to_wait.contains(&asked) || events.deleted.contains(&home.endpoint))
+        !book.note(|events| events.asked_to_wait.contains(&asked) || events.deleted.contains(&home.endpoint))
     });
     for_nothing.map(|home| Broken::HeldForNothing(home.endpoint.0)).collect()
 }
 
 /// Looks at every endpoint that is disabled, and notes those of which it is stored why.
-fn disabled_for_nothing(world: &World) -> Vec<Broken> {
+fn disabled_for_nothing(store: &dyn Store, homes: &[Place], book: &Book) -> Vec<Broken> {
     let mut broken = Vec::new();
-    for home in world.homes() {
-        let Ok(Some(target)) = at_once(world.store().target(home.endpoint)) else { continue };
+    for home in homes {
+        let Ok(Some(target)) = at_once(store.target(home.endpoint)) else { continue };
         // What was deleted counts as disabled, and needs no cause.
-        if !target.endpoint.disabled || world.book.note(|events| events.deleted.contains(&home.endpoint)) {
+        if !target.endpoint.disabled || book.note(|events| events.deleted.contains(&home.endpoint)) {
             continue;
         }
         if target.endpoint.disablement.is_some() {
-            world.book.note(|events| events.disabled_with_cause.insert(home.endpoint));
+            book.note(|events| events.disabled_with_cause.insert(home.endpoint));
         } else {
             broken.push(Broken::DisabledForNothing(home.endpoint.0));
         }

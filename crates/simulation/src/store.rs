@@ -6,10 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::future::Future;
-use std::pin::pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -25,12 +22,14 @@ use postrider_store::{
 };
 use tokio::runtime::Handle;
 
+use crate::at_once::at_once;
 use crate::book::{Book, Events, Present, Settled};
+use crate::bounds::MANY;
+use crate::broken::Broken;
 use crate::dice::Dice;
 use crate::health::Health;
-use crate::promises::{self, Broken, is_same};
+use crate::promises::{self, is_same};
 use crate::watch::Watch;
-use crate::world::MANY;
 
 /// What the way to the store is like.
 #[derive(Debug, Clone, Copy)]
@@ -595,25 +594,5 @@ impl Observer for Relay {
 
     fn task_added(&self) {
         self.told.lock().push(Hint::TaskAdded);
-    }
-}
-
-/// Waits here, so that no simulated time passes and nothing else happens, until a call is done by the threads of the store.
-pub(crate) fn at_once<T>(call: impl Future<Output = T>) -> T {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = Context::from_waker(&waker);
-    // There is no scheduler here to which it could give way.
-    let mut call = pin!(tokio::task::unconstrained(call));
-    loop {
-        if let Poll::Ready(result) = call.as_mut().poll(&mut context) {
-            return result;
-        }
-        std::thread::park();
     }
 }

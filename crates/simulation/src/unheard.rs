@@ -13,12 +13,14 @@ use postrider_domain::time::Timestamp;
 use postrider_ingest::Submission;
 use postrider_store::{Job, NewTask, ReplayFilter, Span, Tasks as _, Work as _};
 
+use crate::at_once::at_once;
 use crate::book::{Book, Events};
 use crate::carrier::Manner;
 use crate::dice::Dice;
 use crate::life::Life;
-use crate::store::{Weather, at_once};
-use crate::world::{self, BEGIN, Over, Place, World, within_runtime};
+use crate::place::Place;
+use crate::store::Weather;
+use crate::world::{self, BEGIN, Over, World, within_runtime};
 
 /// The longest time without a look at what is due.
 const SCAN: Duration = Duration::from_secs(30);

@@ -10,8 +10,8 @@ use postrider_domain::time::Timestamp;
 use postrider_store::EndpointKey;
 
 use crate::book::Book;
-use crate::people::LARGEST;
-use crate::promises::Broken;
+use crate::bounds::LARGEST;
+use crate::broken::Broken;
 use crate::store::Stormy;
 
 /// What the last small message may take beyond what there is, and what messages take beside their payloads.

@@ -14,17 +14,21 @@ use postrider_domain::names::IdOrUid;
 use postrider_domain::retry::RetrySchedule;
 use postrider_domain::signature::{Secret, SecretKind};
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApplicationKey, EndpointKey, NewEndpoint, Store};
+use postrider_store::{ApplicationKey, NewEndpoint, Store};
 use postrider_store_model::{Database, ModelStore};
 use postrider_store_sqlite::{Ownership, SqliteStore};
 
+use crate::at_once::at_once;
 use crate::book::{Book, Limited, Rated};
+use crate::bounds::MANY;
 use crate::carrier::{Receivers, TIMEOUT};
 use crate::dice::Dice;
 use crate::image::{self, Beginning};
 use crate::life::{Ended, Life};
-use crate::promises::{self, Broken};
-use crate::store::{Relay, Stormy, at_once};
+use crate::place::Place;
+use crate::promises;
+use crate::promises::Report;
+use crate::store::{Relay, Stormy};
 
 /// When the world begins.
 pub(crate) const BEGIN: Timestamp = Timestamp::from_micros(1_767_323_045_000_000);
@@ -37,18 +41,6 @@ const STAYS: f64 = 0.5;
 
 /// Threads of a runtime for what blocks; calls come one after the other.
 const BLOCKING_THREADS: usize = 2;
-
-/// Deliveries of an endpoint that are counted.
-pub(crate) const MANY: usize = 10_000;
-
-/// An endpoint and whose it is.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
-    pub(crate) application: ApplicationKey,
-    pub(crate) application_id: ApplicationId,
-    pub(crate) endpoint: EndpointKey,
-    pub(crate) endpoint_id: EndpointId,
-}
 
 /// What outlives the process.
 pub(crate) struct World {
@@ -64,21 +56,6 @@ pub(crate) struct World {
     pub(crate) receivers: Arc<Receivers>,
     pub(crate) book: Arc<Book>,
     pub(crate) dice: Arc<Dice>,
-}
-
-/// What came of a seed.
-#[derive(Debug)]
-pub struct Report {
-    /// Deliveries that were accepted.
-    pub deliveries: usize,
-    /// Requests that receivers saw.
-    pub requests: usize,
-    /// Promises that were broken.
-    pub broken: Vec<Broken>,
-    /// Whether it is the same over every store: nothing fails in it that only one has.
-    pub is_the_same_over_all: bool,
-    /// What happened, a line for each event.
-    pub trace: Vec<String>,
 }
 
 /// What a world is over.
@@ -181,7 +158,8 @@ pub fn run(seed: u64, over: Over<'_>) -> Report {
     }
     let quiet = quiet.unwrap_or_default();
     within_runtime(async {
-        let report = promises::judge(&world, quiet);
+        let report =
+            promises::judge(world.store().as_ref(), &world.homes(), &world.book, world.failing_runs == 0.0, quiet);
         at_once(world.store().close());
         report
     })

@@ -11,8 +11,8 @@ use postrider_store::{
 };
 
 use crate::ModelStore;
-use crate::idempotency::Subject;
 use crate::lists;
+use crate::records::Subject;
 use crate::state::{Kind, News, State, Tenant};
 
 #[async_trait]

@@ -6,18 +6,8 @@ use postrider_domain::allowance::Allowance;
 use postrider_domain::time::Timestamp;
 use postrider_store::ApplicationKey;
 
+use crate::records::Use;
 use crate::state::State;
-
-/// What was used for. Each has an allowance of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Use {
-    /// Attempts, for whoever has one message sent again.
-    Call,
-    /// Attempts, for tasks.
-    Task,
-    /// Bytes, for URLs that are former ones.
-    Urls,
-}
 
 impl State {
     /// What is left.

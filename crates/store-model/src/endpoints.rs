@@ -14,7 +14,7 @@ use postrider_store::{
     NewEndpoint, Once, RotateError, Scan, StoreError, Stored, Upserted, WriteError, Written,
 };
 
-use crate::idempotency::Subject;
+use crate::records::Subject;
 use crate::state::{Kind, News, Receiver, State};
 use crate::{ModelStore, lists};
 

@@ -9,7 +9,7 @@ use postrider_store::{Environments, Import, ImportedEventType, Once, StoreError,
 
 use crate::ModelStore;
 use crate::event_types::archived;
-use crate::idempotency::Subject;
+use crate::records::Subject;
 use crate::state::State;
 
 #[async_trait]

@@ -11,7 +11,7 @@ use postrider_store::{
     Capped, EventTypeFilter, EventTypes, Once, Scan, StoreError, Upserted, Walked, WriteError, Written,
 };
 
-use crate::idempotency::Subject;
+use crate::records::Subject;
 use crate::state::State;
 use crate::{ModelStore, lists};
 

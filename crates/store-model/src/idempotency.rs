@@ -3,46 +3,10 @@
 use std::time::Duration;
 
 use postrider_domain::time::Timestamp;
-use postrider_store::{
-    ApplicationKey, EndpointKey, IdempotencyKey, MessageKey, Once, Owner, StoredAnswer, WriteError, Written,
-};
+use postrider_store::{Once, Owner, StoredAnswer, WriteError, Written};
 
+use crate::records::{Answer, Subject};
 use crate::state::{Kind, State};
-
-/// What a request is about. Its key is another one for anything else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Subject {
-    application: Option<ApplicationKey>,
-    endpoint: Option<EndpointKey>,
-    message: Option<MessageKey>,
-}
-
-impl Subject {
-    /// Nothing that could be made anew.
-    pub(crate) const ENVIRONMENT: Self = Self { application: None, endpoint: None, message: None };
-
-    pub(crate) const fn application(application: ApplicationKey) -> Self {
-        Self { application: Some(application), ..Self::ENVIRONMENT }
-    }
-
-    pub(crate) const fn endpoint(endpoint: EndpointKey) -> Self {
-        Self { endpoint: Some(endpoint), ..Self::ENVIRONMENT }
-    }
-
-    pub(crate) const fn message_at(message: MessageKey, endpoint: EndpointKey) -> Self {
-        Self { message: Some(message), ..Self::endpoint(endpoint) }
-    }
-}
-
-/// An answer that is remembered.
-#[derive(Debug, Clone)]
-pub(crate) struct Answer {
-    owner: Owner,
-    key: IdempotencyKey,
-    subject: Subject,
-    created_at: Timestamp,
-    answer: StoredAnswer,
-}
 
 /// What is dated further ahead of the newest answer was dated by a clock that was wrong.
 const AHEAD: Duration = Duration::from_secs(24 * 3_600);

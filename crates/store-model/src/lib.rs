@@ -20,6 +20,7 @@ mod idempotency;
 mod lists;
 mod messages;
 mod outbox;
+mod records;
 mod retention;
 mod settle;
 mod state;

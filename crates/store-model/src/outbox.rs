@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::delivery::DisableReason;
-use postrider_domain::event_type::EventType;
 use postrider_domain::names::{EventTypeName, IdOrUid, Uid};
 use postrider_domain::notice::{self, AttemptNotice, EndpointNotice, LastAttempt, NoticeKind};
 use postrider_domain::time::Timestamp;
@@ -16,17 +15,11 @@ use postrider_store::{
 };
 
 use crate::ModelStore;
+use crate::records::Waiting;
 use crate::state::{Kind, News, Receiver, State, Tenant};
 
 /// So many notices are dropped at once: that costs whoever fills the outbox the oldest of what he had told.
 const DROPPED_AT_ONCE: usize = 100;
-
-/// A notice, and which endpoint it is about.
-#[derive(Debug, Clone)]
-pub(crate) struct Waiting {
-    endpoint: EndpointKey,
-    notice: Notice,
-}
 
 /// The notices to somebody, by the application that they are about, in the order in which they happened.
 type ByApplication<'a> = BTreeMap<ApplicationKey, Vec<&'a Notice>>;
@@ -80,38 +73,6 @@ fn surplus<K>(counts: impl IntoIterator<Item = (K, usize)>, most: usize, limit: 
         (whose, surplus)
     });
     too_many.filter(|(_, surplus)| *surplus > 0).collect()
-}
-
-/// All kinds of notices.
-const KINDS: [NoticeKind; 7] = [
-    NoticeKind::EndpointCreated,
-    NoticeKind::EndpointUpdated,
-    NoticeKind::EndpointDeleted,
-    NoticeKind::EndpointDisabled,
-    NoticeKind::AttemptFailing,
-    NoticeKind::AttemptExhausted,
-    NoticeKind::AttemptRecovered,
-];
-
-/// The event types of notices, with schemas that have examples.
-pub(crate) fn event_types() -> Vec<EventType> {
-    let described = |kind: NoticeKind| {
-        let name = kind.event_type();
-        let schema = serde_json::json!({ "examples": [{ "type": name, "data": {} }] });
-        let schema = serde_json::value::to_raw_value(&schema).ok();
-        EventType {
-            name: EventTypeName::from_trusted(name.to_owned()),
-            description: format!("What operators are told: {name}"),
-            archived: false,
-            deprecated: false,
-            schemas: schema.map(|schema| BTreeMap::from([("1".to_owned(), schema)])),
-            feature_flag: None,
-            group_name: None,
-            created_at: Timestamp::EPOCH,
-            updated_at: Timestamp::EPOCH,
-        }
-    };
-    KINDS.map(described).into()
 }
 
 impl State {

@@ -12,7 +12,8 @@ use postrider_domain::environment::EnvironmentSettings;
 use postrider_domain::event_type::EventType;
 use postrider_domain::ids::{ApplicationId, AttemptId, EndpointId, TaskId};
 use postrider_domain::message::Message;
-use postrider_domain::names::IdOrUid;
+use postrider_domain::names::{EventTypeName, IdOrUid};
+use postrider_domain::notice::NoticeKind;
 use postrider_domain::signature::SigningKeys;
 use postrider_domain::time::Timestamp;
 use postrider_store::{
@@ -20,12 +21,7 @@ use postrider_store::{
     StreamNumber, StreamPosition,
 };
 
-use crate::asked::Use;
-use crate::idempotency::Answer;
-use crate::outbox::{self, Waiting};
-use crate::tasks::Undertaking;
-use crate::tokens::{Rule, Whose};
-use crate::urls::Url;
+use crate::records::{Answer, Rule, Undertaking, Url, Use, Waiting, Whose};
 
 /// Everything.
 #[derive(Debug, Clone, Default)]
@@ -161,7 +157,7 @@ pub(crate) fn number_of(message: MessageKey) -> StreamNumber {
 impl State {
     /// What every store begins with.
     pub(crate) fn empty() -> Self {
-        let event_types = outbox::event_types();
+        let event_types = event_types();
         let management = EnvironmentId::management();
         let named = |one: EventType| ((management.clone(), one.name.to_string()), Arc::new(one));
         let mut state = Self { event_types: event_types.into_iter().map(named).collect(), ..Self::default() };
@@ -288,4 +284,36 @@ impl State {
 fn lowest(endpoint: EndpointKey, message: MessageKey) -> (EndpointKey, MessageKey, AttemptId) {
     use postrider_domain::ids::{Id as _, Ksuid};
     (endpoint, message, AttemptId::from_ksuid(Ksuid::from_bytes([0; 20])))
+}
+
+/// All kinds of notices.
+const KINDS: [NoticeKind; 7] = [
+    NoticeKind::EndpointCreated,
+    NoticeKind::EndpointUpdated,
+    NoticeKind::EndpointDeleted,
+    NoticeKind::EndpointDisabled,
+    NoticeKind::AttemptFailing,
+    NoticeKind::AttemptExhausted,
+    NoticeKind::AttemptRecovered,
+];
+
+/// The event types of notices, with schemas that have examples.
+fn event_types() -> Vec<EventType> {
+    let described = |kind: NoticeKind| {
+        let name = kind.event_type();
+        let schema = serde_json::json!({ "examples": [{ "type": name, "data": {} }] });
+        let schema = serde_json::value::to_raw_value(&schema).ok();
+        EventType {
+            name: EventTypeName::from_trusted(name.to_owned()),
+            description: format!("What operators are told: {name}"),
+            archived: false,
+            deprecated: false,
+            schemas: schema.map(|schema| BTreeMap::from([("1".to_owned(), schema)])),
+            feature_flag: None,
+            group_name: None,
+            created_at: Timestamp::EPOCH,
+            updated_at: Timestamp::EPOCH,
+        }
+    };
+    KINDS.map(described).into()
 }

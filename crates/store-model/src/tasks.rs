@@ -20,33 +20,9 @@ use postrider_store::{
 use serde_json::{Map, Value, json};
 
 use crate::ModelStore;
-use crate::asked::Use;
-use crate::idempotency::Subject;
 use crate::lists::{self, Names};
+use crate::records::{Subject, Undertaking, Use};
 use crate::state::{Delivery, Logged, News, State};
-
-/// A task, and what it takes to go on with it.
-#[derive(Debug, Clone)]
-pub(crate) struct Undertaking {
-    environment: EnvironmentId,
-    /// Which application it is about, unless it is about all of the environment.
-    application: Option<ApplicationKey>,
-    job: Job,
-    task: Task,
-    /// The last message, or attempt, that was looked at.
-    looked_at: Option<Ksuid>,
-}
-
-impl Undertaking {
-    fn is_running(&self) -> bool {
-        self.task.status == TaskStatus::Running
-    }
-
-    /// Since when it waits for what its application may ask for.
-    fn waits_since(&self) -> Option<Timestamp> {
-        self.task.data.contains_key(WAITING.0).then_some(self.task.updated_at)
-    }
-}
 
 #[async_trait]
 impl Tasks for ModelStore {

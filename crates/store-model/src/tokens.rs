@@ -8,35 +8,8 @@ use postrider_store::{
 };
 
 use crate::ModelStore;
-use crate::idempotency::Subject;
+use crate::records::{Rule, Subject, Whose};
 use crate::state::State;
-
-/// Whose tokens a rule ends: those of all sessions, or of one.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Whose {
-    All,
-    Session(String),
-}
-
-/// Ends tokens.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Rule {
-    /// Only tokens issued before this instant.
-    issued_before: Timestamp,
-    /// They are refused from this instant on.
-    refused_from: Timestamp,
-}
-
-impl Rule {
-    fn ends(&self, token: &IssuedToken, now: Timestamp) -> bool {
-        token.issued_at < self.issued_before && self.refused_from <= now
-    }
-
-    /// Whether another one of the same tokens ends all that this one does, from now on.
-    fn is_covered_by(&self, other: &Self, now: Timestamp) -> bool {
-        self.issued_before <= other.issued_before && other.refused_from <= self.refused_from.max(now)
-    }
-}
 
 #[async_trait]
 impl Tokens for ModelStore {

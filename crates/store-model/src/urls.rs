@@ -5,25 +5,10 @@ use std::time::Duration;
 
 use postrider_domain::endpoint::EndpointUrl;
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApplicationKey, AttemptRecord, EndpointKey, FORMER_URLS_PER_DAY, URL_OVERHEAD, WriteError};
+use postrider_store::{ApplicationKey, AttemptRecord, EndpointKey, FORMER_URLS_PER_DAY, WriteError};
 
-use crate::asked::Use;
+use crate::records::{Url, Use};
 use crate::state::{Kind, State};
-
-/// A URL of an endpoint.
-#[derive(Debug, Clone)]
-pub(crate) struct Url {
-    pub(crate) endpoint: EndpointKey,
-    pub(crate) url: String,
-    pub(crate) retired_at: Option<Timestamp>,
-}
-
-impl Url {
-    /// What it takes as a former one.
-    fn bytes(&self) -> u64 {
-        self.url.len() as u64 + URL_OVERHEAD
-    }
-}
 
 /// When an attempt ended.
 pub(crate) fn ended(attempt: &AttemptRecord) -> Timestamp {

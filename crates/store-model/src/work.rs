@@ -22,8 +22,8 @@ use postrider_store::{
     Settlement, StoreError, Target, TooLarge, Unstorable, Wakes, Work, WriteError, Written,
 };
 
-use crate::asked::Use;
-use crate::idempotency::Subject;
+use crate::records::Subject;
+use crate::records::Use;
 use crate::state::{Delivery, Kind, News, Receiver, Sent, State, Tenant};
 use crate::{ModelStore, lists, messages};
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use postrider_domain::settings::Setting;
 
-use super::serve::Settings;
+use super::settings::Settings;
 use crate::config::{Loaded, OTHER_VARIABLES, Valued, reference, variable, warnings};
 use crate::{limits, memory, terminal};
 

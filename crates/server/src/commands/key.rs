@@ -15,7 +15,7 @@ use postrider_domain::settings::{Span, visible};
 use postrider_store::{ApiKey, ApiKeys as _, KeyHash, Store, WriteError};
 use postrider_store_sqlite::{Ownership, SqliteStore};
 
-use super::serve::Settings;
+use super::settings::Settings;
 use crate::{terminal, wiring};
 
 postrider_domain::limits! {

@@ -15,6 +15,7 @@ pub(crate) mod listen;
 pub(crate) mod openapi;
 pub(crate) mod send;
 pub(crate) mod serve;
+pub(crate) mod settings;
 mod threads;
 
 /// The stack of every thread that this program starts, whatever `RUST_MIN_STACK` says: zero and huge sizes end it.

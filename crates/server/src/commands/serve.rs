@@ -1,7 +1,6 @@
 //! `postrider serve`: the server.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
@@ -9,7 +8,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::sync::oneshot;
 
 use super::dev;
-use crate::config::{self, Config, Flag, Loaded, LogOptions, Problems};
+use super::settings::Settings;
+use crate::config::{self, Config, LogOptions};
 use crate::http;
 use crate::log::{self, Output};
 use crate::signals::Signals;
@@ -36,28 +36,6 @@ pub(crate) struct Args {
     /// Address and port to listen on [default: 127.0.0.1:8071]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-}
-
-/// Where settings come from; shared by the commands that need a store.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Settings {
-    /// File with settings [default: postrider.toml, if there is one]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Where everything is kept [default: sqlite://postrider.db]
-    #[arg(long, value_name = "URL")]
-    store: Option<String>,
-}
-
-impl Settings {
-    /// Reads file and environment, and applies `--store` and the flag `--listen`, where a command has one.
-    pub(crate) fn load(&self, listen: Option<&String>) -> Result<Loaded, Problems> {
-        let flags = [
-            Flag { setting: "store.url", flag: "--store", value: self.store.clone() },
-            Flag { setting: "server.listen", flag: "--listen", value: listen.cloned() },
-        ];
-        config::load(self.config.as_deref(), std::env::vars_os(), &flags)
-    }
 }
 
 /// How long a server of which a part is broken tries to end in order.
