@@ -13,7 +13,9 @@ use postrider_domain::time::Timestamp;
 
 use super::Harness;
 use super::world::{App, FAR, World, after, by_id, by_uid, channel, done, environment, uid_of};
-use crate::{AcceptError, Accepted, Direction, IdempotencyKey, MessageFilter, NewMessage, Scan, Wakes, Woken};
+use postrider_store::{
+    AcceptError, Accepted, Direction, IdempotencyKey, MessageFilter, NewMessage, Scan, Wakes, Woken,
+};
 
 pub(super) fn with_event_id(mut new: NewMessage, event_id: &str) -> NewMessage {
     new.message = Arc::new(Message { event_id: Some(uid_of(event_id)), ..new.message.as_ref().clone() });
@@ -162,7 +164,7 @@ pub(super) async fn the_routes_of_a_deleted_application_are_refused<H: Harness>(
         let draft = NewMessage { version: draft.version + version, ..draft.clone() };
         assert_stale(&world.accept(draft).await);
     }
-    let never = NewMessage { application: crate::ApplicationKey(i64::MAX), ..draft };
+    let never = NewMessage { application: postrider_store::ApplicationKey(i64::MAX), ..draft };
     assert_stale(&world.accept(never).await);
     assert_eq!(world.due(&endpoint, FAR).await.len(), 0);
 }

@@ -5,7 +5,7 @@ use postrider_domain::time::Timestamp;
 
 use super::Harness;
 use super::world::{World, environment};
-use crate::{ApiKey, KeyHash, WriteError};
+use postrider_store::{ApiKey, KeyHash, WriteError};
 
 fn new_key(number: u8, now: Timestamp) -> ApiKey {
     ApiKey {

@@ -8,7 +8,7 @@ use postrider_domain::names::IdOrUid;
 
 use super::Harness;
 use super::world::{World, by_id, by_uid, done, environment, other_environment, uid_of};
-use crate::{ApplicationFilter, Direction, MessageFilter, Scan, Upserted, WriteError};
+use postrider_store::{ApplicationFilter, Direction, MessageFilter, Scan, Upserted, WriteError};
 
 pub(super) async fn an_application_reads_back_as_it_was_written<H: Harness>(world: &World<H>) {
     let mut application = world.new_application(Some("customer-1"));

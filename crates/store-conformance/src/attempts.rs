@@ -11,7 +11,9 @@ use postrider_domain::message::Message;
 
 use super::Harness;
 use super::world::{App, Ep, FAR, Msg, World, after, by_id, channel, done, environment, type_name};
-use crate::{AttemptFilter, AttemptStats, AttemptedFilter, Direction, EndpointKey, MessageKey, Scan, Settlement};
+use postrider_store::{
+    AttemptFilter, AttemptStats, AttemptedFilter, Direction, EndpointKey, MessageKey, Scan, Settlement,
+};
 
 /// The log entry that a settlement leaves.
 pub(super) fn entry(message: &Msg, endpoint: &Ep, settlement: &Settlement) -> Attempt {

@@ -8,7 +8,7 @@ use postrider_domain::message::Message;
 
 use super::Harness;
 use super::world::{FAR, World, after};
-use crate::{Due, EndpointKey, MessageKey};
+use postrider_store::{Due, EndpointKey, MessageKey};
 
 fn messages(due: &[Due]) -> Vec<MessageKey> {
     due.iter().map(|due| due.key.message).collect()

@@ -9,7 +9,7 @@ use postrider_domain::time::Timestamp;
 use super::Harness;
 use super::accept::without_payload;
 use super::world::{FAR, World, after, by_id, done, environment, failing, once, stored_answer};
-use crate::{
+use postrider_store::{
     AcceptError, Accepted, AttemptFilter, Direction, NewMessage, Scan, Store, StoreError, WriteError, Written,
 };
 
@@ -82,7 +82,7 @@ pub(super) async fn pending_deliveries_survive_a_restart<H: Harness>(world: &mut
     assert_eq!(before.len(), 3);
 
     world.reopen().await;
-    let shown = |due: &[crate::Due]| format!("{due:?}");
+    let shown = |due: &[postrider_store::Due]| format!("{due:?}");
     assert_eq!(shown(&world.due(&endpoint, FAR).await), shown(&before));
 }
 

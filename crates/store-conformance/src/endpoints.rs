@@ -12,7 +12,7 @@ use postrider_domain::signature::{MAX_OLD_KEYS, OldKey, SigningKeys};
 use super::Harness;
 use super::recorder::{News, Recorder};
 use super::world::{FAR, World, after, by_id, by_uid, channel, done, environment, failing, type_name, uid_of};
-use crate::{ChangeHeadersError, Direction, EndpointKey, RotateError, Scan, Upserted, WriteError};
+use postrider_store::{ChangeHeadersError, Direction, EndpointKey, RotateError, Scan, Upserted, WriteError};
 
 pub(super) async fn an_endpoint_reads_back_as_it_was_written<H: Harness>(world: &World<H>) {
     let (store, app) = (world.store(), world.application().await);

@@ -8,7 +8,7 @@ use postrider_domain::time::Timestamp;
 
 use super::Harness;
 use super::world::{World, done, environment, once, other_environment, stored_answer};
-use crate::{AcceptError, Capped, Import, ImportedEventType, WriteError, Written};
+use postrider_store::{AcceptError, Capped, Import, ImportedEventType, WriteError, Written};
 
 const REJECT: EnvironmentSettingsPatch = EnvironmentSettingsPatch {
     schema_enforcement: Some(SchemaEnforcement::Reject),

@@ -6,7 +6,7 @@ use postrider_domain::names::EventTypeName;
 
 use super::Harness;
 use super::world::{World, done, environment, other_environment, type_name};
-use crate::{Direction, EventTypeFilter, Scan, Upserted, WriteError};
+use postrider_store::{Direction, EventTypeFilter, Scan, Upserted, WriteError};
 
 /// All of an event type in a form that can be compared.
 fn shown(event_type: &EventType) -> String {

@@ -5,7 +5,7 @@ use postrider_domain::delivery::Next;
 use super::Harness;
 use super::recorder::{News, Recorder};
 use super::world::{FAR, World, by_id, by_uid, uid_of};
-use crate::{ResendError, WriteError};
+use postrider_store::{ResendError, WriteError};
 
 pub(super) async fn an_erased_payload_is_gone_and_its_message_stays<H: Harness>(world: &World<H>) {
     let (store, app) = (world.store(), world.application().await);

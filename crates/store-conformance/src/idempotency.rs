@@ -8,7 +8,7 @@ use postrider_domain::time::Timestamp;
 
 use super::Harness;
 use super::world::{FAR, World, after, by_id, done, environment, once, operator, other_environment, stored_answer};
-use crate::{
+use postrider_store::{
     ApplicationFilter, ApplicationKey, Direction, EventTypeFilter, IdempotencyKey, Job, NewTask, Once, Owner, Scan,
     Span, StoredAnswer, TokenExpiry, WriteError, Written,
 };

@@ -1,6 +1,6 @@
 //! The suite that every engine must pass unchanged: what the comments of the traits promise, as tests.
 //!
-//! An engine implements [`Harness`] in its tests and writes `postrider_store::conformance_suite!(MyHarness);`. Each case
+//! An engine implements [`Harness`] in its tests and writes `postrider_store_conformance::conformance_suite!(MyHarness);`. Each case
 //! becomes a test with a name of its own, on a store of its own. The cases know nothing of the engine but the traits.
 //!
 //! To add a case, write an `async fn` in the file of its area and name it in `conformance_cases` below. A case that is
@@ -40,7 +40,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::Store;
+use postrider_store::Store;
 
 /// A database of an engine, for one test.
 #[async_trait]
@@ -59,7 +59,7 @@ pub trait Harness: Sized + Send + Sync + 'static {
     async fn age(&mut self) {}
 }
 
-/// Makes a test of every case, for the engine behind a [`Harness`](crate::conformance::Harness). The crate that calls it
+/// Makes a test of every case, for the engine behind a [`Harness`](crate::Harness). The crate that calls it
 /// needs `tokio` with the features `macros` and `rt-multi-thread`.
 #[macro_export]
 macro_rules! conformance_suite {
@@ -69,12 +69,12 @@ macro_rules! conformance_suite {
 
         #[test]
         fn the_work_table_behaves_like_its_model() {
-            $crate::conformance::the_work_table_behaves_like_its_model::<HarnessUnderTest>();
+            $crate::the_work_table_behaves_like_its_model::<HarnessUnderTest>();
         }
 
         #[test]
         fn filtered_lists_show_what_the_filter_lets_through() {
-            $crate::conformance::filtered_lists_show_what_the_filter_lets_through::<HarnessUnderTest>();
+            $crate::filtered_lists_show_what_the_filter_lets_through::<HarnessUnderTest>();
         }
     };
 }
@@ -87,7 +87,7 @@ macro_rules! conformance_tests {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() {
-                    $crate::conformance::run::$area::$case::<super::HarnessUnderTest>().await;
+                    $crate::run::$area::$case::<super::HarnessUnderTest>().await;
                 }
             )*
         })*

@@ -21,7 +21,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::Harness;
 use super::world::{App, Ep, FAR, Msg, World, channel, done, tag, type_name};
-use crate::{
+use postrider_store::{
     Accepted, AttemptFilter, AttemptStats, AttemptedFilter, AttemptedMessage, Destination, Direction, MessageFilter,
     MessageKey, Origin, Scan, Standing, Stored,
 };

@@ -7,7 +7,7 @@ use postrider_domain::time::Timestamp;
 
 use super::Harness;
 use super::world::{App, World, by_id, by_uid, channel, tag, type_name, uid_of};
-use crate::{Direction, MessageFilter, Scan};
+use postrider_store::{Direction, MessageFilter, Scan};
 
 pub(super) async fn a_message_reads_back_as_it_was_accepted<H: Harness>(world: &World<H>) {
     let (store, app) = (world.store(), world.application().await);

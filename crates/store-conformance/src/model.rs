@@ -15,7 +15,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::Harness;
 use super::world::{App, Ep, FAR, World};
-use crate::{Accepted, DeliveryKey, Due, MessageKey};
+use postrider_store::{Accepted, DeliveryKey, Due, MessageKey};
 
 const ENDPOINTS: usize = 3;
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::Harness;
 use super::world::{App, World, after, by_id, environment, other_environment, uid_of};
-use crate::{Direction, EventTypeFilter, Notice, NoticeTurn, Scan, Settlement};
+use postrider_store::{Direction, EventTypeFilter, Notice, NoticeTurn, Scan, Settlement};
 
 const KINDS: [NoticeKind; 7] = [
     NoticeKind::EndpointCreated,

@@ -10,7 +10,7 @@ use postrider_domain::ids::{Id as _, Ksuid};
 
 use super::Harness;
 use super::world::{FAR, World, done, environment};
-use crate::{ApplicationFilter, AttemptFilter, Direction, EventTypeFilter, MessageFilter, Scan};
+use postrider_store::{ApplicationFilter, AttemptFilter, Direction, EventTypeFilter, MessageFilter, Scan};
 
 /// How many things a list has here.
 const COUNT: usize = 5;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::{ApplicationKey, EndpointKey, MessageKey, Observer, Store};
+use postrider_store::{ApplicationKey, EndpointKey, MessageKey, Observer, Store};
 
 /// Remembers what it is told.
 #[derive(Default)]

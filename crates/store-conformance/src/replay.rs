@@ -12,7 +12,7 @@ use super::accept::{
     assert_conflict, assert_new, assert_replayed, assert_stale, count, under, with_event_id, without_payload,
 };
 use super::world::{FAR, World, uid_of};
-use crate::NewMessage;
+use postrider_store::NewMessage;
 
 pub(super) async fn one_key_in_one_batch_accepts_one_message<H: Harness>(world: &World<H>) {
     let app = world.application().await;

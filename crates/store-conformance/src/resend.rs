@@ -13,7 +13,7 @@ use postrider_domain::time::Timestamp;
 use super::Harness;
 use super::recorder::{News, Recorder};
 use super::world::{App, Ep, FAR, Msg, World, by_id, done, environment, once, stored_answer};
-use crate::{
+use postrider_store::{
     Advanced, Capped, EndpointKey, Job, MAX_ATTEMPTS_OF_MESSAGE, MessageKey, NewTask, ReplayFilter, ResendError,
     Resent, Span, WriteError, Written,
 };

@@ -13,7 +13,7 @@ use postrider_domain::time::Timestamp;
 use super::Harness;
 use super::recorder::{News, Recorder};
 use super::world::{App, Ep, FAR, Msg, World, after, by_id, environment};
-use crate::{AttemptFilter, AttemptStats, ClockSeen, Direction, MOST_AHEAD, MessageFilter, Scan, Swept};
+use postrider_store::{AttemptFilter, AttemptStats, ClockSeen, Direction, MOST_AHEAD, MessageFilter, Scan, Swept};
 
 const DAY: u64 = 86_400;
 const KEPT: Duration = Duration::from_secs(90 * DAY);

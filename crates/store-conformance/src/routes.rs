@@ -8,7 +8,7 @@ use postrider_domain::event_type_set::EventTypeDigest;
 
 use super::Harness;
 use super::world::{FAR, World, by_id, by_uid, channel, done, environment, other_environment, type_name, uid_of};
-use crate::EndpointKey;
+use postrider_store::EndpointKey;
 
 pub(super) async fn routes_hold_all_that_the_sender_needs<H: Harness>(world: &World<H>) {
     let store = world.store();

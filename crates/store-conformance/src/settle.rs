@@ -10,7 +10,7 @@ use postrider_domain::time::Timestamp;
 use super::Harness;
 use super::recorder::{News, Recorder};
 use super::world::{App, Ep, FAR, Msg, World, after, by_id, done, failing};
-use crate::{AttemptFilter, Direction, Elsewhere, MessageKey, Scan, Settlement};
+use postrider_store::{AttemptFilter, Direction, Elsewhere, MessageKey, Scan, Settlement};
 
 /// The attempts that are logged for a message, as (succeeded, trigger, next attempt), oldest first.
 async fn log<H: Harness>(world: &World<H>, message: MessageKey) -> Vec<(bool, Trigger, Option<Timestamp>)> {

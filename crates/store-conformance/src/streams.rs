@@ -6,7 +6,7 @@ use postrider_domain::time::Timestamp;
 
 use super::Harness;
 use super::world::{App, World, channel, type_name};
-use crate::{StreamFilter, StreamPosition, StreamSlice};
+use postrider_store::{StreamFilter, StreamPosition, StreamSlice};
 
 const START: StreamPosition = StreamPosition::Since(Ksuid::from_bytes([0; 20]));
 
@@ -201,14 +201,14 @@ pub(super) async fn a_reader_is_where_it_said<H: Harness>(world: &mut World<H>) 
         let known = store.set_stream_position(endpoint.key, reader, position, world.tick()).await.unwrap();
         assert_eq!(known, noted);
     }
-    for number in 2..crate::MAX_CONSUMERS {
+    for number in 2..postrider_store::MAX_CONSUMERS {
         let reader = format!("reader-{number}");
         store.set_stream_position(endpoint.key, &reader, START, world.tick()).await.unwrap();
     }
     let one_more = store.set_stream_position(endpoint.key, "one more", START, world.tick()).await;
-    assert!(matches!(one_more, Err(crate::WriteError::Full { .. })), "{one_more:?}");
+    assert!(matches!(one_more, Err(postrider_store::WriteError::Full { .. })), "{one_more:?}");
     let begins = store.begin_stream(endpoint.key, "one more", START, world.tick()).await;
-    assert!(matches!(begins, Err(crate::WriteError::Full { .. })), "{begins:?}");
+    assert!(matches!(begins, Err(postrider_store::WriteError::Full { .. })), "{begins:?}");
     // Those who are there go on.
     store.set_stream_position(endpoint.key, "one", first, world.tick()).await.unwrap();
     world.reopen().await;

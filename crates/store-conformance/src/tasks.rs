@@ -19,7 +19,7 @@ use super::world::{
     App, Ep, FAR, Msg, World, after, by_id, channel, done, environment, once, other_environment, stored_answer, tag,
     type_name,
 };
-use crate::{
+use postrider_store::{
     Accepted, Direction, Job, MAX_ENDED_TASKS, MAX_RECOVERED, MAX_TASKS_OF_APPLICATION, MAX_TASKS_OF_ENVIRONMENT,
     MessageKey, NewTask, Outcome, ReplayFilter, Scan, Span, TaskError, TaskFilter, Written,
 };

@@ -4,7 +4,7 @@ use postrider_domain::time::Timestamp;
 
 use super::Harness;
 use super::world::{App, FAR, World, after, by_id, done, environment, once, other_environment, stored_answer};
-use crate::{Capped, IssuedToken, MAX_TOKEN_RULES, TokenExpiry, WriteError, Written};
+use postrider_store::{Capped, IssuedToken, MAX_TOKEN_RULES, TokenExpiry, WriteError, Written};
 
 fn token(app: &App, session: Option<&str>, issued_at: Timestamp) -> IssuedToken {
     let session = session.map(str::to_owned);

@@ -10,7 +10,9 @@ use postrider_domain::time::Timestamp;
 
 use super::Harness;
 use super::world::{App, Ep, FAR, World, after, by_id, done, environment};
-use crate::{AttemptFilter, Direction, EndpointKey, Job, NewTask, ReplayFilter, Scan, Settlement, Span, Wakes};
+use postrider_store::{
+    AttemptFilter, Direction, EndpointKey, Job, NewTask, ReplayFilter, Scan, Settlement, Span, Wakes,
+};
 
 /// A new endpoint with one delivery that waits until `at`.
 async fn waiting<H: Harness>(world: &World<H>, app: &App, at: Timestamp) -> Ep {

@@ -20,7 +20,7 @@ use postrider_domain::signature::{Secret, SecretKind};
 use postrider_domain::time::Timestamp;
 
 use super::Harness;
-use crate::{
+use postrider_store::{
     AcceptError, Accepted, ApplicationKey, AttemptRecord, Due, EndpointKey, IdempotencyKey, MessageKey, NewEndpoint,
     NewMessage, Once, Owner, Routes, Settlement, Store, Stored, StoredAnswer, Written,
 };

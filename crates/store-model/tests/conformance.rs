@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use postrider_store::Store;
-use postrider_store::conformance::Harness;
+use postrider_store_conformance::Harness;
 use postrider_store_model::{Database, ModelStore};
 
 struct Model {
@@ -34,4 +34,4 @@ impl Harness for Model {
     }
 }
 
-postrider_store::conformance_suite!(Model);
+postrider_store_conformance::conformance_suite!(Model);

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use postrider_store::Store;
-use postrider_store::conformance::Harness;
+use postrider_store_conformance::Harness;
 use postrider_store_sqlite::{Ownership, SqliteStore};
 
 struct Sqlite {
@@ -55,4 +55,4 @@ impl Harness for Sqlite {
     }
 }
 
-postrider_store::conformance_suite!(Sqlite);
+postrider_store_conformance::conformance_suite!(Sqlite);

@@ -1,13 +1,13 @@
 //! The contract between Postrider and a database: traits by area, what they exchange, and their errors.
 //!
 //! The store is the truth; everything in memory can be rebuilt from it. An engine (`store-sqlite`, later others) has
-//! hand-written SQL of its own and passes the suite in `conformance` (feature `conformance`), which is the other half of
-//! this contract: what a trait's comment promises, the suite checks.
+//! hand-written SQL of its own and passes the suite in the crate `store-conformance`, which is the other half of this
+//! contract: what a trait's comment promises, the suite checks.
 //!
 //! # How to add an operation
 //!
 //! 1. Add the method to the trait of its area, with what it guarantees and which errors it has.
-//! 2. Add cases to `conformance/<area>.rs`, and see them fail.
+//! 2. Add cases to `store-conformance/src/<area>.rs`, and see them fail.
 //! 3. Implement it in each engine, in the file named after the area. A method that writes takes everything it needs in
 //!    one call and commits once; a method that lists takes a [`Scan`] and never an offset.
 //!
@@ -24,8 +24,6 @@ mod applications;
 mod asker;
 mod attempted;
 mod attempts;
-#[cfg(feature = "conformance")]
-pub mod conformance;
 mod endpoints;
 mod environments;
 mod error;
