@@ -19,7 +19,9 @@ use postrider_ingest::NewApplication;
 use postrider_store::{ApplicationKey, EndpointKey, MessageKey, Owner, Stored};
 
 use crate::account::{Account, IsList};
-use crate::auth::{Caller, Capability, Principal};
+use crate::auth::Caller;
+use crate::rights::Capability;
+use crate::principal::Principal;
 use crate::error::{ApiError, Result};
 use crate::idempotency::{self, Keyed};
 use crate::params::Params;

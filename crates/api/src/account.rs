@@ -37,7 +37,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::at_work::AtWork;
-use crate::auth::Principal;
+use crate::principal::Principal;
 use crate::error::{ApiError, Result};
 use crate::places::{Holder, Place, Places};
 use crate::progress::{Progress, Watched};
@@ -452,7 +452,7 @@ mod tests {
             environment: EnvironmentId::default_environment(),
             application: ApplicationId::from_ksuid(Ksuid::floor(at)),
             feature_flags: Vec::new(),
-            rights: crate::auth::Rights::ALL,
+            rights: crate::rights::Rights::ALL,
         }
     }
 
@@ -488,7 +488,7 @@ mod tests {
     async fn the_shares_of_requests_are_what_is_said_of_them() {
         let environment = EnvironmentId::default_environment();
         let application = ApplicationId::from_ksuid(Ksuid::floor(Timestamp::EPOCH));
-        let rights = crate::auth::Rights::ALL;
+        let rights = crate::rights::Rights::ALL;
         let portal =
             Principal::Application { environment: environment.clone(), application, feature_flags: Vec::new(), rights };
         for (principal, percent) in

@@ -8,7 +8,9 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version};
 
 use crate::error::{ApiError, Result};
-use crate::idempotency;
+
+/// The header with which a POST is carried out once.
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// What every answer has, unless its route says otherwise. Answers may hold secrets, so nobody stores them.
 const PROTECTION: [(HeaderName, HeaderValue); 5] = [
@@ -30,7 +32,7 @@ pub(crate) fn protect(headers: &mut HeaderMap) {
 /// Refuses a request that does not say unmistakably for which host it is, who asks, or what its body is.
 pub(crate) fn check<B: http_body::Body>(request: &Request<B>) -> Result<()> {
     host(request)?;
-    for name in [AUTHORIZATION, HeaderName::from_static(idempotency::HEADER), CONTENT_TYPE] {
+    for name in [AUTHORIZATION, HeaderName::from_static(IDEMPOTENCY_KEY), CONTENT_TYPE] {
         if request.headers().get_all(&name).iter().nth(1).is_some() {
             return Err(ApiError::bad_request(format!("a request has at most one header {name}")));
         }

@@ -11,8 +11,7 @@ use ring::digest::{Context, SHA256};
 
 use crate::auth::Caller;
 use crate::error::{ApiError, Result};
-
-pub(crate) const HEADER: &str = "idempotency-key";
+use crate::headers::IDEMPOTENCY_KEY;
 
 postrider_domain::limits! {
     in "Requests";
@@ -71,7 +70,7 @@ fn shortened(hash: Context) -> IdempotencyKey {
 }
 
 fn text(headers: &HeaderMap) -> Result<Option<&[u8]>> {
-    match headers.get(HEADER).map(http::HeaderValue::as_bytes) {
+    match headers.get(IDEMPOTENCY_KEY).map(http::HeaderValue::as_bytes) {
         None | Some([]) => Ok(None),
         Some(text) if text.len() <= MAX_KEY_BYTES => Ok(Some(text)),
         Some(_) => Err(ApiError::bad_request(format!("the idempotency key is longer than {MAX_KEY_BYTES} bytes"))),

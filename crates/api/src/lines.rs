@@ -319,7 +319,7 @@ mod tests {
         let options = postrider_ingest::LimitOptions::default();
         let budgets = Arc::new(crate::account::Budgets::new(&options, 10));
         let operator =
-            crate::auth::Principal::Environment(postrider_domain::application::EnvironmentId::default_environment());
+            crate::principal::Principal::Environment(postrider_domain::application::EnvironmentId::default_environment());
         let (mine, others) = (Account::new(budgets.clone()), Account::new(budgets));
         for account in [&mine, &others] {
             account.open(&operator, false).await.unwrap();
@@ -340,7 +340,7 @@ mod tests {
         let options = postrider_ingest::LimitOptions::default();
         let account = Account::new(Arc::new(crate::account::Budgets::new(&options, 10)));
         let operator =
-            crate::auth::Principal::Environment(postrider_domain::application::EnvironmentId::default_environment());
+            crate::principal::Principal::Environment(postrider_domain::application::EnvironmentId::default_environment());
         account.open(&operator, false).await.unwrap();
         let much = std::iter::repeat_n(Bytes::from(vec![b'x'; 1 << 20]), 40);
         let line = |text: &'static str| std::iter::once(Bytes::from_static(text.as_bytes()));
@@ -355,7 +355,7 @@ mod tests {
         let options = postrider_ingest::LimitOptions::default();
         let account = Account::new(Arc::new(crate::account::Budgets::new(&options, 10)));
         let operator =
-            crate::auth::Principal::Environment(postrider_domain::application::EnvironmentId::default_environment());
+            crate::principal::Principal::Environment(postrider_domain::application::EnvironmentId::default_environment());
         account.open(&operator, false).await.unwrap();
         let lines = format!("{}\n", "x".repeat(4_095)).repeat(16);
         let pieces = std::iter::repeat_n(Bytes::from(lines), 60);
@@ -402,7 +402,7 @@ mod tests {
         let options = postrider_ingest::LimitOptions::default();
         let budgets = Arc::new(crate::account::Budgets::new(&options, 100_000));
         let operator =
-            crate::auth::Principal::Environment(postrider_domain::application::EnvironmentId::default_environment());
+            crate::principal::Principal::Environment(postrider_domain::application::EnvironmentId::default_environment());
         let open = async || {
             let account = Account::new(Arc::clone(&budgets));
             account.open(&operator, false).await.unwrap();

@@ -21,7 +21,7 @@ use url::form_urlencoded;
 
 use crate::account::IsList;
 use crate::error::{ApiError, Result};
-use crate::openapi::Parameter;
+use crate::parameter::Parameter;
 use crate::pagination::MAX_ITERATOR;
 use crate::state::Shared;
 use crate::typos::Warnings;

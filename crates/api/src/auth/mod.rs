@@ -11,7 +11,6 @@
 //! store made for itself. The latter is good for tokens of applications only.
 
 mod jwt;
-mod rights;
 mod usage;
 
 use std::sync::Arc;
@@ -25,14 +24,15 @@ use postrider_domain::entropy::Entropy;
 use postrider_domain::ids::ApplicationId;
 use postrider_domain::names::MAX_NAME_BYTES;
 use postrider_domain::time::Timestamp;
-use postrider_store::{ApiKey, Asker, IssuedToken, KeyHash, Store, StoreError};
+use postrider_store::{ApiKey, IssuedToken, KeyHash, Store, StoreError};
 use quick_cache::sync::Cache;
 use ring::digest::{SHA256, digest};
 use tokio::sync::OnceCell;
 
+use crate::principal::Principal;
+use crate::rights::{Capability, Rights};
 use crate::error::{ApiError, Rejected, Result};
 use crate::options::AuthOptions;
-pub(crate) use rights::{Capability, Rights};
 pub use usage::KeyUsage;
 use usage::UsageLog;
 
@@ -81,42 +81,6 @@ const MAX_CACHED_BYTES: usize = 2_048;
 
 /// What the cache takes at most: each token as it came, and what is known of it, which is no longer.
 pub(crate) const CACHE_BYTES: u64 = (CACHED_TOKENS * (2 * MAX_CACHED_BYTES + size_of::<Caller>())) as u64;
-
-/// Whom a token speaks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Principal {
-    /// The operator of an environment.
-    Environment(EnvironmentId),
-    /// One application, for what its customer may see.
-    Application {
-        /// The environment that it belongs to.
-        environment: EnvironmentId,
-        /// The application.
-        application: ApplicationId,
-        /// Which flagged event types it sees.
-        feature_flags: Vec<String>,
-        /// What it may do.
-        rights: Rights,
-    },
-}
-
-impl Principal {
-    /// On whose behalf the store is asked.
-    fn asker(&self) -> Asker {
-        match self {
-            Self::Environment(environment) => Asker::of(environment, None),
-            Self::Application { environment, application, .. } => Asker::of(environment, Some(*application)),
-        }
-    }
-
-    /// `Some`: sees only event types that have no flag or one of these.
-    pub(crate) fn feature_flags(&self) -> Option<&[String]> {
-        match self {
-            Self::Environment(_) => None,
-            Self::Application { feature_flags, .. } => Some(feature_flags),
-        }
-    }
-}
 
 /// A token to make for an application.
 pub(crate) struct NewToken {

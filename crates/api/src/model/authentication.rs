@@ -9,7 +9,8 @@ use postrider_ingest::NewApplication;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::auth::{Capability, MAX_CAPABILITIES, MAX_FEATURE_FLAGS, MAX_SESSION_CHARS, NewToken};
+use crate::auth::{MAX_CAPABILITIES, MAX_FEATURE_FLAGS, MAX_SESSION_CHARS, NewToken};
+use crate::rights::Capability;
 use crate::decode::{object, whole};
 use crate::error::Result;
 use crate::model::application::ApplicationIn;

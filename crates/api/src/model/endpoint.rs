@@ -16,9 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::decode::{member, nullable, present, present_whole, whole};
 use crate::error::Result;
 use crate::model::headers::{self, HeadersText};
-use crate::openapi::types::{
-    HeaderValues, MetadataPairs, Prose, Rate, SecretShown, SecretText, UidOf, UrlShown, UrlText,
-};
+use crate::openapi::types::{HeaderValues, MetadataPairs, Prose, Rate, SecretShown, SecretText, UidOf, UrlShown, UrlText};
 use crate::quirks::{EventTypesIn, EventTypesOut, EventTypesPatch, RateIn, RateOut, RatePatch};
 use crate::rules::Problems;
 use crate::url_policy::UrlPolicy;

@@ -9,7 +9,7 @@ use crate::access::{Operator, Reader, Tenant};
 use crate::body::Incoming;
 use crate::body::Ledger;
 use crate::json::JsonBody;
-use crate::openapi::Parameter;
+use crate::parameter::Parameter;
 use crate::params::Params;
 use crate::query::{FromQuery, Query, QueryString};
 use crate::state::Shared;

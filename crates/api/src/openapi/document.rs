@@ -144,7 +144,7 @@ fn access_note(access: Access) -> &'static str {
 
 fn parameters_of(route: &Route) -> Vec<Value> {
     let mut all = parameters::of_path(&route.path, &route.operation.patterns);
-    all.extend(route.signature.query.iter().map(parameters::Parameter::to_json));
+    all.extend(route.signature.query.iter().map(parameters::of_query));
     if route.method == Method::POST && !is_public(route) {
         all.push(parameters::idempotency_key());
     }

@@ -18,5 +18,4 @@ pub(crate) mod types;
 
 pub(crate) use document::document;
 pub(crate) use operation::Operation;
-pub(crate) use parameters::Parameter;
 pub(crate) use routes::Routes;

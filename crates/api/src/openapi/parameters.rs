@@ -4,15 +4,7 @@ use postrider_domain::names::MAX_NAME_BYTES;
 use serde_json::{Value, json};
 
 use crate::idempotency::MAX_KEY_BYTES;
-
-/// A parameter of a query string, as it was noted when the query was read.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Parameter {
-    /// Its name.
-    pub(crate) name: &'static str,
-    /// The schema of its value.
-    pub(crate) schema: Value,
-}
+use crate::parameter::Parameter;
 
 /// What the parameters of query strings are for.
 const QUERY: &[(&str, &str)] = &[
@@ -57,21 +49,19 @@ fn purpose(of: &'static [(&'static str, &'static str)], name: &str) -> &'static 
     of.iter().find(|(known, _)| *known == name).map_or("", |(_, purpose)| *purpose)
 }
 
-impl Parameter {
-    /// As the document has it.
-    pub(crate) fn to_json(&self) -> Value {
-        let mut parameter = json!({
-            "name": self.name,
-            "in": "query",
-            "description": purpose(QUERY, self.name),
-            "schema": self.schema,
-        });
-        if self.schema["type"] == "array" {
-            parameter["style"] = "form".into();
-            parameter["explode"] = false.into();
-        }
-        parameter
+/// A parameter of a query, as the document has it.
+pub(crate) fn of_query(parameter: &Parameter) -> Value {
+    let mut shown = json!({
+        "name": parameter.name,
+        "in": "query",
+        "description": purpose(QUERY, parameter.name),
+        "schema": parameter.schema,
+    });
+    if parameter.schema["type"] == "array" {
+        shown["style"] = "form".into();
+        shown["explode"] = false.into();
     }
+    shown
 }
 
 /// The names of the parameters of a path.

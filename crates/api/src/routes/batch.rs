@@ -24,9 +24,7 @@ use crate::body::Incoming;
 use crate::error::{ApiError, Result};
 use crate::large;
 use crate::lines::{Line, Lines};
-use crate::model::batch::{
-    Batch, BatchIn, BatchOut, Details, FLAW_MILLIS, LOOK_AT_CALLER_SECONDS, MAX_ITEMS, room, write_result,
-};
+use crate::model::batch::{Batch, BatchIn, BatchOut, Details, FLAW_MILLIS, LOOK_AT_CALLER_SECONDS, MAX_ITEMS, room, write_result};
 use crate::openapi::types::APPLICATION_PATTERN;
 use crate::openapi::{Operation, Routes};
 use crate::params::Params;

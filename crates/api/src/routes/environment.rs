@@ -23,9 +23,7 @@ use crate::decode;
 use crate::error::{ApiError, Result};
 use crate::idempotency;
 use crate::json::JsonBody;
-use crate::model::environment::{
-    self, EnvironmentIn, EnvironmentOut, MAX_IMPORT_BYTES, MAX_IMPORT_VALUES, SettingsIn, SettingsOut, SettingsPatchIn,
-};
+use crate::model::environment::{self, EnvironmentIn, EnvironmentOut, MAX_IMPORT_BYTES, MAX_IMPORT_VALUES, SettingsIn, SettingsOut, SettingsPatchIn};
 use crate::openapi::{Operation, Routes};
 use crate::schemas;
 use crate::state::{self, Shared};

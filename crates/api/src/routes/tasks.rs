@@ -16,9 +16,7 @@ use crate::body::Ledger;
 use crate::error::{ApiError, Result};
 use crate::idempotency::{self, Keyed};
 use crate::json::JsonBody;
-use crate::model::task::{
-    AppUsageIn, AppUsageOut, BulkExpungeIn, BulkExpungeOut, BulkReplayIn, RecoverIn, StartedOut, TaskOut,
-};
+use crate::model::task::{AppUsageIn, AppUsageOut, BulkExpungeIn, BulkExpungeOut, BulkReplayIn, RecoverIn, StartedOut, TaskOut};
 use crate::openapi::{Operation, Routes};
 use crate::pagination::{self, ListOut, Walk};
 use crate::params::Params;
