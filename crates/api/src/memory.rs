@@ -5,9 +5,9 @@ use postrider_ingest::LimitOptions;
 
 use postrider_ingest::IMPORTS;
 
-use crate::account::UNPAID_BYTES;
-use crate::auth::CACHE_BYTES;
-use crate::model::environment::IMPORT_MEMORY;
+use crate::access::auth::CACHE_BYTES;
+use crate::http::account::UNPAID_BYTES;
+use crate::wire::model::environment::IMPORT_MEMORY;
 
 /// What callers take in memory at most, beside their connections.
 pub fn memory(limits: &LimitOptions, connections: u64) -> Vec<Part> {

@@ -6,8 +6,8 @@
 //! * Every answer that is no success is JSON, also for an unknown path, a wrong method and a panic. What cannot be read as a
 //!   request does not come here: the connection answers that by itself, without a body.
 //! * Pages of any origin may call; preflight requests need no token.
-//! * A client that is still uploading can read its error (see [`crate::body`]).
-//! * What a request costs is charged to its caller until its answer was read (see [`crate::account`]).
+//! * A client that is still uploading can read its error (see [`crate::http::body`]).
+//! * What a request costs is charged to its caller until its answer was read (see [`crate::http::account`]).
 //! * Every answer has the headers that keep browsers from doing more with it than showing it.
 
 use std::convert::Infallible;
@@ -29,23 +29,20 @@ use postrider_ingest::{Intake, Judges, LimitOptions};
 use postrider_store::Store;
 use tower_service::Service as _;
 
-use crate::account::{self, Account, Budgets};
-use crate::auth::{Authenticator, KeyUsage};
-use crate::body::{self, Upload};
-use crate::cors;
-use crate::docs;
-use crate::error::ApiError;
-use crate::headers;
+use crate::access::auth::{Authenticator, KeyUsage};
+use crate::http::account::{self, Account, Budgets};
+use crate::http::body::{self, Upload};
+use crate::http::progress::Watched;
+use crate::http::workers::Workers;
+use crate::http::{cors, headers};
+use crate::openapi::docs;
 use crate::options::{AuthOptions, SigningOptions};
-use crate::progress::Watched;
 use crate::routes;
-use crate::state::Shared;
-use crate::state::State;
+use crate::state::{Shared, State};
 use crate::store_ping::StorePing;
-use crate::typos::Warnings;
-use crate::url_policy::UrlCheck;
-use crate::url_policy::UrlPolicy;
-use crate::workers::Workers;
+use crate::wire::error::ApiError;
+use crate::wire::typos::Warnings;
+use crate::wire::url_policy::{UrlCheck, UrlPolicy};
 
 /// What the API works with.
 pub struct Parts {

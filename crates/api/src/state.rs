@@ -7,12 +7,12 @@ use postrider_domain::entropy::Entropy;
 use postrider_ingest::{Intake, Judges, LimitOptions};
 use postrider_store::Store;
 
-use crate::account::Budgets;
-use crate::auth::Authenticator;
+use crate::access::auth::Authenticator;
+use crate::http::account::Budgets;
+use crate::http::workers::Workers;
 use crate::options::SigningOptions;
 use crate::store_ping::StorePing;
-use crate::url_policy::UrlPolicy;
-use crate::workers::Workers;
+use crate::wire::url_policy::UrlPolicy;
 
 /// What handlers have at hand.
 pub(crate) struct State {

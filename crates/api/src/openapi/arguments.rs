@@ -5,15 +5,14 @@ use axum::extract::State;
 use http::HeaderMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
-use crate::access::{Operator, Reader, Tenant};
-use crate::body::Incoming;
-use crate::body::Ledger;
-use crate::json::JsonBody;
-use crate::parameter::Parameter;
-use crate::params::Params;
-use crate::query::{FromQuery, Query, QueryString};
+use crate::access::caller::{Operator, Reader, Tenant};
+use crate::http::body::{Incoming, Ledger};
+use crate::http::json::JsonBody;
+use crate::http::parameter::Parameter;
+use crate::http::params::Params;
+use crate::http::query::{FromQuery, Query, QueryString};
 use crate::state::Shared;
-use crate::typos::Warnings;
+use crate::wire::typos::Warnings;
 
 /// Who may call an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -3,10 +3,7 @@
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use crate::problem::MAX_DEPTH;
-use crate::problem::MAX_PLACE;
-use crate::problem::MAX_PROBLEMS;
-use crate::problem::MAX_TEXT;
+use crate::wire::problem::{MAX_DEPTH, MAX_PLACE, MAX_PROBLEMS, MAX_TEXT};
 
 /// The introduction of the document.
 pub(crate) const DESCRIPTION: &str = "\

@@ -5,16 +5,16 @@
 //! it, which query parameters it reads, what its body is. So there is no second list that could differ from the first.
 //!
 //! Schemas are derived from the types that are decoded and encoded; query parameters are noted by reading an empty
-//! query ([`crate::query::QueryString::parameters_of`]).
+//! query ([`crate::http::query::QueryString::parameters_of`]).
 
 mod arguments;
 mod components;
+pub(crate) mod docs;
 mod document;
 mod links;
 mod operation;
 mod parameters;
 mod routes;
-pub(crate) mod types;
 
 pub(crate) use document::document;
 pub(crate) use operation::Operation;

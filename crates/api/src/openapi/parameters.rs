@@ -3,8 +3,8 @@
 use postrider_domain::names::MAX_NAME_BYTES;
 use serde_json::{Value, json};
 
-use crate::idempotency::MAX_KEY_BYTES;
-use crate::parameter::Parameter;
+use crate::access::idempotency::MAX_KEY_BYTES;
+use crate::http::parameter::Parameter;
 
 /// What the parameters of query strings are for.
 const QUERY: &[(&str, &str)] = &[

@@ -8,17 +8,17 @@ use postrider_domain::ids::{ApplicationId, Id as _, Ksuid};
 use postrider_domain::names::IdOrUid;
 use postrider_store::{ApplicationFilter, Direction, StoredAnswer, Upserted, WriteError};
 
-use crate::access::{Operator, Tenant};
-use crate::answer;
-use crate::error::{ApiError, Result};
-use crate::idempotency;
-use crate::json::JsonBody;
-use crate::model::application::{self, ApplicationIn, ApplicationOut, ApplicationPatchIn};
+use crate::access::caller::{Operator, Tenant};
+use crate::access::idempotency;
+use crate::http::answer;
+use crate::http::json::JsonBody;
+use crate::http::pagination::{self, ListOut, Walk};
+use crate::http::params::Params;
+use crate::http::query::{FromQuery, Query, QueryString};
 use crate::openapi::{Operation, Routes};
-use crate::pagination::{self, ListOut, Walk};
-use crate::params::Params;
-use crate::query::{FromQuery, Query, QueryString};
 use crate::state::Shared;
+use crate::wire::error::{ApiError, Result};
+use crate::wire::model::application::{self, ApplicationIn, ApplicationOut, ApplicationPatchIn};
 
 const ID: &str = "app_id";
 

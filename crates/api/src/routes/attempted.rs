@@ -11,14 +11,14 @@ use postrider_domain::ids::{EndpointId, Id as _, Ksuid, MessageId};
 use postrider_domain::time::Timestamp;
 use postrider_store::{AttemptedFilter, AttemptedMessage, Destination, Direction, Scan, Standing};
 
-use crate::access::Tenant;
-use crate::error::Result;
-use crate::model::attempt::Status;
-use crate::model::attempted::{AttemptedMessageOut, DestinationOut};
+use crate::access::caller::Tenant;
+use crate::http::pagination::{self, ListOut, Page, Timed, Walk};
+use crate::http::query::{FromQuery, Query, QueryString};
 use crate::openapi::{Operation, Routes};
-use crate::pagination::{self, ListOut, Page, Timed, Walk};
-use crate::query::{FromQuery, Query, QueryString};
 use crate::state::Shared;
+use crate::wire::error::Result;
+use crate::wire::model::attempt::Status;
+use crate::wire::model::attempted::{AttemptedMessageOut, DestinationOut};
 
 /// How far back messages are looked for that will be tried again.
 const WAITING_SPAN: Duration = Duration::from_secs(7 * 86_400);

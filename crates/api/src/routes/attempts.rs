@@ -9,16 +9,16 @@ use postrider_domain::ids::{AttemptId, EndpointId, Id as _, Ksuid};
 use postrider_domain::names::IdOrUid;
 use postrider_store::{AttemptFilter, EndpointKey, MessageKey, ResendError, Resent, StoredAnswer};
 
-use crate::access::{CreateAttempts, Operator, Tenant};
-use crate::answer;
-use crate::error::{ApiError, Result};
-use crate::idempotency;
-use crate::model::attempt::{AttemptOut, ResendOut, STATUS_CLASSES, Status};
+use crate::access::caller::{CreateAttempts, Operator, Tenant};
+use crate::access::idempotency;
+use crate::http::answer;
+use crate::http::pagination::{ListOut, Page, Timed};
+use crate::http::params::Params;
+use crate::http::query::{FromQuery, Query, QueryString};
 use crate::openapi::{Operation, Routes};
-use crate::pagination::{ListOut, Page, Timed};
-use crate::params::Params;
-use crate::query::{FromQuery, Query, QueryString};
 use crate::state::Shared;
+use crate::wire::error::{ApiError, Result};
+use crate::wire::model::attempt::{AttemptOut, ResendOut, STATUS_CLASSES, Status};
 
 /// The routes.
 pub(super) fn routes() -> Routes {

@@ -9,18 +9,18 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use postrider_store::{StoredAnswer, TokenExpiry};
 
-use crate::access::{Operator, Reader};
-use crate::answer;
-use crate::body::Ledger;
-use crate::error::{ApiError, Result};
-use crate::idempotency;
-use crate::json::JsonBody;
-use crate::model::authentication::{ExpireIn, PortalAccess, PortalAccessIn, PortalAccessOut, WhoamiOut};
-use crate::openapi::types::APPLICATION_PATTERN;
+use crate::access::caller::{Operator, Reader};
+use crate::access::idempotency;
+use crate::http::answer;
+use crate::http::body::Ledger;
+use crate::http::json::JsonBody;
+use crate::http::params::Params;
 use crate::openapi::{Operation, Routes};
-use crate::params::Params;
 use crate::routes::messages::addressee;
 use crate::state::{self, Shared};
+use crate::wire::error::{ApiError, Result};
+use crate::wire::model::authentication::{ExpireIn, PortalAccess, PortalAccessIn, PortalAccessOut, WhoamiOut};
+use crate::wire::schema::APPLICATION_PATTERN;
 
 /// The routes.
 pub(super) fn routes() -> Routes {

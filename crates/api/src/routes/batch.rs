@@ -17,19 +17,20 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use postrider_ingest::{Submission, SubmitError, Submitted};
 use tokio::time::timeout;
 
-use crate::access::Operator;
-use crate::account::LinesPlace;
-use crate::answer;
-use crate::body::Incoming;
-use crate::error::{ApiError, Result};
-use crate::large;
-use crate::lines::{Line, Lines};
-use crate::model::batch::{Batch, BatchIn, BatchOut, Details, FLAW_MILLIS, LOOK_AT_CALLER_SECONDS, MAX_ITEMS, room, write_result};
-use crate::openapi::types::APPLICATION_PATTERN;
+use crate::access::caller::Operator;
+use crate::http::account::LinesPlace;
+use crate::http::body::Incoming;
+use crate::http::lines::{Line, Lines};
+use crate::http::params::Params;
+use crate::http::{answer, large};
 use crate::openapi::{Operation, Routes};
-use crate::params::Params;
 use crate::routes::messages::addressee;
 use crate::state::Shared;
+use crate::wire::error::{ApiError, Result};
+use crate::wire::model::batch::{
+    Batch, BatchIn, BatchOut, Details, FLAW_MILLIS, LOOK_AT_CALLER_SECONDS, MAX_ITEMS, room, write_result,
+};
+use crate::wire::schema::APPLICATION_PATTERN;
 
 /// The largest body of an array, in bytes. Lines may go on for ever.
 pub(crate) const MAX_ARRAY_BYTES: usize = 8 * 1024 * 1024;

@@ -11,14 +11,14 @@ use postrider_domain::event_type::EventType;
 use postrider_store::EventTypeFilter;
 use ring::digest::{SHA256, digest};
 
-use crate::answer;
-use crate::body::Ledger;
-use crate::error::{ApiError, Result};
-use crate::model::catalogue::CatalogueOut;
+use crate::http::answer;
+use crate::http::body::Ledger;
+use crate::http::params::Params;
 use crate::openapi::{Operation, Routes};
-use crate::params::Params;
 use crate::routes::environment::write_all;
 use crate::state::Shared;
+use crate::wire::error::{ApiError, Result};
+use crate::wire::model::catalogue::CatalogueOut;
 
 /// For how long a copy may be shown without asking.
 const CACHE: HeaderValue = HeaderValue::from_static("public, max-age=60");

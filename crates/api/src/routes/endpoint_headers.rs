@@ -5,13 +5,13 @@ use axum::response::Response;
 use http::StatusCode;
 use postrider_store::ChangeHeadersError;
 
-use crate::access::Tenant;
-use crate::answer;
-use crate::error::{ApiError, Result};
-use crate::json::JsonBody;
-use crate::model::headers::{HeadersIn, HeadersOut, HeadersPatchIn};
+use crate::access::caller::Tenant;
+use crate::http::answer;
+use crate::http::json::JsonBody;
 use crate::openapi::{Operation, Routes};
 use crate::state::Shared;
+use crate::wire::error::{ApiError, Result};
+use crate::wire::model::headers::{HeadersIn, HeadersOut, HeadersPatchIn};
 
 /// The routes.
 pub(super) fn routes() -> Routes {

@@ -6,15 +6,15 @@ use http::{HeaderMap, StatusCode};
 use postrider_domain::signature::Secret;
 use postrider_store::{RotateError, StoredAnswer};
 
-use crate::access::{ManageSecret, ReadSecret, Tenant};
-use crate::answer;
-use crate::error::{ApiError, Result};
-use crate::idempotency;
-use crate::json::JsonBody;
-use crate::model::endpoint::{RotateIn, SecretOut};
+use crate::access::caller::{ManageSecret, ReadSecret, Tenant};
+use crate::access::idempotency;
+use crate::http::answer;
+use crate::http::json::JsonBody;
 use crate::openapi::{Operation, Routes};
-use crate::quirks;
 use crate::state::Shared;
+use crate::wire::error::{ApiError, Result};
+use crate::wire::model::endpoint::{RotateIn, SecretOut};
+use crate::wire::quirks;
 
 /// The routes.
 pub(super) fn routes() -> Routes {

@@ -13,19 +13,21 @@ use postrider_domain::signature::Secret;
 use postrider_domain::time::Timestamp;
 use postrider_store::{Direction, NewEndpoint, StoredAnswer, Upserted};
 
-use crate::access::Tenant;
-use crate::account::ENDPOINT_BYTES;
-use crate::answer;
-use crate::body::Ledger;
-use crate::error::{ApiError, Result};
-use crate::idempotency;
-use crate::json::JsonBody;
-use crate::model::attempt::{AttemptStatsOut, StatsOut};
-use crate::model::endpoint::{EndpointIn, EndpointOut, EndpointParts, EndpointPatchIn, EndpointUpdateIn, wanted_types};
+use crate::access::caller::Tenant;
+use crate::access::idempotency;
+use crate::http::account::ENDPOINT_BYTES;
+use crate::http::answer;
+use crate::http::body::Ledger;
+use crate::http::json::JsonBody;
+use crate::http::pagination::{self, ListOut, Walk};
+use crate::http::query::{FromQuery, Query, QueryString};
 use crate::openapi::{Operation, Routes};
-use crate::pagination::{self, ListOut, Walk};
-use crate::query::{FromQuery, Query, QueryString};
 use crate::state::{self, Shared};
+use crate::wire::error::{ApiError, Result};
+use crate::wire::model::attempt::{AttemptStatsOut, StatsOut};
+use crate::wire::model::endpoint::{
+    EndpointIn, EndpointOut, EndpointParts, EndpointPatchIn, EndpointUpdateIn, wanted_types,
+};
 
 const ID: &str = "endpoint_id";
 

@@ -14,19 +14,20 @@ use postrider_domain::time::Timestamp;
 use postrider_ingest::{Tenant, Turn};
 use postrider_store::{EventTypeFilter, Import, Once, Store, StoredAnswer, Written, on_behalf};
 
-use crate::access::Operator;
-use crate::account::{Account, WHOLE_BYTES};
-use crate::answer;
-use crate::body::Incoming;
-use crate::body::Ledger;
-use crate::decode;
-use crate::error::{ApiError, Result};
-use crate::idempotency;
-use crate::json::JsonBody;
-use crate::model::environment::{self, EnvironmentIn, EnvironmentOut, MAX_IMPORT_BYTES, MAX_IMPORT_VALUES, SettingsIn, SettingsOut, SettingsPatchIn};
+use crate::access::caller::Operator;
+use crate::access::idempotency;
+use crate::http::account::{Account, WHOLE_BYTES};
+use crate::http::answer;
+use crate::http::body::{Incoming, Ledger};
+use crate::http::json::JsonBody;
 use crate::openapi::{Operation, Routes};
-use crate::schemas;
+use crate::routes::schemas;
 use crate::state::{self, Shared};
+use crate::wire::decode;
+use crate::wire::error::{ApiError, Result};
+use crate::wire::model::environment::{
+    self, EnvironmentIn, EnvironmentOut, MAX_IMPORT_BYTES, MAX_IMPORT_VALUES, SettingsIn, SettingsOut, SettingsPatchIn,
+};
 
 /// The routes.
 pub(super) fn routes() -> Routes {
@@ -224,7 +225,7 @@ mod tests {
     use futures_util::FutureExt as _;
     use std::sync::mpsc;
 
-    use crate::workers::Workers;
+    use crate::http::workers::Workers;
 
     /// Tells when it is dropped.
     struct Kept(mpsc::Sender<()>);

@@ -8,21 +8,21 @@ use postrider_domain::names::EventTypeName;
 use postrider_domain::schema::NAME_PATTERN;
 use postrider_store::{Direction, EventTypeFilter, StoredAnswer, Upserted, WriteError};
 
-use crate::access::{Operator, Reader};
-use crate::account::EVENT_TYPE_BYTES;
-use crate::answer;
-use crate::body::Ledger;
-use crate::error::{ApiError, Result};
-use crate::idempotency;
-use crate::json::JsonBody;
-use crate::model::event_type::{self, EventTypeIn, EventTypeOut, EventTypePatchIn, EventTypeUpdate};
-use crate::model::placed;
+use crate::access::caller::{Operator, Reader};
+use crate::access::idempotency;
+use crate::http::account::EVENT_TYPE_BYTES;
+use crate::http::answer;
+use crate::http::body::Ledger;
+use crate::http::json::JsonBody;
+use crate::http::pagination::{self, ListOut, Walk};
+use crate::http::params::Params;
+use crate::http::query::{FromQuery, Query, QueryString};
 use crate::openapi::{Operation, Routes};
-use crate::pagination::{self, ListOut, Walk};
-use crate::params::Params;
-use crate::query::{FromQuery, Query, QueryString};
-use crate::schemas;
+use crate::routes::schemas;
 use crate::state::Shared;
+use crate::wire::error::{ApiError, Result};
+use crate::wire::model::event_type::{self, EventTypeIn, EventTypeOut, EventTypePatchIn, EventTypeUpdate};
+use crate::wire::placed;
 
 const NAME: &str = "event_type_name";
 

@@ -16,15 +16,15 @@ use postrider_ingest::Submission;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::access::{Operator, Tenant};
-use crate::answer;
-use crate::error::{ApiError, Result};
-use crate::json::JsonBody;
-use crate::model::message::{ExampleIn, MessageOut};
+use crate::access::caller::{Operator, Tenant};
+use crate::http::answer;
+use crate::http::json::JsonBody;
 use crate::openapi::{Operation, Routes};
-use crate::problem::Problem;
 use crate::routes::messages::MATCHED_ENDPOINTS;
 use crate::state::{self, Shared};
+use crate::wire::error::{ApiError, Result};
+use crate::wire::model::message::{ExampleIn, MessageOut};
+use crate::wire::problem::Problem;
 
 /// The routes.
 pub(super) fn routes() -> Routes {

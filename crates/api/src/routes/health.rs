@@ -7,7 +7,7 @@ use axum::response::Response;
 use http::StatusCode;
 use serde::Serialize;
 
-use crate::answer;
+use crate::http::answer;
 use crate::openapi::{Operation, Routes};
 use crate::state;
 use crate::store_ping::PATIENCE;

@@ -9,19 +9,18 @@ use postrider_domain::names::EventTypeName;
 use postrider_ingest::Turn;
 use postrider_store::{EventTypeFilter, Import};
 
-use crate::access::Operator;
-use crate::answer;
-use crate::body::Incoming;
-use crate::body::Ledger;
-use crate::decode;
-use crate::error::Result;
-use crate::idempotency;
-use crate::model::environment::{MAX_DOCUMENT_VALUES, MAX_IMPORT_BYTES};
-use crate::model::import_openapi::{ImportIn, ImportOut};
+use crate::access::caller::Operator;
+use crate::access::idempotency;
+use crate::http::answer;
+use crate::http::body::{Incoming, Ledger};
+use crate::import::body::{ImportIn, ImportOut};
 use crate::openapi::{Operation, Routes};
 use crate::routes::environment::{all_event_types, bring_in, read_import};
-use crate::schemas;
+use crate::routes::schemas;
 use crate::state::Shared;
+use crate::wire::decode;
+use crate::wire::error::Result;
+use crate::wire::model::environment::{MAX_DOCUMENT_VALUES, MAX_IMPORT_BYTES};
 
 /// The routes.
 pub(super) fn routes() -> Routes {

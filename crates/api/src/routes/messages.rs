@@ -13,23 +13,21 @@ use postrider_domain::names::{IdOrUid, Uid};
 use postrider_ingest::SubmitError;
 use postrider_store::MessageFilter;
 
-use crate::access::{Operator, Tenant};
-use crate::account::Account;
-use crate::answer;
-use crate::body::Incoming;
-use crate::body::Ledger;
-use crate::error::{ApiError, Result};
-use crate::json::JsonBody;
-use crate::large;
-use crate::model::message::{self, MessageOut, PrecheckIn, PrecheckOut};
-use crate::openapi::types::APPLICATION_PATTERN;
+use crate::access::caller::{Operator, Tenant};
+use crate::http::account::Account;
+use crate::http::body::{Incoming, Ledger};
+use crate::http::json::JsonBody;
+use crate::http::pagination::{ListOut, Timed};
+use crate::http::params::Params;
+use crate::http::query::{FromQuery, Query, QueryString};
+use crate::http::{answer, large};
 use crate::openapi::{Operation, Routes};
-use crate::pagination::{ListOut, Timed};
-use crate::params::Params;
-use crate::problem::Problem;
-use crate::query::{FromQuery, Query, QueryString};
 use crate::state::Shared;
-use crate::typos::Warnings;
+use crate::wire::error::{ApiError, Result};
+use crate::wire::model::message::{self, MessageOut, PrecheckIn, PrecheckOut};
+use crate::wire::problem::Problem;
+use crate::wire::schema::APPLICATION_PATTERN;
+use crate::wire::typos::Warnings;
 
 /// How many endpoints want a message that was accepted; of a repetition, how many would now. It is a header, because some
 /// SDKs refuse members that they do not know.

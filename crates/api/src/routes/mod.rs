@@ -19,14 +19,14 @@
 //!
 //! Access, query parameters, the body and the errors that follow from them are documented by the signature of the
 //! handler. Types that come in or are shown derive `JsonSchema`; where a rule of `checked` says more than the type, an
-//! attribute does (`#[schemars(with = "Option<Rate>")]`, see `openapi/types.rs`). The comments on members are what readers
+//! attribute does (`#[schemars(with = "Option<Rate>")]`, see `wire/schema.rs`). The comments on members are what readers
 //! of the documentation see. A query parameter that is new is described in `openapi/parameters.rs`. A kind of argument
 //! that is new needs an `Argument` in `openapi/arguments.rs`.
 //!
-//! [`Query`]: crate::query::Query
-//! [`Operator`]: crate::access::Operator
-//! [`Tenant`]: crate::access::Tenant
-//! [`Reader`]: crate::access::Reader
+//! [`Query`]: crate::http::query::Query
+//! [`Operator`]: crate::access::caller::Operator
+//! [`Tenant`]: crate::access::caller::Tenant
+//! [`Reader`]: crate::access::caller::Reader
 
 mod applications;
 mod attempted;
@@ -45,6 +45,7 @@ mod import_openapi;
 mod messages;
 pub(crate) mod openapi;
 pub(crate) mod poller;
+mod schemas;
 mod tasks;
 mod unsupported;
 

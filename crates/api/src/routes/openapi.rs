@@ -7,9 +7,9 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
 
-use crate::answer;
-use crate::openapi::types::Object;
+use crate::http::answer;
 use crate::openapi::{self, Operation, Routes};
+use crate::wire::schema::Object;
 
 /// The routes.
 pub(super) fn routes() -> Routes {

@@ -16,15 +16,14 @@ use postrider_store::{EndpointKey, Stored, StreamFilter, StreamNumber, StreamPos
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::access::{MovePosition, Need, Tenant};
-use crate::answer;
-use crate::error::{ApiError, Result};
-use crate::json::JsonBody;
-use crate::model::message::MessageOut;
+use crate::access::caller::{MovePosition, Need, Tenant};
+use crate::http::json::JsonBody;
+use crate::http::query::{FromQuery, Query, QueryString};
+use crate::http::{answer, pagination};
 use crate::openapi::{Operation, Routes};
-use crate::pagination;
-use crate::query::{FromQuery, Query, QueryString};
 use crate::state::{self, Shared};
+use crate::wire::error::{ApiError, Result};
+use crate::wire::model::message::MessageOut;
 
 /// The routes.
 pub(super) fn routes() -> Routes {

@@ -9,19 +9,21 @@ use postrider_domain::names::IdOrUid;
 use postrider_domain::task::{Task, TaskKind, TaskStatus};
 use postrider_store::{Direction, Job, NewTask, StoredAnswer, TaskError, TaskFilter};
 
-use crate::access::{CreateAttempts, Operator, Reader, Tenant};
-use crate::account::LIST_BYTES;
-use crate::answer;
-use crate::body::Ledger;
-use crate::error::{ApiError, Result};
-use crate::idempotency::{self, Keyed};
-use crate::json::JsonBody;
-use crate::model::task::{AppUsageIn, AppUsageOut, BulkExpungeIn, BulkExpungeOut, BulkReplayIn, RecoverIn, StartedOut, TaskOut};
+use crate::access::caller::{CreateAttempts, Operator, Reader, Tenant};
+use crate::access::idempotency::{self, Keyed};
+use crate::http::account::LIST_BYTES;
+use crate::http::answer;
+use crate::http::body::Ledger;
+use crate::http::json::JsonBody;
+use crate::http::pagination::{self, ListOut, Walk};
+use crate::http::params::Params;
+use crate::http::query::{FromQuery, Query, QueryString};
 use crate::openapi::{Operation, Routes};
-use crate::pagination::{self, ListOut, Walk};
-use crate::params::Params;
-use crate::query::{FromQuery, Query, QueryString};
 use crate::state::Shared;
+use crate::wire::error::{ApiError, Result};
+use crate::wire::model::task::{
+    AppUsageIn, AppUsageOut, BulkExpungeIn, BulkExpungeOut, BulkReplayIn, RecoverIn, StartedOut, TaskOut,
+};
 
 /// Messages whose payloads are erased in one commit.
 const EXPUNGE_SLICE: usize = 200;

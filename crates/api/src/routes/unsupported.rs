@@ -3,9 +3,9 @@
 
 use http::Method;
 
-use crate::access::Reader;
-use crate::error::ApiError;
+use crate::access::caller::Reader;
 use crate::openapi::{Operation, Routes};
+use crate::wire::error::ApiError;
 
 /// Operations that are absent for the same reason.
 struct Absent {
