@@ -10,14 +10,15 @@ use postrider_store::{ASKED_PER_DAY, Observers};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, MAIN_DB, OpenFlags};
 
-use crate::files::Files;
-use crate::lock::BUSY_TIMEOUT;
-use crate::lock::{Lock, LockFile};
-use crate::open_error::OpenError;
-use crate::readers::Readers;
+use crate::areas::retention;
+use crate::engine::files::{self, Files};
+use crate::engine::lock::{BUSY_TIMEOUT, Lock, LockFile};
+use crate::engine::open_error::OpenError;
+use crate::engine::readers::Readers;
+use crate::engine::{cut, migrate};
+use crate::lists::blocks;
 use crate::store::SqliteStore;
-use crate::writer::{Owned, Writer};
-use crate::{blocks, cut, files, migrate, retention};
+use crate::write::writer::{Owned, Writer};
 
 /// Earlier versions of SQLite can corrupt a database when a WAL file is reset while it is checkpointed.
 const OLDEST_SQLITE: i32 = 3_051_003;

@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use postrider_store::{Observer, Observers, Store, StoreError};
 use rusqlite::OptionalExtension as _;
 
-use crate::askers::Whose;
-use crate::lock::Lock;
-use crate::progress::Progress;
-use crate::readers::Readers;
-use crate::tx::Abort;
-use crate::writer::Writer;
+use crate::engine::askers::Whose;
+use crate::engine::lock::Lock;
+use crate::engine::readers::Readers;
+use crate::engine::tx::Abort;
+use crate::write::progress::Progress;
+use crate::write::writer::Writer;
 
 /// A store in one SQLite file.
 pub struct SqliteStore {
