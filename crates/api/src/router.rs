@@ -32,6 +32,7 @@ use tower_service::Service as _;
 use crate::access::auth::{Authenticator, KeyUsage};
 use crate::http::account::{self, Account, Budgets};
 use crate::http::body::{self, Upload};
+use crate::http::large::Reading;
 use crate::http::progress::Watched;
 use crate::http::workers::Workers;
 use crate::http::{cors, headers};
@@ -100,11 +101,12 @@ impl Api {
             connections,
         } = parts;
         let authenticator = Authenticator::new(&auth, store.clone(), clock.clone(), entropy.clone());
+        let reading = Reading { intake: Arc::clone(&intake), workers: Arc::new(workers) };
         let state = Arc::new(State {
             store,
             intake,
+            reading,
             judges,
-            workers,
             clock,
             entropy,
             urls: UrlPolicy { check: check_url, https_only },

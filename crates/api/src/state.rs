@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::FromRef;
 use postrider_domain::clock::Clock;
 use postrider_domain::entropy::Entropy;
 use postrider_ingest::{Intake, Judges, LimitOptions};
@@ -9,7 +10,7 @@ use postrider_store::Store;
 
 use crate::access::auth::Authenticator;
 use crate::http::account::Budgets;
-use crate::http::workers::Workers;
+use crate::http::large::Reading;
 use crate::options::SigningOptions;
 use crate::store_ping::StorePing;
 use crate::wire::url_policy::UrlPolicy;
@@ -19,7 +20,7 @@ pub(crate) struct State {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) intake: Arc<Intake>,
     pub(crate) judges: Arc<Judges>,
-    pub(crate) workers: Workers,
+    pub(crate) reading: Reading,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) urls: UrlPolicy,
@@ -33,3 +34,9 @@ pub(crate) struct State {
 
 /// The state as extractors see it.
 pub(crate) type Shared = Arc<State>;
+
+impl FromRef<Shared> for Reading {
+    fn from_ref(state: &Shared) -> Self {
+        state.reading.clone()
+    }
+}

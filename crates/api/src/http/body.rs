@@ -24,7 +24,6 @@ use tokio::time::Instant;
 
 use crate::http::account::{Account, Patience};
 use crate::http::params::Params;
-use crate::state::Shared;
 use crate::wire::error::{ApiError, Result};
 
 /// The most bytes that are thrown away for the sake of a readable answer.
@@ -115,12 +114,16 @@ pub(crate) struct Incoming {
     account: Arc<Account>,
 }
 
-impl FromRequest<Shared> for Incoming {
+/// The account of a request, which whoever takes requests in has opened.
+fn account_of(extensions: &http::Extensions) -> Result<Arc<Account>> {
+    extensions.get::<Arc<Account>>().cloned().ok_or_else(ApiError::internal)
+}
+
+impl<S: Send + Sync> FromRequest<S> for Incoming {
     type Rejection = ApiError;
 
-    async fn from_request(mut request: Request<AxumBody>, state: &Shared) -> Result<Self> {
-        let account = request.extensions().get::<Arc<Account>>().cloned();
-        let account = account.unwrap_or_else(|| Account::watched(Arc::clone(&state.budgets), None));
+    async fn from_request(mut request: Request<AxumBody>, state: &S) -> Result<Self> {
+        let account = account_of(request.extensions())?;
         if let Ok(params) = request.extract_parts_with_state::<Params, _>(state).await
             && let Ok(application) = params.name("app_id")
         {
@@ -133,12 +136,11 @@ impl FromRequest<Shared> for Incoming {
 /// The account of a request, for handlers whose answers are large without being lists.
 pub(crate) struct Ledger(pub(crate) Arc<Account>);
 
-impl FromRequestParts<Shared> for Ledger {
+impl<S: Send + Sync> FromRequestParts<S> for Ledger {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut http::request::Parts, state: &Shared) -> Result<Self> {
-        let account = parts.extensions.get::<Arc<Account>>().cloned();
-        Ok(Self(account.unwrap_or_else(|| Account::watched(Arc::clone(&state.budgets), None))))
+    async fn from_request_parts(parts: &mut http::request::Parts, _: &S) -> Result<Self> {
+        account_of(&parts.extensions).map(Self)
     }
 }
 

@@ -3,13 +3,16 @@
 //! short, as those that deliver do, and bodies are read on half of the cores at most; environments share
 //! the time of that, and within one its applications; those who have no token are one caller, and behind the others.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use postrider_ingest::Intake;
 
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::http::account::Account;
 use crate::http::lines::Line;
-use crate::state::Shared;
+use crate::http::workers::Workers;
 use crate::wire::decode;
 use crate::wire::error::Result;
 
@@ -38,12 +41,21 @@ pub(crate) fn lines_take_time(lines: &[Line]) -> bool {
         || lines.iter().map(|line| decode::values(line.text())).sum::<usize>() > PASSED_OVER
 }
 
+/// Who reads, and in which order.
+#[derive(Clone)]
+pub(crate) struct Reading {
+    /// Gives turns.
+    pub(crate) intake: Arc<Intake>,
+    /// The threads.
+    pub(crate) workers: Arc<Workers>,
+}
+
 /// Reads what came in a body: when it is the turn of whose it is, if that takes its time. Whoever waits for that is not worked on,
 /// and is when it is read.
 ///
 /// The turn stays with the thread until it is done, also if whoever sent the body has gone.
 pub(crate) async fn read<T: Send + 'static>(
-    state: &Shared,
+    reading: &Reading,
     account: &Account,
     takes_time: bool,
     read: impl FnOnce() -> T + Send + 'static,
@@ -53,7 +65,7 @@ pub(crate) async fn read<T: Send + 'static>(
         return Ok(read());
     };
     account.pause_work();
-    let mut turn = state.intake.reading_turn(tenant).await?;
+    let mut turn = reading.intake.reading_turn(tenant).await?;
     let read = move || {
         let begun = processor_time();
         let read = read();
@@ -62,7 +74,7 @@ pub(crate) async fn read<T: Send + 'static>(
         drop(turn);
         read
     };
-    let read = state.workers.run(read).await?;
+    let read = reading.workers.run(read).await?;
     account.begin_work().await?;
     Ok(read)
 }

@@ -5,7 +5,6 @@ use http::request::Parts;
 use postrider_domain::ids::Id;
 use postrider_domain::names::{IdOrUid, MAX_NAME_BYTES};
 
-use crate::state::Shared;
 use crate::wire::error::{ApiError, Result};
 
 /// The parameters of the path by name.
@@ -38,10 +37,10 @@ impl Params {
     }
 }
 
-impl FromRequestParts<Shared> for Params {
+impl<S: Send + Sync> FromRequestParts<S> for Params {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
         // A path that does not decode to UTF-8 names nothing either.
         RawPathParams::from_request_parts(parts, state).await.map(Self).map_err(|_| ApiError::no_such("path"))
     }

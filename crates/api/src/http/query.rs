@@ -22,7 +22,6 @@ use url::form_urlencoded;
 use crate::http::account::IsList;
 use crate::http::pagination::MAX_ITERATOR;
 use crate::http::parameter::Parameter;
-use crate::state::Shared;
 use crate::wire::error::{ApiError, Result};
 use crate::wire::typos::Warnings;
 
@@ -55,10 +54,10 @@ pub(crate) trait FromQuery: Sized {
 /// The parameters of a route. To be taken first: a list's query is judged before its caller (rest-contract §2).
 pub(crate) struct Query<T>(pub(crate) T);
 
-impl<T: FromQuery> FromRequestParts<Shared> for Query<T> {
+impl<S: Send + Sync, T: FromQuery> FromRequestParts<S> for Query<T> {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
         let (read, is_list) = {
             let query = QueryString::parse(parts.uri.query().unwrap_or_default())?;
             let read = T::from_query(&query);

@@ -84,7 +84,7 @@ pub(super) async fn create(
     let account = Arc::clone(body.account());
     let body = body.read_after(first, MAX_ARRAY_BYTES).await?;
     let takes_time = large::takes_time(&body, large::PASSED_OVER);
-    let items = large::read(&state, &account, takes_time, move || batch.read_array(&body)).await??;
+    let items = large::read(&state.reading, &account, takes_time, move || batch.read_array(&body)).await??;
     account.reserve_answer(room(items.len())).await?;
     let results = submit(&state, items).await?;
     Ok(answer::raw_json(StatusCode::ACCEPTED, write_array(results)))
@@ -221,7 +221,7 @@ impl Stream {
             Line::TooLong => Err(ApiError::payload_too_large()),
         };
         let read_all = move || lines.into_iter().enumerate().map(read).collect();
-        let items = large::read(&self.state, self.lines.account(), takes_time, read_all).await?;
+        let items = large::read(&self.state.reading, self.lines.account(), takes_time, read_all).await?;
         let results = submit(&self.state, items).await?;
         let flaws = results.iter().filter(|result| result.is_err()).count();
         self.pause = FLAW * u32::try_from(flaws).unwrap_or(u32::MAX);

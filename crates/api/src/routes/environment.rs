@@ -168,7 +168,7 @@ pub(super) async fn read_import<T: Send + 'static>(
         drop(body);
         read
     };
-    let (read, (turn, _account)) = state.workers.run(kept_meanwhile((turn, account), read)).await?;
+    let (read, (turn, _account)) = state.reading.workers.run(kept_meanwhile((turn, account), read)).await?;
     read.map(|read| (read, turn))
 }
 
@@ -216,7 +216,7 @@ pub(super) async fn write_all<T: Send + 'static>(
     let (read, turn, account) = reading.await.map_err(|_| ApiError::internal())?;
     let event_types = read?;
     let write = move || write(&event_types);
-    state.workers.run(kept_meanwhile((turn, account), write)).await.map(|(written, _)| written)
+    state.reading.workers.run(kept_meanwhile((turn, account), write)).await.map(|(written, _)| written)
 }
 
 #[cfg(test)]

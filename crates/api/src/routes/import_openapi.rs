@@ -87,5 +87,5 @@ async fn try_out(operator: &Operator, state: &Shared, mut import: Import, turn: 
         drop(turn);
         written
     };
-    state.workers.run(write).await
+    state.reading.workers.run(write).await
 }

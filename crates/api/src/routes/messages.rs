@@ -151,7 +151,7 @@ pub(super) async fn create(
     let (environment, once) = (operator.environment.clone(), operator.once.map(|keyed| keyed.key));
     let (addressee, takes_time) = (application.clone(), large::takes_time(&body, large::PASSED_OVER));
     let read = move || message::read(&body, environment, addressee, once, &warnings);
-    let message::Read { submission, is_object } = large::read(&state, &account, takes_time, read).await??;
+    let message::Read { submission, is_object } = large::read(&state.reading, &account, takes_time, read).await??;
     let submitted = state.intake.submit(submission).await?;
     let replayed = if submitted.replayed && query.with_content {
         Some(stored(&state, &account, &operator.environment, &application, submitted.message.id).await?)
