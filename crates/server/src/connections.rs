@@ -244,8 +244,8 @@ impl Connections {
         self.log(short);
         let (number, sign) = inserted?;
         let connections = Arc::clone(self);
-        let [is_turned_away, says_farewell, is_unwritten] = [false; 3].map(AtomicBool::new);
-        Some(Place { connections, number, sign, is_turned_away, says_farewell, is_unwritten })
+        let [is_turned_away, is_known, says_farewell, is_unwritten] = [false; 4].map(AtomicBool::new);
+        Some(Place { connections, number, sign, is_turned_away, is_known, says_farewell, is_unwritten })
     }
 
     /// Says how many connections gave way to others or were refused, if that was not said for a while.

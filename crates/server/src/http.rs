@@ -26,6 +26,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use postrider_api::{Api, Progress, Response, Watched};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::config::ServerOptions;
@@ -67,10 +68,20 @@ impl Bounds {
     }
 }
 
+/// What connections run on.
+#[derive(Debug, Clone)]
+pub(crate) struct Runtimes {
+    /// Those of which nobody knows who uses them.
+    pub(crate) strangers: Handle,
+    /// The others.
+    pub(crate) known: Handle,
+}
+
 /// What all connections share.
 struct Shared {
     api: Api,
     bounds: Bounds,
+    runtimes: Runtimes,
     connections: Arc<Connections>,
     means: Means,
 }
@@ -116,9 +127,15 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until `stop` completes, then ends the connections in order. How long they may take is the caller's to bound.
-pub(crate) async fn serve(listener: TcpListener, api: Api, bounds: Bounds, stop: impl Future<Output = ()>) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    api: Api,
+    bounds: Bounds,
+    runtimes: Runtimes,
+    stop: impl Future<Output = ()>,
+) {
     let connections = Connections::new(bounds.most, bounds.most_per_address);
-    let shared = Shared { api, bounds, connections, means: Means::default() };
+    let shared = Shared { api, bounds, runtimes, connections, means: Means::default() };
     // Whoever waits no longer for the end of this cuts what is left.
     let _cut = Cut(Arc::clone(&shared.connections));
     let mut stop = std::pin::pin!(stop);
@@ -213,8 +230,27 @@ impl Shared {
             let api = api.clone();
             async move { api.respond(request).await }
         };
-        tokio::spawn(carry(stream, Arc::new(place), self.bounds.clone(), self.means.clone(), respond));
+        let place = Arc::new(place);
+        let carried = carry(stream, Arc::clone(&place), self.bounds.clone(), self.means.clone(), respond);
+        go_on(Box::pin(carried), place, self.runtimes.clone());
     }
+}
+
+/// Has a connection carried where it belongs, until it belongs elsewhere: when its caller becomes known, or the next one on it is not.
+/// So whatever is sent without a good token, on however many connections, waits behind its like, and nobody else does.
+fn go_on(mut carried: Pin<Box<dyn Future<Output = ()> + Send>>, place: Arc<Place>, runtimes: Runtimes) {
+    let is_strange = place.is_strange();
+    let runtime = if is_strange { &runtimes.strangers } else { &runtimes.known };
+    runtime.clone().spawn(async move {
+        let is_over = poll_fn(|cx| match carried.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(true),
+            Poll::Pending if place.is_strange() != is_strange => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        });
+        if !is_over.await {
+            go_on(carried, place, runtimes);
+        }
+    });
 }
 
 /// What a connection does before others have their turn: one request. However many a client sends at once, and even if each is answered
@@ -248,12 +284,12 @@ async fn in_rounds<C: Future>(round: &Round, mut connection: Pin<&mut C>) -> C::
 }
 
 /// Carries a connection to its end.
-async fn carry<A: Future<Output = Response> + 'static>(
+async fn carry<A: Future<Output = Response> + Send + 'static>(
     stream: TcpStream,
     place: Arc<Place>,
     bounds: Bounds,
     means: Means,
-    respond: impl Fn(Request) -> A + Clone + 'static,
+    respond: impl Fn(Request) -> A + Clone + Send + Sync + 'static,
 ) {
     let (first, round) = (Arc::new(Notify::new()), Arc::<Round>::default());
     let service = {

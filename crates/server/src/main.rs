@@ -1,10 +1,10 @@
 //! `postrider`: a menu of subcommands, and nothing else. What they take is in [`cli`], what they do in [`commands`].
 
+mod apart;
 mod cli;
 mod commands;
 mod config;
 mod connections;
-mod delivering;
 mod http;
 mod limits;
 mod log;

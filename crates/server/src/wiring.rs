@@ -19,9 +19,9 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::apart::Apart;
 use crate::commands::JUDGE;
 use crate::config::{Config, ServerOptions};
-use crate::delivering::Delivering;
 use crate::supervisor::Supervisor;
 
 /// File descriptors that are kept for the store, the log, the listener, connections that end, and whatever else.
@@ -70,7 +70,7 @@ pub(crate) struct Server {
     intake: Arc<Intake>,
     engine: Engine,
     /// What the engine runs on.
-    delivering: Delivering,
+    delivering: Apart,
     /// Can be stopped at any instant, and use the others.
     upkeep: Vec<Agent>,
     agents: Vec<Agent>,
@@ -105,7 +105,7 @@ impl Server {
         let sender = Sender::new(&delivery, Arc::clone(&clock), Arc::new(resolver)).context("cannot set up TLS")?;
         let policy = sender.policy().clone();
         let https_only = delivery.https_only;
-        let delivering = Delivering::start(config.server.threads)?;
+        let delivering = Apart::for_deliveries(config.server.threads)?;
         let starting =
             Engine::start(Arc::clone(&store), Arc::new(sender), delivery, Arc::clone(&clock), Arc::clone(&entropy));
         let engine = delivering.run(starting).await??;

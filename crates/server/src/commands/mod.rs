@@ -5,6 +5,8 @@ use std::future::Future;
 use anyhow::Context as _;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::apart;
+
 pub(crate) mod bench;
 pub(crate) mod config;
 mod dev;
@@ -31,10 +33,11 @@ pub(crate) fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> a
 }
 
 /// A runtime for what a server serves, with so many threads; 0 is one per core. The system gives as many again for what it
-/// delivers, and what else there is: one per core that reads large bodies, and two for each of `judges`, the processes that compare
+/// delivers, one for requests without a good token, and what else there is: one per core that reads large bodies, and two for each of `judges`, the processes that compare
 /// payloads.
 pub(crate) fn serving(threads: usize, judges: usize) -> anyhow::Result<Runtime> {
-    threads::check(2 * workers(threads) + cores() + 2 * judges + threads::OTHERS)?;
+    let apart = workers(threads) + apart::STRANGERS;
+    threads::check(workers(threads) + apart + cores() + 2 * judges + threads::OTHERS)?;
     start(&mut self::threads(threads))
 }
 

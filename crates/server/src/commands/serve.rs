@@ -5,10 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::dev;
 use super::settings::Settings;
+use crate::apart::Apart;
 use crate::config::{self, Config, LogOptions};
 use crate::http;
 use crate::log::{self, Output};
@@ -97,7 +99,9 @@ async fn serve(config: &Config, dev: bool, stdout: &Output) -> anyhow::Result<Ex
     let receiving = if dev { Some(dev::welcome(&server, &url, stdout).await?) } else { None };
     let (stop, stopped) = oneshot::channel::<()>();
     let bounds = http::Bounds::new(&config.server, server.connections);
-    let answering = http::serve(listener, server.api.clone(), bounds, async { drop(stopped.await) });
+    let strangers = Apart::for_strangers()?;
+    let runtimes = http::Runtimes { strangers: strangers.handle()?, known: Handle::current() };
+    let answering = http::serve(listener, server.api.clone(), bounds, runtimes, async { drop(stopped.await) });
     let (supervisor, mut broken) = (server.supervisor(), false);
     let mut answering = Box::pin(answering);
     tokio::select! {

@@ -45,6 +45,8 @@ pub(crate) struct Place {
     pub(super) sign: Arc<Sign>,
     /// Its last request was turned away.
     pub(super) is_turned_away: AtomicBool,
+    /// Its last request was a known caller's, or the one under way is.
+    pub(super) is_known: AtomicBool,
     /// It ends, and only takes what is left of a body.
     pub(super) says_farewell: AtomicBool,
     /// What was answered is not written yet, because the client does not read, or others write.
@@ -87,6 +89,11 @@ impl Place {
     fn change(&self, change: impl FnOnce(&mut Entry, Instant)) {
         let (mut state, now) = (self.connections.state.lock(), Instant::now());
         state.change(self.number, now, |entry| change(entry, now));
+    }
+
+    /// Whether nobody knows who uses it: its last request had no good token, or there was none yet.
+    pub(crate) fn is_strange(&self) -> bool {
+        !self.is_known.load(Ordering::Acquire)
     }
 
     /// A request has come, up to its body. It is under way until what is returned is dropped.
@@ -191,6 +198,7 @@ impl Busy {
     pub(crate) fn answer(&self) {
         if !self.is_answered.swap(true, Ordering::AcqRel) {
             let is_known = self.is_known.load(Ordering::Acquire);
+            self.place.is_known.store(is_known, Ordering::Release);
             self.place.change(|entry, now| entry.answer(is_known, now));
         }
     }
@@ -225,6 +233,7 @@ impl Drop for Receiving {
 impl Progress for Busy {
     fn caller_is_known(&self) {
         self.is_known.store(true, Ordering::Release);
+        self.place.is_known.store(true, Ordering::Release);
         if self.asks_who.swap(false, Ordering::AcqRel) {
             self.place.change(|entry, _| entry.asks_who = false);
         }

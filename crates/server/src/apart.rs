@@ -1,33 +1,54 @@
-//! The threads that deliver: apart from those that serve, and behind them while processors are short, so that whoever asks
-//! the server for something, or gives it a message, waits for no queue of deliveries that became due at once.
+//! Threads apart from those that serve, and behind them while processors are short, so that known callers wait for neither of
+//! these: deliveries that became due at once, and requests without a good token, however many connections send some. All that is
+//! ready on the same threads takes turns, so everybody would wait for all of it, several times for each request.
 
 use std::future::Future;
 
 use anyhow::Context as _;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::commands;
 
 /// How far the threads stand back, and those that they start for what blocks: at 5, Linux gives a thread about a quarter of a core
-/// that it shares with one at 0. Deliveries go on however busy callers are.
+/// that it shares with one at 0. Deliveries go on however busy callers are, and whoever comes anew has his turn.
 const NICE: i32 = 5;
 
+/// One is enough: a request without a good token takes microseconds.
+pub(crate) const STRANGERS: usize = 1;
+
 /// The threads, and what runs on them. Whatever is still under way when this is dropped ends where it waits next.
-pub(crate) struct Delivering {
+pub(crate) struct Apart {
     /// There until it is dropped.
     runtime: Option<Runtime>,
 }
 
-impl Delivering {
-    /// Starts so many threads; 0 is one per core. They are for a server of which [`commands::serving`] has asked whether there
-    /// are enough.
-    pub(crate) fn start(threads: usize) -> anyhow::Result<Self> {
-        let runtime = commands::threads(threads)
-            .thread_name("deliver")
+impl Apart {
+    /// Starts so many threads for deliveries; 0 is one per core. They are for a server of which [`commands::serving`] has asked
+    /// whether there are enough.
+    pub(crate) fn for_deliveries(threads: usize) -> anyhow::Result<Self> {
+        Self::start("deliver", commands::threads(threads))
+    }
+
+    /// Starts those for connections of which nobody knows who uses them.
+    pub(crate) fn for_strangers() -> anyhow::Result<Self> {
+        let mut threads = commands::threads(STRANGERS);
+        // What comes from other threads, such as word of a new connection, has its turn as often as what is ready here.
+        threads.global_queue_interval(2);
+        Self::start("strangers", threads)
+    }
+
+    fn start(name: &'static str, mut threads: Builder) -> anyhow::Result<Self> {
+        let runtime = threads
+            .thread_name(name)
             .on_thread_start(stand_back(NICE))
             .build()
-            .context("cannot start threads for deliveries")?;
+            .with_context(|| format!("cannot start the threads '{name}'"))?;
         Ok(Self { runtime: Some(runtime) })
+    }
+
+    /// What has tasks run on these threads.
+    pub(crate) fn handle(&self) -> anyhow::Result<Handle> {
+        Ok(self.runtime.as_ref().context("the threads have ended")?.handle().clone())
     }
 
     /// Runs `starting` on these threads. What it spawns stays there.
@@ -35,12 +56,11 @@ impl Delivering {
         &self,
         starting: impl Future<Output = T> + Send + 'static,
     ) -> anyhow::Result<T> {
-        let runtime = self.runtime.as_ref().context("the threads have ended")?;
-        runtime.spawn(starting).await.context("deliveries did not start")
+        self.handle()?.spawn(starting).await.context("deliveries did not start")
     }
 }
 
-impl Drop for Delivering {
+impl Drop for Apart {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             // Dropped, it would wait for its threads, and panic where waiting is not allowed.
