@@ -51,7 +51,9 @@ pub(crate) struct EndpointBody<S> {
     #[serde(default, deserialize_with = "whole")]
     #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
     version: Option<u16>,
-    /// Whether it gets nothing for now.
+    /// Whether it is disabled: it is sent nothing. Disabling an endpoint **cancels everything that is pending for it**, retries
+    /// included, and enabling it does not bring that back: `recover` sends again what failed, `replay-missing` what was never
+    /// attempted. To end a pause (`heldUntil`), change the URL, a header or the secret instead.
     #[serde(default)]
     disabled: bool,
     #[serde(flatten)]
@@ -201,7 +203,9 @@ pub(crate) struct EndpointPatchIn {
     #[serde(default, deserialize_with = "present_whole")]
     #[schemars(with = "Rate", extend("deprecated" = true))]
     version: Option<u16>,
-    /// Whether it gets nothing for now.
+    /// Whether it is disabled: it is sent nothing. Disabling an endpoint **cancels everything that is pending for it**, retries
+    /// included, and enabling it does not bring that back: `recover` sends again what failed, `replay-missing` what was never
+    /// attempted. To end a pause (`heldUntil`), change the URL, a header or the secret instead.
     #[serde(default, deserialize_with = "present")]
     #[schemars(with = "bool")]
     disabled: Option<bool>,
@@ -294,7 +298,8 @@ pub(crate) struct EndpointOut<'a> {
     /// A number that older clients require.
     #[schemars(extend("deprecated" = true))]
     version: u16,
-    /// Whether it gets nothing for now.
+    /// Whether it is disabled. Then it is sent nothing, messages that come meanwhile are not sent to it later, and what was
+    /// pending when it was disabled is canceled.
     disabled: bool,
     /// Why it is disabled: it answered 410 Gone, it was failing for too long, or somebody disabled it. Null if it is not.
     #[schemars(extend("enum" = ["gone", "failing", "manual", null]))]
@@ -323,8 +328,8 @@ pub(crate) struct EndpointOut<'a> {
 #[derive(Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HeldOut {
-    /// Nothing is sent to the endpoint before then, also no resend. Absent if nothing holds it back. A change of its URL, headers
-    /// or secret ends it, and so does disabling and enabling it.
+    /// Nothing is sent to the endpoint before then, also no resend. Absent if nothing holds it back. To end the pause, change its
+    /// URL, a header or the secret. (Disabling the endpoint ends it, too, but cancels everything that is pending.)
     #[serde(skip_serializing_if = "Option::is_none")]
     held_until: Option<Timestamp>,
     /// Why: it asked for that (`retry-after`), it asked for less (`overloaded`), nothing was heard from it (`silent`), its rate limit is
