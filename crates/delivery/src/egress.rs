@@ -36,7 +36,7 @@ pub enum Forbidden {
     #[error("the host is, or resolves to, a private, local or reserved address, which is not delivered to")]
     Address,
     /// The port is a well-known service's.
-    #[error("port {0} is a well-known service's that is not HTTP, and is not delivered to")]
+    #[error("port {0} belongs to a non-HTTP service and is blocked")]
     Port(u16),
     /// The URL is http, and `delivery.https_only` is set.
     #[error("only https URLs are delivered to")]

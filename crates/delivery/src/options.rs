@@ -121,7 +121,7 @@ postrider_domain::options! {
         /// The time that one attempt may take: resolving, connecting, TLS, request and answer together.
         #[within("10ms", "10m")]
         pub request_timeout: Span = span("30s"),
-        /// An endpoint that keeps exhausting deliveries for this long without one success is disabled. When it began to fail is
+        /// An endpoint whose deliveries keep running out of retries for this long without one success is disabled. When it began to fail is
         /// forgotten after twice this time: an endpoint that exhausts a delivery less often than that is not disabled by it.
         #[within("1ms", "3650d")]
         pub disable_after: Span = span("5d"),
