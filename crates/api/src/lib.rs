@@ -54,6 +54,6 @@ pub use options::{AuthOptions, SigningOptions};
 pub use progress::{Progress, Watched};
 pub use router::{Api, Parts};
 pub use routes::openapi::document as openapi_document;
-pub use url_policy::UrlCheck;
+pub use url_policy::{UrlCheck, UrlRefused};
 pub use webhooks::limits as import_limits;
 pub use workers::Workers;

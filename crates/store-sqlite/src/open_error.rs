@@ -83,6 +83,21 @@ pub enum OpenError {
         /// The newest version known here.
         known: usize,
     },
+    /// It could not be brought to the form of this version.
+    #[error(
+        "the store {path} could not be brought to schema version {step} of {last} ({problem}): it is as the step before left it; restore the \
+         backup that was made before the upgrade, and go on with the earlier postrider, or see to the reason and start again"
+    )]
+    Migration {
+        /// The file.
+        path: PathBuf,
+        /// The version that was to be reached.
+        step: usize,
+        /// The version that this postrider has.
+        last: usize,
+        /// What SQLite says.
+        problem: String,
+    },
     /// It is some other program's database.
     #[error("the file {path} is a database of another program: choose another path in store.url")]
     Foreign {
@@ -184,6 +199,21 @@ impl OpenError {
         match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::Full { path, problem },
             _ => Self::Path { path, problem },
+        }
+    }
+
+    /// A step to another schema failed. Only what else is said of a store says more than that.
+    pub(crate) fn migration(path: &Path, step: usize, last: usize, error: &rusqlite::Error) -> Self {
+        match Self::database(path, error) {
+            Self::Database { path, problem } => {
+                // Without the statement, which is long and tells an operator nothing.
+                let problem = match error {
+                    rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+                    _ => problem,
+                };
+                Self::Migration { path, step, last, problem }
+            }
+            other => other,
         }
     }
 

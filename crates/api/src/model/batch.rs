@@ -189,7 +189,7 @@ impl Batch {
     /// Reads what could have been a body by itself, and is no larger than one may be: what is stored must fit into answers.
     fn read_item(&self, text: &str, index: usize) -> Result<Submission> {
         if text.len() > MAX_BODY_BYTES {
-            return Err(ApiError::payload_too_large());
+            return Err(ApiError::payload_too_large(MAX_BODY_BYTES));
         }
         self.checked(decode::decode::<MessageIn<'_>>(text)?, index)
     }

@@ -114,9 +114,9 @@ pub(crate) struct EndpointParts {
 
 impl<S: Into<Secrets>> EndpointBody<S> {
     /// Checks a body. Whether its event types exist is for the store to say.
-    pub(crate) fn checked(self, urls: &UrlPolicy) -> Result<EndpointParts> {
+    pub(crate) fn checked(self, urls: &UrlPolicy, is_operator: bool) -> Result<EndpointParts> {
         let mut problems = Problems::of_body();
-        let (url, credentials) = check_url(&mut problems, &self.url, urls).unzip();
+        let (url, credentials) = check_url(&mut problems, &self.url, urls, is_operator).unzip();
         problems.prose("description", &self.description, 0..=MAX_ENDPOINT_DESCRIPTION);
         let throttle_rate = self.rate.checked(&mut problems);
         problems.rate("version", self.version);
@@ -223,7 +223,7 @@ pub(crate) struct EndpointPatchIn {
 
 impl EndpointPatchIn {
     /// Checks a body. Whether its event types exist is for the store to say.
-    pub(crate) fn checked(self, urls: &UrlPolicy) -> Result<EndpointPatch> {
+    pub(crate) fn checked(self, urls: &UrlPolicy, is_operator: bool) -> Result<EndpointPatch> {
         let mut problems = Problems::of_body();
         if let Some(description) = &self.description {
             problems.prose("description", description, 0..=MAX_ENDPOINT_DESCRIPTION);
@@ -234,7 +234,7 @@ impl EndpointPatchIn {
         if let Some(metadata) = &metadata {
             problems.metadata(metadata);
         }
-        let url = self.url.and_then(|url| check_url(&mut problems, &url, urls));
+        let url = self.url.and_then(|url| check_url(&mut problems, &url, urls, is_operator));
         let (url, credentials) = url.unzip();
         let patch = EndpointPatch {
             uid: self.uid.map(|uid| uid.and_then(|uid| problems.check("uid", Uid::parse::<EndpointId>(&uid)))),
@@ -263,12 +263,17 @@ pub(crate) fn wanted_types(patch: &EndpointPatch) -> Option<&[EventTypeName]> {
 /// What a URL's user and password become: whoever may read an endpoint may not read those.
 const AUTHORIZATION: &str = "Authorization";
 
-fn check_url(problems: &mut Problems, text: &str, urls: &UrlPolicy) -> Option<(EndpointUrl, Option<Credentials>)> {
+fn check_url(
+    problems: &mut Problems,
+    text: &str,
+    urls: &UrlPolicy,
+    is_operator: bool,
+) -> Option<(EndpointUrl, Option<Credentials>)> {
     let url = problems.check("url", EndpointUrl::parse(text))?;
     if urls.https_only && url.url().is_none_or(|url| url.scheme() != "https") {
         problems.add("url", "must be an https URL");
     }
-    problems.check("url", (urls.check)(&url)).map(|()| url.into_parts())
+    problems.check("url", urls.judge(&url, is_operator)).map(|()| url.into_parts())
 }
 
 fn check_event_types(problems: &mut Problems, names: &[String]) -> Vec<EventTypeName> {

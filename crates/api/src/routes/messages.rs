@@ -227,7 +227,7 @@ impl From<SubmitError> for ApiError {
             Self::Invalid(vec![Problem { loc, msg: msg.to_owned(), kind }])
         };
         match error {
-            SubmitError::ApplicationNotFound => Self::new(StatusCode::NOT_FOUND, "not_found", "Application not found"),
+            SubmitError::ApplicationNotFound => Self::no_such("application"),
             SubmitError::ApplicationUidMissing => {
                 about_uid("application_uid_missing", "the application to create needs the uid that the path names")
             }

@@ -3,7 +3,6 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 
-use anyhow::anyhow;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::sync::oneshot;
 
@@ -65,7 +64,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let stdout = log::stdout();
     let runtime = super::serving(config.server.threads, config.schemas.most_processes())?;
-    let result = runtime.block_on(serve(&config, args.dev, &stdout));
+    let result = runtime.block_on(serve(&config, args, &stdout));
     // Not dropped, which would wait for whatever is stuck.
     runtime.shutdown_background();
     let patience = Phases::of(config.delivery.drain_timeout.0).last_words;
@@ -74,15 +73,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     result
 }
 
-async fn serve(config: &Config, dev: bool, stdout: &Output) -> anyhow::Result<ExitCode> {
+async fn serve(config: &Config, args: &Args, stdout: &Output) -> anyhow::Result<ExitCode> {
+    let dev = args.dev;
     // Before anybody is told that it runs: from then on a signal must end it in order.
     let mut signals = Signals::install()?;
     let address = &config.server.listen;
-    let listener = http::listen(address).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            anyhow!("cannot listen on {address}: another program does already; stop it, or choose another address with --listen")
-        }
-        _ => anyhow!("cannot listen on {address}: {error}; choose another address with --listen"),
+    let listener = http::listen(address).await.map_err(|error| {
+        super::cannot_listen(address, &error, "--listen (server.listen)", "--listen (server.listen)")
     })?;
     let server = tokio::select! {
         started = Server::start(config) => started?,
@@ -92,7 +89,10 @@ async fn serve(config: &Config, dev: bool, stdout: &Output) -> anyhow::Result<Ex
     let url = format!("http://{}", listener.local_addr()?);
     stdout.say(&format!("postrider {} listening on {url}", env!("CARGO_PKG_VERSION")));
     if !dev && config.auth.jwt_secret.is_none() && server.store.api_keys().await.is_ok_and(|keys| keys.is_empty()) {
-        tracing::warn!("there is no API key yet, so every request is refused: `postrider key create` makes one");
+        let options = args.settings.as_typed();
+        tracing::warn!(
+            "there is no API key yet, so every request is refused: `postrider key create{options}` makes one"
+        );
     }
     let receiving = if dev { Some(dev::welcome(&server, &url, stdout).await?) } else { None };
     let (stop, stopped) = oneshot::channel::<()>();
