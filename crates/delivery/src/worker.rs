@@ -153,7 +153,7 @@ fn log(delivery: &Held, ready: &Ready, sent: &Sent, next: &Next) {
             tracing::debug!(%message_id, %endpoint, attempt, manual, status, reason, next_attempt_at = %at, "attempt failed");
         }
         Next::Exhausted => {
-            tracing::info!(%message_id, %endpoint, attempt, manual, status, reason, "attempts exhausted")
+            tracing::info!(%message_id, %endpoint, attempt, manual, status, reason, "attempts exhausted");
         }
         Next::Canceled => tracing::info!(%message_id, %endpoint, attempt, manual, status, reason, "delivery canceled"),
     }

@@ -54,7 +54,7 @@ pub(super) fn routes() -> Routes {
             Operation::new("v1.message.create", "Create a message")
                 .description(
                     "When this is answered the message is on disk, and will be delivered to every endpoint of the \
-                     application that wants it: the header `postrider-matched-endpoints` says how many do.",
+                     application that wants it: the header `postrider-matched-endpoints` says how many enabled ones do.",
                 )
                 .path_pattern("app_id", APPLICATION_PATTERN)
                 .body::<message::MessageIn<'_>>()
