@@ -136,7 +136,8 @@ impl ApiError {
 
     /// 429: as many deliveries wait at an endpoint as may be asked for.
     pub(crate) fn too_many_deliveries() -> Self {
-        let detail = "Too many deliveries that somebody asked for wait at this endpoint. Try again later.";
+        let detail =
+            "Too many requested deliveries (resend, recover, replays) are pending at this endpoint. Try again later.";
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_deliveries", detail)
     }
 

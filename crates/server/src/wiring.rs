@@ -178,7 +178,7 @@ impl Server {
         }
         let answered = async {
             if timeout(phases.drain, answering).await.is_err() {
-                tracing::warn!("clients still had requests under way; their connections were cut");
+                tracing::warn!("clients still had requests in flight; their connections were closed");
             }
         };
         let rest = async {

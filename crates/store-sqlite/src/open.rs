@@ -79,7 +79,7 @@ impl SqliteStore {
             return Err(OpenError::Missing { path: path.to_owned() });
         }
         if bytes(path) == Some(0) && has_wal {
-            let problem = "it is empty, but the -wal beside it is not".to_owned();
+            let problem = "it is empty, but its -wal is not".to_owned();
             return Err(OpenError::Damaged { path: path.to_owned(), problem });
         }
         twice(path, || match ownership {

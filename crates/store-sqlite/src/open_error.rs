@@ -31,9 +31,9 @@ pub enum OpenError {
     },
     /// It can be opened by another name.
     #[error(
-        "the store {path} has {names} names (hard links), and what was written last is beside one of them only: opened by another \
-         it would be damaged; find them with `find / -xdev -samefile {path}`, keep the one that the server has (with the -wal beside \
-         it, if there is one), and remove the others; to have a copy, make one with cp"
+        "the store {path} has {names} names (hard links), and what was written last (-wal) is next to one of them only: opened by another \
+         it would be damaged; find them with `find / -xdev -samefile {path}`, keep the one that the server has (with the -wal next \
+         to it, if there is one), and remove the others; to have a copy, make one with cp"
     )]
     HardLinked {
         /// The file.
@@ -43,7 +43,7 @@ pub enum OpenError {
     },
     /// It can be opened by another name, outside.
     #[error(
-        "the store {path} is mounted by itself, without its folder: what is written last is kept beside it (-wal), where it would \
+        "the store {path} is mounted by itself, without its folder: what is written last is kept next to it (-wal), where it would \
          not be found from outside, or by the next container; mount the folder instead"
     )]
     MountedAlone {
@@ -117,7 +117,7 @@ pub enum OpenError {
     },
     /// It is not there, but what was written to it last is.
     #[error(
-        "the store {path} is not there, but a -wal is beside it, with what was written last: put the file back where it was before this \
+        "the store {path} is not there, but its -wal is, with what was written last: put the file back where it was before this \
          is started (was it moved, or is its disk not mounted?); only if it is gone for good, move the -wal away, too"
     )]
     Missing {

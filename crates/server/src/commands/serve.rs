@@ -17,9 +17,9 @@ use crate::wiring::{Phases, Server};
 const SIGNALS: &str = "\
 Signals:
   TERM, INT, QUIT, HUP, PWR, XCPU
-                        end in order: requests under way are finished, at most for delivery.drain_timeout (8s)
+                        shut down cleanly: requests in flight are finished, at most for delivery.drain_timeout (8s)
   TERM, INT or QUIT again
-                        end at once, from a second after the first; what was under way is sent again at the next start
+                        end at once, from a second after the first; what was in flight is sent again at the next start
   USR1, USR2, ALRM, VTALRM, PROF, TRAP, IO, STKFLT, XFSZ, real-time signals
                         nothing";
 
@@ -111,14 +111,14 @@ async fn serve(config: &Config, args: &Args, stdout: &Output) -> anyhow::Result<
     drop(stop);
     let patience = config.delivery.drain_timeout.0;
     let patience = if broken { patience.min(LAST_RESORT) } else { patience };
-    tracing::info!("stopping: no new messages are taken, requests under way are finished");
+    tracing::info!("stopping: no new messages are accepted, requests in flight are finished");
     let stopped = tokio::select! {
         () = server.stop(answering, Phases::of(patience)) => {
             tracing::info!("stopped");
             Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
         () = signals.again() => {
-            tracing::warn!("stopped at once; what was under way is sent again at the next start");
+            tracing::warn!("stopped at once; what was in flight is sent again at the next start");
             Ok(ExitCode::FAILURE)
         }
     };

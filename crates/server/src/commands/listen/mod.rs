@@ -44,7 +44,7 @@ Examples:
 
 /// Receive webhooks here: verify their signatures and print them.
 ///
-/// With a secret, a request whose signature does not verify is answered 401, as a careful receiver would.
+/// With a secret, a request whose signature does not verify gets 401, as from a careful receiver.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
