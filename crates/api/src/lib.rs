@@ -31,4 +31,4 @@ pub use memory::memory;
 pub use options::{AuthOptions, SigningOptions};
 pub use router::{Api, Parts};
 pub use routes::openapi::document as openapi_document;
-pub use wire::url_policy::UrlCheck;
+pub use wire::url_policy::{UrlCheck, UrlRefused};

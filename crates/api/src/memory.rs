@@ -13,13 +13,13 @@ use crate::wire::model::environment::IMPORT_MEMORY;
 pub fn memory(limits: &LimitOptions, connections: u64) -> Vec<Part> {
     vec![
         Part::set("limits.request_bytes", "bodies of requests", limits.request_bytes),
-        Part::set("limits.response_bytes", "answers that are not read yet", limits.response_bytes),
+        Part::set("limits.response_bytes", "responses that clients have not read yet", limits.response_bytes),
         Part::set(
             "server.max_connections",
-            "small answers to changes, of callers who do not read theirs",
+            "small responses to changes, of clients that do not read theirs",
             connections.saturating_mul(UNPAID_BYTES),
         ),
-        Part::fixed("imports that are read (OpenAPI documents of many values)", IMPORTS as u64 * IMPORT_MEMORY),
-        Part::fixed("tokens of callers, remembered", CACHE_BYTES),
+        Part::fixed("imports being read (OpenAPI documents with many values)", IMPORTS as u64 * IMPORT_MEMORY),
+        Part::fixed("cache of tokens", CACHE_BYTES),
     ]
 }

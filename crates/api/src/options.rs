@@ -6,7 +6,7 @@ use postrider_domain::signature::SecretKind;
 postrider_domain::options! {
     /// Who may use the API.
     pub struct AuthOptions in "auth" {
-        /// Accept JSON web tokens that are signed with this secret (HS256), beside API keys. None are accepted without it.
+        /// Accept JSON web tokens that are signed with this secret (HS256), in addition to API keys. None are accepted without it.
         /// Its bytes are used as they are, and there must be 32 or more: `openssl rand -hex 32` makes a good one.
         /// `sub` is the environment (`org_…`) that a token is for; or it is an application (`app_…`), and `org` its environment.
         /// A token has at most 21,504 bytes. Its `exp`, `nbf` and `iat` are compared with the clock with 15 minutes of leeway.

@@ -234,8 +234,7 @@ fn is_event_type(path: &str) -> bool {
 }
 
 fn ambiguous_path() -> ApiError {
-    let detail =
-        "The path has an empty part, a slash at its end, or a step ('.' or '..'): what it names can't be told.";
+    let detail = "The path has an empty part, a slash at its end, or a step ('.' or '..'): what it names is ambiguous.";
     ApiError::new(StatusCode::BAD_REQUEST, "ambiguous_path", detail)
 }
 

@@ -39,7 +39,7 @@ pub enum ResolveError {
     #[error("the host name could not be looked up: no name server is configured")]
     NoNameServer,
     /// As many names are looked up as may be.
-    #[error("the host name could not be looked up: too much is under way here")]
+    #[error("the host name could not be looked up: too many look-ups are in progress here")]
     Busy,
     /// This machine has no more open files, or the like.
     #[error("the host name could not be looked up: a limit of this machine was reached")]

@@ -32,11 +32,11 @@ const WELL_KNOWN_PORTS: [u16; 97] = [
 /// through them what a name resolves to inside this network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Forbidden {
-    /// The address, or one of the addresses of the name, is not public.
-    #[error("the host is, or resolves to, a private, local or reserved address, which is not delivered to")]
+    /// The address, or one of the addresses of the name, is not public. (Of a name something else is said: see `connect.rs`.)
+    #[error("the host is a private, local or reserved address, which is not delivered to")]
     Address,
     /// The port is a well-known service's.
-    #[error("port {0} is a well-known service's that is not HTTP, and is not delivered to")]
+    #[error("port {0} belongs to a non-HTTP service and is blocked")]
     Port(u16),
     /// The URL is http, and `delivery.https_only` is set.
     #[error("only https URLs are delivered to")]
@@ -47,6 +47,19 @@ pub enum Forbidden {
         /// Because this machine lacks what closing connections would give back.
         starved: bool,
     },
+}
+
+impl Forbidden {
+    /// What lets such a target be delivered to. For operators: customers do not choose settings.
+    pub fn remedy(self) -> Option<&'static str> {
+        match self {
+            Self::Address => Some(
+                "to allow it, name its network in delivery.allow_subnets (`postrider serve --dev` allows loopback addresses)",
+            ),
+            Self::Port(_) => Some("to allow it, name it in delivery.allow_ports"),
+            Self::Plaintext | Self::Unknown { .. } => None,
+        }
+    }
 }
 
 /// Which targets may be delivered to.

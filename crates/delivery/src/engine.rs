@@ -106,7 +106,7 @@ impl Engine {
             }
             if tokio::time::timeout(to_store, drained).await.is_err() {
                 tracing::warn!(
-                    "requests are still under way after {deadline:?}; they will be made again at the next start"
+                    "requests are still in flight after {deadline:?}; they will be made again at the next start"
                 );
             }
         }

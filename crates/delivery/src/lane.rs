@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_domain::delivery::{Decision, Hold, HoldReason, Outcome};
+use postrider_domain::ids::EndpointId;
 use postrider_domain::time::Timestamp;
 use postrider_store::{DeliveryKey, EndpointKey, Target, TooLarge};
 
@@ -140,6 +141,8 @@ pub(crate) struct State {
     unparked: bool,
     /// Everything due until then was loaded, is being loaded, or is held; or there is `more`.
     loaded_until: Timestamp,
+    /// How many deliveries were canceled because the endpoint is disabled, and are not in the log yet.
+    canceled: usize,
     /// Something asynchronous is under way that will look at the lane again.
     busy: Option<Busy>,
     meanwhile: Meanwhile,
@@ -196,6 +199,7 @@ impl Lane {
             loads_in_a_row: 0,
             unparked: false,
             loaded_until: Timestamp::EPOCH,
+            canceled: 0,
             busy: None,
             meanwhile: Meanwhile::default(),
             retry_store_at: None,
@@ -400,14 +404,22 @@ impl State {
 
     /// So many deliveries of an endpoint that wants nothing were removed; `rest` if there may be more. The store removes none of an
     /// endpoint that is enabled. So if it has removed none, nobody may have told this lane that the endpoint was, and it is read again:
-    /// what is due there would wake the lane again and again.
-    pub(crate) fn cancel_done(&mut self, removed: usize, rest: bool) {
+    /// what is due there would wake the lane again and again. Once all are removed: how many there were.
+    pub(crate) fn cancel_done(&mut self, removed: usize, rest: bool) -> usize {
         self.busy = None;
         self.prepared();
         self.stale |= removed == 0;
+        self.canceled += removed;
         if rest {
             self.wake();
+            return 0;
         }
+        std::mem::take(&mut self.canceled)
+    }
+
+    /// The id of the endpoint, if the lane has read it.
+    pub(crate) fn endpoint(&self) -> Option<EndpointId> {
+        self.ready.as_ref().map(|ready| ready.target.endpoint.id)
     }
 
     /// The store noted when the endpoint is next due.

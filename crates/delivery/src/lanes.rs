@@ -526,7 +526,11 @@ impl Lanes {
     async fn cancel(self: Arc<Self>, lane: Arc<Lane>) {
         match self.store.cancel_deliveries(lane.key, CANCEL_SLICE).await {
             Ok(removed) => {
-                lane.state.lock().cancel_done(removed, removed == CANCEL_SLICE);
+                let (canceled, endpoint) = {
+                    let mut state = lane.state.lock();
+                    (state.cancel_done(removed, removed == CANCEL_SLICE), state.endpoint())
+                };
+                self.unsent.note_disabled(endpoint, canceled, self.clock.now());
                 self.pump(&lane);
             }
             Err(error) => self.store_failed(&lane, &error, "cancel deliveries"),

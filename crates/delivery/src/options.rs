@@ -121,7 +121,7 @@ postrider_domain::options! {
         /// The time that one attempt may take: resolving, connecting, TLS, request and answer together.
         #[within("10ms", "10m")]
         pub request_timeout: Span = span("30s"),
-        /// An endpoint that keeps exhausting deliveries for this long without one success is disabled. When it began to fail is
+        /// An endpoint whose deliveries keep running out of retries for this long without one success is disabled. When it began to fail is
         /// forgotten after twice this time: an endpoint that exhausts a delivery less often than that is not disabled by it.
         #[within("1ms", "3650d")]
         pub disable_after: Span = span("5d"),
@@ -139,11 +139,11 @@ postrider_domain::options! {
         pub https_only: bool = false,
         /// The names of the signature headers: `webhook` (Standard Webhooks) or `svix`.
         pub header_prefix: HeaderPrefix = HeaderPrefix::Webhook,
-        /// The most requests under way to one endpoint at a time. A lane starts with 4 and works up to it while the
+        /// The most requests in flight to one endpoint. A lane starts with 4 and works up to it while the
         /// receiver answers; a receiver that is slow or failing gets less.
         #[within(1, 10_000)]
         pub concurrency: u32 = 32,
-        /// The most requests under way in all. Bounded by the limit on open files, too.
+        /// The most requests in flight in all. Bounded by the limit on open files, too.
         #[within(1, 1_000_000)]
         pub max_in_flight: u32 = 4096,
         /// The most bytes of messages waiting in memory for their turn; whatever is beyond waits in the store. An eighth of it
@@ -156,7 +156,7 @@ postrider_domain::options! {
         /// `delivery.memory_bytes`; the log says how many were cut.
         #[within(0, 1_099_511_627_776_u64)]
         pub kept_responses_per_day: u64 = 256 * 1024 * 1024,
-        /// How long a shutdown may take in all. Requests under way, to endpoints and at the API, get most of it to finish;
+        /// How long a shutdown may take in all. Requests in flight, to endpoints and at the API, get most of it to finish;
         /// deliveries that are not done by then stay due and are made at the next start. Containers are killed 10 s (Docker)
         /// or 30 s (Kubernetes) after they were asked to stop: keep it below that.
         #[within("100ms", "1h")]

@@ -269,7 +269,7 @@ impl State {
                 loaded.stamps = stamps;
                 *self.book.lock() = Book::default();
             }
-            Err(error) => tracing::warn!(%error, "failed to read the configuration of name servers anew"),
+            Err(error) => tracing::warn!(%error, "failed to read the configuration of name servers again"),
         }
     }
 }

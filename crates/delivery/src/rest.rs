@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 postrider_domain::limits! {
     in "Receivers over HTTP/2";
     /// Of messages that were answered and then not read, until their connections have ended
-    pub(crate) const MAX_LEFT_BYTES: usize = 16 * 1024 * 1024, "bytes", beyond "their connections are cut, with the requests that are under way on them";
+    pub(crate) const MAX_LEFT_BYTES: usize = 16 * 1024 * 1024, "bytes", beyond "their connections are cut, with the requests in flight on them";
 }
 
 /// What a message takes at least that nobody reads: its stream.

@@ -191,7 +191,7 @@ postrider_domain::limits! {
     /// Attempts at an endpoint in a row that are none because the connection ended for what the receiver sent for others' requests, or for none, and so did the next, or the time was over
     pub(crate) const MAX_SPARED: u32 = 8, "attempts", beyond "the next has failed";
     /// Endpoints of which that is counted
-    pub(crate) const MAX_SPARED_ENDPOINTS: usize = 16_384, "endpoints", beyond "all are counted anew";
+    pub(crate) const MAX_SPARED_ENDPOINTS: usize = 16_384, "endpoints", beyond "all are counted again from 0";
 }
 
 /// How long a request waits for a stream, and how often it looks whether there is one.

@@ -139,18 +139,22 @@ fn response(outcome: Outcome) -> Bytes {
 /// One line where the outcome is decided; a success is only worth one to those who look closely. (The name `message` is that of
 /// the line's text.)
 fn log(delivery: &Held, ready: &Ready, sent: &Sent, next: &Next) {
-    let (message_id, endpoint, attempt) =
-        (&delivery.message.id, &ready.target.endpoint.id, delivery.made.saturating_add(1));
+    let (message_id, endpoint) = (&delivery.message.id, &ready.target.endpoint.id);
+    // One that somebody asked for is none of the schedule's, and has no number there.
+    let attempt = (delivery.trigger == Trigger::Scheduled).then(|| delivery.made.saturating_add(1));
+    let manual = (delivery.trigger == Trigger::Manual).then_some(true);
     let (status, reason) = match &sent.outcome {
         Outcome::Answered { status, .. } => (*status, None),
         Outcome::Failed { detail, .. } => (0, Some(detail.as_str())),
     };
     match next {
-        Next::Succeeded => tracing::debug!(%message_id, %endpoint, attempt, status, "delivered"),
+        Next::Succeeded => tracing::debug!(%message_id, %endpoint, attempt, manual, status, "delivered"),
         Next::Waiting(at) => {
-            tracing::debug!(%message_id, %endpoint, attempt, status, reason, next_attempt_at = %at, "attempt failed");
+            tracing::debug!(%message_id, %endpoint, attempt, manual, status, reason, next_attempt_at = %at, "attempt failed");
         }
-        Next::Exhausted => tracing::info!(%message_id, %endpoint, attempt, status, reason, "attempts exhausted"),
-        Next::Canceled => tracing::info!(%message_id, %endpoint, attempt, status, reason, "delivery canceled"),
+        Next::Exhausted => {
+            tracing::info!(%message_id, %endpoint, attempt, manual, status, reason, "attempts exhausted");
+        }
+        Next::Canceled => tracing::info!(%message_id, %endpoint, attempt, manual, status, reason, "delivery canceled"),
     }
 }

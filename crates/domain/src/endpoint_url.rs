@@ -48,8 +48,8 @@ pub enum UrlError {
     /// It does not parse.
     #[error("is not a URL: {0}")]
     Syntax(String),
-    /// Another scheme than http or https.
-    #[error("has a scheme that is not delivered to: only http and https are")]
+    /// Another scheme than http or https, or none. (In `localhost:3000` it is `localhost`.)
+    #[error("must begin with http:// or https://")]
     Scheme,
     /// No host to connect to.
     #[error("has no host")]
@@ -68,7 +68,10 @@ impl EndpointUrl {
         if text.len() > MAX_URL_BYTES {
             return Err(UrlError::Length);
         }
-        let url = Url::parse(text).map_err(|error| UrlError::Syntax(error.to_string()))?;
+        let url = Url::parse(text).map_err(|error| match error {
+            url::ParseError::RelativeUrlWithoutBase => UrlError::Scheme,
+            error => UrlError::Syntax(error.to_string()),
+        })?;
         if !is_http(&url) {
             return Err(UrlError::Scheme);
         }

@@ -79,7 +79,7 @@ impl EventTypePatch {
 }
 
 impl EventType {
-    /// The schema of the newest version: versions are compared as people count, so "10" is newer than "9".
+    /// The schema of the newest version: versions are compared numerically, so "10" is newer than "9".
     pub fn newest_schema(&self) -> Option<&RawValue> {
         self.newest_version().map(|(_, schema)| schema)
     }

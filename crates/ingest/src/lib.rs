@@ -33,16 +33,11 @@ pub use turns::{Caller, Tenant, Turn, Whose};
 pub fn memory(limits: &LimitOptions, schemas: &SchemaOptions) -> Vec<Part> {
     let processes = schemas.memory_bytes.saturating_mul(schemas.most_processes() as u64);
     vec![
-        Part::set("limits.queue_bytes", "messages that are being accepted", limits.queue_bytes),
-        Part::fixed("where messages go, remembered", routes::CAPACITY),
-        Part::fixed("where messages go, being read", routes::BEING_READ),
-        Part::fixed("schemas, remembered", rules::CAPACITY),
-        Part::set(
-            "schemas.memory_bytes",
-            "processes that compare payloads with schemas, once there are any",
-            processes,
-        )
-        .apart(),
+        Part::set("limits.queue_bytes", "messages being accepted", limits.queue_bytes),
+        Part::fixed("routing cache", routes::CAPACITY),
+        Part::fixed("routes being loaded", routes::BEING_READ),
+        Part::fixed("cache of schemas", rules::CAPACITY),
+        Part::set("schemas.memory_bytes", "processes that validate payloads, once there are any", processes).apart(),
     ]
 }
 

@@ -108,7 +108,7 @@ impl Schema {
             if bytes > MAX_DETAIL_BYTES {
                 told.push(Violation::of_schema(
                     vec!["payload".into()],
-                    "does not match in more places than are told".to_owned(),
+                    "does not match in more places than are listed".to_owned(),
                 ));
                 break;
             }

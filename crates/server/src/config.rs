@@ -41,14 +41,19 @@ postrider_domain::options! {
         /// processors are short.
         #[within(0, 1_024)]
         pub threads: usize = 0,
-        /// The most connections of callers. When there are as many, one that was last used without a good token, or on which no
-        /// request came for a second, is closed for a new one: of the address that has most, the one for which that has been so
-        /// for longest. Only if there is none, one that a known caller has left idle for ten seconds is, and then a slow one; or
-        /// instead, of an address that has more than that one's, a request whose caller is not known yet is answered 503, or one
-        /// that is new is closed. What a known caller has just used goes after all that is nobody's, but for new ones of an
-        /// address that has fewer, and for new ones and requests whose caller is not known yet while they are few (6 % each).
-        /// A request that was answered before its body came is nobody's until that has come. The setting is lowered to fit the
-        /// limit on open files.
+        /// The most connections of callers. When there are as many, the server makes room for a new one; it closes, in this order:
+        ///
+        /// 1. an unauthenticated one, which was last used without a good token, or on which no request came for a second: of the
+        ///    address that has most, the one for which that has been so for longest. (A request that was responded to before its
+        ///    body came counts as unauthenticated until that has come.)
+        /// 2. an idle one, which a known caller has not used for ten seconds;
+        /// 3. a slow one of a known caller, whose body does not come or whose response is not read;
+        /// 4. the new one itself.
+        ///
+        /// Before 2 and 3, if another address has more connections than the one that would be closed, a request of that address
+        /// whose caller is not known yet gets 503, or a new connection of it is closed. What a known caller has just used goes
+        /// last, but for new connections of an address that has fewer, and for new connections and requests whose caller is not
+        /// known yet while they are few (6 % each). The setting is lowered to fit the limit on open files.
         #[within(1, 1_000_000)]
         pub max_connections: u32 = 2048,
         /// The most connections from one address, so that one caller does not crowd out the others: half of `max_connections`,
@@ -63,7 +68,7 @@ postrider_domain::options! {
         #[within("1s", "1h")]
         pub idle_timeout: Span = span("75s"),
         /// The time in which a client must take so much of its answer that the system sees room for more, or its connection is
-        /// cut. Linux does when a third of its buffer is free, some 43 KB: at 30s who reads less than 1.4 KB a second is cut.
+        /// cut. Linux does when a third of its buffer is free, some 43 KB: at 30s, clients reading less than 1.4 KB/s are disconnected.
         #[within("1s", "1h")]
         pub write_timeout: Span = span("30s"),
     }
@@ -80,12 +85,25 @@ postrider_domain::options! {
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", try_from = "String")]
 pub(crate) enum LogFormat {
     /// For people.
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl TryFrom<String> for LogFormat {
+    type Error = String;
+
+    /// In whatever case, as the level.
+    fn try_from(text: String) -> Result<Self, String> {
+        match () {
+            () if text.eq_ignore_ascii_case("text") => Ok(Self::Text),
+            () if text.eq_ignore_ascii_case("json") => Ok(Self::Json),
+            () => Err(format!("must be text or json, not '{text}'")),
+        }
+    }
 }
 
 postrider_domain::options! {

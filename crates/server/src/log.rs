@@ -35,7 +35,7 @@ postrider_domain::limits! {
     /// One line of the log
     pub(crate) const MAX_LINE_BYTES: usize = 64 * 1024, "bytes", beyond "it is cut";
     /// Lines of the same warning or error in a minute
-    pub(crate) const MAX_SAME_LINES: u32 = 300, "lines", beyond "they are left out; the next one after that minute is told how many";
+    pub(crate) const MAX_SAME_LINES: u32 = 300, "lines", beyond "they are left out; the next one after that minute says how many";
 }
 
 /// See [`MAX_SAME_LINES`].

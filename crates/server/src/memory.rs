@@ -25,11 +25,11 @@ pub(crate) fn parts(config: &Config) -> Vec<Part> {
         Part::set("server.max_connections", "connections of callers", connections * CONNECTION),
         Part::set(
             "server.max_connections",
-            "connections of callers, in the system's buffers (if no client reads, and the server does not come to read)",
+            "connections of callers, in the kernel's buffers (if no client reads, and the server falls behind)",
             connections * IN_THE_SYSTEM,
         )
         .apart(),
-        Part::fixed("lines of the log that wait to be written", log::MAX_WAITING_BYTES as u64),
+        Part::fixed("log lines that wait to be written", log::MAX_WAITING_BYTES as u64),
         Part::fixed("the program itself", PROGRAM),
     ];
     [
@@ -83,6 +83,10 @@ pub(crate) fn sum(parts: &[Part]) -> u64 {
     sum_of(&mut parts.iter())
 }
 
+fn of_process(parts: &[Part]) -> u64 {
+    sum_of(&mut parts.iter().filter(|part| !part.is_apart))
+}
+
 fn sum_of(parts: &mut dyn Iterator<Item = &Part>) -> u64 {
     parts.fold(0u64, |sum, part| sum.saturating_add(part.bytes))
 }
@@ -90,6 +94,16 @@ fn sum_of(parts: &mut dyn Iterator<Item = &Part>) -> u64 {
 /// An amount, for people.
 pub(crate) fn shown(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / MIB as f64)
+}
+
+/// The sum, for people, and where to look for the parts.
+pub(crate) fn in_short(parts: &[Part]) -> String {
+    format!(
+        "Memory: {} at most in all, {} of that in the server's own process. Usually it is far less.\n\
+         `postrider config check --memory` lists the parts, and which setting bounds each.\n",
+        shown(sum(parts)),
+        shown(of_process(parts))
+    )
 }
 
 /// The parts and their sum, for people.
@@ -100,11 +114,7 @@ pub(crate) fn as_text(parts: &[Part]) -> String {
         let bound = part.setting.map_or_else(String::new, |setting| format!(" ({setting})"));
         text.push_str(&row(part.bytes, part.what, &bound));
     }
-    text.push_str(&row(
-        sum_of(&mut parts.iter().filter(|part| !part.is_apart)),
-        "in the server's own process, at most",
-        "",
-    ));
+    text.push_str(&row(of_process(parts), "in the server's own process, at most", ""));
     text.push_str(&row(sum(parts), "in all, at most", ""));
     text
 }
@@ -132,6 +142,29 @@ mod tests {
         assert_eq!(limits("0::/not/shown/here\nnonsense\n"), [] as [u64; 0]);
     }
 
+    /// What `docs/operating.md` says that memory can grow to.
+    #[test]
+    fn the_figures_in_the_documentation_are_those_of_the_settings() {
+        let page = include_str!("../../../docs/operating.md");
+        let says = |what: &str| assert!(page.contains(what), "docs/operating.md is to say: {what}");
+        let of = |settings: &str| -> Vec<Part> {
+            let mut config = toml::from_str::<Config>(settings).expect("the page has good settings");
+            // As many as there are on two cores.
+            if config.schemas.processes == 0 {
+                config.schemas.processes = 2;
+            }
+            parts(&config)
+        };
+        says(&format!("{:.1} GiB with the defaults\non two cores", sum(&of("")) as f64 / (1024.0 * MIB as f64)));
+        let (_, small) = page.split_once("**On 1 GiB**").expect("there is a part on small machines");
+        let settings = small.split("```").nth(1).and_then(|block| block.strip_prefix("toml")).expect("with settings");
+        let small = of(settings);
+        let imports = small.iter().filter(|part| part.what.starts_with("imports")).map(|part| part.bytes).sum::<u64>();
+        says(&format!("The sum is {} then", shown(sum(&small))));
+        says(&format!("{} of that are for imports", shown(imports)));
+        says(&format!("it is {}", shown(sum(&small) - imports)));
+    }
+
     #[test]
     fn the_sum_is_that_of_the_parts() {
         let parts = [
@@ -142,5 +175,10 @@ mod tests {
         let text = as_text(&parts);
         assert!(text.contains("1.5 MiB  tea (tea.cups)\n") && text.ends_with("3.0 MiB  in all, at most\n"), "{text}");
         assert!(text.contains("2.5 MiB  in the server's own process, at most\n"), "{text}");
+        let short = in_short(&parts);
+        assert!(
+            short.starts_with("Memory: 3.0 MiB at most in all, 2.5 MiB of that in the server's own process."),
+            "{short}"
+        );
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use postrider_api::{Api, Parts, Workers};
+use postrider_api::{Api, Parts, UrlRefused, Workers};
 use postrider_delivery::Engine;
+use postrider_delivery::egress::Forbidden;
 use postrider_delivery::resolve::SystemResolver;
 use postrider_delivery::sender::Sender;
 use postrider_domain::clock::{Clock, SystemClock};
@@ -126,7 +127,10 @@ impl Server {
             workers: Workers::start().context("cannot start threads")?,
             clock: Arc::clone(&clock),
             entropy,
-            check_url: Arc::new(move |url| policy.check_literal(url).map_err(|forbidden| forbidden.to_string())),
+            check_url: Arc::new(move |url| {
+                let refused = |why: Forbidden| UrlRefused { reason: why.to_string(), remedy: why.remedy() };
+                policy.check_literal(url).map_err(refused)
+            }),
             https_only,
             auth: config.auth.clone(),
             signing: config.signing.clone(),
@@ -174,7 +178,7 @@ impl Server {
         }
         let answered = async {
             if timeout(phases.drain, answering).await.is_err() {
-                tracing::warn!("clients still had requests under way; their connections were cut");
+                tracing::warn!("clients still had requests in flight; their connections were closed");
             }
         };
         let rest = async {

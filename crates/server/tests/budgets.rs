@@ -387,7 +387,7 @@ async fn what_is_told_of_many_payloads_that_do_not_match_is_bounded() {
         let lines = post("/msg/batch", "application/x-ndjson", vec![item.as_str(); 100].join("\n")).await.expect(202);
         for answer in [&answer, &lines] {
             assert!(answer.body.len() < 3 * MIB / 2, "{how}: {} bytes", answer.body.len());
-            assert!(answer.text().contains("no more is told"));
+            assert!(answer.text().contains("no more is reported"));
         }
         assert!(
             results.len() == 100

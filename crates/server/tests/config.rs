@@ -27,14 +27,21 @@ fn error_lines(output: &Output) -> Vec<String> {
 }
 
 #[test]
-fn check_prints_what_memory_the_settings_allow_and_its_sum() {
+fn check_prints_the_sum_of_memory_and_on_request_its_parts() {
     let folder = TempDir::new().unwrap();
-    let output = postrider(&folder, &["config", "check"]).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    let text = text(&output);
+    let check = |arguments: &[&str]| {
+        let output = postrider(&folder, &[&["config", "check"], arguments].concat()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        text(&output)
+    };
+    let short = check(&[]);
+    assert!(short.starts_with("The settings are valid: 0 of ") && short.contains("--memory"), "{short}");
+    assert!(short.lines().filter(|line| line.contains("MiB at most in all")).count() == 1, "{short}");
+    assert!(!short.contains("(delivery.memory_bytes)"), "{short}");
+    let text = check(&["--memory"]);
     assert!(
         text.contains(
-            "66.0 MiB  messages that wait to be sent, and responses; as much again while each endpoint has one, the last of which may be above that (delivery.memory_bytes)"
+            "66.0 MiB  messages that wait to be sent, and responses; up to twice the setting, and one message (delivery.memory_bytes)"
         ),
         "{text}"
     );
@@ -64,6 +71,15 @@ fn check_prints_a_line_for_each_problem_with_its_source_and_fails() {
     ] {
         assert!(lines.iter().any(|line| line.contains(part)), "{part} in {lines:#?}");
     }
+}
+
+#[test]
+fn check_refuses_a_folder_in_place_of_the_store() {
+    let folder = TempDir::new().unwrap();
+    let output = postrider(&folder, &["config", "check", "--store", "sqlite://."]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let lines = error_lines(&output);
+    assert!(lines.len() == 1 && lines[0].contains("store.url names a folder"), "{lines:?}");
 }
 
 #[test]
@@ -209,7 +225,7 @@ async fn a_short_secret_that_the_operator_allows_is_taken() {
 }
 
 #[test]
-fn check_warns_of_what_can_be_set_and_is_hardly_meant() {
+fn check_warns_of_what_can_be_set_and_is_probably_a_mistake() {
     let folder = TempDir::new().unwrap();
     let check = |settings: &[(&str, &str)]| {
         let output = postrider(&folder, &["config", "check"]).envs(settings.iter().copied()).output().unwrap();
@@ -231,6 +247,9 @@ fn check_warns_of_what_can_be_set_and_is_hardly_meant() {
         ("POSTRIDER_DELIVERY__DISABLE_AFTER", "1ms", "delivery.disable_after is 1ms"),
         ("POSTRIDER_SERVER__WRITE_TIMEOUT", "1s", "server.write_timeout is 1s"),
         ("POSTRIDER_RETENTION__PAYLOAD", "1d", "what is not delivered by then is canceled"),
+        ("POSTRIDER_RETENTION__PAYLOAD", "1d", "3d 18h"),
+        ("POSTRIDER_RETENTION__HISTORY", "30d", "retention.history is 30d and retention.payload 90d"),
+        ("POSTRIDER_SERVER__MAX_CONNECTIONS_PER_ADDRESS", "4096", "more than server.max_connections: 2048"),
     ] {
         let warned = check(&[(name, value)]);
         assert!(warned.len() == 1 && warned[0].contains(said), "{name}={value}: {warned:?}");

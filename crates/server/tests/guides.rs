@@ -53,6 +53,8 @@ fn script(blocks: &[Block], language: &str, file: &str) -> String {
         match &*block.kind {
             "sh" | "bash" => script.push_str(&block.text),
             "text" => script.push_str("printf '\\036'\n"),
+            // Shown, and not run.
+            "json" => {}
             kind if kind == language => {
                 let _ = write!(script, "cat {redirect}{file} <<'END OF THE BLOCK'\n{}\nEND OF THE BLOCK\n", block.text);
                 redirect = ">>";
@@ -138,6 +140,18 @@ async fn idempotency() {
 #[ignore = "needs curl: scripts/test runs this"]
 async fn event_types() {
     run("event-types", "", &[]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs curl: scripts/test runs this"]
+async fn disabled() {
+    run("disabled", "", &[postrider()]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs curl: scripts/test runs this"]
+async fn tokens() {
+    run("tokens", "", &[]).await;
 }
 
 #[tokio::test]

@@ -254,11 +254,11 @@ async fn a_copy_of_the_database_of_a_quiet_server_alone_is_complete() {
 #[tokio::test]
 async fn a_start_that_makes_a_store_says_so_with_its_path_and_a_later_one_does_not() {
     let mut server = server().start().await;
-    let line = format!("made a new, empty store, because there was none path={}", database(&server).display());
+    let line = format!("no store found; created an empty one path={}", database(&server).display());
     server.logged(&line).await;
     server.terminate().await;
     server.start().await;
-    assert_eq!(server.log().matches("made a new, empty store").count(), 1);
+    assert_eq!(server.log().matches("created an empty one").count(), 1);
 }
 
 #[tokio::test]

@@ -118,7 +118,7 @@ fn a_port_in_use_and_a_wrong_secret_are_said_in_one_line() {
     let output = listen(&["--port", &port]).output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(error.starts_with("error: can't listen on 127.0.0.1:") && error.lines().count() == 1, "{error}");
+    assert!(error.starts_with("error: cannot listen on 127.0.0.1:") && error.lines().count() == 1, "{error}");
 
     let output = listen(&["--secret", "hunter2"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));

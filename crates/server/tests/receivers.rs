@@ -397,8 +397,9 @@ async fn begin_a_head(
 async fn stated_bytes_of_a_request() -> f64 {
     let folder = tempfile::tempdir().unwrap();
     let settings = [("POSTRIDER_DELIVERY__MAX_IN_FLIGHT", "1024")];
-    let checked = process::run(env!("CARGO_BIN_EXE_postrider"), &["config", "check"], &settings, folder.path()).await;
-    let line = checked.stdout.lines().find_map(|line| line.split_once(" MiB  requests under way to endpoints"));
+    let checked =
+        process::run(env!("CARGO_BIN_EXE_postrider"), &["config", "check", "--memory"], &settings, folder.path()).await;
+    let line = checked.stdout.lines().find_map(|line| line.split_once(" MiB  requests in flight to endpoints"));
     line.unwrap().0.trim().parse::<f64>().unwrap() * 1024.0
 }
 

@@ -175,8 +175,8 @@ fn a_local_address_is_refused_under_guard_and_named_as_such() {
 fn what_cannot_be_tried_is_explained_in_a_line_and_the_exit_code_is_2() {
     let url = "http://localhost:1/";
     for (arguments, text) in [
-        (vec!["ftp://example.com/"], "only http and https"),
-        (vec!["localhost:4000"], "only http and https"),
+        (vec!["ftp://example.com/"], "must begin with http:// or https://"),
+        (vec!["localhost:4000"], "must begin with http:// or https://"),
         (vec![url, "--secret", "nonsense"], "whsec_"),
         (vec![url, "--schedule", "soon"], "is not a duration"),
         (vec![url, "--type", "no spaces"], "may only contain"),

@@ -198,6 +198,8 @@ async fn what_was_canceled_is_canceled_everywhere() {
         let page = app.client.get(&app.path(&format!("{attempted}?status={status}"))).await.expect(200).json();
         assert_eq!(page["data"].as_array().unwrap().len(), count, "{status}");
     }
+    let line = server.logged("pending deliveries were canceled").await;
+    assert!(line.contains("INFO") && line.contains(&endpoint) && line.contains("canceled=1"), "{line}");
     // It stays canceled when the endpoint is enabled again.
     app.client.patch(&app.path(&format!("/endpoint/{endpoint}")), &json!({ "disabled": false })).await.expect(200);
     assert_eq!(first(&app.client.get(&app.path(&attempted)).await.expect(200).json())["status"], 4);

@@ -40,7 +40,7 @@ pub fn memory() -> Vec<Part> {
     vec![
         Part::fixed("caches of the store", caches * KIB),
         // Of messages and of attempts.
-        Part::fixed("what was noted last for filtered lists", 2 * blocks::MAX_BYTES),
+        Part::fixed("index cache for filtered lists", 2 * blocks::MAX_BYTES),
     ]
 }
 
@@ -80,7 +80,7 @@ impl SqliteStore {
             return Err(OpenError::Missing { path: path.to_owned() });
         }
         if bytes(path) == Some(0) && has_wal {
-            let problem = "it is empty, but the -wal beside it is not".to_owned();
+            let problem = "it is empty, but its -wal is not".to_owned();
             return Err(OpenError::Damaged { path: path.to_owned(), problem });
         }
         twice(path, || match ownership {
@@ -108,9 +108,9 @@ impl SqliteStore {
         check_writable(path, &connection)?;
         migrate::migrate(&mut connection, path)?;
         if is_new {
-            tracing::warn!(path = %path.display(), "made a new, empty store, because there was none");
+            tracing::warn!(path = %path.display(), "no store found; created an empty one");
         } else if is_empty {
-            tracing::warn!(path = %path.display(), "made a new, empty store of a file that was empty");
+            tracing::warn!(path = %path.display(), "the store's file was empty; created an empty store in it");
         }
         Self::start(path, lock, connection, Ownership::Owner)
     }

@@ -239,6 +239,22 @@ async fn a_store_that_was_closed_is_one_file() {
 }
 
 #[tokio::test]
+async fn a_step_to_another_schema_that_fails_is_named_without_its_statements() {
+    let (_folder, path) = folder();
+    SqliteStore::open(&path, Ownership::Owner).unwrap().close().await;
+    // What the last step makes is there already.
+    let connection = Connection::open(&path).unwrap();
+    let newest: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    connection.pragma_update(None, "user_version", newest - 1).unwrap();
+    drop(connection);
+    let error = refused(&path, Ownership::Owner);
+    let text = error.to_string();
+    assert!(matches!(error, OpenError::Migration { .. }), "{text}");
+    assert!(text.contains(&format!("version {newest} of {newest}")) && text.contains("restore the backup"), "{text}");
+    assert!(!text.contains("CREATE") && !text.contains("ALTER"), "{text}");
+}
+
+#[tokio::test]
 async fn a_store_of_a_newer_version_is_refused() {
     let (_folder, path) = folder();
     SqliteStore::open(&path, Ownership::Owner).unwrap().close().await;

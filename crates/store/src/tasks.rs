@@ -253,7 +253,7 @@ pub enum TaskError {
     #[error("another task is sending messages to this endpoint again")]
     Busy(TaskId),
     /// [`MAX_MANUAL_OF_ENDPOINT`] deliveries that somebody asked for wait at the endpoint already.
-    #[error("too many deliveries that somebody asked for wait there already")]
+    #[error("too many requested deliveries are pending there already")]
     TooManyDeliveries,
     /// So many of the application's, or the environment's, tasks are running already.
     #[error("{0} tasks are running already")]

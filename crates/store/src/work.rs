@@ -338,7 +338,7 @@ pub enum ResendError {
     #[error("the payload is gone")]
     MissingPayload,
     /// [`crate::MAX_MANUAL_OF_ENDPOINT`] deliveries that somebody asked for wait at the endpoint already.
-    #[error("too many deliveries that somebody asked for wait there already")]
+    #[error("too many requested deliveries are pending there already")]
     TooMany,
     /// The application's callers asked for as many attempts as they may in a day.
     #[error("{per_day} attempts were asked for within a day, which is as many as may be")]

@@ -337,7 +337,10 @@ impl TestServer {
     /// If it does not say.
     pub async fn stated_memory_bytes(&self) -> u64 {
         let mut command = process::command(&self.how.program, self.folder.path());
-        command.args(["config", "check"]).env("POSTRIDER_STORE__URL", self.store_url()).envs(&self.how.variables);
+        command
+            .args(["config", "check", "--memory"])
+            .env("POSTRIDER_STORE__URL", self.store_url())
+            .envs(&self.how.variables);
         let output = wait::within("what the settings say of memory", command.output()).await;
         let text = String::from_utf8(output.expect("the program can be run").stdout).expect("it prints text");
         let line = text.lines().find_map(|line| line.split_once(" MiB  in the server's own process, at most"));

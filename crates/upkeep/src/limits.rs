@@ -8,7 +8,7 @@ postrider_domain::limits! {
     setting "retention.history", beyond "they are removed, unless a delivery is pending";
     in "Background tasks";
     /// Operational webhooks of one operator that are submitted before others have their turn
-    pub const NOTICES_OF_TURN: usize = 8, "notices", beyond "they wait for his next turn";
+    pub const NOTICES_OF_TURN: usize = 8, "notices", beyond "they wait for their next turn";
     /// Operators whose operational webhooks are submitted at a time
     pub const RECIPIENTS_AT_A_TIME: usize = 256, "operators", beyond "they wait for their turn";
 }

@@ -102,10 +102,10 @@ impl Sweeper {
             match self.sweep().await {
                 Ok(removed) if removed == Removed::default() => {}
                 Ok(Removed { payloads, messages, erased }) => {
-                    tracing::info!(payloads, messages, erased, "what is kept no longer was removed");
+                    tracing::info!(payloads, messages, erased, "expired data was removed");
                 }
                 Err(StoreError::Closed) => return,
-                Err(error) => tracing::warn!(%error, "failed to remove what is kept no longer; trying again"),
+                Err(error) => tracing::warn!(%error, "failed to remove expired data; trying again"),
             }
             sleep_or(&self.clock, BETWEEN_SWEEPS, &self.deleted.0).await;
         }

@@ -142,6 +142,13 @@ pub(crate) struct Tenant<N = ByMethod> {
     need: PhantomData<N>,
 }
 
+impl<N> Tenant<N> {
+    /// Whether it is the operator who is calling. Every token of an application has flags, or none of them.
+    pub(crate) fn is_operator(&self) -> bool {
+        self.feature_flags.is_none()
+    }
+}
+
 impl<N: Need> FromRequestParts<Shared> for Tenant<N> {
     type Rejection = ApiError;
 

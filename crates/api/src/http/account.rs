@@ -256,7 +256,7 @@ impl Account {
 
     /// Takes a place among the requests under way, instead of the one that there may have been.
     fn take_place(&self, holder: Holder) -> Result<()> {
-        let place = self.budgets.requests.try_take(holder).map_err(|refused| over(refused, "requests under way"))?;
+        let place = self.budgets.requests.try_take(holder).map_err(|refused| over(refused, "requests in flight"))?;
         self.held.lock().place = Some(place);
         Ok(())
     }
@@ -368,7 +368,7 @@ impl Account {
             None => self.budgets.uploads.take(shares, amount, patience).await.map(|held| upload = Some(held)),
         };
         self.held.lock().upload = upload;
-        taken.map_err(|refused| over(refused, "request bodies under way"))
+        taken.map_err(|refused| over(refused, "request bodies in flight"))
     }
 
     /// Gives back all but `bytes` of what the body was charged.

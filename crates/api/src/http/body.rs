@@ -161,7 +161,7 @@ impl Incoming {
         let announced = self.body.size_hint();
         let whole = announced.lower().saturating_add(first.len() as u64);
         if whole > limit as u64 {
-            return Err(ApiError::payload_too_large());
+            return Err(ApiError::payload_too_large(limit));
         }
         if self.body.is_end_stream() {
             return Ok(first);
@@ -206,7 +206,7 @@ impl Incoming {
         while let Some(data) = self.next().await? {
             let len = only.len() + whole.len() + data.len();
             if len > limit {
-                return Err(ApiError::payload_too_large());
+                return Err(ApiError::payload_too_large(limit));
             }
             if is_open_ended {
                 self.account.charge_piece(data.len(), &mut patience).await?;

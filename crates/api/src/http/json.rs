@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::http::body::Incoming;
 use crate::http::large::{self, Reading};
-use crate::wire::decode::{MAX_VALUES, decode, few_values, text, undecodable};
+use crate::wire::decode::{MAX_VALUES, decode, few_values, not_missing, text};
 use crate::wire::error::{ApiError, Result};
 use crate::wire::typos::Warnings;
 
@@ -35,12 +35,7 @@ impl<T: DeserializeOwned + JsonSchema> JsonBody<T> {
     fn decode(bytes: &[u8], warnings: Option<Warnings>) -> Result<Self> {
         few_values(bytes, MAX_VALUES)?;
         let text = text(bytes)?;
-        if text.trim_ascii().is_empty() {
-            return Err(undecodable(
-                Vec::new(),
-                "the body is missing: send a JSON object, {} if there is nothing to say".to_owned(),
-            ));
-        }
+        not_missing(text)?;
         if let Some(warnings) = warnings {
             warnings.look_for_typos::<T>(text);
         }

@@ -503,7 +503,7 @@ mod tests {
         assert_eq!(limit(&query("")).unwrap(), 50);
         assert_eq!(limit(&query("limit=250")).unwrap(), 250);
         assert!(matches!(limit(&query("limit=251")), Err(ApiError::Invalid(_))));
-        assert!(matches!(limit(&query("limit=-1")), Err(ApiError::General { .. })));
+        assert!(matches!(limit(&query("limit=-1")), Err(ApiError::Invalid(_))));
         for text in
             ["iterator=BAD-$$$ITERATOR", "iterator=ep_0ujtsYcgvSTl8PAuAdqWYSMnLOv", "iterator=msg_1", "iterator="]
         {

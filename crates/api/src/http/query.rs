@@ -1,6 +1,6 @@
 //! Query strings: decoded by hand, because arrays come in four spellings and dates in many (rest-contract §1.1).
 //!
-//! What can't be decoded is 400 `generic_error`; what breaks a rule is 422. Unknown parameters are ignored; of a
+//! What can't be decoded is 400 `generic_error`; what breaks a rule is 422, and so is any limit that is none. Unknown parameters are ignored; of a
 //! parameter that is given twice the last one counts, except for arrays, which are joined. One that is unknown and much
 //! like one that is known is warned of.
 
@@ -150,17 +150,13 @@ impl<'a> QueryString<'a> {
         self.pairs.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_ref())
     }
 
-    /// A whole number.
-    pub(crate) fn number<N: FromStr<Err: Display>>(&self, name: &'static str) -> Result<Option<N>> {
-        self.note(name, || json!({ "type": "integer", "minimum": 0 }));
-        self.find(name).map(|text| text.parse().map_err(|error| undecodable(name, error))).transpose()
-    }
-
-    /// A whole number up to `most`, by which a list is limited. A larger one is legible, but breaks a rule.
+    /// A whole number up to `most`, by which a list is limited.
     pub(crate) fn count(&self, name: &'static str, default: usize, most: usize) -> Result<usize> {
         self.is_list.set(true);
-        let number = self.number(name)?.unwrap_or(default);
         self.note(name, || json!({ "type": "integer", "minimum": 0, "maximum": most, "default": default }));
+        let Some(text) = self.find(name) else { return Ok(default) };
+        let refuse = |_| ApiError::invalid(&["query", name], format!("must be a whole number, at most {most}"));
+        let number: usize = text.parse().map_err(refuse)?;
         if number > most {
             return Err(ApiError::invalid(&["query", name], format!("must be at most {most}")));
         }
@@ -333,17 +329,24 @@ mod tests {
 
     #[test]
     fn what_can_not_be_decoded_is_a_bad_request() {
-        let query =
-            QueryString::parse("limit=x&big=99999999999999999999&flag=1&flag2=True&before=soon&order=up").unwrap();
+        let query = QueryString::parse("limit=x&flag=1&flag2=True&before=soon&order=up").unwrap();
         let bad = |result: Result<()>| assert!(matches!(result, Err(ApiError::General { code: "generic_error", .. })));
-        bad(query.number::<usize>("limit").map(drop));
-        bad(query.count("big", 1, 1).map(drop));
         bad(query.code::<u8>("limit", &[1]).map(drop));
         bad(query.code::<u8>("flag", &[2]).map(drop));
         bad(query.flag("flag", true).map(drop));
         bad(query.flag("flag2", true).map(drop));
         bad(query.date("before").map(drop));
         bad(query.order(Direction::Ascending).map(drop));
+    }
+
+    #[test]
+    fn a_limit_that_is_none_is_refused_as_one_that_is_too_large() {
+        for text in ["x", "-1", "", "1.5", "2", "99999999999999999999"] {
+            let query = format!("limit={text}");
+            let limit = QueryString::parse(&query).unwrap().count("limit", 1, 1);
+            assert!(matches!(limit, Err(ApiError::Invalid(_))), "{text}");
+        }
+        assert_eq!(QueryString::parse("").unwrap().count("limit", 7, 9).unwrap(), 7);
     }
 
     #[test]

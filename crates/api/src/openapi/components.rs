@@ -33,7 +33,7 @@ const ERRORS: [(StatusCode, &str, &str); 11] = [
     (StatusCode::BAD_REQUEST, "BadRequest", "The query string, a header or the token can't be read."),
     (StatusCode::UNAUTHORIZED, "Unauthorized", "There is no token, or none that is accepted."),
     (StatusCode::FORBIDDEN, "Forbidden", "The token does not allow this operation."),
-    (StatusCode::NOT_FOUND, "NotFound", "What the path names does not exist, or belongs to somebody else."),
+    (StatusCode::NOT_FOUND, "NotFound", "What the path names does not exist, or belongs to another tenant."),
     (StatusCode::REQUEST_TIMEOUT, "RequestTimeout", "The body did not arrive in time."),
     (StatusCode::PAYLOAD_TOO_LARGE, "PayloadTooLarge", "The body is larger than 2 MiB."),
     (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedEncoding", "The body has a Content-Encoding."),
@@ -41,7 +41,7 @@ const ERRORS: [(StatusCode, &str, &str); 11] = [
     (
         StatusCode::TOO_MANY_REQUESTS,
         "TooManyRequests",
-        "You have too much under way at once, or too much that is kept for a while. Try again after `Retry-After`.",
+        "You have too many requests in flight at once, or too much that is kept for a while. Try again after `Retry-After`.",
     ),
     (StatusCode::INTERNAL_SERVER_ERROR, "ServerError", "The server is at fault. What happened is in its log."),
     (StatusCode::SERVICE_UNAVAILABLE, "Unavailable", "The server can't take this now. Try again later."),

@@ -24,7 +24,7 @@ const QUERY: &[(&str, &str)] = &[
     ("order", "The order of the list, by the time of creation."),
     ("since", "From this instant on. By default 28 days before `until`."),
     ("status", "Only what is in this state; of deliveries: 0 succeeded, 1 pending, 2 failed, 3 sending, 4 canceled."),
-    ("status_code_class", "Only what was answered with a status of this hundred; 0 is no answer at all."),
+    ("status_code_class", "Only attempts whose response status is in this hundred; 0 is no response at all."),
     ("tag", "Only what has this tag."),
     ("task", "Only tasks that do this."),
     ("until", "Up to this instant. By default now."),

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use postrider_domain::message::MAX_BODY_BYTES;
 use postrider_ingest::{Submission, SubmitError, Submitted};
 use tokio::time::timeout;
 
@@ -53,7 +54,7 @@ pub(super) fn routes() -> Routes {
                 "An array of at most 1,000 messages and 8 MiB is stored by a few commits, and answered after the last: \
                  each message by itself is stored with all its deliveries, or not at all. Lines of JSON \
                  (`application/x-ndjson`), of which there is no limit, are stored as they come, and answered with a line \
-                 each. What is wrong with a message concerns no other: its result says what it is, as if it had been \
+                 each. (With curl send them by `--data-binary` or `--upload-file`: `--data @file` takes the line ends out.) What is wrong with a message concerns no other: its result says what it is, as if it had been \
                  created by itself. A batch that is repeated under its `idempotency-key` finds the messages that were \
                  accepted, by their places.",
             )
@@ -218,7 +219,7 @@ impl Stream {
         let batch = self.batch.clone();
         let read = move |(place, line)| match line {
             Line::Text(text) => batch.read_line(&text, first + place),
-            Line::TooLong => Err(ApiError::payload_too_large()),
+            Line::TooLong => Err(ApiError::payload_too_large(MAX_BODY_BYTES)),
         };
         let read_all = move || lines.into_iter().enumerate().map(read).collect();
         let items = large::read(&self.state.reading, self.lines.account(), takes_time, read_all).await?;

@@ -69,7 +69,7 @@ pub(super) async fn read(
 
 /// Also what is said of an environment that does not exist.
 fn unpublished() -> ApiError {
-    ApiError::new(StatusCode::NOT_FOUND, "not_found", "No catalogue is published here.")
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", "Entity not found: no catalogue is published here")
 }
 
 /// Whether the caller has what this tag stands for (RFC 9110 §13.1.2).

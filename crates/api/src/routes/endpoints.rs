@@ -188,7 +188,7 @@ pub(super) async fn create(
     JsonBody(body): JsonBody<EndpointIn>,
 ) -> Result<Response> {
     account.reserve_answer(ENDPOINT_BYTES).await?;
-    let parts = body.checked(&state.urls)?;
+    let parts = body.checked(&state.urls, tenant.is_operator())?;
     event_types_exist(&state, &tenant, None, parts.event_types()).await?;
     let now = state.clock.now();
     let new = new_endpoint(&state, parts, now);
@@ -208,7 +208,7 @@ pub(super) async fn replace(
     JsonBody(body): JsonBody<EndpointUpdateIn>,
 ) -> Result<Response> {
     account.reserve_answer(ENDPOINT_BYTES).await?;
-    let parts = body.checked(&state.urls)?;
+    let parts = body.checked(&state.urls, tenant.is_operator())?;
     let id = tenant.params().id_or_uid(ID)?;
     event_types_exist(&state, &tenant, Some(&id), parts.event_types()).await?;
     let now = state.clock.now();
@@ -227,7 +227,7 @@ pub(super) async fn change(
     JsonBody(body): JsonBody<EndpointPatchIn>,
 ) -> Result<Response> {
     account.reserve_answer(ENDPOINT_BYTES).await?;
-    let patch = body.checked(&state.urls)?;
+    let patch = body.checked(&state.urls, tenant.is_operator())?;
     let id = tenant.params().id_or_uid(ID)?;
     event_types_exist(&state, &tenant, Some(&id), wanted_types(&patch)).await?;
     let now = state.clock.now();

@@ -52,7 +52,7 @@ pub(super) fn routes() -> Routes {
             Operation::new("v1.message.create", "Create a message")
                 .description(
                     "When this is answered the message is on disk, and will be delivered to every endpoint of the \
-                     application that wants it: the header `postrider-matched-endpoints` says how many do.",
+                     application that wants it: the header `postrider-matched-endpoints` says how many enabled ones do.",
                 )
                 .path_pattern("app_id", APPLICATION_PATTERN)
                 .body::<message::MessageIn<'_>>()
@@ -225,7 +225,7 @@ impl From<SubmitError> for ApiError {
             Self::Invalid(vec![Problem { loc, msg: msg.to_owned(), kind }])
         };
         match error {
-            SubmitError::ApplicationNotFound => Self::new(StatusCode::NOT_FOUND, "not_found", "Application not found"),
+            SubmitError::ApplicationNotFound => Self::no_such("application"),
             SubmitError::ApplicationUidMissing => {
                 about_uid("application_uid_missing", "the application to create needs the uid that the path names")
             }

@@ -35,8 +35,8 @@ macro_rules! none_if_disabled {
     ($what:literal) => {
         concat!(
             $what,
-            " If the endpoint is disabled nothing is sent: the task ends at once, and `stopped` in its `data` is \
-             `endpoint_disabled`."
+            " Enable a disabled endpoint first: nothing is sent to it, the request is accepted all the same, the task ends at \
+             once, and `stopped` in its `data` (`GET /api/v1/background-task/{task_id}`) is `endpoint_disabled`."
         )
     };
 }
@@ -53,10 +53,12 @@ fn starting() -> Routes {
         .post(
             "/app/{app_id}/endpoint/{endpoint_id}/recover",
             recover,
-            Operation::new("v1.endpoint.recover", "Send what failed at an endpoint once more")
+            Operation::new("v1.endpoint.recover", "Send again what failed at an endpoint")
                 .description(none_if_disabled!(
-                    "Each message with a failed attempt in this time, and no successful one, is sent once more; at most \
-                     10,000 of them."
+                    "Each message with a failed attempt in this time, and no successful one, is sent again, once: if that \
+                     attempt fails, there is no retry. `since` is at most 14 days before `until` (422 otherwise), and at \
+                     most 10,000 messages are sent. What was never attempted, because the endpoint was disabled then, is \
+                     for `replay-missing`; what was delivered, for `bulk-replay`."
                 ))
                 .error(StatusCode::CONFLICT, BUSY)
                 .returns::<StartedOut>(StatusCode::ACCEPTED, STARTED),
@@ -64,10 +66,12 @@ fn starting() -> Routes {
         .post(
             "/app/{app_id}/endpoint/{endpoint_id}/replay-missing",
             replay_missing,
-            Operation::new("v1.endpoint.replay-missing", "Send an endpoint what it never got")
+            Operation::new("v1.endpoint.replay-missing", "Send an endpoint what was never attempted there")
                 .description(none_if_disabled!(
-                    "Each message of this time that the endpoint's filters let through, and that was never attempted there, \
-                     is sent as if the endpoint had been there, with all retries."
+                    "Each message of this time that the endpoint's filters let through, and that was never attempted there \
+                     (it was made later, had other filters, or was disabled), is sent as if the endpoint had been there, \
+                     with all retries. `since` is at most 14 days before `until` (422 otherwise). What was attempted and \
+                     failed is for `recover`."
                 ))
                 .error(StatusCode::CONFLICT, BUSY)
                 .returns::<StartedOut>(StatusCode::ACCEPTED, STARTED),
@@ -75,9 +79,11 @@ fn starting() -> Routes {
         .post(
             "/app/{app_id}/endpoint/{endpoint_id}/bulk-replay",
             bulk_replay,
-            Operation::new("v1.endpoint.bulk-replay", "Send what was sent to an endpoint once more")
+            Operation::new("v1.endpoint.bulk-replay", "Send again what was attempted at an endpoint, delivered or not")
                 .description(none_if_disabled!(
-                    "Each message of this time that was attempted there is sent once more, if the filters let it."
+                    "Each message of this time that was attempted there, also successfully, is sent again, once, if the \
+                     filters of the request and of the endpoint let it. To send again only what failed, use `recover`; \
+                     what was never attempted is for `replay-missing`."
                 ))
                 .error(StatusCode::CONFLICT, BUSY)
                 .returns::<StartedOut>(StatusCode::ACCEPTED, STARTED),

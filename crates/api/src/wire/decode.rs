@@ -92,6 +92,14 @@ pub(crate) fn utf8(body: &[u8]) -> Result<&str> {
     std::str::from_utf8(body).map_err(|_| undecodable(Vec::new(), "the body is not UTF-8".to_owned()))
 }
 
+/// Refuses a body in which there is nothing.
+pub(crate) fn not_missing(text: &str) -> Result<()> {
+    if !text.trim_ascii().is_empty() {
+        return Ok(());
+    }
+    Err(undecodable(Vec::new(), "the body is missing: send a JSON object, {} if there is nothing to say".to_owned()))
+}
+
 /// Checks that part of a body, which has `around` levels around it, is not too deep.
 pub(crate) fn shallow(part: &str, around: usize) -> Result<()> {
     if depth_within(part.as_bytes(), MAX_DEPTH - around) {

@@ -51,6 +51,8 @@ pub(crate) enum Rejected {
     UnknownKey,
     /// It was good once, or will be.
     Expired,
+    /// It is an API key whose time is over.
+    ExpiredKey,
     /// Its session, or all tokens of its application, were ended, or there is no such application any more.
     Ended,
     /// It looks like a signed token, but not one of this server's.
@@ -69,6 +71,7 @@ impl Rejected {
             Self::Malformed => "the token is malformed: it is neither an API key (pk_…) nor a signed token",
             Self::UnknownKey => "the API key is unknown, or was revoked",
             Self::Expired => "the token has expired, or is not valid yet",
+            Self::ExpiredKey => "the API key has expired: `postrider key create` makes a new one",
             Self::Ended => "the token was ended before its time, or its application was deleted",
             Self::NotSigned => "the token is not signed with a secret of this server, or not with HS256",
             Self::Secret => "this is the secret that tokens are signed with: sign a token with it, and send that",
@@ -126,13 +129,15 @@ impl ApiError {
     }
 
     /// 413: more bytes than a body may have.
-    pub(crate) fn payload_too_large() -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", "Request payload is too large.")
+    pub(crate) fn payload_too_large(most: usize) -> Self {
+        let detail = format!("Request payload is too large: it may have {most} bytes.");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail)
     }
 
     /// 429: as many deliveries wait at an endpoint as may be asked for.
     pub(crate) fn too_many_deliveries() -> Self {
-        let detail = "Too many deliveries that somebody asked for wait at this endpoint. Try again later.";
+        let detail =
+            "Too many requested deliveries (resend, recover, replays) are pending at this endpoint. Try again later.";
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_deliveries", detail)
     }
 
@@ -177,7 +182,9 @@ impl From<WriteError> for ApiError {
     fn from(error: WriteError) -> Self {
         match error {
             WriteError::Store(error) => error.into(),
-            WriteError::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", "Entity not found"),
+            WriteError::NotFound => {
+                Self::new(StatusCode::NOT_FOUND, "not_found", "Entity not found: what the path names does not exist")
+            }
             WriteError::Conflict => Self::conflict("uid"),
             WriteError::KeysFull { wait: None } => {
                 let detail = "The answer to your request would be remembered for its idempotency key, and is larger than all the \

@@ -240,7 +240,9 @@ async fn tokens_are_judged_by_the_clock_each_time() {
 async fn a_signed_token_for_nothing_is_a_bad_token() {
     let world = World::new();
     for claims in [json!({ "sub": "user_1" }), json!({}), json!({ "sub": "app_x", "org": ORG })] {
-        world.send_as(&sign(&claims), "GET", "/app", None).await.refused(400, "bad token");
+        let answer = world.send_as(&sign(&claims), "GET", "/app", None).await;
+        answer.refused(400, "bad token");
+        assert!(answer.text.contains("org_") && answer.text.contains("app_"), "{}", answer.text);
     }
 }
 
@@ -283,7 +285,9 @@ async fn an_api_key_is_an_operator_until_it_is_revoked_or_expires() {
     world.send_as("pk_first", "GET", "/app/shop", None).await.refused(401, "authentication_failed");
     world.send_as("pk_brief", "GET", "/app/shop", None).await.expect(200);
     world.clock.advance(Duration::from_secs(59));
-    world.send_as("pk_brief", "GET", "/app/shop", None).await.refused(401, "authentication_failed");
+    let expired = world.send_as("pk_brief", "GET", "/app/shop", None).await;
+    expired.refused(401, "authentication_failed");
+    assert!(expired.text.contains("the API key has expired"), "{}", expired.text);
 }
 
 #[tokio::test]

@@ -343,3 +343,26 @@ async fn statistics_count_attempts_in_their_window() {
     assert_eq!(counted, json!({ "success": all["success"], "fail": all["fail"], "canceled": 0 }));
     world.get("/app/shop/endpoint/none/attempt-stats").await.refused(404, "not_found");
 }
+
+#[tokio::test]
+async fn which_setting_would_allow_a_url_is_for_the_operator_only() {
+    let world = World::new();
+    let app = world.app("shop").await;
+    let body = json!({ "url": "http://127.0.0.1/" });
+    for (token, is_told) in [(org_token(ORG), true), (app_token(&app, &[]), false)] {
+        let made = world.send_as(&token, "POST", "/app/shop/endpoint", Some(&body)).await;
+        assert_eq!(made.invalid(), ["body.url"]);
+        assert_eq!(made.text.contains("is on this machine; move it"), is_told, "{}", made.text);
+    }
+}
+
+#[tokio::test]
+async fn a_url_without_a_scheme_is_told_what_it_must_begin_with() {
+    let world = World::new();
+    world.app("shop").await;
+    for url in ["example.com/hook", "localhost:3000/hook", "/hook", "ftp://example.com/"] {
+        let made = world.post("/app/shop/endpoint", json!({ "url": url })).await;
+        assert_eq!(made.invalid(), ["body.url"]);
+        assert!(made.text.contains("must begin with http:// or https://"), "{}", made.text);
+    }
+}

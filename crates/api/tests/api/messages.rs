@@ -83,7 +83,7 @@ async fn an_application_is_made_along_the_way() {
     let message = |application: Value| json!({ "eventType": "a", "payload": {}, "application": application });
     let missing = world.post("/app/new/msg", json!({ "eventType": "a", "payload": {} })).await;
     missing.refused(404, "not_found");
-    assert_eq!(missing.json()["detail"], "Application not found");
+    assert_eq!(missing.json()["detail"], "Entity not found: there is no such application");
     let no_uid = world.post("/app/new/msg", message(json!({ "name": "New" }))).await;
     assert_eq!(no_uid.invalid(), ["body.application.uid"]);
     assert!(no_uid.text.contains("application_uid_missing"));
@@ -316,4 +316,38 @@ async fn a_body_that_waits_behind_those_of_others_for_too_long_is_no_fault_of_it
     tokio::time::pause();
     assert!(matches!(world.intake.reading_turn(tenant(turns.len())).await, Err(SubmitError::Overloaded)));
     drop(turns);
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_message_says_what_to_send() {
+    let world = World::new();
+    world.app("shop").await;
+    let large = vec![b' '; 2 * 1024 * 1024 + 1];
+    for (body, status, said) in [
+        (Bytes::new(), 422, "the body is missing: send a JSON object"),
+        (Bytes::from_static(b" [{}]"), 422, "/msg/batch"),
+        (Bytes::from(large), 413, "it may have 2097152 bytes"),
+    ] {
+        let answer = post_text(&world, "/app/shop/msg", body).await;
+        assert!(answer.status == status && answer.text.contains(said), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_told_in_one_form() {
+    let world = World::new();
+    world.app("shop").await;
+    for (method, path) in [
+        ("GET", "/app/none"),
+        ("DELETE", "/app/none"),
+        ("GET", "/app/shop/msg/none"),
+        ("DELETE", "/app/shop/endpoint/none"),
+        ("GET", "/catalogue/org_none"),
+        ("GET", "/none"),
+    ] {
+        let answer = world.send_as(&org_token(ORG), method, path, None).await;
+        answer.refused(404, "not_found");
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.starts_with("Entity not found: "), "{method} {path}: {detail}");
+    }
 }

@@ -128,8 +128,8 @@ async fn limits_orders_and_iterators_are_checked_before_the_caller() {
     for (query, status) in [
         ("limit=250", 401),
         ("limit=300", 422),
-        ("limit=x", 400),
-        ("limit=-1", 400),
+        ("limit=x", 422),
+        ("limit=-1", 422),
         ("order=sideways", 400),
         ("iterator=BAD-$$$ITERATOR", 422),
         ("iterator=ep_0ujtsYcgvSTl8PAuAdqWYSMnLOv", 422),

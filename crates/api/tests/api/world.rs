@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
-use postrider_api::{Api, AuthOptions, Parts, SigningOptions, Workers};
+use postrider_api::{Api, AuthOptions, Parts, SigningOptions, UrlRefused, Workers};
 use postrider_domain::application::EnvironmentId;
 use postrider_domain::attempt::Trigger;
 use postrider_domain::clock::{Clock, Sleep};
@@ -182,7 +182,9 @@ impl World {
             clock: clock.clone(),
             entropy,
             check_url: Arc::new(|url: &EndpointUrl| match url.url().and_then(|url| url.host_str()) {
-                Some("127.0.0.1") => Err("is on this machine".to_owned()),
+                Some("127.0.0.1") => {
+                    Err(UrlRefused { reason: "is on this machine".to_owned(), remedy: Some("move it") })
+                }
                 _ => Ok(()),
             }),
             https_only,

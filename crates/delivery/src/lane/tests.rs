@@ -479,7 +479,9 @@ fn an_endpoint_that_was_disabled_while_it_was_held_back_leaves_nothing_in_the_st
     state.set_ready(Arc::new(off), &budgets);
     state.wake();
     assert!(matches!(state.next_step(NOW, &budgets), Step::Cancel));
-    state.cancel_done(1, false);
+    assert_eq!(state.cancel_done(1_000, true), 0, "there are more");
+    assert!(matches!(state.next_step(NOW, &budgets), Step::Cancel));
+    assert_eq!(state.cancel_done(1, false), 1_001);
     assert!(matches!(state.next_step(NOW, &budgets), Step::Park(_)), "which ends the hold");
     state.park_done();
     assert!(matches!(state.next_step(NOW, &budgets), Step::Close { waits: false }));

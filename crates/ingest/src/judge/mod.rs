@@ -44,9 +44,9 @@ postrider_domain::limits! {
     /// Time for checking all schemas of one request, not counting the wait for turns
     pub const CHECK_ALL_SECONDS: u64 = 15, "s", beyond "422";
     /// Mismatches that are told of one payload
-    pub const MAX_VIOLATIONS: usize = 50, "mismatches", beyond "the others are not told";
+    pub const MAX_VIOLATIONS: usize = 50, "mismatches", beyond "the others are not listed";
     /// What is told of one payload's mismatches, as JSON
-    pub const MAX_DETAIL_BYTES: usize = 16_384, "bytes", beyond "the others are not told, and that is said";
+    pub const MAX_DETAIL_BYTES: usize = 16_384, "bytes", beyond "the others are not listed, and that is said";
     /// Processor time for comparing one payload with its schema
     setting "schemas.time", beyond "by `schemas.beyond_budget`";
     /// Memory of a process that compares payloads with schemas

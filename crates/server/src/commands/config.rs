@@ -27,10 +27,13 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Check the settings that `serve` would use: a line for each problem, or what is hardly meant, and what they let memory grow to
+    /// Check the settings that `serve` would use: a line for each problem, or for what is probably a mistake, and what they let memory grow to
     Check {
         #[command(flatten)]
         given: Given,
+        /// List what the memory is for, and which setting bounds each part
+        #[arg(long)]
+        memory: bool,
     },
     /// Show the settings that `serve` would use, each with where it comes from; secrets are masked
     Show {
@@ -71,8 +74,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Action::Reference { markdown: true, .. } => as_markdown(&reference()),
         Action::Reference { json: true, .. } => as_json(&reference()),
         Action::Reference { .. } => as_toml(&reference()),
-        Action::Check { given } => match given.load() {
-            Some(loaded) => check(&loaded),
+        Action::Check { given, memory } => match given.load() {
+            Some(loaded) => match is_a_folder(&loaded) {
+                None => check(&loaded, *memory),
+                Some(problem) => {
+                    terminal::error_line(&problem);
+                    return Ok(ExitCode::FAILURE);
+                }
+            },
             None => return Ok(ExitCode::FAILURE),
         },
         Action::Show { given, json } => match given.load() {
@@ -99,13 +108,25 @@ impl Given {
     }
 }
 
-fn check(loaded: &Loaded) -> String {
+/// Says so if there is a folder where the store is to be: no server starts on it.
+fn is_a_folder(loaded: &Loaded) -> Option<String> {
+    let path = loaded.config.sqlite_path().ok().filter(|path| path.is_dir())?;
+    let source =
+        loaded.values.iter().find(|valued| valued.setting.path() == "store.url").map(|valued| &valued.source)?;
+    Some(format!(
+        "store.url names a folder, {}, and must name a file in it, as in postrider.db ({source})",
+        path.display()
+    ))
+}
+
+fn check(loaded: &Loaded, with_parts: bool) -> String {
     let set = loaded.values.iter().filter(|valued| valued.source.kind() != "default").count();
     let warnings: String = warnings(loaded).iter().map(|warning| format!("\nWarning: {warning}.\n")).collect();
+    let parts = memory::parts(&loaded.config);
+    let memory = if with_parts { format!("Memory:\n\n{}", memory::as_text(&parts)) } else { memory::in_short(&parts) };
     format!(
-        "The settings are right: {set} of {} are set, the others have their defaults.\n{warnings}\nMemory:\n\n{}",
+        "The settings are valid: {set} of {} are set, the others have their defaults.\n{warnings}\n{memory}",
         loaded.values.len(),
-        memory::as_text(&memory::parts(&loaded.config))
     )
 }
 
@@ -149,7 +170,7 @@ fn as_toml(settings: &[Setting]) -> String {
         }
         let _ = writeln!(text);
         for line in lines(setting) {
-            let _ = writeln!(text, "# {line}");
+            let _ = writeln!(text, "{}", format!("# {line}").trim_end());
         }
         let _ = writeln!(text, "# Environment: {}", variable(setting));
         if let Some(range) = &setting.range {
@@ -200,10 +221,11 @@ fn as_json(settings: &[Setting]) -> String {
         .iter()
         .map(|setting| {
             let default = setting.default.as_deref().and_then(|text| serde_json::from_str(text).ok());
+            let description = lines(setting).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
             serde_json::json!({
                 "section": setting.section,
                 "name": setting.name,
-                "description": lines(setting).collect::<Vec<_>>().join(" "),
+                "description": description,
                 "environment": variable(setting),
                 "default": default.unwrap_or(serde_json::Value::Null),
                 "range": setting.range.as_ref().map(|range| [&range.low, &range.high]),
@@ -215,5 +237,5 @@ fn as_json(settings: &[Setting]) -> String {
 }
 
 fn lines(setting: &Setting) -> impl Iterator<Item = &str> {
-    setting.doc.lines().map(str::trim).filter(|line| !line.is_empty())
+    setting.doc.trim().lines().map(str::trim)
 }

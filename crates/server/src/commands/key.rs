@@ -39,7 +39,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Make a key and show it, this once
+    /// Create a key and show it once
     Create {
         /// What the key is for, so that you know later
         #[arg(long, default_value = "")]
@@ -53,7 +53,7 @@ enum Action {
         #[command(flatten)]
         common: Common,
     },
-    /// List all keys, without what is secret of them
+    /// List all keys, without their secrets
     List {
         #[command(flatten)]
         common: Common,

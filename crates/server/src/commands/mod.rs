@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::apart;
@@ -25,6 +25,27 @@ pub(crate) const STACK_BYTES: usize = 2 * 1024 * 1024;
 
 /// Threads that a runtime may have beside those. Nothing that goes on for long may use them: tokio panics where the system gives it none.
 const BLOCKING: usize = 2;
+
+/// Why nothing can listen at an address, and what to do: `port` and `address` are the options that choose another.
+pub(crate) fn cannot_listen(at: &str, error: &std::io::Error, port: &str, address: &str) -> anyhow::Error {
+    use std::io::ErrorKind;
+
+    match error.kind() {
+        ErrorKind::AddrInUse => {
+            anyhow!("cannot listen on {at}: another program does already; stop it, or choose another port with {port}")
+        }
+        ErrorKind::AddrNotAvailable => {
+            anyhow!(
+                "cannot listen on {at}: this machine does not have that address; choose one that it has with {address}"
+            )
+        }
+        ErrorKind::PermissionDenied => anyhow!(
+            "cannot listen on {at}: this user may not; ports below 1024 are for root, so choose a higher one with {port}, and have a \
+             proxy in front of it"
+        ),
+        _ => anyhow!("cannot listen on {at}: {error}; choose another address with {address}"),
+    }
+}
 
 /// Runs a command's future to its end, on as many threads as there are cores.
 pub(crate) fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

@@ -3,7 +3,6 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 
-use anyhow::anyhow;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -20,9 +19,9 @@ use crate::wiring::{Phases, Server};
 const SIGNALS: &str = "\
 Signals:
   TERM, INT, QUIT, HUP, PWR, XCPU
-                        end in order: requests under way are finished, at most for delivery.drain_timeout (8s)
+                        shut down cleanly: requests in flight are finished, at most for delivery.drain_timeout (8s)
   TERM, INT or QUIT again
-                        end at once, from a second after the first; what was under way is sent again at the next start
+                        end at once, from a second after the first; what was in flight is sent again at the next start
   USR1, USR2, ALRM, VTALRM, PROF, TRAP, IO, STKFLT, XFSZ, real-time signals
                         nothing";
 
@@ -67,7 +66,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let stdout = log::stdout();
     let runtime = super::serving(config.server.threads, config.schemas.most_processes())?;
-    let result = runtime.block_on(serve(&config, args.dev, &stdout));
+    let result = runtime.block_on(serve(&config, args, &stdout));
     // Not dropped, which would wait for whatever is stuck.
     runtime.shutdown_background();
     let patience = Phases::of(config.delivery.drain_timeout.0).last_words;
@@ -76,15 +75,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     result
 }
 
-async fn serve(config: &Config, dev: bool, stdout: &Output) -> anyhow::Result<ExitCode> {
+async fn serve(config: &Config, args: &Args, stdout: &Output) -> anyhow::Result<ExitCode> {
+    let dev = args.dev;
     // Before anybody is told that it runs: from then on a signal must end it in order.
     let mut signals = Signals::install()?;
     let address = &config.server.listen;
-    let listener = http::listen(address).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            anyhow!("cannot listen on {address}: another program does already; stop it, or choose another address with --listen")
-        }
-        _ => anyhow!("cannot listen on {address}: {error}; choose another address with --listen"),
+    let listener = http::listen(address).await.map_err(|error| {
+        super::cannot_listen(address, &error, "--listen (server.listen)", "--listen (server.listen)")
     })?;
     let server = tokio::select! {
         started = Server::start(config) => started?,
@@ -94,7 +91,10 @@ async fn serve(config: &Config, dev: bool, stdout: &Output) -> anyhow::Result<Ex
     let url = format!("http://{}", listener.local_addr()?);
     stdout.say(&format!("postrider {} listening on {url}", env!("CARGO_PKG_VERSION")));
     if !dev && config.auth.jwt_secret.is_none() && server.store.api_keys().await.is_ok_and(|keys| keys.is_empty()) {
-        tracing::warn!("there is no API key yet, so every request is refused: `postrider key create` makes one");
+        let options = args.settings.as_typed();
+        tracing::warn!(
+            "there is no API key yet, so every request is refused: `postrider key create{options}` makes one"
+        );
     }
     let receiving = if dev { Some(dev::welcome(&server, &url, stdout).await?) } else { None };
     let (stop, stopped) = oneshot::channel::<()>();
@@ -115,14 +115,14 @@ async fn serve(config: &Config, dev: bool, stdout: &Output) -> anyhow::Result<Ex
     drop(stop);
     let patience = config.delivery.drain_timeout.0;
     let patience = if broken { patience.min(LAST_RESORT) } else { patience };
-    tracing::info!("stopping: no new messages are taken, requests under way are finished");
+    tracing::info!("stopping: no new messages are accepted, requests in flight are finished");
     let stopped = tokio::select! {
         () = server.stop(answering, Phases::of(patience)) => {
             tracing::info!("stopped");
             Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
         () = signals.again() => {
-            tracing::warn!("stopped at once; what was under way is sent again at the next start");
+            tracing::warn!("stopped at once; what was in flight is sent again at the next start");
             Ok(ExitCode::FAILURE)
         }
     };

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use postrider_domain::settings::{MASK, Setting, list_items};
@@ -168,7 +169,9 @@ impl Loader {
         let bytes = match read_file(path) {
             Ok(bytes) => bytes,
             Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(format!("cannot read the settings in {shown}: {error}")),
+            Err(error) => {
+                return Err(format!("cannot read the settings in {shown}: {}", why_unread(path, named, &error)));
+            }
         };
         let text = String::from_utf8(bytes).map_err(|error| {
             let line = line_of(error.as_bytes(), error.utf8_error().valid_up_to());
@@ -176,7 +179,15 @@ impl Loader {
         })?;
         let table = text.parse::<Table>().map_err(|error| {
             let line = error.span().map_or(1, |span| line_of(text.as_bytes(), span.start));
-            format!("{shown}, line {line}: {}", one_line(error.message()))
+            // The message does not name the key.
+            let key = error.span().filter(|_| error.message() == "duplicate key").and_then(|span| text.get(span));
+            match key {
+                Some(key) => format!(
+                    "{shown}, line {line}: {} is there a second time; merge the two, so that each section and each setting stands once",
+                    harmless(&one_line(key))
+                ),
+                None => format!("{shown}, line {line}: {}", one_line(error.message())),
+            }
         })?;
         let lines = Lines::of(&text);
         for (section, entries) in table {
@@ -188,6 +199,14 @@ impl Loader {
     fn section(&mut self, path: &Path, lines: &Lines, section: &str, entries: Value) {
         let at = |name: Option<&str>| Source::File { path: path.to_owned(), line: lines.find(section, name) };
         let Value::Table(entries) = entries else {
+            if let Some(meant) = self.known.iter().find(|setting| setting.name == section) {
+                let problem = format!(
+                    "{section} stands outside of all sections ({}): did you mean [{}] {section}?",
+                    at(None),
+                    meant.section
+                );
+                return self.problems.push(problem);
+            }
             let problem = format!("[{}] must be a section ({})", harmless(section), at(None));
             return self.problems.push(problem);
         };
@@ -354,6 +373,26 @@ fn as_json(value: &Value) -> serde_json::Value {
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Why a file with settings could not be read, and what to do.
+pub(super) fn why_unread(path: &Path, named: Option<&Path>, error: &std::io::Error) -> String {
+    if error.kind() != std::io::ErrorKind::PermissionDenied {
+        return error.to_string();
+    }
+    let user = rustix::process::geteuid().as_raw();
+    match std::fs::metadata(path) {
+        Ok(found) => format!(
+            "it belongs to the user {} and the group {} with the mode {:04o}, and this is the user {user}, who may not read it",
+            found.uid(),
+            found.gid(),
+            found.mode() & 0o7777
+        ),
+        Err(_) if named.is_none() => {
+            format!("the user {user} may not enter this folder: give --config, or start it in another folder")
+        }
+        Err(_) => format!("the user {user} may not enter its folder, or one above that"),
+    }
 }
 
 fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {

@@ -358,3 +358,40 @@ fn one_address_has_its_part_of_however_many_connections_there_are() {
         assert_eq!(options(all, each).most_per_address(left), part, "{each:?} of {all}, {left} are left");
     }
 }
+
+#[test]
+fn a_key_that_is_there_twice_is_named() {
+    names(
+        &problem("[server]\nthreads = 1\n[server]\nthreads = 2\n", &[]),
+        &["line 3", "server", "a second time", "merge"],
+    );
+    names(&problem("[server]\nthreads = 1\nthreads = 2\n", &[]), &["line 3", "threads", "a second time"]);
+}
+
+#[test]
+fn a_setting_outside_of_all_sections_is_told_where_it_belongs() {
+    names(&problem("listen = \"[::1]:1\"\n", &[]), &["line 1", "did you mean [server] listen?"]);
+    names(&problem("delivery = 1\n", &[]), &["[delivery] must be a section"]);
+}
+
+#[test]
+fn the_format_of_the_log_may_be_in_any_case_as_its_level() {
+    assert_eq!(config("[log]\nformat = \"JSON\"\nlevel = \"WARN\"", &[]).log.format, LogFormat::Json);
+    names(&problem("[log]\nformat = \"xml\"", &[]), &["log.format", "text or json", "xml"]);
+}
+
+/// What a user who is not root would see.
+#[test]
+fn settings_that_may_not_be_read_say_whose_they_are() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("postrider.toml");
+    std::fs::write(&path, "").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o240)).unwrap();
+    let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+    names(&load::why_unread(&path, None, &denied), &["belongs to the user", "0240", "may not read it"]);
+    let hidden = folder.path().join("none/postrider.toml");
+    names(&load::why_unread(&hidden, None, &denied), &["may not enter this folder", "--config"]);
+    names(&load::why_unread(&hidden, Some(&hidden), &denied), &["may not enter its folder"]);
+}

@@ -1,4 +1,4 @@
-//! What can be set, and is hardly ever meant: `postrider config check` says so, and goes on. Of secrets that others can read, `serve`
+//! What can be set, and is probably a mistake: `postrider config check` says so, and goes on. Of secrets that others can read, `serve`
 //! says so, too.
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -33,6 +33,8 @@ pub(crate) fn warnings(loaded: &Loaded) -> Vec<String> {
         short_secret(config),
         short_schedule(config),
         short_payloads(config),
+        short_history(config),
+        too_many_per_address(config),
         short_times(config),
         too_much_memory(config),
     ];
@@ -73,6 +75,38 @@ fn sum(waits: &[Duration]) -> Duration {
     waits.iter().fold(Duration::ZERO, |total, wait| total.saturating_add(*wait))
 }
 
+/// A time in its three largest units: 3d 18h 42m.
+fn for_people(time: Duration) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+    let mut rest = time.as_secs();
+    let parts = UNITS.into_iter().filter_map(|(seconds, unit)| {
+        let count = rest / seconds;
+        rest %= seconds;
+        (count > 0).then(|| format!("{count}{unit}"))
+    });
+    let text = parts.take(3).collect::<Vec<_>>().join(" ");
+    if text.is_empty() { Span(time).to_string() } else { text }
+}
+
+fn short_history(config: &Config) -> Option<String> {
+    let (payload, history) = (config.retention.payload, config.retention.history);
+    (history.0 < payload.0).then(|| {
+        format!(
+            "retention.history is {history} and retention.payload {payload}: payloads are removed with their messages, after {history}"
+        )
+    })
+}
+
+fn too_many_per_address(config: &Config) -> Option<String> {
+    let (of_address, all) = (config.server.max_connections_per_address?, config.server.max_connections);
+    (of_address > all).then(|| {
+        format!(
+            "server.max_connections_per_address is {of_address}, which is more than server.max_connections: {all} is the limit for \
+             one address, too"
+        )
+    })
+}
+
 fn short_payloads(config: &Config) -> Option<String> {
     let longest = sum(&waits(config)).saturating_mul(6) / 5;
     let kept = config.retention.payload;
@@ -80,7 +114,7 @@ fn short_payloads(config: &Config) -> Option<String> {
         format!(
             "retention.payload removes payloads after {kept}, and delivery.retry_schedule sends them for up to {}: what is not \
              delivered by then is canceled",
-            Span(longest)
+            for_people(longest)
         )
     })
 }
@@ -98,7 +132,7 @@ fn short_times(config: &Config) -> Option<String> {
             "delivery.disable_after",
             config.delivery.disable_after,
             SHORTEST_FAILING,
-            "an endpoint that fails for a night is disabled",
+            "an endpoint that is down overnight is disabled",
         ),
         ("server.write_timeout", config.server.write_timeout, SHORTEST_WRITE, "callers over a slow line are cut"),
     ];
@@ -122,9 +156,9 @@ fn short_schedule(config: &Config) -> Option<String> {
     let total = sum(&waits);
     (!waits.is_empty() && total < SHORTEST_SCHEDULE).then(|| {
         format!(
-            "delivery.retry_schedule gives up after {} attempts within {}: what is sent while a receiver is started again is lost to it",
+            "delivery.retry_schedule gives up after {} attempts within {}: messages sent while a receiver restarts will not be delivered",
             waits.len() + 1,
-            Span(total)
+            for_people(total)
         )
     })
 }
@@ -133,9 +167,22 @@ fn too_much_memory(config: &Config) -> Option<String> {
     let (most, there_is) = (memory::sum(&memory::parts(config)), memory::of_machine()?);
     (most > there_is).then(|| {
         format!(
-            "the settings let memory grow to {}, and this machine or container has {}: lower those that take most (below)",
+            "the settings let memory grow to {}, and this machine or container has {}: lower those that take most (`postrider config check --memory` lists them)",
             memory::shown(most),
             memory::shown(there_is)
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_shown_in_their_three_largest_units() {
+        for (seconds, text) in [(326_526, "3d 18h 42m"), (59, "59s"), (3_600, "1h"), (86_401, "1d 1s"), (0, "0s")] {
+            assert_eq!(for_people(Duration::from_secs(seconds)), text);
+        }
+        assert_eq!(for_people(Duration::from_millis(250)), "250ms");
+    }
 }

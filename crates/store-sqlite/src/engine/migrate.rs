@@ -60,7 +60,6 @@ fn applied(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
 
 /// Applies what is missing.
 pub(crate) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
-    let driver = |error: rusqlite::Error| OpenError::database(path, &error);
     let applied = applied(connection, path)?;
     if applied > 0 && applied < MIGRATIONS.len() {
         // Whoever waits for the start of a server with a large store should know for what.
@@ -68,6 +67,7 @@ pub(crate) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Op
         tracing::info!(path = %path.display(), from, to, "bringing the store to the form of this version; that takes time by its size");
     }
     for (version, sql) in MIGRATIONS.iter().enumerate().skip(applied) {
+        let driver = |error: rusqlite::Error| OpenError::migration(path, version + 1, MIGRATIONS.len(), &error);
         let transaction = connection.transaction().map_err(driver)?;
         transaction.execute_batch(sql).map_err(driver)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(driver)?;

@@ -31,9 +31,9 @@ pub enum OpenError {
     },
     /// It can be opened by another name.
     #[error(
-        "the store {path} has {names} names (hard links), and what was written last is beside one of them only: opened by another \
-         it would be damaged; find them with `find / -xdev -samefile {path}`, keep the one that the server has (with the -wal beside \
-         it, if there is one), and remove the others; to have a copy, make one with cp"
+        "the store {path} has {names} names (hard links), and what was written last (-wal) is next to one of them only: opened by another \
+         it would be damaged; find them with `find / -xdev -samefile {path}`, keep the one that the server has (with the -wal next \
+         to it, if there is one), and remove the others; to have a copy, make one with cp"
     )]
     HardLinked {
         /// The file.
@@ -43,7 +43,7 @@ pub enum OpenError {
     },
     /// It can be opened by another name, outside.
     #[error(
-        "the store {path} is mounted by itself, without its folder: what is written last is kept beside it (-wal), where it would \
+        "the store {path} is mounted by itself, without its folder: what is written last is kept next to it (-wal), where it would \
          not be found from outside, or by the next container; mount the folder instead"
     )]
     MountedAlone {
@@ -83,6 +83,21 @@ pub enum OpenError {
         /// The newest version known here.
         known: usize,
     },
+    /// It could not be brought to the form of this version.
+    #[error(
+        "the store {path} could not be brought to schema version {step} of {last} ({problem}): it is as the step before left it; restore the \
+         backup that was made before the upgrade, and go on with the earlier postrider, or see to the reason and start again"
+    )]
+    Migration {
+        /// The file.
+        path: PathBuf,
+        /// The version that was to be reached.
+        step: usize,
+        /// The version that this postrider has.
+        last: usize,
+        /// What SQLite says.
+        problem: String,
+    },
     /// It is some other program's database.
     #[error("the file {path} is a database of another program: choose another path in store.url")]
     Foreign {
@@ -102,7 +117,7 @@ pub enum OpenError {
     },
     /// It is not there, but what was written to it last is.
     #[error(
-        "the store {path} is not there, but a -wal is beside it, with what was written last: put the file back where it was before this \
+        "the store {path} is not there, but its -wal is, with what was written last: put the file back where it was before this \
          is started (was it moved, or is its disk not mounted?); only if it is gone for good, move the -wal away, too"
     )]
     Missing {
@@ -184,6 +199,21 @@ impl OpenError {
         match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::Full { path, problem },
             _ => Self::Path { path, problem },
+        }
+    }
+
+    /// A step to another schema failed. Only what else is said of a store says more than that.
+    pub(crate) fn migration(path: &Path, step: usize, last: usize, error: &rusqlite::Error) -> Self {
+        match Self::database(path, error) {
+            Self::Database { path, problem } => {
+                // Without the statement, which is long and tells an operator nothing.
+                let problem = match error {
+                    rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+                    _ => problem,
+                };
+                Self::Migration { path, step, last, problem }
+            }
+            other => other,
         }
     }
 

@@ -521,7 +521,7 @@ impl Loop<'_> {
     fn end(&mut self, tx: &Tx<'_>, failed: Option<StoreError>, frames: u64, done: Vec<Done>) {
         let failed = failed.or_else(|| self.statement("COMMIT"));
         let failed = if let Some(error) = failed {
-            tracing::error!(%error, jobs = done.len(), "a group of writes failed; all who asked were told");
+            tracing::error!(%error, jobs = done.len(), "a batch of writes failed; every caller got an error");
             self.hot.rolled_back();
             if !self.connection.is_autocommit() {
                 // Nothing can be done if even this fails; the next BEGIN will say so.

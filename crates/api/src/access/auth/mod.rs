@@ -188,6 +188,9 @@ impl Authenticator {
     async fn known(&self, token: &str) -> Result<Arc<Caller>> {
         match self.cached(token) {
             Cached::Good(caller) => return Ok(caller),
+            Cached::Expired if token.starts_with(KEY_PREFIX) => {
+                return Err(ApiError::Unauthorized(Rejected::ExpiredKey));
+            }
             Cached::Expired => return Err(ApiError::Unauthorized(Rejected::Expired)),
             // Does not wait behind strangers.
             Cached::Stale(caller) => caller.principal.asker().named(),
@@ -313,7 +316,7 @@ impl Authenticator {
         let key = self.store.api_key(&hash).await?.ok_or(ApiError::Unauthorized(Rejected::UnknownKey))?;
         let ApiKey { environment, scopes, expires_at, .. } = key;
         if expires_at.is_some_and(|at| at <= now) {
-            return Err(ApiError::Unauthorized(Rejected::Expired));
+            return Err(ApiError::Unauthorized(Rejected::ExpiredKey));
         }
         if !scopes.iter().any(|scope| scope == ALL_SCOPES) {
             return Err(ApiError::insufficient_access());
@@ -362,7 +365,8 @@ fn bad_token() -> ApiError {
     ApiError::new(
         StatusCode::BAD_REQUEST,
         "bad token",
-        "The token is neither for an environment nor for an application.",
+        "The token is neither for an environment nor for an application: `sub` must be the id of an environment (org_…) without `org`, or \
+         that of an application (app_…) with its environment in `org`.",
     )
 }
 

@@ -67,7 +67,8 @@ pub(crate) struct DestinationOut<'a> {
     /// A number that older clients require.
     #[schemars(extend("deprecated" = true))]
     version: u16,
-    /// Whether it gets nothing for now.
+    /// Whether it is disabled. Then it is sent nothing, messages that come meanwhile are not sent to it later, and what was
+    /// pending when it was disabled is canceled.
     disabled: bool,
     /// Why it is disabled: it answered 410 Gone, it was failing for too long, or somebody disabled it. Null if it is not.
     #[schemars(extend("enum" = ["gone", "failing", "manual", null]))]

@@ -36,7 +36,7 @@ postrider_domain::limits! {
     pub(crate) const LOOK_AT_CALLER_SECONDS: u64 = 1, "second", beyond "with a key or token that is good no longer, the last line says 401, and what follows is not taken";
     /// What is told of all that is wrong with the items of an array, or of the lines that are answered together; of a few items,
     /// 32 KiB for each
-    pub(crate) const MAX_DETAIL_BYTES: usize = 1_048_576, "bytes", beyond "of each of the others only the first problem is told, in short";
+    pub(crate) const MAX_DETAIL_BYTES: usize = 1_048_576, "bytes", beyond "of each of the others only the first problem is reported, in short";
     /// What the result of an item counts as among the answers, until it is known, beside that
     pub(crate) const RESULT_BYTES: usize = 2_048, "bytes", beyond "waits up to 5 s, then 429 or 503 before anything is stored";
 }
@@ -84,8 +84,10 @@ impl Details {
 
 fn in_short(Problem { loc, msg, kind }: Problem) -> Problem {
     let loc = within(&loc, SHORT_PLACE_BYTES);
-    let msg =
-        format!("{} (no more is told: too much is wrong with the items of this batch)", cut_to(msg.into(), SHORT_TEXT));
+    let msg = format!(
+        "{} (no more is reported: too much is wrong with the items of this batch)",
+        cut_to(msg.into(), SHORT_TEXT)
+    );
     Problem { loc, msg, kind }
 }
 
@@ -186,7 +188,7 @@ impl Batch {
     /// Reads what could have been a body by itself, and is no larger than one may be: what is stored must fit into answers.
     fn read_item(&self, text: &str, index: usize) -> Result<Submission> {
         if text.len() > MAX_BODY_BYTES {
-            return Err(ApiError::payload_too_large());
+            return Err(ApiError::payload_too_large(MAX_BODY_BYTES));
         }
         self.checked(decode::decode::<MessageIn<'_>>(text)?, index)
     }
@@ -379,7 +381,7 @@ mod tests {
             for line in out.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                 let result: serde_json::Value = serde_json::from_slice(line).unwrap();
                 let problems = result["detail"].as_array().unwrap();
-                let is_short = problems[0]["msg"].as_str().unwrap().contains("no more is told");
+                let is_short = problems[0]["msg"].as_str().unwrap().contains("no more is reported");
                 assert_eq!(problems.len(), if is_short { 1 } else { 50 });
                 assert_eq!(problems[0]["loc"][1], format!("[{}]", result["index"]));
             }

@@ -51,7 +51,9 @@ pub(crate) struct EndpointBody<S> {
     #[serde(default, deserialize_with = "whole")]
     #[schemars(with = "Option<Rate>", extend("deprecated" = true))]
     version: Option<u16>,
-    /// Whether it gets nothing for now.
+    /// Whether it is disabled: it is sent nothing. Disabling an endpoint **cancels everything that is pending for it**, retries
+    /// included, and enabling it does not bring that back: `recover` sends again what failed, `replay-missing` what was never
+    /// attempted. To end a pause (`heldUntil`), change the URL, a header or the secret instead.
     #[serde(default)]
     disabled: bool,
     #[serde(flatten)]
@@ -112,9 +114,9 @@ pub(crate) struct EndpointParts {
 
 impl<S: Into<Secrets>> EndpointBody<S> {
     /// Checks a body. Whether its event types exist is for the store to say.
-    pub(crate) fn checked(self, urls: &UrlPolicy) -> Result<EndpointParts> {
+    pub(crate) fn checked(self, urls: &UrlPolicy, is_operator: bool) -> Result<EndpointParts> {
         let mut problems = Problems::of_body();
-        let (url, credentials) = check_url(&mut problems, &self.url, urls).unzip();
+        let (url, credentials) = check_url(&mut problems, &self.url, urls, is_operator).unzip();
         problems.prose("description", &self.description, 0..=MAX_ENDPOINT_DESCRIPTION);
         let throttle_rate = self.rate.checked(&mut problems);
         problems.rate("version", self.version);
@@ -201,7 +203,9 @@ pub(crate) struct EndpointPatchIn {
     #[serde(default, deserialize_with = "present_whole")]
     #[schemars(with = "Rate", extend("deprecated" = true))]
     version: Option<u16>,
-    /// Whether it gets nothing for now.
+    /// Whether it is disabled: it is sent nothing. Disabling an endpoint **cancels everything that is pending for it**, retries
+    /// included, and enabling it does not bring that back: `recover` sends again what failed, `replay-missing` what was never
+    /// attempted. To end a pause (`heldUntil`), change the URL, a header or the secret instead.
     #[serde(default, deserialize_with = "present")]
     #[schemars(with = "bool")]
     disabled: Option<bool>,
@@ -219,7 +223,7 @@ pub(crate) struct EndpointPatchIn {
 
 impl EndpointPatchIn {
     /// Checks a body. Whether its event types exist is for the store to say.
-    pub(crate) fn checked(self, urls: &UrlPolicy) -> Result<EndpointPatch> {
+    pub(crate) fn checked(self, urls: &UrlPolicy, is_operator: bool) -> Result<EndpointPatch> {
         let mut problems = Problems::of_body();
         if let Some(description) = &self.description {
             problems.prose("description", description, 0..=MAX_ENDPOINT_DESCRIPTION);
@@ -230,7 +234,7 @@ impl EndpointPatchIn {
         if let Some(metadata) = &metadata {
             problems.metadata(metadata);
         }
-        let url = self.url.and_then(|url| check_url(&mut problems, &url, urls));
+        let url = self.url.and_then(|url| check_url(&mut problems, &url, urls, is_operator));
         let (url, credentials) = url.unzip();
         let patch = EndpointPatch {
             uid: self.uid.map(|uid| uid.and_then(|uid| problems.check("uid", Uid::parse::<EndpointId>(&uid)))),
@@ -259,12 +263,17 @@ pub(crate) fn wanted_types(patch: &EndpointPatch) -> Option<&[EventTypeName]> {
 /// What a URL's user and password become: whoever may read an endpoint may not read those.
 const AUTHORIZATION: &str = "Authorization";
 
-fn check_url(problems: &mut Problems, text: &str, urls: &UrlPolicy) -> Option<(EndpointUrl, Option<Credentials>)> {
+fn check_url(
+    problems: &mut Problems,
+    text: &str,
+    urls: &UrlPolicy,
+    is_operator: bool,
+) -> Option<(EndpointUrl, Option<Credentials>)> {
     let url = problems.check("url", EndpointUrl::parse(text))?;
     if urls.https_only && url.url().is_none_or(|url| url.scheme() != "https") {
         problems.add("url", "must be an https URL");
     }
-    problems.check("url", (urls.check)(&url)).map(|()| url.into_parts())
+    problems.check("url", urls.judge(&url, is_operator)).map(|()| url.into_parts())
 }
 
 fn check_event_types(problems: &mut Problems, names: &[String]) -> Vec<EventTypeName> {
@@ -294,7 +303,8 @@ pub(crate) struct EndpointOut<'a> {
     /// A number that older clients require.
     #[schemars(extend("deprecated" = true))]
     version: u16,
-    /// Whether it gets nothing for now.
+    /// Whether it is disabled. Then it is sent nothing, messages that come meanwhile are not sent to it later, and what was
+    /// pending when it was disabled is canceled.
     disabled: bool,
     /// Why it is disabled: it answered 410 Gone, it was failing for too long, or somebody disabled it. Null if it is not.
     #[schemars(extend("enum" = ["gone", "failing", "manual", null]))]
@@ -323,8 +333,8 @@ pub(crate) struct EndpointOut<'a> {
 #[derive(Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HeldOut {
-    /// Nothing is sent to the endpoint before then, also no resend. Absent if nothing holds it back. A change of its URL, headers
-    /// or secret ends it, and so does disabling and enabling it.
+    /// Nothing is sent to the endpoint before then, also no resend. Absent if nothing holds it back. To end the pause, change its
+    /// URL, a header or the secret. (Disabling the endpoint ends it, too, but cancels everything that is pending.)
     #[serde(skip_serializing_if = "Option::is_none")]
     held_until: Option<Timestamp>,
     /// Why: it asked for that (`retry-after`), it asked for less (`overloaded`), nothing was heard from it (`silent`), its rate limit is

@@ -124,8 +124,14 @@ pub(crate) fn read(
     idempotency: Option<IdempotencyKey>,
     warnings: &Warnings,
 ) -> Result<Read> {
-    let message: MessageIn<'_> =
-        decode::decode_noting(decode::text(body)?, |name, known| warnings.unknown(name, known))?;
+    let text = decode::text(body)?;
+    decode::not_missing(text)?;
+    if text.trim_ascii_start().starts_with('[') {
+        let msg =
+            "must be one message, a JSON object: for an array of messages use POST /api/v1/app/{app_id}/msg/batch";
+        return Err(decode::undecodable(Vec::new(), msg.to_owned()));
+    }
+    let message: MessageIn<'_> = decode::decode_noting(text, |name, known| warnings.unknown(name, known))?;
     // A small part of a large body would keep all of it in memory for as long as the message waits.
     let is_most = |text: &str| body.len() <= COPY_BEYOND || text.len() > body.len() / 2;
     let keep = |text: &str| {

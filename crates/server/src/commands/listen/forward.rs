@@ -37,6 +37,12 @@ impl std::str::FromStr for Forward {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let url: Uri = text.parse().map_err(|error| format!("not a URL: {error}"))?;
+        if url.scheme_str() == Some("https") {
+            return Err(
+                "cannot forward to https: give the http URL of the application, as in http://localhost:3000/webhooks"
+                    .to_owned(),
+            );
+        }
         let authority = url.authority().filter(|_| url.scheme_str() == Some("http"));
         let Some(authority) = authority.map(ToString::to_string) else {
             return Err("write an http URL, as in http://localhost:3000/webhooks".to_owned());

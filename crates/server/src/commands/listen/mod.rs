@@ -14,7 +14,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -45,7 +44,7 @@ Examples:
 
 /// Receive webhooks here: verify their signatures and print them.
 ///
-/// With a secret, a request whose signature does not verify is answered 401, as a careful receiver would.
+/// With a secret, a request whose signature does not verify gets 401, as from a careful receiver.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -103,9 +102,14 @@ async fn listen(args: Args) -> anyhow::Result<()> {
     // Before anything is printed: whoever reads the first line may end it at once.
     let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupted = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-    let socket = TcpListener::bind((args.bind, args.port))
-        .await
-        .with_context(|| format!("can't listen on {}:{} (try another --port)", args.bind, args.port))?;
+    let socket = TcpListener::bind((args.bind, args.port)).await.map_err(|error| {
+        super::cannot_listen(
+            &std::net::SocketAddr::from((args.bind, args.port)).to_string(),
+            &error,
+            "--port",
+            "--bind",
+        )
+    })?;
     let printer = Printer::new(args.json, args.quiet, args.headers);
     printer.start(socket.local_addr()?, !args.secrets.is_empty())?;
     let listener = Arc::new(Listener {

@@ -179,13 +179,22 @@ impl Printer {
         } else {
             writeln!(
                 out,
-                "\n{} requests, {} messages; {} verified, {} not verified; {} answered with other than 2xx",
-                self.requests, self.first_attempts, self.verified, self.not_verified, self.answered_otherwise
+                "\n{}, {}; {} verified, {} not verified; {}",
+                counted(self.requests, "request"),
+                counted(self.first_attempts, "message"),
+                self.verified,
+                self.not_verified,
+                counted(self.answered_otherwise, "non-2xx response"),
             )?;
         }
         out.flush()?;
         Ok(())
     }
+}
+
+/// A number of things: 1 request, 2 requests.
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 impl Event<'_> {
