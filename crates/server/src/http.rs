@@ -500,6 +500,63 @@ mod tests {
     use super::*;
     use tokio::io::AsyncReadExt as _;
 
+    /// Sends a request over `client`, and says the name of the thread that responded, as the response does.
+    async fn responded_on(client: &mut TcpStream, path: &str) -> String {
+        client.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        let (mut answer, mut length) = (vec![0; 1_024], 0);
+        while !answer[..length].ends_with(b".") {
+            let read = client.read(&mut answer[length..]).await.unwrap();
+            assert!(read > 0, "{}", String::from_utf8_lossy(&answer[..length]));
+            length += read;
+        }
+        let text = String::from_utf8_lossy(&answer[..length]).into_owned();
+        text.rsplit_once("\r\n\r\n").unwrap().1.trim_end_matches('.').to_owned()
+    }
+
+    #[test]
+    fn a_connection_is_among_strangers_unless_a_known_caller_has_just_used_it() {
+        let named = |name: &str| {
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .thread_name(name)
+                .enable_all()
+                .build()
+                .unwrap()
+        };
+        let (known, strangers) = (named("known"), named("strangers"));
+        let runtimes = Runtimes { strangers: strangers.handle().clone(), known: known.handle().clone() };
+        known.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (stream, peer) = listener.accept().await.unwrap();
+            let place = Arc::new(Connections::new(1, 1).admit(peer.ip()).unwrap());
+            let respond = |request: Request| async move {
+                if request.uri().path() == "/known" {
+                    request.extensions().get::<Watched>().unwrap().0.upgrade().unwrap().caller_is_known();
+                }
+                // It waits once, so that the connection can go where it belongs meanwhile.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let name = std::thread::current().name().unwrap_or_default().to_owned();
+                Response::new(format!("{name}.").into())
+            };
+            let minute = Duration::from_secs(60);
+            let bounds = Bounds { most: 1, most_per_address: 1, head: minute, idle: minute, write: minute };
+            go_on(Box::pin(carry(stream, Arc::clone(&place), bounds, Means::default(), respond)), place, runtimes);
+            for (path, thread) in [
+                ("/", "strangers"),
+                ("/known", "known"),
+                ("/known", "known"),
+                // It is asked where known callers are, and is no longer one of them.
+                ("/", "known"),
+                ("/", "strangers"),
+                ("/known", "known"),
+            ] {
+                assert_eq!(responded_on(&mut client, path).await, thread, "{path}");
+            }
+        });
+        strangers.shutdown_background();
+    }
+
     #[tokio::test]
     async fn a_request_that_is_turned_away_is_told_so_also_while_its_body_comes() {
         const LEN: usize = 1_000_000;

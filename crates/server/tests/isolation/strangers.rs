@@ -56,7 +56,7 @@ async fn documents_that_are_not_read() {
 const AT_ONCE: usize = 32;
 
 /// Asks so many times at once, reads the answers, and asks again.
-async fn ask_many_at_once(address: SocketAddr) -> Option<()> {
+async fn ask_many_at_once(address: SocketAddr, at_once: usize) -> Option<()> {
     let request = "GET /api/v1/app HTTP/1.1\r\nhost: x\r\n\r\n";
     let mut stream = connect_from_elsewhere(address).await?;
     stream.write_all(request.as_bytes()).await.ok()?;
@@ -67,8 +67,8 @@ async fn ask_many_at_once(address: SocketAddr) -> Option<()> {
     }
     assert!(answers.starts_with(b"HTTP/1.1 401"), "{}", String::from_utf8_lossy(&answers[..length]));
     loop {
-        stream.write_all(request.repeat(AT_ONCE).as_bytes()).await.ok()?;
-        stream.read_exact(&mut answers[..AT_ONCE * length]).await.ok()?;
+        stream.write_all(request.repeat(at_once).as_bytes()).await.ok()?;
+        stream.read_exact(&mut answers[..at_once * length]).await.ok()?;
     }
 }
 
@@ -80,7 +80,24 @@ async fn requests_of_which_many_are_sent_at_once() {
         for _ in 0..200 {
             attack.spawn(async move {
                 loop {
-                    ask_many_at_once(address).await;
+                    ask_many_at_once(address, AT_ONCE).await;
+                }
+            });
+        }
+        attack
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requests_over_a_thousand_connections() {
+    unharmed(server(), async |server| {
+        let address = server.address();
+        let mut attack = JoinSet::new();
+        for _ in 0..1_000 {
+            attack.spawn(async move {
+                loop {
+                    ask_many_at_once(address, 4).await;
                 }
             });
         }
