@@ -378,7 +378,7 @@ async fn what_is_told_of_many_payloads_that_do_not_match_is_bounded() {
         app.client.patch("/api/v1/environment/settings", &json!({ "schemaEnforcement": how })).await.expect(200);
         let one = post("/msg", "application/json", item.clone()).await.expect(status);
         let text = one.text();
-        assert!(text.contains("does not match in more places than are told"), "{how}");
+        assert!(text.contains("does not match in more places than are listed"), "{how}");
         let of_it = if how == "reject" { text.len() } else { text.len() - payload.len() };
         assert!((8_000..24_000).contains(&of_it), "{how}: {of_it} bytes");
         let array = format!("[{}]", vec![item.as_str(); 100].join(","));

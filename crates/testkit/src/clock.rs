@@ -41,6 +41,11 @@ impl ManualClock {
         });
     }
 
+    /// How many sleep on it. Whoever is to be woken by a step has to be one of them before.
+    pub fn sleepers(&self) -> usize {
+        self.now.receiver_count()
+    }
+
     /// Sets what the system clock shows, in either direction, as an operator or NTP would.
     pub fn set_wall(&self, wall: Timestamp) {
         *self.wall.lock() = Some(wall);

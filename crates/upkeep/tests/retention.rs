@@ -130,6 +130,7 @@ async fn the_agent_comes_by_often_enough_and_at_once_when_an_application_is_dele
     let agent = tokio::spawn(world.sweeper(90 * DAY, 90 * DAY).run());
     gone(first).await;
     let second = world.accept(Some(world.clock.now().saturating_add(DAY / 2))).await;
+    wait::until("the agent to sleep", async || (world.clock.sleepers() > 0).then_some(())).await;
     world.clock.advance(DAY / 2 + Duration::from_secs(3_600));
     gone(second).await;
     // Handles outlive their applications.
