@@ -50,7 +50,7 @@ enum Kind {
     /// It says nothing about payloads.
     Free,
     /// Payloads must match this, which is the newest version.
-    Schema { version: Box<str>, text: Box<str> },
+    Schema { version: Box<str>, text: Arc<str> },
 }
 
 struct Entry {

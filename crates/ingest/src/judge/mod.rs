@@ -174,7 +174,7 @@ impl Judges {
 
     /// Checks schemas of an environment; returns the first problem of each that has one, by its place.
     pub async fn check(
-        &self,
+        self: &Arc<Self>,
         environment: &EnvironmentId,
         schemas: &[&str],
     ) -> Result<Vec<(usize, String)>, CheckError> {
@@ -182,14 +182,13 @@ impl Judges {
         let (mut patience, mut time) = (Duration::from_secs(MAX_WAIT_SECONDS), Duration::from_secs(CHECK_ALL_SECONDS));
         let mut problems = Vec::new();
         for (place, schema) in schemas.iter().enumerate() {
-            let question = wire::Question { kind: wire::CHECK, schema: schema.as_bytes(), payload: b"" };
             // To wait for others is nothing that the schemas cost.
             let waited = Instant::now();
-            let mut turn = self.turn(&tenant, patience).await.map_err(|Crowded| CheckError::Busy)?;
+            let turn = self.turn(&tenant, patience).await.map_err(|Crowded| CheckError::Busy)?;
             patience = patience.saturating_sub(waited.elapsed());
             let begun = Instant::now();
-            let asked = tokio::time::timeout(time, self.ask(question, &mut turn)).await;
-            drop(turn);
+            let asked = self.ask_to_the_end(turn, wire::CHECK, (*schema).into(), Bytes::new());
+            let asked = tokio::time::timeout(time, asked).await;
             time = time.saturating_sub(begun.elapsed());
             let too_long = || {
                 CheckError::Refused(format!(
@@ -207,11 +206,10 @@ impl Judges {
     }
 
     /// Compares a payload with a schema.
-    pub(crate) async fn compare(&self, tenant: &Tenant, schema: &str, payload: &Bytes) -> Judgement {
-        let question = wire::Question { kind: wire::COMPARE, schema: schema.as_bytes(), payload };
+    pub(crate) async fn compare(self: &Arc<Self>, tenant: &Tenant, schema: &Arc<str>, payload: &Bytes) -> Judgement {
         let turn = self.turn(tenant, Duration::from_secs(MAX_WAIT_SECONDS)).await;
-        let Ok(mut turn) = turn else { return Judgement::Busy };
-        match self.ask(question, &mut turn).await {
+        let Ok(turn) = turn else { return Judgement::Busy };
+        match self.ask_to_the_end(turn, wire::COMPARE, Arc::clone(schema), payload.clone()).await {
             Ok(wire::Answer::Fits) => Judgement::Fits,
             Ok(wire::Answer::Differs(violations)) => Judgement::Differs(violations),
             Ok(wire::Answer::Problem(problem)) => Judgement::Unusable(problem),
@@ -234,6 +232,23 @@ impl Judges {
     /// Waits for a turn of the tenant.
     async fn turn(&self, tenant: &Tenant, patience: Duration) -> Result<Turn, Crowded> {
         tokio::time::timeout(patience, self.turns.take(tenant.clone())).await.unwrap_or(Err(Crowded))
+    }
+
+    /// Asks, and has the question answered although nobody waits for that any more: to end it would end the process, and whoever comes
+    /// next would wait for another one. A question takes no longer than it may.
+    async fn ask_to_the_end(
+        self: &Arc<Self>,
+        mut turn: Turn,
+        kind: u8,
+        schema: Arc<str>,
+        payload: Bytes,
+    ) -> Result<wire::Answer, Failure> {
+        let judges = Arc::clone(self);
+        let asking = tokio::spawn(async move {
+            let question = wire::Question { kind, schema: schema.as_bytes(), payload: &payload };
+            judges.ask(question, &mut turn).await
+        });
+        asking.await.unwrap_or(Err(Failure::Unavailable))
     }
 
     /// Asks, in a turn, which takes as much as the process says that the question took of the processor: to start a process, because
@@ -342,8 +357,12 @@ mod tests {
 
     /// A program that stands for the judging processes, and makes for each of them what the shell makes of `script`.
     fn judges(script: &str) -> Arc<Judges> {
+        so_many_judges(2, script)
+    }
+
+    fn so_many_judges(processes: usize, script: &str) -> Arc<Judges> {
         let place = Place::Processes(Program::shell(&format!("{SAY}\n{script}")));
-        Judges::new(place, SchemaOptions { processes: 2, ..SchemaOptions::default() })
+        Judges::new(place, SchemaOptions { processes, ..SchemaOptions::default() })
     }
 
     /// A part of an answer, after a tenth of a millisecond of a processor's time; longer than what is a long turn; and to wait for a
@@ -356,9 +375,9 @@ mod tests {
 
     const QUESTION: (&str, &[u8]) = ("true", b"{}");
 
-    async fn compared(judges: &Judges, name: &str) -> Judgement {
+    async fn compared(judges: &Arc<Judges>, name: &str) -> Judgement {
         let (schema, payload) = QUESTION;
-        judges.compare(&Tenant::environment(environment(name)), schema, &Bytes::from_static(payload)).await
+        judges.compare(&Tenant::environment(environment(name)), &schema.into(), &Bytes::from_static(payload)).await
     }
 
     /// Whether two environments have both turns: those whose comparisons take long have one of them together.
@@ -375,6 +394,14 @@ mod tests {
             assert!(matches!(compared(&judges, name).await, Judgement::Differs(_)));
         }
         assert!(are_short(&judges).await);
+    }
+
+    #[tokio::test]
+    async fn whoever_hangs_up_leaves_the_process_to_the_next() {
+        // A second process would say of its first question what this one does.
+        let judges = so_many_judges(1, "question; long; differs; question; say +; question");
+        assert!(Box::pin(compared(&judges, "one")).now_or_never().is_none(), "it is asked");
+        assert!(matches!(compared(&judges, "another").await, Judgement::Fits));
     }
 
     #[tokio::test]
