@@ -9,6 +9,7 @@ pub fn limits() -> Vec<Limit> {
         crate::access::idempotency::limits(),
         crate::http::at_work::limits(),
         crate::wire::problem::limits(),
+        crate::router::limits(),
         crate::http::lines::limits(),
         crate::wire::typos::limits(),
         crate::http::pagination::limits(),

@@ -27,6 +27,7 @@ use postrider_domain::entropy::Entropy;
 use postrider_domain::names::is_step;
 use postrider_ingest::{Intake, Judges, LimitOptions};
 use postrider_store::Store;
+use tokio::runtime::Handle;
 use tower_service::Service as _;
 
 use crate::access::auth::{Authenticator, KeyUsage};
@@ -83,7 +84,7 @@ pub struct Api {
 }
 
 impl Api {
-    /// Puts the API together.
+    /// Puts the API together, to serve on the runtime that this is called in.
     pub fn new(parts: Parts) -> Self {
         let Parts {
             store,
@@ -113,7 +114,7 @@ impl Api {
             signing,
             public_url,
             authenticator,
-            store_ping: StorePing::default(),
+            store_ping: StorePing::new(Handle::current()),
             budgets: Arc::new(Budgets::new(&limits, connections)),
             limits,
         });
@@ -184,6 +185,9 @@ impl Api {
         if docs::is_beside(request.uri().path()) {
             return docs::redirect();
         }
+        if request.uri().path().len() > MAX_PATH_BYTES {
+            return too_long_path().into_response();
+        }
         if is_ambiguous(request.method(), request.uri().path()) {
             return ambiguous_path().into_response();
         }
@@ -207,6 +211,17 @@ impl Api {
 fn finish(response: &mut Response) {
     headers::protect(response.headers_mut());
     account::retry_after(response);
+}
+
+postrider_domain::limits! {
+    in "Requests";
+    /// The path of a request
+    pub(crate) const MAX_PATH_BYTES: usize = 8_192, "bytes", beyond "414: to look at each of its parts takes time, and no path that names something is as long";
+}
+
+fn too_long_path() -> ApiError {
+    let detail = format!("The path is longer than {MAX_PATH_BYTES} bytes: it names nothing.");
+    ApiError::new(StatusCode::URI_TOO_LONG, "uri_too_long", detail)
 }
 
 /// What an event type is addressed by.

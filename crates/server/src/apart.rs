@@ -13,7 +13,7 @@ use crate::commands;
 /// that it shares with one at 0. Deliveries go on however busy callers are, and whoever comes anew has his turn.
 const NICE: i32 = 5;
 
-/// One is enough: a request without a good token takes microseconds.
+/// One: what nobody is known to send has no more than a core.
 pub(crate) const STRANGERS: usize = 1;
 
 /// The threads, and what runs on them. Whatever is still under way when this is dropped ends where it waits next.

@@ -46,7 +46,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU8};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -99,6 +99,8 @@ postrider_domain::limits! {
     pub(crate) const RECEIVE_BUFFER_BYTES: u32 = 131_072, "bytes for each connection", beyond "the client's write waits";
     /// What a connection writes of an answer at once
     pub(crate) const SHARE_BYTES: usize = 16_384, "bytes", beyond "the rest waits for turns";
+    /// Requests in a row without a good token, after which a connection is carried by a thread for such connections
+    pub(crate) const STRANGE_AFTER: u8 = 3, "requests", beyond "it gives way to others, until one has a good token";
     /// What it may write in a turn
     pub(crate) const TURN_BYTES: usize = 32_768, "bytes", beyond "it waits for its next turn";
     /// Connections that have a turn at the same time
@@ -244,8 +246,9 @@ impl Connections {
         self.log(short);
         let (number, sign) = inserted?;
         let connections = Arc::clone(self);
-        let [is_turned_away, is_known, says_farewell, is_unwritten] = [false; 4].map(AtomicBool::new);
-        Some(Place { connections, number, sign, is_turned_away, is_known, says_farewell, is_unwritten })
+        let [is_turned_away, says_farewell, is_unwritten] = [false; 3].map(AtomicBool::new);
+        let unknown = AtomicU8::new(0);
+        Some(Place { connections, number, sign, is_turned_away, unknown, says_farewell, is_unwritten })
     }
 
     /// Says how many connections gave way to others or were refused, if that was not said for a while.

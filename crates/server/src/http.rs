@@ -71,7 +71,7 @@ impl Bounds {
 /// What connections run on.
 #[derive(Debug, Clone)]
 pub(crate) struct Runtimes {
-    /// Those of which nobody knows who uses them.
+    /// Those of which nobody knows who uses them ([`Place::is_strange`]).
     pub(crate) strangers: Handle,
     /// The others.
     pub(crate) known: Handle,
@@ -217,7 +217,7 @@ impl Shared {
             Some(place) => self.serve_connection(stream, place),
             None => {
                 tracing::debug!(%address, "a connection was refused, because all others are busy");
-                tokio::spawn(refuse(stream));
+                self.runtimes.strangers.spawn(refuse(stream));
             }
         }
     }
@@ -236,8 +236,9 @@ impl Shared {
     }
 }
 
-/// Has a connection carried where it belongs, until it belongs elsewhere: when its caller becomes known, or the next one on it is not.
-/// So whatever is sent without a good token, on however many connections, waits behind its like, and nobody else does.
+/// Has a connection carried where it belongs, until it belongs elsewhere: when there were several requests without a good token, or one
+/// with. So what is sent without one again and again, on however many connections, waits behind its like, and nobody else does; whoever
+/// comes anew does not, nor does who asks for the server's health over a connection of its own.
 fn go_on(mut carried: Pin<Box<dyn Future<Output = ()> + Send>>, place: Arc<Place>, runtimes: Runtimes) {
     let is_strange = place.is_strange();
     let runtime = if is_strange { &runtimes.strangers } else { &runtimes.known };
@@ -498,6 +499,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Answer<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connections::STRANGE_AFTER;
     use tokio::io::AsyncReadExt as _;
 
     /// Sends a request over `client`, and says the name of the thread that responded, as the response does.
@@ -514,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_among_strangers_unless_a_known_caller_has_just_used_it() {
+    fn a_connection_is_among_strangers_after_some_requests_without_a_good_token_until_one_has_one() {
         let named = |name: &str| {
             tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
@@ -532,25 +534,32 @@ mod tests {
             let place = Arc::new(Connections::new(1, 1).admit(peer.ip()).unwrap());
             let respond = |request: Request| async move {
                 if request.uri().path() == "/known" {
-                    request.extensions().get::<Watched>().unwrap().0.upgrade().unwrap().caller_is_known();
+                    let watched = request.extensions().get::<Watched>().unwrap().0.upgrade().unwrap();
+                    if watched.caller_is_known() {
+                        tokio::task::yield_now().await;
+                    }
                 }
-                // It waits once, so that the connection can go where it belongs meanwhile.
-                tokio::time::sleep(Duration::from_millis(20)).await;
                 let name = std::thread::current().name().unwrap_or_default().to_owned();
                 Response::new(format!("{name}.").into())
             };
             let minute = Duration::from_secs(60);
             let bounds = Bounds { most: 1, most_per_address: 1, head: minute, idle: minute, write: minute };
             go_on(Box::pin(carry(stream, Arc::clone(&place), bounds, Means::default(), respond)), place, runtimes);
+            let strange = usize::from(STRANGE_AFTER);
             for (path, thread) in [
-                ("/", "strangers"),
-                ("/known", "known"),
-                ("/known", "known"),
-                // It is asked where known callers are, and is no longer one of them.
-                ("/", "known"),
-                ("/", "strangers"),
-                ("/known", "known"),
-            ] {
+                ("/", "known", strange),
+                ("/", "strangers", 3),
+                // Before anything is begun for it.
+                ("/known", "known", 3),
+                ("/", "known", strange - 1),
+                ("/known", "known", 1),
+                ("/", "known", strange),
+                ("/", "strangers", 1),
+            ]
+            .map(|(path, thread, times)| std::iter::repeat_n((path, thread), times))
+            .into_iter()
+            .flatten()
+            {
                 assert_eq!(responded_on(&mut client, path).await, thread, "{path}");
             }
         });

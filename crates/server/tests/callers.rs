@@ -73,6 +73,16 @@ async fn expect_usable_or_closed(mut connection: RawConnection, status: u16) {
 }
 
 #[tokio::test]
+async fn a_path_is_refused_that_is_longer_than_any_that_names_something() {
+    let server = server().start().await;
+    for (length, status) in [(8_192, 404), (8_193, 414)] {
+        let path = format!("/api/v1/app/{}", "x".repeat(length - "/api/v1/app/".len()));
+        let refused = server.client().get(&path).await.expect(status);
+        assert_eq!(refused.json()["code"], if status == 414 { "uri_too_long" } else { "not_found" });
+    }
+}
+
+#[tokio::test]
 async fn the_same_idempotency_key_in_fifty_requests_at_once_is_one_message_and_fifty_equal_answers() {
     let server = server().start().await;
     let app = server.app().await;

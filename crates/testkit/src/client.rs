@@ -57,6 +57,11 @@ impl Client {
         Self { address, token: token.map(Into::into), idle: Arc::default() }
     }
 
+    /// Somebody else's of the same server, without a token and without a connection.
+    pub fn stranger(&self) -> Self {
+        Self { address: self.address.clone(), token: None, idle: Arc::default() }
+    }
+
     /// Starts a request with the client's token. `path` begins with `/`.
     pub fn request(&self, method: Method, path: &str) -> Request<'_> {
         let mut builder = http::Request::builder().method(method).uri(path);

@@ -210,8 +210,9 @@ impl Account {
             Principal::Environment(environment) => Holder::operator(environment),
             Principal::Application { environment, application, .. } => Holder::tokens(environment, *application),
         })?;
-        if let Some(watcher) = self.watcher() {
-            watcher.caller_is_known();
+        let gives_way = self.watcher().is_some_and(|watcher| watcher.caller_is_known());
+        if gives_way {
+            tokio::task::yield_now().await;
         }
         if let Principal::Application { application, .. } = principal {
             let _ = self.line.set(self.budgets.at_work.line(*application));

@@ -456,7 +456,9 @@ mod tests {
     struct Told(AtomicUsize);
 
     impl Progress for Told {
-        fn caller_is_known(&self) {}
+        fn caller_is_known(&self) -> bool {
+            false
+        }
 
         fn body_is_worked_on(&self) {
             self.0.fetch_add(1, Ordering::Relaxed);

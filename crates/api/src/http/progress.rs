@@ -6,7 +6,8 @@ use std::sync::{Arc, Weak};
 /// Is told how far a request is.
 pub trait Progress: Send + Sync {
     /// Its caller has a good token, and a place among the requests under way. Until then nothing was done for it that anybody would miss.
-    fn caller_is_known(&self);
+    /// Whether the request is to give way once, because it goes on on another thread: nothing is begun for it on this one.
+    fn caller_is_known(&self) -> bool;
 
     /// What has come of its body is worked on: until more of it is asked for, nobody waits for its client.
     fn body_is_worked_on(&self);

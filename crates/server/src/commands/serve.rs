@@ -66,16 +66,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let stdout = log::stdout();
     let runtime = super::serving(config.server.threads, config.schemas.most_processes())?;
-    let result = runtime.block_on(serve(&config, args, &stdout));
+    let strangers = Apart::for_strangers()?;
+    let result = runtime.block_on(serve(&config, args, &stdout, &strangers));
     // Not dropped, which would wait for whatever is stuck.
     runtime.shutdown_background();
+    // Last: connections that go on elsewhere may have timers there.
+    drop(strangers);
     let patience = Phases::of(config.delivery.drain_timeout.0).last_words;
     log.flush(patience);
     stdout.flush(patience);
     result
 }
 
-async fn serve(config: &Config, args: &Args, stdout: &Output) -> anyhow::Result<ExitCode> {
+async fn serve(config: &Config, args: &Args, stdout: &Output, strangers: &Apart) -> anyhow::Result<ExitCode> {
     let dev = args.dev;
     // Before anybody is told that it runs: from then on a signal must end it in order.
     let mut signals = Signals::install()?;
@@ -99,7 +102,6 @@ async fn serve(config: &Config, args: &Args, stdout: &Output) -> anyhow::Result<
     let receiving = if dev { Some(dev::welcome(&server, &url, stdout).await?) } else { None };
     let (stop, stopped) = oneshot::channel::<()>();
     let bounds = http::Bounds::new(&config.server, server.connections);
-    let strangers = Apart::for_strangers()?;
     let runtimes = http::Runtimes { strangers: strangers.handle()?, known: Handle::current() };
     let answering = http::serve(listener, server.api.clone(), bounds, runtimes, async { drop(stopped.await) });
     let (supervisor, mut broken) = (server.supervisor(), false);

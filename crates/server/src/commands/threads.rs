@@ -9,7 +9,7 @@ use anyhow::anyhow;
 
 /// Threads beside those that serve, deliver and read large bodies: the store's writer, its readers and what makes its checkpoints, the
 /// log's, one that looks at the configuration of name servers, and those that runtimes may have beside their own.
-pub(crate) const OTHERS: usize = 16;
+pub(crate) const OTHERS: usize = 17;
 
 /// They only wait.
 const STACK_BYTES: usize = 64 * 1024;

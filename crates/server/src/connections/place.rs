@@ -9,8 +9,8 @@ use futures_util::task::AtomicWaker;
 use postrider_api::Progress;
 use tokio::time::Instant;
 
-use super::Connections;
 use super::entry::{Awaited, Entry};
+use super::{Connections, STRANGE_AFTER};
 
 /// What a connection is told. It looks at it whenever it is polled, which is several times for a request.
 #[derive(Default)]
@@ -45,8 +45,8 @@ pub(crate) struct Place {
     pub(super) sign: Arc<Sign>,
     /// Its last request was turned away.
     pub(super) is_turned_away: AtomicBool,
-    /// Its last request was a known caller's, or the one under way is.
-    pub(super) is_known: AtomicBool,
+    /// How many requests without a good token came on it since the last one that had one, up to [`STRANGE_AFTER`].
+    pub(super) unknown: AtomicU8,
     /// It ends, and only takes what is left of a body.
     pub(super) says_farewell: AtomicBool,
     /// What was answered is not written yet, because the client does not read, or others write.
@@ -91,9 +91,15 @@ impl Place {
         state.change(self.number, now, |entry| change(entry, now));
     }
 
-    /// Whether nobody knows who uses it: its last request had no good token, or there was none yet.
+    /// Whether nobody knows who uses it: [`STRANGE_AFTER`] requests in a row had no good token.
     pub(crate) fn is_strange(&self) -> bool {
-        !self.is_known.load(Ordering::Acquire)
+        self.unknown.load(Ordering::Acquire) >= STRANGE_AFTER
+    }
+
+    fn was_used(&self, by_a_known_caller: bool) {
+        let before = self.unknown.load(Ordering::Acquire);
+        let unknown = if by_a_known_caller { 0 } else { STRANGE_AFTER.min(before + 1) };
+        self.unknown.store(unknown, Ordering::Release);
     }
 
     /// A request has come, up to its body. It is under way until what is returned is dropped.
@@ -198,7 +204,7 @@ impl Busy {
     pub(crate) fn answer(&self) {
         if !self.is_answered.swap(true, Ordering::AcqRel) {
             let is_known = self.is_known.load(Ordering::Acquire);
-            self.place.is_known.store(is_known, Ordering::Release);
+            self.place.was_used(is_known);
             self.place.change(|entry, now| entry.answer(is_known, now));
         }
     }
@@ -231,12 +237,14 @@ impl Drop for Receiving {
 }
 
 impl Progress for Busy {
-    fn caller_is_known(&self) {
+    fn caller_is_known(&self) -> bool {
+        let goes_elsewhere = self.place.is_strange();
         self.is_known.store(true, Ordering::Release);
-        self.place.is_known.store(true, Ordering::Release);
+        self.place.was_used(true);
         if self.asks_who.swap(false, Ordering::AcqRel) {
             self.place.change(|entry, _| entry.asks_who = false);
         }
+        goes_elsewhere
     }
 
     fn body_is_worked_on(&self) {

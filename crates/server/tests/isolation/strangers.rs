@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::hostile::connect_from_elsewhere;
-use crate::neighbour::unharmed;
+use crate::neighbour::{unharmed, unharmed_with_changes};
 
 fn server() -> TestServerBuilder {
     TestServer::builder(env!("CARGO_BIN_EXE_postrider"))
@@ -56,7 +56,7 @@ async fn documents_that_are_not_read() {
 const AT_ONCE: usize = 32;
 
 /// Asks so many times at once, reads the answers, and asks again.
-async fn ask_many_at_once(address: SocketAddr, at_once: usize) -> Option<()> {
+async fn ask_many_at_once(address: SocketAddr) -> Option<()> {
     let request = "GET /api/v1/app HTTP/1.1\r\nhost: x\r\n\r\n";
     let mut stream = connect_from_elsewhere(address).await?;
     stream.write_all(request.as_bytes()).await.ok()?;
@@ -67,8 +67,8 @@ async fn ask_many_at_once(address: SocketAddr, at_once: usize) -> Option<()> {
     }
     assert!(answers.starts_with(b"HTTP/1.1 401"), "{}", String::from_utf8_lossy(&answers[..length]));
     loop {
-        stream.write_all(request.repeat(at_once).as_bytes()).await.ok()?;
-        stream.read_exact(&mut answers[..at_once * length]).await.ok()?;
+        stream.write_all(request.repeat(AT_ONCE).as_bytes()).await.ok()?;
+        stream.read_exact(&mut answers[..AT_ONCE * length]).await.ok()?;
     }
 }
 
@@ -80,7 +80,7 @@ async fn requests_of_which_many_are_sent_at_once() {
         for _ in 0..200 {
             attack.spawn(async move {
                 loop {
-                    ask_many_at_once(address, AT_ONCE).await;
+                    ask_many_at_once(address).await;
                 }
             });
         }
@@ -89,21 +89,37 @@ async fn requests_of_which_many_are_sent_at_once() {
     .await;
 }
 
+/// Sends this request over a thousand connections, one at a time over each, all the time.
+fn ask_over_a_thousand(address: SocketAddr, request: &str) -> JoinSet<()> {
+    let mut attack = JoinSet::new();
+    for _ in 0..1_000 {
+        let request = request.to_owned();
+        attack.spawn(async move {
+            loop {
+                let Some(mut stream) = connect_from_elsewhere(address).await else { continue };
+                let mut answer = [0; 4_096];
+                while stream.write_all(request.as_bytes()).await.is_ok() {
+                    if !matches!(stream.read(&mut answer).await, Ok(1..)) {
+                        break;
+                    }
+                    assert!(answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
+                }
+            }
+        });
+    }
+    attack
+}
+
 #[tokio::test]
 async fn requests_over_a_thousand_connections() {
-    unharmed(server(), async |server| {
-        let address = server.address();
-        let mut attack = JoinSet::new();
-        for _ in 0..1_000 {
-            attack.spawn(async move {
-                loop {
-                    ask_many_at_once(address, 4).await;
-                }
-            });
-        }
-        attack
-    })
-    .await;
+    let request = "GET /api/v1/app HTTP/1.1\r\nhost: x\r\n\r\n";
+    unharmed_with_changes(server(), async |server| ask_over_a_thousand(server.address(), request)).await;
+}
+
+#[tokio::test]
+async fn long_requests_over_a_thousand_connections() {
+    let request = format!("DELETE /{}event-type/x HTTP/1.1\r\nhost: x\r\n\r\n", "./".repeat(30_000));
+    unharmed_with_changes(server(), async |server| ask_over_a_thousand(server.address(), &request)).await;
 }
 
 /// Sends this all the time, over so many connections.
