@@ -1,5 +1,5 @@
 //! Threads apart from those that serve, and behind them while processors are short, so that known callers wait for neither of
-//! these: deliveries that became due at once, and requests without a good token, however many connections send some. All that is
+//! these: deliveries that became due at once, and connections on which requests without a good token come again and again. All that is
 //! ready on the same threads takes turns, so everybody would wait for all of it, several times for each request.
 
 use std::future::Future;
@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use crate::commands;
 
 /// How far the threads stand back, and those that they start for what blocks: at 5, Linux gives a thread about a quarter of a core
-/// that it shares with one at 0. Deliveries go on however busy callers are, and whoever comes anew has his turn.
+/// that it shares with one at 0. Deliveries go on however busy callers are, and so do strangers.
 const NICE: i32 = 5;
 
 /// One: what nobody is known to send has no more than a core.
@@ -29,10 +29,10 @@ impl Apart {
         Self::start("deliver", commands::threads(threads))
     }
 
-    /// Starts those for connections of which nobody knows who uses them.
+    /// Starts those for connections on which several requests in a row had no good token.
     pub(crate) fn for_strangers() -> anyhow::Result<Self> {
         let mut threads = commands::threads(STRANGERS);
-        // What comes from other threads, such as word of a new connection, has its turn as often as what is ready here.
+        // Sockets are watched by the threads that serve: what they tell has its turn as often as what is ready here.
         threads.global_queue_interval(2);
         Self::start("strangers", threads)
     }

@@ -71,7 +71,7 @@ impl Bounds {
 /// What connections run on.
 #[derive(Debug, Clone)]
 pub(crate) struct Runtimes {
-    /// Those of which nobody knows who uses them ([`Place::is_strange`]).
+    /// Those that several requests in a row used without a good token ([`Place::is_strange`]).
     pub(crate) strangers: Handle,
     /// The others.
     pub(crate) known: Handle,

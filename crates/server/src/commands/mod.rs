@@ -54,8 +54,8 @@ pub(crate) fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> a
 }
 
 /// A runtime for what a server serves, with so many threads; 0 is one per core. The system gives as many again for what it
-/// delivers, one for requests without a good token, and what else there is: one per core that reads large bodies, and two for each of `judges`, the processes that compare
-/// payloads.
+/// delivers, one for connections of strangers, and what else there is: one per core that reads large bodies, and two for each of
+/// `judges`, the processes that compare payloads.
 pub(crate) fn serving(threads: usize, judges: usize) -> anyhow::Result<Runtime> {
     let apart = workers(threads) + apart::STRANGERS;
     threads::check(workers(threads) + apart + cores() + 2 * judges + threads::OTHERS)?;

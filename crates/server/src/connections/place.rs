@@ -91,7 +91,7 @@ impl Place {
         state.change(self.number, now, |entry| change(entry, now));
     }
 
-    /// Whether nobody knows who uses it: [`STRANGE_AFTER`] requests in a row had no good token.
+    /// Whether [`STRANGE_AFTER`] requests in a row had no good token.
     pub(crate) fn is_strange(&self) -> bool {
         self.unknown.load(Ordering::Acquire) >= STRANGE_AFTER
     }
